@@ -1,0 +1,35 @@
+"""xbp: backpropagation written once, on the Python Array API, for numpy and CuPy alike."""
+
+from xbp import datasets, errors, initializers, models, nn, optim, random, training
+from xbp.backend import (
+    Backend,
+    asarray,
+    available_backends,
+    get_backend,
+    set_backend,
+    to_numpy,
+    use_backend,
+)
+from xbp.training import History, Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend",
+    "History",
+    "Trainer",
+    "asarray",
+    "available_backends",
+    "datasets",
+    "errors",
+    "get_backend",
+    "initializers",
+    "models",
+    "nn",
+    "optim",
+    "random",
+    "set_backend",
+    "to_numpy",
+    "training",
+    "use_backend",
+]

@@ -1,0 +1,47 @@
+"""Arguments checked at the door: each function returns its value, or raises one sentence."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+from xbp.errors import InputError
+
+
+def integer(name: str, value: Any, *, least: int) -> int:
+    """`value` as an int that is at least `least`."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if int(value) >= least:
+            return int(value)
+    msg = f"{name} must be an integer of at least {least}, got {value!r}"
+    raise InputError(msg)
+
+
+def pair(name: str, value: Any, *, least: int) -> tuple[int, int]:
+    """An int or a pair of ints, as the pair (height, width)."""
+    values = value if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2:
+        msg = f"{name} must be an integer or a pair (height, width), got {value!r}"
+        raise InputError(msg)
+    return integer(name, values[0], least=least), integer(name, values[1], least=least)
+
+
+def number(
+    name: str, value: Any, *, least: float = float("-inf"), most: float = float("inf")
+) -> float:
+    """`value` as a finite float between `least` and `most`, both included."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if math.isfinite(value) and least <= float(value) <= most:
+            return float(value)
+    bounds = f" from {least:g}" * (least > float("-inf")) + f" to {most:g}" * (most < float("inf"))
+    msg = f"{name} must be a finite number{bounds}, got {value!r}"
+    raise InputError(msg)
+
+
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """`value` if it is one of `choices`."""
+    if isinstance(value, str) and value in choices:
+        return value
+    msg = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
+    raise InputError(msg)

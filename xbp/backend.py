@@ -1,0 +1,463 @@
+"""Where arrays are born, and the one file that knows array libraries by name.
+
+Computation never asks which backend is set: it follows its inputs (`array_namespace`). A backend
+only says where *new* arrays are born: parameters, data, random numbers. The table of libraries
+below is all there is to it; adding one means adding one class and one entry.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.errors import BackendError, InputError
+
+Array: TypeAlias = Any
+"""An array of any library that speaks the Array API; Python has no type for it yet."""
+
+Namespace: TypeAlias = Any
+"""The module of functions that belongs to an array: numpy, array_api_compat.cupy, …"""
+
+
+class Library:
+    """An array library: how to import it, place arrays with it, and bring them to the host."""
+
+    name: str
+    module: str  # the namespace that speaks the Array API
+    root: str  # the top-level package of its array types
+    install: str  # what makes it usable where it is missing
+
+    def namespace(self) -> Namespace:
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            msg = (
+                f"the {self.name!r} backend is not installed ({error}); "
+                f"install it with: {self.install}"
+            )
+            raise BackendError(msg) from None
+
+    def device(self, device: Any) -> Any:
+        """The library's own device for a user's choice, None meaning the default one."""
+        if device in (None, "cpu"):
+            return "cpu"
+        msg = f"the {self.name!r} backend has no device {device!r}; its only device is 'cpu'"
+        raise BackendError(msg)
+
+    def activate(self, device: Any) -> None:
+        """Make `device` the one on which the library allocates, if it keeps such a setting."""
+
+    def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
+        return xp.asarray(array, device=device)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return np.asarray(array)
+
+    def on_host(self, array: Array) -> bool:
+        """Whether reading a value is free of any wait for a device."""
+        return True
+
+
+class NumPy(Library):
+    name, module, root = "numpy", "numpy", "numpy"
+    install = "pip install numpy"
+
+
+class CuPy(Library):
+    name, module, root = "cupy", "array_api_compat.cupy", "cupy"
+    install = "pip install cupy-cuda12x (CUDA 12) or pip install cupy-cuda13x (CUDA 13)"
+
+    def device(self, device: Any) -> Any:
+        cuda = importlib.import_module("cupy").cuda
+        if not cuda.is_available():
+            msg = (
+                "the 'cupy' backend is installed but finds no CUDA device; check that "
+                "nvidia-smi lists a GPU and that the CuPy wheel fits the driver's CUDA version"
+            )
+            raise BackendError(msg)
+        count = cuda.runtime.getDeviceCount()
+        index = _device_index(device, "cuda")
+        if index is None or not 0 <= index < count:
+            msg = f"the 'cupy' backend has no device {device!r}; choose one of 0 to {count - 1}"
+            raise BackendError(msg)
+        return cuda.Device(index)
+
+    def activate(self, device: Any) -> None:
+        device.use()  # array_api_compat.cupy ignores device= (cupy allocates on the current one)
+
+    def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
+        with device:
+            return xp.asarray(array)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return array.get()  # type: ignore[no-any-return]
+
+    def on_host(self, array: Array) -> bool:
+        return False
+
+
+class ArrayAPIStrict(Library):
+    """The standard's reference implementation, on its fake accelerator `device1`.
+
+    Nothing there reaches the host by accident, so code that runs on it will run on a GPU.
+    """
+
+    name, module, root = "array_api_strict", "array_api_strict", "array_api_strict"
+    install = "pip install array-api-strict"
+
+    def device(self, device: Any) -> Any:
+        strict = self.namespace()
+        names = ("device1", "device2", "CPU_DEVICE")
+        chosen = "device1" if device is None else str(getattr(device, "_device", device))
+        if chosen not in names:
+            msg = f"the 'array_api_strict' backend has no device {device!r}; choose one of {names}"
+            raise BackendError(msg)
+        return strict.Device(chosen)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        strict = self.namespace()
+        return np.asarray(strict.asarray(array, device=strict.Device("CPU_DEVICE")))
+
+    def on_host(self, array: Array) -> bool:
+        return bool(array.device == self.namespace().Device("CPU_DEVICE"))
+
+
+class Torch(Library):
+    name, module, root = "torch", "array_api_compat.torch", "torch"
+    install = "pip install torch"
+
+    def device(self, device: Any) -> Any:
+        torch = importlib.import_module("torch")
+        try:
+            return torch.empty(0, device="cpu" if device is None else device).device
+        except (RuntimeError, AssertionError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            msg = f"the 'torch' backend cannot use device {device!r} ({reason}); try 'cpu'"
+            raise BackendError(msg) from None
+
+    def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
+        # torch shares memory with numpy, and has neither read-only tensors nor negative strides.
+        if not array.flags.writeable or min(array.strides, default=0) < 0:
+            array = array.copy()
+        return xp.asarray(array, device=device)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return array.detach().cpu().numpy()  # type: ignore[no-any-return]
+
+    def on_host(self, array: Array) -> bool:
+        return bool(array.device.type == "cpu")
+
+
+LIBRARIES: dict[str, Library] = {
+    library.name: library for library in (NumPy(), CuPy(), ArrayAPIStrict(), Torch())
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A library and one of its devices: the place where new arrays are born.
+
+    Attributes
+    ----------
+    name : str
+        ``"numpy"``, ``"cupy"``, ``"array_api_strict"`` or ``"torch"``.
+    xp : module
+        The library's Array API namespace.
+    device
+        The library's own device object, as its creation functions take it.
+    """
+
+    name: str
+    xp: Namespace
+    device: Any
+
+    def asarray(self, obj: Any, *, dtype: Any = None) -> Array:
+        """`obj` as an array of this backend; see `xbp.asarray`."""
+        library = LIBRARIES[self.name]
+        if self.xp is not np and library_of(obj) is library and obj.device == self.device:
+            return self.xp.asarray(obj, dtype=None if dtype is None else resolve(self.xp, dtype))
+        host = _numbers(obj)
+        if dtype is not None:
+            host = host.astype(dtype_name(dtype), copy=False)
+        return library.place(self.xp, host, self.device)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.device})"
+
+
+# --- the current backend -------------------------------------------------------------------------
+
+_default: Backend | None = None  # set_backend's choice, for the whole process
+_override: ContextVar[Backend | None] = ContextVar("xbp_backend", default=None)  # use_backend's
+
+
+def set_backend(name: str, *, device: Any = None) -> Backend:
+    """Choose where new arrays are born, for the whole process.
+
+    Inside a `use_backend` block the choice holds until the block ends. Arrays that exist already
+    stay where they are: move a model with ``layer.to(name)``.
+
+    Parameters
+    ----------
+    name : {"numpy", "cupy", "array_api_strict", "torch"}
+    device : optional
+        A device of that library, e.g. ``1`` or ``"cuda:1"``; None is its default.
+
+    Raises
+    ------
+    BackendError
+        The backend is unknown, not installed, or has no such device.
+
+    Examples
+    --------
+    >>> import xbp
+    >>> print(xbp.set_backend("numpy"))
+    numpy (cpu)
+    """
+    global _default
+    backend = find_backend(name, device=device)
+    LIBRARIES[backend.name].activate(backend.device)
+    if _override.get() is None:
+        _default = backend
+    else:
+        _override.set(backend)
+    return backend
+
+
+@contextmanager
+def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
+    """`set_backend` for a ``with`` block: restored at its end and on any error.
+
+    Examples
+    --------
+    >>> import xbp
+    >>> with xbp.use_backend("numpy") as backend:
+    ...     backend.name
+    'numpy'
+    """
+    previous = get_backend()
+    backend = find_backend(name, device=device)
+    LIBRARIES[backend.name].activate(backend.device)
+    token = _override.set(backend)
+    try:
+        yield backend
+    finally:
+        _override.reset(token)
+        LIBRARIES[previous.name].activate(previous.device)
+
+
+def get_backend() -> Backend:
+    """The backend on which new arrays are born now.
+
+    It is numpy until `set_backend` or `use_backend` says otherwise, or the environment variable
+    ``XBP_BACKEND`` did so when it was first asked for.
+    """
+    global _default
+    override = _override.get()
+    if override is not None:
+        return override
+    if _default is None:
+        try:
+            _default = find_backend(os.environ.get("XBP_BACKEND") or "numpy")
+        except BackendError as error:
+            msg = f"the environment variable XBP_BACKEND cannot be followed: {error}"
+            raise BackendError(msg) from None
+        LIBRARIES[_default.name].activate(_default.device)
+    return _default
+
+
+def find_backend(name: str | Backend, *, device: Any = None) -> Backend:
+    """The backend called `name`, made ready but not set.
+
+    Raises
+    ------
+    BackendError
+        As `set_backend`.
+    """
+    if isinstance(name, Backend):
+        if device is None:
+            return name
+        name = name.name
+    if not isinstance(name, str) or name not in LIBRARIES:
+        msg = f"there is no backend {name!r}; choose one of {', '.join(map(repr, LIBRARIES))}"
+        raise BackendError(msg)
+    library = LIBRARIES[name]
+    return Backend(name, library.namespace(), library.device(device))
+
+
+def available_backends() -> list[str]:
+    """The names of the backends that work here, now: installed, with a device."""
+    return [name for name in LIBRARIES if why_unavailable(name) is None]
+
+
+def why_unavailable(name: str) -> str | None:
+    """None for a backend that works here, else one sentence that says what would make it so."""
+    try:
+        find_backend(name)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def asarray(obj: Any, *, dtype: Any = None) -> Array:
+    """`obj` as an array on the current backend, copied only where it must be.
+
+    Parameters
+    ----------
+    obj : array of any library, number, or nested sequence of numbers
+    dtype : str or dtype of any library, optional
+        ``"float32"``, ``numpy.float32``, …; None keeps what `obj` has (Python floats: float64).
+
+    Raises
+    ------
+    InputError
+        `obj` does not hold numbers.
+
+    Examples
+    --------
+    >>> import xbp
+    >>> xbp.asarray([[1, 2], [3, 4]], dtype="float32").shape
+    (2, 2)
+    """
+    return get_backend().asarray(obj, dtype=dtype)
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """`array` of any library as a numpy array, waiting for its device if it has one."""
+    library = library_of(array)
+    return np.asarray(array) if library is None else library.to_numpy(array)
+
+
+def _numbers(obj: Any) -> NDArray[Any]:
+    """`obj` as a numpy array of booleans or numbers, in the machine's byte order."""
+    try:
+        host = to_numpy(obj)
+    except ValueError:
+        msg = f"cannot make an array of this {type(obj).__name__}; its rows must be equally long"
+        raise InputError(msg) from None
+    if host.dtype.kind not in "biufc":
+        msg = (
+            f"cannot make an array of {type(obj).__name__} with dtype {host.dtype}; "
+            "xbp takes booleans and numbers"
+        )
+        raise InputError(msg)
+    return host.astype(host.dtype.newbyteorder("="), copy=False)
+
+
+def library_of(array: Any) -> Library | None:
+    """The library of the table to which an array belongs; None for anything else."""
+    root = type(array).__module__.partition(".")[0]
+    if root == "numpy" and not isinstance(array, np.ndarray | np.generic):
+        return None
+    return _LIBRARY_OF_ROOT.get(root)
+
+
+def backend_of(array: Array) -> Backend:
+    """The backend on which `array` lives, for placing others beside it.
+
+    Raises
+    ------
+    InputError
+        `array` belongs to no library of the table.
+    """
+    library = library_of(array)
+    if library is None:
+        msg = f"{type(array).__name__} belongs to no backend of xbp; make an array with xbp.asarray"
+        raise InputError(msg)
+    return Backend(library.name, library.namespace(), array.device)
+
+
+def whereabouts(array: Any) -> str:
+    """Library and device of an array, for messages: ``"numpy (cpu)"``."""
+    library = library_of(array)
+    name = type(array).__name__ if library is None else library.name
+    return f"{name} ({getattr(array, 'device', 'no device')})"
+
+
+def on_host(array: Array) -> bool:
+    """Whether the values of `array` can be read without waiting for a device."""
+    library = library_of(array)
+    return library is not None and library.on_host(array)
+
+
+def array_namespace(array: Array) -> Namespace:
+    """The Array API namespace of `array`: where its functions live.
+
+    numpy arrays give numpy itself, which has conformed since 2.0; array_api_compat wraps the
+    others. The answer is remembered by type, since every layer asks for it on every call.
+
+    Raises
+    ------
+    InputError
+        `array` is no array.
+    """
+    kind = type(array)
+    xp = _NAMESPACE_OF_TYPE.get(kind)
+    if xp is None:
+        xp = _NAMESPACE_OF_TYPE[kind] = _find_namespace(array)
+    return xp
+
+
+def _find_namespace(array: Any) -> Namespace:
+    if isinstance(array, np.ndarray | np.generic):
+        return np
+    import array_api_compat
+
+    try:
+        return array_api_compat.array_namespace(array)
+    except TypeError:
+        msg = f"expected an array, got {type(array).__name__}; make one with xbp.asarray"
+        raise InputError(msg) from None
+
+
+_LIBRARY_OF_ROOT = {library.root: library for library in LIBRARIES.values()}
+_NAMESPACE_OF_TYPE: dict[type, Namespace] = {}
+
+
+# --- dtypes --------------------------------------------------------------------------------------
+
+
+def dtype_name(dtype: Any) -> str:
+    """The standard's name of a dtype: ``"float32"`` for a string or any library's own object.
+
+    >>> import numpy
+    >>> dtype_name(numpy.float32), dtype_name(numpy.dtype("float64")), dtype_name("int64")
+    ('float32', 'float64', 'int64')
+    """
+    if isinstance(dtype, type):  # numpy.float32 and friends
+        name = dtype.__name__
+    else:
+        name = str(dtype).rpartition(".")[2]  # "torch.float32", "array_api_strict.float32"
+    if name not in _DTYPE_NAMES:
+        msg = f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPE_NAMES)}"
+        raise InputError(msg)
+    return name
+
+
+def resolve(xp: Namespace, dtype: Any) -> Any:
+    """The dtype object of namespace `xp` for a dtype given by name or by any library."""
+    return getattr(xp, dtype_name(dtype))
+
+
+_DTYPE_NAMES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float32", "float64", "complex64", "complex128"),
+)
+
+
+def _device_index(device: Any, prefix: str) -> int | None:
+    """0 for None, n for n, "n" and "cuda:n", and for a device object that has an `id`."""
+    text = str(getattr(device, "id", 0 if device is None else device)).removeprefix(prefix)
+    text = text.removeprefix(":") or "0"
+    return int(text) if text.isdecimal() else None

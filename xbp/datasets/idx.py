@@ -1,0 +1,135 @@
+"""The reader of LeCun's IDX format, in which MNIST and its relatives are published.
+
+An IDX file is, with every number big-endian::
+
+    0  0  type code  number of dimensions     one byte each
+    each dimension                            uint32
+    the items, the last index running fastest
+"""
+
+import gzip
+import math
+import os
+import stat
+import struct
+import zlib
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.errors import DataError
+
+_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MAX_DIMENSIONS = 64  # numpy's own limit
+
+_GZIP_MAGIC = b"\x1f\x8b"
+# Deflate spends at least two bits on a match, and a match yields at most 258 bytes.
+_MAX_DEFLATE_RATIO = 1032
+_CHUNK = 1 << 20
+
+
+def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read an IDX file, plain or gzip-compressed.
+
+    Whether it is compressed is told from its first two bytes, not from its name. Memory grows with
+    what the file holds, never with what its header claims, and reading stops as soon as the content
+    exceeds the header.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        uint8, int8, int16, int32, float32 or float64 in native byte order; its shape (1 to 64
+        dimensions) is the header's. Writable, and owned by the caller.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, not a regular file, unreadable, empty, cut short, corrupt, longer
+        than its header promises, or not IDX at all.
+    """
+    path = Path(path)
+    name = repr(str(path))  # quoted, so that a strange file name cannot break the sentence
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            msg = f"{name} is {kind}, where an IDX file was expected; give the path of one file"
+            raise DataError(msg)
+        with path.open("rb") as file:
+            if file.peek(2)[:2] != _GZIP_MAGIC:
+                return _read_stream(file, status.st_size, name)
+            with gzip.open(file) as content:
+                return _read_stream(content, status.st_size * _MAX_DEFLATE_RATIO, name)
+    except FileNotFoundError as error:
+        msg = f"{name} does not exist; give the path of an IDX file, plain or gzip-compressed"
+        raise DataError(msg) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        msg = f"{name} is a truncated or corrupt gzip file ({error}); fetch it again"
+        raise DataError(msg) from error
+    except OSError as error:
+        msg = f"{name} cannot be read ({error.strerror or error}); check its path and permissions"
+        raise DataError(msg) from error
+
+
+def _read_stream(stream: BufferedReader | gzip.GzipFile, limit: int, name: str) -> NDArray[Any]:
+    """Parse `stream`, which can hold at most `limit` bytes."""
+    dtype, shape = _read_header(stream, name)
+    promised = math.prod(shape) * dtype.itemsize
+    claim = f"the {promised} bytes of {dtype.name} {shape} that its header promises"
+    if promised > limit:
+        msg = f"{name} is too small a file for {claim}; it is cut short or corrupt: fetch it again"
+        raise DataError(msg)
+
+    items = bytearray()
+    # The one byte more shows what trails, and at the end makes gzip verify its checksum.
+    while chunk := stream.read(min(_CHUNK, promised + 1 - len(items))):
+        items += chunk
+    if len(items) < promised:
+        msg = f"{name} holds only {len(items)} of {claim}; it is cut short: fetch it again"
+        raise DataError(msg)
+    if len(items) > promised:
+        msg = f"{name} holds more than {claim}; it is corrupt or not IDX: fetch it again"
+        raise DataError(msg)
+
+    array = np.frombuffer(items, dtype).astype(dtype.newbyteorder("="), copy=False)
+    try:
+        return array.reshape(shape)
+    except ValueError as error:  # no items, and dimensions whose product numpy cannot index
+        msg = f"{name} has the shape {shape}, too large for numpy; it is corrupt: fetch it again"
+        raise DataError(msg) from error
+
+
+def _read_header(
+    stream: BufferedReader | gzip.GzipFile, name: str
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Read the type and the shape, and leave `stream` at the first item."""
+    header = stream.read(4)
+    if not header:
+        msg = f"{name} is empty, where an IDX file was expected; fetch it again"
+        raise DataError(msg)
+    if any(header[:2]):
+        msg = f"{name} starts with {header!r}, where IDX has two zero bytes; give an IDX file"
+        raise DataError(msg)
+    if len(header) == 4:
+        header += stream.read(4 * header[3])
+    if len(header) < 4 or len(header) < 4 + 4 * header[3]:
+        msg = f"{name} ends after {len(header)} bytes, within its header; fetch it again"
+        raise DataError(msg)
+
+    code, dimensions = header[2], header[3]
+    if code not in _DTYPES:
+        known = ", ".join(f"0x{value:02X}" for value in _DTYPES)
+        msg = f"{name} has the type code 0x{code:02X}, where IDX knows {known}; fetch it again"
+        raise DataError(msg)
+    if not 1 <= dimensions <= _MAX_DIMENSIONS:
+        msg = f"{name} has {dimensions} dimensions, where 1 to 64 were expected; fetch it again"
+        raise DataError(msg)
+    return np.dtype(_DTYPES[code]), struct.unpack_from(f">{dimensions}I", header, 4)

@@ -1,0 +1,25 @@
+"""The errors a user can meet: one sentence with what was wrong, what was expected, what to do.
+
+All of them are ordinary ``ValueError`` or ``RuntimeError`` underneath, so code that catches those
+keeps working; the command line turns every one into its sentence and exit status 2.
+"""
+
+
+class XBPError(Exception):
+    """Base of every error that xbp raises on purpose."""
+
+
+class InputError(XBPError, ValueError):
+    """An argument has the wrong shape, dtype, value or library."""
+
+
+class DataError(InputError):
+    """A file is missing, malformed, or does not fit its companions."""
+
+
+class BackendError(XBPError, RuntimeError):
+    """A backend is unknown, not installed, has no device, or two of them were mixed."""
+
+
+class NonFiniteError(XBPError, ArithmeticError):
+    """Training met a loss that is infinite or not a number."""

@@ -1,0 +1,114 @@
+"""Initial weights: functions ``(shape, rng) -> numpy array``, drawn in float64 on the host.
+
+So the same seed gives the same weights on every backend; a float32 model has those of a float64
+model, rounded. For a weight of shape (out, in, *kernel), fan_in = in·∏kernel is the number of
+terms in the sum of one output and fan_out = out·∏kernel that in the sum of one input's gradient.
+
+Options are keywords; ``functools.partial`` fixes one for a layer:
+
+>>> from functools import partial
+>>> from xbp import initializers, nn
+>>> layer = nn.Linear(4, 3, rng=0, weight_init=partial(initializers.he_normal, gain=1.0))
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.errors import InputError
+
+Shape: TypeAlias = "tuple[int, ...]"
+Drawn: TypeAlias = "NDArray[np.float64]"
+
+
+class Initializer(Protocol):
+    """What draws initial weights of a shape from a numpy Generator."""
+
+    def __call__(self, shape: Shape, rng: np.random.Generator, /) -> NDArray[Any]: ...
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight (out, in, *kernel).
+
+    >>> fans((16, 6, 5, 5))
+    (150, 400)
+
+    Raises
+    ------
+    InputError
+        The shape has fewer than two axes, as a bias: it has no fans.
+    """
+    if len(shape) < 2:
+        msg = f"a weight of shape {shape} has no fan-in; this initializer needs (out, in, *kernel)"
+        raise InputError(msg)
+    field = math.prod(shape[2:])
+    return shape[1] * field, shape[0] * field
+
+
+def uniform(shape: Shape, rng: np.random.Generator, *, bound: float = 1.0) -> Drawn:
+    """U(-bound, bound): variance bound²/3."""
+    return rng.uniform(-bound, bound, shape)
+
+
+def normal(shape: Shape, rng: np.random.Generator, *, std: float = 1.0) -> Drawn:
+    """N(0, std²)."""
+    return rng.normal(0.0, std, shape)
+
+
+def constant(shape: Shape, rng: np.random.Generator, *, value: float = 0.0) -> Drawn:
+    """`value` everywhere; `rng` is not drawn from."""
+    return np.full(shape, value)
+
+
+def zeros(shape: Shape, rng: np.random.Generator) -> Drawn:
+    """0 everywhere, the usual bias."""
+    return constant(shape, rng, value=0.0)
+
+
+def fan_in_uniform(shape: Shape, rng: np.random.Generator, *, fan_in: int | None = None) -> Drawn:
+    """U(-1/√fan_in, 1/√fan_in): the default of Linear and Conv2d, as in PyTorch.
+
+    A bias, which has no fan-in of its own, is given its weight's.
+    """
+    return uniform(shape, rng, bound=1 / math.sqrt(fans(shape)[0] if fan_in is None else fan_in))
+
+
+def xavier_uniform(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0) -> Drawn:
+    """Uniform of variance 2·gain²/(fan_in + fan_out).
+
+    Glorot & Bengio 2010, eq. 16: keeps the variance of activations and gradients across layers
+    that are linear around 0, such as tanh (for which PyTorch's habit is a gain of 5/3).
+    """
+    return uniform(shape, rng, bound=gain * math.sqrt(6 / sum(fans(shape))))
+
+
+def xavier_normal(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0) -> Drawn:
+    """Normal of variance 2·gain²/(fan_in + fan_out); Glorot & Bengio 2010, eq. 12."""
+    return normal(shape, rng, std=gain * math.sqrt(2 / sum(fans(shape))))
+
+
+def he_uniform(shape: Shape, rng: np.random.Generator, *, gain: float = math.sqrt(2)) -> Drawn:
+    """Uniform of variance gain²/fan_in, 2/fan_in by default.
+
+    He et al. 2015, eq. 10: a ReLU halves the second moment, the factor 2 restores it.
+    """
+    return uniform(shape, rng, bound=gain * math.sqrt(3 / fans(shape)[0]))
+
+
+def he_normal(shape: Shape, rng: np.random.Generator, *, gain: float = math.sqrt(2)) -> Drawn:
+    """Normal of variance gain²/fan_in, 2/fan_in by default; He et al. 2015, eq. 10."""
+    return normal(shape, rng, std=gain / math.sqrt(fans(shape)[0]))
+
+
+def lecun_uniform(shape: Shape, rng: np.random.Generator) -> Drawn:
+    """Uniform of variance 1/fan_in; LeCun et al. 1998, Efficient BackProp, eq. 16."""
+    return he_uniform(shape, rng, gain=1.0)
+
+
+def lecun_normal(shape: Shape, rng: np.random.Generator) -> Drawn:
+    """Normal of variance 1/fan_in; LeCun et al. 1998, Efficient BackProp, eq. 16."""
+    return he_normal(shape, rng, gain=1.0)

@@ -1,0 +1,5 @@
+"""Ready-made networks."""
+
+from xbp.models.lenet import LeNet5
+
+__all__ = ["LeNet5"]

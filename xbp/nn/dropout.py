@@ -1,0 +1,60 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from xbp.arguments import number
+from xbp.backend import Array
+from xbp.nn.layer import Backward, Layer, Rng
+from xbp.random import as_stream
+
+
+class Dropout(Layer):
+    """In training y = m ∘ x, with each m independently 0 at probability p, else 1/(1 - p).
+
+    Then E[y] = x, so that inference is y = x. As m is a constant of the call, ∂L/∂x = m ∘ ∂L/∂y.
+    (Srivastava et al. 2014, scaled in training rather than in inference: "inverted dropout".)
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        The probability that an entry is dropped (not kept).
+
+    Notes
+    -----
+    The mask comes from the forward's `rng`, bit for bit the same on every backend and for every
+    dtype: an entry is kept where its 32 random bits, as an integer, are at least p·2³².
+
+    Raises
+    ------
+    InputError
+        p is not from 0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> y, backward = nn.Dropout(0.5).forward(np.ones(6), training=True, rng=0)
+    >>> set(y.tolist()) == {0.0, 2.0} and backward(np.ones(6)).tolist() == y.tolist()
+    True
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = number("p", p, least=0, most=1)
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp = self.namespace(x)
+        if not training or self.p == 0:
+            return x, lambda dy: dy
+        kept = as_stream(rng).bits(x.shape, like=x) >= round(self.p * 2**32)
+        scale = 1 / (1 - self.p) if self.p < 1 else 0.0
+        mask = scale * xp.astype(kept, x.dtype)
+
+        def backward(dy: Array) -> Array:
+            return mask * dy
+
+        return mask * x, backward
+
+    def options(self) -> str:
+        return f"p={self.p:g}"

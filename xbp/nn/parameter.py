@@ -1,0 +1,103 @@
+"""A learned array and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xbp.backend import (
+    Array,
+    array_namespace,
+    asarray,
+    backend_of,
+    dtype_name,
+    find_backend,
+    resolve,
+)
+from xbp.errors import InputError
+from xbp.initializers import Initializer
+from xbp.random import Generator
+
+
+class Parameter:
+    """An array that an optimizer changes, and the gradient that backward passes add to.
+
+    Parameters
+    ----------
+    data : array
+        Of any backend. It is not copied; optimizers update it in place.
+
+    Attributes
+    ----------
+    data : array
+    grad : array or None
+        None until a backward ran; then of the shape and dtype of `data`, where `data` lives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = Parameter(np.ones(2))
+    >>> w.add_grad(np.array([1.0, 2.0]))
+    >>> w.add_grad(np.array([1.0, 2.0]))
+    >>> w.grad.tolist()
+    [2.0, 4.0]
+    """
+
+    __slots__ = ("data", "grad")
+
+    def __init__(self, data: Array) -> None:
+        array_namespace(data)  # refuses what is no array
+        self.data = data
+        self.grad: Array | None = None
+
+    @classmethod
+    def draw(
+        cls, shape: tuple[int, ...], init: Initializer, rng: Generator, dtype: Any
+    ) -> Parameter:
+        """A new parameter on the current backend, its values drawn by `init` from `rng`."""
+        return cls(asarray(init(shape, rng), dtype=dtype))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.data.shape)
+
+    def add_grad(self, grad: Array) -> None:
+        """Add a backward pass's contribution; where a parameter is used twice, they sum.
+
+        The sum is a new array, so that `grad` may be a view of something else.
+
+        Raises
+        ------
+        InputError
+            `grad` does not have the shape or dtype of `data`: an error in somebody's backward.
+        """
+        if grad.shape != self.data.shape or grad.dtype != self.data.dtype:
+            msg = (
+                f"a gradient of shape {tuple(grad.shape)} and dtype {grad.dtype} does not fit its "
+                f"parameter of shape {self.shape} and dtype {self.data.dtype}; "
+                "check the backward that computed it"
+            )
+            raise InputError(msg)
+        self.grad = grad if self.grad is None else self.grad + grad
+
+    def zero_grad(self) -> None:
+        """Forget the gradient: the next backward starts anew."""
+        self.grad = None
+
+    def assign(self, value: Any) -> None:
+        """Copy `value`, an array of any library, into `data`, in place."""
+        self.data[...] = backend_of(self.data).asarray(value, dtype=self.data.dtype)
+
+    def to(self, backend: Any, *, device: Any = None) -> None:
+        """Move data and gradient to a backend; see `Layer.to`."""
+        target = find_backend(backend, device=device)
+        self.data = target.asarray(self.data)
+        self.grad = None if self.grad is None else target.asarray(self.grad)
+
+    def astype(self, dtype: Any) -> None:
+        """Convert data and gradient to a dtype; see `Layer.astype`."""
+        xp = array_namespace(self.data)
+        self.data = xp.astype(self.data, resolve(xp, dtype))
+        self.grad = None if self.grad is None else xp.astype(self.grad, self.data.dtype)
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.shape}, dtype={dtype_name(self.data.dtype)})"

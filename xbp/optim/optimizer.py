@@ -1,0 +1,173 @@
+"""What all optimizers share: parameters, state, the learning rate, and how they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from xbp.arguments import number
+from xbp.backend import Array, Namespace, array_namespace, backend_of, to_numpy, whereabouts
+from xbp.errors import BackendError, InputError
+from xbp.nn.parameter import Parameter
+
+LearningRate: TypeAlias = "float | Callable[[int], float]"
+"""A number, or a schedule: a function of the step (see `xbp.optim.schedules`)."""
+
+State: TypeAlias = "dict[str, Array]"
+
+
+class Optimizer:
+    """Base of all optimizers. A subclass is one `update` rule.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        As from ``model.parameters()``. Move the model to its backend first.
+    lr : float or schedule
+
+    Attributes
+    ----------
+    steps : int
+        How many steps have been made.
+
+    Raises
+    ------
+    InputError
+        There are no parameters, one comes twice, or something is not a Parameter.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], lr: LearningRate) -> None:
+        self.parameters = list(parameters)
+        for index, parameter in enumerate(self.parameters):
+            if not isinstance(parameter, Parameter):
+                kind = type(parameter).__name__
+                msg = f"an optimizer takes Parameters, as from model.parameters(); got a {kind}"
+                raise InputError(msg)
+            if any(parameter is earlier for earlier in self.parameters[:index]):
+                msg = f"parameter {index} is given twice; it would be updated twice a step"
+                raise InputError(msg)
+        if not self.parameters:
+            msg = "an optimizer needs at least one parameter; this model has none"
+            raise InputError(msg)
+        self.lr = lr
+        self.steps = 0
+        self.state: list[State] = [{} for _ in self.parameters]
+        self.counts = [0] * len(self.parameters)  # a parameter without gradient is not counted
+
+    # --- the learning rate ---
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step. It can be set, to a number or a schedule."""
+        return self.lr_at(self.steps)
+
+    @lr.setter
+    def lr(self, value: LearningRate) -> None:
+        self._lr = value if callable(value) else number("lr", value, least=0)
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, 2, …"""
+        lr = self._lr(step) if callable(self._lr) else self._lr
+        # A numpy scalar, as a schedule may return, would turn float32 arrays into float64.
+        return float(lr) if isinstance(lr, Real) else lr
+
+    # --- the step ---
+
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+        """Change the array `p` in place.
+
+        Parameters
+        ----------
+        p, g : array
+            Parameter and gradient.
+        state : dict
+            This parameter's arrays, empty at first; updated in place from then on.
+        lr : float
+        t : int
+            Which update of this parameter it is: 1, 2, 3, …
+        """
+        msg = (
+            f"{type(self).__name__} has no update rule; define update(self, xp, p, g, state, lr, t)"
+        )
+        raise NotImplementedError(msg)
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        lr = self.lr
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is None:
+                continue
+            self._check_place(index, parameter.data)
+            self.counts[index] += 1
+            xp = array_namespace(parameter.data)
+            state, t = self.state[index], self.counts[index]
+            self.update(xp, parameter.data, parameter.grad, state, lr, t)
+        self.steps += 1
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.zero_grad()
+
+    def _check_place(self, index: int, data: Array) -> None:
+        for array in self.state[index].values():
+            if type(array) is not type(data) or array.device != data.device:
+                msg = (
+                    f"{type(self).__name__} has its state on {whereabouts(array)}, but parameter "
+                    f"{index} has moved to {whereabouts(data)}; make the optimizer after moving"
+                )
+                raise BackendError(msg)
+            if array.dtype != data.dtype:
+                msg = (
+                    f"{type(self).__name__} has its state in {dtype_name(array.dtype)}, but "
+                    f"parameter {index} is now {dtype_name(data.dtype)}; make the optimizer after "
+                    "converting"
+                )
+                raise InputError(msg)
+
+    # --- saving ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes with the steps: ``"steps"``, ``"0.count"``, ``"0.velocity"``, …
+
+        Ints, and copies of the arrays as numpy arrays. What was given to the constructor (rates,
+        schedules, betas) is not part of it.
+        """
+        state: dict[str, Any] = {"steps": self.steps}
+        for index, arrays in enumerate(self.state):
+            state[f"{index}.count"] = self.counts[index]
+            state |= {f"{index}.{name}": to_numpy(array).copy() for name, array in arrays.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, for parameters of the same shapes; all of it, or nothing.
+
+        Raises
+        ------
+        InputError
+            An entry is missing, unknown, or has another shape.
+        """
+        wanted = {"steps", *(f"{index}.count" for index in range(len(self.parameters)))}
+        missing = sorted(wanted - set(state))
+        if missing:
+            msg = f"the state does not fit this {type(self).__name__}: {missing[0]!r} is missing"
+            raise InputError(msg)
+        loaded: list[State] = [{} for _ in self.parameters]
+        for key in state.keys() - wanted:
+            index, _, name = key.partition(".")
+            known = index.isdecimal() and int(index) < len(loaded) and name in self.state_names()
+            if not known or tuple(state[key].shape) != self.parameters[int(index)].shape:
+                msg = (
+                    f"the state does not fit this {type(self).__name__}: {key!r} is unknown or "
+                    "has another shape"
+                )
+                raise InputError(msg)
+            data = self.parameters[int(index)].data
+            loaded[int(index)][name] = backend_of(data).asarray(state[key].copy(), dtype=data.dtype)
+        self.state = loaded
+        self.steps = int(state["steps"])
+        self.counts = [int(state[f"{index}.count"]) for index in range(len(self.parameters))]
+
+    def state_names(self) -> tuple[str, ...]:
+        """The names that `update` may put into its `state`."""
+        return ()

@@ -1,0 +1,84 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from xbp.arguments import number
+from xbp.backend import Array, Namespace
+from xbp.errors import InputError
+from xbp.nn.parameter import Parameter
+from xbp.optim.optimizer import LearningRate, Optimizer, State
+
+
+class SGD(Optimizer):
+    """p ← p - η v, with or without momentum.
+
+        g ← g + weight_decay · p
+        v ← g                                       at the first step,
+        v ← momentum · v + (1 - dampening) · g      from then on;
+        p ← p - η (g + momentum · v)   if nesterov,   else   p ← p - η v.
+
+    Polyak 1964; Nesterov's form of Sutskever et al. 2013, rearranged as in PyTorch, whose
+    parameters and results these are. With ``dampening = momentum`` v is the exponential average.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    lr : float or schedule
+        η.
+    momentum, dampening : float, default 0
+    nesterov : bool, default False
+        Needs momentum, and no dampening.
+    weight_decay : float, default 0
+        Factor of an L2 penalty ½‖p‖².
+
+    Raises
+    ------
+    InputError
+        A hyperparameter is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn, optim
+    >>> p = nn.Parameter(np.array([1.0]))
+    >>> optimizer = optim.SGD([p], lr=0.5)
+    >>> p.add_grad(np.array([1.0]))
+    >>> optimizer.step()
+    >>> p.data.tolist()
+    [0.5]
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: LearningRate,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr)
+        self.momentum = number("momentum", momentum, least=0)
+        self.dampening = number("dampening", dampening)
+        self.nesterov = nesterov
+        self.weight_decay = number("weight_decay", weight_decay, least=0)
+        if nesterov and (momentum == 0 or dampening != 0):
+            msg = "nesterov needs a momentum above 0 and no dampening"
+            raise InputError(msg)
+
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+        if self.weight_decay:
+            g = g + self.weight_decay * p
+        if self.momentum:
+            if "velocity" not in state:
+                state["velocity"] = xp.asarray(g, copy=True)
+            else:
+                state["velocity"] *= self.momentum
+                state["velocity"] += (1 - self.dampening) * g
+            g = g + self.momentum * state["velocity"] if self.nesterov else state["velocity"]
+        p -= lr * g
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()

@@ -1,0 +1,19 @@
+"""What the Array API lacks, written in the Array API: windows of an image, counter-based bits.
+
+A primitive takes the array that decides (library, device, dtype) first. These are the reference
+versions: plain enough to be believed, and the oracle of every faster one.
+"""
+
+from xbp.primitives.images import col2im, im2col, output_size, pad2d, unpad2d, windows
+from xbp.primitives.philox import philox4x32, random_bits
+
+__all__ = [
+    "col2im",
+    "im2col",
+    "output_size",
+    "pad2d",
+    "philox4x32",
+    "random_bits",
+    "unpad2d",
+    "windows",
+]

@@ -1,0 +1,116 @@
+"""One stream of bits: the same seed gives the same numbers on every backend, whole or resumed.
+
+Initial weights and shuffles are drawn by numpy on the host (`generator`, `permutation`). Dropout
+masks are drawn on the device by a counter-based generator (`Stream`), whose position is two
+integers: nothing has to be replayed to continue a run from its middle.
+"""
+
+from __future__ import annotations
+
+import numbers
+import secrets
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.random import Generator as Generator  # re-exported: layers name it, not numpy
+from numpy.typing import NDArray
+
+from xbp.arguments import integer
+from xbp.backend import Array
+from xbp.errors import InputError
+from xbp.primitives.philox import random_bits
+
+Seed: TypeAlias = "int | Generator | None"
+"""What an `rng` keyword takes (SPEC 7): an int, a numpy Generator, or None for fresh entropy."""
+
+
+def generator(rng: Seed = None) -> Generator:
+    """The numpy Generator that `rng` stands for; a Generator is used as it is, and advances.
+
+    Raises
+    ------
+    InputError
+        `rng` is neither a non-negative int, nor a Generator, nor None.
+    """
+    return np.random.default_rng(_checked(rng))
+
+
+def fresh_seed(rng: Seed = None) -> int:
+    """An int that stands for `rng`: itself, or 63 bits drawn from the Generator or the system."""
+    rng = _checked(rng)
+    if rng is None:
+        return secrets.randbits(63)
+    if isinstance(rng, Generator):
+        return int(rng.integers(2**63))
+    return rng
+
+
+def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """A shuffle of ``0 … n-1`` that depends on `seed` and `epoch` alone.
+
+    Each epoch has a spawned seed of its own, so the order of epoch 7 needs no draw of epochs 0-6.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
+    return np.random.Generator(np.random.PCG64(sequence)).permutation(n)
+
+
+class Stream:
+    """Random bits on the device of an array, by Philox-4x32-10 (Salmon et al. 2011).
+
+    The 128-bit counter of a block of four words is (block, draw, step low, step high): a step
+    makes any number of draws, a draw any number of blocks. So a mask depends on (seed, step,
+    draw) and on nothing that happened before, and `advance` moves a whole step at a time.
+
+    Parameters
+    ----------
+    rng : int, numpy.random.Generator or None
+        The seed; it is mixed into Philox's 64-bit key.
+    step : int, default 0
+        Where to begin, e.g. in a resumed run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.zeros(3, dtype=np.float32)
+    >>> Stream(0).bits((3,), like=x).tolist() == Stream(0).bits((3,), like=x).tolist()
+    True
+    """
+
+    def __init__(self, rng: Seed = None, *, step: int = 0) -> None:
+        words = np.random.SeedSequence(fresh_seed(rng)).generate_state(2, np.uint32)
+        self.key = (int(words[0]), int(words[1]))
+        self.advance(step)
+
+    def advance(self, step: int | None = None) -> None:
+        """Go to the beginning of the next step, or of `step`."""
+        self.step = self.step + 1 if step is None else _checked_step(step)
+        self.draws = 0
+
+    def bits(self, shape: tuple[int, ...], *, like: Array) -> Array:
+        """Uniform integers from 0 to 2³² - 1, int64, of `shape`, where `like` lives."""
+        counter = (self.draws, self.step & 0xFFFFFFFF, self.step >> 32)
+        self.draws += 1
+        return random_bits(like, shape, key=self.key, counter=counter)
+
+
+def as_stream(rng: Seed | Stream) -> Stream:
+    """The Stream that the `rng` of a forward stands for; a Stream is itself, and advances."""
+    return rng if isinstance(rng, Stream) else Stream(rng)
+
+
+def _checked_step(step: Any) -> int:
+    """`step` as an int of at most 64 bits, two words of Philox's counter."""
+    step = integer("step", step, least=0)
+    if step < 2**64:
+        return step
+    msg = f"step must be below 2**64, got {step}"
+    raise InputError(msg)
+
+
+def _checked(rng: Any) -> Any:
+    if rng is None or isinstance(rng, Generator):
+        return rng
+    if isinstance(rng, numbers.Integral) and not isinstance(rng, bool) and int(rng) >= 0:
+        return int(rng)
+    msg = f"rng must be a non-negative int, a numpy.random.Generator or None, got {rng!r}"
+    raise InputError(msg)

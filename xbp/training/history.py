@@ -1,0 +1,62 @@
+"""What happened during training, epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+Record: TypeAlias = "dict[str, float]"
+"""One epoch: its number, the learning rate, the loss, and what else was measured."""
+
+
+class History:
+    """The records of all epochs; equal seeds give equal records, bit for bit.
+
+    Attributes
+    ----------
+    records : list of dict
+        One an epoch: ``"epoch"`` (from 1), ``"lr"`` (of its last step), ``"loss"``, each metric,
+        and for validation data each of these with ``"val_"`` before it.
+    seconds : list of float
+        How long each epoch took, validation included; not a record, as it never repeats.
+    stopped : str
+        Why training ended: one sentence.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.records += [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
+    >>> history["loss"]
+    [0.5, 0.25]
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.seconds: list[float] = []
+        self.stopped = ""
+
+    def __getitem__(self, name: str) -> list[float]:
+        """One quantity over all epochs that have it."""
+        values = [record[name] for record in self.records if name in record]
+        if not values:
+            raise KeyError(name)
+        return values
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def names(self) -> list[str]:
+        """Every quantity recorded, in order of appearance."""
+        return list(dict.fromkeys(name for record in self.records for name in record))
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the records as CSV, a column for each quantity, numbers in full precision."""
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.names())
+            writer.writeheader()
+            writer.writerows(self.records)
+
+    def __repr__(self) -> str:
+        return f"History({len(self)} epochs, stopped={self.stopped!r})"
