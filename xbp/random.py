@@ -79,7 +79,8 @@ class Stream:
     def __init__(self, rng: Seed = None, *, step: int = 0) -> None:
         words = np.random.SeedSequence(fresh_seed(rng)).generate_state(2, np.uint32)
         self.key = (int(words[0]), int(words[1]))
-        self.advance(step)
+        self.step = _checked_step(step)
+        self.draws = 0
 
     def advance(self, step: int | None = None) -> None:
         """Go to the beginning of the next step, or of `step`."""
@@ -100,9 +101,9 @@ def as_stream(rng: Seed | Stream) -> Stream:
 
 def _checked_step(step: Any) -> int:
     """`step` as an int of at most 64 bits, two words of Philox's counter."""
-    step = integer("step", step, least=0)
-    if step < 2**64:
-        return step
+    number = integer("step", step, least=0)
+    if number < 2**64:
+        return number
     msg = f"step must be below 2**64, got {step}"
     raise InputError(msg)
 

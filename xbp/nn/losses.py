@@ -6,6 +6,7 @@ a model's backward takes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from xbp.arguments import choice, number
@@ -105,7 +106,7 @@ class RegressionLoss(Loss):
             )
             raise InputError(msg)
         values, slopes = self.formula(xp, prediction - xp.astype(target, prediction.dtype))
-        count = {"mean": prediction.size, "sum": 1, "batchmean": prediction.shape[0]}
+        count = {"mean": math.prod(values.shape), "sum": 1, "batchmean": values.shape[0]}
         scale = self.factor / count[self.reduction]
         return scale * xp.sum(values), scale * slopes
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any, TypeAlias
 
 from xbp.arguments import number
-from xbp.backend import Array, Namespace, array_namespace, backend_of, to_numpy, whereabouts
+from xbp.backend import (
+    Array,
+    Namespace,
+    array_namespace,
+    backend_of,
+    dtype_name,
+    to_numpy,
+    whereabouts,
+)
 from xbp.errors import BackendError, InputError
 from xbp.nn.parameter import Parameter
 
@@ -145,29 +154,37 @@ class Optimizer:
         Raises
         ------
         InputError
-            An entry is missing, unknown, or has another shape.
+            An entry is missing, unknown, malformed, or has another shape.
         """
-        wanted = {"steps", *(f"{index}.count" for index in range(len(self.parameters)))}
-        missing = sorted(wanted - set(state))
-        if missing:
-            msg = f"the state does not fit this {type(self).__name__}: {missing[0]!r} is missing"
-            raise InputError(msg)
+        keys = ["steps", *(f"{index}.count" for index in range(len(self.parameters)))]
+        self._check_keys(set(keys) - set(state), "is missing")
+        steps, *counts = (self._count(key, state[key]) for key in keys)
+        places = {
+            f"{index}.{name}": (index, name)
+            for index, count in enumerate(counts)
+            if count
+            for name in self.state_names()
+        }
+        self._check_keys(places.keys() - set(state), "is missing")
+        self._check_keys(set(state) - places.keys() - set(keys), "is unknown")
         loaded: list[State] = [{} for _ in self.parameters]
-        for key in state.keys() - wanted:
-            index, _, name = key.partition(".")
-            known = index.isdecimal() and int(index) < len(loaded) and name in self.state_names()
-            if not known or tuple(state[key].shape) != self.parameters[int(index)].shape:
-                msg = (
-                    f"the state does not fit this {type(self).__name__}: {key!r} is unknown or "
-                    "has another shape"
-                )
-                raise InputError(msg)
-            data = self.parameters[int(index)].data
-            loaded[int(index)][name] = backend_of(data).asarray(state[key].copy(), dtype=data.dtype)
-        self.state = loaded
-        self.steps = int(state["steps"])
-        self.counts = [int(state[f"{index}.count"]) for index in range(len(self.parameters))]
+        for key, (index, name) in places.items():
+            data, host = self.parameters[index].data, to_numpy(state[key])
+            self._check_keys({key} if host.shape != tuple(data.shape) else (), "has another shape")
+            loaded[index][name] = backend_of(data).asarray(host.copy(), dtype=data.dtype)
+        self.state, self.steps, self.counts = loaded, steps, counts
+
+    def _check_keys(self, wrong: Iterable[Any], what: str) -> None:
+        for key in sorted(wrong, key=str):
+            msg = f"the state does not fit this {type(self).__name__}: {key!r} {what}"
+            raise InputError(msg)
+
+    def _count(self, key: str, value: Any) -> int:
+        host = to_numpy(value)
+        if host.size != 1 or host.dtype.kind not in "iu" or host.item() < 0:
+            self._check_keys((key,), "is not a count")
+        return int(host.item())
 
     def state_names(self) -> tuple[str, ...]:
-        """The names that `update` may put into its `state`."""
+        """The names that `update` puts into its `state` at a parameter's first update."""
         return ()

@@ -31,7 +31,7 @@ class Schedule:
 
 
 class ConstantLR(Schedule):
-    """η_t = lr."""
+    """η_t = lr, as a number given for `lr`. (PyTorch's scheduler of this name is another one.)"""
 
     def __init__(self, lr: float) -> None:
         self.lr = number("lr", lr, least=0)

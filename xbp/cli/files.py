@@ -1,0 +1,56 @@
+"""The folder into which a run writes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xbp.errors import DataError
+
+
+def prepare_folder(folder: Path, names: Iterable[str]) -> None:
+    """Make `folder`; refuse it now, not after training, if files `names` cannot be written there.
+
+    Raises
+    ------
+    DataError
+        It is a file, cannot be made or written to, or holds a folder of one of the names.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".xbp."):
+            pass
+    except FileExistsError:
+        msg = f"{str(folder)!r} is a file, where --output needs a folder; choose another"
+        raise DataError(msg) from None
+    except OSError as error:
+        msg = (
+            f"{str(folder)!r} is no folder that can be written to ({error.strerror}); "
+            "choose another with --output"
+        )
+        raise DataError(msg) from None
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            msg = f"{str(path)!r} is a folder, where a file is to be written; move it away"
+            raise DataError(msg)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which then takes the place of `path`: it appears whole or not at all.
+
+    Raises
+    ------
+    DataError
+        It cannot be written, e.g. because the disk is full.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            temporary.replace(path)
+    except OSError as error:
+        msg = f"cannot write {str(path)!r} ({error.strerror}); the previous file is untouched"
+        raise DataError(msg) from None

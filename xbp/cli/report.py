@@ -1,0 +1,131 @@
+"""How the command line shows models and results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from xbp.backend import to_numpy
+from xbp.nn.summary import LayerSummary
+from xbp.training import Callback, ProgressBar
+from xbp.training.history import Record
+
+if TYPE_CHECKING:
+    from xbp.training import Trainer
+
+
+def show(table: Table) -> None:
+    # Names of files and devices are data: nothing in them is markup or an emoji.
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def new_table(*columns: str, title: str | None = None, left: int = 1) -> Table:
+    """A table whose first `left` columns are text and whose others are numbers."""
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right")
+    return table
+
+
+def model_table(title: str, rows: list[LayerSummary]) -> Table:
+    table = new_table("", "layer", "output shape", "parameters", title=title, left=2)
+    for row in rows:
+        shape = " × ".join(map(str, row.output_shape))
+        table.add_row(row.name, row.kind, shape, f"{row.parameters:,}" if row.parameters else "")
+    table.add_section()
+    table.add_row("", "total", "", f"{sum(row.parameters for row in rows):,}")
+    return table
+
+
+def class_table(matrix: NDArray[np.int64]) -> Table:
+    """Of a confusion matrix: what became of each class. Classes that never occur are left out."""
+    columns = (
+        "class",
+        "images",
+        "correct",
+        "accuracy (recall)",
+        "precision",
+        "mostly taken for",
+    )
+    table = new_table(*columns, title="test set, class by class")
+    for label in np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist():
+        row, images, correct = matrix[label].copy(), matrix[label].sum(), matrix[label, label]
+        row[label] = 0
+        rival = f"{row.argmax()} ({row.max()} ×)" if row.any() else "–"
+        shares = percent(correct, images), percent(correct, matrix[:, label].sum())
+        table.add_row(f"{label}", f"{images:,}", f"{correct:,}", *shares, rival)
+    return table
+
+
+def percent(part: float, whole: float = 1) -> str:
+    """A share in percent, as in "98.76 %"; a dash for a share of nothing."""
+    return f"{100 * part / whole:.2f} %" if whole else "–"
+
+
+def peak_memory() -> str | None:
+    """The most memory that the process has had so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
+
+
+class Stopwatch(Callback):
+    """Time spent in training steps, validation and other pauses left out.
+
+    Attributes
+    ----------
+    seconds : float
+    steps : int
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.steps = 0.0, 0
+
+    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+        self.last = time.perf_counter()
+
+    def on_step_end(self, trainer: Trainer, step: int) -> None:
+        if step == trainer.steps_per_epoch:
+            to_numpy(trainer.current_loss)  # a device may still be at work
+        now = time.perf_counter()
+        self.seconds += now - self.last
+        self.steps += 1
+        self.last = now
+
+
+class EpochLines(Callback):
+    """One plain line an epoch, for logs."""
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        typer.echo(epoch_line(trainer, epoch, record))
+
+
+class EpochBar(ProgressBar):
+    """The same lines for a terminal, and under them the progress of the current epoch."""
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        self.progress.update(self.task, visible=False)
+        self.progress.console.print(epoch_line(trainer, epoch, record), highlight=False)
+
+
+def epoch_line(trainer: Trainer, epoch: int, record: Record) -> str:
+    """What was measured in an epoch, on one line."""
+    measured = [
+        f"{name.replace('val_', 'test ')} "
+        + (percent(value) if name.endswith("accuracy") else f"{value:.4f}")
+        for name, value in record.items()
+        if name not in ("epoch", "lr")
+    ]
+    seconds = f"{trainer.history.seconds[-1]:.1f} s"
+    return f"epoch {epoch}/{trainer.last_epoch}: {', '.join([*measured, seconds])}"

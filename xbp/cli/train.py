@@ -1,0 +1,289 @@
+"""``xbp train …``: a model learns, is tested, and what came of it is written to a folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+import xbp
+from xbp import nn, optim
+from xbp.arguments import choice, integer, number
+from xbp.backend import Array, to_numpy
+from xbp.cli.files import prepare_folder, replacing
+from xbp.cli.info import ready
+from xbp.cli.report import (
+    EpochBar,
+    EpochLines,
+    Stopwatch,
+    class_table,
+    model_table,
+    peak_memory,
+    percent,
+    show,
+)
+from xbp.errors import DataError, NonFiniteError
+from xbp.nn.summary import summary
+from xbp.training import History, Trainer, save_weights
+from xbp.training.confusion import confusion_matrix
+from xbp.training.progress import on_terminal
+
+app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
+
+HISTORY, WEIGHTS = "history.csv", "model.safetensors"
+CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
+
+
+BackendName = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        envvar="XBP_BACKEND",
+        help="Where to compute: numpy, cupy, torch or array_api_strict; see xbp info.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="A device of the backend, e.g. cuda:1; by default its own.")
+]
+Epochs = Annotated[int, typer.Option(help="How often to go through the training images.")]
+BatchSize = Annotated[int, typer.Option(help="Images in one step.")]
+LearningRate = Annotated[
+    float,
+    typer.Option(
+        "--learning-rate",
+        "--lr",
+        help="The highest rate of Adam, which rises to it and falls again (one cycle).",
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(help="Of weights and shuffles; the same one repeats a run exactly.")
+]
+DType = Annotated[str, typer.Option(help="The type of all numbers: float32 or float64.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first training images.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="A folder with another set in the four files of MNIST, e.g. Fashion-MNIST."),
+]
+Classes = Annotated[int, typer.Option(help="How many classes the set has.")]
+Output = Annotated[Path, typer.Option(help="The folder to write to; older results are replaced.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all trainings have in common."""
+
+    backend: str
+    device: str | None
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+    dtype: str
+    limit: int | None
+    data_dir: Path | None
+    classes: int
+    output: Path
+
+    def check(self) -> None:
+        """Refuse numbers that are out of range, before anything else happens.
+
+        Raises
+        ------
+        InputError
+            It names the option.
+        """
+        integer("--epochs", self.epochs, least=1)
+        integer("--batch-size", self.batch_size, least=1)
+        number("--learning-rate", self.lr, least=0)
+        integer("--seed", self.seed, least=0)
+        choice("--dtype", self.dtype, ("float32", "float64"))
+        if self.limit is not None:
+            integer("--limit", self.limit, least=1)
+        integer("--classes", self.classes, least=2)
+
+
+@app.command()
+def lenet5(
+    backend: BackendName = "numpy",
+    device: Device = None,
+    epochs: Epochs = 6,
+    batch_size: BatchSize = 128,
+    learning_rate: LearningRate = 0.004,
+    seed: Seed = 0,
+    dtype: DType = "float32",
+    limit: Limit = None,
+    data_dir: DataDir = None,
+    classes: Classes = 10,
+    output: Output = Path("runs/lenet5"),
+) -> None:
+    """Train LeNet-5 to read handwritten digits, and test it.
+
+    The images are the 60,000 and 10,000 of MNIST, which ships with xbp. Shows the model and how it
+    learns, then the accuracy on the test images, class by class. Writes history.csv,
+    model.safetensors and, with matplotlib, learning_curves.png and confusion_matrix.png.
+
+    Ctrl-C ends training early; what has been learned until then is still tested and written.
+    """
+    options = Options(
+        *(backend, device, epochs, batch_size, learning_rate, seed, dtype),
+        *(limit, data_dir, classes, output),
+    )
+    train_classifier("LeNet-5", xbp.models.LeNet5, (28, 28), options)
+
+
+def train_classifier(
+    title: str,
+    make_model: Callable[..., nn.Layer],
+    image_size: tuple[int, int],
+    options: Options,
+) -> None:
+    """Everything that a training does from its options to its files.
+
+    Parameters
+    ----------
+    title : str
+        What to call the model.
+    make_model : callable ``(classes, *, dtype, rng) -> Layer``
+        The model maps (N, 1, H, W) to logits (N, classes).
+    image_size : (H, W)
+        Of the images that it takes.
+    options : Options
+        What the user wants.
+
+    Raises
+    ------
+    XBPError
+        Something is wrong with an option or the data: nothing has been trained then. Or the loss
+        became infinite or nan: the history has been written then.
+    """
+    options.check()
+    backend = ready(options.backend, options.device)
+    xbp.set_backend(backend.name, device=options.device)
+    train, test = load(title, image_size, options)
+    prepare_folder(options.output, (HISTORY, WEIGHTS, CURVES, CONFUSION))
+
+    model = make_model(options.classes, dtype=options.dtype, rng=options.seed)
+    show(model_table(f"{title} on {backend}", summary(model, (1, *image_size))))
+    images = len(train[1])
+    typer.echo(f"{images:,} training images, {len(test[1]):,} test images, seed {options.seed}")
+    schedule = optim.OneCycleLR(options.lr, options.epochs * -(-images // options.batch_size))
+    optimizer = optim.Adam(model.parameters(), schedule)
+    loss = nn.CrossEntropyLoss()
+    trainer = Trainer(model, loss, optimizer, ("accuracy",), rng=options.seed)
+
+    with np.errstate(all="ignore"):  # the trainer looks for what is not finite, and says where
+        rate = fit(trainer, train, test, options)
+        logits = trainer.predict(test[0])
+        test_loss = float(to_numpy(loss(logits, test[1])[0]))
+    predicted = np.argmax(to_numpy(logits), axis=1)
+    matrix = confusion_matrix(test[1], predicted, options.classes)
+
+    seconds, memory = sum(trainer.history.seconds), peak_memory()
+    show(class_table(matrix))
+    typer.echo(f"test loss {test_loss:.4f}, test accuracy {percent(matrix.trace(), matrix.sum())}")
+    typer.echo(
+        f"trained in {seconds:.1f} s, tests after each epoch included, at {rate:,.0f} images/s"
+        + (f"; peak memory {memory}" if memory else "")
+    )
+    write(trainer, matrix, options.output)
+
+
+def load(
+    title: str, image_size: tuple[int, int], options: Options
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Training and test data on the current backend, checked against the model.
+
+    Raises
+    ------
+    DataError
+        A file is missing or malformed, or images or labels do not fit the model.
+    """
+    sets = xbp.datasets.load_mnist(options.data_dir)
+    for part, (x, y) in zip(("training", "test"), sets, strict=True):
+        where = f"the {part} set" + (f" in {str(options.data_dir)!r}" if options.data_dir else "")
+        if len(x) == 0:
+            msg = f"{where} is empty; at least one image is needed"
+            raise DataError(msg)
+        if x.shape[1:] != image_size:
+            (h, w), (height, width) = image_size, x.shape[1:]
+            msg = (
+                f"{where} has images of {height} × {width} pixels, but {title} takes {h} × {w}; "
+                "resize them or give another set"
+            )
+            raise DataError(msg)
+        wrong = y[(y < 0) | (y >= options.classes)]
+        if wrong.size:
+            msg = (
+                f"{where} has the label {wrong[0]}, where 0 to {options.classes - 1} were "
+                "expected; correct the file, or say with --classes how many classes there are"
+            )
+            raise DataError(msg)
+    (x, y), test = sets
+    train = x[: options.limit], y[: options.limit]
+    return _place(*train, options.dtype), _place(*test, options.dtype)
+
+
+def _place(x: NDArray[np.uint8], y: NDArray[Any], dtype: str) -> tuple[Array, Array]:
+    return xbp.asarray(xbp.datasets.standardize_images(x, dtype=dtype)), xbp.asarray(y)
+
+
+def fit(
+    trainer: Trainer, train: tuple[Array, Array], test: tuple[Array, Array], options: Options
+) -> float:
+    """Train, and return how many images a second that were.
+
+    Raises
+    ------
+    NonFiniteError
+        The loss became infinite or nan. The history until then has been written.
+    """
+    stopwatch = Stopwatch()
+    try:
+        history = trainer.fit(
+            *train,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            validation_data=test,
+            callbacks=[stopwatch, EpochBar() if on_terminal() else EpochLines()],
+            verbose=False,
+        )
+    except NonFiniteError:
+        write_history(trainer.history, options.output)
+        raise
+    if trainer.epochs_done < options.epochs:
+        typer.echo(f"training ended early: {history.stopped}")
+    # The last batch of a whole epoch may be smaller than the others.
+    rest = stopwatch.steps - trainer.epochs_done * trainer.steps_per_epoch
+    images = trainer.epochs_done * len(train[1]) + rest * options.batch_size
+    return images / stopwatch.seconds
+
+
+def write(trainer: Trainer, matrix: NDArray[np.int64], folder: Path) -> None:
+    """All files of a run, and one line that names them."""
+    write_history(trainer.history, folder)
+    save_weights(trainer.model.state_dict(), folder / WEIGHTS)
+    written = [HISTORY, WEIGHTS]
+    try:
+        importlib.import_module("matplotlib.backends.backend_agg")
+    except Exception:  # not installed, or broken, which must not spoil a training
+        typer.echo("pip install matplotlib would add pictures: learning curves, confusion matrix")
+    else:
+        from xbp.training.plots import plot_confusion_matrix, plot_learning_curves
+
+        curves = plot_learning_curves(trainer.history, validation="test")
+        for name, figure in ((CURVES, curves), (CONFUSION, plot_confusion_matrix(matrix))):
+            with replacing(folder / name) as path:
+                figure.savefig(path, format="png")
+            written.append(name)
+    typer.echo(f"wrote {', '.join(written)} to {folder}")
+
+
+def write_history(history: History, folder: Path) -> None:
+    with replacing(folder / HISTORY) as path:
+        history.to_csv(path)
