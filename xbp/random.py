@@ -50,7 +50,8 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 
     Each epoch has a spawned seed of its own, so the order of epoch 7 needs no draw of epochs 0-6.
     """
-    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
+    key = (integer("epoch", epoch, least=0),)
+    sequence = np.random.SeedSequence(integer("seed", seed, least=0), spawn_key=key)
     return np.random.Generator(np.random.PCG64(sequence)).permutation(n)
 
 

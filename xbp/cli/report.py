@@ -27,16 +27,16 @@ def show(table: Table) -> None:
     Console(markup=False, emoji=False, highlight=False).print(table)
 
 
-def new_table(*columns: str, title: str | None = None, left: int = 1) -> Table:
+def new_table(*columns: str, left: int = 1) -> Table:
     """A table whose first `left` columns are text and whose others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right")
     return table
 
 
-def model_table(title: str, rows: list[LayerSummary]) -> Table:
-    table = new_table("", "layer", "output shape", "parameters", title=title, left=2)
+def model_table(rows: list[LayerSummary]) -> Table:
+    table = new_table("", "layer", "output shape", "parameters", left=2)
     for row in rows:
         shape = " × ".join(map(str, row.output_shape))
         table.add_row(row.name, row.kind, shape, f"{row.parameters:,}" if row.parameters else "")
@@ -55,7 +55,7 @@ def class_table(matrix: NDArray[np.int64]) -> Table:
         "precision",
         "mostly taken for",
     )
-    table = new_table(*columns, title="test set, class by class")
+    table = new_table(*columns)
     for label in np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist():
         row, images, correct = matrix[label].copy(), matrix[label].sum(), matrix[label, label]
         row[label] = 0
@@ -120,12 +120,14 @@ class EpochBar(ProgressBar):
 
 
 def epoch_line(trainer: Trainer, epoch: int, record: Record) -> str:
-    """What was measured in an epoch, on one line."""
-    measured = [
-        f"{name.replace('val_', 'test ')} "
-        + (percent(value) if name.endswith("accuracy") else f"{value:.4f}")
-        for name, value in record.items()
-        if name not in ("epoch", "lr")
-    ]
-    seconds = f"{trainer.history.seconds[-1]:.1f} s"
-    return f"epoch {epoch}/{trainer.last_epoch}: {', '.join([*measured, seconds])}"
+    """What was measured in an epoch, on one line of a terminal."""
+    names = [name for name in record if name not in ("epoch", "lr")]
+    training = ", ".join(f"{n} {_shown(n, record)}" for n in names if not n.startswith("val_"))
+    test = ", ".join(_shown(name, record) for name in names if name.startswith("val_"))
+    test = f" (test {test})" if test else ""  # not where the epoch was interrupted
+    seconds = trainer.history.seconds[-1]
+    return f"epoch {epoch}/{trainer.last_epoch}: {training}{test}, {seconds:.1f} s"
+
+
+def _shown(name: str, record: Record) -> str:
+    return percent(record[name]) if name.endswith("accuracy") else f"{record[name]:.4f}"

@@ -32,6 +32,7 @@ from xbp.errors import DataError, NonFiniteError
 from xbp.nn.summary import summary
 from xbp.training import History, Trainer, save_weights
 from xbp.training.confusion import confusion_matrix
+from xbp.training.metrics import len_of
 from xbp.training.progress import on_terminal
 
 app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
@@ -169,9 +170,10 @@ def train_classifier(
     prepare_folder(options.output, (HISTORY, WEIGHTS, CURVES, CONFUSION))
 
     model = make_model(options.classes, dtype=options.dtype, rng=options.seed)
-    show(model_table(f"{title} on {backend}", summary(model, (1, *image_size))))
-    images = len(train[1])
-    typer.echo(f"{images:,} training images, {len(test[1]):,} test images, seed {options.seed}")
+    typer.echo(f"{title} on {backend}")
+    show(model_table(summary(model, (1, *image_size))))
+    images, test_images = len_of(train[1]), len_of(test[1])
+    typer.echo(f"{images:,} training images, {test_images:,} test images, seed {options.seed}")
     schedule = optim.OneCycleLR(options.lr, options.epochs * -(-images // options.batch_size))
     optimizer = optim.Adam(model.parameters(), schedule)
     loss = nn.CrossEntropyLoss()
@@ -185,6 +187,7 @@ def train_classifier(
     matrix = confusion_matrix(test[1], predicted, options.classes)
 
     seconds, memory = sum(trainer.history.seconds), peak_memory()
+    typer.echo("\ntest set, class by class")
     show(class_table(matrix))
     typer.echo(f"test loss {test_loss:.4f}, test accuracy {percent(matrix.trace(), matrix.sum())}")
     typer.echo(
@@ -260,7 +263,7 @@ def fit(
         typer.echo(f"training ended early: {history.stopped}")
     # The last batch of a whole epoch may be smaller than the others.
     rest = stopwatch.steps - trainer.epochs_done * trainer.steps_per_epoch
-    images = trainer.epochs_done * len(train[1]) + rest * options.batch_size
+    images = trainer.epochs_done * len_of(train[1]) + rest * options.batch_size
     return images / stopwatch.seconds
 
 

@@ -1,0 +1,156 @@
+"""What is imported, and by whom: nothing unasked for, and no array library in a layer."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import xbp
+
+PACKAGE = Path(xbp.__file__).parent
+UNASKED = (
+    "array_api_strict",
+    "cupy",
+    "hypothesis",
+    "jax",
+    "matplotlib",
+    "pytest",
+    "rich",
+    "scipy",
+    "torch",
+    "typer",
+)
+LIBRARIES = {"array_api_compat", "array_api_strict", "cupy", "jax", "numpy", "torch"}
+ALIASES = {"np", "cp", "jnp"}
+WRITTEN_ONCE = sorted(
+    path for room in ("nn", "optim") for path in (PACKAGE / room).rglob("*.py") if path.is_file()
+)
+
+
+# --- import xbp ----------------------------------------------------------------------------------
+
+TRAIN = """
+import numpy as np
+model = xbp.nn.Sequential(xbp.nn.Linear(2, 3, rng=0), xbp.nn.Dropout(), xbp.nn.Linear(3, 2, rng=1))
+optimizer = xbp.optim.Adam(model.parameters())
+logits, backward = model.forward(np.ones((4, 2), np.float32), training=True, rng=0)
+backward(xbp.nn.CrossEntropyLoss()(logits, np.array([0, 1, 0, 1]))[1])
+optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("then", ["", TRAIN], ids=["import xbp", "a step on numpy"])
+def test_nothing_is_imported_that_was_not_asked_for(then: str) -> None:
+    # What the interpreter loads by itself (.pth files of some environments) is not xbp's doing.
+    code = (
+        "import sys; before = set(sys.modules); import xbp\n"
+        + then
+        + "\nprint(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "XBP_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "xbp" in loaded
+    assert loaded.isdisjoint(UNASKED), f"imported unasked: {loaded & set(UNASKED)}"
+
+
+# --- written once --------------------------------------------------------------------------------
+
+
+def offences(source: str) -> Iterator[str]:
+    """Each place of `source` that imports an array library, or names one in a string.
+
+    A string that stands alone as a statement, as a docstring does, may say what it likes.
+    """
+    tree = ast.parse(source)
+    prose = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                wrong = {root(alias.name) for alias in names} & LIBRARIES
+            case ast.ImportFrom(module=module, names=names, level=level):
+                modules = {root(module or "")} if level == 0 else set()
+                # `from xbp.random import np` would be the same thing by the back door.
+                wrong = modules & LIBRARIES | {a.name for a in names} & (LIBRARIES | ALIASES)
+            case ast.Constant(value=str(text)) if id(node) not in prose:
+                wrong = {root(text.strip().lower())} & LIBRARIES
+            case ast.Attribute(attr=name):  # xbp.backend.np
+                wrong = {name} & (LIBRARIES | ALIASES)
+            case _:
+                continue
+        for name in sorted(wrong):
+            yield f"line {node.lineno}: {name}"
+
+
+def root(module: str) -> str:
+    """ "numpy" for "numpy.linalg"."""
+    return module.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", WRITTEN_ONCE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_layer_and_no_optimizer_knows_an_array_library(path: Path) -> None:
+    assert list(offences(path.read_text(encoding="utf-8"))) == []
+
+
+def test_the_layers_and_optimizers_are_among_the_files_checked() -> None:
+    names = {str(path.relative_to(PACKAGE)) for path in WRITTEN_ONCE}
+    assert {"nn/__init__.py", "nn/layer.py", "nn/conv.py", "optim/adam.py"} <= names
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import numpy", ["line 1: numpy"]),
+        ("import numpy as anything", ["line 1: numpy"]),
+        ("import os, cupy.cuda", ["line 1: cupy"]),
+        ("from torch.nn import functional", ["line 1: torch"]),
+        ("from numpy import sum", ["line 1: numpy"]),
+        ("from xbp.random import np", ["line 1: np"]),
+        ("from xbp import backend\nbackend.np.ones(3)", ["line 2: np"]),
+        ("def forward(x):\n    import jax.numpy as xp", ["line 2: jax"]),
+        ("class A:\n    def f(self):\n        from array_api_compat import size", None),
+        ("if x:\n    import array_api_strict", ["line 2: array_api_strict"]),
+        ("if type(x).__module__ == 'numpy': pass", ["line 1: numpy"]),
+        ("name = 'cupy.ndarray'", ["line 1: cupy"]),
+        ("module = __import__('torch')", ["line 1: torch"]),
+        ("def f():\n    '''About.'''\n    return f'{1}' 'numpy'", None),
+        ("def f(x: 'numpy.ndarray'): pass", ["line 1: numpy"]),
+        ("match name:\n    case 'cupy': pass", ["line 2: cupy"]),
+    ],
+)
+def test_the_check_finds_what_it_is_there_to_find(source: str, found: list[str] | None) -> None:
+    reported = list(offences(source))
+    assert reported if found is None else reported == found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "'''numpy'''",
+        "def f():\n    'cupy'\n    return 1",
+        "class A:\n    x = 1\n    'numpy'",
+        "msg = 'a numpy array is expected'",
+        "from xbp.random import Generator",
+        "from . import conv",
+        "xp = self.namespace(x)\nxp.sum(x)",
+        "# import numpy",
+    ],
+)
+def test_the_check_lets_prose_and_the_namespace_pass(source: str) -> None:
+    assert list(offences(source)) == []

@@ -1,0 +1,38 @@
+"""What the README shows works as it stands there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import xbp
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_loop_and_the_trainer_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), test = xbp.datasets.load_mnist()
+    small = (x[:2560], y[:2560]), (test[0][:500], test[1][:500])
+    monkeypatch.setattr(xbp.datasets, "load_mnist", lambda: small)
+    names: dict[str, object] = {}
+    exec(BLOCKS[0].replace("60_000", "2_560"), names)
+    exec(BLOCKS[1], names)
+    history = names["history"]
+    assert isinstance(history, xbp.History)
+    assert history["loss"][-1] < np.log(10)
+
+
+@pytest.mark.parametrize("index", [2, 3])
+def test_the_other_blocks_run(index: int) -> None:
+    pytest.importorskip("array_api_strict")
+    exec("import xbp\n" + BLOCKS[index], {})
+
+
+def test_all_blocks_are_run_here() -> None:
+    assert len(BLOCKS) == 4
+
+
+def test_the_test_command_is_one_line_for_ci() -> None:
+    assert len(re.findall(r"^python3 -m venv .*pytest$", README, re.MULTILINE)) == 1
