@@ -14,6 +14,9 @@ RUNS = {
         "test accuracy",
     ),
     "custom_layer.py": ([], "equal numpy's"),
+    "worked_2_2_2.py": (["--steps", "100", "--backend", "array_api_strict"], "0.291027774"),
+    "x_plus_2y.py": ([], "fell below 1e-6"),
+    "xor.py": (["--seeds", "2"], "2-4-1: all four patterns right for 2 of 2 seeds"),
 }
 
 
