@@ -33,7 +33,7 @@ for epoch in range(options.epochs):
     order = xbp.asarray(xbp.random.permutation(options.seed, epoch, len(x_train)))
     total = 0.0
     for start in range(0, len(x_train), options.batch_size):
-        batch = order[start : start + options.batch_size]
+        batch = order[start : min(start + options.batch_size, len(x_train))]
         logits, backward = model.forward(xp.take(x, batch, axis=0), training=True)
         value, gradient = loss(logits, xp.take(y, batch, axis=0))
         backward(gradient)

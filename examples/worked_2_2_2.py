@@ -27,9 +27,8 @@ loss = nn.MSELoss("sum", factor=0.5)
 
 
 def network() -> nn.Sequential:
-    model = nn.Sequential(
-        nn.Linear(2, 2, dtype="float64"), nn.Sigmoid(), nn.Linear(2, 2, dtype="float64"), nn.Sigmoid()
-    )  # fmt: skip
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 2), nn.Sigmoid())
+    model.astype("float64")
     weights = {
         "0.weight": np.array([[0.15, 0.20], [0.25, 0.30]]),
         "0.bias": np.array([0.35, 0.35]),

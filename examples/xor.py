@@ -51,7 +51,6 @@ for hidden in (2, 4):
     for seed in range(options.seeds):
         right, reason, loss = run(hidden, seed)
         solved += right
-        print(
-            f"2-{hidden}-1, seed {seed:2}: {'right' if right else 'wrong'}, loss {loss:.1e}; {reason}"
-        )
+        verdict = "right" if right else "wrong"
+        print(f"2-{hidden}-1, seed {seed:2}: {verdict}, loss {loss:.1e}; {reason}")
     print(f"2-{hidden}-1: all four patterns right for {solved} of {options.seeds} seeds\n")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ RUNS = {
 }
 
 
+@cache
 def run(name: str, *options: str) -> str:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *options],

@@ -17,7 +17,7 @@ def test_the_loop_and_the_trainer_run(monkeypatch: pytest.MonkeyPatch) -> None:
     small = (x[:2560], y[:2560]), (test[0][:500], test[1][:500])
     monkeypatch.setattr(xbp.datasets, "load_mnist", lambda: small)
     names: dict[str, object] = {}
-    exec(BLOCKS[0].replace("60_000", "2_560"), names)
+    exec(BLOCKS[0].replace("60_000", "2_500"), names)
     exec(BLOCKS[1], names)
     history = names["history"]
     assert isinstance(history, xbp.History)

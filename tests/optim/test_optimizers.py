@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp import nn, optim
-from xbp.backend import Backend, backend_of, dtype_name, find_backend
+from xbp.backend import backend_of, dtype_name, find_backend
 from xbp.errors import BackendError, InputError
 
 STEPS = 100
@@ -178,7 +178,7 @@ def test_float32_stays_float32_whatever_the_schedule_returns(
 
 
 def test_adams_first_step_is_the_rate_whatever_the_scale() -> None:
-    scales = 10.0 ** np.arange(-3, 4)
+    scales = np.array([1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0])
     found = trained(partial(optim.Adam, lr=0.1, eps=0.0), np.zeros(7), [-scales])
     assert_close(found, np.full(7, 0.1), 1e-15)  # three roundings
 
@@ -186,7 +186,8 @@ def test_adams_first_step_is_the_rate_whatever_the_scale() -> None:
 def test_adam_takes_numpy_numbers_and_lists_as_betas() -> None:
     start, gradients = problem()
     expected = trained(partial(optim.Adam, betas=(0.5, 0.75)), start, gradients)
-    for betas in ([0.5, 0.75], (np.float64(0.5), np.float64(0.75))):
+    forms: list[Any] = [[0.5, 0.75], (np.float64(0.5), np.float64(0.75))]
+    for betas in forms:
         for backend in HERE:
             found = trained(partial(optim.Adam, betas=betas), start, gradients, backend)
             assert_close(found, expected, 1e-13)  # as above
@@ -288,7 +289,7 @@ def test_the_rate_can_be_set_to_a_number_and_to_a_schedule(two: list[nn.Paramete
     optimizer.lr = 0
     feed(optimizer, np.ones(2), np.ones((1, 1)))
     assert two[0].data.tolist() == [1.0, 2.0]
-    optimizer.lr = lambda step: 10.0 + step  # type: ignore[assignment]
+    optimizer.lr = lambda step: 10.0 + step
     assert (optimizer.steps, optimizer.lr, optimizer.lr_at(5)) == (1, 11.0, 15.0)
 
 
@@ -506,10 +507,6 @@ def test_a_hyperparameter_out_of_range_is_one_sentence(
     with pytest.raises(InputError) as caught:
         rule(two, lr=0.1, **options)
     assert name in one_sentence(caught)
-
-
-def moved(backend: Backend) -> Callable[[nn.Layer], Any]:
-    return lambda model: model.to(backend)
 
 
 @pytest.mark.parametrize("make", [partial(optim.SGD, lr=0.1, momentum=0.9), optim.Adam])

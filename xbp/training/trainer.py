@@ -274,8 +274,9 @@ class Trainer:
 
 
 def _slices(array: Array, size: int) -> Iterator[Array]:
-    for start in range(0, len_of(array), size):
-        yield array[start : start + size, ...]
+    n = len_of(array)
+    for start in range(0, n, size):
+        yield array[start : min(start + size, n), ...]  # the standard has no slices past the end
 
 
 def _finite(array: Array) -> bool:
