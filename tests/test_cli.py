@@ -428,9 +428,9 @@ class TestMistakes:
     def test_output_is_a_file(self, command, small, tmp_path):
         path = tmp_path / "file"
         path.write_text("mine")
-        for output in (path, path / "below"):
+        for output, reason in ((path, "is a file"), (path / "below", "Not a directory")):
             result = command(*options(small, output))
-            assert_sentence(result, repr(str(output)), "--output")
+            assert_sentence(result, repr(str(output)), reason, "--output")
             assert result.out == ""
         assert path.read_text() == "mine"
 
@@ -483,6 +483,13 @@ class TestMistakes:
         assert_sentence(result, "epoch 2, step 1", "layer '7', Linear")
         assert [row["epoch"] for row in rows(tmp_path)] == ["1"]
         assert not (tmp_path / "model.safetensors").exists()
+
+    def test_the_system_refuses_something(self, command, small, tmp_path, monkeypatch):
+        def refuse(*_args, **_kwargs):
+            raise PermissionError(13, "Permission denied", "some-file")
+
+        monkeypatch.setattr("xbp.cli.train.fit", refuse)
+        assert_sentence(command(*options(small, tmp_path)), "Permission denied", "some-file")
 
     def test_nobody_reads_the_output(self):
         """As in ``xbp … | head``: no traceback, also not from the interpreter's own end."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ def test_philox_takes_plain_ints_too(
 
 
 @every_backend
+@settings(max_examples=200, deadline=None)
 @given(
     rows=st.lists(counters, min_size=1, max_size=5),
     key=st.tuples(words, words),

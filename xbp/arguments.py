@@ -39,6 +39,15 @@ def number(
     raise InputError(msg)
 
 
+def positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if math.isfinite(value) and float(value) > 0:
+            return float(value)
+    msg = f"{name} must be a finite number above 0, got {value!r}"
+    raise InputError(msg)
+
+
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """`value` if it is one of `choices`."""
     if isinstance(value, str) and value in choices:

@@ -243,7 +243,7 @@ def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
     ...     backend.name
     'numpy'
     """
-    previous = get_backend()
+    previous = _override.get() or _default  # not get_backend: XBP_BACKEND need not be usable
     backend = find_backend(name, device=device)
     LIBRARIES[backend.name].activate(backend.device)
     token = _override.set(backend)
@@ -251,7 +251,8 @@ def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
         yield backend
     finally:
         _override.reset(token)
-        LIBRARIES[previous.name].activate(previous.device)
+        if previous is not None:
+            LIBRARIES[previous.name].activate(previous.device)
 
 
 def get_backend() -> Backend:
@@ -290,7 +291,18 @@ def find_backend(name: str | Backend, *, device: Any = None) -> Backend:
         msg = f"there is no backend {name!r}; choose one of {', '.join(map(repr, LIBRARIES))}"
         raise BackendError(msg)
     library = LIBRARIES[name]
-    return Backend(name, library.namespace(), library.device(device))
+    try:
+        return Backend(name, library.namespace(), library.device(device))
+    except BackendError:
+        raise
+    except (Exception, SystemExit) as error:  # an installation may be broken in any way
+        msg = f"the {name!r} backend is installed but broken ({brief(error)}); install it again"
+        raise BackendError(msg) from error
+
+
+def brief(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def available_backends() -> list[str]:

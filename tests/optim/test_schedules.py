@@ -121,7 +121,6 @@ def test_one_cycle_stays_at_its_end(pct_start: float) -> None:
     assert {schedule(step) for step in (10, 11, 1000)} == {schedule(9)}
 
 
-@pytest.mark.xfail(reason="after its end it falls from the peak to the final rate", strict=True)
 def test_one_cycle_that_only_rises_stays_at_the_peak() -> None:
     assert OneCycleLR(1.0, 10, pct_start=1.0)(10) == 1.0
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -15,6 +15,7 @@ from xbp.primitives.images import images, rows_first
 
 Pair = tuple[int, int]
 F64 = NDArray[np.float64]
+many = settings(max_examples=100, deadline=None)
 
 
 class Window(NamedTuple):
@@ -148,6 +149,7 @@ def test_col2im_adds_every_window_where_it_came_from(
     np.testing.assert_array_equal(xbp.to_numpy(columns), host)
 
 
+@many
 @given(window=problems(), seed=st.integers(0, 2**32))
 def test_both_equal_the_loops_for_any_window(backend: Backend, window: Window, seed: int) -> None:
     x = np.round(10 * arbitrary(window.shape, seed))
@@ -158,6 +160,7 @@ def test_both_equal_the_loops_for_any_window(backend: Backend, window: Window, s
     np.testing.assert_array_equal(xbp.to_numpy(found), naive_col2im(columns, window))
 
 
+@many
 @given(window=problems(), seed=st.integers(0, 2**32))
 def test_col2im_is_the_adjoint_of_im2col(backend: Backend, window: Window, seed: int) -> None:
     x, c = arbitrary(window.shape, seed), arbitrary(window.columns_shape, seed + 1)

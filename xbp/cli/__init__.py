@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -71,14 +72,11 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks × shall get a ?
     try:
-        try:
-            app(prog_name="xbp")
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, where it can still be caught that nobody listens
+        app(prog_name="xbp")
     except OSError as error:
         # What is still in the buffer must go somewhere, or Python complains about it at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError, AttributeError):  # there may be no standard output, or no real one
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(1)
         typer.echo(f"Error: the system refused to read or write something ({error})", err=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from xbp.errors import DataError
@@ -35,22 +34,3 @@ def prepare_folder(folder: Path, names: Iterable[str]) -> None:
         if path.is_dir():
             msg = f"{str(path)!r} is a folder, where a file is to be written; move it away"
             raise DataError(msg)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the place of `path`: it appears whole or not at all.
-
-    Raises
-    ------
-    DataError
-        It cannot be written, e.g. because the disk is full.
-    """
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            temporary.replace(path)
-    except OSError as error:
-        msg = f"cannot write {str(path)!r} ({error.strerror}); the previous file is untouched"
-        raise DataError(msg) from None

@@ -6,14 +6,13 @@ import importlib
 import os
 import platform
 from importlib import metadata
-from typing import Any
 
 import typer
 from rich import box
 from rich.table import Table
 
 import xbp
-from xbp.backend import LIBRARIES, Backend, find_backend
+from xbp.backend import LIBRARIES, Backend, brief, find_backend
 from xbp.cli.report import new_table, show
 from xbp.errors import BackendError
 
@@ -31,7 +30,7 @@ def info() -> None:
     backends: dict[str, Backend] = {}
     for name in LIBRARIES:
         try:
-            backends[name] = ready(name)
+            backends[name] = find_backend(name)
             table.add_row(name, "yes", str(backends[name].device))
         except BackendError as error:
             table.add_row(name, "no", "")
@@ -39,23 +38,6 @@ def info() -> None:
     show(table)
     for line in reasons + (_cuda_devices() if "cupy" in backends else []):
         typer.echo(line)
-
-
-def ready(name: str, device: Any = None) -> Backend:
-    """`find_backend`, for an installation that may be broken in any way.
-
-    Raises
-    ------
-    BackendError
-        Whatever the library did on its import.
-    """
-    try:
-        return find_backend(name, device=device)
-    except BackendError:
-        raise
-    except (Exception, SystemExit) as error:
-        msg = f"the {name!r} backend is installed but broken ({_brief(error)}); install it again"
-        raise BackendError(msg) from error
 
 
 def _versions() -> Table:
@@ -88,10 +70,5 @@ def _cuda_devices() -> list[str]:
             memory = device["totalGlobalMem"] / 2**30
             lines.append(f"cuda:{index}: {device['name'].decode()}, {memory:.0f} GiB")
     except Exception as error:
-        return [f"cupy: the CUDA devices cannot be listed ({_brief(error)})"]
+        return [f"cupy: the CUDA devices cannot be listed ({brief(error)})"]
     return lines
-
-
-def _brief(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

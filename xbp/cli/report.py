@@ -15,8 +15,9 @@ from rich.table import Table
 
 from xbp.backend import to_numpy
 from xbp.nn.summary import LayerSummary
-from xbp.training import Callback, ProgressBar
+from xbp.training import Callback
 from xbp.training.history import Record
+from xbp.training.progress import epoch_line, percent
 
 if TYPE_CHECKING:
     from xbp.training import Trainer
@@ -65,11 +66,6 @@ def class_table(matrix: NDArray[np.int64]) -> Table:
     return table
 
 
-def percent(part: float, whole: float = 1) -> str:
-    """A share in percent, as in "98.76 %"; a dash for a share of nothing."""
-    return f"{100 * part / whole:.2f} %" if whole else "–"
-
-
 def peak_memory() -> str | None:
     """The most memory that the process has had so far; None where the system does not say."""
     try:
@@ -109,25 +105,3 @@ class EpochLines(Callback):
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
         typer.echo(epoch_line(trainer, epoch, record))
-
-
-class EpochBar(ProgressBar):
-    """The same lines for a terminal, and under them the progress of the current epoch."""
-
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
-        self.progress.update(self.task, visible=False)
-        self.progress.console.print(epoch_line(trainer, epoch, record), highlight=False)
-
-
-def epoch_line(trainer: Trainer, epoch: int, record: Record) -> str:
-    """What was measured in an epoch, on one line of a terminal."""
-    names = [name for name in record if name not in ("epoch", "lr")]
-    training = ", ".join(f"{n} {_shown(n, record)}" for n in names if not n.startswith("val_"))
-    test = ", ".join(_shown(name, record) for name in names if name.startswith("val_"))
-    test = f" (test {test})" if test else ""  # not where the epoch was interrupted
-    seconds = trainer.history.seconds[-1]
-    return f"epoch {epoch}/{trainer.last_epoch}: {training}{test}, {seconds:.1f} s"
-
-
-def _shown(name: str, record: Record) -> str:
-    return percent(record[name]) if name.endswith("accuracy") else f"{record[name]:.4f}"

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 import xbp
 from xbp import nn, optim
 from xbp.arguments import choice, integer, number
-from xbp.backend import Array, to_numpy
-from xbp.cli.files import prepare_folder, replacing
-from xbp.cli.info import ready
+from xbp.backend import Array, find_backend, to_numpy
+from xbp.cli.files import prepare_folder
 from xbp.cli.report import (
-    EpochBar,
     EpochLines,
     Stopwatch,
     class_table,
@@ -30,8 +28,9 @@ from xbp.cli.report import (
 )
 from xbp.errors import DataError, NonFiniteError
 from xbp.nn.summary import summary
-from xbp.training import History, Trainer, save_weights
+from xbp.training import ProgressBar, Trainer, save_weights
 from xbp.training.confusion import confusion_matrix
+from xbp.training.files import replacing
 from xbp.training.metrics import len_of
 from xbp.training.progress import on_terminal
 
@@ -164,7 +163,7 @@ def train_classifier(
         became infinite or nan: the history has been written then.
     """
     options.check()
-    backend = ready(options.backend, options.device)
+    backend = find_backend(options.backend, device=options.device)
     xbp.set_backend(backend.name, device=options.device)
     train, test = load(title, image_size, options)
     prepare_folder(options.output, (HISTORY, WEIGHTS, CURVES, CONFUSION))
@@ -253,11 +252,11 @@ def fit(
             epochs=options.epochs,
             batch_size=options.batch_size,
             validation_data=test,
-            callbacks=[stopwatch, EpochBar() if on_terminal() else EpochLines()],
+            callbacks=[stopwatch, ProgressBar() if on_terminal() else EpochLines()],
             verbose=False,
         )
     except NonFiniteError:
-        write_history(trainer.history, options.output)
+        trainer.history.to_csv(options.output / HISTORY)
         raise
     if trainer.epochs_done < options.epochs:
         typer.echo(f"training ended early: {history.stopped}")
@@ -269,7 +268,7 @@ def fit(
 
 def write(trainer: Trainer, matrix: NDArray[np.int64], folder: Path) -> None:
     """All files of a run, and one line that names them."""
-    write_history(trainer.history, folder)
+    trainer.history.to_csv(folder / HISTORY)
     save_weights(trainer.model.state_dict(), folder / WEIGHTS)
     written = [HISTORY, WEIGHTS]
     try:
@@ -285,8 +284,3 @@ def write(trainer: Trainer, matrix: NDArray[np.int64], folder: Path) -> None:
                 figure.savefig(path, format="png")
             written.append(name)
     typer.echo(f"wrote {', '.join(written)} to {folder}")
-
-
-def write_history(history: History, folder: Path) -> None:
-    with replacing(folder / HISTORY) as path:
-        history.to_csv(path)

@@ -101,12 +101,11 @@ class OneCycleLR(Schedule):
         first = self.max_lr / self.div_factor
         last = first / self.final_div_factor
         top = self.pct_start * self.total_steps - 1  # the step of the maximum, as PyTorch counts
+        end = self.total_steps - 1
+        step = min(step, end)
         if step <= top:
             return _cosine(first, self.max_lr, step / top if top else 1.0)
-        end = self.total_steps - 1
-        return _cosine(
-            self.max_lr, last, min((step - top) / (end - top), 1.0) if end > top else 1.0
-        )
+        return _cosine(self.max_lr, last, (step - top) / (end - top))
 
 
 def _cosine(start: float, end: float, share: float) -> float:

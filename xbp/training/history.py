@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-from pathlib import Path
 from typing import TypeAlias
+
+from xbp.training.files import replacing
 
 Record: TypeAlias = "dict[str, float]"
 """One epoch: its number, the learning rate, the loss, and what else was measured."""
@@ -48,12 +49,22 @@ class History:
         return len(self.records)
 
     def names(self) -> list[str]:
-        """Every quantity recorded, in order of appearance."""
-        return list(dict.fromkeys(name for record in self.records for name in record))
+        """Every quantity recorded, in order of appearance; epoch, lr and loss always are."""
+        recorded = (name for record in self.records for name in record)
+        return list(dict.fromkeys(["epoch", "lr", "loss", *recorded]))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the records as CSV, a column for each quantity, numbers in full precision."""
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
+        """Write the records as CSV, a column for each quantity, numbers in full precision.
+
+        Raises
+        ------
+        DataError
+            The file cannot be written.
+        """
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, self.names())
             writer.writeheader()
             writer.writerows(self.records)

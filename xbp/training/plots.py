@@ -50,7 +50,7 @@ def plot_learning_curves(history: History, *, validation: str = "validation") ->
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right" if name == "loss" else "lower right")
     return figure
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar(Callback):
-    """One bar an epoch: samples a second, current loss, time left; then the record of the epoch.
+    """A bar for the current epoch: samples a second, loss, time left; then the epoch on one line.
 
     The loss, for which the device must be waited for, is read a few times a second at most.
     """
@@ -41,6 +41,7 @@ class ProgressBar(Callback):
         self.task = self.progress.add_task(
             f"epoch {epoch}/{trainer.last_epoch}", total=trainer.steps_per_epoch, status=""
         )
+        self.began = self.progress.get_time()
         self.shown = 0.0
 
     def on_step_end(self, trainer: Trainer, step: int) -> None:
@@ -48,17 +49,35 @@ class ProgressBar(Callback):
         if now - self.shown < 0.2 and step < trainer.steps_per_epoch:
             return
         self.shown = now
-        elapsed = self.progress.tasks[self.task].elapsed or 1e-9
-        rate = step * trainer.batch_size / elapsed
+        rate = step * trainer.batch_size / max(now - self.began, 1e-9)
         status = f"{rate:,.0f}/s  loss {float(to_numpy(trainer.current_loss)):.4f}"
         self.progress.update(self.task, completed=step, status=status)
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
-        shown = [f"{name} {value:.4f}" for name, value in record.items() if name != "epoch"]
-        self.progress.update(self.task, status="  ".join(shown))
+        self.progress.remove_task(self.task)
+        self.progress.console.print(epoch_line(trainer, epoch, record), highlight=False)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self.progress.stop()
+
+
+def epoch_line(trainer: Trainer, epoch: int, record: Record) -> str:
+    """What was measured in an epoch, on one line of a terminal."""
+    names = [name for name in record if name not in ("epoch", "lr")]
+    training = ", ".join(f"{n} {_shown(n, record)}" for n in names if not n.startswith("val_"))
+    test = ", ".join(_shown(name, record) for name in names if name.startswith("val_"))
+    test = f" (test {test})" if test else ""  # not where the epoch was interrupted
+    seconds = trainer.history.seconds[-1]
+    return f"epoch {epoch}/{trainer.last_epoch}: {training}{test}, {seconds:.1f} s"
+
+
+def _shown(name: str, record: Record) -> str:
+    return percent(record[name]) if name.endswith("accuracy") else f"{record[name]:.4f}"
+
+
+def percent(part: float, whole: float = 1) -> str:
+    """A share in percent, as in "98.76 %"; a dash for a share of nothing."""
+    return f"{100 * part / whole:.2f} %" if whole else "–"
 
 
 def on_terminal() -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,13 @@ from numpy.typing import NDArray
 
 from xbp.backend import to_numpy
 from xbp.errors import DataError
+from xbp.training.files import replacing
 
 
 def save_weights(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a state dict, e.g. ``model.state_dict()``, as a safetensors file.
 
-    The file appears whole or not at all: it is written beside `path` and then put in its place.
+    The file appears whole or not at all.
 
     Parameters
     ----------
@@ -35,23 +34,8 @@ def save_weights(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None
     # safetensors 0.8 stores the wrong bytes, silently, for arrays that are not C-contiguous:
     # https://github.com/safetensors/safetensors/issues/825
     content = save({name: np.ascontiguousarray(to_numpy(value)) for name, value in state.items()})
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        msg = f"cannot write {str(path)!r} ({error.strerror}); give a folder that exists"
-        raise DataError(msg) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files private
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink()
-        msg = f"cannot write {str(path)!r} ({error.strerror}); the previous file is untouched"
-        raise DataError(msg) from None
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -72,10 +56,3 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     except (SafetensorError, OSError) as error:
         msg = f"{str(path)!r} is no safetensors file ({error}); fetch or write it again"
     raise DataError(msg)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

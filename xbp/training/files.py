@@ -1,0 +1,35 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xbp.errors import DataError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to, which then takes the place of `path`: it appears whole or not at all.
+
+    What was written is on the disk before the old file goes.
+
+    Raises
+    ------
+    DataError
+        It cannot be written: its folder does not exist, the disk is full, …
+    """
+    path = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except OSError as error:
+        msg = f"cannot write {str(path)!r} ({error.strerror}); the previous file is untouched"
+        raise DataError(msg) from None
