@@ -23,7 +23,6 @@ from xbp.cli.report import (
     class_table,
     model_table,
     peak_memory,
-    percent,
     show,
 )
 from xbp.errors import DataError, NonFiniteError
@@ -32,7 +31,7 @@ from xbp.training import ProgressBar, Trainer, save_weights
 from xbp.training.confusion import confusion_matrix
 from xbp.training.files import replacing
 from xbp.training.metrics import len_of
-from xbp.training.progress import on_terminal
+from xbp.training.progress import on_terminal, percent
 
 app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
 
