@@ -49,7 +49,7 @@ def show(name: str, value: Any, tutorial: str) -> None:
 def train(steps: int, *, as_printed: bool = False) -> tuple[nn.Sequential, Any, Any]:
     """Train all weights at once; or in the wrong order, as some of the tutorial's figures were."""
     model = network()
-    hidden, output = nn.Sequential(*model[:2]), nn.Sequential(*model[2:])
+    hidden, output = model[:2], model[2:]
     inner = optim.SGD([model[0].weight], lr=0.5)  # the biases stay out: they are fixed
     outer = optim.SGD([model[2].weight], lr=0.5)
     for _ in range(steps):

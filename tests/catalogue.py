@@ -1,7 +1,7 @@
 """One table: every layer and loss, what to feed it, and what must come out.
 
-Adding a line here gives a layer its forward oracle, its gradient check, and its parity on every
-backend. `make` looks its class up when it is called, so that tests/mutation.py can swap it.
+Adding a line here gives a layer its forward oracle, its gradient check, its parity on every
+backend, and mutants of its backward, all to be caught (tests/mutation.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import oracles
 from numpy.typing import NDArray
 
-from xbp import nn
+import xbp
+from xbp import initializers, nn
 
 Arrays = tuple[NDArray[Any], ...]
 
@@ -62,6 +63,11 @@ def with_labels(*shape: int, dtype: str = "int64") -> Callable[[], Arrays]:
     return lambda: (*normal(*shape)(), (np.arange(n) % classes).astype(dtype))
 
 
+def with_events(*shape: int) -> Callable[[], Arrays]:
+    """Logits, and targets of which some are 0, some 1 and some between."""
+    return lambda: (*normal(*shape)(), np.random.default_rng(2).uniform(-1, 2, shape).clip(0, 1))
+
+
 def with_probabilities(*shape: int) -> Callable[[], Arrays]:
     return lambda: (
         *normal(*shape)(),
@@ -91,8 +97,85 @@ def dropout_oracle(p: float) -> Any:
     return oracle
 
 
+class Carried(nn.Layer):
+    """A recurrent layer whose initial and final states belong to its input and output.
+
+    The first rows of x (N, S + T, size) are the initial states, the last of y (N, T · D + S, size)
+    the final ones: so the table checks their gradients, too. input_size is hidden_size here.
+    """
+
+    def __init__(self, layer: nn.Recurrent) -> None:
+        self.layer = layer
+        self.scans, self.kinds = layer.num_layers * len(layer.directions), len(layer.states)
+
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        xp, S = self.namespace(x), self.scans * self.kinds
+        (y, final), backward = self.layer.run(
+            x[:, S:, :], self.state(xp, x[:, :S, :]), training=training, rng=rng
+        )
+        by_rows = xp.reshape(y, (x.shape[0], -1, x.shape[2]))
+
+        def backward_all(dy: Any) -> Any:
+            length = by_rows.shape[1]
+            dy, dfinal = dy[:, :length, :], self.state(xp, dy[:, length:, :])
+            dx, dinitial = backward(xp.reshape(dy, y.shape), dfinal)
+            return xp.concat([self.rows(xp, dinitial), dx], axis=1)
+
+        return xp.concat([by_rows, self.rows(xp, final)], axis=1), backward_all
+
+    def state(self, xp: Any, rows: Any) -> Any:
+        """(N, S, size) → the form of `run`."""
+        parts = [rows[:, k * self.scans : (k + 1) * self.scans, :] for k in range(self.kinds)]
+        states = tuple(xp.permute_dims(part, (1, 0, 2)) for part in parts)
+        return states if self.kinds > 1 else states[0]
+
+    def rows(self, xp: Any, state: Any) -> Any:
+        """The inverse."""
+        parts = state if self.kinds > 1 else (state,)
+        return xp.concat([xp.permute_dims(part, (1, 0, 2)) for part in parts], axis=1)
+
+
+def product_cell(*sizes: int, **options: Any) -> nn.Recurrent:
+    """A cell of one's own: two states, and other gradients for p than for q."""
+
+    class Product(nn.Recurrent):
+        gates, states = 1, ("h", "c")
+
+        def step(self, xp: Any, p: Any, q: Any, *states: Any) -> Any:
+            h = 0.5 * states[0] + p * q
+
+            def backward(dh: Any, dc: Any) -> Any:
+                dh = dh + dc
+                return dh * q, dh * p, (0.5 * dh, 0.5 * dc)
+
+            return (h, 0.5 * states[1] + h), backward
+
+    return Product(*sizes, **options, dtype="float64", rng=0)
+
+
+def carried_oracle(cell: Any, scans: int, kinds: int) -> Any:
+    def oracle(state: Any, x: NDArray[Any]) -> NDArray[Any]:
+        weights = {name.removeprefix("layer."): value for name, value in state.items()}
+        h = [x[:, i] for i in range(kinds * scans)]
+        c = h[scans:] or h
+        y, ends = oracles.recurrent(
+            cell, x[:, kinds * scans :], weights, list(zip(h[:scans], c, strict=True))
+        )
+        rows = [end[k] for k in range(kinds) for end in ends]
+        by_rows = y.reshape(len(x), -1, x.shape[2])
+        return np.concatenate([by_rows, np.stack(rows, axis=1)], axis=1)
+
+    return oracle
+
+
 def regression(oracle: Any, *arguments: Any, **keywords: Any) -> Any:
     return lambda s, y, t: oracle(y, t, *arguments, **keywords)
+
+
+TABLE = [[1, 0, 1], [0, 1, 0], [1, 1, 1], [1, 1, 0]]
+"""Connections of 4 output maps and 3 input maps."""
+
+LENET: dict[str, Any] = {"dtype": "float64", "rng": 0, "bias_init": initializers.normal}
 
 
 CASES = [
@@ -110,6 +193,12 @@ CASES = [
     Case("Conv2d with strides and padding", conv(2, 2, (3, 2), (2, 1), (1, 2)),
          normal(3, 2, 7, 6), conv_oracle((2, 1), (1, 2))),
     Case("Conv2d with gaps", conv(2, 2, 2, 3), normal(2, 2, 9, 8), conv_oracle((3, 3))),
+    Case("PartialConv2d", lambda: nn.PartialConv2d(TABLE, 3, **LENET), normal(2, 3, 5, 6),
+         lambda s, x: oracles.partial_conv2d(x, s["weight"], s["bias"], TABLE)),
+    Case("PartialConv2d without bias, with strides and padding",
+         lambda: nn.PartialConv2d(TABLE, (3, 2), (2, 1), (1, 2), False, dtype="float64", rng=0),
+         normal(2, 3, 7, 6), lambda s, x: oracles.partial_conv2d(
+             x, s["weight"], None, TABLE, (2, 1), (1, 2))),
     Case("MaxPool2d", lambda: nn.MaxPool2d(2), distinct(2, 3, 4, 6),
          lambda s, x: oracles.max_pool2d(x, (2, 2), (2, 2), (0, 0))),
     Case("MaxPool2d with a rest", lambda: nn.MaxPool2d(2), distinct(2, 1, 5, 7),
@@ -120,6 +209,45 @@ CASES = [
          lambda s, x: oracles.avg_pool2d(x, (2, 2), (2, 2), (0, 0))),
     Case("AvgPool2d overlapping, padded", lambda: nn.AvgPool2d((3, 2), (1, 2), (1, 1)),
          normal(2, 2, 5, 6), lambda s, x: oracles.avg_pool2d(x, (3, 2), (1, 2), (1, 1))),
+    Case("Recurrent with a cell of one's own",
+         lambda: Carried(product_cell(2, 2, 2, bidirectional=True)), normal(2, 11, 2),
+         carried_oracle(oracles.product_cell, 4, 2)),
+    Case("Recurrent from zero", lambda: product_cell(2, 3), normal(2, 4, 2),
+         lambda s, x: oracles.recurrent(oracles.product_cell, x, s)[0]),
+    Case("RNN", lambda: nn.RNN(3, 4, dtype="float64", rng=0), normal(2, 5, 3),
+         lambda s, x: oracles.recurrent(oracles.elman_cell, x, s)[0]),
+    Case("RNN of two layers, both directions",
+         lambda: nn.RNN(3, 2, 2, bidirectional=True, dtype="float64", rng=0), normal(2, 4, 3),
+         lambda s, x: oracles.recurrent(oracles.elman_cell, x, s)[0]),
+    Case("RNN with states",
+         lambda: Carried(nn.RNN(3, 3, 2, dtype="float64", rng=0)), normal(2, 5, 3),
+         carried_oracle(oracles.elman_cell, 2, 1)),
+    Case("RNN of ReLU, without bias",
+         lambda: nn.RNN(3, 4, nonlinearity="relu", bias=False, dtype="float64", rng=0),
+         normal(2, 5, 3), lambda s, x: oracles.recurrent(oracles.relu_cell, x, s)[0]),
+    Case("LSTM", lambda: nn.LSTM(3, 4, dtype="float64", rng=0), normal(2, 5, 3),
+         lambda s, x: oracles.recurrent(oracles.lstm_cell, x, s)[0]),
+    Case("LSTM of two layers, both directions",
+         lambda: nn.LSTM(3, 2, 2, bidirectional=True, dtype="float64", rng=0), normal(2, 4, 3),
+         lambda s, x: oracles.recurrent(oracles.lstm_cell, x, s)[0]),
+    Case("LSTM with states",
+         lambda: Carried(nn.LSTM(3, 3, 2, dtype="float64", rng=0)), normal(2, 7, 3),
+         carried_oracle(oracles.lstm_cell, 2, 2)),
+    Case("GRU", lambda: nn.GRU(3, 4, dtype="float64", rng=0), normal(2, 5, 3),
+         lambda s, x: oracles.recurrent(oracles.gru_cell, x, s)[0]),
+    Case("GRU of two layers, both directions",
+         lambda: nn.GRU(3, 2, 2, bidirectional=True, dtype="float64", rng=0), normal(2, 4, 3),
+         lambda s, x: oracles.recurrent(oracles.gru_cell, x, s)[0]),
+    Case("GRU with states",
+         lambda: Carried(nn.GRU(3, 3, 2, dtype="float64", rng=0)), normal(2, 5, 3),
+         carried_oracle(oracles.gru_cell, 2, 1)),
+    Case("Last", lambda: nn.Last(), normal(3, 4, 2),
+         lambda s, x: np.array([sample[-1] for sample in x])),
+    Case("Subsample2d", lambda: nn.Subsample2d(3, **LENET), normal(2, 3, 4, 6),
+         lambda s, x: oracles.subsample2d(x, s["weight"], s["bias"], (2, 2), (2, 2), (0, 0))),
+    Case("Subsample2d overlapping, padded",
+         lambda: nn.Subsample2d(2, (3, 2), (1, 2), (1, 1), **LENET), normal(2, 2, 5, 6),
+         lambda s, x: oracles.subsample2d(x, s["weight"], s["bias"], (3, 2), (1, 2), (1, 1))),
     Case("Flatten", lambda: nn.Flatten(), normal(3, 2, 4, 5), lambda s, x: oracles.flatten(x)),
     Case("Dropout", lambda: nn.Dropout(0.3), normal(3, 7), dropout_oracle(0.3), False),
     Case("Dropout of images", lambda: nn.Dropout(0.5), normal(2, 3, 3, 3), dropout_oracle(0.5),
@@ -128,11 +256,40 @@ CASES = [
     Case("ReLU", lambda: nn.ReLU(), away_from_zero(4, 6), lambda s, x: oracles.relu(x)),
     Case("LeakyReLU", lambda: nn.LeakyReLU(0.2), away_from_zero(4, 6),
          lambda s, x: oracles.leaky_relu(x, 0.2)),
+    Case("PReLU", lambda: nn.PReLU(dtype="float64"), away_from_zero(4, 6),
+         lambda s, x: oracles.prelu(x, s["weight"])),
+    Case("PReLU a channel", lambda: nn.PReLU(3, init=-0.5, dtype="float64"),
+         away_from_zero(2, 3, 2, 2), lambda s, x: oracles.prelu(x, s["weight"])),
+    Case("ELU", lambda: nn.ELU(), normal(4, 6), lambda s, x: oracles.elu(x)),
+    Case("ELU with a kink", lambda: nn.ELU(0.3), away_from_zero(4, 6),
+         lambda s, x: oracles.elu(x, 0.3)),
+    Case("SELU", lambda: nn.SELU(), away_from_zero(4, 6), lambda s, x: oracles.selu(x)),
+    Case("GELU", lambda: nn.GELU(), normal(4, 6), lambda s, x: oracles.gelu(x)),
+    Case("GELU by tanh", lambda: nn.GELU("tanh"), normal(4, 6),
+         lambda s, x: oracles.gelu_tanh(x)),
+    Case("SiLU", lambda: nn.SiLU(), normal(4, 6), lambda s, x: oracles.silu(x)),
+    Case("Softplus", lambda: nn.Softplus(), normal(4, 6), lambda s, x: oracles.softplus(x)),
+    Case("Softplus with beta", lambda: nn.Softplus(3.0), normal(4, 6),
+         lambda s, x: oracles.softplus(x, 3.0)),
     Case("Sigmoid", lambda: nn.Sigmoid(), normal(4, 6), lambda s, x: oracles.sigmoid(x)),
     Case("Tanh", lambda: nn.Tanh(), normal(2, 3, 4, 2), lambda s, x: oracles.tanh(x)),
+    Case("ScaledTanh", lambda: nn.ScaledTanh(), normal(4, 6),
+         lambda s, x: oracles.scaled_tanh(x, 1.7159, 2 / 3)),
+    Case("ScaledTanh with options", lambda: nn.ScaledTanh(0.5, 3.0), normal(4, 6),
+         lambda s, x: oracles.scaled_tanh(x, 0.5, 3.0)),
+    Case("Negation", lambda: nn.Negation(), normal(4, 6), lambda s, x: 0.0 - x),
+    Case("EuclideanRBF", lambda: nn.EuclideanRBF([[1, -1, 1], [0.5, 1, 2]], dtype="float64"),
+         normal(4, 3), lambda s, x: oracles.euclidean_rbf(x, s["codes"])),
+    Case("EuclideanRBF over sequences", lambda: nn.EuclideanRBF([[1, -1]] * 3, dtype="float64"),
+         normal(4, 5, 2), lambda s, x: oracles.euclidean_rbf(x.reshape(-1, 2), s["codes"])
+         .reshape(4, 5, 3)),
     Case("Softmax", lambda: nn.Softmax(), normal(4, 6), lambda s, x: oracles.softmax(x, -1)),
     Case("Softmax along channels", lambda: nn.Softmax(axis=1), normal(2, 3, 2, 2),
          lambda s, x: oracles.softmax(x, 1)),
+    Case("LogSoftmax", lambda: nn.LogSoftmax(), normal(4, 6),
+         lambda s, x: oracles.log_softmax(x, -1)),
+    Case("LogSoftmax along channels", lambda: nn.LogSoftmax(axis=1), normal(2, 3, 2, 2),
+         lambda s, x: oracles.log_softmax(x, 1)),
     Case("MSELoss", lambda: nn.MSELoss(), with_targets(normal(4, 3), 4, 3),
          regression(oracles.mse_loss)),
     Case("MSELoss as ½Σ", lambda: nn.MSELoss("sum", factor=0.5), with_targets(normal(4, 3), 4, 3),
@@ -143,6 +300,20 @@ CASES = [
          regression(oracles.l1_loss)),
     Case("L1Loss summed", lambda: nn.L1Loss("sum"), with_targets(normal(5), 5),
          regression(oracles.l1_loss, "sum")),
+    Case("HuberLoss", lambda: nn.HuberLoss(), with_targets(normal(4, 3), 4, 3),
+         regression(oracles.huber_loss, 1.0)),
+    Case("HuberLoss as SmoothL1", lambda: nn.HuberLoss("sum", factor=1 / 3, delta=3.0),
+         with_targets(normal(4, 3), 4, 3),
+         regression(oracles.huber_loss, 3.0, "sum", factor=1 / 3)),
+    Case("BCEWithLogitsLoss", lambda: nn.BCEWithLogitsLoss(), with_events(5, 3),
+         regression(oracles.binary_cross_entropy)),
+    Case("BCEWithLogitsLoss summed, of one column", lambda: nn.BCEWithLogitsLoss("sum"),
+         with_events(6, 1), regression(oracles.binary_cross_entropy, reduction="sum")),
+    Case("BCEWithLogitsLoss with a weight", lambda: nn.BCEWithLogitsLoss(pos_weight=2.5),
+         with_events(5, 3), regression(oracles.binary_cross_entropy, 2.5)),
+    Case("BCEWithLogitsLoss with a weight a column",
+         lambda: nn.BCEWithLogitsLoss(pos_weight=xbp.asarray([2.5, 0.0, 1.0])), with_events(5, 3),
+         regression(oracles.binary_cross_entropy, np.array([2.5, 0.0, 1.0]))),
     Case("CrossEntropyLoss", lambda: nn.CrossEntropyLoss(), with_labels(5, 3),
          regression(oracles.cross_entropy)),
     Case("CrossEntropyLoss summed, uint8", lambda: nn.CrossEntropyLoss("sum"),
@@ -152,6 +323,11 @@ CASES = [
     Case("CrossEntropyLoss of weights that do not sum to 1", lambda: nn.CrossEntropyLoss("sum"),
          lambda: (*normal(5, 3)(), np.arange(15.0).reshape(5, 3)),
          regression(oracles.cross_entropy, "sum")),
+    Case("RejectingCrossEntropyLoss", lambda: nn.RejectingCrossEntropyLoss(), with_labels(5, 3),
+         regression(oracles.rejecting_cross_entropy, 1.0)),
+    Case("RejectingCrossEntropyLoss summed, with another penalty",
+         lambda: nn.RejectingCrossEntropyLoss("sum", penalty=-0.5), with_labels(6, 4),
+         regression(oracles.rejecting_cross_entropy, -0.5, "sum")),
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ A mutant is a copy of a module of xbp.nn in which, inside a backward (or the der
 activation, or the gradient of a loss), one expression is scaled by 1.01, one term of a sum or one
 factor of a product is dropped, one accumulation overwrites, or one parameter gets no gradient. It
 is caught if, for any line of the table for that class, the oracle or the gradient check fails.
+tests/optim/test_mutation.py does the same to the update rules of the optimizers.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import ast
 import copy
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from catalogue import CASES, check_oracle
+from catalogue import CASES, Case, check_oracle
 
 from xbp import nn
 from xbp.testing import check_gradients
@@ -84,6 +87,12 @@ def broken(tree: ast.Module, target: ast.AST, change: str) -> ast.Module:
                 node.value.args[0] = scaled(node.value.args[0])
             elif change == "drop":
                 return ast.Pass()
+            elif change == "scale the constant" and isinstance(node, ast.Constant):
+                return scaled(node)
+            elif change == "negate the condition" and isinstance(node, ast.If | ast.IfExp):
+                node.test = ast.UnaryOp(ast.Not(), node.test)
+            elif isinstance(node, ast.Call):
+                return node.args[change == "drop the first of"]
             elif change == "overwrite" and isinstance(node, ast.AugAssign):
                 return ast.Assign([node.target], node.value)
             elif isinstance(node, ast.BinOp):
@@ -93,24 +102,49 @@ def broken(tree: ast.Module, target: ast.AST, change: str) -> ast.Module:
     return ast.fix_missing_locations(Breaker().visit(tree))
 
 
-def caught(module: types.ModuleType, tree: ast.Module, kinds: set[str]) -> bool:
-    """Whether a table line of one of the classes fails with the broken module's classes."""
+def functions(module: types.ModuleType) -> dict[str, types.FunctionType]:
+    """The functions of a module and the methods of its classes, by qualified name."""
+    owners = [module, *(kind for kind in vars(module).values() if isinstance(kind, type))]
+    return {
+        thing.__qualname__: thing
+        for owner in owners
+        for thing in vars(owner).values()
+        if isinstance(thing, types.FunctionType) and thing.__module__ == module.__name__
+    }
+
+
+@contextmanager
+def running(module: types.ModuleType, tree: ast.Module) -> Iterator[None]:
+    """Within the block, the functions of `module`, whoever imported them, run what `tree` says."""
     mutant = types.ModuleType(module.__name__)
     exec(compile(tree, str(module.__file__), "exec"), mutant.__dict__)
-    originals = {kind: getattr(nn, kind) for kind in kinds}
+    originals, broken_ones = functions(module), functions(mutant)
+    codes = {name: function.__code__ for name, function in originals.items()}
     try:
-        for kind in kinds:
-            setattr(nn, kind, getattr(mutant, kind))
-        for case in (case for case in CASES if case.kind in kinds):
+        for name, function in originals.items():
+            function.__code__ = broken_ones[name].__code__
+        yield
+    finally:
+        for name, function in originals.items():
+            function.__code__ = codes[name]
+
+
+def caught(
+    module: types.ModuleType, tree: ast.Module, checks: Iterable[Callable[[], object]]
+) -> bool:
+    """Whether one of the checks fails where `module` is broken."""
+    with running(module, tree):
+        for check in checks:
             try:
-                check_oracle(case)
-                check_gradients(case.make(), *case.inputs(), most=40)
+                check()
             except Exception:  # a crash is a catch, too
                 return True
-        return False
-    finally:
-        for kind, original in originals.items():
-            setattr(nn, kind, original)
+    return False
+
+
+def check_case(case: Case) -> None:
+    check_oracle(case)
+    check_gradients(case.make(), *case.inputs(), most=40)
 
 
 def run() -> Iterator[tuple[str, bool]]:
@@ -128,7 +162,8 @@ def run() -> Iterator[tuple[str, bool]]:
                 continue
             for node, change in list(places(formula)):
                 what = f"{module.__name__}.{cls}: {change} `{ast.unparse(node)}`"
-                yield what, caught(module, broken(tree, node, change), concerned)
+                checks = [partial(check_case, case) for case in CASES if case.kind in concerned]
+                yield what, caught(module, broken(tree, node, change), checks)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ finite and valid.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +118,41 @@ def avg_pool2d(x: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
     return y
 
 
+def subsample2d(x: F64, weight: F64, bias: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
+    """Trainable subsampling, x (N, C, H, W), weight (C,), bias (C,) -> y (N, C, P, Q).
+
+    y[n, c, p, q] = bias[c] + weight[c] sum_{u, v} x[n, c, p SH + u - PH, q SW + v - PW]
+    with x zero outside the image   (LeCun, Bottou, Bengio & Haffner 1998, section II.B, layer S2)
+    """
+    y = np.zeros((*x.shape[:2], *_window_counts(x.shape, kernel, stride, padding)))
+    for n, c, p, q in np.ndindex(y.shape):
+        total = sum(x[n, c, i, j] for i, j in _window(x.shape, p, q, kernel, stride, padding))
+        y[n, c, p, q] = bias[c] + weight[c] * total
+    return y
+
+
+def partial_conv2d(
+    x: F64,
+    weight: F64,
+    bias: F64 | None,
+    table: list[list[int]],
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+) -> F64:
+    """Sum of cross-correlations with the connected maps only, weight (connections, KH, KW).
+
+    y[n, o] = bias[o] + sum over the c with table[o][c] = 1 of weight[k] x[n, c], where k counts
+    the ones of the table in the order of reading   (LeCun et al. 1998, section II.B, layer C3)
+    """
+    outputs, kernel = [], iter(weight)
+    for o, row in enumerate(table):
+        seen = [c for c, linked in enumerate(row) if linked]
+        own = np.array([[next(kernel) for _ in seen]])
+        offset = None if bias is None else bias[o : o + 1]
+        outputs.append(conv2d(x[:, seen], own, offset, stride, padding))
+    return np.concatenate(outputs, axis=1)
+
+
 def flatten(x: F64) -> F64:
     """Row-major flattening of all axes but the first, x (N, A, B, ...) -> y (N, A B ...)."""
     y = np.zeros((x.shape[0], math.prod(x.shape[1:])))
@@ -124,6 +160,91 @@ def flatten(x: F64) -> F64:
         for k, index in enumerate(np.ndindex(x.shape[1:])):
             y[n, k] = x[(n, *index)]
     return y
+
+
+def elman_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
+    """h'_j = tanh(p_j + q_j), one sample   (Elman 1990; PyTorch documentation, nn.RNN)."""
+    return np.array([math.tanh(p[j] + q[j]) for j in range(len(h))]), c
+
+
+def relu_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
+    """h'_j = max(0, p_j + q_j), one sample   (PyTorch documentation, nn.RNN)."""
+    return np.array([max(0.0, p[j] + q[j]) for j in range(len(h))]), c
+
+
+def lstm_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
+    """Input, forget, candidate and output gate stand in this order in p and q (4 H,), one sample.
+
+    c'_j = f_j c_j + i_j g_j and h'_j = o_j tanh c'_j   (PyTorch documentation, nn.LSTM)
+    """
+    new_h, new_c, size = np.zeros(len(h)), np.zeros(len(h)), len(h)
+    for j in range(size):
+        i, f, g, o = (p[gate * size + j] + q[gate * size + j] for gate in range(4))
+        new_c[j] = c[j] / (1 + math.exp(-f)) + math.tanh(g) / (1 + math.exp(-i))
+        new_h[j] = math.tanh(new_c[j]) / (1 + math.exp(-o))
+    return new_h, new_c
+
+
+def gru_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
+    """Reset, update and candidate gate stand in this order in p and q (3 H,), one sample.
+
+    n_j = tanh(p_nj + r_j q_nj) and h'_j = (1 - z_j) n_j + z_j h_j   (PyTorch documentation, nn.GRU)
+    """
+    new_h, size = np.zeros(len(h)), len(h)
+    for j in range(size):
+        r = 1 / (1 + math.exp(-p[j] - q[j]))
+        z = 1 / (1 + math.exp(-p[size + j] - q[size + j]))
+        n = math.tanh(p[2 * size + j] + r * q[2 * size + j])
+        new_h[j] = (1 - z) * n + z * h[j]
+    return new_h, c
+
+
+def product_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
+    """h'_j = h_j / 2 + p_j q_j and c'_j = c_j / 2 + h'_j, one sample: nobody's cell."""
+    size = len(h)
+    new_h = np.array([h[j] / 2 + p[j] * q[j] for j in range(size)])
+    return new_h, np.array([c[j] / 2 + new_h[j] for j in range(size)])
+
+
+Cell = Callable[[F64, F64, F64, F64], tuple[F64, F64]]
+
+
+def recurrent(
+    cell: Cell, x: F64, weights: dict[str, F64], states: list[tuple[F64, F64]] | None = None
+) -> tuple[F64, list[tuple[F64, F64]]]:
+    """A recurrent network, x (N, T, in) -> y (N, T, H D) and the final (h, c), each (N, H).
+
+    For each sample, layer l and direction, in the order of time or against it:
+    h, c <- cell(W_ih x_t + b_ih, W_hh h + b_hh, h, c); the outputs of both directions at t are
+    the next layer's x_t   (PyTorch documentation, nn.LSTM; there are as many layers and
+    directions as `weights` has names, and as many `states`)
+    """
+    layers = sum(name.startswith("weight_ih") and "reverse" not in name for name in weights)
+    suffixes = ["", "_reverse"] if "weight_ih_l0_reverse" in weights else [""]
+    (batch, length, _), size = x.shape, weights["weight_hh_l0"].shape[1]
+    ends = []
+    for layer in range(layers):
+        y = np.zeros((batch, length, size * len(suffixes)))
+        for d, suffix in enumerate(suffixes):
+            zero = np.zeros((batch, size))
+            first_h, first_c = states[len(ends)] if states else (zero, zero)
+            end_h, end_c = zero.copy(), zero.copy()
+            for n in range(batch):
+                h, c = first_h[n], first_c[n]
+                times = list(range(length))
+                for t in times[::-1] if suffix else times:
+                    rows = []
+                    for kind, row in (("ih", x[n, t]), ("hh", h)):
+                        weight = weights[f"weight_{kind}_l{layer}{suffix}"]
+                        bias = weights.get(f"bias_{kind}_l{layer}{suffix}")
+                        rows.append(linear(row[None, :], weight, bias)[0])
+                    h, c = cell(rows[0], rows[1], h, c)
+                    for j in range(size):
+                        y[n, t, d * size + j] = h[j]
+                end_h[n], end_c[n] = h, c
+            ends.append((end_h, end_c))
+        x = y
+    return x, ends
 
 
 def _elementwise(function: Callable[[float], float], x: F64) -> F64:
@@ -143,6 +264,52 @@ def leaky_relu(x: F64, negative_slope: float) -> F64:
     return _elementwise(lambda value: value if value > 0.0 else negative_slope * value, x)
 
 
+def prelu(x: F64, slopes: F64) -> F64:
+    """Identity where x > 0, else slopes[0] x, or slopes[c] x at channel c (He et al. 2015, eq. 1).
+
+    x of any shape, slopes (1,); or x (N, C, ...), slopes (C,).
+    """
+    y = np.zeros(x.shape)
+    for index, value in np.ndenumerate(x):
+        slope = slopes[0] if len(slopes) == 1 else slopes[index[1]]
+        y[index] = value if value > 0.0 else slope * value
+    return y
+
+
+def elu(x: F64, alpha: float = 1.0) -> F64:
+    """Identity where x > 0, else alpha (exp(x) - 1); any shape (Clevert et al. 2016, eq. 15)."""
+    return _elementwise(lambda v: v if v > 0.0 else alpha * (math.exp(v) - 1.0), x)
+
+
+def selu(x: F64) -> F64:
+    """1.0507 elu(x, 1.6733), any shape; Klambauer et al. 2017, the digits from their section 2."""
+    return 1.0507009873554804934193349852946 * elu(x, 1.6732632423543772848170429916717)
+
+
+def gelu(x: F64) -> F64:
+    """x (1 + erf(x / sqrt 2)) / 2, any shape (Hendrycks & Gimpel 2016, section 2)."""
+    return _elementwise(lambda v: v * (1.0 + math.erf(v / math.sqrt(2.0))) / 2.0, x)
+
+
+def gelu_tanh(x: F64) -> F64:
+    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, any shape (as gelu)."""
+
+    def scalar(v: float) -> float:
+        return 0.5 * v * (1.0 + math.tanh(math.sqrt(2.0 / math.pi) * (v + 0.044715 * v**3)))
+
+    return _elementwise(scalar, x)
+
+
+def silu(x: F64) -> F64:
+    """x / (1 + exp(-x)), any shape (Elfwing et al. 2018)."""
+    return _elementwise(lambda v: v / (1.0 + math.exp(-v)), x)
+
+
+def softplus(x: F64, beta: float = 1.0) -> F64:
+    """log(1 + exp(beta x)) / beta, any shape (Dugas et al. 2001)."""
+    return _elementwise(lambda v: math.log(1.0 + math.exp(beta * v)) / beta, x)
+
+
 def sigmoid(x: F64) -> F64:
     """Logistic function 1 / (1 + exp(-x)), any shape."""
 
@@ -159,6 +326,22 @@ def tanh(x: F64) -> F64:
     return _elementwise(math.tanh, x)
 
 
+def scaled_tanh(x: F64, amplitude: float, slope: float) -> F64:
+    """Squashing function A tanh(S x), any shape (LeCun et al. 1998, equation 6)."""
+    return _elementwise(lambda value: amplitude * math.tanh(slope * value), x)
+
+
+def euclidean_rbf(x: F64, codes: F64) -> F64:
+    """Squared distances, x (N, in), codes (out, in) -> y (N, out) (LeCun et al. 1998, eq. 7).
+
+    y[n, i] = sum_j (x[n, j] - codes[i, j])^2
+    """
+    y = np.zeros((x.shape[0], codes.shape[0]))
+    for n, i in np.ndindex(y.shape):
+        y[n, i] = math.fsum((x[n, j] - codes[i, j]) ** 2 for j in range(x.shape[1]))
+    return y
+
+
 def softmax(x: F64, axis: int) -> F64:
     """Normalised exponential exp(x_i) / sum_j exp(x_j) along axis, any shape (Bridle 1990)."""
     axis %= x.ndim
@@ -170,6 +353,11 @@ def softmax(x: F64, axis: int) -> F64:
         total = math.fsum(math.exp(value - peak) for value in line)
         y[index] = math.exp(x[index] - peak) / total
     return y
+
+
+def log_softmax(x: F64, axis: int) -> F64:
+    """log(exp(x_i) / sum_j exp(x_j)) along axis, any shape."""
+    return _elementwise(math.log, softmax(x, axis))
 
 
 def _reduced_loss(
@@ -196,6 +384,36 @@ def l1_loss(prediction: F64, target: F64, reduction: str = "mean", factor: float
     return factor * _reduced_loss(abs, prediction, target, reduction)
 
 
+def huber_loss(
+    prediction: F64, target: F64, delta: float, reduction: str = "mean", factor: float = 1.0
+) -> float:
+    """Squared error / 2 up to delta, then its tangent, both (N, ...) (Huber 1964; as mse_loss).
+
+    error^2 / 2 where |error| <= delta, else delta (|error| - delta / 2)
+    """
+
+    def entry(error: float) -> float:
+        small = abs(error) <= delta
+        return error * error / 2.0 if small else delta * (abs(error) - delta / 2.0)
+
+    return factor * _reduced_loss(entry, prediction, target, reduction)
+
+
+def binary_cross_entropy(
+    logits: F64, target: F64, pos_weight: float | F64 = 1.0, reduction: str = "mean"
+) -> float:
+    """-w t log p - (1 - t) log(1 - p) with p = 1 / (1 + exp(-logit)), both (N, ...).
+
+    w is pos_weight, or its entry for the last index   (PyTorch, nn.BCEWithLogitsLoss)
+    """
+    terms = []
+    for index, t in np.ndenumerate(target):
+        weight = pos_weight if isinstance(pos_weight, float) else float(pos_weight[index[-1]])
+        p = 1.0 / (1.0 + math.exp(-logits[index]))
+        terms.append(-weight * t * math.log(p) - (1.0 - t) * math.log(1.0 - p))
+    return math.fsum(terms) / (len(terms) if reduction == "mean" else 1)
+
+
 def cross_entropy(
     logits: F64, target: NDArray[np.float64 | np.integer], reduction: str = "mean"
 ) -> float:
@@ -219,6 +437,21 @@ def cross_entropy(
             losses.append(math.fsum(float(target[n, c]) * surprise[c] for c in range(classes)))
     divisors = {"mean": len(losses), "sum": 1}
     return math.fsum(losses) / divisors[reduction]
+
+
+def rejecting_cross_entropy(
+    logits: F64, labels: NDArray[np.integer], penalty: float, reduction: str = "mean"
+) -> float:
+    """MAP criterion of penalties y = -logits (N, C), labels (N,) (LeCun et al. 1998, eq. 9).
+
+    row loss = y[n, label] + log(exp(-penalty) + sum_i exp(-y[n, i])); for moderate penalties only
+    """
+    losses = []
+    for n, label in enumerate(labels):
+        y = [-float(value) for value in logits[n]]
+        total = math.exp(-penalty) + math.fsum(math.exp(-value) for value in y)
+        losses.append(y[int(label)] + math.log(total))
+    return math.fsum(losses) / {"mean": len(losses), "sum": 1}[reduction]
 
 
 def sgd(
@@ -249,30 +482,230 @@ def sgd(
     return result
 
 
+def adagrad(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.01,
+    lr_decay: float = 0.0,
+    weight_decay: float = 0.0,
+    initial_accumulator_value: float = 0.0,
+    eps: float = 1e-10,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (Duchi, Hazan & Singer 2011).
+
+    g = gradient + weight_decay p;  s = initial_accumulator_value + sum of all g^2 so far
+    p = p - lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps), t = 1, 2, ...   (PyTorch, Adagrad)
+    """
+    result = np.zeros(parameter.shape)
+    for index in np.ndindex(parameter.shape):
+        p, s = float(parameter[index]), initial_accumulator_value
+        for t, gradient in enumerate(gradients, start=1):
+            g = float(gradient[index]) + weight_decay * p
+            s += g * g
+            p -= lr / (1.0 + (t - 1) * lr_decay) * g / (math.sqrt(s) + eps)
+        result[index] = p
+    return result
+
+
+def rmsprop(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.01,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (PyTorch, torch.optim.RMSprop).
+
+    g = gradient + weight_decay p;  s = alpha s + (1 - alpha) g^2;  a = alpha a + (1 - alpha) g
+    b = momentum b + g / (sqrt(s, or the variance s - a^2 if centered) + eps);  p = p - lr b
+    """
+    result = np.zeros(parameter.shape)
+    for index in np.ndindex(parameter.shape):
+        p, s, a, b = float(parameter[index]), 0.0, 0.0, 0.0
+        for gradient in gradients:
+            g = float(gradient[index]) + weight_decay * p
+            s = alpha * s + (1.0 - alpha) * g * g
+            a = alpha * a + (1.0 - alpha) * g
+            # A variance below 0 is rounding.
+            spread = max(s - a * a, 0.0) if centered else s
+            b = momentum * b + g / (math.sqrt(spread) + eps)
+            p -= lr * b
+        result[index] = p
+    return result
+
+
+def adadelta(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 1.0,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (Zeiler 2012, Algorithm 1; lr = 1).
+
+    g = gradient + weight_decay p;  s = rho s + (1 - rho) g^2
+    d = sqrt(u + eps) / sqrt(s + eps) g;  then u = rho u + (1 - rho) d^2;  p = p - lr d
+    """
+    result = np.zeros(parameter.shape)
+    for index in np.ndindex(parameter.shape):
+        p, s, u = float(parameter[index]), 0.0, 0.0
+        for gradient in gradients:
+            g = float(gradient[index]) + weight_decay * p
+            s = rho * s + (1.0 - rho) * g * g
+            d = math.sqrt(u + eps) / math.sqrt(s + eps) * g
+            u = rho * u + (1.0 - rho) * d * d
+            p -= lr * d
+        result[index] = p
+    return result
+
+
 def adam(
     parameter: F64,
     gradients: list[F64],
-    lr: float,
+    lr: float = 0.001,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    decoupled_weight_decay: bool = False,
 ) -> F64:
     """Parameter after one step per gradient, all of one shape (Kingma & Ba 2015, Algorithm 1).
 
     g = gradient + weight_decay p  (PyTorch's L2 penalty; not in the paper)
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p = p - lr m' / (sqrt(v') + eps)
     with m' = m / (1 - b1^t), v' = v / (1 - b2^t), t = 1, 2, ...
+    amsgrad: the largest v so far in v' (Reddi, Kale & Kumar 2018, but for the division)
+    decoupled: g = gradient, but p = p - lr weight_decay p first (Loshchilov & Hutter 2019)
     """
+    result = np.zeros(parameter.shape)
+    for index in np.ndindex(parameter.shape):
+        p, m, history = float(parameter[index]), 0.0, [0.0]
+        for t, gradient in enumerate(gradients, start=1):
+            g = float(gradient[index])
+            if decoupled_weight_decay:
+                p -= lr * weight_decay * p
+            else:
+                g += weight_decay * p
+            m = betas[0] * m + (1.0 - betas[0]) * g
+            history.append(betas[1] * history[-1] + (1.0 - betas[1]) * g * g)
+            v = max(history) if amsgrad else history[-1]
+            m_corrected = m / (1.0 - betas[0] ** t)
+            v_corrected = v / (1.0 - betas[1] ** t)
+            p -= lr * m_corrected / (math.sqrt(v_corrected) + eps)
+        result[index] = p
+    return result
+
+
+def adamw(parameter: F64, gradients: list[F64], **options: Any) -> F64:
+    """As adam, with decoupled weight decay, by default of 0.01 (Loshchilov & Hutter 2019)."""
+    return adam(
+        parameter, gradients, **{"weight_decay": 0.01, **options, "decoupled_weight_decay": True}
+    )
+
+
+def adamax(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.002,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (Kingma & Ba 2015, Algorithm 2).
+
+    u, written out, is the largest of b2^(t - i) (|g_i| + eps) for i = 1 ... t, entry by entry
+    p = p - lr / (1 - b1^t) m / u   (eps: PyTorch, Adamax)
+    """
+    result = np.zeros(parameter.shape)
+    for index in np.ndindex(parameter.shape):
+        p, m = float(parameter[index]), 0.0
+        sizes: list[float] = []
+        for t, gradient in enumerate(gradients, start=1):
+            g = float(gradient[index]) + weight_decay * p
+            m = betas[0] * m + (1.0 - betas[0]) * g
+            sizes.append(abs(g) + eps)
+            u = max(betas[1] ** (t - i) * size for i, size in enumerate(sizes, start=1))
+            p -= lr / (1.0 - betas[0] ** t) * m / u
+        result[index] = p
+    return result
+
+
+def nadam(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.002,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum_decay: float = 0.004,
+    decoupled_weight_decay: bool = False,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (Dozat 2016; PyTorch, NAdam).
+
+    m, v as in adam;  mu_i = b1 (1 - 0.5 0.96^(i momentum_decay))
+    m' = mu_(t+1) m / (1 - mu_1 ... mu_(t+1)) + (1 - mu_t) g / (1 - mu_1 ... mu_t)
+    p = p - lr m' / (sqrt(v / (1 - b2^t)) + eps)
+    """
+    steps = len(gradients)
+    mu = [betas[0] * (1.0 - 0.5 * 0.96 ** (i * momentum_decay)) for i in range(1, steps + 2)]
     result = np.zeros(parameter.shape)
     for index in np.ndindex(parameter.shape):
         p, m, v = float(parameter[index]), 0.0, 0.0
         for t, gradient in enumerate(gradients, start=1):
-            g = float(gradient[index]) + weight_decay * p
+            g = float(gradient[index])
+            if decoupled_weight_decay:
+                p -= lr * weight_decay * p
+            else:
+                g += weight_decay * p
             m = betas[0] * m + (1.0 - betas[0]) * g
             v = betas[1] * v + (1.0 - betas[1]) * g * g
-            m_corrected = m / (1.0 - betas[0] ** t)
-            v_corrected = v / (1.0 - betas[1] ** t)
-            p -= lr * m_corrected / (math.sqrt(v_corrected) + eps)
+            ahead = mu[t] * m / (1.0 - math.prod(mu[: t + 1]))
+            now = (1.0 - mu[t - 1]) * g / (1.0 - math.prod(mu[:t]))
+            p -= lr * (ahead + now) / (math.sqrt(v / (1.0 - betas[1] ** t)) + eps)
+        result[index] = p
+    return result
+
+
+def radam(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.001,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (Liu et al. 2020, Algorithm 2).
+
+    m, v as in adam, m' = m / (1 - b1^t);  rho_max = 2 / (1 - b2) - 1
+    rho = rho_max - 2 t b2^t / (1 - b2^t);  p = p - lr m'  while rho <= 5   (PyTorch; the paper: 4)
+    then p = p - lr r m' sqrt(1 - b2^t) / (sqrt(v) + eps)   (PyTorch's eps), where
+    r^2 = (rho - 4) (rho - 2) rho_max / ((rho_max - 4) (rho_max - 2) rho)
+    """
+    rho_max = 2.0 / (1.0 - betas[1]) - 1.0
+    result = np.zeros(parameter.shape)
+    for index in np.ndindex(parameter.shape):
+        p, m, v = float(parameter[index]), 0.0, 0.0
+        for t, gradient in enumerate(gradients, start=1):
+            g = float(gradient[index])
+            if decoupled_weight_decay:
+                p -= lr * weight_decay * p
+            else:
+                g += weight_decay * p
+            m = betas[0] * m + (1.0 - betas[0]) * g
+            v = betas[1] * v + (1.0 - betas[1]) * g * g
+            step = lr * m / (1.0 - betas[0] ** t)
+            rho = rho_max - 2.0 * t * betas[1] ** t / (1.0 - betas[1] ** t)
+            if rho > 5.0:
+                top = (rho - 4.0) * (rho - 2.0) * rho_max
+                bottom = (rho_max - 4.0) * (rho_max - 2.0) * rho
+                step *= math.sqrt(top / bottom) * math.sqrt(1.0 - betas[1] ** t)
+                step /= math.sqrt(v) + eps
+            p -= step
         result[index] = p
     return result
 

@@ -1,7 +1,5 @@
 """Backends: which one is set, what it says when it cannot work, and how arrays come and go."""
 
-import importlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -276,9 +274,7 @@ def test_a_backend_that_is_not_installed_is_one_sentence_that_says_how_to_instal
 
 
 def test_cupy_without_a_gpu_is_one_sentence_that_says_what_to_check() -> None:
-    if importlib.util.find_spec("cupy") is None:
-        pytest.skip("CuPy is not installed")
-    if importlib.import_module("cupy").cuda.is_available():
+    if pytest.importorskip("cupy").cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(BackendError) as caught:
         xbp.set_backend("cupy")
@@ -518,8 +514,9 @@ def test_on_host_says_whether_reading_waits_for_no_device(
     assert on_host(find_backend(name, device=device).asarray([1.0])) is expected
 
 
-def test_numpy_scalars_are_on_the_host() -> None:
+def test_numpy_scalars_are_on_the_host_and_what_is_no_array_is_nowhere() -> None:
     assert on_host(np.float32(1.0))
+    assert not on_host([1.0])
 
 
 def test_whereabouts_are_library_and_device(strict: Backend) -> None:

@@ -184,7 +184,7 @@ class Backend:
         library = LIBRARIES[self.name]
         if self.xp is not np and library_of(obj) is library and obj.device == self.device:
             return self.xp.asarray(obj, dtype=None if dtype is None else resolve(self.xp, dtype))
-        host = _numbers(obj)
+        host = as_numbers(obj)
         if dtype is not None:
             host = host.astype(dtype_name(dtype), copy=False)
         return library.place(self.xp, host, self.device)
@@ -351,7 +351,7 @@ def to_numpy(array: Any) -> NDArray[Any]:
     return np.asarray(array) if library is None else library.to_numpy(array)
 
 
-def _numbers(obj: Any) -> NDArray[Any]:
+def as_numbers(obj: Any) -> NDArray[Any]:
     """`obj` as a numpy array of booleans or numbers, in the machine's byte order."""
     try:
         host = to_numpy(obj)
@@ -435,6 +435,19 @@ def _find_namespace(array: Any) -> Namespace:
 
 _LIBRARY_OF_ROOT = {library.root: library for library in LIBRARIES.values()}
 _NAMESPACE_OF_TYPE: dict[type, Namespace] = {}
+
+
+def is_floating(array: Array) -> bool:
+    """Whether an array holds floating-point numbers, real or complex; remembered by dtype."""
+    key = type(array), array.dtype
+    floating = _IS_FLOATING.get(key)
+    if floating is None:
+        xp, kinds = array_namespace(array), ("real floating", "complex floating")
+        floating = _IS_FLOATING[key] = xp.isdtype(array.dtype, kinds)
+    return floating
+
+
+_IS_FLOATING: dict[tuple[type, Any], bool] = {}
 
 
 # --- dtypes --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ Options are keywords; ``functools.partial`` fixes one for a layer:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -77,6 +78,27 @@ def fan_in_uniform(shape: Shape, rng: np.random.Generator, *, fan_in: int | None
     return uniform(shape, rng, bound=1 / math.sqrt(fans(shape)[0] if fan_in is None else fan_in))
 
 
+def map_by_map(
+    shape: Shape, rng: np.random.Generator, *, inputs: Sequence[int], init: Initializer
+) -> NDArray[Any]:
+    """Kernels (Σ inputs, *kernel) of maps that have different numbers of inputs.
+
+    Those of a map with n inputs are drawn by `init` as a weight (1, n, *kernel), with its fan-in.
+    """
+    return np.concatenate([init((1, n, *shape[1:]), rng)[0] for n in inputs])
+
+
+def lenet_uniform(
+    shape: Shape, rng: np.random.Generator, *, bound: float = 2.4, fan_in: int | None = None
+) -> Drawn:
+    """U(-bound/fan_in, bound/fan_in); LeCun, Bottou, Bengio & Haffner 1998, appendix A.
+
+    Of variance 1.92/fan_in²: it allows for inputs so correlated that their sum grows as fan_in,
+    not as √fan_in.
+    """
+    return uniform(shape, rng, bound=bound / (fans(shape)[0] if fan_in is None else fan_in))
+
+
 def xavier_uniform(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0) -> Drawn:
     """Uniform of variance 2·gain²/(fan_in + fan_out).
 
@@ -112,3 +134,18 @@ def lecun_uniform(shape: Shape, rng: np.random.Generator) -> Drawn:
 def lecun_normal(shape: Shape, rng: np.random.Generator) -> Drawn:
     """Normal of variance 1/fan_in; LeCun et al. 1998, Efficient BackProp, eq. 16."""
     return he_normal(shape, rng, gain=1.0)
+
+
+def orthogonal(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0) -> Drawn:
+    """A matrix (out, in·∏kernel) with orthonormal rows, or columns if it is tall, times `gain`.
+
+    Saxe et al. 2014: if it is square it keeps the length of any vector in both directions, so
+    that a linear network of any depth has gradients that neither vanish nor explode. Each entry has
+    the variance gain²/max(out, in·∏kernel). It is Q of the QR decomposition of normal numbers, with
+    the signs that make R's diagonal positive: so it is uniform over all such matrices.
+    """
+    rows, columns = shape[0], fans(shape)[0]
+    drawn = normal((max(rows, columns), min(rows, columns)), rng)
+    q, r = np.linalg.qr(drawn)
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    return gain * (q.T if rows < columns else q).reshape(shape)

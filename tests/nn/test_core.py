@@ -51,7 +51,7 @@ class Block(nn.Layer):
         self.pair = (nn.Tanh(), nn.Sequential(nn.Linear(2, 2, rng=3)))
         self.size = 3
         self.nothing = None
-        self.others = ["relu", 3]
+        self.mixed = ["relu", 3, nn.Linear(2, 1, bias=False, rng=4)]
 
 
 NAMES = [
@@ -63,6 +63,7 @@ NAMES = [
     "many.2.weight",
     "pair.1.0.weight",
     "pair.1.0.bias",
+    "mixed.2.weight",
 ]
 
 
@@ -202,7 +203,6 @@ def test_a_value_of_any_library_is_assigned_in_place(backend: Backend, source: s
     assert xbp.to_numpy(data).tolist()[0] == 1.0
 
 
-@pytest.mark.xfail(reason="a numpy scalar is accepted, and -= on it updates nothing", strict=True)
 def test_a_parameter_that_is_a_numpy_scalar_is_refused_or_trained() -> None:
     try:
         parameter = nn.Parameter(np.float64(1.0))
@@ -221,7 +221,7 @@ def test_parameters_are_named_after_attributes_list_places_and_nesting() -> None
     assert [name for name, _ in block.named_parameters()] == NAMES
     assert [id(p) for p in block.parameters()] == [id(p) for _, p in block.named_parameters()]
     assert list(block.state_dict()) == NAMES
-    children = ["inner", "many.0", "many.1", "many.2", "pair.0", "pair.1"]
+    children = ["inner", "many.0", "many.1", "many.2", "pair.0", "pair.1", "mixed.2"]
     assert [name for name, _ in block.children()] == children
 
 
@@ -352,7 +352,6 @@ def test_a_state_that_does_not_fit_changes_nothing_and_each_problem_is_named(
     assert equal(model.state_dict(), before)
 
 
-@pytest.mark.xfail(reason="values are checked one by one, while they are assigned", strict=True)
 def test_a_state_with_text_in_place_of_numbers_changes_nothing() -> None:
     model = Block()
     before = model.state_dict()
@@ -361,9 +360,6 @@ def test_a_state_with_text_in_place_of_numbers_changes_nothing() -> None:
     assert equal(model.state_dict(), before)
 
 
-@pytest.mark.xfail(
-    reason="it is an AttributeError about 'shape'", raises=AttributeError, strict=True
-)
 def test_a_state_of_lists_is_loaded_or_refused_in_one_sentence() -> None:
     model = nn.Linear(2, 1, bias=False)
     try:
@@ -422,8 +418,8 @@ def test_a_moved_model_computes_the_same(backend: Backend) -> None:
     expected = model(x)
     found = model.to(backend)(backend.asarray(x))
     assert backend_of(found) == backend
-    # Sums of four products, which another library may take in another order.
-    np.testing.assert_allclose(xbp.to_numpy(found), expected, rtol=1e-14, atol=1e-15)
+    # Sums of four products of order one, which another library may take in another order.
+    np.testing.assert_allclose(xbp.to_numpy(found), expected, rtol=0, atol=1e-14)
 
 
 def test_astype_converts_values_and_gradients_in_every_backend(backend: Backend) -> None:
@@ -489,11 +485,14 @@ def test_input_of_another_dtype_is_one_sentence_that_names_the_layer_and_both_dt
     backend: Backend, make: Callable[[], nn.Layer], shape: tuple[int, ...], name: str
 ) -> None:
     model = make().to(backend)
-    for dtype in ("float64", "int64", "uint8"):
+    with pytest.raises(InputError) as caught:
+        model(backend.asarray(np.zeros(shape), dtype="float64"))
+    advice = ("xbp.asarray(x, dtype='float32')", ".astype('float64')")
+    assert_one_sentence(caught, name, "got float64 input", "are float32", *advice)
+    for dtype in ("int64", "uint8", "bool"):
         with pytest.raises(InputError) as caught:
             model(backend.asarray(np.zeros(shape), dtype=dtype))
-        advice = ("xbp.asarray(x, dtype='float32')", f".astype({dtype!r})")
-        assert_one_sentence(caught, name, f"got {dtype} input", "are float32", *advice)
+        assert_one_sentence(caught, "needs floating-point input", f"got {dtype}", "xbp.asarray(")
 
 
 @pytest.mark.parametrize("x", [[[1.0, 2.0, 3.0]], 1.0, "x", None])
@@ -504,7 +503,6 @@ def test_input_that_is_no_array_is_one_sentence(x: Any) -> None:
         assert_one_sentence(caught, type(x).__name__, "xbp.asarray")
 
 
-@pytest.mark.xfail(reason="numpy.memmap is a subclass of ndarray", raises=BackendError, strict=True)
 def test_a_file_mapped_into_memory_is_input(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((4, 3), np.float32))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")

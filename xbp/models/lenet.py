@@ -5,59 +5,106 @@ from __future__ import annotations
 from typing import Any
 
 from xbp import nn
+from xbp.arguments import choice
+from xbp.errors import InputError
+from xbp.models import lenet1998
 from xbp.random import Seed, generator
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 class LeNet5(nn.Sequential):
-    """LeNet-5 for 28 × 28 grey images, 61,706 parameters.
+    """LeNet-5 for 28 × 28 grey images, by default with 61,706 parameters.
 
     After LeCun, Bottou, Bengio & Haffner 1998, figure 2, in the form in which it is taught today:
     ReLU, maximum pooling, C3 connected to all of S2, and a linear output layer for cross-entropy.
-    C1 pads the 28 × 28 image to the 32 × 32 of the paper.
+    C1 pads the 28 × 28 image to the 32 × 32 of the paper. On the right the numbers of parameters
+    of ``variant="1998"``, which is the network of the paper itself, with 60,000.
 
-    ====== ================================= ============== ==========
-    layer                                    output         parameters
-    ====== ================================= ============== ==========
-    C1     convolution 5 × 5, padding 2      6 × 28 × 28    156
-    S2     maximum of 2 × 2                  6 × 14 × 14
-    C3     convolution 5 × 5                 16 × 10 × 10   2,416
-    S4     maximum of 2 × 2                  16 × 5 × 5
-    C5     fully connected                   120            48,120
-    F6     fully connected                   84             10,164
+    ====== ================================= ============== ========== ======
+    layer                                    output         parameters 1998
+    ====== ================================= ============== ========== ======
+    C1     convolution 5 × 5, padding 2      6 × 28 × 28    156        156
+    S2     maximum (or average) of 2 × 2     6 × 14 × 14               12
+    C3     convolution 5 × 5                 16 × 10 × 10   2,416      1,516
+    S4     maximum (or average) of 2 × 2     16 × 5 × 5                32
+    C5     fully connected                   120            48,120     48,120
+    F6     fully connected                   84             10,164     10,164
     output fully connected                   10             850
-    ====== ================================= ============== ==========
+    ====== ================================= ============== ========== ======
 
     Parameters
     ----------
     num_classes : int, default 10
+    activation : {"relu", "tanh"}, default "relu"
+    pool : {"max", "average"}, default "max"
+    variant : {"1998"}, optional
+        The network of the paper: 1.7159 tanh(⅔ a) after each layer up to F6; S2 and S4 with a
+        coefficient and a bias that are learned (`Subsample2d`); C3 connected to S2 as in table I
+        (`PartialConv2d`); the output the distances of F6 to fixed codes (`EuclideanRBF`), the
+        stylised images of the ten digits; initial weights U(-2.4/fan_in, 2.4/fan_in). Biases
+        start at 0, on which the paper is silent.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
 
     Notes
     -----
-    Input (N, 1, 28, 28), output logits (N, num_classes).
+    Input (N, 1, 28, 28), output logits (N, num_classes). Those of the 1998 variant are the RBF
+    units' penalties with the sign turned, so that the largest is the answer here, too;
+    `RejectingCrossEntropyLoss` is the loss of the paper. It pads with 0, the paper with -0.1, its
+    background.
+
+    Raises
+    ------
+    InputError
+        For unknown choices; for ``variant="1998"`` with another activation, pool or number of
+        classes: they are part of it.
 
     Examples
     --------
     >>> import xbp
     >>> sum(p.data.size for p in xbp.models.LeNet5(rng=0).parameters())
     61706
+    >>> sum(p.data.size for p in xbp.models.LeNet5(variant="1998", rng=0).parameters())
+    60000
     """
 
-    def __init__(self, num_classes: int = 10, *, dtype: Any = "float32", rng: Seed = None) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        activation: str = "relu",
+        pool: str = "max",
+        variant: str | None = None,
+        dtype: Any = "float32",
+        rng: Seed = None,
+    ) -> None:
+        squash = ACTIVATIONS[choice("activation", activation, tuple(ACTIVATIONS))]
+        shrink = POOLS[choice("pool", pool, tuple(POOLS))]
         rng = generator(rng)
+        if variant is not None:
+            choice("variant", variant, ("1998",))
+            if (num_classes, activation, pool) != (10, "relu", "max"):
+                msg = (
+                    'variant="1998" has ten classes, an activation and pooling of its own; '
+                    "leave num_classes, activation and pool out"
+                )
+                raise InputError(msg)
+            super().__init__(*lenet1998.layers(dtype, rng))
+            return
         super().__init__(
             nn.Conv2d(1, 6, 5, padding=2, dtype=dtype, rng=rng),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
+            squash(),
+            shrink(2),
             nn.Conv2d(6, 16, 5, dtype=dtype, rng=rng),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
+            squash(),
+            shrink(2),
             nn.Flatten(),
             nn.Linear(400, 120, dtype=dtype, rng=rng),
-            nn.ReLU(),
+            squash(),
             nn.Linear(120, 84, dtype=dtype, rng=rng),
-            nn.ReLU(),
+            squash(),
             nn.Linear(84, num_classes, dtype=dtype, rng=rng),
         )

@@ -1,37 +1,79 @@
 """Layers and losses. Nothing in here knows which array library it runs on."""
 
-from xbp.nn.activations import Elementwise, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from xbp.nn.activations import (
+    ELU,
+    GELU,
+    SELU,
+    Elementwise,
+    LeakyReLU,
+    Negation,
+    ReLU,
+    ScaledTanh,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from xbp.nn.conv import Conv2d
+from xbp.nn.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from xbp.nn.dropout import Dropout
 from xbp.nn.layer import Backward, Layer
 from xbp.nn.linear import Linear
-from xbp.nn.losses import CrossEntropyLoss, L1Loss, Loss, MSELoss, RegressionLoss
+from xbp.nn.losses import EntrywiseLoss, HuberLoss, L1Loss, Loss, MSELoss, RegressionLoss
 from xbp.nn.parameter import Parameter
+from xbp.nn.partial_conv import PartialConv2d
 from xbp.nn.pool import AvgPool2d, MaxPool2d
+from xbp.nn.prelu import PReLU
+from xbp.nn.rbf import EuclideanRBF, RejectingCrossEntropyLoss
+from xbp.nn.recurrent import GRU, LSTM, RNN
+from xbp.nn.scan import Recurrent
 from xbp.nn.sequential import Sequential, trace
-from xbp.nn.shape import Flatten
+from xbp.nn.shape import Flatten, Last
+from xbp.nn.softmax import LogSoftmax, Softmax
+from xbp.nn.subsample import Subsample2d
 
 __all__ = [
     "AvgPool2d",
+    "BCEWithLogitsLoss",
     "Backward",
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
+    "ELU",
     "Elementwise",
+    "EuclideanRBF",
+    "EntrywiseLoss",
     "Flatten",
+    "GELU",
+    "GRU",
+    "HuberLoss",
     "L1Loss",
+    "LSTM",
+    "Last",
     "Layer",
     "LeakyReLU",
     "Linear",
+    "LogSoftmax",
     "Loss",
     "MSELoss",
     "MaxPool2d",
+    "Negation",
+    "PReLU",
     "Parameter",
+    "PartialConv2d",
+    "RNN",
     "ReLU",
+    "Recurrent",
     "RegressionLoss",
+    "RejectingCrossEntropyLoss",
+    "SELU",
+    "ScaledTanh",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
+    "Subsample2d",
     "Tanh",
     "trace",
 ]

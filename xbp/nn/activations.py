@@ -1,17 +1,19 @@
-"""Activations: a table of formulas with their derivatives.
+"""Elementwise activations: a table of formulas with their derivatives.
 
-Each elementwise activation is one `formula` that returns f(x) and a function giving f′(x); the
-latter is called in the backward only, and keeps alive no more than it uses.
+Each is one `formula` that returns f(x) and a function giving f′(x); the latter is called in the
+backward only, and keeps alive no more than it uses. All are finite, with finite slopes and without
+a warning, at any x whose cube is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from xbp.arguments import integer, number
+from xbp.arguments import choice, number, positive
 from xbp.backend import Array, Namespace
-from xbp.errors import InputError
 from xbp.nn.layer import Backward, Layer, Rng
+from xbp.primitives import erfc, sigmoid
 
 
 class Elementwise(Layer):
@@ -66,24 +68,60 @@ class LeakyReLU(Elementwise):
         self.negative_slope = number("negative_slope", negative_slope)
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        positive = xp.astype(x > 0, x.dtype)
-        slope = positive + self.negative_slope * (1 - positive)
+        above = xp.astype(x > 0, x.dtype)
+        slope = above + self.negative_slope * (1 - above)
         return slope * x, lambda: slope
 
     def options(self) -> str:
         return f"negative_slope={self.negative_slope:g}"
 
 
-class Sigmoid(Elementwise):
-    """σ(x) = 1 / (1 + e⁻ˣ), σ′ = σ (1 - σ).
+class ELU(Elementwise):
+    """x for x > 0, else alpha (eˣ - 1); at x = 0 the slope is `alpha`, as in PyTorch.
 
-    Computed from e^-|x|, which cannot overflow: for x < 0 as e^x / (1 + e^x), so that small values
-    keep their relative accuracy.
+    Clevert et al. 2016, eq. 15. With the default there is no kink.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
     """
 
+    scale = 1.0
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = number("alpha", alpha)
+
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        e = xp.exp(-xp.abs(x))
-        y = xp.where(x >= 0, 1.0, e) / (1 + e)
+        scale, alpha = self.scale, self.alpha
+        low = xp.minimum(x, 0.0)  # eˣ of large x would overflow, though it is not used there
+        y = scale * (xp.maximum(x, 0.0) + alpha * xp.expm1(low))
+        return y, lambda: scale * xp.where(x > 0, 1.0, alpha * xp.exp(low))
+
+    def options(self) -> str:
+        return f"alpha={self.alpha:g}"
+
+
+class SELU(ELU):
+    """λ ELU(x) with α = 1.67326… and λ = 1.05070…; at the kink x = 0 the slope is λα.
+
+    Klambauer et al. 2017, eq. 2. The constants make mean 0 and variance 1 a stable fixed point of
+    a layer whose weights have mean 0 and variance 1/fan_in (`initializers.lecun_normal`).
+    """
+
+    scale = 1.0507009873554804934193349852946
+
+    def __init__(self) -> None:
+        super().__init__(alpha=1.6732632423543772848170429916717)
+
+    def options(self) -> str:
+        return ""
+
+
+class Sigmoid(Elementwise):
+    """σ(x) = 1 / (1 + e⁻ˣ), σ′ = σ (1 - σ)."""
+
+    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        y = sigmoid(x)
         return y, lambda: y * (1 - y)
 
 
@@ -95,39 +133,119 @@ class Tanh(Elementwise):
         return y, lambda: 1 - y * y
 
 
-class Softmax(Layer):
-    """y_i = e^{x_i} / Σ_j e^{x_j} along one axis.
+class Negation(Elementwise):
+    """-x: penalties, of which the least is best, become logits, of which the largest is."""
 
-    Its Jacobian is ∂y_i/∂x_j = y_i (δ_ij - y_j), so ∂L/∂x = y ∘ (dy - Σ_j y_j dy_j).
-    The largest x is subtracted first, which changes nothing but keeps the exponentials finite.
+    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        return -x, lambda: -xp.ones_like(x)
+
+
+class ScaledTanh(Elementwise):
+    """A tanh(Sx), with slope A S (1 - tanh²(Sx)).
+
+    LeCun, Bottou, Bengio & Haffner 1998, eq. 6 and appendix A: with the defaults f(±1) = ±1 and
+    the curvature is greatest there, so that targets of ±1 do not drive units into saturation.
 
     Parameters
     ----------
-    axis : int, default -1
-
-    Raises
-    ------
-    InputError
-        The input has no such axis.
+    amplitude, slope : float, default 1.7159 and 2/3
+        A and S.
     """
 
-    def __init__(self, axis: int = -1) -> None:
-        self.axis = integer("axis", axis, least=-64)
+    def __init__(self, amplitude: float = 1.7159, slope: float = 2 / 3) -> None:
+        self.amplitude = number("amplitude", amplitude)
+        self.slope = number("slope", slope)
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        xp, axis = self.namespace(x), self.axis
-        if not -x.ndim <= axis < x.ndim:
-            msg = f"{self} got input of shape {tuple(x.shape)}, which has no axis {axis}"
-            raise InputError(msg)
-        e = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
-        y = e / xp.sum(e, axis=axis, keepdims=True)
-
-        def backward(dy: Array) -> Array:
-            return y * (dy - xp.sum(y * dy, axis=axis, keepdims=True))
-
-        return y, backward
+    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        amplitude, slope = self.amplitude, self.slope
+        t = xp.tanh(slope * x)
+        return amplitude * t, lambda: amplitude * slope * (1 - t * t)
 
     def options(self) -> str:
-        return f"axis={self.axis}"
+        return f"amplitude={self.amplitude:g}, slope={self.slope:g}"
+
+
+class Softplus(Elementwise):
+    """log(1 + e^βx) / β, a smooth max(x, 0); its derivative is σ(βx).
+
+    Computed as (max(βx, 0) + log1p(e^-|βx|)) / β, which cannot overflow and keeps all digits. So
+    there is no `threshold`, beyond which PyTorch replaces y by x and the slope by 1 (at the cost
+    of 2e-9 at its default of 20).
+
+    Parameters
+    ----------
+    beta : float, default 1.0
+        Above 0. (Dugas et al. 2001 have 1.)
+    """
+
+    def __init__(self, beta: float = 1.0) -> None:
+        self.beta = positive("beta", beta)
+
+    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        z = self.beta * x
+        y = (xp.maximum(z, 0.0) + xp.log1p(xp.exp(-xp.abs(z)))) / self.beta
+        return y, lambda: sigmoid(z)
+
+    def options(self) -> str:
+        return f"beta={self.beta:g}"
+
+
+class Gated(Elementwise):
+    """y = x g(x), where the gate g rises from 0 to 1; y′ = g + x g′. A subclass is one `gate`."""
+
+    def gate(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        """g(x), and a function without arguments that returns g′(x)."""
+        msg = f"{type(self).__name__} has no gate; define gate(self, xp, x) -> g, derivative"
+        raise NotImplementedError(msg)
+
+    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        g, derivative = self.gate(xp, x)
+        return x * g, lambda: g + x * derivative()
+
+
+class SiLU(Gated):
+    """x σ(x), also called swish (Elfwing et al. 2018; Ramachandran et al. 2017)."""
+
+    def gate(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        g = sigmoid(x)
+        return g, lambda: g * (1 - g)
+
+
+class GELU(Gated):
+    """x Φ(x), where Φ is the standard normal distribution function (Hendrycks & Gimpel 2016).
+
+    ==========================  ==================================================
+    ``GELU()``                  Φ(x) = ½ erfc(-x/√2), Φ′(x) = e^(-x²/2) / √2π
+    ``GELU("tanh")``            σ(2u) = ½ (1 + tanh u) in place of Φ, where
+                                u = √(2/π) (x + 0.044715 x³)
+    ==========================  ==================================================
+
+    Neither form cancels: far below 0, where 1 + erf and 1 + tanh lose all their digits, y keeps
+    nearly all of them.
+
+    Parameters
+    ----------
+    approximate : {"none", "tanh"}, default "none"
+        As in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> [f"{y:.6g}" for y in nn.GELU()(np.array([-20.0, -1.0, 0.0, 1.0]))]
+    ['-5.50725e-88', '-0.158655', '0', '0.841345']
+    """
+
+    def __init__(self, approximate: str = "none") -> None:
+        self.approximate = choice("approximate", approximate, ("none", "tanh"))
+
+    def gate(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
+        if self.approximate == "none":
+            g = 0.5 * erfc(-math.sqrt(0.5) * x)
+            return g, lambda: xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        twice, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
+        g = sigmoid(twice * (x + cubic * x * x * x))
+        return g, lambda: g * (1 - g) * (twice * (1 + 3 * cubic * x * x))
+
+    def options(self) -> str:
+        return f"approximate={self.approximate!r}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from xbp.arguments import integer
-from xbp.backend import Array
+from xbp.backend import Array, Namespace
 from xbp.initializers import Initializer, fan_in_uniform
 from xbp.nn.layer import Backward, Rng
 from xbp.nn.parameter import Parameter
@@ -97,7 +98,7 @@ class Conv2d(Windowed):
         oh, ow = self.output_size(x, self.in_channels)
         window = (self.kernel_size, self.stride, self.padding)
         X = im2col(x, *window)  # (OH, in·kh·kw, OW·N)
-        W = xp.reshape(self.weight.data, (self.out_channels, -1))
+        W, weight_backward = self.matrix(xp)
         y = xp.matmul(W, X)  # (OH, out, OW·N)
         if self.bias is not None:
             y += xp.reshape(self.bias.data, (-1, 1))
@@ -105,13 +106,20 @@ class Conv2d(Windowed):
         def backward(dy: Array) -> Array:
             delta = xp.reshape(rows_first(dy), (oh, self.out_channels, -1))
             # X δᵀ in place of δ Xᵀ: the same product, twice as fast with few output channels.
-            dW = xp.sum(xp.matmul(X, xp.matrix_transpose(delta)), axis=0).T
-            self.weight.add_grad(xp.reshape(dW, self.weight.shape))
+            weight_backward(xp.sum(xp.matmul(X, xp.matrix_transpose(delta)), axis=0).T)
             if self.bias is not None:
                 self.bias.add_grad(xp.sum(delta, axis=(0, 2)))
             return col2im(xp.matmul(W.T, delta), x.shape, *window)
 
         return images(xp.reshape(y, (oh, self.out_channels, ow, -1))), backward
+
+    def matrix(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
+        """W as a matrix (out, in·kh·kw), and what adds to `weight.grad`, given ∂L/∂W."""
+
+        def backward(dW: Array) -> None:
+            self.weight.add_grad(xp.reshape(dW, self.weight.shape))
+
+        return xp.reshape(self.weight.data, (self.out_channels, -1)), backward
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

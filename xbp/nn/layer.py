@@ -16,8 +16,10 @@ from xbp.backend import (
     Backend,
     Namespace,
     array_namespace,
+    as_numbers,
     backend_of,
     dtype_name,
+    is_floating,
     to_numpy,
     whereabouts,
 )
@@ -97,13 +99,19 @@ class Layer:
         BackendError
             `x` belongs to another library, or lies on another device, than a parameter.
         InputError
-            `x` is no array, or has another dtype than a parameter.
+            `x` is no array, is not floating-point, or has another dtype than a parameter.
         """
         xp = array_namespace(x)
+        if not is_floating(x):
+            msg = (
+                f"{self} needs floating-point input, got {dtype_name(x.dtype)}; "
+                "convert it with xbp.asarray(x, dtype=…)"
+            )
+            raise InputError(msg)
         for value in vars(self).values():
-            if type(value) is Parameter:
+            if isinstance(value, Parameter):
                 data = value.data
-                if type(data) is not type(x) or data.device != x.device:
+                if array_namespace(data) is not xp or data.device != x.device:
                     msg = (
                         f"{self} got input on {whereabouts(x)}, but its parameters are on "
                         f"{whereabouts(data)}; move the model with .to(…) or the input with "
@@ -133,22 +141,26 @@ class Layer:
                         yield f"{name}.{index}", item
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(name, Parameter) pairs, each Parameter once, under its first name."""
+        """(name, Parameter) pairs of all that is trainable, each once, under its first name."""
         seen: set[int] = set()
         for name, parameter in self._all_names(""):
-            if id(parameter) not in seen:
+            if parameter.trainable and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield name, parameter
 
     def parameters(self) -> list[Parameter]:
-        """Each Parameter once, in the order of `named_parameters`."""
+        """Each trainable Parameter once, in the order of `named_parameters`."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def _all_names(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
-        """As `named_parameters`, but a shared Parameter comes under each of its names."""
+        """All Parameters, constants too; a shared one comes under each of its names."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield prefix + name, value
+            elif isinstance(value, list | tuple):
+                for index, item in enumerate(value):
+                    if isinstance(item, Parameter):
+                        yield f"{prefix}{name}.{index}", item
         for name, child in self.children():
             yield from child._all_names(f"{prefix}{name}.")
 
@@ -164,15 +176,17 @@ class Layer:
         Raises
         ------
         InputError
-            A name is missing or unknown, or a shape differs. Nothing has been changed then.
+            A name is missing or unknown, a shape differs, or something holds no numbers. Nothing
+            has been changed then.
         """
         own = dict(self._all_names(""))
+        state = {name: as_numbers(value) for name, value in state.items()}
         problems = [f"{name!r} is missing" for name in own if name not in state]
         problems += [f"{name!r} is unknown" for name in state if name not in own]
         problems += [
-            f"{name!r} has shape {tuple(state[name].shape)} in place of {own[name].shape}"
+            f"{name!r} has shape {state[name].shape} in place of {own[name].shape}"
             for name in own
-            if name in state and tuple(state[name].shape) != own[name].shape
+            if name in state and state[name].shape != own[name].shape
         ]
         if problems:
             msg = f"the state does not fit this {type(self).__name__}: {', '.join(problems)}"
@@ -185,19 +199,19 @@ class Layer:
 
         Make an optimizer after this: its state stays where the parameters were when it was made.
         """
-        for parameter in self.parameters():
+        for _, parameter in self._all_names(""):
             parameter.to(backend, device=device)
         return self
 
     def astype(self: L, dtype: Any) -> L:
         """Convert all parameters to a dtype, e.g. ``"float64"``, in place; returns the layer."""
-        for parameter in self.parameters():
+        for _, parameter in self._all_names(""):
             parameter.astype(dtype)
         return self
 
     def backend(self) -> Backend | None:
         """Where the first parameter lives; None for a layer that has none."""
-        first = next(self.named_parameters(), None)
+        first = next(self._all_names(""), None)
         return None if first is None else backend_of(first[1].data)
 
     # --- how it shows itself ---

@@ -9,16 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xbp.arguments import choice, number
-from xbp.backend import (
-    Array,
-    Namespace,
-    array_namespace,
-    dtype_name,
-    on_host,
-    to_numpy,
-    whereabouts,
-)
+from xbp.arguments import choice, number, positive
+from xbp.backend import Array, Namespace, array_namespace, dtype_name, whereabouts
 from xbp.errors import BackendError, InputError
 
 
@@ -45,12 +37,12 @@ class Loss:
         InputError
         """
 
-    def namespace(self, prediction: Array, target: Array) -> Namespace:
+    def namespace(self, prediction: Array, target: Array, name: str = "target") -> Namespace:
         """The common Array API namespace of both; mixing libraries or devices is an error."""
         xp = array_namespace(prediction)
         if array_namespace(target) is not xp or target.device != prediction.device:
             msg = (
-                f"{self} got a prediction on {whereabouts(prediction)} and a target on "
+                f"{self} got a prediction on {whereabouts(prediction)} and a {name} on "
                 f"{whereabouts(target)}; move one of them with xbp.asarray(…)"
             )
             raise BackendError(msg)
@@ -63,12 +55,17 @@ class Loss:
         return xp
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        options = ", ".join(f"{name}={_shown(value)}" for name, value in vars(self).items())
         return f"{type(self).__name__}({options})"
 
 
-class RegressionLoss(Loss):
-    """factor · reduction of ℓ(y - t) over all entries; a subclass is one `formula` for ℓ.
+def _shown(value: Any) -> str:
+    """An option, on one line."""
+    return f"array of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+
+
+class EntrywiseLoss(Loss):
+    """factor · reduction of ℓ(y, t) over all entries.
 
     Parameters
     ----------
@@ -80,7 +77,7 @@ class RegressionLoss(Loss):
     Notes
     -----
     `prediction` and `target` have the same shape; a target of another dtype is converted. The
-    gradient is factor · ℓ′(y - t) / count, with the same count as the reduction.
+    gradient is factor · ∂ℓ/∂y / count, with the same count as the reduction.
 
     Raises
     ------
@@ -92,12 +89,8 @@ class RegressionLoss(Loss):
         self.reduction = choice("reduction", reduction, ("mean", "sum", "batchmean"))
         self.factor = number("factor", factor)
 
-    def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
-        """ℓ and ℓ′ for each entry of y - t."""
-        msg = f"{type(self).__name__} has no formula; define formula(self, xp, difference)"
-        raise NotImplementedError(msg)
-
-    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+    def matched(self, prediction: Array, target: Array) -> tuple[Namespace, Array]:
+        """The namespace of both, and the target in the prediction's dtype; shapes must agree."""
         xp = self.namespace(prediction, target)
         if prediction.shape != target.shape:
             msg = (
@@ -105,10 +98,13 @@ class RegressionLoss(Loss):
                 f"got {tuple(target.shape)}"
             )
             raise InputError(msg)
-        values, slopes = self.formula(xp, prediction - xp.astype(target, prediction.dtype))
-        count = {"mean": math.prod(values.shape), "sum": 1, "batchmean": values.shape[0]}
-        scale = self.factor / count[self.reduction]
-        return scale * xp.sum(values), scale * slopes
+        return xp, xp.astype(target, prediction.dtype)
+
+    def scale(self, prediction: Array) -> float:
+        """What the sum over all entries is multiplied by: factor / count."""
+        shape: tuple[int, ...] = prediction.shape
+        count = {"mean": math.prod(shape), "sum": 1, "batchmean": shape[0]}
+        return self.factor / count[self.reduction]
 
     def check(self, prediction: Array, target: Array) -> None:
         if prediction.shape[1:] != target.shape[1:]:
@@ -118,6 +114,24 @@ class RegressionLoss(Loss):
                 f"model's output, got {tuple(target.shape)}"
             )
             raise InputError(msg)
+
+
+class RegressionLoss(EntrywiseLoss):
+    """factor · reduction of ℓ(y - t) over all entries; a subclass is one `formula` for ℓ.
+
+    See `EntrywiseLoss` for the parameters and errors.
+    """
+
+    def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
+        """ℓ and ℓ′ for each entry of y - t."""
+        msg = f"{type(self).__name__} has no formula; define formula(self, xp, difference)"
+        raise NotImplementedError(msg)
+
+    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        xp, target = self.matched(prediction, target)
+        values, slopes = self.formula(xp, prediction - target)
+        scale = self.scale(prediction)
+        return scale * xp.sum(values), scale * slopes
 
 
 class MSELoss(RegressionLoss):
@@ -130,7 +144,7 @@ class MSELoss(RegressionLoss):
     ``MSELoss("batchmean", factor=½)``  1/2N Σ_n ‖y_n - t_n‖²
     ==================================  ========================================
 
-    See `RegressionLoss` for the parameters.
+    See `EntrywiseLoss` for the parameters.
 
     Examples
     --------
@@ -148,102 +162,35 @@ class MSELoss(RegressionLoss):
 class L1Loss(RegressionLoss):
     """Absolute error ℓ = |y - t|, ℓ′ = sign(y - t), which is 0 at the kink y = t, as in PyTorch.
 
-    See `RegressionLoss` for the parameters.
+    See `EntrywiseLoss` for the parameters.
     """
 
     def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
         return xp.abs(difference), xp.sign(difference)
 
 
-class CrossEntropyLoss(Loss):
-    """Softmax and cross-entropy in one: L_n = -Σ_c t_nc log p_nc with p = softmax(z).
+class HuberLoss(RegressionLoss):
+    """ℓ = ½ d² for |d| ≤ delta, else delta (|d| - ½ delta), with d = y - t (Huber 1964).
 
-    For integer labels t is one-hot, so L_n = -log p_n,label. The gradient is
-    ∂L_n/∂z_n = p_n Σ_c t_nc - t_n, that is p - t (Bishop 2006, eq. 4.109). log p is computed as
-    z - max z - log Σ e^(z - max z), which is finite and accurate for any finite logits.
+    ℓ′ is d cut to ±delta, without a jump; in its terms ℓ = ℓ′ (d - ½ ℓ′).
+
+    ===================================  ==================================
+    ``HuberLoss(delta=b)``               as in PyTorch
+    ``HuberLoss(delta=b, factor=1/b)``   PyTorch's ``SmoothL1Loss(beta=b)``
+    ===================================  ==================================
 
     Parameters
     ----------
-    reduction : {"mean", "sum"}, default "mean"
-        Over the samples.
-
-    Notes
-    -----
-    `prediction` holds logits (N, C); `target` holds integer labels (N,) from 0 to C - 1, or
-    probabilities (N, C). A label out of range is an error where values can be read without waiting
-    for a device; on a device it makes the loss nan, and `check` is the door that refuses it.
-
-    Raises
-    ------
-    InputError
-        For shapes that do not fit, labels out of range, or an unknown reduction.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xbp import nn
-    >>> value, gradient = nn.CrossEntropyLoss()(np.zeros((1, 4)), np.array([1]))
-    >>> round(float(value), 6), gradient.tolist()
-    (1.386294, [[0.25, -0.75, 0.25, 0.25]])
+    reduction, factor
+        See `EntrywiseLoss`.
+    delta : float, default 1
+        Above 0.
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = choice("reduction", reduction, ("mean", "sum"))
+    def __init__(self, reduction: str = "mean", *, factor: float = 1.0, delta: float = 1.0) -> None:
+        super().__init__(reduction, factor=factor)
+        self.delta = positive("delta", delta)
 
-    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
-        xp = self.namespace(prediction, target)
-        self._check_shapes(prediction, target)
-        if target.ndim == 1:
-            if on_host(target):
-                self._check_labels(prediction, target)
-            target = one_hot(xp, target, prediction.shape[1], prediction.dtype)
-        else:
-            target = xp.astype(target, prediction.dtype)
-        shifted = prediction - xp.max(prediction, axis=1, keepdims=True)
-        log_p = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
-        scale = 1 / prediction.shape[0] if self.reduction == "mean" else 1.0
-        value = -scale * xp.sum(target * log_p)
-        return value, scale * (xp.exp(log_p) * xp.sum(target, axis=1, keepdims=True) - target)
-
-    def check(self, prediction: Array, target: Array) -> None:
-        self._check_shapes(prediction, target, same_length=False)
-        if target.ndim == 1:
-            self._check_labels(prediction, target)
-            return
-        xp = array_namespace(target)
-        sums = xp.sum(xp.astype(target, xp.float64), axis=1)
-        wrong = xp.any(target < 0) | xp.any(xp.abs(sums - 1) > 1e-3)
-        if bool(to_numpy(wrong)):
-            msg = f"{self} needs probabilities: no entry below 0, each row summing to 1"
-            raise InputError(msg)
-
-    def _check_shapes(self, prediction: Array, target: Array, *, same_length: bool = True) -> None:
-        if prediction.ndim != 2:
-            msg = f"{self} needs logits of shape (N, C), got {tuple(prediction.shape)}"
-            raise InputError(msg)
-        integer = array_namespace(target).isdtype(target.dtype, "integral")
-        fits = integer if target.ndim == 1 else target.shape[1:] == prediction.shape[1:]
-        if not fits or (same_length and target.shape[0] != prediction.shape[0]):
-            n, c = prediction.shape if same_length else ("N", prediction.shape[1])
-            msg = (
-                f"{self} needs integer labels of shape ({n},) or probabilities of shape "
-                f"({n}, {c}), got shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}"
-            )
-            raise InputError(msg)
-
-    def _check_labels(self, prediction: Array, labels: Array) -> None:
-        xp, classes = array_namespace(labels), prediction.shape[1]
-        low, high = int(to_numpy(xp.min(labels))), int(to_numpy(xp.max(labels)))
-        if low < 0 or high >= classes:
-            msg = (
-                f"{self} needs labels from 0 to {classes - 1} for {classes} classes, "
-                f"got {low if low < 0 else high}"
-            )
-            raise InputError(msg)
-
-
-def one_hot(xp: Namespace, labels: Array, classes: int, dtype: Any) -> Array:
-    """Integer labels (N,) → (N, classes), 1 at the label; a row of nan where it is out of range."""
-    labels = xp.reshape(xp.astype(labels, xp.int64), (-1, 1))
-    hot = xp.astype(labels == xp.arange(classes, device=labels.device), dtype)
-    return xp.where((labels >= 0) & (labels < classes), hot, float("nan"))
+    def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
+        slope = xp.maximum(xp.minimum(difference, self.delta), -self.delta)
+        return slope * (difference - 0.5 * slope), slope

@@ -25,6 +25,10 @@ class Parameter:
     ----------
     data : array
         Of any backend. It is not copied; optimizers update it in place.
+    trainable : bool, default True
+        False makes it a constant: it moves, is converted and is saved with its layer, but is not
+        among `Layer.parameters`, so that no optimizer made afterwards changes it, and takes no
+        gradient. May be set later, to freeze what has been learned.
 
     Attributes
     ----------
@@ -42,11 +46,13 @@ class Parameter:
     [2.0, 4.0]
     """
 
-    __slots__ = ("data", "grad")
+    __slots__ = ("data", "grad", "trainable")
 
-    def __init__(self, data: Array) -> None:
-        array_namespace(data)  # refuses what is no array
-        self.data = data
+    def __init__(self, data: Array, *, trainable: bool = True) -> None:
+        xp = array_namespace(data)  # refuses what is no array
+        # A numpy scalar cannot be updated in place; the array of it can.
+        self.data = data if hasattr(data, "__setitem__") else xp.asarray(data)
+        self.trainable = trainable
         self.grad: Array | None = None
 
     @classmethod
@@ -77,7 +83,8 @@ class Parameter:
                 "check the backward that computed it"
             )
             raise InputError(msg)
-        self.grad = grad if self.grad is None else self.grad + grad
+        if self.trainable:
+            self.grad = grad if self.grad is None else self.grad + grad
 
     def zero_grad(self) -> None:
         """Forget the gradient: the next backward starts anew."""

@@ -37,3 +37,42 @@ class Flatten(Layer):
             return xp.reshape(dy, x.shape)
 
         return xp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))), backward
+
+
+class Last(Layer):
+    """(N, T, …) → (N, …): the last time step; ∂L/∂x is ∂L/∂y there, and 0 before it.
+
+    After a recurrent layer it makes a Sequential a classifier of sequences. (Of a bidirectional
+    one, the reverse half of the last step has read that step only.)
+
+    Raises
+    ------
+    InputError
+        The input has no time axis, or no time step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> y, backward = nn.Last().forward(np.array([[[1.0], [2.0]]]))
+    >>> y.tolist(), backward(y).tolist()
+    ([[2.0]], [[[0.0], [2.0]]])
+    """
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp = self.namespace(x)
+        if x.ndim < 2 or x.shape[1] == 0:
+            msg = (
+                f"{self} expects input (N, T, …) of at least one time step, "
+                f"got shape {tuple(x.shape)}"
+            )
+            raise InputError(msg)
+
+        def backward(dy: Array) -> Array:
+            dx = xp.zeros(x.shape, dtype=dy.dtype, device=dy.device)
+            dx[:, -1, ...] = dy
+            return dx
+
+        return x[:, -1, ...], backward

@@ -1,4 +1,15 @@
-"""Adam."""
+"""Adam and its kin: an average of the gradients, divided by a scale of its own for each entry.
+
+p ← p - η m̂ / s, where each member says how `mean` m̂ and `scale` s are formed:
+
+    =======  =======================================  =========================================
+    Adam     m̂ = m / (1 - β₁ᵗ)                        s = √v̂ + ε
+    AdamW    the same                                 the same, with the decay of p set apart
+    Adamax   the same                                 s = max(β₂ s, abs(g) + ε)
+    NAdam    of m as it will be, after Nesterov       as Adam
+    RAdam    as Adam                                  as Adam, and 1 while v̂ is unreliable
+    =======  =======================================  =========================================
+"""
 
 from __future__ import annotations
 
@@ -10,18 +21,18 @@ from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Optimizer, State
+from xbp.optim.optimizer import LearningRate, Optimizer, State, average
 
 
 class Adam(Optimizer):
     """p ← p - η m̂ / (√v̂ + ε): a step of about η along each coordinate.
 
-        g ← g + weight_decay · p
         m ← β₁ m + (1 - β₁) g,      m̂ = m / (1 - β₁ᵗ)
         v ← β₂ v + (1 - β₂) g²,     v̂ = v / (1 - β₂ᵗ)
 
-    Kingma & Ba 2015, algorithm 1; the weight decay is an L2 penalty in the gradient, as in
-    PyTorch's Adam.
+    Kingma & Ba 2015, algorithm 1. With `amsgrad` the largest v so far takes the place of v in v̂,
+    so that no large gradient is forgotten (Reddi, Kale & Kumar 2018, algorithm 2, which divides
+    neither m nor v by 1 - βᵗ; PyTorch does, and so does this).
 
     Parameters
     ----------
@@ -33,7 +44,10 @@ class Adam(Optimizer):
     eps : float, default 1e-8
         ε.
     weight_decay : float, default 0
-        Factor of an L2 penalty ½‖p‖².
+        Factor of an L2 penalty ½‖p‖², as in PyTorch's Adam.
+    amsgrad : bool, default False
+    decoupled_weight_decay : bool, default False
+        True is AdamW.
 
     Raises
     ------
@@ -59,28 +73,237 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        decoupled_weight_decay: bool = False,
     ) -> None:
-        super().__init__(parameters, lr)
+        decoupled = decoupled_weight_decay
+        super().__init__(parameters, lr, weight_decay, decoupled_weight_decay=decoupled)
         pair = isinstance(betas, tuple | list) and len(betas) == 2
         if not pair or not all(isinstance(b, Real) and 0 <= b < 1 for b in betas):
             msg = f"betas must be two numbers of at least 0 and below 1, got {betas!r}"
             raise InputError(msg)
         self.betas = (float(betas[0]), float(betas[1]))
         self.eps = number("eps", eps, least=0)
-        self.weight_decay = number("weight_decay", weight_decay, least=0)
+        self.amsgrad = amsgrad
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
-        if self.weight_decay:
-            g = g + self.weight_decay * p
-        if not state:
-            state |= {"m": xp.zeros_like(p), "v": xp.zeros_like(p)}
-        (beta1, beta2), m, v = self.betas, state["m"], state["v"]
-        m *= beta1
-        m += (1 - beta1) * g
-        v *= beta2
-        v += (1 - beta2) * g * g
-        m_hat_scale, v_hat_scale = 1 / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
-        p -= lr * m_hat_scale * m / (v_hat_scale * xp.sqrt(v) + self.eps)
+        average(state["m"], self.betas[0], g)
+        p -= self.mean(state["m"], g, lr, t) / self.scale(xp, g, state, t)
+
+    def mean(self, m: Array, g: Array, lr: float, t: int) -> Array:
+        """η m̂."""
+        return lr / (1 - self.betas[0] ** t) * m
+
+    def scale(self, xp: Namespace, g: Array, state: State, t: int) -> Array:
+        """What m̂ is divided by."""
+        beta2, v = self.betas[1], state["v"]
+        average(v, beta2, g, g)
+        if self.amsgrad:
+            state["v_max"][...] = xp.maximum(state["v_max"], v)
+            v = state["v_max"]
+        return 1 / math.sqrt(1 - beta2**t) * xp.sqrt(v) + self.eps
 
     def state_names(self) -> tuple[str, ...]:
-        return ("m", "v")
+        return ("m", "v", *("v_max",) * self.amsgrad)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p ← p - ηλp, then the step of Adam.
+
+    The decay is the same for all entries, where an L2 penalty in the gradient would be divided by
+    √v̂ too. Loshchilov & Hutter 2019, algorithm 2, with λ times the rate, as in PyTorch.
+
+    Parameters
+    ----------
+    parameters, lr, betas, eps, amsgrad
+        As for `Adam`.
+    weight_decay : float, default 0.01
+        λ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn, optim
+    >>> p = nn.Parameter(np.array([1.0]))
+    >>> optimizer = optim.AdamW([p], lr=0.1, weight_decay=0.5)
+    >>> p.add_grad(np.array([0.0]))
+    >>> optimizer.step()  # no gradient, only the decay
+    >>> p.data.tolist()
+    [0.95]
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: LearningRate = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        amsgrad: bool = False,
+    ) -> None:
+        super().__init__(
+            parameters, lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay=True
+        )
+
+
+class Adamax(Adam):
+    """p ← p - η m̂ / u: Adam with the largest gradient in place of the mean square.
+
+        u ← max(β₂ u, |g| + ε)      entry by entry
+
+    Kingma & Ba 2015, algorithm 2, which has no ε; with PyTorch's, an entry without any gradient
+    stays where it is, where the paper has 0 / 0.
+
+    Parameters
+    ----------
+    parameters, betas, eps, weight_decay
+        As for `Adam`.
+    lr : float or schedule, default 0.002
+        η.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn, optim
+    >>> p = nn.Parameter(np.array([1.0, 1.0, 1.0]))
+    >>> optimizer = optim.Adamax([p], lr=0.1)
+    >>> p.add_grad(np.array([0.01, 100.0, 0.0]))
+    >>> optimizer.step()  # the norm is each entry's own
+    >>> p.data.round(6).tolist()
+    [0.9, 0.9, 1.0]
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: LearningRate = 0.002,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, weight_decay)
+
+    def scale(self, xp: Namespace, g: Array, state: State, t: int) -> Array:
+        u = state["u"]
+        u[...] = xp.maximum(self.betas[1] * u, xp.abs(g) + self.eps)
+        return u
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("m", "u")
+
+
+class NAdam(Adam):
+    """p ← p - η m̂ / (√v̂ + ε): Adam with Nesterov's momentum, which looks one step ahead.
+
+        μ_t = β₁ (1 - ½ · 0.96^(ψt)),     Π_t = μ_1 μ_2 ⋯ μ_t
+        m̂ = (1 - μ_t) g / (1 - Π_t) + μ_(t+1) m / (1 - Π_(t+1)),     m and v̂ as in Adam
+
+    Dozat 2016, algorithm 2, as in PyTorch: m is averaged with β₁ in place of the paper's μ_t, and
+    v̂ is Adam's, where the paper multiplies it by β₂. Π_t follows from t and is not part of the
+    state; PyTorch rounds it to float32, unless that is not its default dtype.
+
+    Parameters
+    ----------
+    parameters, betas, eps, weight_decay, decoupled_weight_decay
+        As for `Adam`.
+    lr : float or schedule, default 0.002
+        η.
+    momentum_decay : float, default 0.004
+        ψ, by which μ grows from about β₁/2 to β₁; 0 keeps it at β₁/2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn, optim
+    >>> p = nn.Parameter(np.array([1.0]))
+    >>> optimizer = optim.NAdam([p], lr=0.1, betas=(0.5, 0.9), momentum_decay=0.0)
+    >>> p.add_grad(np.array([123.0]))
+    >>> optimizer.step()  # m̂ = g + (0.25 · 0.5 / (1 - 0.25²)) g
+    >>> p.data.round(6).tolist()
+    [0.886667]
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: LearningRate = 0.002,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 0.004,
+        *,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        decoupled = decoupled_weight_decay
+        super().__init__(parameters, lr, betas, eps, weight_decay, decoupled_weight_decay=decoupled)
+        self.momentum_decay = number("momentum_decay", momentum_decay, least=0)
+        self._products = [1.0]
+
+    def mean(self, m: Array, g: Array, lr: float, t: int) -> Array:
+        now = lr * (1 - self.mu(t)) / (1 - self.product(t))
+        ahead = lr * self.mu(t + 1) / (1 - self.product(t + 1))
+        return now * g + ahead * m
+
+    def mu(self, t: int) -> float:
+        """μ_t."""
+        return self.betas[0] * (1 - 0.5 * math.pow(0.96, self.momentum_decay * t))
+
+    def product(self, t: int) -> float:
+        """Π_t, from those before it; none is kept beyond the first 0."""
+        products = self._products
+        while len(products) <= t and products[-1]:
+            products.append(products[-1] * self.mu(len(products)))
+        return products[t] if t < len(products) else 0.0
+
+
+class RAdam(Adam):
+    """p ← p - η r m̂ / √v̂ once v̂ can be relied on, and p ← p - η m̂ before.
+
+        ρ_∞ = 2 / (1 - β₂) - 1,     ρ_t = ρ_∞ - 2t β₂ᵗ / (1 - β₂ᵗ)
+        r = √((ρ_t - 4)(ρ_t - 2) ρ_∞ / ((ρ_∞ - 4)(ρ_∞ - 2) ρ_t))     if ρ_t > 5
+
+    m̂ and v̂ are Adam's; r grows from near 0 to 1, and takes the place of a warm-up of the rate.
+    Liu et al. 2020, algorithm 2, as in PyTorch: its threshold is 5, as in the authors' code, where
+    the paper has 4; and it divides by (√v + ε) / √(1 - β₂ᵗ), where the paper has no ε.
+
+    Parameters
+    ----------
+    parameters, lr, betas, eps, weight_decay, decoupled_weight_decay
+        As for `Adam`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn, optim
+    >>> p = nn.Parameter(np.array([1.0]))
+    >>> optimizer = optim.RAdam([p], lr=0.1)
+    >>> p.add_grad(np.array([2.0]))
+    >>> optimizer.step()  # the first five steps are those of momentum
+    >>> p.data.round(6).tolist()
+    [0.8]
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: LearningRate = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        decoupled = decoupled_weight_decay
+        super().__init__(parameters, lr, betas, eps, weight_decay, decoupled_weight_decay=decoupled)
+
+    def scale(self, xp: Namespace, g: Array, state: State, t: int) -> Array:
+        beta2, v = self.betas[1], state["v"]
+        average(v, beta2, g, g)
+        unbias = 1 - beta2**t
+        last = 2 / (1 - beta2) - 1
+        now: float = last - 2 * t * beta2**t / unbias
+        if now <= 5:
+            return 1.0
+        r = math.sqrt((now - 4) * (now - 2) * last / ((last - 4) * (last - 2) * now))
+        return (xp.sqrt(v) + self.eps) / (math.sqrt(unbias) * r)

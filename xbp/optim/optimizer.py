@@ -1,7 +1,8 @@
-"""What all optimizers share: parameters, state, the learning rate, and how they are saved."""
+"""What all optimizers share: parameters, state, rate, weight decay, and how they are saved."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeAlias
@@ -33,6 +34,11 @@ class Optimizer:
     parameters : iterable of Parameter
         As from ``model.parameters()``. Move the model to its backend first.
     lr : float or schedule
+        η.
+    weight_decay : float, default 0
+        λ, the factor of an L2 penalty ½‖p‖²: g ← g + λp before the rule sees g.
+    decoupled_weight_decay : bool, default False
+        In its place p ← p - ηλp, which the rule does not see (Loshchilov & Hutter 2019).
 
     Attributes
     ----------
@@ -42,10 +48,18 @@ class Optimizer:
     Raises
     ------
     InputError
-        There are no parameters, one comes twice, or something is not a Parameter.
+        There are no parameters, one comes twice, or something is not a Parameter; a hyperparameter
+        is out of range.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], lr: LearningRate) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: LearningRate,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
         self.parameters = list(parameters)
         for index, parameter in enumerate(self.parameters):
             if not isinstance(parameter, Parameter):
@@ -59,6 +73,8 @@ class Optimizer:
             msg = "an optimizer needs at least one parameter; this model has none"
             raise InputError(msg)
         self.lr = lr
+        self.weight_decay = number("weight_decay", weight_decay, least=0)
+        self.decoupled_weight_decay = decoupled_weight_decay
         self.steps = 0
         self.state: list[State] = [{} for _ in self.parameters]
         self.counts = [0] * len(self.parameters)  # a parameter without gradient is not counted
@@ -88,9 +104,9 @@ class Optimizer:
         Parameters
         ----------
         p, g : array
-            Parameter and gradient.
+            Parameter and gradient; g is not to be changed.
         state : dict
-            This parameter's arrays, empty at first; updated in place from then on.
+            This parameter's arrays by their `state_names`, zeros at first; to be updated in place.
         lr : float
         t : int
             Which update of this parameter it is: 1, 2, 3, …
@@ -104,14 +120,26 @@ class Optimizer:
         """Update every parameter that has a gradient."""
         lr = self.lr
         for index, parameter in enumerate(self.parameters):
+            self._check_place(index, parameter.data)  # all of them, before any is changed
+        for index, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
-            self._check_place(index, parameter.data)
             self.counts[index] += 1
-            xp = array_namespace(parameter.data)
-            state, t = self.state[index], self.counts[index]
-            self.update(xp, parameter.data, parameter.grad, state, lr, t)
+            p, state, t = parameter.data, self.state[index], self.counts[index]
+            xp = array_namespace(p)
+            if not state:
+                state |= {name: xp.zeros_like(p) for name in self.state_names()}
+            self.update(xp, p, self._decay(p, parameter.grad, lr), state, lr, t)
         self.steps += 1
+
+    def _decay(self, p: Array, g: Array, lr: float) -> Array:
+        """The gradient with the penalty's; decoupled, the gradient alone and `p` decayed."""
+        if not self.weight_decay:
+            return g
+        if not self.decoupled_weight_decay:
+            return g + self.weight_decay * p
+        p *= 1 - lr * self.weight_decay
+        return g
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -186,5 +214,11 @@ class Optimizer:
         return int(host.item())
 
     def state_names(self) -> tuple[str, ...]:
-        """The names that `update` puts into its `state` at a parameter's first update."""
+        """The names of the arrays, of a parameter's shape, that `update` keeps in its `state`."""
         return ()
+
+
+def average(mean: Array, beta: float, *factors: Array) -> None:
+    """An exponential average, in place: mean ← β · mean + (1 - β) · product of the factors."""
+    mean *= beta
+    mean += math.prod(factors, start=1 - beta)

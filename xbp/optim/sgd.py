@@ -59,25 +59,20 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, lr)
+        super().__init__(parameters, lr, weight_decay)
         self.momentum = number("momentum", momentum, least=0)
         self.dampening = number("dampening", dampening)
         self.nesterov = nesterov
-        self.weight_decay = number("weight_decay", weight_decay, least=0)
         if nesterov and (momentum == 0 or dampening != 0):
             msg = "nesterov needs a momentum above 0 and no dampening"
             raise InputError(msg)
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
-        if self.weight_decay:
-            g = g + self.weight_decay * p
         if self.momentum:
-            if "velocity" not in state:
-                state["velocity"] = xp.asarray(g, copy=True)
-            else:
-                state["velocity"] *= self.momentum
-                state["velocity"] += (1 - self.dampening) * g
-            g = g + self.momentum * state["velocity"] if self.nesterov else state["velocity"]
+            v = state["velocity"]
+            v *= self.momentum
+            v += g if t == 1 else (1 - self.dampening) * g
+            g = g + self.momentum * v if self.nesterov else v
         p -= lr * g
 
     def state_names(self) -> tuple[str, ...]:

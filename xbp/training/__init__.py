@@ -2,7 +2,7 @@
 
 from xbp.training.callbacks import Callback, Convergence, EarlyStopping
 from xbp.training.history import History
-from xbp.training.metrics import accuracy
+from xbp.training.metrics import accuracy, binary_accuracy
 from xbp.training.progress import ProgressBar
 from xbp.training.trainer import Trainer
 from xbp.training.weights import load_weights, save_weights
@@ -15,6 +15,7 @@ __all__ = [
     "ProgressBar",
     "Trainer",
     "accuracy",
+    "binary_accuracy",
     "load_weights",
     "save_weights",
 ]

@@ -24,7 +24,8 @@ def accuracy(prediction: Array, target: Array) -> Array:
     Raises
     ------
     InputError
-        The shapes do not fit.
+        The shapes do not fit; or C = 1, where the largest output says nothing: see
+        `binary_accuracy`.
 
     Examples
     --------
@@ -39,6 +40,9 @@ def accuracy(prediction: Array, target: Array) -> Array:
             f"got shapes {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
         raise InputError(msg)
+    if prediction.shape[1] == 1:
+        msg = "accuracy needs outputs for two classes or more; for a single one use binary_accuracy"
+        raise InputError(msg)
     labels = target if target.ndim == 1 else xp.argmax(target, axis=1)
     if not xp.isdtype(labels.dtype, "integral"):
         msg = f"accuracy needs integer labels, got {dtype_name(labels.dtype)}"
@@ -47,8 +51,50 @@ def accuracy(prediction: Array, target: Array) -> Array:
     return xp.mean(xp.astype(right, xp.float64))  # so that counts stay exact in epoch averages
 
 
+def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) -> Array:
+    """The share of entries that are above the threshold where the target is 1, and only there.
+
+    Parameters
+    ----------
+    prediction : array
+        Logits; or probabilities, with ``threshold=0.5``.
+    target : array of the same shape
+        0 or 1; any other value counts as missed.
+    threshold : float, default 0
+        An entry that equals it counts as class 0. The logit 0 is the probability ½.
+
+    Notes
+    -----
+    For logits, ``Trainer(…, metrics=[binary_accuracy])``. For the output of a Sigmoid layer fix
+    the threshold in a function of your own: above 0 such outputs always are.
+
+    Raises
+    ------
+    InputError
+        The shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(binary_accuracy(np.array([[2.0], [-1.0]]), np.array([[1], [1]])))
+    0.5
+    """
+    xp = array_namespace(prediction)
+    if prediction.shape != target.shape:
+        msg = (
+            f"binary_accuracy needs targets of the prediction's shape {tuple(prediction.shape)}, "
+            f"got {tuple(target.shape)}"
+        )
+        raise InputError(msg)
+    right = xp.astype(prediction > threshold, xp.float64) == xp.astype(target, xp.float64)
+    return xp.mean(xp.astype(right, xp.float64))  # as in accuracy
+
+
 METRICS: dict[str, Metric] = {"accuracy": accuracy}
-"""The metrics that `Trainer` knows by name."""
+"""The metrics that `Trainer` knows by name.
+
+`binary_accuracy` is not among them: a name does not say whether outputs are logits.
+"""
 
 
 def find_metric(metric: str | Metric) -> tuple[str, Metric]:

@@ -1,0 +1,153 @@
+"""Losses: equality with PyTorch's, kinks, inputs of ±1e4, targets and weights that do not fit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xbp
+from xbp import nn
+from xbp.errors import BackendError, InputError
+
+WEIGHTS = [0.5, 2.0, 0.0]
+
+PAIRS: list[tuple[Any, Any]] = [
+    (nn.MSELoss(), lambda t: t.nn.MSELoss()),
+    (nn.L1Loss("sum"), lambda t: t.nn.L1Loss(reduction="sum")),
+    (nn.HuberLoss(), lambda t: t.nn.HuberLoss()),
+    (nn.HuberLoss("sum", delta=0.5), lambda t: t.nn.HuberLoss(reduction="sum", delta=0.5)),
+    (nn.HuberLoss(factor=1 / 2.5, delta=2.5), lambda t: t.nn.SmoothL1Loss(beta=2.5)),
+    (nn.BCEWithLogitsLoss(), lambda t: t.nn.BCEWithLogitsLoss()),
+    (nn.BCEWithLogitsLoss("sum"), lambda t: t.nn.BCEWithLogitsLoss(reduction="sum")),
+    (
+        nn.BCEWithLogitsLoss(pos_weight=2.5),
+        lambda t: t.nn.BCEWithLogitsLoss(pos_weight=t.tensor(2.5)),
+    ),
+    (
+        nn.BCEWithLogitsLoss(pos_weight=np.array(WEIGHTS)),
+        lambda t: t.nn.BCEWithLogitsLoss(pos_weight=t.tensor(WEIGHTS, dtype=t.float64)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=[repr(ours) for ours, _ in PAIRS])
+def test_values_and_gradients_equal_pytorchs(ours: nn.Loss, theirs: Any) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    prediction = np.concatenate([np.linspace(-30, 30, 60), 3 * rng.normal(size=60)]).reshape(40, 3)
+    target = rng.uniform(size=(40, 3))
+    target[:10], target[10:20] = 0.0, 1.0
+    target[20] = prediction[20]  # where the error is 0
+    target[21] = prediction[21] + 0.5  # where Huber's formulas meet
+    target[20:22] = target[20:22] if isinstance(ours, nn.RegressionLoss) else 0.5
+    leaf = torch.tensor(prediction, requires_grad=True)
+    expected = theirs(torch)(leaf, torch.tensor(target))
+    expected.backward()
+    value, gradient = ours(prediction, target)
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-12)
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_slopes_at_the_kinks() -> None:
+    zero = np.zeros(1)
+    assert nn.L1Loss()(zero, zero) == (0, 0)
+    assert nn.HuberLoss()(zero, zero) == (0, 0)
+    assert nn.HuberLoss(delta=2.0)(zero + 2, zero) == (2, 2)  # ½·2², where the tangent begins
+    assert nn.HuberLoss(delta=2.0)(zero - 3, zero) == (4, -2)  # 2 (3 - 1)
+
+
+def test_huber_is_half_the_square_inside_and_delta_times_l1_far_out() -> None:
+    near, far, zero = np.array([0.1, -0.2]), np.array([1e6, -1e6]), np.zeros(2)
+    assert nn.HuberLoss()(near, zero)[0] == nn.MSELoss(factor=0.5)(near, zero)[0]
+    value, gradient = nn.HuberLoss(delta=3.0)(far, zero)
+    assert value == 3 * 1e6 - 4.5
+    np.testing.assert_array_equal(gradient, nn.L1Loss(factor=3.0)(far, zero)[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_binary_cross_entropy_is_exact_at_large_logits(dtype: str) -> None:
+    logits = np.array([1e4, -1e4, 1e4, -1e4, 0.0], dtype)
+    target = np.array([1, 0, 0, 1, 1])
+    value, gradient = nn.BCEWithLogitsLoss("sum")(logits, target)
+    # 0 + 0 + 10⁴ + 10⁴ + log 2, rounded when summed.
+    assert value == pytest.approx(2e4 + math.log(2), rel=2 * float(np.finfo(dtype).eps))
+    assert gradient.dtype == logits.dtype
+    assert gradient.tolist() == [0, 0, 1, -1, -0.5]
+
+
+def test_binary_cross_entropy_keeps_the_digits_of_small_losses() -> None:
+    """A right and certain answer: ℓ = log(1 + e^-40) and its gradient, e^-40 to 17 digits."""
+    for logit, t in ((40.0, 1.0), (-40.0, 0.0)):
+        for weight in (1.0, 0.1):  # 40 p - 40 p would leave 1e-15
+            p = weight if t else 1.0
+            loss = nn.BCEWithLogitsLoss(pos_weight=weight)
+            value, gradient = loss(np.array([logit]), np.array([t]))
+            assert value == pytest.approx(p * math.exp(-40), rel=1e-15, abs=0)
+            slope = -p * math.exp(-40) if t else math.exp(-40)
+            assert gradient[0] == pytest.approx(slope, rel=1e-15, abs=0)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64", "uint8", "float32"])
+def test_targets_of_any_dtype_are_converted(dtype: str) -> None:
+    logits, target = np.array([[0.5], [-1.0]]), np.array([[1], [0]])
+    expected = nn.BCEWithLogitsLoss()(logits, target.astype(float))
+    found = nn.BCEWithLogitsLoss()(logits, target.astype(dtype))
+    assert found[0] == expected[0]
+    assert found[1].tolist() == expected[1].tolist()
+    nn.BCEWithLogitsLoss().check(logits, target.astype(dtype))
+
+
+def test_a_weight_counts_an_event_as_often_as_it_says() -> None:
+    logits, events = np.array([0.3, -0.7, 1.1]), np.array([1.0, 0.0, 1.0])
+    doubled = np.array([0.3, 0.3, -0.7, 1.1, 1.1]), np.array([1.0, 1.0, 0.0, 1.0, 1.0])
+    value = nn.BCEWithLogitsLoss("sum", pos_weight=2)(logits, events)[0]
+    # Sums of five terms of order 1 in another order.
+    assert value == pytest.approx(nn.BCEWithLogitsLoss("sum")(*doubled)[0], rel=1e-15)
+
+
+Z = np.zeros((2, 3))
+
+
+def check(target: Any) -> None:
+    nn.BCEWithLogitsLoss().check(Z, np.asarray(target))
+
+
+BAD = [
+    (lambda: nn.HuberLoss(delta=0), "delta must be a finite number above 0, got 0"),
+    (lambda: nn.HuberLoss("huber"), "'mean', 'sum', 'batchmean', got 'huber'"),
+    (lambda: nn.HuberLoss(factor=float("nan")), "factor must be a finite number, got nan"),
+    (lambda: nn.HuberLoss()(Z, Z[:1]), r"shape \(2, 3\), got \(1, 3\)"),
+    (lambda: nn.BCEWithLogitsLoss("none"), "'mean', 'sum', 'batchmean', got 'none'"),
+    (lambda: nn.BCEWithLogitsLoss()(Z, Z[:, 0]), r"shape \(2, 3\), got \(2,\)"),
+    (lambda: nn.BCEWithLogitsLoss()(np.zeros((2, 1), int), Z[:, :1]), "floating-point"),
+    (lambda: nn.BCEWithLogitsLoss()(Z[:0], Z[:0]), "at least one sample"),
+    (lambda: nn.BCEWithLogitsLoss(pos_weight=-1), "pos_weight must be .* from 0, got -1"),
+    (lambda: nn.BCEWithLogitsLoss(pos_weight=[1.0]), r"pos_weight must be .*got \[1.0\]"),
+    (
+        lambda: nn.BCEWithLogitsLoss(pos_weight=np.ones(2))(Z, Z),
+        r"pos_weight=array of shape \(2,\)\) needs a pos_weight of shape \(3,\)",
+    ),
+    (lambda: nn.BCEWithLogitsLoss(pos_weight=Z)(Z, Z), r"pos_weight of shape \(3,\)"),
+    (lambda: check(np.zeros((5, 4))), r"targets of shape \(N, 3\).*\(5, 4\)"),
+    (lambda: check([[0, 1, 2]]), "targets from 0 to 1"),
+    (lambda: check([[0, -1, 1]]), "targets from 0 to 1"),
+    (lambda: check([[0, float("nan"), 1]]), "targets from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), BAD, ids=[sentence for _, sentence in BAD])
+def test_bad_input_gets_one_sentence(call: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_a_weight_elsewhere_is_named() -> None:
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        weight = xbp.asarray(WEIGHTS)
+    with pytest.raises(BackendError, match=r"on numpy.* a pos_weight on array_api_strict"):
+        nn.BCEWithLogitsLoss(pos_weight=weight)(Z, Z)

@@ -1,0 +1,72 @@
+"""LeNet-5 as it was in 1998: the layers, the connections of C3, and the codes of the digits."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from xbp import nn
+from xbp.initializers import lenet_uniform, zeros
+from xbp.random import Generator
+
+TABLE_I = """
+X...XXX..XXXX.XX
+XX...XXX..XXXX.X
+XXX...XXX..X.XXX
+.XXX..XXXX..X.XX
+..XXX..XXXX.XX.X
+...XXX..XXXX.XXX
+"""
+"""A row for each map of S2, a column for each of C3: which of the former the latter looks at."""
+
+CONNECTIONS = [[mark == "X" for mark in column] for column in zip(*TABLE_I.split(), strict=True)]
+
+FIGURE_3 = """
+.#####. ...##.. .#####. ####### .#####. .#####. ..####. ####### .#####. .#####.
+....... ..###.. ....... .....## ....... ....... .##.... .....## ##...## ##..###
+..###.. .####.. .#####. ....##. ....... ####### ##..... .....## ##...## ##...##
+.##.##. ...##.. ##...## ...##.. .##..## ##..... ##..... ....##. ##...## ##...##
+##...## ...##.. #....## ..####. .##..## ##..... ######. ...##.. .#####. ##..###
+##...## ...##.. ....##. .....## ###..## .####.. ###..## ...##.. ##...## .######
+##...## ...##.. ..###.. .....## ##...## ..####. ##...## ..##... ##...## .....##
+##...## ...##.. .##.... .....## ##...## .....## ##...## ..##... ##...## .....##
+.##.##. ...##.. ##..... ##...## ##..### ##...## ###..## ..##... ##...## ....##.
+..###.. .###### ####### .#####. .###### .#####. .#####. ..##... .#####. .####..
+....... ....... ....... ....... .....## ....... ....... ....... ....... .......
+....... ....... ....... ....... .....## ....... ....... ....... ....... .......
+"""
+"""The digits in 7 × 12 pixels. Where a digit would look like a letter, it has a bar above it.
+
+They are the digits of the paper's figure 3 as "LeNet-from-Scratch" (mattwang44) and others after it
+have copied them; they have not been compared with the printed figure.
+"""
+
+CODES = [
+    [1 if pixel == "#" else -1 for row in rows for pixel in row]
+    for rows in zip(*(line.split() for line in FIGURE_3.strip().splitlines()), strict=True)
+]
+"""What F6 is to give for each digit: 84 numbers, 1 where the pixel is black and -1 where white."""
+
+
+def layers(dtype: Any, rng: Generator) -> list[nn.Layer]:
+    """The layers of `LeNet5(variant="1998")`."""
+    options: dict[str, Any] = {"dtype": dtype, "rng": rng, "weight_init": lenet_uniform}
+    subsampling = options | {"weight_init": partial(lenet_uniform, fan_in=4)}
+    biased = options | {"bias_init": zeros}
+    return [
+        nn.Conv2d(1, 6, 5, padding=2, **biased),
+        nn.ScaledTanh(),
+        nn.Subsample2d(6, **subsampling),
+        nn.ScaledTanh(),
+        nn.PartialConv2d(CONNECTIONS, 5, **options),
+        nn.ScaledTanh(),
+        nn.Subsample2d(16, **subsampling),
+        nn.ScaledTanh(),
+        nn.Conv2d(16, 120, 5, **biased),
+        nn.ScaledTanh(),
+        nn.Flatten(),
+        nn.Linear(120, 84, **biased),
+        nn.ScaledTanh(),
+        nn.EuclideanRBF(CODES, dtype=dtype),
+        nn.Negation(),
+    ]

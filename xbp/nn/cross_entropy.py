@@ -1,0 +1,194 @@
+"""Cross-entropy losses: of a softmax over classes, of a sigmoid for each entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xbp.arguments import choice, number
+from xbp.backend import Array, Namespace, array_namespace, dtype_name, on_host, to_numpy
+from xbp.errors import InputError
+from xbp.nn.losses import EntrywiseLoss, Loss
+from xbp.primitives import sigmoid
+
+
+class CrossEntropyLoss(Loss):
+    """Softmax and cross-entropy in one: L_n = -Σ_c t_nc log p_nc with p = softmax(z).
+
+    For integer labels t is one-hot, so L_n = -log p_n,label. The gradient is
+    ∂L_n/∂z_n = p_n Σ_c t_nc - t_n, that is p - t (Bishop 2006, eq. 4.109). log p is computed as
+    z - max z - log Σ e^(z - max z), which is finite and accurate for any finite logits.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}, default "mean"
+        Over the samples.
+
+    Notes
+    -----
+    `prediction` holds logits (N, C); `target` holds integer labels (N,) from 0 to C - 1, or
+    probabilities (N, C). A label out of range is an error where values can be read without waiting
+    for a device; on a device it makes the loss nan, and `check` is the door that refuses it.
+
+    Raises
+    ------
+    InputError
+        For shapes that do not fit, labels out of range, or an unknown reduction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> value, gradient = nn.CrossEntropyLoss()(np.zeros((1, 4)), np.array([1]))
+    >>> round(float(value), 6), gradient.tolist()
+    (1.386294, [[0.25, -0.75, 0.25, 0.25]])
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        self.reduction = choice("reduction", reduction, ("mean", "sum"))
+
+    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        xp = self.namespace(prediction, target)
+        self._check_shapes(prediction, target)
+        if target.ndim == 1:
+            if on_host(target):
+                self._check_labels(prediction, target)
+            target = one_hot(xp, target, prediction.shape[1], prediction.dtype)
+        else:
+            target = xp.astype(target, prediction.dtype)
+        log_p = self.log_p(xp, prediction)
+        scale = 1 / prediction.shape[0] if self.reduction == "mean" else 1.0
+        value = -scale * xp.sum(target * log_p)
+        return value, scale * (xp.exp(log_p) * xp.sum(target, axis=1, keepdims=True) - target)
+
+    def log_p(self, xp: Namespace, logits: Array) -> Array:
+        """The logarithms of p; the gradient holds for any p = e^z / (constant + Σ e^z)."""
+        shifted = logits - xp.max(logits, axis=1, keepdims=True)
+        return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+
+    def check(self, prediction: Array, target: Array) -> None:
+        self._check_shapes(prediction, target, same_length=False)
+        if target.ndim == 1:
+            self._check_labels(prediction, target)
+            return
+        xp = array_namespace(target)
+        sums = xp.sum(xp.astype(target, xp.float64), axis=1)
+        wrong = xp.any(target < 0) | xp.any(xp.abs(sums - 1) > 1e-3)
+        if bool(to_numpy(wrong)):
+            msg = f"{self} needs probabilities: no entry below 0, each row summing to 1"
+            raise InputError(msg)
+
+    def _check_shapes(self, prediction: Array, target: Array, *, same_length: bool = True) -> None:
+        if prediction.ndim != 2:
+            msg = f"{self} needs logits of shape (N, C), got {tuple(prediction.shape)}"
+            raise InputError(msg)
+        integer = array_namespace(target).isdtype(target.dtype, "integral")
+        fits = integer if target.ndim == 1 else target.shape[1:] == prediction.shape[1:]
+        if not fits or (same_length and target.shape[0] != prediction.shape[0]):
+            n, c = prediction.shape if same_length else ("N", prediction.shape[1])
+            msg = (
+                f"{self} needs integer labels of shape ({n},) or probabilities of shape "
+                f"({n}, {c}), got shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}"
+            )
+            raise InputError(msg)
+
+    def _check_labels(self, prediction: Array, labels: Array) -> None:
+        xp, classes = array_namespace(labels), prediction.shape[1]
+        low, high = int(to_numpy(xp.min(labels))), int(to_numpy(xp.max(labels)))
+        if low < 0 or high >= classes:
+            msg = (
+                f"{self} needs labels from 0 to {classes - 1} for {classes} classes, "
+                f"got {low if low < 0 else high}"
+            )
+            raise InputError(msg)
+
+
+class BCEWithLogitsLoss(EntrywiseLoss):
+    """Sigmoid and binary cross-entropy in one: ℓ = -p t log σ(x) - (1 - t) log(1 - σ(x)).
+
+    x is a logit, t the target, p the weight of the positive class, 1 unless `pos_weight` is given.
+    The gradient is ∂ℓ/∂x = (1 - t) σ(x) - p t σ(-x), for p = 1 that is σ(x) - t (Bishop 2006,
+    eq. 4.91). As -log σ(±x) = max(∓x, 0) + log1p(e^-|x|), ℓ is computed as
+
+        p t max(-x, 0) + (1 - t) max(x, 0) + (p t + 1 - t) log1p(e^-|x|),
+
+    which for p = 1 is max(x, 0) - x t + log1p(e^-|x|). Nothing in it overflows or cancels.
+
+    Parameters
+    ----------
+    reduction, factor
+        See `EntrywiseLoss`.
+    pos_weight : float or array (C,), default 1
+        At least 0; above 1 it favours recall, below 1 precision. An array holds one for each
+        entry of the last axis, and lies where the predictions do.
+
+    Notes
+    -----
+    `prediction` holds logits, `target` numbers from 0 to 1 (or booleans) of the same shape. There
+    is no loss for probabilities that a Sigmoid layer has made already: where they have rounded to
+    0 or 1, the loss is infinite and its gradient lost.
+
+    Raises
+    ------
+    InputError
+        For shapes that differ, a bad reduction or weight; by `check` for targets outside 0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> loss = nn.BCEWithLogitsLoss("sum")
+    >>> value, gradient = loss(np.array([0.0, 1000.0]), np.array([1.0, 0.0]))
+    >>> round(float(value), 6), gradient.tolist()
+    (1000.693147, [-0.5, 1.0])
+    """
+
+    def __init__(
+        self,
+        reduction: str = "mean",
+        *,
+        factor: float = 1.0,
+        pos_weight: float | Array = 1.0,
+    ) -> None:
+        super().__init__(reduction, factor=factor)
+        if getattr(pos_weight, "ndim", 0) == 0:
+            pos_weight = number("pos_weight", pos_weight, least=0)
+        self.pos_weight = pos_weight
+
+    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        xp, target = self.matched(prediction, target)
+        x, positive, negative = prediction, self._weight(prediction) * target, 1 - target
+        losses = (
+            positive * xp.maximum(-x, 0.0)
+            + negative * xp.maximum(x, 0.0)
+            + (positive + negative) * xp.log1p(xp.exp(-xp.abs(x)))
+        )
+        scale = self.scale(x)
+        return scale * xp.sum(losses), scale * (negative * sigmoid(x) - positive * sigmoid(-x))
+
+    def check(self, prediction: Array, target: Array) -> None:
+        super().check(prediction, target)
+        xp = array_namespace(target)
+        target = xp.astype(target, xp.float64)
+        if not bool(to_numpy(xp.all((target >= 0) & (target <= 1)))):
+            msg = f"{self} needs targets from 0 to 1"
+            raise InputError(msg)
+
+    def _weight(self, prediction: Array) -> float | Array:
+        """p, a float or an array that broadcasts against the prediction."""
+        if isinstance(self.pos_weight, float):
+            return self.pos_weight
+        xp = self.namespace(prediction, self.pos_weight, "pos_weight")
+        if self.pos_weight.shape != prediction.shape[-1:]:
+            msg = (
+                f"{self} needs a pos_weight of shape {tuple(prediction.shape[-1:])}: "
+                "one for each entry of the prediction's last axis"
+            )
+            raise InputError(msg)
+        return xp.astype(self.pos_weight, prediction.dtype)
+
+
+def one_hot(xp: Namespace, labels: Array, classes: int, dtype: Any) -> Array:
+    """Integer labels (N,) → (N, classes), 1 at the label; a row of nan where it is out of range."""
+    labels = xp.reshape(xp.astype(labels, xp.int64), (-1, 1))
+    hot = xp.astype(labels == xp.arange(classes, device=labels.device), dtype)
+    return xp.where((labels >= 0) & (labels < classes), hot, float("nan"))

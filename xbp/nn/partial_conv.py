@@ -1,0 +1,123 @@
+"""A convolution in which an output map looks at some of the input maps only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from xbp.backend import Array, Namespace, asarray
+from xbp.errors import InputError
+from xbp.initializers import Initializer, fan_in_uniform, map_by_map, zeros
+from xbp.nn.conv import Conv2d
+from xbp.nn.parameter import Parameter
+from xbp.nn.windowed import Size, Windowed
+from xbp.random import Seed, generator
+
+
+class PartialConv2d(Conv2d):
+    """y[n, o] = b[o] + Σ_c W[o, c] ⋆ x[n, c], the sum over those c that o is connected to.
+
+    With the kernels of the connections as rows of a matrix w, in the order in which they stand in
+    the table, and the constant P[oc, k] = 1 where k is the connection of o and c, else 0:
+
+        W = P w,   ∂L/∂w = Pᵀ ∂L/∂W.
+
+    So W, in which a missing connection is a kernel of zeros, is that of a `Conv2d`, but what is
+    learned has no more numbers than there are connections. (LeCun, Bottou, Bengio & Haffner 1998,
+    table I: maps with different inputs come to extract different features.)
+
+    Parameters
+    ----------
+    connections : table (out_channels, in_channels) of booleans
+        ``connections[o][c]`` says whether output map o looks at input map c.
+    kernel_size, stride, padding, bias, dtype, rng
+        As for `Conv2d`.
+    weight_init : callable, default `fan_in_uniform`
+        From `xbp.initializers`; draws map by map, so that a map's fan-in counts its own inputs.
+    bias_init : callable, default `zeros`
+
+    Attributes
+    ----------
+    weight : Parameter (connections, kh, kw)
+    bias : Parameter (out_channels,) or None
+    placement : Parameter (out_channels · in_channels, connections)
+        P, which is not trainable.
+
+    Notes
+    -----
+    Input (N, in_channels, H, W), output (N, out_channels, OH, OW), as for `Conv2d`. The product
+    is the dense one: connections that are left out save parameters, not time.
+
+    Raises
+    ------
+    InputError
+        The table is not rectangular, holds other things than booleans, or a map has no input; and
+        as `Conv2d`.
+
+    Examples
+    --------
+    >>> from xbp import nn
+    >>> layer = nn.PartialConv2d([[True, False], [True, True]], kernel_size=5, rng=0)
+    >>> layer.weight.shape, layer.bias.shape
+    ((3, 5, 5), (2,))
+    """
+
+    def __init__(
+        self,
+        connections: Iterable[Iterable[bool]],
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        bias: bool = True,
+        *,
+        dtype: Any = "float32",
+        rng: Seed = None,
+        weight_init: Initializer = fan_in_uniform,
+        bias_init: Initializer = zeros,
+    ) -> None:
+        Windowed.__init__(self, kernel_size, stride, padding)
+        table = _checked(connections)
+        self.out_channels, self.in_channels = len(table), len(table[0])
+        rng = generator(rng)
+        inputs = [sum(row) for row in table]
+        init = partial(map_by_map, inputs=inputs, init=weight_init)
+        self.weight = Parameter.draw((sum(inputs), *self.kernel_size), init, rng, dtype)
+        self.bias = Parameter.draw((len(table),), bias_init, rng, dtype) if bias else None
+        flat = [linked for row in table for linked in row]
+        columns = [place for place, linked in enumerate(flat) if linked]
+        P = [[float(place == column) for column in columns] for place in range(len(flat))]
+        self.placement = Parameter(asarray(P, dtype=dtype), trainable=False)
+
+    def matrix(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
+        P = self.placement.data
+        w = xp.reshape(self.weight.data, (self.weight.shape[0], -1))
+
+        def backward(dW: Array) -> None:
+            dw = xp.matmul(P.T, xp.reshape(dW, (P.shape[0], -1)))
+            self.weight.add_grad(xp.reshape(dw, self.weight.shape))
+
+        return xp.reshape(xp.matmul(P, w), (self.out_channels, -1)), backward
+
+    def options(self) -> str:
+        return f"{super().options()}, {self.weight.shape[0]} connections"
+
+
+def _checked(connections: Iterable[Iterable[bool]]) -> list[list[bool]]:
+    """The table as lists, each row of the same length and with a True in it."""
+    try:
+        table = [list(row) for row in connections]
+    except TypeError:
+        table = []
+    lengths = {len(row) for row in table}
+    if len(lengths) != 1 or not all(linked in (0, 1) for row in table for linked in row):
+        msg = (
+            "connections must be a table of booleans with a row for each output map and a column "
+            f"for each input map, got {connections!r}"
+        )
+        raise InputError(msg)
+    for o, row in enumerate(table):
+        if not any(row):
+            msg = f"connections leaves output map {o} without an input; give it one, or drop it"
+            raise InputError(msg)
+    return [[bool(linked) for linked in row] for row in table]

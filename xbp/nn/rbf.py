@@ -1,0 +1,117 @@
+"""Output units that measure the distance to a code for each class, and the loss that goes with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xbp.arguments import number
+from xbp.backend import Array, Namespace, asarray
+from xbp.errors import InputError
+from xbp.nn.cross_entropy import CrossEntropyLoss
+from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.parameter import Parameter
+
+
+class EuclideanRBF(Layer):
+    """y_i = Σ_j (x_j - w_ij)², the squared distance of x to each of some fixed codes w_i.
+
+    y_i is a penalty: -½ y_i is, but for a constant, the log-likelihood of x under a unit Gaussian
+    around w_i, and the class of the least is the answer. ∂L/∂x_j = 2 Σ_i (x_j - w_ij) ∂L/∂y_i.
+    (LeCun, Bottou, Bengio & Haffner 1998, eq. 7.)
+
+    Parameters
+    ----------
+    codes : array or nested sequence (classes, features)
+        Not trainable: could they move, all of them and x would collapse into one point.
+    dtype : dtype, default "float32"
+
+    Attributes
+    ----------
+    codes : Parameter (classes, features)
+        Moved, converted and saved with the layer, but not among its `parameters`.
+
+    Notes
+    -----
+    Input (…, features), output (…, classes).
+
+    Raises
+    ------
+    InputError
+        In the constructor for codes that are no matrix, in forward for another number of features
+        or dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer = nn.EuclideanRBF([[-1, 1], [1, 1]], dtype="float64")
+    >>> y, backward = layer.forward(np.array([[-1.0, 0.0]]))
+    >>> y.tolist(), backward(np.array([[1.0, 0.0]])).tolist(), layer.parameters()
+    ([[1.0, 5.0]], [[0.0, -2.0]], [])
+    """
+
+    def __init__(self, codes: Any, *, dtype: Any = "float32") -> None:
+        array = asarray(codes, dtype=dtype)
+        if array.ndim != 2 or 0 in array.shape:
+            msg = f"codes must have the shape (classes, features), got {tuple(array.shape)}"
+            raise InputError(msg)
+        self.codes = Parameter(array, trainable=False)
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp = self.namespace(x)
+        w = self.codes.data
+        if x.ndim == 0 or x.shape[-1] != w.shape[1]:
+            msg = f"{self} expects input (…, {w.shape[1]}), got shape {tuple(x.shape)}"
+            raise InputError(msg)
+        away = xp.expand_dims(x, axis=-2) - w  # (…, classes, features)
+
+        def backward(dy: Array) -> Array:
+            return 2 * xp.sum(away * xp.expand_dims(dy, axis=-1), axis=-2)
+
+        return xp.sum(away * away, axis=-1), backward
+
+    def options(self) -> str:
+        classes, features = self.codes.shape
+        return f"{classes} codes of {features}"
+
+
+class RejectingCrossEntropyLoss(CrossEntropyLoss):
+    """L_n = -z_label + log(e^-j + Σ_c e^z_c): cross-entropy beside a "rubbish" class of logit -j.
+
+    With the penalties y = -z this is the discriminative criterion of LeCun, Bottou, Bengio &
+    Haffner 1998, eq. 9. It pulls the penalty of the right class down towards 0 for as long as it
+    is above j, even when all others are higher, and leaves those alone that are far above j. The
+    gradient is p - t as ever, with p_c = e^z_c / (e^-j + Σ_c e^z_c), which sum to less than 1.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}, default "mean"
+        Over the samples.
+    penalty : float, default 1
+        j, that of rubbish.
+
+    Notes
+    -----
+    `prediction` holds z = -y; the rest is as for `CrossEntropyLoss`, labels and errors too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> loss = nn.RejectingCrossEntropyLoss(penalty=0.0)
+    >>> value, gradient = loss(np.array([[0.0, 0.0]]), np.array([1]))
+    >>> round(float(value), 6), gradient.round(6).tolist()  # of three classes that are equal
+    (1.098612, [[0.333333, -0.666667]])
+    """
+
+    def __init__(self, reduction: str = "mean", *, penalty: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.penalty = number("penalty", penalty)
+
+    def log_p(self, xp: Namespace, logits: Array) -> Array:
+        peak = xp.maximum(xp.max(logits, axis=1, keepdims=True), -self.penalty)
+        rubbish = xp.exp(-self.penalty - peak)
+        shifted = logits - peak
+        return shifted - xp.log(rubbish + xp.sum(xp.exp(shifted), axis=1, keepdims=True))

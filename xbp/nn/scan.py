@@ -1,0 +1,345 @@
+"""The scan that all recurrent layers share: over time, and backward through time.
+
+A cell is elementwise: its `step` makes the next state from the state and from two projections,
+p of the input and q of the state, and returns its own backward. The scan makes the projections (p
+for all time steps in one matrix product), runs the step over time, and its backward through time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar, TypeAlias
+
+from xbp.arguments import integer
+from xbp.backend import Array, Namespace, array_namespace, dtype_name, whereabouts
+from xbp.errors import BackendError, InputError
+from xbp.initializers import uniform
+from xbp.nn.dropout import Dropout
+from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.parameter import Parameter
+from xbp.random import Seed, as_stream, generator
+
+States: TypeAlias = "tuple[Array, ...]"
+"""(h,) or (h, c)."""
+
+StepBackward: TypeAlias = "Callable[..., tuple[Array, Array, tuple[Array | None, ...]]]"
+"""From ∂L/∂(next states) to ∂L/∂p, ∂L/∂q, and ∂L/∂(states) by ways other than q (None: no way)."""
+
+ScanBackward: TypeAlias = "Callable[[Array, States], tuple[Array, States]]"
+"""From ∂L/∂h of all time steps and ∂L/∂(last states) to ∂L/∂x and ∂L/∂(first states)."""
+
+RunBackward: TypeAlias = "Callable[..., tuple[Array, Any]]"
+"""``dx, dstate0 = backward(dy, dstate=None)``."""
+
+
+class Recurrent(Layer):
+    """Base of all recurrent layers. A new one defines `step`, `gates` and, if it has two, `states`.
+
+    In each of num_layers layers and in each direction, for t = 1 … T,
+
+        p_t = W_ih x_t + b_ih,   q_t = W_hh h_{t-1} + b_hh,   (h_t, …) = step(p_t, q_t, h_{t-1}, …)
+
+    and with δ = ∂L/∂q_t, γ = ∂L/∂p_t from the step's backward (Werbos 1990, backpropagation
+    through time)
+
+        ∂L/∂h_{t-1} = W_hhᵀ δ_t + what the step passes on,   ∂L/∂x_t = W_ihᵀ γ_t,
+        ∂L/∂W_hh = Σ δ_t h_{t-1}ᵀ,  ∂L/∂b_hh = Σ δ_t,  ∂L/∂W_ih = Σ γ_t x_tᵀ,  ∂L/∂b_ih = Σ γ_t.
+
+    The next layer reads h_1 … h_T. A bidirectional layer (Schuster & Paliwal 1997) has a second
+    set of weights that reads from the last time step to the first; the two outputs of a time step
+    stand side by side.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    num_layers : int, default 1
+    bias : bool, default True
+    bidirectional : bool, default False
+    dropout : float, default 0
+        Probability with which training drops each output of every layer but the last.
+    truncate : int, optional
+        k: backpropagation through time is truncated. Time is cut into chunks of k steps, [0, k),
+        [k, 2k), …, in every layer and direction alike. States are carried across the borders,
+        but count as constants there: no gradient crosses one, so that it flows through at most k
+        steps, and that of the initial state comes from the chunk next to it. It is the sum of the
+        gradients of the chunks run one after the other. None: through all time steps.
+    dtype : dtype, default "float32"
+    rng : int, numpy.random.Generator or None
+        Seed of the initial weights, all from U(-1/√hidden_size, 1/√hidden_size), as in PyTorch.
+
+    Attributes
+    ----------
+    weight_ih_l0, … : Parameter (gates · hidden_size, input_size)
+        ``_l1``, … for the layers above, whose input is hidden_size · directions wide, and
+        ``_l0_reverse``, … for the other direction: PyTorch's names, so state dicts load.
+    weight_hh_l0, … : Parameter (gates · hidden_size, hidden_size)
+    bias_ih_l0, bias_hh_l0, … : Parameter (gates · hidden_size,)
+
+    Notes
+    -----
+    Input (N, T, input_size), output (N, T, hidden_size · directions): the batch comes first,
+    always. The initial states are 0; `run` takes and gives them.
+
+    Raises
+    ------
+    InputError
+        In the constructor for values out of range; in a call for input of another shape or dtype,
+        sequences of length 0, or states that do not fit.
+
+    Examples
+    --------
+    A cell of one's own, the leaky average h_t = ½ h_{t-1} + ½ (p_t + q_t):
+
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> class Leaky(nn.Recurrent):
+    ...     gates = 1
+    ...
+    ...     def step(self, xp, p, q, *states):
+    ...         return (0.5 * (states[0] + p + q),), lambda dh: (0.5 * dh, 0.5 * dh, (0.5 * dh,))
+    >>> Leaky(3, 5, num_layers=2, dtype="float64", rng=0)(np.ones((2, 7, 3))).shape
+    (2, 7, 5)
+    """
+
+    gates: ClassVar[int]
+    """How many times hidden_size wide p and q are."""
+
+    states: ClassVar[tuple[str, ...]] = ("h",)
+    """What is carried from step to step; the first is the output."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        truncate: int | None = None,
+        dtype: Any = "float32",
+        rng: Seed = None,
+    ) -> None:
+        self.input_size = integer("input_size", input_size, least=1)
+        self.hidden_size = integer("hidden_size", hidden_size, least=1)
+        self.num_layers = integer("num_layers", num_layers, least=1)
+        self.truncate = None if truncate is None else integer("truncate", truncate, least=1)
+        self.between = Dropout(dropout)
+        self.directions = ("", "_reverse") if bidirectional else ("",)
+        rng, rows = generator(rng), self.gates * self.hidden_size
+        init = partial(uniform, bound=1 / math.sqrt(self.hidden_size))
+        for layer in range(self.num_layers):
+            width = self.hidden_size * len(self.directions) if layer else self.input_size
+            shapes: dict[str, tuple[int, ...]]
+            shapes = {"weight_ih": (rows, width), "weight_hh": (rows, self.hidden_size)}
+            if bias:
+                shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+            for direction in self.directions:
+                for name, shape in shapes.items():
+                    parameter = Parameter.draw(shape, init, rng, dtype)
+                    setattr(self, f"{name}_l{layer}{direction}", parameter)
+
+    def step(
+        self, xp: Namespace, p: Array, q: Array, *states: Array
+    ) -> tuple[States, StepBackward]:
+        """One time step of one layer and direction.
+
+        Parameters
+        ----------
+        xp : module
+        p, q : array (N, gates · hidden_size)
+        *states : array (N, hidden_size)
+            h, …, before the step.
+
+        Returns
+        -------
+        states : tuple of arrays
+            After the step.
+        backward : callable
+            ``dp, dq, (dh, …) = backward(dh, …)``, where the dh returned leaves out the way
+            through q, and is None if that is the only one.
+        """
+        msg = f"{type(self).__name__} has no step; define step(self, xp, p, q, *states)"
+        raise NotImplementedError(msg)
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        (y, _), backward = self.run(x, training=training, rng=rng)
+        return y, lambda dy: backward(dy)[0]
+
+    def run(
+        self, x: Array, state: Any = None, *, training: bool = False, rng: Rng = None
+    ) -> tuple[tuple[Array, Any], RunBackward]:
+        """`forward` from a given state, to be continued from the final one.
+
+        Parameters
+        ----------
+        x : array (N, T, input_size)
+        state : array (num_layers · directions, N, hidden_size), or a pair of them for LSTM
+            Initial h (h and c). The directions of a layer are neighbours, as in PyTorch. None: 0.
+        training, rng
+            As in `forward`.
+
+        Returns
+        -------
+        (y, state) : tuple
+            The output, and the final states: after the last time step, or after the first one in
+            the reverse direction.
+        backward : callable
+            ``dx, dstate0 = backward(dy, dstate=None)``, where `dstate` is ∂L/∂(final state), None
+            meaning 0, and `dstate0` is ∂L/∂(initial state).
+
+        Examples
+        --------
+        Two halves, one after the other, are the whole:
+
+        >>> import numpy as np
+        >>> from xbp import nn
+        >>> layer, x = nn.LSTM(2, 3, dtype="float64", rng=0), np.ones((1, 8, 2))
+        >>> (_, state), _ = layer.run(x[:, :4])
+        >>> (y, _), _ = layer.run(x[:, 4:], state)
+        >>> np.array_equal(y, layer(x)[:, 4:])
+        True
+        """
+        xp, H, D = self.namespace(x), self.hidden_size, len(self.directions)
+        self._check_input(x)
+        initial = self._states(xp, x, state, "initial state")
+        rng = as_stream(rng) if training else None
+        y = xp.permute_dims(x, (1, 0, 2))  # time first: each step's slice is one piece of memory
+        undrops: list[Backward] = []
+        final: list[States] = []  # of each layer and direction, as are the scans' backwards
+        scans: list[ScanBackward] = []
+        for layer in range(self.num_layers):
+            y, undrop = self.between.forward(y, training=training and layer > 0, rng=rng)
+            undrops.append(undrop)
+            outputs = []
+            for direction in self.directions:
+                states = tuple(s[len(scans), ...] for s in initial)
+                (h, last), scan = self._scan(xp, y, states, f"l{layer}{direction}")
+                outputs.append(h)
+                final.append(last)
+                scans.append(scan)
+            y = xp.concat(outputs, axis=2) if D > 1 else outputs[0]
+
+        def backward(dy: Array, dstate: Any = None) -> tuple[Array, Any]:
+            dfinal = self._states(xp, x, dstate, "gradient of the final state")
+            dinitial: list[States] = [()] * len(scans)
+            dy = xp.permute_dims(dy, (1, 0, 2))
+            for layer in reversed(range(self.num_layers)):
+                dx = 0.0
+                for d in range(D):
+                    i, dh = layer * D + d, dy[:, :, d * H : (d + 1) * H]
+                    part, dinitial[i] = scans[i](dh, tuple(ds[i, ...] for ds in dfinal))
+                    dx = dx + part
+                dy = undrops[layer](dx)
+            return xp.permute_dims(dy, (1, 0, 2)), self._stacked(xp, dinitial)
+
+        return (xp.permute_dims(y, (1, 0, 2)), self._stacked(xp, final)), backward
+
+    def _scan(
+        self, xp: Namespace, x: Array, states: States, suffix: str
+    ) -> tuple[tuple[Array, States], ScanBackward]:
+        """One direction of one layer: x (T, N, in) → h (T, N, hidden_size) and the last states."""
+        (T, N, features), width = x.shape, self.gates * self.hidden_size
+        weight_ih, weight_hh = (getattr(self, f"weight_{which}_{suffix}") for which in ("ih", "hh"))
+        bias_ih, bias_hh = (getattr(self, f"bias_{w}_{suffix}", None) for w in ("ih", "hh"))
+        W_ih, W_hh = weight_ih.data, weight_hh.data
+        rows = xp.reshape(x, (T * N, features))
+        P = rows @ W_ih.T
+        if bias_ih is not None:
+            P += bias_ih.data
+        P = xp.reshape(P, (T, N, width))
+        times = range(T - 1, -1, -1) if suffix.endswith("_reverse") else range(T)
+        before: list[Array] = [None] * T
+        after: list[Array] = [None] * T
+        steps: list[StepBackward] = [None] * T  # type: ignore[list-item]
+        for t in times:
+            before[t] = states[0]
+            q = states[0] @ W_hh.T
+            if bias_hh is not None:
+                q += bias_hh.data
+            states, steps[t] = self.step(xp, P[t, ...], q, *states)
+            after[t] = states[0]
+        chunk = self.truncate or T
+        starts = {t for earlier, t in pairwise(times) if earlier // chunk != t // chunk}
+
+        def backward(dh: Array, dstates: States) -> tuple[Array, States]:
+            dp, dq = list(after), list(after)  # each entry is replaced
+            for t in reversed(times):
+                dp[t], dq[t], others = steps[t](dstates[0] + dh[t, ...], *dstates[1:])
+                if t in starts:
+                    dstates = tuple(xp.zeros_like(d) for d in dstates)
+                    continue
+                through_q = dq[t] @ W_hh
+                around = others[0]
+                dstates = (through_q if around is None else through_q + around, *others[1:])
+            same = dp[0] is dq[0]  # as in every cell that adds p and q
+            dP = xp.reshape(xp.stack(dp), (T * N, width))
+            dQ = dP if same else xp.reshape(xp.stack(dq), (T * N, width))
+            weight_ih.add_grad(dP.T @ rows)
+            weight_hh.add_grad(dQ.T @ xp.reshape(xp.stack(before), (T * N, self.hidden_size)))
+            if bias_ih is not None and bias_hh is not None:
+                bias_ih.add_grad(xp.sum(dP, axis=0))
+                bias_hh.add_grad(xp.sum(dQ, axis=0))
+            return xp.reshape(dP @ W_ih, x.shape), dstates
+
+        return (xp.stack(after), states), backward
+
+    # --- states: a tuple inside, PyTorch's form outside ---
+
+    def _stacked(self, xp: Namespace, states: list[States]) -> Any:
+        """For each scan (h, …) → arrays (num_layers · directions, N, hidden_size)."""
+        stacked = tuple(xp.stack(arrays) for arrays in zip(*states, strict=True))
+        return stacked if len(stacked) > 1 else stacked[0]
+
+    def _states(self, xp: Namespace, x: Array, state: Any, what: str) -> States:
+        """The inverse, checked; zeros for None."""
+        shape = (self.num_layers * len(self.directions), x.shape[0], self.hidden_size)
+        if state is None:
+            return (xp.zeros(shape, dtype=x.dtype, device=x.device),) * len(self.states)
+        states = tuple(state) if isinstance(state, tuple | list) else (state,)
+        shapes = [tuple(s.shape) if hasattr(s, "shape") else type(s).__name__ for s in states]
+        if shapes != [shape] * len(self.states):
+            names, got = " and ".join(self.states), " and ".join(map(str, shapes))
+            msg = f"{self} expects as {what} {names} of shape {shape} for this input, got {got}"
+            raise InputError(msg)
+        for s in states:
+            if array_namespace(s) is not xp or s.device != x.device:
+                msg = (
+                    f"{self} got input on {whereabouts(x)} and an {what} on {whereabouts(s)}; "
+                    "move one of them with xbp.asarray(…)"
+                )
+                raise BackendError(msg)
+            if s.dtype != x.dtype:
+                msg = (
+                    f"{self} got {dtype_name(x.dtype)} input and a {dtype_name(s.dtype)} {what}; "
+                    "convert one of them with xbp.asarray(…, dtype=…)"
+                )
+                raise InputError(msg)
+        return states
+
+    def _check_input(self, x: Array) -> None:
+        if x.ndim != 3 or x.shape[2] != self.input_size:
+            msg = f"{self} expects input (N, T, {self.input_size}), got shape {tuple(x.shape)}"
+            raise InputError(msg)
+        if x.shape[1] == 0:
+            msg = (
+                f"{self} got sequences of length 0 (shape {tuple(x.shape)}); "
+                "give at least one time step"
+            )
+            raise InputError(msg)
+
+    def options(self) -> str:
+        shown = {
+            "num_layers": (self.num_layers, 1),
+            "bias": (hasattr(self, "bias_ih_l0"), True),
+            "bidirectional": (len(self.directions) > 1, False),
+            "dropout": (self.between.p, 0.0),
+            "truncate": (self.truncate, None),
+        }
+        extra = [f"{name}={value}" for name, (value, default) in shown.items() if value != default]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *extra])

@@ -1,0 +1,79 @@
+"""Softmax and its logarithm, along one axis."""
+
+from __future__ import annotations
+
+from xbp.arguments import integer
+from xbp.backend import Array, Namespace
+from xbp.errors import InputError
+from xbp.nn.layer import Backward, Layer, Rng
+
+
+class Softmax(Layer):
+    """y_i = e^{x_i} / Σ_j e^{x_j} along one axis.
+
+    Its Jacobian is ∂y_i/∂x_j = y_i (δ_ij - y_j), so ∂L/∂x = y ∘ (dy - Σ_j y_j dy_j).
+    The largest x is subtracted first, which changes nothing but keeps the exponentials finite.
+
+    Parameters
+    ----------
+    axis : int, default -1
+
+    Raises
+    ------
+    InputError
+        The input has no such axis.
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = integer("axis", axis, least=-64)
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp, axis = self.namespace(x), self.axis
+        e = xp.exp(self.shifted(xp, x))
+        y = e / xp.sum(e, axis=axis, keepdims=True)
+
+        def backward(dy: Array) -> Array:
+            return y * (dy - xp.sum(y * dy, axis=axis, keepdims=True))
+
+        return y, backward
+
+    def shifted(self, xp: Namespace, x: Array) -> Array:
+        """`x` less its largest entry along the axis."""
+        if not -x.ndim <= self.axis < x.ndim:
+            msg = f"{self} got input of shape {tuple(x.shape)}, which has no axis {self.axis}"
+            raise InputError(msg)
+        return x - xp.max(x, axis=self.axis, keepdims=True)
+
+    def options(self) -> str:
+        return f"axis={self.axis}"
+
+
+class LogSoftmax(Softmax):
+    """y_i = x_i - log Σ_j e^{x_j} along one axis: the logarithm of `Softmax`.
+
+    Its Jacobian is ∂y_i/∂x_j = δ_ij - e^{y_j}, so ∂L/∂x = dy - e^y Σ_j dy_j. Finite where Softmax
+    has rounded to 0. For training, CrossEntropyLoss includes it.
+
+    Parameters
+    ----------
+    axis : int, default -1
+
+    Raises
+    ------
+    InputError
+        The input has no such axis.
+    """
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp, axis = self.namespace(x), self.axis
+        shifted = self.shifted(xp, x)
+        y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+
+        def backward(dy: Array) -> Array:
+            return dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True)
+
+        return y, backward

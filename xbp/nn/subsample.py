@@ -1,0 +1,100 @@
+"""Subsampling with a coefficient and a bias that are learned."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from xbp.arguments import integer
+from xbp.backend import Array
+from xbp.initializers import Initializer, fan_in_uniform, zeros
+from xbp.nn.layer import Backward, Rng
+from xbp.nn.parameter import Parameter
+from xbp.nn.pool import AvgPool2d
+from xbp.nn.windowed import Size
+from xbp.random import Seed, generator
+
+
+class Subsample2d(AvgPool2d):
+    """y[n, c, r, s] = w[c] Σ_ij x[n, c, r·stride + i, s·stride + j] + b[c].
+
+    Average pooling as it was before 2000: with m for the mean of a window of k = kh·kw entries,
+    y = k w m + b, so ∂L/∂w = k Σ δ m and ∂L/∂b = Σ δ, with δ = ∂L/∂y, and ∂L/∂m = k w δ.
+    (LeCun, Bottou, Bengio & Haffner 1998, section II.B; a squashing function follows there.)
+
+    Parameters
+    ----------
+    channels : int
+    kernel_size : int or (height, width), default 2
+    stride : int or (height, width), optional
+        None is `kernel_size`: windows side by side.
+    padding : int or (height, width), default 0
+        With zeros; at most half of `kernel_size`.
+    dtype : dtype, default "float32"
+    rng : int, numpy.random.Generator or None
+        Seed of the initial coefficients.
+    weight_init, bias_init : callable, optional
+        From `xbp.initializers`. By default U(-1/√k, 1/√k), and zeros. (1/k is average pooling.)
+
+    Attributes
+    ----------
+    weight, bias : Parameter (channels,)
+
+    Notes
+    -----
+    Input (N, channels, H, W), output (N, channels, OH, OW), as for `AvgPool2d`.
+
+    Raises
+    ------
+    InputError
+        For sizes out of range, and in forward for input that is not 4-D, has another number of
+        channels or dtype, or is too small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer = nn.Subsample2d(1, dtype="float64")
+    >>> layer.load_state_dict({"weight": np.array([0.5]), "bias": np.array([-1.0])})
+    >>> layer(np.array([[[[1.0, 2.0], [4.0, 3.0]]]])).tolist()
+    [[[[4.0]]]]
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: Size = 2,
+        stride: Size | None = None,
+        padding: Size = 0,
+        *,
+        dtype: Any = "float32",
+        rng: Seed = None,
+        weight_init: Initializer | None = None,
+        bias_init: Initializer = zeros,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding)
+        self.channels = integer("channels", channels, least=1)
+        weight_init = weight_init or partial(fan_in_uniform, fan_in=math.prod(self.kernel_size))
+        rng = generator(rng)
+        self.weight = Parameter.draw((self.channels,), weight_init, rng, dtype)
+        self.bias = Parameter.draw((self.channels,), bias_init, rng, dtype)
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp = self.namespace(x)
+        self.output_size(x, self.channels)  # refuses another number of channels
+        mean, spread = super().forward(x)
+        k = math.prod(self.kernel_size)
+        w, b = (xp.reshape(p.data, (-1, 1, 1)) for p in (self.weight, self.bias))
+
+        def backward(dy: Array) -> Array:
+            self.weight.add_grad(k * xp.sum(dy * mean, axis=(0, 2, 3)))
+            self.bias.add_grad(xp.sum(dy, axis=(0, 2, 3)))
+            return spread(k * w * dy)
+
+        return k * w * mean + b, backward
+
+    def options(self) -> str:
+        return f"{self.channels}, {super().options()}"

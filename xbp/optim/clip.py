@@ -1,0 +1,56 @@
+"""Gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from xbp.arguments import number
+from xbp.backend import Array, array_namespace
+from xbp.errors import InputError
+from xbp.nn.parameter import Parameter
+
+
+def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
+    """g ← min(1, max_norm / (‖g‖ + 10⁻⁶)) · g, with g all gradients together as one vector.
+
+    Pascanu et al. 2013, algorithm 1, against the explosions of backpropagation through time; the
+    10⁻⁶ is that of PyTorch's clip_grad_norm_, whose results these are. Call it between the
+    backward and the optimizer's step.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        All on one device. Those without a gradient have no part in it.
+    max_norm : float
+        At least 0.
+
+    Returns
+    -------
+    norm : array, 0-d
+        ‖g‖ before clipping, which stays on the device. If it is nan, so are all gradients then.
+
+    Raises
+    ------
+    InputError
+        No parameter has a gradient, or max_norm is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn, optim
+    >>> p = nn.Parameter(np.zeros(2))
+    >>> p.add_grad(np.array([30.0, 40.0]))
+    >>> float(optim.clip_grad_norm([p], max_norm=1.0)), p.grad.round(6).tolist()
+    (50.0, [0.6, 0.8])
+    """
+    max_norm = number("max_norm", max_norm, least=0)
+    owners = [parameter for parameter in parameters if parameter.grad is not None]
+    if not owners:
+        msg = "no parameter has a gradient to clip; run a backward first"
+        raise InputError(msg)
+    xp = array_namespace(owners[0].grad)
+    norm = xp.sqrt(sum(xp.sum(p.grad * p.grad) for p in owners))
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for p in owners:
+        p.grad = xp.astype(scale, p.data.dtype) * p.grad  # a new array: it may be a view
+    return norm
