@@ -18,7 +18,7 @@ import numpy as np
 import xbp
 from xbp import initializers, nn
 
-LAYERS, WIDTH, BATCH = 10, 256, 1000
+LAYERS, WIDTH, BATCH = 10, 256, 200
 WEIGHTS = {
     "too small: N(0, 0.01²)": partial(initializers.normal, std=0.01),
     "U(±1/√n), PyTorch's": initializers.fan_in_uniform,  # the "standard" one of the paper
@@ -68,8 +68,10 @@ for name, (activations, _) in results.items():
     print(f"{name:<24} {saturated:4.0%} of the last layer's activations are beyond ±0.99")
 
 if options.plot:
-    from matplotlib.figure import Figure  # an optional dependency: pip install matplotlib
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     figure = Figure(figsize=(10, 1.8 * len(results)), layout="constrained")
     axes = figure.subplots(len(results), 2, sharex="col")
     for row, (name, curves) in zip(axes, results.items(), strict=True):
@@ -83,6 +85,6 @@ if options.plot:
         row[0].set(title=name, ylim=(0, 4))
     axes[-1, 0].set_xlabel("activation")
     axes[-1, 1].set_xlabel("log₁₀ |∂L/∂z|")
-    axes[0, 1].legend(fontsize="x-small", loc="upper left", ncols=2)
+    axes[2, 1].legend(fontsize="x-small", loc="upper left", ncols=2)
     figure.savefig(options.plot)
     print(f"\nhistograms written to {options.plot}")

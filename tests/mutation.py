@@ -1,6 +1,6 @@
 """Break every backward formula on purpose, one place at a time, and count what the tests catch.
 
-    python tests/mutation.py
+    PYTHONPATH=. python tests/mutation.py
 
 A mutant is a copy of a module of xbp.nn in which, inside a backward (or the derivative of an
 activation, or the gradient of a loss), one expression is scaled by 1.01, one term of a sum or one

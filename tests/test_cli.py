@@ -222,7 +222,15 @@ class TestTraining:
 
     @pytest.mark.parametrize(
         "changed",
-        [{"seed": 1}, {"lr": 0.001}, {"limit": 200}, {"dtype": "float64"}, {"batch_size": 60}],
+        [
+            {"seed": 1},
+            {"lr": 0.001},
+            {"limit": 200},
+            {"dtype": "float64"},
+            {"batch_size": 60},
+            {"activation": "tanh"},
+            {"pool": "average"},
+        ],
     )
     def test_each_option_changes_the_run(self, trained, command, small, tmp_path, changed):
         folder, _ = trained
@@ -249,6 +257,17 @@ class TestTraining:
         result = command(*options(broken, tmp_path / "out", epochs=1, classes=12))
         assert result.code == 0, result
         assert load_weights(tmp_path / "out" / "model.safetensors")["11.bias"].shape == (12,)
+
+    def test_the_network_of_1998_has_its_own_loss(self, command, small, tmp_path):
+        result = command(*options(small, tmp_path, variant=1998, epochs=1))
+        assert result.code == 0, result
+        assert re.search(r"^ +total +60,000 *$", result.out, re.MULTILINE)
+        model = xbp.models.LeNet5(variant="1998")
+        model.load_state_dict(load_weights(tmp_path / "model.safetensors"))
+        _, (x, y) = load_mnist(small)
+        value, _ = nn.RejectingCrossEntropyLoss()(model(standardize_images(x)), y)
+        # One batch here, another order of summation there, in float32.
+        assert float(rows(tmp_path)[-1]["val_loss"]) == pytest.approx(float(value), rel=1e-5)
 
     @pytest.mark.parametrize("name", ["array_api_strict", "torch", "cupy"])
     def test_other_backends_agree(self, trained, command, small, tmp_path, name):
@@ -344,6 +363,9 @@ class TestMistakes:
             ("dtype", "int8", ("--dtype", "'float32'", "'float64'", "'int8'")),
             ("limit", 0, ("--limit", "at least 1", "0")),
             ("classes", 1, ("--classes", "at least 2", "1")),
+            ("activation", "sine", ("activation", "'relu'", "'tanh'", "'sine'")),
+            ("pool", "min", ("pool", "'max'", "'average'", "'min'")),
+            ("variant", 1989, ("variant", "'1998'", "'1989'")),
             ("backend", "no-such", ("'no-such'", "'numpy'", "'cupy'")),
             ("device", "cuda:1", ("'numpy'", "'cuda:1'", "'cpu'")),
         ],

@@ -92,6 +92,48 @@ def test_an_option_scales_the_weights(name: str, option: str, value: float, fact
     np.testing.assert_allclose(draw(name, **options), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (3, 2, 5, 5), (64, 2, 3, 3)])
+def test_orthogonal_weights_have_orthonormal_rows_or_columns(shape: tuple[int, ...]) -> None:
+    drawn = draw("orthogonal", shape, gain=3.0)
+    assert drawn.shape == shape
+    assert drawn.dtype == np.float64
+    q = drawn.reshape(shape[0], -1) / 3
+    products = q @ q.T if q.shape[0] <= q.shape[1] else q.T @ q
+    np.testing.assert_allclose(products, np.eye(min(q.shape)), rtol=0, atol=1e-14)
+    # Rows (or columns) of length 1 make the mean square 1/max exactly.
+    assert (q * q).mean() == pytest.approx(1 / max(q.shape), rel=1e-14)
+
+
+def test_orthogonal_weights_favour_no_direction() -> None:
+    """Without the signs, a QR decomposition by reflections has a diagonal that is never positive.
+
+    For a uniform 2 × 2 matrix the entry [0, 0] is cos of a uniform angle: mean 0, variance 1/2;
+    the determinant is 1 or -1 at probability 1/2.
+    """
+    rng = default_rng(0)
+    drawn = np.stack([initializers.orthogonal((2, 2), rng) for _ in range(4000)])
+    for mean in (*drawn.mean(axis=0).ravel(), np.linalg.det(drawn).mean() * math.sqrt(0.5)):
+        assert abs(mean) < SIGMAS * math.sqrt(0.5 / 4000)
+
+
+def test_the_weights_of_lenet5_have_the_range_of_their_paper() -> None:
+    """LeCun, Bottou, Bengio & Haffner 1998, appendix A: U(-2.4/fan_in, 2.4/fan_in)."""
+    drawn = draw("lenet_uniform")
+    bound = 2.4 / FAN_IN
+    assert_variance(drawn, bound**2 / 3, kurtosis=9 / 5)
+    assert bound * (1 - 12 / drawn.size) < np.abs(drawn).max() <= bound * (1 + 1e-15)
+    assert np.array_equal(draw("lenet_uniform", SHAPE, fan_in=300, bound=1.2), drawn)
+
+
+def test_maps_with_different_inputs_are_drawn_with_fans_of_their_own() -> None:
+    inputs = (2, 50, 9)
+    drawn = draw("map_by_map", (61, 5, 5), inputs=inputs, init=initializers.fan_in_uniform)
+    assert drawn.shape == (61, 5, 5)
+    for kernels, n in zip(np.split(drawn, [2, 52]), inputs, strict=True):
+        bound = 1 / math.sqrt(25 * n)
+        assert bound * (1 - 12 / kernels.size) < np.abs(kernels).max() <= bound
+
+
 def test_constants_are_everywhere_and_draw_nothing() -> None:
     rng = default_rng(0)
     assert np.all(initializers.constant((2, 3), rng, value=0.5) == 0.5)
@@ -108,6 +150,7 @@ def test_fans_count_the_terms_of_a_sum(shape: tuple[int, ...], expected: tuple[i
 
 
 NEED_FANS = [name for name in (*UNIFORM, *NORMAL) if name not in ("uniform", "normal")]
+NEED_FANS += ["orthogonal", "lenet_uniform"]
 
 
 @pytest.mark.parametrize("name", NEED_FANS)

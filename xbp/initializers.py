@@ -144,7 +144,7 @@ def orthogonal(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0) -> 
     the variance gain²/max(out, in·∏kernel). It is Q of the QR decomposition of normal numbers, with
     the signs that make R's diagonal positive: so it is uniform over all such matrices.
     """
-    rows, columns = shape[0], fans(shape)[0]
+    columns, rows = fans(shape)[0], shape[0]
     drawn = normal((max(rows, columns), min(rows, columns)), rng)
     q, r = np.linalg.qr(drawn)
     q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +71,12 @@ DataDir = Annotated[
     typer.Option(help="A folder with another set in the four files of MNIST, e.g. Fashion-MNIST."),
 ]
 Classes = Annotated[int, typer.Option(help="How many classes the set has.")]
+Activation = Annotated[str, typer.Option(help="After each layer but the last: relu or tanh.")]
+Pool = Annotated[str, typer.Option(help="What becomes of 2 × 2 pixels: max or average.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(help="1998 is the network of LeCun et al. and its loss, 60,000 parameters."),
+]
 Output = Annotated[Path, typer.Option(help="The folder to write to; older results are replaced.")]
 
 
@@ -119,6 +126,9 @@ def lenet5(
     limit: Limit = None,
     data_dir: DataDir = None,
     classes: Classes = 10,
+    activation: Activation = "relu",
+    pool: Pool = "max",
+    variant: Variant = None,
     output: Output = Path("runs/lenet5"),
 ) -> None:
     """Train LeNet-5 to read handwritten digits, and test it.
@@ -133,12 +143,15 @@ def lenet5(
         *(backend, device, epochs, batch_size, learning_rate, seed, dtype),
         *(limit, data_dir, classes, output),
     )
-    train_classifier("LeNet-5", xbp.models.LeNet5, (28, 28), options)
+    model = partial(xbp.models.LeNet5, activation=activation, pool=pool, variant=variant)
+    loss = nn.CrossEntropyLoss() if variant is None else nn.RejectingCrossEntropyLoss()
+    train_classifier("LeNet-5", model, loss, (28, 28), options)
 
 
 def train_classifier(
     title: str,
     make_model: Callable[..., nn.Layer],
+    loss: nn.Loss,
     image_size: tuple[int, int],
     options: Options,
 ) -> None:
@@ -150,6 +163,8 @@ def train_classifier(
         What to call the model.
     make_model : callable ``(classes, *, dtype, rng) -> Layer``
         The model maps (N, 1, H, W) to logits (N, classes).
+    loss : Loss
+        Of such logits and integer labels.
     image_size : (H, W)
         Of the images that it takes.
     options : Options
@@ -164,17 +179,16 @@ def train_classifier(
     options.check()
     backend = find_backend(options.backend, device=options.device)
     xbp.set_backend(backend.name, device=options.device)
+    model = make_model(options.classes, dtype=options.dtype, rng=options.seed)
     train, test = load(title, image_size, options)
     prepare_folder(options.output, (HISTORY, WEIGHTS, CURVES, CONFUSION))
 
-    model = make_model(options.classes, dtype=options.dtype, rng=options.seed)
     typer.echo(f"{title} on {backend}")
     show(model_table(summary(model, (1, *image_size))))
     images, test_images = len_of(train[1]), len_of(test[1])
     typer.echo(f"{images:,} training images, {test_images:,} test images, seed {options.seed}")
     schedule = optim.OneCycleLR(options.lr, options.epochs * -(-images // options.batch_size))
     optimizer = optim.Adam(model.parameters(), schedule)
-    loss = nn.CrossEntropyLoss()
     trainer = Trainer(model, loss, optimizer, ("accuracy",), rng=options.seed)
 
     with np.errstate(all="ignore"):  # the trainer looks for what is not finite, and says where

@@ -35,7 +35,7 @@ FIGURE_3 = """
 ....... ....... ....... ....... .....## ....... ....... ....... ....... .......
 ....... ....... ....... ....... .....## ....... ....... ....... ....... .......
 """
-"""The digits in 7 × 12 pixels. Where a digit would look like a letter, it has a bar above it.
+"""The digits in 7 × 12 pixels. The bar sets 0, 2, 4 and 5 apart from o, z, y and s, it seems.
 
 They are the digits of the paper's figure 3 as "LeNet-from-Scratch" (mattwang44) and others after it
 have copied them; they have not been compared with the printed figure.

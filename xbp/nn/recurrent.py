@@ -11,9 +11,9 @@ from xbp.nn.scan import Recurrent, States, StepBackward
 
 
 def gate(xp: Namespace, a: Array) -> Array:
-    """σ(a) = ½ + ½ tanh(a/2), to an absolute accuracy of ε, which is enough for a factor.
+    """σ(a) = ½ + ½ tanh(a/2): to an absolute accuracy of ε, which is enough for a factor.
 
-    It takes a sixth of the time of `xbp.primitives.special.sigmoid`, which is accurate relatively.
+    `xbp.primitives.special.sigmoid`, accurate relatively, takes three times the operations.
     """
     return 0.5 + 0.5 * xp.tanh(0.5 * a)
 

@@ -64,8 +64,9 @@ class Recurrent(Layer):
         k: backpropagation through time is truncated. Time is cut into chunks of k steps, [0, k),
         [k, 2k), …, in every layer and direction alike. States are carried across the borders,
         but count as constants there: no gradient crosses one, so that it flows through at most k
-        steps, and that of the initial state comes from the chunk next to it. It is the sum of the
-        gradients of the chunks run one after the other. None: through all time steps.
+        steps, and that of the initial state comes from the first chunk alone (the last one, in
+        the reverse direction). A parameter's gradient is the sum over the chunks, as if they were
+        run one after the other (Williams & Peng 1990, with h = h′ = k). None: no truncation.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights, all from U(-1/√hidden_size, 1/√hidden_size), as in PyTorch.

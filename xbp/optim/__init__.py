@@ -2,6 +2,7 @@
 
 from xbp.optim.adagrad import Adadelta, Adagrad, RMSprop
 from xbp.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from xbp.optim.clip import clip_grad_norm
 from xbp.optim.optimizer import Optimizer
 from xbp.optim.schedules import ConstantLR, CosineAnnealingLR, OneCycleLR, Schedule, StepLR
 from xbp.optim.sgd import SGD
@@ -22,4 +23,5 @@ __all__ = [
     "RMSprop",
     "Schedule",
     "StepLR",
+    "clip_grad_norm",
 ]

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+import xbp
+from xbp import nn, optim
+from xbp.testing import assert_no_host_sync
+
+
+def parameters(seed: int, dtype: str = "float64") -> list[nn.Parameter]:
+    """Three of them; the one in the middle has no gradient."""
+    rng = np.random.default_rng(seed)
+    made = [nn.Parameter(xbp.asarray(np.zeros(s), dtype=dtype)) for s in ((3, 4), (5,), (2,))]
+    for parameter in (made[0], made[2]):
+        parameter.add_grad(xbp.asarray(rng.normal(size=parameter.shape), dtype=dtype))
+    return made
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e3])
+def test_equals_pytorch(max_norm: float) -> None:
+    torch = pytest.importorskip("torch")
+    ours = parameters(0)
+    theirs = [torch.nn.Parameter(torch.asarray(p.data)) for p in ours]
+    for parameter, other in zip(ours, theirs, strict=True):
+        other.grad = None if parameter.grad is None else torch.asarray(parameter.grad.copy())
+    norm = optim.clip_grad_norm(ours, max_norm)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    # A dozen squares summed in another order.
+    assert float(norm) == pytest.approx(expected.item(), rel=1e-14)
+    assert ours[1].grad is None
+    for index in (0, 2):
+        np.testing.assert_allclose(ours[index].grad, theirs[index].grad, rtol=1e-14)
+
+
+def test_the_norm_of_all_gradients_together_is_max_norm_after_it() -> None:
+    clipped = parameters(0)
+    optim.clip_grad_norm(clipped, 0.5)
+    joined = np.concatenate([p.grad.ravel() for p in clipped if p.grad is not None])
+    # PyTorch's 1e-6 in the denominator takes a relative 1e-6/‖g‖ away, and ‖g‖ is above 1.
+    assert np.linalg.norm(joined) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_small_gradients_stay_as_they_are() -> None:
+    clipped, before = parameters(0), parameters(0)
+    optim.clip_grad_norm(clipped, 1e3)
+    assert np.array_equal(clipped[0].grad, before[0].grad)
+
+
+def test_a_gradient_that_is_a_view_of_something_else_leaves_it_alone() -> None:
+    whole, parameter = np.full((2, 3), 9.0), nn.Parameter(np.zeros(3))
+    parameter.add_grad(whole[0])
+    optim.clip_grad_norm([parameter], 1.0)
+    assert (whole == 9).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_does_not_wait_for_the_device(dtype: str) -> None:
+    pytest.importorskip("array_api_strict")
+    expected = parameters(0, dtype)
+    optim.clip_grad_norm(expected, 0.5)
+    with xbp.use_backend("array_api_strict"):
+        clipped = parameters(0, dtype)
+        with assert_no_host_sync():
+            norm = optim.clip_grad_norm(clipped, 0.5)
+        assert norm.shape == ()
+    assert np.array_equal(xbp.to_numpy(clipped[0].grad), expected[0].grad)
+    assert xbp.backend.dtype_name(clipped[0].grad.dtype) == dtype
+
+
+def test_bad_input_gets_one_sentence() -> None:
+    with pytest.raises(xbp.errors.InputError, match="no parameter has a gradient"):
+        optim.clip_grad_norm([nn.Parameter(np.zeros(2))], 1.0)
+    with pytest.raises(xbp.errors.InputError, match=r"max_norm.*-1"):
+        optim.clip_grad_norm(parameters(0), -1)
