@@ -11,7 +11,7 @@ from xbp.nn.parameter import Parameter
 
 
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
-    """g ← min(1, max_norm / (‖g‖ + 10⁻⁶)) · g, with g all gradients together as one vector.
+    """Gradients g ← min(1, max_norm / (‖g‖ + 10⁻⁶)) · g, all of them together as one vector.
 
     Pascanu et al. 2013, algorithm 1, against the explosions of backpropagation through time; the
     10⁻⁶ is that of PyTorch's clip_grad_norm_, whose results these are. Call it between the
@@ -44,13 +44,13 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
     (50.0, [0.6, 0.8])
     """
     max_norm = number("max_norm", max_norm, least=0)
-    owners = [parameter for parameter in parameters if parameter.grad is not None]
-    if not owners:
+    owned = [(p, p.grad) for p in parameters if p.grad is not None]
+    if not owned:
         msg = "no parameter has a gradient to clip; run a backward first"
         raise InputError(msg)
-    xp = array_namespace(owners[0].grad)
-    norm = xp.sqrt(sum(xp.sum(p.grad * p.grad) for p in owners))
+    xp = array_namespace(owned[0][1])
+    norm = xp.sqrt(sum(xp.sum(g * g) for _, g in owned))
     scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for p in owners:
-        p.grad = xp.astype(scale, p.data.dtype) * p.grad  # a new array: it may be a view
+    for p, g in owned:
+        p.grad = xp.astype(scale, g.dtype) * g  # a new array: g may be a view of something
     return norm
