@@ -21,6 +21,7 @@ UNASKED = (
     "pytest",
     "rich",
     "scipy",
+    "sklearn",
     "torch",
     "typer",
 )
