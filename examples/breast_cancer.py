@@ -29,7 +29,7 @@ from xbp.training import binary_accuracy
 
 RUNS = {  # name: (optimizer, learning rate at the start, batch size, epochs)
     "SGD, single samples": (optim.SGD, 0.03, 1, 20),
-    "SGD, full batch": (optim.SGD, 0.4, 398, 1000),
+    "SGD, full batch": (optim.SGD, 0.5, 398, 500),
     "SGD, minibatches": (optim.SGD, 0.3, 64, 100),
     "SGD, momentum 0.9": (partial(optim.SGD, momentum=0.9), 0.05, 64, 100),
     "SGD, average 0.9": (partial(optim.SGD, momentum=0.9, dampening=0.9), 0.4, 64, 100),
@@ -74,7 +74,7 @@ reached = 0
 for name in chosen:
     make, rate, batch_size, epochs = RUNS[name]
     epochs = options.epochs or epochs
-    steps = epochs * -(-len(y_train) // batch_size)
+    steps = epochs * -(-y_train.shape[0] // batch_size)
     model = xbp.models.MLP(
         30, 64, 32, 1, activation=[nn.Sigmoid, nn.ReLU], dropout=[0, 0.2], bias=False,
         rng=options.seed,

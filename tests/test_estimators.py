@@ -1,13 +1,323 @@
+"""The scikit-learn way: its own checks, and what they leave open."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import xbp
+from xbp import nn, optim
+from xbp.errors import InputError
 from xbp.estimators import NeuralNetClassifier, NeuralNetRegressor
+from xbp.random import generator
+
+ROOT = Path(__file__).parent.parent
+X, Y = load_iris(return_X_y=True)
+X = StandardScaler().fit_transform(X)
+NAMES = load_iris().target_names[Y]
+QUICK: dict[str, Any] = {"learning_rate": 0.02, "max_iter": 20}
+OPTIMIZERS = [
+    name.lower()
+    for name in optim.__all__
+    if hasattr(getattr(optim, name), "zero_grad") and name != "Optimizer"
+]
 
 
-@parametrize_with_checks(
-    [
-        NeuralNetClassifier(learning_rate=0.02, max_iter=20),
-        NeuralNetRegressor(learning_rate=0.02, max_iter=20),
-    ]
-)
-def test_scikit_learns_own_checks(estimator, check):
+# 20 epochs with a larger step are enough for the checks, and keep all of them to a few seconds.
+@parametrize_with_checks([NeuralNetClassifier(**QUICK), NeuralNetRegressor(**QUICK)])
+def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+def test_the_checks_that_need_array_api_dispatch() -> None:
+    """scikit-learn skips these two unless this variable was there when scipy was imported."""
+    pytest.importorskip("array_api_strict")
+    code = (
+        "from sklearn.utils.estimator_checks import estimator_checks_generator as checks\n"
+        "from xbp.estimators import NeuralNetClassifier as C, NeuralNetRegressor as R\n"
+        f"for estimator in (C(**{QUICK}), R(**{QUICK})):\n"
+        "    for estimator, check in checks(estimator):\n"
+        "        if 'array_api' in str(check):\n"
+        "            check(estimator)\n"
+    )
+    environment = os.environ | {"SCIPY_ARRAY_API": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_cross_validated_accuracy_on_breast_cancer() -> None:
+    """scikit-learn's MLPClassifier reaches 0.975 (examples/scikit_learn.py prints both)."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), NeuralNetClassifier(random_state=0))
+    scores = cross_val_score(pipeline, *load_breast_cancer(return_X_y=True), cv=folds)
+    assert scores.mean() >= 0.975
+
+
+# --- the network and its training ----------------------------------------------------------------
+
+
+def test_fit_is_a_trainer_on_an_mlp() -> None:
+    """Nothing else happens in between: bit for bit."""
+    seed = int(np.random.RandomState(7).randint(2**31 - 1))
+    rng = generator(seed)
+    model = xbp.models.MLP(4, 6, 5, 3, activation=nn.Tanh, dropout=0.1, dtype="float64", rng=rng)
+    optimizer = optim.Adam(model.parameters(), lr=1.0, weight_decay=0.02)
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optimizer, rng=rng)
+    history = trainer.fit(X, Y, epochs=5, batch_size=32, verbose=False)
+
+    ours = NeuralNetClassifier(
+        (6, 5), "tanh", dropout=0.1, learning_rate=1.0, alpha=0.02, batch_size=32, max_iter=5,
+        random_state=7,
+    ).fit(X, Y)  # fmt: skip
+    assert ours.loss_curve_ == history["loss"]
+    assert history["loss"][-1] > min(history["loss"])  # and it is the last epoch that is kept
+    assert np.array_equal(ours.predict_proba(X), nn.Softmax()(trainer.predict(X)))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_is_known_by_its_name(optimizer: str) -> None:
+    classifier = NeuralNetClassifier(8, optimizer=optimizer, max_iter=2).fit(X, Y)
+    assert type(classifier.trainer_.optimizer).__name__.lower() == optimizer
+
+
+def test_an_optimizer_or_an_activation_of_ones_own() -> None:
+    momentum = partial(optim.SGD, momentum=0.9)
+    leaky = partial(nn.LeakyReLU, 0.2)
+    classifier = NeuralNetClassifier(
+        [8, 4], [leaky, "sigmoid"], optimizer=momentum, learning_rate=0.1, random_state=0
+    )
+    assert classifier.fit(X, Y).score(X, Y) > 0.9
+    assert classifier.trainer_.optimizer.momentum == 0.9
+    assert [repr(layer) for layer in classifier.model_][1:4:2] == [
+        "LeakyReLU(negative_slope=0.2)",
+        "Sigmoid()",
+    ]
+
+
+def test_two_classes_are_a_softmax_of_two_logits() -> None:
+    two = NeuralNetClassifier(8, random_state=0, max_iter=20).fit(X[:100], Y[:100])
+    z = two.trainer_.predict(X[:100])
+    assert z.shape == (100, 2)
+    # The same number by another route: equal but for rounding.
+    sigmoid = 1 / (1 + np.exp(z[:, 0] - z[:, 1]))
+    assert two.predict_proba(X[:100])[:, 1] == pytest.approx(sigmoid, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x_dtype", "expected"),
+    [
+        (None, "float32", "float32"),
+        (None, "float64", "float64"),
+        (None, "int64", "float64"),
+        ("float32", "float64", "float32"),
+        (np.float64, "float32", "float64"),
+    ],
+)
+def test_the_dtype_is_that_of_x_or_the_one_asked_for(
+    dtype: Any, x_dtype: str, expected: str
+) -> None:
+    model = NeuralNetRegressor(3, dtype=dtype, max_iter=2).fit(X.astype(x_dtype), Y)
+    assert model.predict(X).dtype == expected
+
+
+@pytest.mark.parametrize("backend", ["array_api_strict", "torch"])
+def test_another_backend_gives_the_same(backend: str) -> None:
+    pytest.importorskip(backend)
+    on_numpy, there = (
+        NeuralNetClassifier(6, backend=name, random_state=0, max_iter=5, dropout=0.2).fit(X, NAMES)
+        for name in (None, backend)
+    )
+    backend_there = there.model_.backend()
+    assert backend_there is not None and backend_there.name == backend
+    assert isinstance(there.predict_proba(X), np.ndarray)
+    # float64; sums in another order, over 5 epochs of one step
+    assert there.predict_proba(X) == pytest.approx(on_numpy.predict_proba(X), rel=1e-9)
+    assert (there.predict(X) == on_numpy.predict(X)).all()
+    assert xbp.get_backend().name == "numpy"
+
+
+# --- when it ends --------------------------------------------------------------------------------
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    model = NeuralNetClassifier(
+        50, early_stopping=True, validation_fraction=0.2, learning_rate=0.05, batch_size=16,
+        n_iter_no_change=4, tol=0, max_iter=200, random_state=0,
+    ).fit(X, NAMES)  # fmt: skip
+    losses = model.trainer_.history["val_loss"]
+    best = int(np.argmin(losses)) + 1
+    assert "val_loss has not improved" in model.trainer_.history.stopped
+    assert model.n_iter_ == len(losses) == best + 4 < 200
+    assert model.score(X, NAMES) > 0.9
+    # The same seed holds out the same share, so this one ends where the other was best.
+    shorter = clone(model).set_params(max_iter=best).fit(X, NAMES)
+    assert np.array_equal(shorter.predict_proba(X), model.predict_proba(X))
+
+
+def test_without_it_training_ends_when_the_loss_settles() -> None:
+    model = NeuralNetRegressor(4, tol=10.0, n_iter_no_change=3, random_state=0).fit(X, Y)
+    assert model.n_iter_ == 4  # the first, and three that were not better by 10
+
+
+def test_partial_fit_goes_on_where_it_ended() -> None:
+    options: dict[str, Any] = {"random_state": 0, "dropout": 0.2}
+    whole = NeuralNetClassifier(8, **options, max_iter=3).fit(X, NAMES)
+    parts = NeuralNetClassifier(8, **options)
+    for _ in range(3):
+        parts.partial_fit(X, NAMES, classes=np.unique(NAMES))
+    assert parts.loss_curve_ == whole.loss_curve_ and parts.n_iter_ == 3
+    parts.partial_fit(X[:50], NAMES[:50])  # a single class now
+    assert parts.predict_proba(X).shape == (150, 3)
+    assert NeuralNetRegressor(8).partial_fit(X, Y).partial_fit(X, Y).n_iter_ == 2
+
+
+# --- scikit-learn's world ------------------------------------------------------------------------
+
+
+def test_pipeline_and_grid_search_with_string_labels() -> None:
+    pipeline = make_pipeline(StandardScaler(), NeuralNetClassifier(random_state=0, max_iter=30))
+    grid = {
+        "neuralnetclassifier__hidden_layer_sizes": [(8,), (8, 4)],
+        "neuralnetclassifier__learning_rate": [1e-6, 0.05],
+    }
+    search = GridSearchCV(pipeline, grid, cv=3).fit(X, NAMES)
+    assert search.best_params_["neuralnetclassifier__learning_rate"] == 0.05
+    assert search.best_score_ > 0.9
+    assert set(search.predict(X)) == {"setosa", "versicolor", "virginica"}
+
+
+def test_pandas_columns_are_remembered() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=list("abcd"))
+    model = NeuralNetClassifier(8, **QUICK).fit(frame, pandas.Series(NAMES))
+    assert model.feature_names_in_.tolist() == list("abcd")
+    assert set(model.predict(frame)) <= set(NAMES)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame.rename(columns={"a": "z"}))
+
+
+def test_a_regressor_of_several_outputs() -> None:
+    targets = X @ np.array([[1.0, 0.0], [0.5, -1.0], [0.0, 2.0], [0.0, 0.0]])
+    model = NeuralNetRegressor(50, learning_rate=0.01, random_state=0).fit(X, targets)
+    assert model.predict(X).shape == (150, 2)
+    assert model.score(X, targets) > 0.98
+
+
+def test_a_pickle_predicts_the_same_and_trains_on() -> None:
+    model = NeuralNetClassifier(8, random_state=0, **QUICK).fit(X, NAMES)
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
+    model.partial_fit(X, NAMES)
+    again.partial_fit(X, NAMES)
+    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def spoiled(value: float) -> Any:
+    x = X.copy()
+    x[3, 2] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (spoiled(np.nan), Y, "Input X contains NaN"),
+        (spoiled(np.inf), Y, "Input X contains infinity"),
+        (X[:0], Y[:0], r"Found array with 0 sample\(s\)"),
+        (X, Y[:-1], "inconsistent numbers of samples"),
+        (X, X[:, 0], "Unknown label type: continuous"),
+    ],
+)
+def test_bad_data_are_refused(x: Any, y: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NeuralNetClassifier(3).fit(x, y)
+
+
+def test_another_number_of_features_is_refused() -> None:
+    model = NeuralNetClassifier(3, max_iter=1).fit(X, Y)
+    with pytest.raises(ValueError, match=r"X has 3 features, but .* is expecting 4 features"):
+        model.predict(X[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_layer_sizes": (5, 0)}, "size 2 of an MLP must be an integer of at least 1"),
+        ({"hidden_layer_sizes": "many"}, "size 1 of an MLP must be an integer"),
+        ({"activation": "step"}, "activation must be one of .*'relu'.*, got 'step'"),
+        ({"optimizer": "lbfgs"}, "optimizer must be one of .*'adam'.*, got 'lbfgs'"),
+        ({"learning_rate": -1}, "lr must be a finite number from 0"),
+        ({"alpha": -1}, "alpha must be a finite number from 0"),
+        ({"dropout": 2}, "p must be a finite number from 0 to 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
+        ({"batch_size": "all"}, "batch_size must be an integer"),
+        ({"max_iter": 0}, "max_iter must be an integer of at least 1"),
+        ({"n_iter_no_change": 0}, "n_iter_no_change must be an integer of at least 1"),
+        ({"tol": -1}, "tol must be a finite number from 0"),
+        ({"validation_fraction": 2}, "validation_fraction must be a finite number from 0 to 1"),
+        ({"dtype": "int8"}, "dtype must be one of 'float32', 'float64', got 'int8'"),
+        ({"random_state": "x"}, "cannot be used to seed"),
+    ],
+)
+def test_bad_parameters_are_one_sentence(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NeuralNetClassifier(**options).fit(X, Y)
+
+
+def test_partial_fit_wants_all_classes_from_the_start() -> None:
+    model = NeuralNetClassifier(3)
+    with pytest.raises(InputError, match="the first partial_fit needs classes"):
+        model.partial_fit(X, Y)
+    with pytest.raises(InputError, match=r"there is no class 2; the classes are \[0, 1\]"):
+        model.partial_fit(X, Y, classes=[1, 0])
+    model.partial_fit(X, Y, classes=[2, 0, 1])
+    with pytest.raises(InputError, match=r"classes must stay \[0, 1, 2\], got \[0, 1\]"):
+        model.partial_fit(X, Y, classes=[0, 1])
+
+
+def test_nothing_is_predicted_before_fit() -> None:
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        NeuralNetRegressor().predict(X)
+
+
+def test_nor_after_a_fit_that_failed() -> None:
+    model = NeuralNetRegressor(3, max_iter=2).fit(X, Y)
+    model.set_params(early_stopping=True, validation_fraction=0)
+    with pytest.raises(ValueError, match="test_size"):
+        model.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+def test_without_scikit_learn_one_sentence_says_what_to_install() -> None:
+    code = "import sys; sys.modules['sklearn.base'] = None; import xbp; import xbp.estimators"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: xbp.estimators needs scikit-learn 1.6 or later (")
+    assert last.endswith("pip install scikit-learn")

@@ -160,7 +160,8 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         patience = integer("n_iter_no_change", self.n_iter_no_change, least=1)
         tol = number("tol", self.tol, least=0)
         X, y = self._admit(X, y, reset=True)
-        random_state = self._start(self._learn(y))
+        outputs = self._learn(y)
+        y, random_state = self._targets(y), self._start(outputs)
         if not self.early_stopping:
             stop = EarlyStopping("loss", patience, tol, restore_best=False)
             return self._train(X, y, epochs, callbacks=[stop])
@@ -172,14 +173,16 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             stratify=y if isinstance(self, ClassifierMixin) else None,
         )
         stop = EarlyStopping("val_loss", patience, tol)
-        return self._train(X, y, epochs, (X_held, self._targets(y_held)), [stop])
+        return self._train(X, y, epochs, (X_held, y_held), [stop])
 
     def _partial_fit(self, X: Any, y: Any, known: Any = None) -> Self:
         """One epoch; the first call learns about the targets from `known`, or else from y."""
-        first = not hasattr(self, "trainer_")
+        first = not hasattr(self, "n_iter_")
         X, y = self._admit(X, y, reset=first)
+        outputs = self._learn(y if known is None else known) if first else 0
+        y = self._targets(y)  # what is refused here has started nothing
         if first:
-            self._start(self._learn(y if known is None else known))
+            self._start(outputs)
         return self._train(X, y, epochs=1)
 
     def _admit(self, X: Any, y: Any, *, reset: bool) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -198,6 +201,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
     def _start(self, outputs: int) -> np.random.RandomState:
         """Make the network and its trainer; returns the generator that their seed came from."""
+        self.__dict__.pop("n_iter_", None)  # the sign of being fitted: set when training has ended
         random_state: np.random.RandomState = check_random_state(self.random_state)
         rng = generator(int(random_state.randint(2**31 - 1)))
         hidden = self.hidden_layer_sizes
@@ -229,7 +233,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     ) -> Self:
         size = min(200, len(X)) if self.batch_size == "auto" else self.batch_size
         size = integer("batch_size", size, least=1)
-        y, verbose = self._targets(y), bool(self.verbose)
+        verbose = bool(self.verbose)
         history = self.trainer_.fit(X, y, epochs, size, validation, callbacks, verbose=verbose)
         self.loss_curve_ += history["loss"]
         self.n_iter_ = len(self.loss_curve_)
@@ -237,7 +241,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
     def _outputs(self, X: Any) -> Array:
         """The network's outputs for X, where the network lives."""
-        check_is_fitted(self, "trainer_")
+        check_is_fitted(self, "n_iter_")
         return self.trainer_.predict(validate_data(self, X, reset=False, dtype=self.dtype_))
 
 
@@ -272,8 +276,8 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         return len(self.classes_)
 
     def _targets(self, y: NDArray[Any]) -> NDArray[Any]:
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
+        unknown = np.setdiff1d(y, self.classes_).tolist()
+        if unknown:
             msg = f"there is no class {unknown[0]!r}; the classes are {self.classes_.tolist()}"
             raise InputError(msg)
         return np.searchsorted(self.classes_, y)
@@ -294,7 +298,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
             As in `fit`; or a label is not one of the classes, or there are no classes.
         """
         known = None if classes is None else np.unique(classes)
-        if not hasattr(self, "trainer_"):
+        if not hasattr(self, "n_iter_"):
             if known is None:
                 msg = "the first partial_fit needs classes, all labels that will ever come"
                 raise InputError(msg)
