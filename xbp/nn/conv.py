@@ -13,21 +13,14 @@ from xbp.initializers import Initializer, fan_in_uniform
 from xbp.nn.layer import Backward, Rng
 from xbp.nn.parameter import Parameter
 from xbp.nn.windowed import Size, Windowed
-from xbp.primitives.images import col2im, im2col, images, rows_first
+from xbp.primitives.convolution import Gradients, convolve
 from xbp.random import Seed, generator
 
 
 class Conv2d(Windowed):
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
-    With each window of x as a column of a matrix X (`im2col`), W as a matrix (out, in·kh·kw) and
-    δ = ∂L/∂y, it is a linear layer, and so are its gradients:
-
-        y = W X + b,   ∂L/∂W = δ Xᵀ,   ∂L/∂b = Σ δ,   ∂L/∂X = Wᵀ δ,
-
-    and ∂L/∂x adds the columns of ∂L/∂X up where their windows overlap (`col2im`). There is one
-    such matrix for each row of the output, so that the product's operands stay in cache.
-    (Chellapilla et al. 2006; Goodfellow et al. 2016, section 9.5.)
+    As one matrix product, with its gradients, it stands in `xbp.primitives.convolve`.
 
     Parameters
     ----------
@@ -95,31 +88,29 @@ class Conv2d(Windowed):
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
         xp = self.namespace(x)
-        oh, ow = self.output_size(x, self.in_channels)
-        window = (self.kernel_size, self.stride, self.padding)
-        X = im2col(x, *window)  # (OH, in·kh·kw, OW·N)
-        W, weight_backward = self.matrix(xp)
-        y = xp.matmul(W, X)  # (OH, out, OW·N)
-        if self.bias is not None:
-            y += xp.reshape(self.bias.data, (-1, 1))
+        self.output_size(x, self.in_channels)  # checks the shape
+        weight, add_weight_grad = self.kernels(xp)
+        bias = None if self.bias is None else self.bias.data
+        y, convolve_backward = convolve(x, weight, bias, self.stride, self.padding)
+        return y, self.adding(convolve_backward, add_weight_grad)
+
+    def adding(
+        self, gradients: Callable[[Array], Gradients], add_weight_grad: Callable[[Array], None]
+    ) -> Backward:
+        """The layer's backward: what `gradients` finds for the parameters is added to theirs."""
 
         def backward(dy: Array) -> Array:
-            delta = xp.reshape(rows_first(dy), (oh, self.out_channels, -1))
-            # X δᵀ in place of δ Xᵀ: the same product, twice as fast with few output channels.
-            weight_backward(xp.sum(xp.matmul(X, xp.matrix_transpose(delta)), axis=0).T)
+            dx, dweight, dbias = gradients(dy)
+            add_weight_grad(dweight)
             if self.bias is not None:
-                self.bias.add_grad(xp.sum(delta, axis=(0, 2)))
-            return col2im(xp.matmul(W.T, delta), x.shape, *window)
+                self.bias.add_grad(dbias)
+            return dx
 
-        return images(xp.reshape(y, (oh, self.out_channels, ow, -1))), backward
+        return backward
 
-    def matrix(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
-        """W as a matrix (out, in·kh·kw), and what adds to `weight.grad`, given ∂L/∂W."""
-
-        def backward(dW: Array) -> None:
-            self.weight.add_grad(xp.reshape(dW, self.weight.shape))
-
-        return xp.reshape(self.weight.data, (self.out_channels, -1)), backward
+    def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
+        """W (out, in, kh, kw), and what adds to the gradient of its parameter, given ∂L/∂W."""
+        return self.weight.data, self.weight.add_grad
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

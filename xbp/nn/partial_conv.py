@@ -89,7 +89,7 @@ class PartialConv2d(Conv2d):
         P = [[float(place == column) for column in columns] for place in range(len(flat))]
         self.placement = Parameter(asarray(P, dtype=dtype), trainable=False)
 
-    def matrix(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
+    def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
         P = self.placement.data
         w = xp.reshape(self.weight.data, (self.weight.shape[0], -1))
 
@@ -97,7 +97,8 @@ class PartialConv2d(Conv2d):
             dw = xp.matmul(P.T, xp.reshape(dW, (P.shape[0], -1)))
             self.weight.add_grad(xp.reshape(dw, self.weight.shape))
 
-        return xp.reshape(xp.matmul(P, w), (self.out_channels, -1)), backward
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        return xp.reshape(xp.matmul(P, w), shape), backward
 
     def options(self) -> str:
         return f"{super().options()}, {self.weight.shape[0]} connections"

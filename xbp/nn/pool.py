@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
 
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.layer import Backward, Rng
 from xbp.nn.windowed import Size, Windowed
+from xbp.primitives.convolution import max_pool
 from xbp.primitives.images import pad2d, unpad2d, windows
 
 
@@ -59,22 +59,9 @@ class MaxPool2d(_Pool2d):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
-        size = self.output_size(x)
-        padded = pad2d(x, self.padding, -math.inf)
-        places = [place for _, _, *place in windows(self.kernel_size, self.stride, size)]
-        y = reduce(xp.maximum, (padded[:, :, rows, columns] for rows, columns in places))
-
-        def backward(dy: Array) -> Array:
-            dx = xp.zeros_like(padded)
-            unclaimed = xp.ones_like(y, dtype=xp.bool)
-            for rows, columns in places:
-                first = unclaimed & (padded[:, :, rows, columns] == y)
-                dx[:, :, rows, columns] += dy * xp.astype(first, dy.dtype)
-                unclaimed = unclaimed & ~first
-            return unpad2d(dx, self.padding)
-
-        return y, backward
+        self.namespace(x)
+        self.output_size(x)  # checks the shape
+        return max_pool(x, self.kernel_size, self.stride, self.padding)
 
 
 class AvgPool2d(_Pool2d):

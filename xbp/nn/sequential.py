@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from xbp.backend import Array
 from xbp.errors import InputError
+from xbp.nn.fusion import fused
 from xbp.nn.layer import Backward, Layer, Rng
 from xbp.random import Stream, as_stream
 
@@ -38,7 +39,7 @@ class Sequential(Layer):
     ) -> tuple[Array, Backward]:
         rng = as_stream(rng) if training else None  # one stream: each layer draws its own part
         backwards = []
-        for layer in self.layers:
+        for layer in fused(self.layers):
             x, backward = layer.forward(x, training=training, rng=rng)
             backwards.append(backward)
 
@@ -50,7 +51,7 @@ class Sequential(Layer):
         return x, backward_all
 
     def __call__(self, x: Array) -> Array:
-        for layer in self.layers:  # without the closures, each layer's memory is free at once
+        for layer in fused(self.layers):  # without the closures, each layer's memory is free at once
             x = layer(x)
         return x
 

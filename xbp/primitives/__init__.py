@@ -1,20 +1,24 @@
 """What the Array API lacks, written in the Array API.
 
-Windows of an image, counter-based bits, special functions.
+Convolution and pooling, windows of an image, counter-based bits, special functions.
 
 A primitive takes the array that decides (library, device, dtype) first. These are the reference
 versions: plain enough to be believed, and the oracle of every faster one.
 """
 
+from xbp.primitives.convolution import convolve, convolve_rectify_pool, max_pool
 from xbp.primitives.images import col2im, im2col, output_size, pad2d, unpad2d, windows
 from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.special import erf, erfc, sigmoid
 
 __all__ = [
     "col2im",
+    "convolve",
+    "convolve_rectify_pool",
     "erf",
     "erfc",
     "im2col",
+    "max_pool",
     "output_size",
     "pad2d",
     "philox4x32",

@@ -1,0 +1,80 @@
+"""Faster versions of primitives, each for one array library, each checked against its reference.
+
+An accelerator has the name and the arguments of the primitive it stands in for, and may decline a
+call by returning ``NotImplemented``: the reference then computes it. ``XBP_ACCELERATE=0`` in the
+environment, or `disabled`, switches all of them off.
+
+For numpy they are compiled C (`kernels.c`), built when xbp is installed where there is a compiler.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from xbp.accelerators import native
+
+Function = Callable[..., Any]
+
+_enabled = os.environ.get("XBP_ACCELERATE", "1") != "0"
+_tables: dict[type, dict[str, Function]] = {}  # array type to {primitive: accelerator}
+
+
+class Accelerator(NamedTuple):
+    """What `registered` lists: `function` stands in for primitive `name` on arrays of `backend`."""
+
+    name: str
+    backend: str
+    function: Function
+
+
+def find(name: str, kind: type) -> Function | None:
+    """The accelerator of a primitive for arrays of type `kind`, or None."""
+    if not _enabled:
+        return None
+    table = _tables.get(kind)
+    if table is None:
+        table = _tables[kind] = _load(kind)
+    return table.get(name)
+
+
+def _load(kind: type) -> dict[str, Function]:
+    """The accelerators for an array type: found when its first array comes along."""
+    if kind.__module__ == "numpy" and native.library() is not None:
+        from xbp.accelerators import convolution
+
+        return {function.__name__: function for function in convolution.ACCELERATORS}
+    return {}
+
+
+def registered() -> list[Accelerator]:
+    """All accelerators that work here."""
+    import numpy as np
+
+    return [Accelerator(name, "numpy", function) for name, function in _load(np.ndarray).items()]
+
+
+def enabled() -> bool:
+    """Whether accelerators are asked at all."""
+    return _enabled
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Within the block, in all threads, the references compute.
+
+    Examples
+    --------
+    >>> import xbp.accelerators
+    >>> with xbp.accelerators.disabled():
+    ...     xbp.accelerators.enabled()
+    False
+    """
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before

@@ -1,0 +1,64 @@
+"""Compiles the kernels; run when xbp is installed, or by hand: ``python xbp/accelerators/build.py``.
+
+One library for each level of the instruction set, so that one wheel serves every machine: the
+processor it meets decides which is loaded. It imports nothing of xbp.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCES = ("kernels.c", "pool.c")
+OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
+LEVELS = {  # the flags of each, the best one last; `native.py` knows who can run which
+    "x86_64": {
+        "baseline": ("-march=x86-64",),
+        "avx2": ("-march=x86-64", "-mavx2", "-mfma"),
+        "avx512": ("-march=x86-64", "-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+    },
+}
+
+
+def levels() -> dict[str, tuple[str, ...]]:
+    """The levels that make sense on this kind of machine, and their compiler flags."""
+    machine = {"AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    return LEVELS.get(machine, {"baseline": ()})
+
+
+def compiler() -> str | None:
+    """The C compiler: $CC, or the first of the usual names on the path."""
+    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def build(folder: Path = HERE) -> list[Path]:
+    """Compile every level into `folder`; an empty list where there is no compiler, or it fails."""
+    cc = compiler()
+    if cc is None or sys.platform == "win32":
+        return []
+    made = []
+    for level, flags in levels().items():
+        target = folder / f"_kernels_{level}.so"
+        sources = [str(HERE / name) for name in SOURCES]
+        partial = target.with_suffix(f".{os.getpid()}")
+        command = [cc, *OPTIONS, *flags, "-o", str(partial), *sources]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            partial.replace(target)
+            made.append(target)
+        else:
+            partial.unlink(missing_ok=True)
+            print(result.stderr, file=sys.stderr)  # noqa: T201
+    return made
+
+
+if __name__ == "__main__":
+    libraries = build()
+    print(*libraries or ["no C compiler was found, or it failed"], sep="\n")  # noqa: T201
+    sys.exit(not libraries)

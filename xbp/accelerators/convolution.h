@@ -1,0 +1,383 @@
+/* Convolution, rectifier and maximum in one pass, for one floating-point type `real`.
+ *
+ * A block of as many images as a vector has lanes is packed into [c][h][w][lane], framed by zeros;
+ * all arithmetic is then between whole vectors of images and broadcast weights, whatever the sizes,
+ * strides and paddings. The sums of a tile of outputs stay in registers. What goes back to memory
+ * is only the last result; what lies between stays in cache. */
+
+#define vector NAME(vector)
+#define mask NAME(mask)
+typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
+typedef whole mask __attribute__((vector_size(VECTOR_BYTES)));
+#define LANES ((long)(VECTOR_BYTES / sizeof(real)))
+#define UNROLL _Pragma("GCC unroll 8")
+#define INLINE static inline __attribute__((always_inline))
+
+/* --- lanes to and from memory: `lanes` images whose neighbours are `stride` apart --- */
+
+INLINE vector NAME(load)(const real *from, long stride, long lanes) {
+    vector v = {0};
+    if (stride == 1 && lanes == LANES) memcpy(&v, from, sizeof v);
+    else
+        for (long lane = 0; lane < lanes; lane++) v[lane] = from[lane * stride];
+    return v;
+}
+
+INLINE void NAME(store)(real *to, long stride, long lanes, vector v) {
+    if (stride == 1 && lanes == LANES) memcpy(to, &v, sizeof v);
+    else
+        for (long lane = 0; lane < lanes; lane++) to[lane * stride] = v[lane];
+}
+
+static void NAME(pack)(const images *x, long first, long lanes, long c, long h, long w, vector *to,
+                       long plane, long row) {
+    const real *data = (const real *)x->data + first * x->n;
+    for (long i = 0; i < c; i++)
+        for (long j = 0; j < h; j++) {
+            const real *from = data + i * x->c + j * x->h;
+            vector *line = to + i * plane + j * row;
+            if (x->n == 1 && lanes == LANES)
+                for (long k = 0; k < w; k++) line[k] = NAME(load)(from + k * x->w, 1, LANES);
+            else {
+                if (lanes < LANES) memset(line, 0, w * sizeof(vector));
+                for (long lane = 0; lane < lanes; lane++)
+                    for (long k = 0; k < w; k++) line[k][lane] = from[lane * x->n + k * x->w];
+            }
+        }
+}
+
+/* Lane by lane yes where m, else no. */
+INLINE vector NAME(choose)(mask m, vector yes, vector no) {
+    return (vector)((m & (mask)yes) | (~m & (mask)no));
+}
+
+/* --- y[o][q] = bias[o] + Σ weight[c, i, j][o] · in[c][i][q · step + j], for one row of y --- */
+
+typedef struct {
+    const vector *in; /* where the first window of the row begins */
+    long plane, row, step, c, kh, kw, i0, i1;
+    long left, right; /* columns of `in` that are not zero: [left, right) */
+    vector *out;
+    long ow;
+} NAME(row_task);
+
+INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, const real *weight,
+                           const real *bias, vector *out, long q) {
+    vector sum[MOST_OUTPUTS][8];
+    UNROLL for (int o = 0; o < O; o++) {
+        UNROLL for (int s = 0; s < T; s++) sum[o][s] = (vector){0} + (bias ? bias[o] : 0);
+    }
+    const long column = q * t->step, last = column + (T - 1) * t->step;
+    const long j0 = last < t->left ? t->left - last : 0; /* taps that meet the frame only: left out */
+    const long j1 = column + t->kw > t->right ? t->right - column : t->kw;
+    for (long c = 0; c < t->c; c++)
+        for (long i = t->i0; i < t->i1; i++) {
+            const vector *in = t->in + c * t->plane + i * t->row + column;
+            const real *w = weight + (c * t->kh + i) * t->kw * O;
+            for (long j = j0; j < j1; j++) {
+                vector x[8];
+                UNROLL for (int s = 0; s < T; s++) x[s] = in[j + s * t->step];
+                UNROLL for (int o = 0; o < O; o++) {
+                    const real v = w[j * O + o];
+                    UNROLL for (int s = 0; s < T; s++) sum[o][s] += v * x[s];
+                }
+            }
+        }
+    UNROLL for (int o = 0; o < O; o++) {
+        UNROLL for (int s = 0; s < T; s++) out[o * t->ow + q + s] = sum[o][s];
+    }
+}
+
+/* How many outputs the block that begins at o has: blocks as equal as can be. */
+INLINE int NAME(outputs)(long o, long all) {
+    const long blocks = (all - o + MOST_OUTPUTS - 1) / MOST_OUTPUTS;
+    return (int)((all - o + blocks - 1) / blocks);
+}
+
+#if MOST_OUTPUTS == 8
+#define TILES(DO) DO(1, 8) DO(2, 8) DO(3, 8) DO(4, 6) DO(5, 4) DO(6, 4) DO(7, 3) DO(8, 3)
+#else
+#define TILES(DO) DO(1, 8) DO(2, 4) DO(3, 3) DO(4, 3)
+#endif
+
+static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *bias, long all) {
+    int outputs;
+    for (long o = 0; o < all; o += outputs) {
+        outputs = NAME(outputs)(o, all);
+        const real *w = weight + o * t->c * t->kh * t->kw;
+        vector *out = t->out + o * t->ow;
+        const real *b = bias ? bias + o : NULL;
+        long q = 0;
+        switch (outputs) {
+#define ROW(O, T)                                                                   \
+    case O:                                                                         \
+        for (; q + T <= t->ow; q += T) NAME(row_tile)(O, T, t, w, b, out, q);       \
+        for (; q < t->ow; q++) NAME(row_tile)(O, 1, t, w, b, out, q);               \
+        break;
+            TILES(ROW)
+#undef ROW
+        }
+    }
+}
+
+/* The weights in the order in which `correlate` reads them: for each block of outputs
+ * [c][kh][kw][outputs]. `turned` gives the transposed convolution's: inputs and outputs change
+ * places, and kernels turn by half a turn. */
+static void NAME(order)(const real *weight, real *to, long all, long c, long kh, long kw, int turned) {
+    int outputs;
+    for (long first = 0; first < all; first += outputs) {
+        outputs = NAME(outputs)(first, all);
+        for (long k = 0; k < c; k++)
+            for (long i = 0; i < kh; i++)
+                for (long j = 0; j < kw; j++)
+                    for (long o = first; o < first + outputs; o++)
+                        *to++ = turned ? weight[((k * all + o) * kh + kh - 1 - i) * kw + kw - 1 - j]
+                                       : weight[((o * c + k) * kh + i) * kw + j];
+    }
+}
+
+/* --- forward --- */
+
+typedef struct {
+    const convolution *t;
+    const real *weight, *bias;
+    real *partial; /* backward: a weight and a bias gradient for each part */
+    const real *turned;
+    int failed;
+} NAME(job);
+
+#define BLOCKS(n) (((n) + LANES - 1) / LANES)
+
+static void NAME(forward_part)(void *task, int part, int parts) {
+    NAME(job) *job = task;
+    const convolution *t = job->t;
+    const long row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
+    const long rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, window = t->o * t->ow;
+    vector *x = take_scratch(part, (t->c * plane + t->pool_h * window) * sizeof(vector));
+    if (!x) { job->failed = 1; return; }
+    vector *line = x + t->c * plane;
+    if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
+    NAME(row_task) r = {.plane = plane, .row = row, .step = t->stride_w, .c = t->c, .kh = t->kh,
+                        .kw = t->kw, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
+    for (long block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
+        const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
+        NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
+        for (long p = 0; p < rows; p++) {
+            for (long s = 0; s < t->pool_h; s++) {
+                const long top = (p * t->pool_h + s) * t->stride_h;
+                r.in = x + top * row;
+                r.i0 = top < t->pad_h ? t->pad_h - top : 0;
+                r.i1 = top + t->kh > t->pad_h + t->h ? t->pad_h + t->h - top : t->kh;
+                r.out = line + s * window;
+                NAME(correlate)(&r, job->weight, job->bias, t->o);
+            }
+            for (long o = 0; o < t->o; o++) {
+                real *y = (real *)t->y.data + first * t->y.n + o * t->y.c + p * t->y.h;
+                uint8_t *where = t->where + (((block * rows + p) * t->o + o) * columns) * LANES;
+                for (long q = 0; q < columns; q++) {
+                    const vector *from = line + o * t->ow + q * t->pool_w;
+                    vector best = from[0];
+                    if (t->where) {
+                        mask at = {0};
+                        for (long s = 0; s < t->pool_h; s++)
+                            for (long u = 0; u < t->pool_w; u++) {
+                                const vector v = from[s * window + u];
+                                const mask better = (v > best) | (v != v); /* nan: the last word */
+                                best = NAME(choose)(better, v, best);
+                                at = (better & (whole)(s * t->pool_w + u)) | (~better & at);
+                            }
+                        mask none = best != best;
+                        if (t->relu) {
+                            none |= best <= 0;
+                            best = NAME(choose)(best <= 0, (vector){0}, best);
+                        }
+                        at |= none; /* all bits set, of which the lowest eight are NOWHERE */
+                        for (long lane = 0; lane < LANES; lane++) where[q * LANES + lane] = (uint8_t)at[lane];
+                    }
+                    NAME(store)(y + q * t->y.w, t->y.n, lanes, best);
+                }
+            }
+        }
+    }
+}
+
+/* --- backward --- */
+
+INLINE void NAME(tap_tile)(const int O, const int T, const vector *d, long d_plane, long d_row,
+                           long d_step_h, long d_step_w, const vector *x, const long *tap, long x_step_h,
+                           long x_step_w, long rows, long columns, vector *to) {
+    vector sum[MOST_OUTPUTS][8];
+    UNROLL for (int o = 0; o < O; o++) {
+        UNROLL for (int s = 0; s < T; s++) sum[o][s] = to[o * T + s];
+    }
+    for (long r = 0; r < rows; r++) {
+        const vector *dr = d + r * d_step_h * d_row, *xr = x + r * x_step_h;
+        for (long q = 0; q < columns; q++, dr += d_step_w, xr += x_step_w) {
+            vector v[8];
+            UNROLL for (int s = 0; s < T; s++) v[s] = xr[tap[s]];
+            UNROLL for (int o = 0; o < O; o++) {
+                const vector delta = dr[o * d_plane];
+                UNROLL for (int s = 0; s < T; s++) sum[o][s] += delta * v[s];
+            }
+        }
+    }
+    UNROLL for (int o = 0; o < O; o++) {
+        UNROLL for (int s = 0; s < T; s++) to[o * T + s] = sum[o][s];
+    }
+}
+
+INLINE real NAME(total)(vector v) {
+    real sum = 0;
+    for (long lane = 0; lane < LANES; lane++) sum += v[lane];
+    return sum;
+}
+
+static void NAME(backward_part)(void *task, int part, int parts) {
+    NAME(job) *job = task;
+    const convolution *t = job->t;
+    const long row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
+    /* δ with stride_h - 1 rows of zeros between its rows, and for ∂L/∂x, which is the convolution of
+     * that with the turned kernels, framed so that a window begins at each pixel of x. */
+    const int wants_dx = t->dx.data != NULL;
+    const long sh = wants_dx ? t->stride_h : 1, sw = wants_dx ? t->stride_w : 1;
+    const long top = wants_dx ? t->kh - 1 - t->pad_h : 0, left = wants_dx ? t->kw - 1 - t->pad_w : 0;
+    const long d_row = wants_dx ? t->w + t->kw - 1 : t->ow;
+    const long d_plane = (wants_dx ? t->h + t->kh - 1 : t->oh) * d_row;
+    const long rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, taps = t->kh * t->kw;
+    const long weights = t->o * t->c * taps;
+    vector *x = take_scratch(part, (t->c * plane + t->o * d_plane + weights + t->o + t->c * t->w) *
+                                       sizeof(vector));
+    if (!x) { job->failed = 1; return; }
+    vector *d = x + t->c * plane, *dw = d + t->o * d_plane, *db = dw + weights, *line = db + t->o;
+    if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
+    if (wants_dx || t->oh % t->pool_h || t->ow % t->pool_w) memset(d, 0, t->o * d_plane * sizeof(vector));
+    memset(dw, 0, (weights + t->o) * sizeof(vector));
+    /* As many rows at a time as leave room in the first cache for the rows of x. */
+    const long widest = t->o < MOST_OUTPUTS ? t->o : MOST_OUTPUTS;
+    long chunk = 20000 / (widest * t->ow * sw * (long)sizeof(vector));
+    if (chunk < 1) chunk = 1;
+    for (long block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
+        const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
+        NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
+        vector *origin = d + top * d_row + left;
+        for (long o = 0; o < t->o; o++) {
+            vector sum = {0};
+            for (long p = 0; p < rows; p++) {
+                const real *dy = (const real *)t->y.data + first * t->y.n + o * t->y.c + p * t->y.h;
+                const uint8_t *where = t->where + (((block * rows + p) * t->o + o) * columns) * LANES;
+                for (long q = 0; q < columns; q++) {
+                    const vector v = NAME(load)(dy + q * t->y.w, t->y.n, lanes);
+                    vector *to = origin + o * d_plane + p * t->pool_h * sh * d_row + q * t->pool_w * sw;
+                    if (!t->where) {
+                        *to = v;
+                        sum += v;
+                        continue;
+                    }
+                    mask at;
+                    for (long lane = 0; lane < LANES; lane++) at[lane] = where[q * LANES + lane];
+                    for (long s = 0; s < t->pool_h; s++)
+                        for (long u = 0; u < t->pool_w; u++) {
+                            const vector here = (vector)((mask)v & (at == (whole)(s * t->pool_w + u)));
+                            to[s * sh * d_row + u * sw] = here;
+                            sum += here;
+                        }
+                }
+            }
+            db[o] += sum;
+        }
+        for (long r = 0; r < t->oh; r += chunk) {
+            const long height = t->oh - r < chunk ? t->oh - r : chunk;
+            vector *to = dw;
+            int outputs;
+            for (long o = 0; o < t->o; o += outputs) {
+                outputs = NAME(outputs)(o, t->o);
+                const vector *dr = origin + o * d_plane + r * sh * d_row;
+                for (long c = 0; c < t->c; c++) {
+                    const vector *xr = x + c * plane + r * t->stride_h * row;
+                    long k = 0, tap[8];
+                    switch (outputs) {
+#define TAPS(O, T)                                                                                     \
+    for (; k + T <= taps; k += T, to += O * T) {                                                       \
+        UNROLL for (int s = 0; s < T; s++) tap[s] = (k + s) / t->kw * row + (k + s) % t->kw;           \
+        NAME(tap_tile)(O, T, dr, d_plane, d_row, sh, sw, xr, tap, t->stride_h *row, t->stride_w,       \
+                       height, t->ow, to);                                                             \
+    }
+#define BOTH(O, T)                                                                                     \
+    case O:                                                                                            \
+        TAPS(O, T)                                                                                     \
+        TAPS(O, 1)                                                                                     \
+        break;
+                        TILES(BOTH)
+                    }
+                }
+            }
+        }
+        if (!wants_dx) continue;
+        NAME(row_task) g = {.plane = d_plane, .row = d_row, .step = 1, .c = t->o, .kh = t->kh,
+                            .kw = t->kw, .left = left, .right = left + (t->ow - 1) * sw + 1,
+                            .out = line, .ow = t->w};
+        const long bottom = top + (t->oh - 1) * sh + 1;
+        for (long h = 0; h < t->h; h++) {
+            g.in = d + h * d_row;
+            g.i0 = h < top ? top - h : 0;
+            g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
+            NAME(correlate)(&g, job->turned, NULL, t->c);
+            for (long c = 0; c < t->c; c++) {
+                real *dx = (real *)t->dx.data + first * t->dx.n + c * t->dx.c + h * t->dx.h;
+                for (long k = 0; k < t->w; k++) NAME(store)(dx + k * t->dx.w, t->dx.n, lanes, line[c * t->w + k]);
+            }
+        }
+    }
+    /* The lanes of each sum, back in the order of the weights. */
+    real *partial = job->partial + part * (weights + t->o);
+    const vector *from = dw;
+    int outputs;
+    for (long o = 0; o < t->o; o += outputs) {
+        outputs = NAME(outputs)(o, t->o);
+        int T = 1;
+        switch (outputs) {
+#define WIDTH(O, WIDE) case O: T = WIDE; break;
+            TILES(WIDTH)
+        }
+        for (long c = 0; c < t->c; c++)
+            for (long k = 0; k < taps;) {
+                const int tile = k + T <= taps ? T : 1;
+                for (int u = 0; u < outputs; u++)
+                    for (int s = 0; s < tile; s++)
+                        partial[((o + u) * t->c + c) * taps + k + s] = NAME(total)(*from++);
+                k += tile;
+            }
+    }
+    for (long o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
+}
+
+/* --- what Python calls; 0, or 1 where memory ran out --- */
+
+int NAME(convolve)(const convolution *t) {
+    const long weights = t->o * t->c * t->kh * t->kw;
+    real *ordered = malloc(weights * sizeof(real));
+    if (!ordered) return 1;
+    NAME(order)(t->weight, ordered, t->o, t->c, t->kh, t->kw, 0);
+    NAME(job) job = {.t = t, .weight = ordered, .bias = t->bias};
+    in_parallel(NAME(forward_part), &job, t->threads);
+    free(ordered);
+    return job.failed;
+}
+
+int NAME(convolve_backward)(const convolution *t) {
+    const long weights = t->o * t->c * t->kh * t->kw, size = weights + t->o;
+    real *memory = malloc((size * t->threads + weights) * sizeof(real));
+    if (!memory) return 1;
+    real *turned = memory + size * t->threads, *dweight = t->dweight, *dbias = t->dbias;
+    if (t->dx.data) NAME(order)(t->weight, turned, t->c, t->o, t->kh, t->kw, 1);
+    NAME(job) job = {.t = t, .partial = memory, .turned = turned};
+    in_parallel(NAME(backward_part), &job, t->threads);
+    for (long i = 0; i < size; i++) {
+        real sum = 0;
+        for (int part = 0; part < t->threads; part++) sum += memory[part * size + i];
+        if (i < weights) dweight[i] = sum;
+        else if (dbias) dbias[i - weights] = sum;
+    }
+    free(memory);
+    return job.failed;
+}

@@ -1,0 +1,31 @@
+/* The kernels, in single and in double precision. */
+#include "kernels.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Memory of a part that is kept from call to call: fresh pages cost as much as the arithmetic. */
+static void *take_scratch(int part, long bytes) {
+    static _Thread_local struct { void *memory; long bytes; } mine;
+    (void)part;
+    if (bytes > mine.bytes) {
+        free(mine.memory);
+        mine.memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+        mine.bytes = mine.memory ? bytes : 0;
+    }
+    return mine.memory;
+}
+
+#define real float
+#define whole int32_t
+#define NAME(name) name##_float32
+#include "convolution.h"
+#undef real
+#undef whole
+#undef NAME
+
+#define real double
+#define whole int64_t
+#define NAME(name) name##_float64
+#include "convolution.h"
+
+int xbp_lanes(int bytes) { return VECTOR_BYTES / bytes; }

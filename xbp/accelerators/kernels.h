@@ -1,0 +1,41 @@
+/* What the kernels share. Compiled once for each level of the instruction set; see build.py. */
+#ifndef XBP_KERNELS_H
+#define XBP_KERNELS_H
+
+#include <stdint.h>
+
+#ifdef __AVX512F__
+#define VECTOR_BYTES 64
+#define MOST_OUTPUTS 8 /* 8 × 3 sums, 3 inputs and a weight fit into 32 registers */
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#define MOST_OUTPUTS 4 /* 4 × 3 sums, 3 inputs and a weight fit into 16 registers */
+#else
+#define VECTOR_BYTES 16
+#define MOST_OUTPUTS 4
+#endif
+
+typedef void part_function(void *task, int part, int parts);
+void in_parallel(part_function *work, void *task, int threads);
+
+/* A batch of images in memory: data and strides, in elements, of the axes N, C, H, W. */
+typedef struct {
+    void *data;
+    long n, c, h, w;
+} images;
+
+/* A convolution, then max(·, 0) if `relu`, then the maximum of pool_h × pool_w windows side by side.
+ * x: (n, c, h, w), y: (n, o, oh / pool_h, ow / pool_w), weight: (o, c, kh, kw), contiguous.
+ * `where` remembers for each entry of y and each image of a block which entry of the window it came
+ * from, or NOWHERE: what the backward needs. NULL where there is neither relu nor pooling. */
+typedef struct {
+    images x, y, dx;
+    void *weight, *bias, *dweight, *dbias; /* bias, dbias and dx.data may be NULL */
+    uint8_t *where;
+    long n, c, h, w, o, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow, pool_h, pool_w;
+    int relu, threads;
+} convolution;
+
+#define NOWHERE 255
+
+#endif

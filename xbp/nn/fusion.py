@@ -1,0 +1,56 @@
+"""Neighbours in a Sequential that one primitive computes in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from xbp.backend import Array
+from xbp.nn.activations import ReLU
+from xbp.nn.conv import Conv2d
+from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.partial_conv import PartialConv2d
+from xbp.nn.pool import MaxPool2d
+from xbp.primitives.convolution import convolve_rectify_pool
+
+
+class ConvBlock(Layer):
+    """A convolution, then perhaps ReLU, then perhaps maximum pooling without overlap or padding."""
+
+    def __init__(self, conv: Conv2d, relu: bool, pool: tuple[int, int]) -> None:
+        self.conv, self.relu, self.pool = conv, relu, pool
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        conv = self.conv
+        xp = conv.namespace(x)
+        conv.output_size(x, conv.in_channels)  # checks the shape
+        weight, add_weight_grad = conv.kernels(xp)
+        bias = None if conv.bias is None else conv.bias.data
+        y, backward = convolve_rectify_pool(
+            x, weight, bias, conv.stride, conv.padding, relu=self.relu, pool=self.pool
+        )
+        return y, conv.adding(backward, add_weight_grad)
+
+
+def fused(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """The same layers, but convolutions together with the ReLU and the pooling that follow them.
+
+    Only these very classes: what a subclass does differently is unknown.
+    """
+    index, end = 0, len(layers)
+    while index < end:
+        layer = layers[index]
+        index += 1
+        if type(layer) is Conv2d or type(layer) is PartialConv2d:
+            relu = index < end and type(layers[index]) is ReLU
+            index += relu
+            pool = (1, 1)
+            if index < end and type(layers[index]) is MaxPool2d:
+                after = layers[index]
+                if after.stride == after.kernel_size and after.padding == (0, 0):
+                    pool = after.kernel_size
+                    index += 1
+            if relu or pool != (1, 1):
+                layer = ConvBlock(layer, relu, pool)
+        yield layer
