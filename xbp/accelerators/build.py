@@ -20,7 +20,15 @@ LEVELS = {  # the flags of each, the best one last; `native.py` knows who can ru
     "x86_64": {
         "baseline": ("-march=x86-64",),
         "avx2": ("-march=x86-64", "-mavx2", "-mfma"),
-        "avx512": ("-march=x86-64", "-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+        "avx512": (
+            "-march=x86-64",
+            "-mavx2",
+            "-mfma",
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+        ),
     },
 }
 
@@ -47,7 +55,7 @@ def build(folder: Path = HERE) -> list[Path]:
         target = folder / f"_kernels_{level}.so"
         sources = [str(HERE / name) for name in SOURCES]
         partial = target.with_suffix(f".{os.getpid()}")
-        command = [cc, *OPTIONS, *flags, "-o", str(partial), *sources]
+        command = [cc, *OPTIONS, *flags, "-o", str(partial), *sources, "-lm"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode == 0:
             partial.replace(target)

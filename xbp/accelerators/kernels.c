@@ -1,4 +1,5 @@
 /* The kernels, in single and in double precision. */
+#include <math.h>
 #include "kernels.h"
 #include <stdlib.h>
 #include <string.h>
@@ -18,14 +19,26 @@ static void *take_scratch(int part, long bytes) {
 #define real float
 #define whole int32_t
 #define NAME(name) name##_float32
+#define EXP expf
+#define LOG logf
+#define SQRT sqrtf
 #include "convolution.h"
+#include "elementwise.h"
 #undef real
 #undef whole
 #undef NAME
+#undef EXP
+#undef LOG
+#undef SQRT
+#undef LOOP
 
 #define real double
 #define whole int64_t
 #define NAME(name) name##_float64
+#define EXP exp
+#define LOG log
+#define SQRT sqrt
 #include "convolution.h"
+#include "elementwise.h"
 
 int xbp_lanes(int bytes) { return VECTOR_BYTES / bytes; }

@@ -17,7 +17,7 @@ from xbp.nn.activations import (
 from xbp.nn.conv import Conv2d
 from xbp.nn.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from xbp.nn.dropout import Dropout
-from xbp.nn.layer import Backward, Layer
+from xbp.nn.layer import Backward, Layer, for_parameters
 from xbp.nn.linear import Linear
 from xbp.nn.losses import EntrywiseLoss, HuberLoss, L1Loss, Loss, MSELoss, RegressionLoss
 from xbp.nn.parameter import Parameter
@@ -75,5 +75,6 @@ __all__ = [
     "Softplus",
     "Subsample2d",
     "Tanh",
+    "for_parameters",
     "trace",
 ]

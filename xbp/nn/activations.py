@@ -13,7 +13,7 @@ from collections.abc import Callable
 from xbp.arguments import choice, number, positive
 from xbp.backend import Array, Namespace
 from xbp.nn.layer import Backward, Layer, Rng
-from xbp.primitives import erfc, sigmoid
+from xbp.primitives import erfc, rectify, sigmoid
 
 
 class Elementwise(Layer):
@@ -53,6 +53,12 @@ class ReLU(Elementwise):
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
         y = xp.maximum(x, 0.0)
         return y, lambda: xp.astype(y > 0, y.dtype)
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        self.namespace(x)  # refuses what is no floating-point array
+        return rectify(x)  # the same, as a primitive: the layer that networks have most of
 
 
 class LeakyReLU(Elementwise):

@@ -10,7 +10,7 @@ from typing import Any
 from xbp.arguments import integer
 from xbp.backend import Array, Namespace
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.layer import Backward, Rng
+from xbp.nn.layer import Backward, Rng, with_part
 from xbp.nn.parameter import Parameter
 from xbp.nn.windowed import Size, Windowed
 from xbp.primitives.convolution import Gradients, convolve
@@ -95,18 +95,26 @@ class Conv2d(Windowed):
         return y, self.adding(convolve_backward, add_weight_grad)
 
     def adding(
-        self, gradients: Callable[[Array], Gradients], add_weight_grad: Callable[[Array], None]
+        self,
+        gradients: Callable[[Array, bool], Gradients],
+        add_weight_grad: Callable[[Array], None],
     ) -> Backward:
         """The layer's backward: what `gradients` finds for the parameters is added to theirs."""
 
-        def backward(dy: Array) -> Array:
-            dx, dweight, dbias = gradients(dy)
+        def add(dy: Array, wants_dx: bool) -> Array:
+            dx, dweight, dbias = gradients(dy, wants_dx)
             add_weight_grad(dweight)
             if self.bias is not None:
                 self.bias.add_grad(dbias)
             return dx
 
-        return backward
+        def backward(dy: Array) -> Array:
+            return add(dy, wants_dx=True)
+
+        def for_parameters(dy: Array) -> None:
+            add(dy, wants_dx=False)
+
+        return with_part(backward, for_parameters)
 
     def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
         """W (out, in, kh, kw), and what adds to the gradient of its parameter, given ∂L/∂W."""

@@ -29,6 +29,33 @@ from xbp.nn.parameter import Parameter
 Backward: TypeAlias = Callable[[Array], Array]
 """Takes ∂L/∂y, adds to each `Parameter.grad` of its layer, returns ∂L/∂x."""
 
+
+def for_parameters(backward: Backward) -> Callable[[Array], Any]:
+    """`backward` for the sake of the parameters' gradients alone.
+
+    The input of a whole network is data, and ∂L/∂data, which nobody reads, can cost as much as all
+    else in the first layer. A layer that can leave it out gives its backward an attribute
+    `for_parameters`: a function of ∂L/∂y that returns nothing. Others run as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer = nn.Linear(2, 1, dtype="float64", rng=0)
+    >>> y, backward = layer.forward(np.ones((1, 2)))
+    >>> nn.for_parameters(backward)(np.ones((1, 1)))
+    >>> layer.weight.grad.tolist()
+    [[1.0, 1.0]]
+    """
+    return getattr(backward, "for_parameters", backward)
+
+
+def with_part(backward: Backward, for_parameters: Callable[[Array], None]) -> Backward:
+    """`backward`, which from now on knows what to do where its result is not wanted."""
+    backward.for_parameters = for_parameters  # type: ignore[attr-defined]
+    return backward
+
+
 Rng: TypeAlias = "xbp.random.Seed | xbp.random.Stream"
 """What a forward's `rng` takes: an int, a numpy Generator, a Stream, or None for fresh entropy."""
 

@@ -9,7 +9,7 @@ from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.layer import Backward, Layer, Rng, with_part
 from xbp.nn.parameter import Parameter
 from xbp.random import Seed, generator
 
@@ -87,14 +87,17 @@ class Linear(Layer):
         if self.bias is not None:
             y += self.bias.data
 
-        def backward(dy: Array) -> Array:
+        def for_parameters(dy: Array) -> None:
             rows = xp.reshape(dy, (-1, self.out_features))
             self.weight.add_grad(rows.T @ xp.reshape(x, (-1, self.in_features)))
             if self.bias is not None:
                 self.bias.add_grad(xp.sum(rows, axis=0))
+
+        def backward(dy: Array) -> Array:
+            for_parameters(dy)
             return xp.matmul(dy, W)
 
-        return y, backward
+        return y, with_part(backward, for_parameters)
 
     def options(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

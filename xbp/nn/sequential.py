@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.fusion import fused
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.layer import Backward, Layer, Rng, for_parameters, with_part
 from xbp.random import Stream, as_stream
 
 
@@ -48,10 +48,18 @@ class Sequential(Layer):
                 dy = backward(dy)
             return dy
 
-        return x, backward_all
+        def backward_for_parameters(dy: Array) -> None:
+            for backward in reversed(backwards[1:]):
+                dy = backward(dy)
+            for first in backwards[:1]:
+                for_parameters(first)(dy)
+
+        return x, with_part(backward_all, backward_for_parameters)
 
     def __call__(self, x: Array) -> Array:
-        for layer in fused(self.layers):  # without the closures, each layer's memory is free at once
+        for layer in fused(
+            self.layers
+        ):  # without the closures, each layer's memory is free at once
             x = layer(x)
         return x
 

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Optimizer, State, average
+from xbp.optim.optimizer import LearningRate, Optimizer, State
+from xbp.primitives.updates import average
 
 
 class Adagrad(Optimizer):

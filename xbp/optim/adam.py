@@ -21,7 +21,8 @@ from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Optimizer, State, average
+from xbp.optim.optimizer import LearningRate, Optimizer, State
+from xbp.primitives.updates import average, normalized_step
 
 
 class Adam(Optimizer):
@@ -89,20 +90,22 @@ class Adam(Optimizer):
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
         average(state["m"], self.betas[0], g)
-        p -= self.mean(state["m"], g, lr, t) / self.scale(xp, g, state, t)
-
-    def mean(self, m: Array, g: Array, lr: float, t: int) -> Array:
-        """η m̂."""
-        return lr / (1 - self.betas[0] ** t) * m
-
-    def scale(self, xp: Namespace, g: Array, state: State, t: int) -> Array:
-        """What m̂ is divided by."""
-        beta2, v = self.betas[1], state["v"]
-        average(v, beta2, g, g)
+        average(state["v"], self.betas[1], g, g)
+        rate, mean = self.mean(state["m"], g, lr, t)
+        scale, eps = self.scale(t)
+        v = state["v"]
         if self.amsgrad:
             state["v_max"][...] = xp.maximum(state["v_max"], v)
             v = state["v_max"]
-        return 1 / math.sqrt(1 - beta2**t) * xp.sqrt(v) + self.eps
+        normalized_step(p, rate, mean, scale, v, eps)
+
+    def mean(self, m: Array, g: Array, lr: float, t: int) -> tuple[float, Array]:
+        """η m̂, as a number and the array that it multiplies."""
+        return lr / (1 - self.betas[0] ** t), m
+
+    def scale(self, t: int) -> tuple[float, float]:
+        """A and b of the divisor s = a √v + b."""
+        return 1 / math.sqrt(1 - self.betas[1] ** t), self.eps
 
     def state_names(self) -> tuple[str, ...]:
         return ("m", "v", *("v_max",) * self.amsgrad)
@@ -184,10 +187,11 @@ class Adamax(Adam):
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def scale(self, xp: Namespace, g: Array, state: State, t: int) -> Array:
-        u = state["u"]
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+        m, u = state["m"], state["u"]
+        average(m, self.betas[0], g)
         u[...] = xp.maximum(self.betas[1] * u, xp.abs(g) + self.eps)
-        return u
+        p -= lr / (1 - self.betas[0] ** t) * m / u
 
     def state_names(self) -> tuple[str, ...]:
         return ("m", "u")
@@ -240,10 +244,10 @@ class NAdam(Adam):
         self.momentum_decay = number("momentum_decay", momentum_decay, least=0)
         self._products = [1.0]
 
-    def mean(self, m: Array, g: Array, lr: float, t: int) -> Array:
-        now = lr * (1 - self.mu(t)) / (1 - self.product(t))
-        ahead = lr * self.mu(t + 1) / (1 - self.product(t + 1))
-        return now * g + ahead * m
+    def mean(self, m: Array, g: Array, lr: float, t: int) -> tuple[float, Array]:
+        now = (1 - self.mu(t)) / (1 - self.product(t))
+        ahead = self.mu(t + 1) / (1 - self.product(t + 1))
+        return lr, now * g + ahead * m
 
     def mu(self, t: int) -> float:
         """μ_t."""
@@ -297,13 +301,13 @@ class RAdam(Adam):
         decoupled = decoupled_weight_decay
         super().__init__(parameters, lr, betas, eps, weight_decay, decoupled_weight_decay=decoupled)
 
-    def scale(self, xp: Namespace, g: Array, state: State, t: int) -> Array:
-        beta2, v = self.betas[1], state["v"]
-        average(v, beta2, g, g)
+    def scale(self, t: int) -> tuple[float, float]:
+        beta2 = self.betas[1]
         unbias = 1 - beta2**t
         last = 2 / (1 - beta2) - 1
         now: float = last - 2 * t * beta2**t / unbias
         if now <= 5:
-            return 1.0
+            return 0.0, 1.0
         r = math.sqrt((now - 4) * (now - 2) * last / ((last - 4) * (last - 2) * now))
-        return (xp.sqrt(v) + self.eps) / (math.sqrt(unbias) * r)
+        scale = 1 / (math.sqrt(unbias) * r)
+        return scale, scale * self.eps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeAlias
@@ -216,9 +215,3 @@ class Optimizer:
     def state_names(self) -> tuple[str, ...]:
         """The names of the arrays, of a parameter's shape, that `update` keeps in its `state`."""
         return ()
-
-
-def average(mean: Array, beta: float, *factors: Array) -> None:
-    """An exponential average, in place: mean ← β · mean + (1 - β) · product of the factors."""
-    mean *= beta
-    mean += math.prod(factors, start=1 - beta)

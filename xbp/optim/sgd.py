@@ -9,6 +9,7 @@ from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
 from xbp.optim.optimizer import LearningRate, Optimizer, State
+from xbp.primitives.updates import add_scaled
 
 
 class SGD(Optimizer):
@@ -73,7 +74,7 @@ class SGD(Optimizer):
             v *= self.momentum
             v += g if t == 1 else (1 - self.dampening) * g
             g = g + self.momentum * v if self.nesterov else v
-        p -= lr * g
+        add_scaled(p, -lr, g)
 
     def state_names(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()

@@ -7,22 +7,30 @@ versions: plain enough to be believed, and the oracle of every faster one.
 """
 
 from xbp.primitives.convolution import convolve, convolve_rectify_pool, max_pool
+from xbp.primitives.cross_entropy import cross_entropy
 from xbp.primitives.images import col2im, im2col, output_size, pad2d, unpad2d, windows
 from xbp.primitives.philox import philox4x32, random_bits
+from xbp.primitives.rectify import rectify
 from xbp.primitives.special import erf, erfc, sigmoid
+from xbp.primitives.updates import add_scaled, average, normalized_step
 
 __all__ = [
+    "add_scaled",
+    "average",
     "col2im",
     "convolve",
     "convolve_rectify_pool",
+    "cross_entropy",
     "erf",
     "erfc",
     "im2col",
     "max_pool",
+    "normalized_step",
     "output_size",
     "pad2d",
     "philox4x32",
     "random_bits",
+    "rectify",
     "sigmoid",
     "unpad2d",
     "windows",

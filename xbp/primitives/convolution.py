@@ -25,13 +25,13 @@ from xbp.primitives.images import (
 )
 
 Gradients: TypeAlias = "tuple[Array, Array, Array]"
-"""∂L/∂x, ∂L/∂weight and ∂L/∂bias."""
+"""∂L/∂x, or None where it is not wanted, ∂L/∂weight and ∂L/∂bias."""
 
 
 @primitive
 def convolve(
     x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair
-) -> tuple[Array, Callable[[Array], Gradients]]:
+) -> tuple[Array, Callable[[Array, bool], Gradients]]:
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
     With each window of x as a column of a matrix X (`im2col`), W as a matrix (out, in·kh·kw) and
@@ -54,7 +54,7 @@ def convolve(
     -------
     y : array (N, out, OH, OW)
     backward : callable
-        From ∂L/∂y to (∂L/∂x, ∂L/∂weight, ∂L/∂bias).
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂weight, ∂L/∂bias).
     """
     xp = array_namespace(x)
     out, _, *kernel = weight.shape
@@ -66,11 +66,11 @@ def convolve(
     if bias is not None:
         y += xp.reshape(bias, (-1, 1))
 
-    def backward(dy: Array) -> Gradients:
+    def backward(dy: Array, wants_dx: bool = True) -> Gradients:
         delta = xp.reshape(rows_first(dy), (oh, out, -1))
         # X δᵀ in place of δ Xᵀ: the same product, twice as fast with few output channels.
         dW = xp.sum(xp.matmul(X, xp.matrix_transpose(delta)), axis=0).T
-        dx = col2im(xp.matmul(W.T, delta), x.shape, *window)
+        dx = col2im(xp.matmul(W.T, delta), x.shape, *window) if wants_dx else None
         return dx, xp.reshape(dW, weight.shape), xp.sum(delta, axis=(0, 2))
 
     return images(xp.reshape(y, (oh, out, ow, -1))), backward
@@ -125,7 +125,7 @@ def convolve_rectify_pool(
     *,
     relu: bool,
     pool: Pair,
-) -> tuple[Array, Callable[[Array], Gradients]]:
+) -> tuple[Array, Callable[[Array, bool], Gradients]]:
     """A convolution, max(·, 0) if `relu`, and the maximum of `pool` windows side by side.
 
     In one call, because the image between them, the largest array of a convolutional network, then
@@ -143,7 +143,7 @@ def convolve_rectify_pool(
     -------
     y : array (N, out, OH // ph, OW // pw)
     backward : callable
-        From ∂L/∂y to (∂L/∂x, ∂L/∂weight, ∂L/∂bias).
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂weight, ∂L/∂bias).
     """
     xp = array_namespace(x)
     convolved, convolve_backward = convolve.reference(x, weight, bias, stride, padding)  # type: ignore[attr-defined]
@@ -151,10 +151,10 @@ def convolve_rectify_pool(
     if pool != (1, 1):
         y, pool_backward = max_pool.reference(rectified, pool, pool, (0, 0))  # type: ignore[attr-defined]
 
-    def backward(dy: Array) -> Gradients:
+    def backward(dy: Array, wants_dx: bool = True) -> Gradients:
         delta = dy if pool == (1, 1) else pool_backward(dy)
         if relu:
             delta = xp.astype(rectified > 0, delta.dtype) * delta
-        return convolve_backward(delta)  # type: ignore[no-any-return]
+        return convolve_backward(delta, wants_dx)  # type: ignore[no-any-return]
 
     return y, backward

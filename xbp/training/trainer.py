@@ -11,7 +11,7 @@ from typing import Any
 from xbp.arguments import integer
 from xbp.backend import Array, Backend, array_namespace, get_backend, on_host, to_numpy
 from xbp.errors import InputError, NonFiniteError
-from xbp.nn import Layer, Loss, trace
+from xbp.nn import Layer, Loss, for_parameters, trace
 from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed, permutation
 from xbp.training.averages import Averages
@@ -183,7 +183,7 @@ class Trainer:
         self.current_loss, gradient = self.loss(prediction, y)
         if on_host(self.current_loss) and not math.isfinite(self.current_loss):
             return prediction  # _epoch looks at the loss next, while the parameters are still good
-        backward(gradient)
+        for_parameters(backward)(gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return prediction

@@ -1,0 +1,59 @@
+/* Functions of entries, for one floating-point type `real`: a pass over memory each, on all threads
+ * where there is enough of it. Their loops are plain; the compiler makes vectors of them. */
+
+typedef struct {
+    real *to;
+    const real *a, *b;
+    real s, t, u;
+    long n;
+    void (*loop)(real *restrict to, const real *restrict a, const real *restrict b, real s, real t, real u,
+                 long n);
+} NAME(pass);
+
+static void NAME(pass_part)(void *task, int part, int parts) {
+    const NAME(pass) *p = task;
+    /* whole cache lines, so that no two threads write to the same one */
+    const long lines = (p->n + 15) / 16, from = part * lines / parts * 16;
+    const long end = (part + 1) * lines / parts * 16, to = end < p->n ? end : p->n;
+    p->loop(p->to + from, p->a + from, p->b ? p->b + from : NULL, p->s, p->t, p->u, to - from);
+}
+
+static void NAME(run)(NAME(pass) p, int threads) {
+    in_parallel(NAME(pass_part), &p, p.n < 32768 ? 1 : threads);
+}
+
+#define LOOP(name, what)                                                                              \
+    static void NAME(name##_loop)(real *restrict to, const real *restrict a, const real *restrict b,  \
+                                  real s, real t, real u, long n) {                                   \
+        (void)a, (void)b, (void)s, (void)t, (void)u;                                                  \
+        for (long i = 0; i < n; i++) what;                                                            \
+    }                                                                                                 \
+    void NAME(name)(real *to, const real *a, const real *b, real s, real t, real u, long n,           \
+                    int threads) {                                                                    \
+        NAME(run)((NAME(pass)){to, a, b, s, t, u, n, NAME(name##_loop)}, threads);                    \
+    }
+
+LOOP(add_scaled, to[i] += s * a[i])
+LOOP(average, to[i] = s * to[i] + t * a[i])
+LOOP(average_product, to[i] = s * to[i] + t * a[i] * b[i])
+LOOP(scaled_step, to[i] -= s * a[i] / (t * SQRT(b[i]) + u))
+LOOP(rectify, to[i] = a[i] <= 0 ? 0 : a[i]) /* nan stays nan */
+LOOP(rectify_backward, to[i] = a[i] > 0 ? b[i] : 0)
+
+/* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], and
+ * gradient = scale · (p - one-hot). The sum is taken in double precision. */
+double NAME(cross_entropy)(const real *logits, const int64_t *labels, real *gradient, real scale, long n,
+                           long c) {
+    double total = 0;
+    for (long i = 0; i < n; i++) {
+        const real *z = logits + i * c;
+        real *g = gradient + i * c, top = z[0], sum = 0;
+        for (long j = 1; j < c; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top;
+        for (long j = 0; j < c; j++) sum += g[j] = EXP(z[j] - top);
+        const real share = scale / sum;
+        for (long j = 0; j < c; j++) g[j] *= share;
+        g[labels[i]] -= scale;
+        total += LOG(sum) - (z[labels[i]] - top);
+    }
+    return total;
+}

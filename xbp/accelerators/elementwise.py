@@ -1,0 +1,129 @@
+"""Compiled passes over numpy arrays: rectifier, optimizer updates, cross-entropy."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.accelerators import native
+
+Real = NDArray[Any]
+LEAST_ENTRIES = 4096
+"""Below this numpy's own passes are over before a call into the library is prepared."""
+DTYPES = {np.dtype("float32"): ctypes.c_float, np.dtype("float64"): ctypes.c_double}
+
+
+def add_scaled(p: Real, factor: float, g: Real) -> Any:
+    """See `xbp.primitives.add_scaled`."""
+    return _in_place("add_scaled", p, (g,), (factor,))
+
+
+def average(mean: Real, beta: float, *factors: Real) -> Any:
+    """See `xbp.primitives.average`."""
+    if len(factors) not in (1, 2):
+        return NotImplemented
+    name = "average" if len(factors) == 1 else "average_product"
+    return _in_place(name, mean, factors, (beta, 1 - beta))
+
+
+def normalized_step(p: Real, rate: float, m: Real, scale: float, v: Real, eps: float) -> Any:
+    """See `xbp.primitives.normalized_step`."""
+    return _in_place("scaled_step", p, (m, v), (rate, scale, eps))
+
+
+def rectify(x: Real) -> Any:
+    """See `xbp.primitives.rectify`."""
+    dtype, order = x.dtype, dense_order(x)
+    if dtype not in DTYPES or x.size < LEAST_ENTRIES or order is None:
+        return NotImplemented
+    y = empty_in(order, x)
+    _call("rectify", y, (x,), ())
+
+    def backward(dy: Real) -> Real:
+        if dy.dtype != dtype or dy.strides != y.strides:
+            laid_out = empty_in(order, y)
+            laid_out[...] = dy
+            dy = laid_out
+        dx = empty_in(order, y)
+        _call("rectify_backward", dx, (y, dy), ())
+        return dx
+
+    return y, backward
+
+
+def cross_entropy(logits: Real, target: Any, scale: float, rubbish: float | None = None) -> Any:
+    """See `xbp.primitives.cross_entropy`; for labels that are classes, without a class beside."""
+    dtype = logits.dtype
+    if dtype not in DTYPES or target.ndim != 1 or rubbish is not None or logits.size == 0:
+        return NotImplemented
+    n, classes = logits.shape
+    labels = np.ascontiguousarray(target, np.int64)
+    if labels.min() < 0 or labels.max() >= classes:
+        return NotImplemented  # the reference's loss is nan then
+    logits, gradient = np.ascontiguousarray(logits), np.empty((n, classes), dtype)
+    total = _cross_entropy(dtype)(
+        logits.ctypes.data, labels.ctypes.data, gradient.ctypes.data, scale, n, classes
+    )
+    return dtype.type(scale * total), gradient
+
+
+# --- how they are called ---
+
+
+def _in_place(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> Any:
+    """A pass that changes `to`; only where all lie in memory in the same way."""
+    if (
+        to.size < LEAST_ENTRIES
+        or to.dtype not in DTYPES
+        or not to.flags.carray
+        or not all(isinstance(factor, float | int) for factor in numbers)
+        or not all(a.dtype == to.dtype and a.shape == to.shape for a in arrays)
+    ):
+        return NotImplemented
+    _call(name, to, tuple(np.ascontiguousarray(a) for a in arrays), numbers)
+    return None
+
+
+def _call(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> None:
+    a, b = (*(array.ctypes.data for array in arrays), None)[:2]
+    s, t, u = (*numbers, 0.0, 0.0, 0.0)[:3]
+    _pass(name, to.dtype)(to.ctypes.data, a, b, s, t, u, to.size, native.threads())
+
+
+@cache
+def _pass(name: str, dtype: np.dtype[Any]) -> Callable[..., None]:
+    real, pointer = DTYPES[dtype], ctypes.c_void_p
+    function = getattr(native.library(), f"{name}_{dtype.name}")
+    function.argtypes = (*(pointer,) * 3, *(real,) * 3, ctypes.c_long, ctypes.c_int)
+    function.restype = None
+    return function  # type: ignore[no-any-return]
+
+
+@cache
+def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
+    function = getattr(native.library(), f"cross_entropy_{dtype.name}")
+    function.argtypes = (*(ctypes.c_void_p,) * 3, DTYPES[dtype], ctypes.c_long, ctypes.c_long)
+    function.restype = ctypes.c_double
+    return function  # type: ignore[no-any-return]
+
+
+def dense_order(array: Real) -> tuple[int, ...] | None:
+    """The axes from the outermost to the innermost, if the array has no gaps; else None."""
+    if array.flags.c_contiguous:
+        return tuple(range(array.ndim))
+    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
+    return order if array.transpose(order).flags.c_contiguous else None
+
+
+def empty_in(order: tuple[int, ...], like: Real) -> Real:
+    """Memory for an array like `like`, its axes in `order`."""
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return np.empty([like.shape[axis] for axis in order], like.dtype).transpose(back)
+
+
+ACCELERATORS = (add_scaled, average, normalized_step, rectify, cross_entropy)

@@ -1,0 +1,56 @@
+"""Softmax and cross-entropy in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xbp.backend import Array, Namespace, array_namespace
+from xbp.primitives.dispatch import primitive
+
+
+@primitive
+def cross_entropy(
+    logits: Array, target: Array, scale: float, rubbish: float | None = None
+) -> tuple[Array, Array]:
+    """L = -scale · Σ_nc t_nc log p_nc with p = softmax(z), and ∂L/∂z = scale (p Σ_c t_c - t).
+
+    log p is computed as z - max z - log Σ e^(z - max z), finite and accurate for finite logits.
+
+    Parameters
+    ----------
+    logits : array (N, C)
+        z.
+    target : array (N,) of integer labels, or (N, C) of probabilities
+        t; a label is one-hot. One that is no class makes the loss nan.
+    scale : float
+    rubbish : float, optional
+        The logit of one more class, which is never the target: p = e^z / (e^rubbish + Σ e^z).
+
+    Returns
+    -------
+    L : 0-d array
+    gradient : array (N, C)
+    """
+    xp = array_namespace(logits)
+    if target.ndim == 1:
+        t, total = one_hot(xp, target, logits.shape[1], logits.dtype), 1.0
+    else:
+        t = xp.astype(target, logits.dtype)
+        total = xp.sum(t, axis=1, keepdims=True)
+    peak = xp.max(logits, axis=1, keepdims=True)
+    if rubbish is not None:
+        peak = xp.maximum(peak, rubbish)
+    shifted = logits - peak
+    powers = xp.exp(shifted)
+    norm = xp.sum(powers, axis=1, keepdims=True)
+    if rubbish is not None:
+        norm = norm + xp.exp(rubbish - peak)
+    loss = -scale * xp.sum(t * (shifted - xp.log(norm)))
+    return loss, scale * (powers / norm * total - t)
+
+
+def one_hot(xp: Namespace, labels: Array, classes: int, dtype: Any) -> Array:
+    """Integer labels (N,) → (N, classes), 1 at the label; a row of nan where it is out of range."""
+    labels = xp.reshape(xp.astype(labels, xp.int64), (-1, 1))
+    hot = xp.astype(labels == xp.arange(classes, device=labels.device), dtype)
+    return xp.where((labels >= 0) & (labels < classes), hot, float("nan"))
