@@ -1,4 +1,4 @@
-"""Compiles the kernels; run when xbp is installed, or by hand: ``python xbp/accelerators/build.py``.
+"""Compiles the kernels: when xbp is installed, or by ``python xbp/accelerators/build.py``.
 
 One library for each level of the instruction set, so that one wheel serves every machine: the
 processor it meets decides which is loaded. It imports nothing of xbp.
@@ -16,20 +16,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = ("kernels.c", "pool.c")
 OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
-LEVELS = {  # the flags of each, the best one last; `native.py` knows who can run which
-    "x86_64": {
-        "baseline": ("-march=x86-64",),
-        "avx2": ("-march=x86-64", "-mavx2", "-mfma"),
-        "avx512": (
-            "-march=x86-64",
-            "-mavx2",
-            "-mfma",
-            "-mavx512f",
-            "-mavx512bw",
-            "-mavx512dq",
-            "-mavx512vl",
-        ),
-    },
+AVX2 = ("-mavx2", "-mfma")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
+LEVELS = {  # the compiler's flags; `native.py` knows which processor can run which level
+    "x86_64": {"baseline": (), "avx2": AVX2, "avx512": AVX512},
 }
 
 
@@ -67,6 +57,6 @@ def build(folder: Path = HERE) -> list[Path]:
 
 
 if __name__ == "__main__":
-    libraries = build()
+    libraries = [str(path) for path in build()]
     print(*libraries or ["no C compiler was found, or it failed"], sep="\n")  # noqa: T201
     sys.exit(not libraries)

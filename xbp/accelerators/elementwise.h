@@ -41,11 +41,13 @@ LOOP(rectify, to[i] = a[i] <= 0 ? 0 : a[i]) /* nan stays nan */
 LOOP(rectify_backward, to[i] = a[i] > 0 ? b[i] : 0)
 
 /* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], and
- * gradient = scale · (p - one-hot). The sum is taken in double precision. */
+ * gradient = scale · (p - one-hot). The sum is taken in double precision. Of a label that is no
+ * class nothing good can come: nan. */
 double NAME(cross_entropy)(const real *logits, const int64_t *labels, real *gradient, real scale, long n,
                            long c) {
     double total = 0;
     for (long i = 0; i < n; i++) {
+        if (labels[i] < 0 || labels[i] >= c) return NAN;
         const real *z = logits + i * c;
         real *g = gradient + i * c, top = z[0], sum = 0;
         for (long j = 1; j < c; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top;

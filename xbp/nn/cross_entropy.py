@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from xbp.arguments import choice, number
 from xbp.backend import Array, array_namespace, dtype_name, on_host, to_numpy
 from xbp.errors import InputError
@@ -49,10 +51,11 @@ class CrossEntropyLoss(Loss):
     def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         self.namespace(prediction, target)  # refuses what does not belong together
         self._check_shapes(prediction, target)
-        if target.ndim == 1 and on_host(target):
-            self._check_labels(prediction, target)
         scale = 1 / prediction.shape[0] if self.reduction == "mean" else 1.0
-        return cross_entropy(prediction, target, scale, self.rubbish)
+        value, gradient = cross_entropy(prediction, target, scale, self.rubbish)
+        if target.ndim == 1 and on_host(target) and math.isnan(value):
+            self._check_labels(prediction, target)  # a label that is no class makes the loss nan
+        return value, gradient
 
     def check(self, prediction: Array, target: Array) -> None:
         self._check_shapes(prediction, target, same_length=False)

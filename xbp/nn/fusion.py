@@ -46,8 +46,8 @@ def fused(layers: Sequence[Layer]) -> Iterator[Layer]:
             relu = index < end and type(layers[index]) is ReLU
             index += relu
             pool = (1, 1)
-            if index < end and type(layers[index]) is MaxPool2d:
-                after = layers[index]
+            after = layers[index] if index < end else None
+            if isinstance(after, MaxPool2d) and type(after) is MaxPool2d:
                 if after.stride == after.kernel_size and after.padding == (0, 0):
                     pool = after.kernel_size
                     index += 1

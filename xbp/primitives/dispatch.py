@@ -38,5 +38,5 @@ class Primitive(Generic[F]):
 
 
 def primitive(reference: F) -> F:
-    """Let accelerators stand in for `reference`; keeps its signature for readers and type checks."""
+    """Let accelerators stand in for `reference`, whose signature it keeps."""
     return Primitive(reference)  # type: ignore[return-value]
