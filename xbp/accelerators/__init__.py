@@ -57,6 +57,15 @@ def registered() -> list[Accelerator]:
     return [Accelerator(name, "numpy", function) for name, function in _load(np.ndarray).items()]
 
 
+def status() -> str:
+    """What is in use, in words, for `xbp info`."""
+    if not _enabled:
+        return "switched off (XBP_ACCELERATE=0)"
+    if native.library() is None:
+        return f"none: {native.status()}"
+    return f"numpy: compiled kernels, {native.status()}, {native.threads()} threads"
+
+
 def enabled() -> bool:
     """Whether accelerators are asked at all."""
     return _enabled

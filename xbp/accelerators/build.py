@@ -7,14 +7,13 @@ processor it meets decides which is loaded. It imports nothing of xbp.
 from __future__ import annotations
 
 import os
-import platform
-import shutil
-import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = ("kernels.c", "pool.c")
+HEADERS = ("kernels.h", "convolution.h", "pooling.h", "elementwise.h")
 OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
@@ -23,30 +22,49 @@ LEVELS = {  # the compiler's flags; `native.py` knows which processor can run wh
 }
 
 
+def digest() -> int:
+    """A number that changes with the sources: a library of other sources is not to be loaded."""
+    value = 0
+    for name in (*SOURCES, *HEADERS):
+        value = zlib.crc32((HERE / name).read_bytes(), value)
+    return value
+
+
+def library_path(level: str, folder: Path = HERE) -> Path:
+    """Where the library of a level lies."""
+    return folder / f"_kernels_{level}.so"
+
+
 def levels() -> dict[str, tuple[str, ...]]:
     """The levels that make sense on this kind of machine, and their compiler flags."""
+    import platform
+
     machine = {"AMD64": "x86_64"}.get(platform.machine(), platform.machine())
     return LEVELS.get(machine, {"baseline": ()})
 
 
 def compiler() -> str | None:
     """The C compiler: $CC, or the first of the usual names on the path."""
+    import shutil
+
     names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def build(folder: Path = HERE) -> list[Path]:
     """Compile every level into `folder`; an empty list where there is no compiler, or it fails."""
+    import subprocess
+
     cc = compiler()
     if cc is None or sys.platform == "win32":
         return []
     made = []
     for level, flags in levels().items():
-        target = folder / f"_kernels_{level}.so"
+        target = library_path(level, folder)
+        partial = target.with_suffix(f".{os.getpid()}")  # nobody shall load half a library
         sources = [str(HERE / name) for name in SOURCES]
-        partial = target.with_suffix(f".{os.getpid()}")
-        command = [cc, *OPTIONS, *flags, "-o", str(partial), *sources, "-lm"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [cc, *OPTIONS, *flags, f"-DDIGEST={digest()}u", "-o", str(partial), *sources]
+        result = subprocess.run([*command, "-lm"], capture_output=True, text=True, check=False)
         if result.returncode == 0:
             partial.replace(target)
             made.append(target)

@@ -140,6 +140,7 @@ static void NAME(order)(const real *weight, real *to, long all, long c, long kh,
 
 typedef struct {
     const convolution *t;
+    const pooling *pooling;
     const real *weight, *bias;
     real *partial; /* backward: a weight and a bias gradient for each part */
     const real *turned;
@@ -153,7 +154,7 @@ static void NAME(forward_part)(void *task, int part, int parts) {
     const convolution *t = job->t;
     const long row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
     const long rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, window = t->o * t->ow;
-    vector *x = take_scratch(part, (t->c * plane + t->pool_h * window) * sizeof(vector));
+    vector *x = take_scratch((t->c * plane + t->pool_h * window) * sizeof(vector));
     if (!x) { job->failed = 1; return; }
     vector *line = x + t->c * plane;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
@@ -245,7 +246,7 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     const long d_plane = (wants_dx ? t->h + t->kh - 1 : t->oh) * d_row;
     const long rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, taps = t->kh * t->kw;
     const long weights = t->o * t->c * taps;
-    vector *x = take_scratch(part, (t->c * plane + t->o * d_plane + weights + t->o + t->c * t->w) *
+    vector *x = take_scratch((t->c * plane + t->o * d_plane + weights + t->o + t->c * t->w) *
                                        sizeof(vector));
     if (!x) { job->failed = 1; return; }
     vector *d = x + t->c * plane, *dw = d + t->o * d_plane, *db = dw + weights, *line = db + t->o;

@@ -1,9 +1,10 @@
-"""Convolution, rectifier and maximum in one compiled pass, for numpy arrays."""
+"""Convolution and pooling, and both with a rectifier in one pass, compiled, for numpy arrays."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ Real = NDArray[Any]
 Pair = tuple[int, int]
 LEAST_IMAGES = 4
 """Below this a block, which has as many lanes as a vector, is so empty that the reference wins."""
+MOST_PLACES = 255
+"""The place of a maximum in its window is kept in a byte, of which one value is taken."""
 
 
 def convolve(x: Real, weight: Real, bias: Real | None, stride: Pair, padding: Pair) -> Any:
@@ -31,59 +34,95 @@ def convolve_rectify_pool(
     *,
     relu: bool,
     pool: Pair,
-    row_major: bool = False,
 ) -> Any:
     """See `xbp.primitives.convolve_rectify_pool`."""
     dtype = x.dtype
     n, c, h, w = x.shape
     o, _, kh, kw = weight.shape
-    p, q = padding
-    if dtype not in LANES or n < LEAST_IMAGES or p >= kh or q >= kw or pool[0] * pool[1] > 255:
+    fits = padding[0] < kh and padding[1] < kw and pool[0] * pool[1] <= MOST_PLACES
+    if dtype not in DTYPES or n < LEAST_IMAGES or not fits:
         return NotImplemented
-    call, call_backward = functions(dtype)
-    oh, ow = (h + 2 * p - kh) // stride[0] + 1, (w + 2 * q - kw) // stride[1] + 1
-    rows, columns = oh // pool[0], ow // pool[1]
-    if rows == 0 or columns == 0:
-        return NotImplemented
+    oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
     x, weight = addressable(x), np.ascontiguousarray(weight)
-    y = empty((n, o, rows, columns), dtype, row_major)
-    where = None
-    if relu or pool != (1, 1):
-        lanes = LANES[dtype]
-        where = np.empty(-(-n // lanes) * lanes * o * rows * columns, np.uint8)
+    bias = None if bias is None else np.ascontiguousarray(bias)
+    y = empty((n, o, oh // pool[0], ow // pool[1]), dtype)
+    where = places(y) if relu or pool != (1, 1) else None
     task = native.Convolution(
-        x=native.images(x),
-        y=native.images(y),
-        weight=weight.ctypes.data,
-        bias=None if bias is None else bias.ctypes.data,
-        where=None if where is None else where.ctypes.data,
+        x=native.images(x), y=native.images(y), weight=address(weight),
+        bias=address(bias), where=address(where),
         n=n, c=c, h=h, w=w, o=o, kh=kh, kw=kw,
-        stride_h=stride[0], stride_w=stride[1], pad_h=p, pad_w=q,
-        oh=oh, ow=ow, pool_h=pool[0], pool_w=pool[1],
-        relu=relu, threads=native.threads(),
+        stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
+        oh=oh, ow=ow, pool_h=pool[0], pool_w=pool[1], relu=relu, threads=native.threads(),
     )  # fmt: skip
-    call(task)
+    run("convolve", dtype, task)
 
     def backward(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real]:
-        dy = addressable(dy)
-        dx = empty(x.shape, dtype, False) if wants_dx else None
+        dy, dx = addressable(dy), empty(x.shape, dtype) if wants_dx else None
         dweight, dbias = np.empty(weight.shape, dtype), np.empty(o, dtype)
-        task.y = native.images(dy)
-        task.dx = native.Images() if dx is None else native.images(dx)
-        task.dweight, task.dbias = dweight.ctypes.data, dbias.ctypes.data
-        task.where = None if where is None else where.ctypes.data  # and keeps both alive
-        call_backward(task)
+        task.y, task.dx = native.images(dy), native.images(dx)
+        task.dweight, task.dbias = address(dweight), address(dbias)
+        task.where = address(where)  # the same; but so the closure keeps it alive
+        run("convolve_backward", dtype, task)
         return dx, dweight, dbias
 
     return y, backward
 
 
-def empty(shape: tuple[int, ...], dtype: Any, row_major: bool) -> Real:
+def max_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+    """See `xbp.primitives.max_pool`."""
+    return _pool(x, kernel, stride, padding, average=False)
+
+
+def average_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+    """See `xbp.primitives.average_pool`."""
+    return _pool(x, kernel, stride, padding, average=True)
+
+
+def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) -> Any:
+    dtype = x.dtype
+    n, c, h, w = x.shape
+    kh, kw = kernel
+    if dtype not in DTYPES or n < LEAST_IMAGES or kh * kw > MOST_PLACES:
+        return NotImplemented
+    oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
+    x, y = addressable(x), empty((n, c, oh, ow), dtype)
+    where = None if average else places(y)
+    task = native.Pooling(
+        x=native.images(x), y=native.images(y), where=address(where),
+        n=n, c=c, h=h, w=w, kh=kh, kw=kw,
+        stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
+        oh=oh, ow=ow, average=average, threads=native.threads(),
+    )  # fmt: skip
+    run("pool", dtype, task)
+    shape = x.shape
+
+    def backward(dy: Real) -> Real:
+        dy, dx = addressable(dy), empty(shape, dtype)
+        task.x, task.y, task.where = native.images(dx), native.images(dy), address(where)
+        run("pool_backward", dtype, task)
+        return dx
+
+    return y, backward
+
+
+# --- memory ---
+
+
+def outputs(size: int, kernel: int, stride: int, padding: int) -> int:
+    """How many windows fit along one axis."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Real:
     """Memory for images: rows first and the batch innermost, as `xbp.primitives.images` has it."""
-    if row_major:
-        return np.empty(shape, dtype)
     n, c, h, w = shape
     return np.empty((h, c, w, n), dtype).transpose(3, 1, 0, 2)
+
+
+def places(y: Real) -> NDArray[np.uint8]:
+    """Memory for the place in its window of each entry of y, for whole blocks of images."""
+    n, lanes = y.shape[0], native.lanes(y.itemsize)
+    return np.empty(-(-n // lanes) * lanes * (y.size // n), np.uint8)
 
 
 def addressable(array: Real) -> Real:
@@ -92,38 +131,32 @@ def addressable(array: Real) -> Real:
     return array if whole and array.flags.aligned else np.array(array)
 
 
-def _functions(dtype: np.dtype[Any]) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
-    library = native.library()
-
-    def checked(name: str) -> Callable[[Any], None]:
-        function = getattr(library, f"{name}_{dtype.name}")
-        function.argtypes = (ctypes.POINTER(native.Convolution),)
-
-        def call(task: Any) -> None:
-            if function(ctypes.byref(task)):
-                msg = "the convolution found no memory for its workspace; use a smaller batch"
-                raise MemoryError(msg)
-
-        return call
-
-    return checked("convolve"), checked("convolve_backward")
+def address(array: Real | None) -> int | None:
+    """Where a contiguous array begins."""
+    return None if array is None else array.ctypes.data
 
 
-_FUNCTIONS: dict[Any, Any] = {}
+# --- calls ---
 
 
-def functions(dtype: np.dtype[Any]) -> Any:
-    """Forward and backward for a dtype."""
-    if dtype not in _FUNCTIONS:
-        _FUNCTIONS[dtype] = _functions(dtype)
-    return _FUNCTIONS[dtype]
+def run(name: str, dtype: np.dtype[Any], task: ctypes.Structure) -> None:
+    """Call a kernel.
+
+    Raises
+    ------
+    MemoryError
+        There is no memory for its workspace.
+    """
+    if _kernel(name, dtype)(ctypes.byref(task)):
+        msg = f"{name} found no memory for its workspace; use a smaller batch"
+        raise MemoryError(msg)
 
 
-def _lanes() -> dict[Any, int]:
-    library = native.library()
-    assert library is not None
-    return {np.dtype(name): library.xbp_lanes(np.dtype(name).itemsize) for name in ("f4", "f8")}
+@cache
+def _kernel(name: str, dtype: np.dtype[Any]) -> Callable[[Any], int]:
+    function: Callable[[Any], int] = getattr(native.library(), f"{name}_{dtype.name}")
+    return function
 
 
-LANES = _lanes()
-ACCELERATORS = (convolve, convolve_rectify_pool)
+DTYPES = (np.dtype("float32"), np.dtype("float64"))
+ACCELERATORS = (convolve, convolve_rectify_pool, max_pool, average_pool)

@@ -5,9 +5,8 @@
 #include <string.h>
 
 /* Memory of a part that is kept from call to call: fresh pages cost as much as the arithmetic. */
-static void *take_scratch(int part, long bytes) {
+static void *take_scratch(long bytes) {
     static _Thread_local struct { void *memory; long bytes; } mine;
-    (void)part;
     if (bytes > mine.bytes) {
         free(mine.memory);
         mine.memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
@@ -23,6 +22,7 @@ static void *take_scratch(int part, long bytes) {
 #define LOG logf
 #define SQRT sqrtf
 #include "convolution.h"
+#include "pooling.h"
 #include "elementwise.h"
 #undef real
 #undef whole
@@ -39,6 +39,9 @@ static void *take_scratch(int part, long bytes) {
 #define LOG log
 #define SQRT sqrt
 #include "convolution.h"
+#include "pooling.h"
 #include "elementwise.h"
+
+const unsigned xbp_digest = DIGEST; /* of the sources that this was built from */
 
 int xbp_lanes(int bytes) { return VECTOR_BYTES / bytes; }

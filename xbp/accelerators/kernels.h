@@ -38,4 +38,12 @@ typedef struct {
 
 #define NOWHERE 255
 
+/* Pooling with windows of any stride and padding. Backward x is ∂L/∂x, to be written, and y ∂L/∂y. */
+typedef struct {
+    images x, y;
+    uint8_t *where; /* as above; NULL where `average` */
+    long n, c, h, w, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow;
+    int average, threads;
+} pooling;
+
 #endif

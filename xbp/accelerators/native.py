@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from xbp.accelerators.build import digest, library_path
+
 LEVELS = {  # what the processor must have for each, best first
     "avx512": ("AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX2", "FMA3"),
     "avx2": ("AVX2", "FMA3"),
@@ -19,23 +19,34 @@ MOST_THREADS = 64
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels for this processor; None where they were not built, or cannot be loaded."""
-    level = available_level()
-    if level is None:
-        return None
-    try:
-        return ctypes.CDLL(str(HERE / f"_kernels_{level}.so"))
-    except OSError:
-        return None
+    """The kernels for this processor; None where there are none that can be loaded."""
+    return _load()[0]
 
 
-def available_level() -> str | None:
-    """The best level that is built and that this processor can run."""
+@cache
+def status() -> str:
+    """The level of the instruction set that is in use, or why there is none."""
+    return _load()[1]
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
     features = _features()
+    problem = "not built; install xbp where there is a C compiler"
     for level, needed in LEVELS.items():
-        if all(features.get(name) for name in needed) and (HERE / f"_kernels_{level}.so").exists():
-            return level
-    return None
+        path = library_path(level)
+        if not all(features.get(name) for name in needed) or not path.exists():
+            continue
+        try:
+            loaded = ctypes.CDLL(str(path))
+            built_from = ctypes.c_uint.in_dll(loaded, "xbp_digest").value
+        except (OSError, ValueError) as error:
+            problem = f"cannot be loaded ({error}); install xbp again"
+            continue
+        if built_from == digest():
+            return loaded, level
+        problem = "built from other sources; install xbp again, or run xbp/accelerators/build.py"
+    return None, problem
 
 
 def _features() -> dict[str, bool]:
@@ -45,6 +56,13 @@ def _features() -> dict[str, bool]:
     except ImportError:
         return {}
     return dict(__cpu_features__)
+
+
+@cache
+def lanes(itemsize: int) -> int:
+    """How many numbers of so many bytes a vector has: the images of a block."""
+    loaded = library()
+    return 1 if loaded is None else int(loaded.xbp_lanes(itemsize))
 
 
 @cache
@@ -68,10 +86,31 @@ class Images(ctypes.Structure):
 
 
 def images(array: Any) -> Images:
-    """The description of a 4-D array."""
+    """The description of a 4-D array, or of none."""
+    if array is None:
+        return Images()
     size = array.itemsize
     n, c, h, w = array.strides
     return Images(array.ctypes.data, n // size, c // size, h // size, w // size)
+
+
+class Pooling(ctypes.Structure):
+    """`pooling` in kernels.h."""
+
+    _fields_ = (
+        ("x", Images),
+        ("y", Images),
+        ("where", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_long)
+            for name in (
+                *("n", "c", "h", "w", "kh", "kw", "stride_h", "stride_w", "pad_h", "pad_w"),
+                *("oh", "ow"),
+            )
+        ),
+        ("average", ctypes.c_int),
+        ("threads", ctypes.c_int),
+    )
 
 
 class Convolution(ctypes.Structure):

@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 import xbp
+from xbp import accelerators
 from xbp.backend import LIBRARIES, Backend, brief, find_backend
 from xbp.cli.report import new_table, show
 from xbp.errors import BackendError
@@ -45,6 +46,7 @@ def _versions() -> Table:
     table.add_row("xbp", xbp.__version__)
     table.add_row("python", platform.python_version())
     table.add_row("platform", platform.platform())
+    table.add_row("accelerators", accelerators.status())
     table.add_row("XBP_BACKEND", os.environ.get("XBP_BACKEND") or "not set, so numpy")
     for name in (*REQUIRED, *OPTIONAL):
         version = _version(name)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.layer import Backward, Rng
 from xbp.nn.windowed import Size, Windowed
-from xbp.primitives.convolution import max_pool
-from xbp.primitives.images import pad2d, unpad2d, windows
+from xbp.primitives.convolution import average_pool, max_pool
 
 
 class _Pool2d(Windowed):
@@ -97,17 +94,6 @@ class AvgPool2d(_Pool2d):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
-        size = self.output_size(x)
-        padded = pad2d(x, self.padding)
-        places = [place for _, _, *place in windows(self.kernel_size, self.stride, size)]
-        share = 1 / math.prod(self.kernel_size)
-        y = share * sum(padded[:, :, rows, columns] for rows, columns in places)
-
-        def backward(dy: Array) -> Array:
-            dx = xp.zeros_like(padded)
-            for rows, columns in places:
-                dx[:, :, rows, columns] += share * dy
-            return unpad2d(dx, self.padding)
-
-        return y, backward
+        self.namespace(x)
+        self.output_size(x)  # checks the shape
+        return average_pool(x, self.kernel_size, self.stride, self.padding)

@@ -6,7 +6,12 @@ A primitive takes the array that decides (library, device, dtype) first. These a
 versions: plain enough to be believed, and the oracle of every faster one.
 """
 
-from xbp.primitives.convolution import convolve, convolve_rectify_pool, max_pool
+from xbp.primitives.convolution import (
+    average_pool,
+    convolve,
+    convolve_rectify_pool,
+    max_pool,
+)
 from xbp.primitives.cross_entropy import cross_entropy
 from xbp.primitives.images import col2im, im2col, output_size, pad2d, unpad2d, windows
 from xbp.primitives.philox import philox4x32, random_bits
@@ -17,6 +22,7 @@ from xbp.primitives.updates import add_scaled, average, normalized_step
 __all__ = [
     "add_scaled",
     "average",
+    "average_pool",
     "col2im",
     "convolve",
     "convolve_rectify_pool",

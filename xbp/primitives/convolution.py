@@ -116,6 +116,41 @@ def max_pool(
 
 
 @primitive
+def average_pool(
+    x: Array, kernel: Pair, stride: Pair, padding: Pair
+) -> tuple[Array, Callable[[Array], Array]]:
+    """y[n, c, r, s] = 1/(kh·kw) Σ_ij x[n, c, r·stride + i, s·stride + j], framed by zeros.
+
+    So each entry of x takes 1/(kh·kw) of ∂L/∂y of every window that holds it.
+
+    Parameters
+    ----------
+    x : array (N, C, H, W)
+    kernel, stride, padding : (int, int)
+
+    Returns
+    -------
+    y : array (N, C, OH, OW)
+    backward : callable
+        From ∂L/∂y to ∂L/∂x.
+    """
+    xp = array_namespace(x)
+    size = output_size(x.shape[2:], kernel, stride, padding)
+    padded = pad2d(x, padding)
+    places = [place for _, _, *place in windows(kernel, stride, size)]
+    share = 1 / math.prod(kernel)
+    y = share * sum(padded[:, :, rows, columns] for rows, columns in places)
+
+    def backward(dy: Array) -> Array:
+        dx = xp.zeros_like(padded)
+        for rows, columns in places:
+            dx[:, :, rows, columns] += share * dy
+        return unpad2d(dx, padding)
+
+    return y, backward
+
+
+@primitive
 def convolve_rectify_pool(
     x: Array,
     weight: Array,
