@@ -1,4 +1,5 @@
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -6,10 +7,21 @@ import pytest
 import xbp.backend
 
 if importlib.util.find_spec("hypothesis"):
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    settings.register_profile("xbp", deadline=None, max_examples=20, derandomize=True)
-    settings.load_profile("xbp")
+    settings.register_profile(
+        "xbp",
+        deadline=None,
+        max_examples=20,
+        derandomize=True,
+        # `backend` is the same for all examples of a test, and is meant to be.
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    # `pytest --hypothesis-profile nightly`: ten times as many examples, other ones each time.
+    settings.register_profile(
+        "nightly", settings.get_profile("xbp"), max_examples=200, derandomize=False, print_blob=True
+    )
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "xbp"))
 
 
 @pytest.fixture(autouse=True)

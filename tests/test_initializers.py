@@ -92,6 +92,38 @@ def test_an_option_scales_the_weights(name: str, option: str, value: float, fact
     np.testing.assert_allclose(draw(name, **options), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(("name", "variance"), NORMAL.items())
+def test_normal_weights_are_standard_normal_numbers_scaled(name: str, variance: float) -> None:
+    expected = math.sqrt(variance) * default_rng(0).standard_normal(SHAPE)
+    np.testing.assert_allclose(draw(name), expected, rtol=1e-15)  # two roundings
+
+
+@pytest.mark.parametrize("name", [*UNIFORM, *NORMAL, "lenet_uniform", "orthogonal"])
+def test_weights_are_drawn_in_float64(name: str) -> None:
+    drawn = draw(name)
+    assert drawn.dtype == np.float64
+    assert np.mean(drawn == drawn.astype(np.float32)) < 0.01
+
+
+def test_what_is_given_is_given_on_in_float64() -> None:
+    assert draw("constant", (2,), value=0.1).tolist() == [0.1, 0.1]
+    assert {draw(name, (2,)).dtype for name in ("zeros", "constant")} == {np.dtype("float64")}
+    drawn = draw("map_by_map", (6, 2), inputs=(2, 4), init=initializers.uniform)
+    assert drawn.dtype == np.float64 and np.all(drawn != drawn.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (3, 2, 5, 5)])
+def test_orthogonal_weights_are_q_of_a_decomposition_with_positive_diagonal(
+    shape: tuple[int, ...],
+) -> None:
+    q = draw("orthogonal", shape).reshape(shape[0], -1)
+    q = q.T if q.shape[0] < q.shape[1] else q
+    r = q.T @ default_rng(0).normal(size=q.shape)
+    np.testing.assert_allclose(q.T @ q, np.eye(q.shape[1]), rtol=0, atol=1e-14)
+    assert np.all(np.diagonal(r) > 0)
+    assert np.abs(np.tril(r, -1)).max() < 1e-14  # sums of at most 50 products of order 1
+
+
 @pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (3, 2, 5, 5), (64, 2, 3, 3)])
 def test_orthogonal_weights_have_orthonormal_rows_or_columns(shape: tuple[int, ...]) -> None:
     drawn = draw("orthogonal", shape, gain=3.0)

@@ -105,6 +105,18 @@ def test_targets_of_any_dtype_are_converted(dtype: str) -> None:
             assert value == pytest.approx(float(expected[0]), rel=1e-14)  # another library's exp
 
 
+def test_probabilities_and_labels_of_any_dtype_leave_the_gradients_dtype_as_it_is() -> None:
+    logits = np.array([[0.5, -1.0], [2.0, 0.1]], np.float32)
+    for target in (np.array([[0.3, 0.7], [1, 0]]), np.array([1, 0], np.uint64)):
+        expected = nn.CrossEntropyLoss()(logits, target.astype("f4" if target.ndim > 1 else "i8"))
+        for name in xbp.available_backends():
+            with xbp.use_backend(name):
+                arrays = xbp.asarray(logits), xbp.asarray(target)
+                found = [xbp.to_numpy(array) for array in nn.CrossEntropyLoss()(*arrays)]
+            assert {array.dtype for array in found} == {np.dtype("float32")}
+            np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)  # a few roundings
+
+
 def test_a_weight_counts_an_event_as_often_as_it_says() -> None:
     logits, events = np.array([0.3, -0.7, 1.1]), np.array([1.0, 0.0, 1.0])
     doubled = np.array([0.3, 0.3, -0.7, 1.1, 1.1]), np.array([1.0, 1.0, 0.0, 1.0, 1.0])

@@ -111,6 +111,31 @@ def test_dropout_acts_between_layers_in_training_only() -> None:
     assert np.array_equal(one.forward(x, training=True, rng=0)[0], one(x))
 
 
+def test_a_pair_of_states_may_be_a_list() -> None:
+    layer, x, state = make("LSTM", 3, 5), normal(1, 4, 7, 3), states("LSTM", 3, 1, 4, 5)
+    assert np.array_equal(layer.run(x, list(state))[0][0], layer.run(x, state)[0][0])
+
+
+def test_dropout_between_layers_is_drawn_from_the_seed_anew_for_each_layer() -> None:
+    """Three layers of a cell that passes on what comes in: two masks show, in their product."""
+
+    class Pass(nn.Recurrent):
+        gates = 1
+
+        def step(self, xp: Any, p: Any, q: Any, *states: Any) -> Any:
+            return (p,), lambda dh: (dh, 0 * dh, (0 * dh,))
+
+    layer = Pass(5, 5, 3, bias=False, dropout=0.5, dtype="float64", rng=0)
+    layer.load_state_dict({name: np.eye(5) for name in layer.state_dict()})
+    ones = np.ones((4, 7, 5))
+    y, backward = layer.forward(ones, training=True, rng=3)
+    stream = xbp.random.Stream(3)
+    masks = [nn.Dropout(0.5).forward(ones, training=True, rng=stream)[0] for _ in range(2)]
+    product = np.moveaxis(masks[0].reshape(7, 4, 5) * masks[1].reshape(7, 4, 5), 0, 1)
+    assert np.array_equal(y, product)
+    assert np.array_equal(backward(ones), product)
+
+
 # --- states and truncation -----------------------------------------------------------------------
 
 

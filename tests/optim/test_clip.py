@@ -39,6 +39,28 @@ def test_the_norm_of_all_gradients_together_is_max_norm_after_it() -> None:
     assert np.linalg.norm(joined) == pytest.approx(0.5, rel=1e-6)
 
 
+def test_the_norm_and_the_factor_are_those_of_the_definition() -> None:
+    """Also where 1e-6 is as large as ‖g‖, and with gradients of two dtypes."""
+    for scale in (1.0, 1e-6):
+        double, single = (nn.Parameter(np.zeros(3, dtype)) for dtype in ("float64", "float32"))
+        g = scale * np.array([0.1, 0.2, 0.3])
+        double.add_grad(g)
+        single.add_grad(g.astype(np.float32))
+        kept = np.concatenate([g, g.astype(np.float32)])
+        norm = optim.clip_grad_norm([double, single], 1e-7)
+        # The float32 part of ‖g‖ is summed in float32: ε of it is 6e-8.
+        expected = np.sqrt(np.sum(kept * kept))
+        assert norm.dtype == np.float64
+        assert float(norm) == pytest.approx(expected, rel=1e-7)
+        np.testing.assert_allclose(double.grad, 1e-7 / (expected + 1e-6) * g, rtol=1e-7)
+        assert single.grad is not None and single.grad.dtype == np.float32
+    alone = parameters(0)
+    joined = np.concatenate([p.grad.ravel() for p in alone if p.grad is not None])
+    # Fourteen squares summed in another order.
+    norm = optim.clip_grad_norm(alone, 1.0)
+    assert float(norm) == pytest.approx(float(np.sqrt(joined @ joined)), rel=1e-15)
+
+
 def test_small_gradients_stay_as_they_are() -> None:
     clipped, before = parameters(0), parameters(0)
     optim.clip_grad_norm(clipped, 1e3)

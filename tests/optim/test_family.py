@@ -197,6 +197,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(backend: str, rul
         assert np.asarray(found[name]).tobytes() == np.asarray(value).tobytes(), name
 
 
+def test_adadelta_saves_each_average_under_its_name() -> None:
+    optimizer = optim.Adadelta([nn.Parameter(np.zeros(1))], rho=0.75, eps=0.01)
+    feed(optimizer, np.array([3.0]))
+    state = optimizer.state_dict()
+    assert state["0.square"] == 0.25 * 9
+    # δ² = g² (0 + ε) / (s + ε), with a few roundings.
+    assert state["0.delta"] == pytest.approx(0.25 * 9 * 0.01 / (0.25 * 9 + 0.01), rel=1e-14)
+
+
 @pytest.mark.parametrize(
     ("saved", "loading"),
     [

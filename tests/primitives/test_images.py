@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import xbp
-from xbp.backend import Backend, backend_of, find_backend
+from xbp.backend import Backend, backend_of
 from xbp.primitives import col2im, im2col, output_size, pad2d, unpad2d, windows
 from xbp.primitives.images import images, rows_first
 
@@ -69,11 +69,6 @@ CORNERS = [
     Window((0, 2, 4, 4), (2, 2), (2, 2), (0, 0)),  # no images
 ]
 every_corner = pytest.mark.parametrize("window", CORNERS, ids=lambda w: "-".join(map(str, w)))
-
-
-@pytest.fixture(params=xbp.available_backends(), scope="module")
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return find_backend(request.param)
 
 
 def arbitrary(shape: tuple[int, ...], seed: int = 0) -> F64:

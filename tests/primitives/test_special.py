@@ -14,6 +14,7 @@ import xbp
 from xbp.backend import Backend, backend_of, dtype_name, find_backend
 from xbp.primitives import erf, erfc, sigmoid
 from xbp.primitives.special import FAR, NEAR
+from xbp.testing import assert_no_host_sync
 
 Host = NDArray[Any]
 
@@ -95,6 +96,15 @@ def test_sigmoid_keeps_its_relative_accuracy(place: Backend, dtype: str) -> None
 def test_sigmoid_at_the_ends_of_the_line(place: Backend) -> None:
     x = place.asarray([-math.inf, -1e4, -0.0, 1e4, math.inf, math.nan])
     np.testing.assert_array_equal(xbp.to_numpy(sigmoid(x)), [0, 0, 0.5, 1, 1, np.nan])
+
+
+@every_function
+def test_nothing_waits_for_the_device(function: Any) -> None:
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        x = xbp.asarray([-5.0, 0.1, 2.0])
+        with assert_no_host_sync():
+            function(x)
 
 
 @every_function

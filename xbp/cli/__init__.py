@@ -1,4 +1,4 @@
-"""The command line: ``xbp train lenet5``, ``xbp info``.
+"""The command line: ``xbp train lenet5``, ``xbp parity``, ``xbp bench``, ``xbp info``.
 
 What a user can do wrong ends in one sentence on the standard error and exit status 2.
 """
@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import xbp
-from xbp.cli import info, train
+from xbp.cli import bench, info, parity, train
 from xbp.errors import XBPError
 
 
@@ -45,7 +45,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train.app, name="train")
+app.command("bench")(bench.bench)
 app.command("info")(info.info)
+app.command("parity")(parity.parity)
 
 
 def _version(wanted: bool) -> None:

@@ -34,3 +34,22 @@ def prepare_folder(folder: Path, names: Iterable[str]) -> None:
         if path.is_dir():
             msg = f"{str(path)!r} is a folder, where a file is to be written; move it away"
             raise DataError(msg)
+
+
+def prepare_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work whose result it is to hold.
+
+    Raises
+    ------
+    DataError
+        It is a folder, or there is no folder for it that can be written to.
+    """
+    if path.is_dir():
+        msg = f"{str(path)!r} is a folder, where a file is to be written; give a file"
+        raise DataError(msg)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".xbp."):
+            pass
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be written ({error.strerror}); give a file elsewhere"
+        raise DataError(msg) from None

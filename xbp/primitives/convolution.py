@@ -108,8 +108,12 @@ def max_pool(
         unclaimed = xp.ones_like(y, dtype=xp.bool)
         for rows, columns in places:
             first = unclaimed & (padded[:, :, rows, columns] == y)
-            dx[:, :, rows, columns] += dy * xp.astype(first, dy.dtype)
-            unclaimed = unclaimed & ~first
+            share = dy * xp.astype(first, dy.dtype)
+            if stride == kernel:  # windows side by side: each entry has one share
+                dx[:, :, rows, columns] = share
+            else:
+                dx[:, :, rows, columns] += share
+            unclaimed = unclaimed ^ first
         return unpad2d(dx, padding)
 
     return y, backward
@@ -181,15 +185,16 @@ def convolve_rectify_pool(
         From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂weight, ∂L/∂bias).
     """
     xp = array_namespace(x)
-    convolved, convolve_backward = convolve.reference(x, weight, bias, stride, padding)  # type: ignore[attr-defined]
-    y = rectified = xp.maximum(convolved, 0.0) if relu else convolved
+    y, convolve_backward = convolve.reference(x, weight, bias, stride, padding)  # type: ignore[attr-defined]
     if pool != (1, 1):
-        y, pool_backward = max_pool.reference(rectified, pool, pool, (0, 0))  # type: ignore[attr-defined]
+        y, pool_backward = max_pool.reference(y, pool, pool, (0, 0))  # type: ignore[attr-defined]
+    if relu:  # max(max(a, b), 0) = max(max(a, 0), max(b, 0)), and there is less of it
+        y = xp.maximum(y, 0.0)
 
     def backward(dy: Array, wants_dx: bool = True) -> Gradients:
-        delta = dy if pool == (1, 1) else pool_backward(dy)
-        if relu:
-            delta = xp.astype(rectified > 0, delta.dtype) * delta
+        delta = xp.astype(y > 0, dy.dtype) * dy if relu else dy
+        if pool != (1, 1):
+            delta = pool_backward(delta)
         return convolve_backward(delta, wants_dx)  # type: ignore[no-any-return]
 
     return y, backward

@@ -3,51 +3,70 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import asarray, backend_of, library_of, to_numpy
+from xbp.backend import Backend, asarray, backend_of, library_of, to_numpy
+from xbp.testing.helpers import each, leaves, numbered
+from xbp.testing.tolerances import LAMBDA, roundoff
 
-Host: TypeAlias = "NDArray[np.float64]"
+Host: TypeAlias = "NDArray[Any]"
 
-STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
-"""h of the central difference: it balances the error of truncation, h²|f‴|/6, against that of
-rounding, ε|f|/h; both are then about 4e-11 for f and f‴ of order 1."""
+STEPS = ((1e-4, 1e-6), (2e-6, 1e-4))
+"""h of the differences, and what part of a derivative they must be able to tell, or they decide
+nothing. With the first h the error of truncation, h⁴ f⁽⁵⁾/30, is below that of rounding, some
+u f/h, and both are near 1e-12. The second is for where a kink is that near, or only f″ jumps."""
 
-TOLERANCE = 1e-7
-"""Three orders above that error, for larger f and f‴; five below a derivative that is 1 % off."""
+NOISE = LAMBDA * np.sqrt(64) * roundoff("float64")
+"""What rounding may do to L, relative to the sum of its terms' magnitudes: λ√k u for results that
+are k = 64 roundings deep (`xbp.testing.tolerances`)."""
 
-KINK = 1e-2
-"""One-sided differences differ by h|f″|, about 6e-6, where f is smooth."""
+DIRECTIONS = 2
+"""An error of the gradient is missed if it is orthogonal to all random directions, almost: below a
+thousandth of its length along both of two with probability 6e-7."""
+
+IMAGINARY = 1e-20
+"""The complex step. Its square vanishes beside 1: nothing is truncated, and nothing cancels."""
 
 
 def check_gradients(
-    subject: Any, *inputs: Any, rng: int = 0, most: int = 200, tolerance: float = TOLERANCE
+    subject: Any, *inputs: Any, rng: int = 0, most: int = 200, tolerance: float = 0.0
 ) -> None:
-    """Check a layer's or a loss's gradients against central differences, in float64.
+    """Check a layer's or a loss's gradients against numeric derivatives, in float64.
 
     For a layer f the scalar L = Σ r ∘ f(x), with fixed random r, is differentiated with respect
-    to x and to every parameter; for a loss, its value with respect to the prediction. Where an
-    array has more than `most` entries, that many are drawn at random. The check also demands that
-    a gradient has the shape and dtype of its array, and that parameter gradients add up.
+    to x and to every parameter; for a loss, its value with respect to the prediction. Each array
+    is moved along random directions s, and ∇L·s must equal the derivative of L(x + ts) at t = 0 by
+    central differences of fourth order,
+
+        (8 [L(x + s) - L(x - s)] - [L(x + 2s) - L(x - 2s)]) / 12,
+
+    and, where f can be evaluated at complex numbers and is analytic there (which is so if it gives
+    that derivative), by the complex step Im L(x + ihs) / h with h = 1e-20, which has all digits
+    (Squire & Trapp 1998). Only where a direction fails or decides nothing, entries are looked at
+    one by one.
+
+    The check also demands that a gradient has the shape and dtype of its array, and that parameter
+    gradients add up.
 
     Parameters
     ----------
     subject : Layer or Loss
         A layer is copied and converted to float64; the original is not touched.
     *inputs : arrays
-        For a layer x; for a loss prediction and target. They decide the backend; lists and
-        numbers become arrays on the current one.
+        For a layer x, or a tuple of arrays if it takes that; for a loss prediction and target.
+        They decide the backend; lists and numbers become arrays on the current one.
     rng : int, default 0
-        Seed of r, of the entries drawn, and of the layer's random masks.
+        Seed of r, of the directions, and of the layer's random masks.
     most : int, default 200
-        How many entries of each array are checked.
-    tolerance : float
-        Largest error allowed, relative to the larger of 1, |L| and the largest numeric
-        derivative of that array.
+        How many entries of an array are looked at, drawn at random, if its directions do not do.
+    tolerance : float, default 0
+        A relative error that is allowed beyond that of the numeric derivative itself.
 
     Raises
     ------
@@ -62,104 +81,255 @@ def check_gradients(
     >>> check_gradients(nn.Linear(3, 2, rng=0), np.ones((4, 3)))
     >>> check_gradients(nn.CrossEntropyLoss(), np.zeros((1, 3)), np.array([2]))
     """
-    first, *rest = (item if library_of(item) else asarray(item) for item in inputs)
-    place = backend_of(first)
-    if hasattr(subject, "forward"):
-        layer = copy.deepcopy(subject).astype("float64").to(place)
-        values = {"the input": to_numpy(first).astype(np.float64)}
-        values |= {name: to_numpy(p.data).copy() for name, p in layer.named_parameters()}
-        run = _layer_function(layer, place, rng)
-    else:
-        values = {"the prediction": to_numpy(first).astype(np.float64)}
-        run = _loss_function(subject, place, rest)
-    value, gradients = run(values, True)
+    first, *rest = (each(_array, item) for item in inputs)
+    function = (_Layer if hasattr(subject, "forward") else _Loss)(
+        subject, backend_of(leaves(first)[0]), first, rest, rng
+    )
+    gradients = function.gradients()
+    middle = function(function.values)
+    assert np.isfinite(middle[0]), f"{subject!r}: its forward is not finite for this input"
     generator = np.random.default_rng(rng)
-    for name, array in values.items():
+    for name, array in function.values.items():
         gradient = gradients[name]
         assert gradient.shape == array.shape and gradient.dtype == array.dtype, (
             f"{subject!r}: the gradient of {name} has shape {gradient.shape} and dtype "
             f"{gradient.dtype} in place of {array.shape} and {array.dtype}"
         )
-        entries = list(_entries(array.shape, most, generator))
-        numeric = {e: _derivative(subject, run, values, name, e, value) for e in entries}
-        scale = max([1.0, abs(value), *(abs(d) for d in numeric.values())])
-        error, worst = max(((abs(gradient[e] - numeric[e]), e) for e in entries), default=(0, ()))
-        assert error <= tolerance * scale, (
-            f"{subject!r}: the gradient of {name} is wrong, worst at entry {worst}: analytic "
-            f"{gradient[worst]:.10g}, numeric {numeric[worst]:.10g}"
+        assert np.all(np.isfinite(gradient)), (
+            f"{subject!r}: the gradient of {name} is not finite at entry "
+            f"{_entry(int(np.argmin(np.isfinite(gradient))), array.shape)}"
+        )
+        check = _Check(function, name, array, gradient, middle, tolerance)
+        for _ in range(DIRECTIONS if array.size else 0):
+            found = check.along(generator.normal(size=array.shape))
+            if found.wrong or not found.decided:
+                check.entries(most, generator, found)
+
+
+def _array(item: Any) -> Any:
+    return item if library_of(item) else asarray(item)
+
+
+# --- the functions -------------------------------------------------------------------------------
+
+
+class _Layer:
+    """L = Σ r ∘ f(x) as a function of the values of all variables."""
+
+    def __init__(self, layer: Any, place: Backend, x: Any, rest: list[Any], rng: int) -> None:
+        self.original, self.place, self.rng = layer, place, rng
+        self.layer = copy.deepcopy(layer).astype("float64").to(place)
+        self.inputs = numbered("the input", x)
+        self.shape = each(lambda array: None, x)
+        parts = (to_numpy(part).astype(np.float64) for part in leaves(x))
+        self.values = dict(zip(self.inputs, parts, strict=True))
+        self.values |= {name: to_numpy(p.data).copy() for name, p in self.named(self.layer)}
+        self.complex: Any = None
+
+    @staticmethod
+    def named(layer: Any) -> list[tuple[str, Any]]:
+        return list(layer.named_parameters())
+
+    def forward(self, layer: Any, values: dict[str, Host]) -> tuple[Any, Any]:
+        for name, parameter in self.named(layer):
+            parameter.data = self.place.asarray(values[name].copy())
+        parts = iter(self.place.asarray(values[name]) for name in self.inputs)
+        return layer.forward(  # type: ignore[no-any-return]
+            each(lambda _: next(parts), self.shape), training=True, rng=self.rng
         )
 
+    def weights(self, y: Any) -> list[Host]:
+        generator = np.random.default_rng(self.rng)
+        return [generator.normal(size=tuple(part.shape)) for part in leaves(y)]
 
-Run: TypeAlias = "Callable[[dict[str, Host], bool], tuple[float, dict[str, Any]]]"
-"""From the values of all variables to L and, if asked for, its gradients."""
+    def __call__(self, values: dict[str, Host]) -> tuple[Any, float]:
+        """L and the sum of its terms' magnitudes; complex if a value is."""
+        layer = self.layer
+        if any(array.dtype.kind == "c" for array in values.values()):
+            if self.complex is None:
+                self.complex = copy.deepcopy(layer).astype("complex128")
+            layer = self.complex
+            values = {name: array.astype(complex) for name, array in values.items()}
+        y, _ = self.forward(layer, values)
+        terms = [to_numpy(p) * r for p, r in zip(leaves(y), self.weights(y), strict=True)]
+        return sum(np.sum(t) for t in terms), float(sum(np.sum(np.abs(t)) for t in terms))
 
-
-def _layer_function(layer: Any, place: Any, rng: int) -> Run:
-    weights: list[Host] = []  # r, drawn when the output's shape is known
-
-    def run(values: dict[str, Host], with_gradients: bool) -> tuple[float, dict[str, Any]]:
-        parameters = dict(layer.named_parameters())
-        for name, parameter in parameters.items():
-            parameter.assign(values[name])
-        x = place.asarray(values["the input"])
-        y, backward = layer.forward(x, training=True, rng=rng)
-        if not weights:
-            weights.append(np.random.default_rng(rng).normal(size=tuple(y.shape)))
-        value = float(np.sum(to_numpy(y) * weights[0]))
-        if not with_gradients:
-            return value, {}
-        dy = place.asarray(weights[0])
-        layer_zero_grad(parameters)
-        gradients = {"the input": to_numpy(backward(dy))}
-        once = {name: to_numpy(p.grad) for name, p in parameters.items() if p.grad is not None}
-        for name in parameters:
-            assert name in once, f"{layer!r}: its backward gives parameter {name} no gradient"
-        layer.forward(x, training=True, rng=rng)[1](dy)
-        for name, parameter in parameters.items():
-            assert np.allclose(to_numpy(parameter.grad), 2 * once[name], rtol=1e-12, atol=0), (
-                f"{layer!r}: a second backward does not add to the gradient of {name}"
+    def gradients(self) -> dict[str, Host]:
+        named = self.named(self.layer)
+        y, backward = self.forward(self.layer, self.values)
+        r = iter(self.place.asarray(part) for part in self.weights(y))
+        dy = each(lambda _: next(r), y)
+        for _, parameter in named:
+            parameter.zero_grad()
+        dx = map(to_numpy, leaves(backward(dy)))
+        once = {name: to_numpy(p.grad).copy() for name, p in named if p.grad is not None}
+        for name, _ in named:
+            assert name in once, (
+                f"{self.original!r}: its backward gives parameter {name} no gradient"
             )
-        return value, gradients | once
-
-    return run
-
-
-def layer_zero_grad(parameters: dict[str, Any]) -> None:
-    """Forget all gradients."""
-    for parameter in parameters.values():
-        parameter.zero_grad()
+        self.forward(self.layer, self.values)[1](dy)
+        for name, parameter in named:
+            assert np.allclose(
+                to_numpy(parameter.grad), 2 * once[name], rtol=1e-12, atol=0, equal_nan=True
+            ), f"{self.original!r}: a second backward does not add to the gradient of {name}"
+        return dict(zip(self.inputs, dx, strict=True)) | once
 
 
-def _loss_function(loss: Any, place: Any, rest: list[Any]) -> Run:
-    def run(values: dict[str, Host], with_gradients: bool) -> tuple[float, dict[str, Any]]:
-        value, gradient = loss(place.asarray(values["the prediction"]), *rest)
-        return float(to_numpy(value)), {"the prediction": to_numpy(gradient)}
+class _Loss:
+    """A loss's value as a function of its prediction."""
 
-    return run
+    def __init__(self, loss: Any, place: Backend, x: Any, rest: list[Any], rng: int) -> None:
+        self.original, self.place, self.rest = loss, place, rest
+        self.values = {"the prediction": to_numpy(x).astype(np.float64)}
 
+    def __call__(self, values: dict[str, Host]) -> tuple[Any, float]:
+        value = self.original(self.place.asarray(values["the prediction"]), *self.rest)[0]
+        return to_numpy(value)[()], float(np.abs(to_numpy(value)))
 
-def _derivative(
-    subject: Any, run: Run, values: dict[str, Host], name: str, entry: Any, value: float
-) -> float:
-    """∂L/∂entry by a central difference; both one-sided ones must agree with it."""
-    array = values[name].copy()
-    h = STEP * max(1.0, abs(float(array[entry])))
-    up, down = array[entry] + h, array[entry] - h
-    array[entry] = up
-    right = run({**values, name: array}, False)[0]
-    array[entry] = down
-    left = run({**values, name: array}, False)[0]
-    derivative = (right - left) / float(up - down)
-    jump = abs((right - value) - (value - left)) / h
-    assert jump <= KINK * max(1.0, abs(derivative)), (
-        f"{subject!r}: entry {entry} of {name} lies on a kink (one-sided derivatives "
-        f"{(value - left) / h:.6g} and {(right - value) / h:.6g}); choose other values"
-    )
-    return derivative
+    def gradients(self) -> dict[str, Host]:
+        prediction = self.place.asarray(self.values["the prediction"])
+        return {"the prediction": to_numpy(self.original(prediction, *self.rest)[1])}
 
 
-def _entries(shape: tuple[int, ...], most: int, rng: np.random.Generator) -> Iterator[Any]:
+# --- the comparison ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Analytic and numeric derivative along a direction, and those from its two sides."""
+
+    analytic: float
+    numeric: float
+    allowed: float
+    decided: bool
+    sides: tuple[float, float]
+    length: float
+
+    @property
+    def error(self) -> float:
+        return abs(self.analytic - self.numeric)
+
+    @property
+    def wrong(self) -> bool:
+        return self.decided and not self.error <= self.allowed
+
+
+@dataclass
+class _Check:
+    function: Any
+    name: str
+    array: Host
+    gradient: Host
+    middle: tuple[float, float]  # L, and the sum of its terms' magnitudes
+    tolerance: float
+    analytic: bool = field(default=True, init=False)  # until the complex step proves otherwise
+
+    def along(self, direction: Host) -> _Found:
+        for step, coarsest in STEPS:
+            s = step * np.maximum(1.0, np.abs(self.array)) * direction
+            found = self._difference(s, coarsest)
+            if found.decided:
+                break
+        return found
+
+    def value(self, array: Host) -> tuple[Any, float]:
+        return self.function({**self.function.values, self.name: array})  # type: ignore[no-any-return]
+
+    def _difference(self, s: Host, coarsest: float) -> _Found:
+        x, g = self.array, self.gradient
+        middle, magnitude = self.middle
+        odd, even, linear = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+        for k in (0, 1):
+            up, down = x + (k + 1) * s, x - (k + 1) * s
+            right, left = self.value(up)[0], self.value(down)[0]
+            odd[k], even[k] = float(right - left), float(right + left - 2 * middle)
+            linear[k] = float(np.sum(g * (up - down)))  # what x + s was rounded to counts
+        # Of a smooth L, odd - linear is e + c for s and 2e + 8c for 2s, where e is the error of
+        # the gradient and c a third derivative; even is 4 times as large for 2s. A kink is not.
+        first, second = odd[0] - linear[0], odd[1] - linear[1]
+        error, third = (8 * first - second) / 6, (second - 2 * first) / 6
+        bend = even[1] - 4 * even[0]
+        size = float(np.sum(np.abs(g * s)))
+        noise = NOISE * (magnitude + float(np.sum(np.abs(g * x))))
+        allowed = 4 * noise + 4 * abs(third) + abs(bend) * (abs(bend) > 16 * noise)
+        scale = max(size, abs(odd[0]))
+        found = _Found(
+            analytic=linear[0] / 2,
+            numeric=(linear[0] + error) / 2,
+            allowed=allowed / 2 + self.tolerance * scale,
+            decided=allowed <= coarsest * scale + 8 * noise,
+            sides=((odd[0] - even[0]) / 2, (odd[0] + even[0]) / 2),
+            length=float(np.max(np.abs(s))),
+        )
+        return self._refined(s, found) if found.decided else found
+
+    def _refined(self, s: Host, found: _Found) -> _Found:
+        """The numeric derivative by the complex step, if that gives the same."""
+        if not self.analytic:
+            return found
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # numpy only warns when imaginary parts are lost
+                value = self.value(self.array + 1j * IMAGINARY * s)[0]
+            numeric = float(value.imag) / IMAGINARY
+        except Exception:
+            self.analytic = False
+            return found
+        size = float(np.sum(np.abs(self.gradient * s)))
+        self.analytic = abs(numeric - found.numeric) <= found.allowed + NOISE * size
+        if not self.analytic:
+            return found
+        analytic = float(np.sum(self.gradient * s))
+        # g may be what is left of larger terms: as much as L itself changes over a unit of x.
+        terms = size + float(np.max(np.abs(s))) * self.middle[1]
+        allowed = NOISE * terms + self.tolerance * size
+        return _Found(analytic, numeric, allowed, True, found.sides, found.length)
+
+    def entries(self, most: int, rng: np.random.Generator, along: _Found) -> None:
+        """Look at entries one by one; raise if one is wrong, or if none is to blame but `along`
+        was wrong.
+        """
+        wrong: dict[tuple[int, ...], _Found] = {}
+        subject = f"{self.function.original!r}"
+        chosen = list(_entries(self.array.shape, most, rng))
+        for entry in chosen:
+            direction = np.zeros(self.array.shape)
+            direction[entry] = 1.0
+            found = self.along(direction)
+            left, right = (side / found.length for side in found.sides)
+            assert found.decided, (
+                f"{subject}: entry {entry} of {self.name} lies on a kink (one-sided derivatives "
+                f"{left:.6g} and {right:.6g}); choose other values"
+            )
+            if found.wrong:
+                wrong[entry] = found
+        if wrong:
+            worst = max(wrong, key=lambda entry: wrong[entry].error / wrong[entry].length)
+            result = wrong[worst]
+            analytic, numeric = result.analytic / result.length, result.numeric / result.length
+            msg = (
+                f"{subject}: the gradient of {self.name} is wrong, worst at entry {worst}: "
+                f"analytic {analytic:.10g}, numeric {numeric:.10g}, "
+                f"off by {result.error / result.length:.3g}"
+            )
+            raise AssertionError(msg)
+        if along.wrong:
+            msg = (
+                f"{subject}: the gradient of {self.name} is wrong along a random direction: "
+                f"analytic {along.analytic:.10g}, numeric {along.numeric:.10g}; none of "
+                f"{len(chosen)} entries is to blame alone"
+            )
+            raise AssertionError(msg)
+
+
+def _entry(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(flat, shape))
+
+
+def _entries(
+    shape: tuple[int, ...], most: int, rng: np.random.Generator
+) -> Iterator[tuple[int, ...]]:
     size = int(np.prod(shape))
     chosen = np.arange(size) if size <= most else rng.choice(size, most, replace=False)
     for flat in chosen:
-        yield tuple(int(i) for i in np.unravel_index(int(flat), shape))
+        yield _entry(int(flat), shape)

@@ -1,15 +1,27 @@
-"""Hidden waits for the device, found on a CPU."""
+"""Hidden waits for the device, found on a CPU by array-api-strict, and on a GPU by CuPy itself."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from xbp.backend import LIBRARIES
 from xbp.errors import BackendError
+from xbp.testing.helpers import replaced
 
-_CONVERSIONS = ("__float__", "__int__", "__bool__", "__index__", "__complex__", "__dlpack__")
+_CONVERSIONS = ("__float__", "__int__", "__bool__", "__index__", "__complex__")
+
+_DATA_DEPENDENT = ("nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values")
+"""Functions of the standard whose result's shape depends on values."""
+
+_CUPY_METHODS = (
+    *("get", "item", "tolist", "tobytes", "tofile", "dump", "dumps", "nonzero", "argwhere"),
+    *("compress", "__reduce__", "__str__", "__repr__", "__format__"),
+)
+_CUPY_FUNCTIONS = ("deviceSynchronize", "streamSynchronize", "eventSynchronize")
 
 
 class HostSyncError(AssertionError):
@@ -18,15 +30,34 @@ class HostSyncError(AssertionError):
 
 @contextmanager
 def assert_no_host_sync() -> Iterator[None]:
-    """Within the block, reading a value from a device raises `HostSyncError`.
+    """Within the block, waiting for a device raises `HostSyncError`.
 
-    array_api_strict stands in for a GPU: on its device1 ``float(x)``, ``bool(x)``, ``if x > 0``,
-    ``xbp.to_numpy(x)``, … are errors within the block. Moving data *to* the device is allowed.
+    Moving data *to* the device is allowed. What waits is
+
+    - reading a value: ``float(x)``, ``bool(x)``, ``if x > 0``, ``xbp.to_numpy(x)``, …;
+    - a shape that depends on values: ``x[mask]``, ``xp.nonzero(x)``, ``xp.unique_values(x)``, …;
+    - on CuPy also printing, pickling, ``.item()``, ``.tolist()``, and ``synchronize`` of streams
+      and events.
+
+    array_api_strict stands in for a GPU on its device1, which needs no hardware. CuPy, and torch on
+    CUDA, are guarded if they have been imported before the block begins.
+
+    Notes
+    -----
+    The guards of CuPy and of torch on CUDA have not been run on a GPU yet; that CuPy's methods
+    raise before they touch a device is tested without one.
+
+    CuPy 14's arrays are of a Python class, whose methods are replaced here; its own functions that
+    wait (``cupy.nonzero``, ``put``, ``choose``, ``percentile``, …) do so by one of these. Not seen
+    is what waits below Python: ``cupy.cuda.Device.synchronize``, a synchronous copy by
+    ``MemoryPointer.copy_to_host``, ``cudaFree`` of memory outside the pool, and waits of other
+    libraries. (``cupyx.allow_synchronize`` is no help: in CuPy 14 nothing declares its waits to
+    it.) Torch is asked to find its own, by ``torch.cuda.set_sync_debug_mode``.
 
     Raises
     ------
     BackendError
-        array_api_strict is not installed.
+        array_api_strict is not installed and CuPy not imported: nothing would be guarded.
 
     Examples
     --------
@@ -37,32 +68,103 @@ def assert_no_host_sync() -> Iterator[None]:
     Traceback (most recent call last):
     xbp.testing.host_sync.HostSyncError: __bool__ of an array on device1 waits for the device
     """
-    strict = LIBRARIES["array_api_strict"]
-    xp: Any = strict.namespace()
-    kind = type(xp.zeros(1))
-    cpu = xp.Device("CPU_DEVICE")
+    cupy, torch = sys.modules.get("cupy"), sys.modules.get("torch")
+    with ExitStack() as stack:
+        if cupy is not None and hasattr(cupy, "ndarray"):  # else it could not be imported
+            _guard_cupy(stack, cupy)
+        if torch is not None and torch.cuda.is_available():
+            stack.enter_context(_torch_guarded(torch))
+        if cupy is None or importlib.util.find_spec("array_api_strict"):
+            _guard_strict(stack)
+        yield
 
-    def guarded(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+
+def _guard_strict(stack: ExitStack) -> None:
+    library = LIBRARIES["array_api_strict"]
+    xp: Any = library.namespace()
+    kind, cpu = type(xp.zeros(1)), xp.Device("CPU_DEVICE")
+
+    def waits(array: Any) -> bool:
+        return isinstance(array, kind) and array.device != cpu
+
+    def place(array: Any) -> str:
+        return f"an array on {str(array.device).rpartition('(')[2].strip(chr(39) + ')')}"
+
+    def guarded(name: str, original: Callable[..., Any], culprit: int = 0) -> Callable[..., Any]:
+        def function(*args: Any, **keywords: Any) -> Any:
+            if waits(args[culprit]):
+                raise _error(name, place(args[culprit]))
+            return original(*args, **keywords)
+
+        return function
+
+    def getitem(self: Any, key: Any) -> Any:
+        for index in key if isinstance(key, tuple) else (key,):
+            if waits(index) and index.dtype == xp.bool:
+                raise _error("indexing with a mask", place(self))
+        return indexed(self, key)
+
+    indexed = kind.__getitem__
+    methods = {name: guarded(name, getattr(kind, name)) for name in (*_CONVERSIONS, "__dlpack__")}
+    stack.enter_context(replaced(kind, **methods, __getitem__=getitem))
+    functions = {name: guarded(name, getattr(xp, name)) for name in _DATA_DEPENDENT}
+    stack.enter_context(replaced(xp, **functions))
+    stack.enter_context(replaced(library, to_numpy=guarded("to_numpy", library.to_numpy)))
+
+
+def _guard_cupy(stack: ExitStack, cupy: Any) -> None:
+    kind = cupy.ndarray
+
+    def guarded(name: str) -> Callable[..., Any]:
         def method(self: Any, *args: Any, **keywords: Any) -> Any:
-            if self.device != cpu:
-                place = str(self.device).rpartition("(")[2].strip("')")
-                msg = f"{name} of an array on {place} waits for the device"
-                raise HostSyncError(msg)
-            return original(self, *args, **keywords)
+            raise _error(name, "a CuPy array" if isinstance(self, kind) else type(self).__name__)
 
         return method
 
-    originals = {name: getattr(kind, name) for name in _CONVERSIONS}
-    to_numpy = guarded("to_numpy", strict.to_numpy)
+    def function(name: str) -> Callable[..., Any]:
+        def called(*args: Any, **keywords: Any) -> Any:
+            raise _error(name, "cupy.cuda.runtime")
+
+        return called
+
+    def getitem(self: Any, key: Any) -> Any:
+        for index in key if isinstance(key, tuple) else (key,):
+            if isinstance(index, kind) and index.dtype.kind == "b":
+                raise _error("indexing with a mask", "a CuPy array")
+        return indexed(self, key)
+
+    def dlpack(self: Any, *args: Any, **keywords: Any) -> Any:
+        if (keywords.get("dl_device") or (None,))[0] == 1:  # kDLCPU
+            raise _error("__dlpack__ to the CPU", "a CuPy array")
+        return exported(self, *args, **keywords)
+
+    indexed, exported = kind.__getitem__, kind.__dlpack__
+    names = [name for name in (*_CONVERSIONS, *_CUPY_METHODS) if hasattr(kind, name)]
+    methods = {name: guarded(name) for name in names}
+    stack.enter_context(replaced(kind, **methods, __getitem__=getitem, __dlpack__=dlpack))
+    # Stream and ExternalStream inherit it from a class without a public name.
+    for owner in (cupy.cuda.Stream, cupy.cuda.ExternalStream, cupy.cuda.Event):
+        stack.enter_context(replaced(owner, synchronize=guarded("synchronize")))
+    functions = {name: function(name) for name in _CUPY_FUNCTIONS}
+    stack.enter_context(replaced(cupy.cuda.runtime, **functions))
+
+
+@contextmanager
+def _torch_guarded(torch: Any) -> Iterator[None]:
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
     try:
-        for name, original in originals.items():
-            setattr(kind, name, guarded(name, original))
-        strict.to_numpy = lambda array: to_numpy(array)  # type: ignore[method-assign]
         yield
+    except RuntimeError as error:
+        if "synchronizing CUDA operation" not in str(error):
+            raise
+        raise _error("an operation", "a torch tensor on CUDA") from error
     finally:
-        for name, original in originals.items():
-            setattr(kind, name, original)
-        del strict.to_numpy  # the method of the class again
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def _error(what: str, whose: str) -> HostSyncError:
+    return HostSyncError(f"{what} of {whose} waits for the device")
 
 
 __all__ = ["BackendError", "HostSyncError", "assert_no_host_sync"]

@@ -1,51 +1,131 @@
-"""The same layer or loss on every backend, against numpy in float64."""
+"""The same layer, loss, function or optimizer on every backend, against numpy in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import available_backends, dtype_name, library_of, to_numpy, use_backend
+import xbp.random
+from xbp import accelerators
+from xbp.backend import (
+    Backend,
+    available_backends,
+    brief,
+    dtype_name,
+    find_backend,
+    library_of,
+    on_host,
+    to_numpy,
+    use_backend,
+    whereabouts,
+)
+from xbp.nn.parameter import Parameter
+from xbp.testing.helpers import each, leaves, numbered, replaced
 from xbp.testing.host_sync import assert_no_host_sync
+from xbp.testing.tolerances import bounds
 
-Results: TypeAlias = "dict[str, NDArray[Any]]"
+Host: TypeAlias = "NDArray[Any]"
+Quantity: TypeAlias = "tuple[str, str]"
+"""What it is, and its direction."""
 
-OWN, ROUNDINGS = 4, 16
-"""A result passes when rounding explains its distance to the float64 truth. Allowed are
+Quantities: TypeAlias = "dict[Quantity, Any]"
 
-- OWN times the distance of numpy's result in the same dtype: another order of summation changes
-  an error by a small factor, but numpy's own may be 0 by luck; so also
-- ROUNDINGS times what rounding the inputs does, whatever the arithmetic: ε·max|truth| for
-  rounding the result, and how far the truth moves when each input, parameter and incoming
-  gradient moves by ε of itself, which is large where terms cancel."""
+
+@dataclass(frozen=True)
+class Finding:
+    """What one quantity came to on one backend.
+
+    Attributes
+    ----------
+    backend, dtype : str
+    quantity : str
+        ``"the output"``, ``"the gradient of weight"``, ``"random draw 0"``,
+        ``"m of the parameter after 3 steps"``, …
+    direction : str
+        ``"forward"``, ``"backward"``, ``"state"`` or ``"bits"``.
+    error, bound : float
+        Largest distance to the float64 truth, and what rounding explains of it (see
+        `xbp.testing.tolerances`).
+    problem : str
+        Empty, or one sentence about what is wrong besides the error: a dtype, shape or device,
+        bits that differ, a hidden wait, a crash.
+    """
+
+    backend: str
+    dtype: str
+    quantity: str
+    direction: str
+    error: float
+    bound: float
+    problem: str = ""
+
+    @property
+    def units(self) -> float:
+        """The error in units of its bound: at most 1 passes."""
+        return 0.0 if self.error == 0 else self.error / self.bound if self.bound else math.inf
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem and self.units <= 1
+
+    def __str__(self) -> str:
+        what = self.problem or (
+            f"{self.quantity} is {self.error:.3g} from the truth, "
+            f"where rounding explains {self.bound:.3g}"
+        )
+        return f"on {self.backend} in {self.dtype}, {what}"
 
 
 def check_parity(
-    make: Callable[[], Any],
+    make: Callable[..., Any],
     *inputs: Any,
     backends: Iterable[str] | None = None,
     dtypes: Iterable[str] = ("float32", "float64"),
     rng: int = 0,
 ) -> None:
-    """Check that a layer or a loss gives the same on several backends.
+    """Check that a layer, a loss, a function or an optimizer gives the same on several backends.
 
-    Compared are the initial parameters (bit for bit), the output or value, the gradient of the
-    input and of every parameter, all with their shape, dtype and device. On array_api_strict,
-    which stands in for a GPU, a hidden wait for the device is an error.
+    The truth is numpy in float64, by the reference version of every primitive, from the same
+    numbers, rounded to the dtype under test. How far rounding may take a result from it is worked
+    out in `xbp.testing.tolerances`. On a device whose values the host cannot read for free, as
+    array_api_strict's device1 or CuPy's, a hidden wait is an error, too.
+
+    ==============  ===========================  ==============================================
+    `make` makes    `inputs`                     compared
+    ==============  ===========================  ==============================================
+    a layer         x, or a tuple of arrays      initial parameters and every draw of random
+                                                 bits (bit for bit), output, gradients of input
+                                                 and parameters
+    a loss          prediction, target           value and gradient
+    a function      its arguments                what it returns, an array or a tuple; bit for
+    of arrays                                    bit what is not floating-point, and everything
+                                                 if there are no arguments
+    an optimizer    the initial parameter, then  parameter and state after the last step
+                    the gradient of each step
+    ==============  ===========================  ==============================================
+
+    Everything must have the shape that it has on numpy, the dtype under test, and lie on the
+    backend's device.
 
     Parameters
     ----------
     make : callable
-        Makes the layer or loss anew, e.g. ``lambda: nn.Linear(3, 2, rng=0)``; seeded.
-    *inputs : arrays, or nested sequences of numbers
-        For a layer x; for a loss prediction and target. Floating-point ones are converted to each
-        dtype, and all are placed on each backend.
+        Makes the subject anew, e.g. ``lambda: nn.Linear(3, 2, rng=0)``; seeded. If it takes an
+        argument, it makes an optimizer for that list of parameters.
+    *inputs : arrays, nested lists of numbers, or tuples of arrays
+        Floating-point ones are converted to each dtype, and all are placed on each backend.
     backends : iterable of str, optional
-        By default all that work here.
+        By default all that work here, numpy among them.
     dtypes : iterable of str, default ("float32", "float64")
     rng : int, default 0
         Seed of the random masks and of the gradient that enters a layer's backward.
@@ -57,111 +137,248 @@ def check_parity(
 
     Examples
     --------
-    >>> from xbp import nn
+    >>> from xbp import nn, optim, primitives
     >>> check_parity(lambda: nn.Linear(2, 3, rng=0), [[1.0, 2.0]], backends=["numpy"])
+    >>> check_parity(lambda: primitives.erf, [0.1, 2.0], backends=["numpy"])
+    >>> adam = lambda parameters: optim.Adam(parameters, lr=0.1)
+    >>> check_parity(adam, [1.0, 2.0], [0.1, -3.0], [0.2, 3.0], backends=["numpy"])
+    """
+    wrong = [
+        finding
+        for finding in findings(make, *inputs, backends=backends, dtypes=dtypes, rng=rng)
+        if not finding.passed
+    ]
+    if wrong:
+        subject = "the optimizer" if _takes_parameters(make) else repr(make())
+        raise AssertionError("; ".join([f"{subject}: {wrong[0]}", *map(str, wrong[1:])]))
+
+
+def findings(
+    make: Callable[..., Any],
+    *inputs: Any,
+    backends: Iterable[str] | None = None,
+    dtypes: Iterable[str] = ("float32", "float64"),
+    rng: int = 0,
+) -> list[Finding]:
+    """Everything that `check_parity` compares, one `Finding` a quantity, backend and dtype.
+
+    Whatever goes wrong on a backend is in the findings. What goes wrong in computing the truth,
+    where there is nothing to compare with, is raised.
+
+    Examples
+    --------
+    >>> from xbp import nn
+    >>> [f.quantity for f in findings(nn.ReLU, [1.0], backends=["numpy"], dtypes=["float32"])]
+    ['the output', 'the gradient of the input']
     """
     names = available_backends() if backends is None else list(backends)
-    host = [to_numpy(item) for item in inputs]
+    host = [each(to_numpy, item) for item in inputs]
+    found: list[Finding] = []
     for dtype in dtypes:
-        rounded = [_as(item, dtype) for item in host]
-        truth = _run(make, "numpy", rounded, dtype, "float64", rng)
-        own = _run(make, "numpy", rounded, dtype, dtype, rng)
-        epsilon = float(np.finfo(dtype).eps)
-        moved = _run(make, "numpy", rounded, dtype, "float64", rng, wobble=epsilon)
-        bounds = {
-            key: OWN * _distance(own[key], truth[key])
-            + ROUNDINGS * (epsilon * _largest(truth[key]) + _distance(moved[key], truth[key]))
-            for key in truth
-        }
+        run = _Run(make, [each(partial(_as, dtype=dtype), item) for item in host], dtype, rng)
+        with accelerators.disabled():
+            truth = run.on_host()
+            allowed = bounds(run.on_host, truth, dtype)
         for name in names:
-            with assert_no_host_sync() if name == "array_api_strict" else nullcontext():
-                run = _run(make, name, rounded, dtype, dtype, rng, look=False)
-            results = {key: to_numpy(value) for key, value in run.items()}
-            _compare(f"{make()!r} on {name} in {dtype}", results, own, truth, bounds)
+            backend = find_backend(name)
+            try:
+                with _guard(backend):
+                    results = run(name, dtype)
+                found += _compare(backend, dtype, results, truth, allowed)
+            except Exception as error:
+                problem = f"the run fails with {brief(error)}{_line(error)}"
+                found.append(Finding(name, dtype, "the run", "forward", 0.0, 0.0, problem))
+    return found
 
 
-def _run(
-    make: Callable[[], Any],
-    backend: str,
-    inputs: list[NDArray[Any]],
-    parameters: str,
-    arithmetic: str,
-    rng: int,
-    *,
-    wobble: float = 0.0,
-    look: bool = True,
-) -> dict[str, Any]:
-    """Everything that is compared; parameters are first rounded to one dtype, then computed with
-    in another, so that the float64 truth starts from the same numbers. With `wobble`, every
-    number that enters is multiplied by 1 ± wobble, at random.
+def _same(array: Any) -> Any:
+    """Without rounding errors made on purpose."""
+    return array
+
+
+@dataclass
+class _Run:
+    """Computes everything that is compared, on a backend, in an arithmetic.
+
+    Parameters are first rounded to the dtype under test, then computed with in `arithmetic`, so
+    that the float64 truth starts from the same numbers.
     """
-    noise = np.random.default_rng([rng, 2])
 
-    def moved(array: NDArray[Any]) -> NDArray[Any]:
-        if not wobble or array.dtype.kind != "f":
-            return array
-        return array * (1 + wobble * noise.choice([-1.0, 1.0], array.shape))
+    make: Callable[..., Any]
+    inputs: list[Any]
+    dtype: str
+    rng: int
 
-    with use_backend(backend) as place:
-        subject = make()
-        first, *rest = (place.asarray(moved(_as(item, arithmetic))) for item in inputs)
-        results: dict[str, Any] = {}
-        if hasattr(subject, "forward"):
-            named = list(subject.named_parameters())
-            results |= {f"the initial {key}": p.data for key, p in named}
-            subject.astype(parameters).astype(arithmetic)
-            if wobble:
-                subject.load_state_dict({k: moved(v) for k, v in subject.state_dict().items()})
-            y, backward = subject.forward(first, training=True, rng=rng)
-            dy = np.random.default_rng([rng, 1]).normal(size=tuple(y.shape)).astype(np.float32)
-            results["the output"] = y
-            results["the gradient of the input"] = backward(
-                place.asarray(moved(_as(dy, arithmetic)))
-            )
-            results |= {f"the gradient of {key}": p.grad for key, p in named}
-        else:
-            results["the value"], results["the gradient"] = subject(first, *rest)
-        for key, value in results.items():
-            assert library_of(value) is library_of(first) and value.device == first.device, (
-                f"{subject!r} on {place}: {key} is a {type(value).__name__} elsewhere"
-            )
-            if not key.startswith("the initial"):
-                assert dtype_name(value.dtype) == arithmetic, (
-                    f"{subject!r} on {place}: {key} is {dtype_name(value.dtype)}, not {arithmetic}"
-                )
-        return {key: to_numpy(value) for key, value in results.items()} if look else results
+    def __call__(
+        self, backend: str, arithmetic: str, wrap: Callable[[Any], Any] = _same
+    ) -> Quantities:
+        draws: list[Any] = []
+        random_bits = vars(xbp.random)["random_bits"]
+
+        def recorded(*arguments: Any, **keywords: Any) -> Any:
+            draws.append(random_bits(*arguments, **keywords))
+            return draws[-1]
+
+        with use_backend(backend) as place, replaced(xbp.random, random_bits=recorded):
+
+            def put(array: Host) -> Any:
+                return wrap(place.asarray(_as(array, arithmetic)))
+
+            inputs = [each(put, item) for item in self.inputs]
+            if _takes_parameters(self.make):
+                results = dict(self.optimizer(*inputs))
+            elif hasattr(subject := self.make(), "forward"):
+                x = inputs[0] if len(inputs) == 1 else tuple(inputs)
+                results = dict(self.layer(subject, x, arithmetic, put, wrap))
+            else:
+                results = dict(self.function(subject, *inputs))
+        return {(f"random draw {i}", "bits"): bits for i, bits in enumerate(draws)} | results
+
+    def on_host(self, rounded: Callable[[Host], Any] = _same) -> dict[Quantity, Host]:
+        """The truth, or the truth disturbed."""
+        results = self("numpy", "float64", rounded)
+        return {key: to_numpy(value).copy() for key, value in results.items()}
+
+    def layer(
+        self, layer: Any, x: Any, arithmetic: str, put: Callable[[Host], Any], wrap: Any
+    ) -> Iterator[tuple[Quantity, Any]]:
+        named = list(layer.named_parameters())
+        for name, parameter in named:
+            yield (f"the initial {name}", "bits"), parameter.data
+        layer.astype(self.dtype).astype(arithmetic)
+        for _, parameter in named:
+            parameter.data = wrap(parameter.data)
+        y, backward = layer.forward(x, training=True, rng=self.rng)
+        noise = np.random.default_rng([self.rng, 1])
+
+        def incoming(part: Any) -> Any:  # a float32, which every arithmetic holds exactly
+            return put(noise.normal(size=tuple(part.shape)).astype(np.float32).astype(float))
+
+        dx = backward(each(incoming, y))
+        for name, part in zip(numbered("the output", y), leaves(y), strict=True):
+            yield (name, "forward"), part
+        for name, part in zip(numbered("the input", x), leaves(dx), strict=True):
+            yield (f"the gradient of {name}", "backward"), part
+        for name, parameter in named:
+            if parameter.grad is not None:
+                yield (f"the gradient of {name}", "backward"), parameter.grad
+
+    def function(self, function: Any, *inputs: Any) -> Iterator[tuple[Quantity, Any]]:
+        result = function(*inputs)
+        if _is_loss(result, inputs):
+            yield ("the value", "forward"), result[0]
+            yield ("the gradient", "backward"), result[1]
+            return
+        for name, array in zip(numbered("the output", result), leaves(result), strict=True):
+            if not inputs and isinstance(array, np.ndarray):  # drawn on the host, for any backend
+                array = xbp.asarray(_as(array, self.dtype))
+            exact = not inputs or dtype_name(array.dtype) not in ("float32", "float64")
+            yield (name, "bits" if exact else "forward"), array
+
+    def optimizer(self, start: Any, *gradients: Any) -> Iterator[tuple[Quantity, Any]]:
+        parameters = [Parameter(array) for array in leaves(start)]
+        optimizer = self.make(parameters)
+        for gradient in gradients:
+            for parameter, g in zip(parameters, leaves(gradient), strict=True):
+                parameter.zero_grad()
+                parameter.add_grad(g)
+            optimizer.step()
+        after = f"after {len(gradients)} steps"
+        states = getattr(optimizer, "state", [{}] * len(parameters))
+        names = numbered("the parameter", start)
+        for name, parameter, state in zip(names, parameters, states, strict=True):
+            yield (f"{name} {after}", "state"), parameter.data
+            for key, array in state.items():
+                yield (f"{key} of {name} {after}", "state"), array
 
 
 def _compare(
-    where: str, results: Results, own: Results, truth: Results, bounds: dict[str, float]
-) -> None:
-    for key, expected in truth.items():
-        result = results[key]
-        assert result.shape == expected.shape, (
-            f"{where}: {key} has shape {result.shape} in place of {expected.shape}"
-        )
-        if key.startswith("the initial"):
-            assert result.tobytes() == own[key].tobytes(), (
-                f"{where}: {key} is not the same, bit for bit, as on numpy"
-            )
-            continue
-        assert np.array_equal(np.isfinite(result), np.isfinite(expected)), (
-            f"{where}: {key} is not finite in other places than the truth"
-        )
-        error, bound = _distance(result, expected), bounds[key]
-        assert error <= bound, (
-            f"{where}: {key} is {error:.3g} from the truth, where rounding explains {bound:.3g}"
+    backend: Backend,
+    dtype: str,
+    results: Quantities,
+    truth: dict[Quantity, Host],
+    allowed: dict[Quantity, float],
+) -> Iterator[Finding]:
+    for key in [*truth, *(key for key in results if key not in truth)]:
+        (quantity, direction), error, bound = key, 0.0, 0.0
+        expected, result = truth.get(key), results.get(key)
+        problem = _misfit(backend, dtype, direction, expected, result)
+        if not problem and expected is not None:
+            host = to_numpy(result)
+            if direction == "bits":
+                if host.tobytes() != expected.tobytes():
+                    problem = "is not the same, bit for bit, as on numpy"
+            elif not np.array_equal(np.isfinite(host), np.isfinite(expected)):
+                problem = "is not finite in other places than the truth"
+            else:
+                error, bound = _distance(host, expected), allowed[key]
+        yield Finding(
+            backend.name,
+            dtype,
+            quantity,
+            direction,
+            error,
+            bound,
+            f"{quantity} {problem}" if problem else "",
         )
 
 
-def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
+def _misfit(backend: Backend, dtype: str, direction: str, expected: Any, result: Any) -> str:
+    """What is wrong with a result before anyone looks at its values."""
+    if expected is None:
+        return "does not exist on numpy"
+    if result is None:
+        return "exists on numpy only"
+    library = library_of(result)
+    if library is None or library.name != backend.name or result.device != backend.device:
+        return f"is on {whereabouts(result)} in place of {backend}"
+    wanted = dtype_name(expected.dtype) if direction == "bits" else dtype
+    if dtype_name(result.dtype) != wanted:
+        return f"is {dtype_name(result.dtype)} in place of {wanted}"
+    if tuple(result.shape) != expected.shape:
+        return f"has shape {tuple(result.shape)} in place of {expected.shape}"
+    return ""
+
+
+def _guard(backend: Backend) -> AbstractContextManager[None]:
+    """Waits are errors where the host cannot read values for free."""
+    return nullcontext() if on_host(backend.asarray(0.0)) else assert_no_host_sync()
+
+
+def _takes_parameters(make: Callable[..., Any]) -> bool:
+    """Whether `make` needs an argument, so that it makes an optimizer."""
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # some builtins have none
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.default is p.empty and p.kind in positional for p in signature.parameters.values())
+
+
+def _is_loss(result: Any, inputs: tuple[Any, ...]) -> bool:
+    """A 0-d value and a gradient of the first input's shape."""
+    return (
+        isinstance(result, tuple)
+        and len(result) == 2
+        and getattr(result[0], "ndim", None) == 0
+        and getattr(result[1], "shape", None) == getattr(inputs[0], "shape", ())
+    )
+
+
+def _line(error: BaseException) -> str:
+    """Where, in code that is neither a library's nor a check's."""
+    ours = Path(__file__).parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if "site-packages" not in path.parts and ours not in path.parents and path.exists():
+            return f" ({path.name}, line {frame.lineno})"
+    return ""
+
+
+def _distance(a: Host, b: Host) -> float:
     finite = np.isfinite(b)
-    return float(np.max(np.abs(a[finite] - b[finite]), initial=0.0))
+    return float(np.max(np.abs(a[finite].astype(float) - b[finite]), initial=0.0))
 
 
-def _largest(array: NDArray[Any]) -> float:
-    return float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0))
-
-
-def _as(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+def _as(array: Host, dtype: str) -> Host:
     return array.astype(dtype) if array.dtype.kind == "f" else array

@@ -1,0 +1,193 @@
+"""The ordinary tests, collected once, and run again for each fault in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mutation.kernels import Switch
+
+ROOT = Path(__file__).parents[2]
+MEMORY = 8 << 30
+"""Bytes of address space that a broken size may not exceed."""
+
+
+ERROR = 2
+"""The status of a process in which the run itself, not a test, has failed."""
+
+
+class _NoTorch:
+    """PyTorch is a peer, not a part of the suite: without it, what is caught does not depend on
+    whether it is here."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.partition(".")[0] == "torch":
+            msg = "the mutation run does without PyTorch"
+            raise ModuleNotFoundError(msg, name=name)
+
+
+class Seen(NamedTuple):
+    """What a test does when nothing is broken."""
+
+    seconds: float
+    functions: frozenset[tuple[str, str]]
+    """(file, qualified name) of each function of xbp that ran."""
+    passed: bool
+    kernels: bool
+    """Whether it called a compiled one."""
+
+
+class Suite:
+    """Collected tests.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files and folders of tests and of modules with doctests, relative to the repository.
+    run : callable
+        Is given the suite, within the session of pytest.
+    """
+
+    def __init__(self, paths: Sequence[str], run: Callable[[Suite], None]) -> None:
+        self.items: list[pytest.Item] = []
+        self._run, self._failed, self._finished = run, False, False
+        self.switch = Switch()
+        ctypes.CDLL = self.switch  # type: ignore[assignment, misc]
+        sys.meta_path.insert(0, _NoTorch())  # type: ignore[arg-type]
+        sys.dont_write_bytecode = True
+        os.chdir(ROOT)
+        options = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=native", "-qq"]
+        existing = [path for path in paths if Path(path).exists()]
+        # pytest's own words go nowhere; this process keeps what it was given, to print on.
+        self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+            code = pytest.main([*options, *existing], plugins=[self])
+        if not self._finished:
+            msg = f"the run has failed (pytest says {code!r})"
+            raise SystemExit(msg)
+
+    # --- pytest's hooks ---
+
+    def pytest_collection(self) -> None:
+        with contextlib.suppress(ImportError):
+            from hypothesis import Phase, settings
+
+            # A failure is enough; nobody needs the smallest one.
+            phases = (Phase.explicit, Phase.generate)
+            settings.register_profile("mutation", settings(), phases=phases, database=None)
+            settings.load_profile("mutation")
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.items = [item for item in session.items if "mutation" not in item.nodeid]
+        try:
+            self._run(self)
+        except Exception:
+            traceback.print_exc()
+            raise
+        self._finished = True
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._failed |= report.failed
+
+    # --- tests ---
+
+    def passes(self, index: int) -> bool:
+        """Run one test, as pytest does."""
+        item, self._failed = self.items[index], False
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        return not self._failed
+
+    def watched(self, index: int) -> Seen:
+        """Run one test and note what it does."""
+        package, names = str(ROOT / "xbp") + os.sep, set()
+
+        def note(frame: types.FrameType, event: str, _: Any) -> None:
+            code = frame.f_code
+            if event == "call" and code.co_filename.startswith(package):
+                names.add((code.co_filename, code.co_qualname))
+
+        self.switch.called.clear()
+        start = time.perf_counter()
+        sys.setprofile(note)
+        try:
+            passed = self.passes(index)
+        finally:
+            sys.setprofile(None)
+        seconds = time.perf_counter() - start
+        return Seen(seconds, frozenset(names), passed, bool(self.switch.called))
+
+    def watch(self, indices: Sequence[int], jobs: int) -> dict[int, Seen]:
+        """What each of these tests does; in other processes, so that this one stays clean."""
+        seen: dict[int, Seen] = {}
+        with tempfile.TemporaryDirectory() as folder:
+
+            def part(number: int) -> int:
+                found = {index: self.watched(index) for index in indices[number::jobs]}
+                Path(folder, str(number)).write_bytes(pickle.dumps(found))
+                return 0
+
+            for number, status in processes(((n, part) for n in range(jobs)), jobs):
+                assert status == 0, f"the tests end with status {status} when nothing is broken"
+                seen |= pickle.loads(Path(folder, str(number)).read_bytes())
+        return seen
+
+    def catches(self, order: Iterable[tuple[int, float]]) -> bool:
+        """Whether one of these tests, (index, seconds that it usually takes), fails."""
+        for index, seconds in order:
+            # A test that hangs ends this process, which is a catch, too.
+            signal.setitimer(signal.ITIMER_REAL, 5 + 20 * seconds)
+            if not self.passes(index):
+                return True
+        return False
+
+
+def processes(
+    tasks: Iterable[tuple[Any, Callable[[Any], int]]], jobs: int
+) -> Iterator[tuple[Any, int]]:
+    """Run (argument, function) pairs, each in a copy of this process.
+
+    Gives (argument, status) as they end. The status is what the function returns, `ERROR`, or
+    negative for a signal.
+    """
+    running: dict[int, Any] = {}
+    tasks = iter(tasks)
+    while True:
+        while len(running) < jobs and (task := next(tasks, None)):
+            argument, function = task
+            pid = os.fork()
+            if not pid:
+                _child(argument, function)
+            running[pid] = argument
+        if not running:
+            return
+        pid, status = os.wait()
+        yield running.pop(pid), os.waitstatus_to_exitcode(status)
+
+
+def _child(argument: Any, function: Callable[[Any], int]) -> None:
+    status = ERROR
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        status = function(argument)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)

@@ -1,0 +1,60 @@
+"""What a fault does to a value. Numbers, arrays of any library, and None, which stays None."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from xbp.backend import array_namespace, dtype_name, library_of
+
+
+def _is_array(value: Any) -> bool:
+    return library_of(value) is not None
+
+
+def scaled(value: Any) -> Any:
+    """1 % too large; an integer twice as large."""
+    if _is_array(value) and array_namespace(value).isdtype(value.dtype, "integral"):
+        return 2 * value
+    return None if value is None else value * (2 if type(value) is int else 1.01)
+
+
+def shifted(value: Any) -> Any:
+    """Too large by 0.01, an integer by 1."""
+    if _is_array(value) and array_namespace(value).isdtype(value.dtype, "integral"):
+        return value + 1
+    return None if value is None else value + (1 if type(value) is int else 0.01)
+
+
+def rounded(value: Any) -> Any:
+    """Through float32 and back: about 7 digits left of it, and its dtype as before."""
+    if not _is_array(value):
+        return value if value is None else ctypes.c_float(value).value
+    xp = array_namespace(value)
+    return xp.astype(xp.astype(value, xp.float32), value.dtype)
+
+
+def dtype(value: Any) -> Any:
+    """In another dtype: float64 as float32, float32 as float64, integers as int32."""
+    if not _is_array(value):
+        return None if value is None else np.float64(value)
+    xp, name = array_namespace(value), dtype_name(value.dtype)
+    return xp.astype(value, {"float64": xp.float32, "float32": xp.float64}.get(name, xp.int32))
+
+
+def waited(value: Any) -> Any:
+    """As it is, but somebody looked at it, which on a device waits."""
+    if isinstance(value, tuple):
+        return tuple(map(waited, value))
+    if _is_array(value) and 0 not in value.shape:
+        float(array_namespace(value).reshape(value, (-1,))[0])
+    return value
+
+
+def untransposed(value: Any, *axes: int) -> Any:
+    """Of the transpose's shape, but the entries in the order in which they were."""
+    xp = array_namespace(value)
+    order = axes or range(len(value.shape))[::-1]
+    return xp.reshape(value, tuple(value.shape[axis] for axis in order))

@@ -1,0 +1,121 @@
+"""What every optimizer must be, whatever its options, shapes and gradients."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, note
+from hypothesis import strategies as st
+from properties.drawing import Host, dtypes, everything_of, layouts, normals, seeds, ways
+from rules import ORACLES, Rule
+
+from xbp import nn
+
+rates = st.sampled_from([1.0, 0.1, 0.01, 0.001, 0.0])
+betas = st.sampled_from([0.0, 0.5, 0.75, 0.9, 0.99])
+epsilons = st.sampled_from([1e-8, 1e-4, 0.1])
+decays = st.sampled_from([0.0, 0.0, 0.01, 0.5])
+pairs = st.tuples(betas, st.sampled_from([0.0, 0.5, 0.9, 0.999]))
+flags = st.booleans()
+adam = {"lr": rates, "betas": pairs, "eps": epsilons, "weight_decay": decays}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "SGD": {
+        "lr": rates,
+        "momentum": betas,
+        "dampening": st.sampled_from([0.0, 0.3, 0.9]),
+        "nesterov": flags,
+        "weight_decay": decays,
+    },
+    "Adagrad": {
+        "lr": rates,
+        "lr_decay": st.sampled_from([0.0, 0.05, 1.0]),
+        "weight_decay": decays,
+        "initial_accumulator_value": st.sampled_from([0.0, 0.3]),
+        "eps": epsilons,
+    },
+    "RMSprop": {
+        "lr": rates,
+        "alpha": st.sampled_from([0.5, 0.9, 0.99]),
+        "eps": st.sampled_from([1e-4, 0.1]),
+        "weight_decay": decays,
+        "momentum": betas,
+        "centered": flags,
+    },
+    "Adadelta": {"lr": rates, "rho": betas, "eps": epsilons, "weight_decay": decays},
+    "Adam": {**adam, "amsgrad": flags, "decoupled_weight_decay": flags},
+    "AdamW": {**adam, "amsgrad": flags},
+    "Adamax": adam,
+    "NAdam": {
+        **adam,
+        "momentum_decay": st.sampled_from([0.0, 0.004, 0.5]),
+        "decoupled_weight_decay": flags,
+    },
+    "RAdam": {**adam, "decoupled_weight_decay": flags},
+}
+SCALES = [0.0, 1e-12, 1e-6, 1.0, 1.0, 1.0, 1e3, 1e9]
+"""Of gradients, entry by entry. Their squares stay within float32, or so far below ε that what is
+lost of them does not count."""
+
+
+@st.composite
+def rules(draw: st.DrawFn, kind: str) -> Rule:
+    """Every option is drawn. (That the defaults are PyTorch's is shown in test_family.py.)"""
+    options = {name: draw(values) for name, values in OPTIONS[kind].items()}
+    if options.get("nesterov"):  # which takes a momentum and no dampening
+        options |= {"momentum": options["momentum"] or 0.9, "dampening": 0.0}
+    return Rule(kind, options)
+
+
+def gradients(rng: np.random.Generator, shape: tuple[int, ...], steps: int) -> list[Host]:
+    """One scale for each entry; a few gradients of it are 0."""
+    scale = rng.choice(SCALES, shape)
+    return [
+        (scale * normals(rng, *shape) * rng.choice([0, 1, 1, 1], shape)).astype(np.float32) * 1.0
+        for _ in range(steps)
+    ]
+
+
+def test_the_table_has_every_optimizer() -> None:
+    assert set(OPTIONS) == set(ORACLES)
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+@given(data=st.data())
+def test_it_is_its_definition(kind: str, data: st.DataObject) -> None:
+    """Also where it lies in memory in another order than its gradient, and its state in a third."""
+    rule, dtype = data.draw(rules(kind)), data.draw(dtypes)
+    shape = data.draw(st.lists(st.integers(1, 5), max_size=3).map(tuple))
+    steps, rng = data.draw(st.integers(1, 12)), data.draw(seeds)
+    own, other = data.draw(layouts)._replace(writeable=True), data.draw(layouts)
+    note(f"{rule}, {steps} steps")
+    start, slopes = normals(rng, *shape), gradients(rng, shape, steps)
+    slopes = [np.asarray(g, np.float64) for g in slopes]
+    path = [start, *(ORACLES[kind](start, slopes[: t + 1], **rule.options) for t in range(steps))]
+    for way in ways():
+        parameter = nn.Parameter(own(start.astype(dtype)))
+        array, optimizer = parameter.data, rule([parameter])
+        with way:
+            for gradient in slopes:
+                parameter.zero_grad()
+                parameter.add_grad(other(gradient.astype(dtype)))
+                before = everything_of(parameter.grad)
+                optimizer.step()
+                assert everything_of(parameter.grad) == before, "the gradient was changed"
+        assert parameter.data is array, "the parameter is another array"
+        assert_close(array, path, slopes, rule)
+        assert {x.dtype for x in (array, *optimizer.state[0].values())} == {np.dtype(dtype)}
+
+
+def assert_close(found: Host, path: list[Host], slopes: list[Host], rule: Rule) -> None:
+    """Entry by entry, within 64 roundings of the way it has gone: a dozen operations a step, each
+    of which errs by ε of something no larger than what the steps so far have added up to. (An
+    average may cancel, down to a part of the terms that earlier steps were made of.)
+    """
+    epsilon = np.finfo(found.dtype).eps
+    moves = sum(np.abs(b - a) for a, b in pairwise(path))
+    allowed = 64 * epsilon * (np.abs(path[0]) + moves)
+    error = np.abs(found.astype(np.float64) - path[-1])
+    assert np.all(error <= allowed), f"wrong by {error.max():.3g}, {(error / allowed).max():.3g} ×"

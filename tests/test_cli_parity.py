@@ -1,0 +1,327 @@
+"""``xbp parity``: its table, its exit status, its certificate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import xbp
+from xbp import nn
+from xbp.backend import why_unavailable
+from xbp.cli import main
+from xbp.testing import certificate
+from xbp.testing.certificate import Certificate, Row, facts_of, surroundings
+
+STRICT = "array_api_strict"
+needs_strict = pytest.mark.skipif(bool(why_unavailable(STRICT)), reason="no array-api-strict")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run ``xbp parity …`` in this process."""
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["xbp", "parity", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return Result(int(exit_.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tanh's backward is 1 % off everywhere but on numpy."""
+    forward = nn.Tanh.forward
+
+    def off(self: nn.Tanh, x: Any, **options: Any) -> Any:
+        y, backward = forward(self, x, **options)
+        factor = 1.0 if isinstance(x, np.ndarray) else 1.01
+        return y, lambda dy: factor * backward(dy)
+
+    monkeypatch.setattr(nn.Tanh, "forward", off)
+
+
+# --- what it says --------------------------------------------------------------------------------
+
+
+@needs_strict
+def test_a_backend_that_passes(command: Command) -> None:
+    result = command("--backend", STRICT, "--only", "tanh(")
+    assert result.code == 0, result.err
+    lines = [line for line in result.out.splitlines() if "layer Tanh" in line]
+    assert [line.split()[2] for line in lines] == ["float32", "float64"]
+    assert all(line.split()[-2:] == ["0", "passed"] for line in lines)
+    assert result.out.splitlines()[-1].startswith("passed: all ")
+    assert result.out.splitlines()[-1].endswith("; 0 hidden waits")
+
+
+@needs_strict
+@pytest.mark.usefixtures("broken")
+def test_a_broken_backward_is_exit_status_1_and_comes_first(
+    command: Command, tmp_path: Path
+) -> None:
+    files = tmp_path / "p.json", tmp_path / "p.md"
+    result = command(
+        *("--backend", STRICT, "--only", "tanh("),
+        *("--json", files[0], "--markdown", files[1]),
+    )
+    assert result.code == 1
+    assert "FAILED" in result.out.splitlines()[-3]
+    rows = [
+        line for line in result.out.splitlines() if "float32" in line and "in float" not in line
+    ]
+    assert "Tanh" in rows[0] and rows[0].rstrip().endswith("FAILED")
+    content = json.loads(files[0].read_text(encoding="utf-8"))
+    assert content["passed"] is False
+    assert "the gradient of the input" in content["failures"][0]
+    assert [row["passed"] for row in content["rows"]] == sorted(
+        row["passed"] for row in content["rows"]
+    )
+    worst = content["rows"][0]
+    assert (worst["kind"], worst["name"], worst["cases"]) == ("layer", "Tanh", 6)
+    assert worst["backward"] > 1 > worst["forward"]
+    text = files[1].read_text(encoding="utf-8")
+    assert "**FAILED: 2 of" in text
+    assert text.index("## What failed") < text.index("| command |")
+
+
+@needs_strict
+def test_the_certificate_says_what_was_run(command: Command, tmp_path: Path) -> None:
+    files = tmp_path / "p.json", tmp_path / "p.md"
+    files[0].write_text("what was there before")
+    result = command(
+        *("--backend", STRICT, "--only", "erf", "--json", files[0], "--markdown", files[1])
+    )
+    assert result.code == 0
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["p.json", "p.md"]
+    content = json.loads(files[0].read_text(encoding="utf-8"))
+    about = content["about"]
+    assert about["command"].startswith(f"xbp parity --backend {STRICT} --only erf --json ")
+    assert about["xbp"] == xbp.__version__ and about["numpy"] == np.__version__
+    assert "UTC" in about["date"]
+    assert content["backends"] == {STRICT: {"device": "device1"}}
+    text = files[1].read_text(encoding="utf-8")
+    for row in content["rows"]:
+        assert f"| {row['kind']} {row['name']} | {row['dtype']} | {row['cases']} |" in text
+    for key, value in about.items():
+        assert f"| {key} | {value} |" in text
+
+
+def test_numpy_alone_is_said_plainly(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xbp.cli.parity.available_backends", lambda: ["numpy"])
+    result = command("--only", "layer Negation")
+    assert result.code == 0
+    assert result.out.startswith("only numpy is checked")
+    assert result.out.splitlines()[-1].endswith("hidden waits cannot be seen here")
+
+
+def test_by_default_every_backend_that_works_here(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def certify(names: list[str], only: str, progress: object) -> list[Row]:
+        asked.extend(names)
+        return []
+
+    monkeypatch.setattr("xbp.cli.parity.certify", certify)
+    command()
+    assert asked == xbp.available_backends()
+
+
+# --- bad usage -----------------------------------------------------------------------------------
+
+
+def unavailable() -> str:
+    reason = why_unavailable("cupy")
+    if reason is None:
+        pytest.skip("there is a GPU here")
+    return reason
+
+
+def test_cupy_without_a_gpu_is_one_sentence_and_status_2(command: Command) -> None:
+    reason = unavailable()
+    result = command("--backend", "cupy")
+    assert (result.code, result.out, result.err) == (2, "", f"Error: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--backend", "abacus"], "there is no backend 'abacus'"),
+        (["--only", "no such thing"], "no case has 'no such thing' in it"),
+        (["--json", "nowhere/p.json"], "'nowhere/p.json' cannot be written"),
+        (["--markdown", "."], "'.' is a folder"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_status_2(
+    command: Command, arguments: list[str], sentence: str
+) -> None:
+    result = command(*arguments)
+    assert result.code == 2
+    assert result.err.startswith(f"Error: {sentence}")
+    assert result.err.count("\n") == 1
+
+
+# --- what it was run on --------------------------------------------------------------------------
+
+
+def fake_cupy(**broken: Any) -> Any:
+    """As much of CuPy as a certificate asks, with the values of an H200."""
+    properties = {"name": b"NVIDIA H200", "totalGlobalMem": 150_121_545_728, "major": 9, "minor": 0}
+    runtime = {
+        "getDeviceCount": lambda: 2,
+        "getDeviceProperties": lambda index: properties | {"pciBusID": index},
+        "driverGetVersion": lambda: 12080,
+        "runtimeGetVersion": lambda: 13000,
+    } | broken
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        Device=lambda index: SimpleNamespace(id=index),
+        runtime=SimpleNamespace(**runtime),
+    )
+    return SimpleNamespace(cuda=cuda)
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def install(smi: str = "570.86.15\n570.86.15", **broken: Any) -> None:
+        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(**broken))
+        monkeypatch.setitem(sys.modules, "array_api_compat.cupy", SimpleNamespace())
+        monkeypatch.setattr(certificate, "_output", lambda *command: smi)
+
+    return install
+
+
+def test_the_facts_of_a_gpu(with_gpu: Callable[..., None]) -> None:
+    with_gpu()
+    assert facts_of("cupy") == {
+        "device": "NVIDIA H200, compute capability 9.0, 140 GiB",
+        "driver": "570.86.15",
+        "CUDA of the driver": "12.8",
+        "CUDA runtime": "13.0",
+    }
+
+
+def test_a_gpu_without_nvidia_smi(with_gpu: Callable[..., None]) -> None:
+    with_gpu(smi="")
+    facts = facts_of("cupy")
+    assert "driver" not in facts and facts["CUDA runtime"] == "13.0"
+
+
+def test_a_gpu_that_does_not_answer_does_not_cost_the_certificate(
+    with_gpu: Callable[..., None],
+) -> None:
+    def fails(index: int) -> Any:
+        msg = "cudaErrorUnknown: unknown error"
+        raise RuntimeError(msg)
+
+    with_gpu(getDeviceProperties=fails)
+    assert facts_of("cupy")["more"] == (
+        "cannot be told (RuntimeError: cudaErrorUnknown: unknown error)"
+    )
+
+
+def test_the_facts_of_torch_on_the_cpu() -> None:
+    torch = pytest.importorskip("torch")
+    assert facts_of("torch") == {"device": "cpu", "threads": str(torch.get_num_threads())}
+
+
+def test_the_facts_of_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(
+            get_device_capability=lambda device: (9, 0),
+            get_device_name=lambda device: "NVIDIA H200",
+        ),
+        version=SimpleNamespace(cuda="12.8"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(certificate, "_output", lambda *command: "570.86.15")
+    assert certificate._torch_facts(SimpleNamespace(type="cuda")) == {
+        "device": "NVIDIA H200, compute capability 9.0",
+        "driver": "570.86.15",
+        "CUDA runtime": "12.8",
+    }
+
+
+def test_the_commit_is_that_of_xbps_own_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "xbp"
+    package.mkdir()
+    (package / "__init__.py").touch()
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "HEAD")
+    installed = tmp_path / "venv" / "xbp" / "__init__.py"  # inside of somebody's repository
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(xbp, "__file__", str(installed))
+    assert "commit" not in surroundings()
+    monkeypatch.setattr(xbp, "__file__", str(package / "__init__.py"))
+    assert surroundings()["commit"] == commit
+    (package / "new.py").touch()
+    assert surroundings()["commit"] == f"{commit}, with changes to xbp"
+
+
+def test_programs_that_are_missing_or_fail_say_nothing() -> None:
+    assert certificate._output("no-such-program-anywhere") == ""
+    assert certificate._output(sys.executable, "-c", "print(1); raise SystemExit(3)") == ""
+    assert certificate._output(sys.executable, "-c", "print(1)") == "1"
+
+
+# --- the certificate itself ----------------------------------------------------------------------
+
+
+def row(name: str, **changes: Any) -> Row:
+    fields: dict[str, Any] = {
+        **{"kind": "layer", "name": name, "backend": "torch", "dtype": "float32", "cases": 3},
+        **{"forward": 0.5, "backward": 0.0, "state": None, "bits": True, "waits": None},
+        "failures": (),
+    }
+    return Row(**(fields | changes))
+
+
+def test_what_failed_comes_first_and_numbers_that_json_lacks_are_text() -> None:
+    bad = row("B", forward=float("inf"), bits=False, failures=("B is | wrong",))
+    made = Certificate([row("A"), bad], {"command": "a | b"}, {"torch": {"device": "cpu"}})
+    content = json.loads(made.as_json())
+    assert [r["name"] for r in content["rows"]] == ["B", "A"]
+    assert content["rows"][0]["forward"] == "inf"
+    assert content["failures"] == ["B is | wrong"]
+    text = made.as_markdown()
+    assert "| layer B | float32 | 3 | inf | 0 |  | DIFFER | – | FAILED |" in text
+    assert text.index("| layer B |") < text.index("| layer A |")
+    assert "| command | a \\| b |" in text
+    assert made.verdict().startswith("FAILED: 1 of 2 rows")
+
+
+def test_an_empty_certificate_cannot_be_had(command: Command) -> None:
+    """Whoever mistypes --only must not be told that all is well."""
+    assert command("--only", "Lienar").code == 2

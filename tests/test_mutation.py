@@ -1,0 +1,169 @@
+"""Faults planted in xbp are caught: a sample here, all of them by ``python tests/mutation``."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mutation import plant, wrong
+from mutation.faults import Fault, faults
+from mutation.kernels import code_of, compile_into, kernel_faults
+from mutation.report import expected
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each fault has a process of its own, by fork")
+def test_a_sample_of_the_faults_is_caught() -> None:
+    command = [sys.executable, "tests/mutation", "--sample", "40"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "faults caught: 100.00 %" in done.stdout
+
+
+def test_every_survivor_has_a_reason_and_stands_once() -> None:
+    reasons = expected()
+    assert all(len(reason) > 20 for reason in reasons.values())
+
+
+# --- faults in Python ----------------------------------------------------------------------------
+
+SOURCE = '''
+from __future__ import annotations
+
+SHARE = 0.7
+
+def layer(xp, x, factor: float = 2.0) -> Array:
+    """y = factor · max(x, 0) · HALF, its transpose."""
+    if x.ndim != 2:
+        raise ValueError("2-D")
+    mask = x > 0
+
+    def backward(dy):
+        return factor * SHARE * xp.where(mask, dy.T, 0.0)
+
+    return (factor * SHARE * xp.maximum(x, 0.0)).T, backward
+'''
+
+
+def toy() -> types.ModuleType:
+    module = types.ModuleType("toy")
+    module.__file__ = "toy.py"
+    exec(SOURCE, vars(module))
+    return module
+
+
+def found() -> list[Fault]:
+    return list(faults("toy", ast.parse(SOURCE)))
+
+
+def test_each_kind_is_found_where_it_belongs() -> None:
+    texts = [str(fault) for fault in found()]
+    assert len(set(texts)) == len(texts)
+    for text in [
+        "toy.SHARE, constant: `0.7` as `0.7 * 1.01` in `SHARE = 0.7`",
+        "toy.layer, mask: `x > 0` as `(x > 0) | True` in `mask = x > 0`",
+        "toy.layer, off by one: `x > 0` as `x >= 0` in `mask = x > 0`",
+        "toy.layer, dropped: `xp.maximum(x, 0.0)` as `x` in",
+        "toy.layer.<locals>.backward, transposed: `dy.T` as `wrong.untransposed(dy)` in",
+        "toy.layer.<locals>.backward, mask: `mask` as `mask | True` in",
+        "toy.layer.<locals>.backward, swapped: `xp.where(mask, dy.T, 0.0)` as",
+        "toy.layer.<locals>.backward, waits: `factor * SHARE * xp.where(mask, dy.T, 0.0)` as",
+    ]:
+        assert any(found.startswith(text) for found in texts), text
+    assert not any("ndim" in text or "y = factor" in text for text in texts)
+
+
+@pytest.mark.parametrize("index", range(len(found())), ids=[str(fault) for fault in found()])
+def test_a_planted_fault_changes_what_the_function_does(index: int) -> None:
+    original, tree, module = ast.parse(SOURCE), ast.parse(SOURCE), toy()
+    layer = module.layer  # as somebody else would have imported it
+    fault = list(faults("toy", tree))[index]
+    fault.plant()
+    plant.install(module, fault.function, original, tree)
+    x, dy = np.array([[1.0, 2.0], [0.0, -3.1]]), np.array([[0.1, 0.2], [0.3, 0.4]])
+
+    def results(function: object) -> list[object]:
+        assert callable(function)
+        y, backward = function(np, x)
+        dx = backward(dy)
+        return [y.tolist(), dx.tolist(), y.dtype, dx.dtype]
+
+    try:
+        same = results(layer) == results(toy().layer)
+    except Exception:  # a crash is a change, too
+        same = False
+    assert same == (fault.kind == "waits"), fault  # which shows on a device only
+
+
+def test_what_is_done_to_a_value() -> None:
+    x = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    assert wrong.untransposed(x).tolist() == [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]
+    assert wrong.untransposed(x[None], 0, 2, 1).shape == (1, 3, 2)
+    assert wrong.dtype(x).dtype == np.float32 and wrong.rounded(x).dtype == np.float64
+    assert 0 < np.abs(wrong.rounded(x) - x).max() < 1e-7
+    assert wrong.scaled(np.array([3])).tolist() == [6] and wrong.shifted(3) == 4
+    assert wrong.waited(x) is x
+
+
+# --- faults in C ---------------------------------------------------------------------------------
+
+KERNEL = """
+/* The sum of all a[i] * b[i] with i < n. */
+#include <stddef.h>
+#define TERM(i) sum += a[i] * b[i];
+double dot(const double *a, const double *b, long n) {
+    double sum = 0;
+    if (n < 1) return -1.0; // nothing
+    for (long i = 0; i < n; i++) TERM(i);
+    return sum;
+}
+"""
+
+
+def test_faults_of_c_are_in_its_code_only() -> None:
+    code = code_of(KERNEL)
+    assert len(code) == len(KERNEL)
+    assert "nothing" not in code and "stddef" not in code and "sum += a[i] * b[i]" in code
+    texts = {str(fault) for fault in kernel_faults("dot.c", KERNEL)}
+    loop = "for (long i = 0; i < n; i++) TERM(i);"
+    term = "#define TERM(i) sum += a[i] * b[i];"
+    assert {
+        f"dot.c, off by one: `<` as `<=` in `{loop}`",
+        f"dot.c, off by one: `0` as `1` in `{loop}`",
+        f"dot.c, scaled: `*` as `/` in `{term}`",
+        f"dot.c, sign: `+=` as `-=` in `{term}`",
+        f"dot.c, dropped: `+=` as `=` in `{term}`",
+    } <= texts
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_fault_of_c_compiles_and_computes_something_else(tmp_path: Path) -> None:
+    import ctypes
+
+    def dot(folder: str, text: str) -> float | None:
+        (tmp_path / folder).mkdir()
+        path = compile_into(tmp_path / folder, {"dot.c": text}, ["-O0"], "cc")
+        if path is None:
+            return None
+        function = ctypes.CDLL(str(path)).dot
+        function.restype = ctypes.c_double
+        a, b = (ctypes.c_double * 4)(2, 3, 5, 9), (ctypes.c_double * 4)(7, 11, 13, 9)
+        return float(function(a, b, ctypes.c_long(3)))
+
+    assert dot("right", KERNEL) == 112
+    results = {
+        str(fault): dot(str(index), fault.planted(KERNEL))
+        for index, fault in enumerate(kernel_faults("dot.c", KERNEL))
+    }
+    assert None not in results.values()
+    same = [text for text, result in results.items() if result == 112]
+    # The refusal of n = 0 cannot be seen with n = 3.
+    assert all("if (n < 1) return -1.0;" in text and "mask" not in text for text in same)

@@ -1,0 +1,200 @@
+"""What a benchmark found: as one dictionary for JSON, as Markdown tables, and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from xbp.benchmarks.harness import OURS, Harness, threads_label
+from xbp.benchmarks.workloads import SIDES, WORKLOADS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row: TypeAlias = "dict[str, Any]"
+"""One measurement; see `Harness`."""
+
+UNITS: dict[str, Callable[[Row, float], str]] = {
+    "images/s": lambda row, cost: f"{int(row['label']) / cost:,.0f}",
+    "GFLOP/s": lambda row, cost: f"{row['flop'] / cost / 1e9:,.1f}",
+    "GB/s": lambda row, cost: f"{row['bytes'] / cost / 1e9:,.1f}",
+    "MB": lambda row, cost: f"{cost / 1e6:,.0f}",
+    "s": lambda row, cost: f"{cost:.1f}",
+    "ms": lambda row, cost: f"{cost * 1e3:.1f}",
+    "µs": lambda row, cost: f"{cost * 1e6:.2f}",
+}
+"""How a cost, in seconds or bytes, is written."""
+
+FLOORS = ("sgemm", "copy", "mlp-products")
+RIVALS = ("torch", "numpy")  # the first that is there is the one to be compared with
+
+
+def results(harness: Harness) -> dict[str, Any]:
+    """All of it, in types that JSON has."""
+    add_floors(harness.rows, threads_label(harness.options.threads))
+    return {
+        "machine": harness.machine,
+        "options": vars(harness.options) | {"rounds": harness.rounds},
+        "versions": harness.versions,
+        "not_run": harness.not_run,
+        "failures": harness.failures,
+        "rows": harness.rows,
+    }
+
+
+def add_floors(rows: list[Row], all_threads: str) -> None:
+    """Give each row, as "floor", the least seconds that this machine needs for what must be done.
+
+    That is the longer of FLOP / the rate of the square matrix product and bytes / the rate of
+    copying, as measured with all threads on the best side. An MLP also gets the seconds of its
+    own matrix products alone.
+    """
+    least = {
+        (row["workload"], row["label"]): (row, min(row["medians"].values()))
+        for row in rows
+        if row["workload"] in FLOORS
+    }
+    sgemm, copy = (least.get((name, all_threads)) for name in ("sgemm", "copy"))
+    for row in rows:
+        if row["workload"] == "mlp" and (products := least.get(("mlp-products", row["label"]))):
+            row["products"] = products[1]
+        if {"flop", "bytes"} <= row.keys() and sgemm and copy:
+            arithmetic = row["flop"] / sgemm[0]["flop"] * sgemm[1]
+            row["floor"] = max(arithmetic, row["bytes"] / copy[0]["bytes"] * copy[1])
+
+
+# --- Markdown ------------------------------------------------------------------------------------
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A table for each workload, between what was run and how to read it."""
+    parts = ["# Side by side", _conditions(found)]
+    for name, workload in WORKLOADS.items():
+        if rows := [row for row in found["rows"] if row["workload"] == name]:
+            parts.append(f"## {workload.title} ({workload.unit})\n\n{_table(name, rows)}")
+    for title, lines in (("Not run", _not_run(found)), ("Failed", found["failures"])):
+        if lines:
+            parts.append(f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines))
+    parts.append(READING)
+    return "\n\n".join(parts) + "\n"
+
+
+READING = """\
+## How to read it
+
+Values are medians over the rounds, in which the sides took turns. The ratio a : b says how many
+times as much time (or memory) b took as a in the same round, in parentheses the least and the
+largest: above 1, a is better. "Floor" is what the machine would reach if the step took no longer
+than its FLOP at the rate of the square matrix product, or than the memory traffic that no cache can
+save (the batch, the parameters) at the rate of copying, whichever is longer. "Deviation" is the
+largest relative difference between the losses of the sides in the first steps from the same
+weights, which were compared before anything was timed."""
+
+
+def _conditions(found: dict[str, Any]) -> str:
+    machine, options = found["machine"], found["options"]
+    versions: dict[str, str] = {}
+    for side in found["versions"].values():
+        versions |= {
+            k: v for k, v in side.items() if k not in ("threads", "device", "accelerators")
+        }
+    devices = {s["device"] for s in found["versions"].values() if "device" in s} - {"cpu"}
+    where = ", ".join([machine["processor"], *sorted(devices)])
+    lines = [
+        f"{machine['date']}; {where}, {threads_label(options['threads'])}; {machine['system']}",
+        f"Python {machine['python']}, " + ", ".join(f"{k} {v}" for k, v in versions.items()),
+        f"backend {options['backend']}, float32, TF32 {'on' if options['tf32'] else 'off'}; "
+        f"{options['rounds']} rounds" + (f"; commit {c}" if (c := machine["commit"]) else ""),
+    ]
+    if machine["load"] is not None:
+        lines[0] += f"; load before the start {machine['load']}"
+    if "xbp" in found["versions"]:
+        lines[1] += f"; accelerators: {found['versions']['xbp']['accelerators']}"
+    if options["quick"]:
+        lines.append("**`--quick`: a trial that everything works; its numbers mean nothing.**")
+    return "\\\n".join(lines)
+
+
+def _not_run(found: dict[str, Any]) -> list[str]:
+    return [f"{SIDES[side].title}: {why}" for side, why in found["not_run"].items()]
+
+
+def _table(name: str, rows: list[Row]) -> str:
+    unit, sized = UNITS[WORKLOADS[name].unit], bool(WORKLOADS[name].sizes)
+    sides = [side for side in SIDES if any(side in row["medians"] for row in rows)]
+
+    def value(side: str) -> Callable[[Row], str]:
+        return lambda row: _known(unit, row, row["medians"].get(side))
+
+    def ratio(ours: str, theirs: str) -> Callable[[Row], str]:
+        return lambda row: _ratio(row["ratios"].get(ours, {}).get(theirs))
+
+    def share(least: str) -> Callable[[Row], str]:
+        return lambda row: _share(row.get(least), row["medians"].get("xbp"))
+
+    columns: dict[str, Callable[[Row], str]] = {}
+    if any(row["label"] for row in rows):
+        columns["batch" if sized else " "] = lambda row: row["label"]
+    columns |= {SIDES[side].title: value(side) for side in sides}
+    for theirs in [side for side in RIVALS if side in sides][:1]:
+        names = {ours: SIDES[ours].title for ours in OURS if ours in sides}
+        columns |= {f"{n} : {SIDES[theirs].title}": ratio(o, theirs) for o, n in names.items()}
+    if any("floor" in row for row in rows):
+        columns["floor"] = lambda row: _known(unit, row, row.get("floor"))
+        columns["xbp, of the floor"] = share("floor")
+    if any("products" in row for row in rows):
+        columns["xbp, of its products alone"] = share("products")
+    if any("deviation" in row for row in rows):
+        columns["deviation"] = lambda row: _deviation(row.get("deviation", {}))
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[cell(row) for cell in columns.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _known(unit: Callable[[Row, float], str], row: Row, cost: float | None) -> str:
+    return "–" if cost is None else unit(row, cost)
+
+
+def _ratio(ratio: list[float] | None) -> str:
+    return "–" if ratio is None else "{:.2f} ({:.2f}–{:.2f})".format(*ratio)
+
+
+def _share(least: float | None, cost: float | None) -> str:
+    return "–" if least is None or cost is None else f"{least / cost:.0%}"
+
+
+def _deviation(apart: dict[str, float]) -> str:
+    return f"{max(apart.values()):.0e}" if apart else "–"
+
+
+# --- plot ----------------------------------------------------------------------------------------
+
+
+def plot(found: dict[str, Any]) -> Figure:
+    """How many times as much each peer costs as xbp, with least and largest; by matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [r for r in found["rows"] if r["ratios"].get("xbp") and r["workload"] not in FLOORS]
+    figure = Figure(figsize=(7.5, 1.2 + 0.42 * len(rows)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # PNG, whatever the user's default
+    axes = figure.add_subplot()
+    peers = [side for side in SIDES if any(row["ratios"]["xbp"].get(side) for row in rows)]
+    for index, side in enumerate(peers):
+        shift = 0.6 * ((index + 0.5) / len(peers) - 0.5)  # so that the error bars stay apart
+        points = [(y, row["ratios"]["xbp"].get(side)) for y, row in enumerate(rows)]
+        known = [(y + shift, *ratio) for y, ratio in points if ratio]
+        y, middle, least, most = zip(*known, strict=True)
+        below = [m - a for m, a in zip(middle, least, strict=True)]
+        above = [a - m for m, a in zip(middle, most, strict=True)]
+        style: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2}
+        axes.errorbar(middle, y, xerr=(below, above), label=SIDES[side].title, **style)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [f"{r['workload']} {r['label']}".rstrip() for r in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("times as much time or memory as xbp; on the right of 1, xbp is better")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(peers) or 1, frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,127 @@
+"""JAX as a side of a benchmark: the whole training step under one jit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Side:
+    def __init__(self, options: dict[str, Any]) -> None:
+        import jax
+
+        self.jax = jax
+        wanted = "gpu" if options["backend"] == "cupy" else "cpu"
+        if jax.default_backend() != wanted:
+            msg = f"JAX runs on the {jax.default_backend()} here, and not on the {wanted}"
+            raise RuntimeError(msg)
+        jax.config.update(
+            "jax_default_matmul_precision", "tensorfloat32" if options["tf32"] else "float32"
+        )
+        self.versions = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+
+    def array(self, host: NDArray[Any]) -> Any:
+        small = host.astype(np.int32) if host.dtype == np.int64 else host  # it has no 64 bits
+        return self.jax.device_put(small)
+
+    def take(self, x: Any, rows: Any) -> Any:
+        return x[rows]
+
+    def wait(self, value: Any) -> None:
+        self.jax.block_until_ready(value)
+
+    def to_host(self, value: Any) -> NDArray[Any]:
+        return np.asarray(value)
+
+    def network(self, model: list[Any], optimizer: str, lr: float) -> Network:
+        return Network(self.jax, model, optimizer, lr)
+
+
+class Network:
+    def __init__(self, jax: Any, model: list[Any], optimizer: str, lr: float) -> None:
+        self.jax, self.lr = jax, lr
+        forward = partial(FORWARDS[model[0]], jax)
+        self.predictor = jax.jit(forward)
+        self.stepper = jax.jit(partial(step, jax, forward, UPDATES[optimizer]), donate_argnums=0)
+
+    def load(self, weights: dict[str, NDArray[np.float32]]) -> None:
+        jnp = self.jax.numpy
+        parameters = {name: jnp.array(value) for name, value in weights.items()}
+        zeros = [{name: jnp.zeros_like(p) for name, p in parameters.items()} for _ in range(2)]
+        self.state = (parameters, *zeros, jnp.zeros((), jnp.int32))
+
+    def rate(self, lr: float) -> None:
+        self.lr = lr
+
+    def step(self, x: Any, y: Any) -> Any:
+        self.state, value = self.stepper(self.state, x, y, self.lr)
+        return value
+
+    def predict(self, x: Any) -> Any:
+        return self.predictor(self.state[0], x)
+
+
+def step(jax: Any, forward: Any, update: Any, state: Any, x: Any, y: Any, lr: Any) -> Any:
+    def loss(parameters: Any) -> Any:
+        log_p = jax.nn.log_softmax(forward(parameters, x))
+        return -jax.numpy.mean(jax.numpy.take_along_axis(log_p, y[:, None], axis=1))
+
+    parameters, m, v, t = state
+    value, gradients = jax.value_and_grad(loss)(parameters)
+    new: tuple[dict[str, Any], ...] = ({}, {}, {})
+    for name, g in gradients.items():
+        changed = update(jax.numpy, parameters[name], g, m[name], v[name], t + 1, lr)
+        for target, array in zip(new, changed, strict=True):
+            target[name] = array
+    return (*new, t + 1), value
+
+
+def sgd(jnp: Any, p: Any, g: Any, m: Any, v: Any, t: Any, lr: Any) -> Any:
+    return p - lr * g, m, v
+
+
+def adam(jnp: Any, p: Any, g: Any, m: Any, v: Any, t: Any, lr: Any) -> Any:
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    scale = jnp.sqrt(v / (1 - 0.999**t)) + 1e-8
+    return p - lr * m / (1 - 0.9**t) / scale, m, v
+
+
+def lenet5(jax: Any, p: Any, x: Any) -> Any:
+    for name, padding in (("0", 2), ("3", 0)):
+        pads = [(padding, padding)] * 2
+        x = jax.lax.conv_general_dilated(x, p[f"{name}.weight"], (1, 1), pads)
+        x = jax.nn.relu(x + p[f"{name}.bias"][:, None, None])
+        block = (1, 1, 2, 2)
+        x = jax.lax.reduce_window(x, -jax.numpy.inf, jax.lax.max, block, block, "VALID")
+    return dense(jax, p, x.reshape(x.shape[0], -1), ("7", "9", "11"))
+
+
+def mlp(jax: Any, p: Any, x: Any) -> Any:
+    return dense(jax, p, x, sorted({name.partition(".")[0] for name in p}, key=int))
+
+
+def dense(jax: Any, p: Any, x: Any, names: Any) -> Any:
+    for name in names:
+        x = x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+        x = x if name == names[-1] else jax.nn.relu(x)
+    return x
+
+
+def rnn(jax: Any, p: Any, x: Any) -> Any:
+    inputs = x @ p["0.weight_ih_l0"].T + (p["0.bias_ih_l0"] + p["0.bias_hh_l0"])
+    recurrent = p["0.weight_hh_l0"].T
+
+    def cell(h: Any, a: Any) -> Any:
+        return jax.numpy.tanh(a + h @ recurrent), None
+
+    first = jax.numpy.zeros((x.shape[0], recurrent.shape[0]), x.dtype)
+    last, _ = jax.lax.scan(cell, first, jax.numpy.swapaxes(inputs, 0, 1))
+    return last @ p["2.weight"].T + p["2.bias"]
+
+
+FORWARDS: dict[str, Callable[..., Any]] = {"lenet5": lenet5, "mlp": mlp, "rnn": rnn}
+UPDATES: dict[str, Callable[..., Any]] = {"sgd": sgd, "adam": adam}

@@ -1,0 +1,160 @@
+"""What is measured, on which sides, and how much arithmetic and memory traffic it must take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from xbp import models, nn
+from xbp.random import Seed, generator
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those compared: its name, the file that runs it, and what must be installed."""
+
+    title: str
+    file: str
+    module: str
+    install: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+TORCH = "pip install torch==2.13.0"
+OFF = {"XBP_ACCELERATE": "0"}
+SIDES = {
+    "xbp": Side("xbp", "side_xbp.py", "xbp"),
+    "reference": Side(
+        *("xbp, accelerators off", "side_xbp.py", "xbp.accelerators"), environment=OFF
+    ),
+    "torch": Side("PyTorch eager", "side_torch.py", "torch", TORCH),
+    "torch-compiled": Side(
+        *("PyTorch compiled", "side_torch.py", "torch", TORCH), options={"compile": True}
+    ),
+    "jax": Side("JAX jit", "side_jax.py", "jax", "pip install jax"),
+    "sklearn": Side(
+        *("scikit-learn", "side_sklearn.py", "sklearn", "pip install scikit-learn"),
+    ),
+    "numpy": Side("numpy", "", "numpy"),  # to be imported, no more
+}
+
+EVERY = ("xbp", "reference", "torch", "torch-compiled", "jax")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of measurement, at one size or several.
+
+    Attributes
+    ----------
+    title : str
+    unit : str
+        Of what is reported; see `report.UNITS`.
+    kind : str
+        The method of `worker.Worker` that makes it ready, or of the harness that measures it.
+    sides : tuple of str
+    sizes : tuple of int
+        The batch sizes; empty where there is no choice.
+    model : list
+        Name and sizes, for `make_model`.
+    """
+
+    title: str
+    unit: str
+    kind: str
+    sides: tuple[str, ...] = EVERY
+    sizes: tuple[int, ...] = ()
+    model: list[Any] = field(default_factory=list)
+
+
+LENET, MLP, RNN = ["lenet5"], ["mlp", 784, 4096, 4096, 10], ["rnn", 28, 128, 10]
+GEMM = ("xbp", "torch")
+WORKLOADS = {
+    "sgemm": Workload("the floor: matrix product 2048³, float32", "GFLOP/s", "sgemm", GEMM),
+    "copy": Workload("the floor: copying, bytes read and written", "GB/s", "copy", ("xbp",)),
+    "lenet5-train": Workload(
+        *("LeNet-5, training step", "images/s", "train", EVERY, (32, 64, 128, 512, 2048), LENET)
+    ),
+    "lenet5-infer": Workload(*("LeNet-5, inference", "images/s", "infer", EVERY, (1, 1024), LENET)),
+    "mlp": Workload(
+        *("MLP 784-4096-4096-10, training step", "GFLOP/s", "train"),
+        *((*EVERY, "sklearn"), (256,), MLP),
+    ),
+    "mlp-products": Workload(
+        "the matrix products of that step alone", "GFLOP/s", "products", GEMM, (256,), MLP
+    ),
+    "rnn": Workload(
+        *("RNN of 128, MNIST row by row, training step", "images/s", "train"),
+        *(EVERY, (128,), RNN),
+    ),
+    "accuracy": Workload(
+        *("LeNet-5, time to 99 % test accuracy", "s", "learn", EVERY, (128,), LENET)
+    ),
+    "memory": Workload(
+        *("LeNet-5, peak memory of training", "MB", "memory"),
+        *(("xbp", "reference", "torch", "jax"), (512,), LENET),
+    ),
+    "import": Workload("import in a new interpreter", "ms", "imports", ("xbp", "numpy")),
+    "call": Workload("call of an empty layer", "µs", "call", ("xbp", "torch")),
+}
+
+
+def make_model(name: str, *sizes: int, rng: Seed) -> nn.Layer:
+    """LeNet-5, an MLP of these sizes, or an RNN of (inputs, hidden, classes), read to its end."""
+    if name == "lenet5":
+        return models.LeNet5(rng=rng)
+    if name == "mlp":
+        return models.MLP(*sizes, rng=rng)
+    rng, (inputs, hidden, classes) = generator(rng), sizes
+    return nn.Sequential(
+        nn.RNN(inputs, hidden, rng=rng), nn.Last(), nn.Linear(hidden, classes, rng=rng)
+    )
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """How a 28 × 28 image is given to a model."""
+    return {"lenet5": (1, 28, 28), "mlp": (784,), "rnn": (28, 28)}[name]
+
+
+def multiplications(name: str, *sizes: int) -> tuple[int, ...]:
+    """Multiplications of one image's forward, layer by layer, those on the input itself first."""
+    if name == "lenet5":
+        return (28 * 28 * 6 * 25, 10 * 10 * 16 * 150, 400 * 120, 120 * 84, 84 * 10)
+    if name == "mlp":
+        return tuple(math.prod(pair) for pair in pairwise(sizes))
+    inputs, hidden, classes = sizes
+    return (28 * inputs * hidden, 28 * hidden * hidden, hidden * classes)
+
+
+def flop(kind: str, model: list[Any], batch: int) -> int:
+    """Floating-point operations of a step in its matrix products and convolutions, as they must be.
+
+    A training step makes three products of a layer, for y, ∂L/∂W and ∂L/∂x; the first layer needs
+    no ∂L/∂x.
+    """
+    first, *others = multiplications(*model)
+    once = first + sum(others)
+    return 2 * batch * (once if kind == "infer" else 3 * once - first)
+
+
+def traffic(kind: str, model: list[Any], batch: int) -> int:
+    """Bytes that a step must move, if the caches held all else: the batch and the parameters.
+
+    The images and labels are read once; each parameter is read, and in training also written.
+    """
+    parameters: int = sum(p.data.size for p in make_model(*model, rng=0).parameters())
+    return batch * (28 * 28 * 4 + 8) + 4 * parameters * (1 if kind == "infer" else 2)
+
+
+def step_products(sizes: list[int], batch: int) -> list[list[Any]]:
+    """The matrix products (m, k, n, form) of an MLP's training step.
+
+    In the form, t marks an operand that lies transposed in memory.
+    """
+    forward = [[batch, i, o, "nt"] for i, o in pairwise(sizes)]  # x Wᵀ
+    weights = [[o, batch, i, "tn"] for i, o in pairwise(sizes)]  # dyᵀ x
+    inputs = [[batch, o, i, "nn"] for i, o in pairwise(sizes[1:])]  # dy W
+    return forward + weights + inputs

@@ -1,0 +1,135 @@
+"""``xbp bench``: xbp and its peers side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xbp.arguments import integer
+from xbp.backend import find_backend
+from xbp.benchmarks.harness import Harness, Options, cpus
+from xbp.benchmarks.report import markdown, plot, results
+from xbp.benchmarks.workloads import SIDES, WORKLOADS
+from xbp.cli.train import BackendName, Device
+from xbp.errors import DataError, InputError, XBPError
+from xbp.training.files import replacing
+
+Workloads = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"What to measure; by default all of {', '.join(WORKLOADS)}."),
+]
+Sides = Annotated[
+    list[str] | None,
+    typer.Option("--side", help=f"Only these, one each time, of {', '.join(SIDES)}."),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(help="How often the sides take turns: 7, and at most 3 where a turn takes long."),
+]
+Batches = Annotated[
+    list[int] | None, typer.Option("--batch", help="Other batch sizes, one each time.")
+]
+Threads = Annotated[
+    int | None, typer.Option(help="Of every side; by default as many as there are cores.")
+]
+TF32 = Annotated[bool, typer.Option("--tf32", help="On a GPU, multiply in TF32 on all sides.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Only try, in seconds, whether all of it works.")
+]
+JSON = Annotated[Path | None, typer.Option("--json", help="A file for everything measured.")]
+Markdown = Annotated[Path | None, typer.Option("--markdown", help="A file for the tables.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="A file for a picture of the ratios.")]
+
+
+def bench(
+    workloads: Workloads = None,
+    side: Sides = None,
+    backend: BackendName = "numpy",
+    device: Device = None,
+    rounds: Rounds = None,
+    batch: Batches = None,
+    threads: Threads = None,
+    tf32: TF32 = False,
+    quick: Quick = False,
+    json_file: JSON = None,
+    markdown_file: Markdown = None,
+    plot_file: Plot = None,
+) -> None:
+    """Measure xbp and its peers side by side, and print tables.
+
+    Each side runs in a process of its own, with the same data, weights, batches and number of
+    threads; they take turns, round by round. Before anything is timed, their losses over the first
+    steps must be the same. Peers that are not installed are named, with what installs them.
+
+    Everything takes about half an hour on two cores, which should have nothing else to do.
+    """
+    names, chosen = _of("workload", workloads, WORKLOADS), _of("side", side, SIDES)
+    cores = len(cpus()) or os.cpu_count() or 1
+    threads = cores if threads is None else integer("--threads", threads, least=1)
+    if threads > cores:
+        msg = f"--threads must not exceed {cores}, the cores that may be used here; got {threads}"
+        raise InputError(msg)
+    rounds = None if rounds is None else integer("--rounds", rounds, least=1)
+    batches = tuple(integer("--batch", size, least=1) for size in batch or ())
+    if batches and not any(WORKLOADS[name].sizes for name in names):
+        msg = f"--batch says nothing to {', '.join(names)}; leave it out"
+        raise InputError(msg)
+    find_backend(backend, device=device)
+    for path in filter(None, (json_file, markdown_file, plot_file)):
+        _check(path)
+    options = Options(backend, device, threads, tf32, rounds, batches, quick)
+    with Harness(options, chosen, lambda line: typer.echo(line, err=True)) as harness:
+        missing = [f"{SIDES[s].title} ({harness.not_run[s]})" for s in harness.not_run]
+        if side and missing:
+            msg = f"--side asks for {', '.join(missing)}; install it, or leave it out"
+            raise InputError(msg)
+        for line in missing:
+            typer.echo(f"not run: {line}", err=True)
+        for name in names:
+            harness.measure(name)
+            # After each workload: whoever stops a long run keeps what it has found.
+            _write(results(harness), json_file, markdown_file, plot_file)
+    typer.echo(markdown(results(harness)), nl=False)
+    if harness.failures:
+        count = len(harness.failures)
+        msg = f"{count} measurement{'s' * (count > 1)} failed; the table says at its end, which"
+        raise XBPError(msg)
+
+
+def _of(what: str, wanted: list[str] | None, known: dict[str, Any]) -> list[str]:
+    """Those wanted, in the order in which they are known; all, where nobody chose.
+
+    Raises
+    ------
+    InputError
+        One of them is not known.
+    """
+    for name in wanted or ():
+        if name not in known:
+            msg = f"there is no {what} {name!r}; choose from {', '.join(known)}"
+            raise InputError(msg)
+    return [name for name in known if name in (wanted or known)]
+
+
+def _check(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is measured."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        msg = f"cannot write {str(path)!r}; give a file in a folder that exists"
+        raise DataError(msg)
+
+
+def _write(found: dict[str, Any], *files: Path | None) -> None:
+    json_file, markdown_file, plot_file = files
+    if json_file:
+        with replacing(json_file) as path:
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if markdown_file:
+        with replacing(markdown_file) as path:
+            path.write_text(markdown(found), encoding="utf-8")
+    if plot_file:
+        with replacing(plot_file) as path:
+            plot(found).savefig(path, format="png")

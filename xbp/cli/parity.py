@@ -1,0 +1,137 @@
+"""``xbp parity``: does every backend compute the same here? A table, and a certificate."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from xbp.backend import available_backends, find_backend
+from xbp.cli.files import prepare_file
+from xbp.cli.report import new_table
+from xbp.errors import InputError
+from xbp.testing.certificate import (
+    COLUMNS,
+    LEGEND,
+    Certificate,
+    Progress,
+    certify,
+    facts_of,
+    surroundings,
+)
+from xbp.training.files import replacing
+from xbp.training.progress import on_terminal
+
+Backends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend",
+        help="Check this one; may be given several times. By default all that work here.",
+    ),
+]
+Only = Annotated[
+    str, typer.Option(help="Only the cases with this text in them: a kind, a name, an argument.")
+]
+JSON = Annotated[Path | None, typer.Option("--json", help="A file for the certificate.")]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", help="A file for the certificate, to be read.")
+]
+
+
+WIDTH = 116  # of the table
+
+
+def parity(
+    backend: Backends = None,
+    only: Only = "",
+    json_file: JSON = None,
+    markdown_file: Markdown = None,
+) -> None:
+    """Check that every layer, loss, optimizer, initializer, primitive and accelerator of xbp, and
+    a training of LeNet-5, give on each backend what numpy gives in float64, up to rounding.
+
+    The exit status is 1 if anything does not. A backend is checked on its default device;
+    CUDA_VISIBLE_DEVICES chooses another GPU.
+    """
+    names = list(dict.fromkeys(backend or available_backends()))
+    for name in names:
+        find_backend(name)  # refuses what is unknown, or does not work here
+    for path in (json_file, markdown_file):
+        if path is not None:
+            prepare_file(path)
+    if names == ["numpy"]:
+        typer.echo(
+            "only numpy is checked, the reference against itself and its accelerators; "
+            "xbp info says how to get other backends"
+        )
+    start, date = time.perf_counter(), datetime.datetime.now(datetime.UTC)
+    with progress_bar() as progress:
+        rows = certify(names, only, progress)
+    if not rows:
+        msg = f"no case has {only!r} in it; try a name, such as --only Conv2d"
+        raise InputError(msg)
+    about = {
+        "command": shlex.join(["xbp", *sys.argv[1:]]),
+        "date": f"{date:%Y-%m-%d %H:%M} UTC, {time.perf_counter() - start:.0f} s",
+    }
+    facts = {name: facts_of(name) for name in names}
+    certificate = Certificate(rows, about | surroundings(), facts)
+    print_tables(certificate)
+    if json_file is not None:
+        write(json_file, certificate.as_json())
+    if markdown_file is not None:
+        write(markdown_file, certificate.as_markdown())
+    if not certificate.passed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar, if a person watches; it leaves nothing behind."""
+    if not on_terminal():
+        yield lambda done, total, case: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(done: int, total: int, case: str) -> None:
+            bar.update(task, completed=done, total=total, description=case)
+
+        yield update
+
+
+def print_tables(certificate: Certificate) -> None:
+    """One for each backend, what failed at the top; then every failure, and the verdict."""
+    for backend, facts in certificate.backends.items():
+        typer.echo(f"{backend} ({facts['device']})")
+        table, kind = new_table(*COLUMNS, left=2), ""
+        for row in certificate.failing_first(backend):
+            if kind not in ("", row.kind):
+                table.add_section()
+            kind = row.kind
+            table.add_row(*row.cells())
+        # Nothing of it may be cut off, wherever it goes.
+        Console(markup=False, emoji=False, highlight=False, width=WIDTH).print(table)
+    for failure in certificate.failures:
+        typer.echo(f"FAILED  {failure}")
+    typer.echo(textwrap.fill(LEGEND, 100))
+    typer.echo(certificate.verdict())
+
+
+def write(path: Path, text: str) -> None:
+    """A file, whole or not at all, and a line that says so."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    typer.echo(f"wrote {path}")

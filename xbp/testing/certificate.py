@@ -1,0 +1,364 @@
+"""The certificate of `xbp parity`: what was run, where, on what, and what came of it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import xbp
+from xbp.backend import brief, find_backend
+from xbp.testing.catalogue import Item, catalogue, working_accelerators
+from xbp.testing.curves import Training, sees_waits
+from xbp.testing.parity import Finding
+
+LEGEND = (
+    "forward, backward, state: the largest distance of a result to numpy's in float64, in units of "
+    "what rounding explains; up to 1 passes. Away from kinks, numpy's own gradients are compared "
+    "with numeric derivatives. bits: whether initial weights, masks and other random draws are the "
+    "same, bit for bit. waits: hidden waits for the device; – where there are none to be seen, as "
+    "the host reads the memory itself."
+)
+WAIT = "waits for the device"
+"""What a `HostSyncError` says."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """All cases of one item on one backend in one dtype.
+
+    Attributes
+    ----------
+    kind, name, backend, dtype : str
+    cases : int
+    forward, backward, state : float or None
+        The largest error in units of its bound; None where there is no such quantity.
+    bits : bool or None
+        Whether initial weights, random bits and masks are those of numpy, bit for bit.
+    waits : int or None
+        Cases with a hidden wait; None where none can be seen, as memory is the host's own.
+    failures : tuple of str
+        A sentence for each finding that does not pass.
+    """
+
+    kind: str
+    name: str
+    backend: str
+    dtype: str
+    cases: int
+    forward: float | None
+    backward: float | None
+    state: float | None
+    bits: bool | None
+    waits: int | None
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def cells(self) -> tuple[str, ...]:
+        """As in `COLUMNS`."""
+        errors = (self.forward, self.backward, self.state)
+        return (
+            *(f"{self.kind} {self.name}", self.dtype, str(self.cases), *map(_shown, errors)),
+            "" if self.bits is None else "equal" if self.bits else "DIFFER",
+            "–" if self.waits is None else str(self.waits),
+            "passed" if self.passed else "FAILED",
+        )
+
+
+COLUMNS = ("item", "dtype", "cases", "forward", "backward", "state", "bits", "waits", "verdict")
+
+
+Progress: TypeAlias = "Callable[[int, int, str], None]"
+"""Is told how many cases are done, of how many, and which one is next."""
+
+
+def certify(
+    backends: Iterable[str], only: str = "", progress: Progress = lambda done, total, case: None
+) -> list[Row]:
+    """Run the catalogue.
+
+    Parameters
+    ----------
+    backends : iterable of str
+        All of them usable here.
+    only : str
+        Run only the cases with this text, in whatever letters, in their kind, name or call.
+    progress : callable, optional
+
+    Returns
+    -------
+    list of Row
+        Empty if there is no such case. Whatever goes wrong in a case is in its row.
+    """
+    backends = list(backends)
+    watched = {name for name in backends if sees_waits(name)}
+    items = [item for item in catalogue() if _matches(item, only)]
+    rows: list[Row] = []
+    found: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
+    for done, item in enumerate(items):
+        progress(done, len(items), item.case)
+        pairs = ((item.case, finding) for finding in _check(item, backends))
+        found.setdefault((item.kind, item.name), []).extend(pairs)
+    progress(len(items), len(items), "")
+    rows = [
+        row
+        for (kind, name), group in found.items()
+        for row in _summarize(kind, name, group, watched)
+    ]
+    return rows + [row for row in _idle_accelerators(rows, backends) if not only]
+
+
+def _matches(item: Item | Training, text: str) -> bool:
+    return text.casefold() in f"{item.kind} {item.name} {item.case}".casefold()
+
+
+def _check(item: Item | Training, backends: list[str]) -> list[Finding]:
+    try:
+        with np.errstate(all="ignore"):  # numbers that are not finite are compared, not announced
+            return item.check(backends)
+    except Exception as error:  # in computing the truth
+        problem = f"there is nothing to compare with: numpy fails with {brief(error)}"
+        return [
+            Finding(backend, dtype, "the truth", "forward", 0.0, 0.0, problem)
+            for backend in backends
+            for dtype in ("float32", "float64")
+        ]
+
+
+def _summarize(
+    kind: str, name: str, found: list[tuple[str, Finding]], watched: set[str]
+) -> Iterator[Row]:
+    """The rows of one item, from pairs of a case and what was found in it."""
+
+    def place(pair: tuple[str, Finding]) -> tuple[str, str]:
+        return pair[1].backend, pair[1].dtype
+
+    for (backend, dtype), pairs in groupby(sorted(found, key=place), key=place):
+        group = list(pairs)
+        units: dict[str, float] = {}
+        for _, finding in group:
+            units[finding.direction] = max(units.get(finding.direction, 0.0), finding.units)
+        bits = [finding.passed for _, finding in group if finding.direction == "bits"]
+        waits = {case for case, finding in group if WAIT in finding.problem}
+        yield Row(
+            kind=kind,
+            name=name,
+            backend=backend,
+            dtype=dtype,
+            cases=len({case for case, _ in group}),
+            forward=units.get("forward"),
+            backward=units.get("backward"),
+            state=units.get("state"),
+            bits=all(bits) if bits else None,
+            waits=len(waits) if backend in watched else None,
+            failures=tuple(f"{case}: {f}" for case, f in group if not f.passed),
+        )
+
+
+def _idle_accelerators(rows: list[Row], backends: list[str]) -> Iterator[Row]:
+    """An accelerator that declines every case is not proven: a failure, too."""
+    seen = {(row.name, row.backend) for row in rows if row.kind == "accelerator"}
+    for name, backend, _ in working_accelerators():
+        if backend in backends and (name, backend) not in seen:
+            problem = f"the accelerator {name} on {backend} computed none of the catalogue's cases"
+            none: dict[str, Any] = dict.fromkeys(("forward", "backward", "state", "bits", "waits"))
+            yield Row("accelerator", name, backend, "", 0, **none, failures=(problem,))
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `xbp parity` found.
+
+    Attributes
+    ----------
+    rows : sequence of Row
+    about : dict
+        Command, date, commit, versions, processor.
+    backends : dict
+        What is known about each backend's device.
+    """
+
+    rows: Sequence[Row]
+    about: dict[str, str]
+    backends: dict[str, dict[str, str]]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    @property
+    def failures(self) -> list[str]:
+        return [failure for row in self.rows for failure in row.failures]
+
+    def verdict(self) -> str:
+        """In one sentence."""
+        failed, total = sum(not row.passed for row in self.rows), len(self.rows)
+        waits = [row.waits for row in self.rows if row.waits is not None]
+        seen = f"{sum(waits)} hidden waits" if waits else "hidden waits cannot be seen here"
+        if failed:
+            return f"FAILED: {failed} of {total} rows exceed their bounds; {seen}"
+        return f"passed: all {total} rows are within their bounds; {seen}"
+
+    def failing_first(self, backend: str) -> list[Row]:
+        return sorted((row for row in self.rows if row.backend == backend), key=lambda r: r.passed)
+
+    def as_json(self) -> str:
+        """Everything, failures first; a number that JSON lacks is a string."""
+        content: dict[str, Any] = {
+            **{"passed": self.passed, "verdict": self.verdict(), "failures": self.failures},
+            **{"about": self.about, "backends": self.backends, "legend": LEGEND},
+            "rows": [
+                {key: _plain(value) for key, value in asdict(row).items()} | {"passed": row.passed}
+                for backend in self.backends
+                for row in self.failing_first(backend)
+            ],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def as_markdown(self) -> str:
+        lines = [f"# Parity with numpy in float64: {', '.join(self.backends)}", ""]
+        lines += [f"**{self.verdict()}.**", "", LEGEND, ""]
+        if self.failures:
+            lines += ["## What failed", "", *(f"- {failure}" for failure in self.failures), ""]
+        lines += ["| | |", "| --- | --- |"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in self.about.items()]
+        for backend, facts in self.backends.items():
+            lines += [f"| {backend}: {key} | {_cell(value)} |" for key, value in facts.items()]
+        for backend in self.backends:
+            lines += ["", f"## {backend}", "", f"| {' | '.join(COLUMNS)} |"]
+            lines += [f"| {' | '.join(['---'] * len(COLUMNS))} |"]
+            lines += [f"| {' | '.join(row.cells())} |" for row in self.failing_first(backend)]
+        return "\n".join(lines) + "\n"
+
+
+def _shown(units: float | None) -> str:
+    if units is None:
+        return ""
+    return "0" if units == 0 else f"{units:.2g}" if units >= 0.01 else "< 0.01"
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+# --- what it was run on ---------------------------------------------------------------------------
+
+DISTRIBUTIONS = (
+    *("numpy", "array-api-compat", "array-api-strict", "torch"),
+    *("cupy-cuda12x", "cupy-cuda13x", "cupy"),
+)
+
+
+def surroundings() -> dict[str, str]:
+    """Versions of everything, the commit if xbp runs from a checkout, and the processor."""
+    versions = {"xbp": xbp.__version__}
+    commit = _commit()
+    if commit:
+        versions["commit"] = commit
+    versions["python"] = platform.python_version()
+    for name in DISTRIBUTIONS:
+        with suppress(Exception):  # not installed, or half so
+            versions[name] = metadata.version(name)
+    versions["system"] = f"{platform.system()} {platform.machine()}"
+    versions["processor"] = _processor()
+    return versions
+
+
+def facts_of(name: str) -> dict[str, str]:
+    """What is known about a backend's default device: its name, driver, runtime."""
+    backend = find_backend(name)
+    facts = {"device": str(getattr(backend.device, "_device", backend.device))}
+    try:
+        if name == "cupy":
+            facts |= _cuda_facts(backend.device.id)
+        elif name == "torch":
+            facts |= _torch_facts(backend.device)
+    except Exception as error:  # a certificate without it is better than none
+        facts["more"] = f"cannot be told ({brief(error)})"
+    return facts
+
+
+def _cuda_facts(index: int) -> dict[str, str]:
+    runtime = importlib.import_module("cupy").cuda.runtime
+    device = runtime.getDeviceProperties(index)
+    capability = f"compute capability {device['major']}.{device['minor']}"
+    memory = f"{device['totalGlobalMem'] / 2**30:.0f} GiB"
+    facts = {"device": f"{device['name'].decode()}, {capability}, {memory}"}
+    driver = _driver()
+    if driver:
+        facts["driver"] = driver
+    facts["CUDA of the driver"] = _cuda_version(runtime.driverGetVersion())
+    facts["CUDA runtime"] = _cuda_version(runtime.runtimeGetVersion())
+    return facts
+
+
+def _torch_facts(device: Any) -> dict[str, str]:
+    torch = importlib.import_module("torch")
+    if device.type != "cuda":
+        return {"threads": str(torch.get_num_threads())}
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    facts = {"device": f"{name}, compute capability {major}.{minor}"}
+    return facts | {"driver": _driver() or "unknown", "CUDA runtime": str(torch.version.cuda)}
+
+
+def _cuda_version(number: int) -> str:
+    """As people write it.
+
+    >>> _cuda_version(12080)
+    '12.8'
+    """
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver; empty where it does not say."""
+    answer = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return answer.splitlines()[0].strip() if answer else ""
+
+
+def _commit() -> str:
+    """The commit of the checkout that xbp runs from, and whether files have changed since."""
+    root = Path(xbp.__file__).parents[1]
+    if not (root / ".git").exists():  # an installed xbp may lie inside of somebody's repository
+        return ""
+    commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
+    changed = commit and _output("git", "-C", str(root), "status", "--porcelain", "--", "xbp")
+    return f"{commit}, with changes to xbp" if changed else commit
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _output(*command: str) -> str:
+    """What a program prints; empty if there is no such program, or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
