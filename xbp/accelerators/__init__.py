@@ -2,7 +2,8 @@
 
 An accelerator has the name and the arguments of the primitive it stands in for, and may decline a
 call by returning ``NotImplemented``: the reference then computes it. ``XBP_ACCELERATE=0`` in the
-environment, or `disabled`, switches all of them off.
+environment, or `disabled`, switches all of them off; the name of a level, as in `native.LEVELS`,
+chooses the kernels compiled for it.
 
 For numpy they are compiled C (`kernels.c`), built when xbp is installed where there is a compiler.
 """

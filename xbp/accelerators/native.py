@@ -31,9 +31,11 @@ def status() -> str:
 
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    features = _features()
+    features, wanted = _features(), os.environ.get("XBP_ACCELERATE")
     problem = "not built; install xbp where there is a C compiler"
     for level, needed in LEVELS.items():
+        if wanted in LEVELS and level != wanted:
+            continue
         path = library_path(level)
         if not all(features.get(name) for name in needed) or not path.exists():
             continue

@@ -1,0 +1,215 @@
+"""Every accelerator against its reference: odd sizes, batches that do not fill a block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xbp import accelerators, primitives
+from xbp.accelerators import convolution, elementwise, native
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
+
+Real = NDArray[Any]
+
+
+@pytest.fixture(autouse=True, params=[1, 2, 3], ids=["alone", "in_pairs", "in_threes"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "threads", lambda: request.param)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def rows_first(x: Real) -> Real:
+    return np.ascontiguousarray(x.transpose(2, 1, 3, 0)).transpose(3, 1, 0, 2)
+
+
+def mirrored(x: Real) -> Real:
+    return np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+
+
+def unaligned(x: Real) -> Real:
+    memory = np.empty(x.nbytes + 1, np.uint8)
+    moved = memory[1:].view(x.dtype).reshape(x.shape)
+    moved[...] = x
+    assert not moved.flags.aligned
+    return moved
+
+
+LAYOUTS = {f.__name__: f for f in (np.ascontiguousarray, rows_first, mirrored, unaligned)}
+
+
+def assert_close(result: Real, truth: Real, terms: int) -> None:
+    """Rounding of a sum of `terms` products of order 1, in any order: √terms · u each, at most
+    about 20 of that (Higham & Mary 2019)."""
+    assert result.shape == truth.shape
+    allowed = 20 * math.sqrt(terms) * float(np.finfo(result.dtype).eps) * (1 + np.abs(truth).max())
+    assert np.abs(result - truth).max() <= allowed
+
+
+# n, c, h, w, o, (kh, kw), stride, padding, relu, pool
+CONVOLUTIONS = [
+    (37, 1, 28, 28, 6, (5, 5), (1, 1), (2, 2), True, (2, 2)),
+    (20, 6, 14, 14, 16, (5, 5), (1, 1), (0, 0), True, (2, 2)),
+    (4, 2, 7, 6, 5, (3, 3), (1, 1), (1, 1), False, (1, 1)),
+    (18, 3, 11, 9, 9, (3, 2), (2, 1), (1, 0), True, (1, 1)),
+    (17, 2, 9, 10, 4, (2, 2), (3, 2), (1, 1), False, (2, 1)),
+    (5, 4, 8, 8, 20, (3, 3), (1, 1), (2, 2), False, (3, 3)),
+    (16, 1, 1, 1, 1, (1, 1), (1, 1), (0, 0), True, (1, 1)),
+    (33, 7, 5, 5, 7, (5, 5), (1, 1), (4, 4), True, (4, 2)),
+    (9, 3, 12, 4, 3, (1, 4), (4, 3), (0, 3), True, (1, 1)),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_convolution(case: Any, layout: str, dtype: str) -> None:
+    n, c, h, w, o, kernel, stride, padding, relu, pool = case
+    rng = np.random.default_rng(0)
+    x = LAYOUTS[layout](rng.normal(size=(n, c, h, w)).astype(dtype))
+    weight = rng.normal(size=(o, c, *kernel)).astype(dtype)
+    bias = rng.normal(size=2 * o).astype(dtype)[::2]  # with gaps
+    arguments: dict[str, Any] = {"relu": relu, "pool": pool}
+    y, backward = convolution.convolve_rectify_pool(x, weight, bias, stride, padding, **arguments)
+    double = [a.astype(np.float64) for a in (x, weight, bias)]
+    reference = primitives.convolve_rectify_pool.reference  # type: ignore[attr-defined]
+    truth, true_backward = reference(*double, stride, padding, **arguments)
+    assert y.dtype == dtype
+    terms = c * math.prod(kernel)
+    assert_close(y, truth, terms)
+    dy = LAYOUTS[layout](rng.normal(size=y.shape).astype(dtype))
+    true_dx, true_dw, true_db = true_backward(dy.astype(np.float64))
+    dx, dw, db = backward(dy)
+    assert_close(dx, true_dx, o * math.prod(kernel))
+    assert_close(dw, true_dw, n * math.prod(truth.shape[2:]))
+    assert_close(db, true_db, n * math.prod(truth.shape[2:]))
+    without, dw_again, db_again = backward(dy, False)
+    assert without is None
+    assert np.array_equal(dw, dw_again)
+    assert np.array_equal(db, db_again)
+
+
+# n, c, h, w, kernel, stride, padding
+POOLS = [
+    (17, 3, 6, 7, (2, 2), (2, 2), (0, 0)),
+    (5, 1, 9, 9, (3, 3), (2, 2), (1, 1)),
+    (4, 2, 8, 5, (3, 2), (1, 1), (1, 1)),
+    (33, 2, 7, 7, (2, 3), (3, 4), (0, 1)),
+    (16, 1, 1, 1, (1, 1), (1, 1), (0, 0)),
+]
+
+
+@pytest.mark.parametrize("case", POOLS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["max_pool", "average_pool"])
+def test_pooling(case: Any, layout: str, kind: str, dtype: str) -> None:
+    n, c, h, w, *window = case
+    rng = np.random.default_rng(0)
+    # Few values, so that maxima are tied: the first one must win.
+    x = LAYOUTS[layout](rng.integers(-2, 3, (n, c, h, w)).astype(dtype))
+    y, backward = getattr(convolution, kind)(x, *window)
+    truth, true_backward = getattr(primitives, kind).reference(x.astype(np.float64), *window)
+    assert_close(y, truth, math.prod(window[0]))
+    dy = LAYOUTS[layout](rng.normal(size=y.shape).astype(dtype))
+    assert_close(backward(dy), true_backward(dy.astype(np.float64)), math.prod(window[0]))
+
+
+@pytest.mark.parametrize("n", [1, 15, 4096, 40_001])
+def test_updates(n: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    p, g, m = (rng.normal(size=n).astype(dtype) for _ in range(3))
+    v = rng.uniform(0, 2, n).astype(dtype)
+    calls: dict[str, tuple[Any, ...]] = {
+        "add_scaled": (p, -0.3, g),
+        "average": (p, 0.9, g),
+        "average ": (p, 0.9, g, m),
+        "normalized_step": (p, 0.3, m, 1.5, v, 1e-3),
+    }
+    for name, arguments in calls.items():
+        own = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        true = [a.astype("f8") if isinstance(a, np.ndarray) else a for a in arguments]
+        if getattr(elementwise, name.strip())(*own) is NotImplemented:
+            assert n < elementwise.LEAST_ENTRIES
+            continue
+        getattr(primitives, name.strip()).reference(*true)
+        assert_close(own[0], true[0], 3)
+        assert all(np.array_equal(a, b) for a, b in zip(own[1:], arguments[1:], strict=True))
+
+
+@pytest.mark.parametrize("shape", [(40_001,), (300, 200), (5, 7, 40, 33)])
+def test_rectify(shape: tuple[int, ...], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(dtype)
+    x = x.transpose() if len(shape) == 4 else x
+    dy = rng.normal(size=x.shape).astype(dtype)  # laid out otherwise
+    y, backward = elementwise.rectify(x)
+    assert np.array_equal(y, np.maximum(x, 0)) and y.strides == x.strides
+    assert np.array_equal(backward(dy), dy * (x > 0))
+
+
+@pytest.mark.parametrize("labels", ["int64", "uint8", "int32"])
+def test_cross_entropy(labels: str, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    logits = (10 * rng.normal(size=(13, 7))).astype(dtype)
+    target = rng.integers(0, 7, 13).astype(labels)
+    value, gradient = elementwise.cross_entropy(logits, target, 0.5)
+    reference = primitives.cross_entropy.reference  # type: ignore[attr-defined]
+    truth, true_gradient = reference(logits.astype("f8"), target, 0.5)
+    assert value.dtype == dtype and np.shape(value) == ()
+    assert_close(np.asarray(value), truth, 13)
+    assert_close(gradient, true_gradient, 7)
+    for wrong in (7, -1):
+        target = target.astype("int64")
+        target[5] = wrong
+        assert elementwise.cross_entropy(logits, target, 0.5) is NotImplemented
+
+
+def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str) -> None:
+    x = np.random.default_rng(0).normal(size=(16, 1, 6, 6)).astype(dtype)
+    x[0, 0, 1, 1], x[1, 0, 2, 2], x[2, 0, 3, 3] = np.nan, np.inf, -np.inf
+    weight, window = np.ones((1, 1, 1, 1), dtype), ((2, 2), (2, 2), (0, 0))
+
+    def outputs(run: Callable[[], Any]) -> list[Real]:
+        y, backward = run()
+        gradients = backward(np.ones_like(y))
+        return [y, *(gradients if isinstance(gradients, tuple) else (gradients,))]
+
+    def block() -> Any:
+        return primitives.convolve_rectify_pool(
+            x, weight, None, (1, 1), (0, 0), relu=True, pool=(2, 2)
+        )
+
+    def pool() -> Any:
+        return primitives.max_pool(x, *window)
+
+    def rectified() -> Any:
+        return primitives.rectify(np.tile(x, (300, 1, 1, 1)))
+
+    with np.errstate(invalid="ignore"):
+        for run in (block, pool, rectified):
+            fast = outputs(run)
+            with accelerators.disabled():
+                slow = outputs(run)
+            for a, b in zip(fast, slow, strict=True):
+                # Sums over the batch: another order, a few roundings.
+                np.testing.assert_allclose(a, b, rtol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_what_does_not_fit_is_declined() -> None:
+    x, weight = np.ones((8, 1, 5, 5)), np.ones((1, 1, 3, 3))
+    window = ((1, 1), (0, 0))
+    assert convolution.convolve(x[:3], weight, None, *window) is NotImplemented  # so few images
+    assert convolution.convolve(x, weight, None, (1, 1), (3, 0)) is NotImplemented
+    assert convolution.convolve(x.astype("f2"), weight, None, *window) is NotImplemented
+    assert convolution.max_pool(np.ones((8, 1, 20, 20)), (16, 16), *window) is NotImplemented
+    assert (
+        elementwise.add_scaled(np.ones((90, 90))[:, ::2], 1.0, np.ones((90, 45))) is NotImplemented
+    )

@@ -1,0 +1,197 @@
+"""How the kernels are built, found, switched off, and shared between threads and processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xbp import accelerators, nn
+from xbp.accelerators import build, convolution, native
+
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.status())
+needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
+
+
+def run(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+STATUS = "import xbp.accelerators as a; print(a.status()); import numpy; print(len(a.registered()))"
+
+
+def test_they_can_be_switched_off() -> None:
+    assert run(STATUS, XBP_ACCELERATE="0").startswith("switched off")
+    code = (
+        "import numpy as np, xbp.accelerators as a\n"
+        "with a.disabled(): print(a.find('convolve', np.ndarray))\n"
+    )
+    assert run(code) == "None"
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", list(native.LEVELS))
+def test_each_level_that_runs_here_passes_against_the_reference(level: str) -> None:
+    if level not in run(STATUS, XBP_ACCELERATE=level):
+        pytest.skip(f"{level} is not built, or this processor cannot run it")
+    tests = Path(__file__).with_name("test_against_reference.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    command += ["-k", "in_pairs and not unaligned and not mirrored"]
+    result = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"XBP_ACCELERATE": level},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    assert "passed" in result.stdout
+
+
+@needs_compiler
+def test_the_sources_compile_without_a_warning() -> None:
+    for source in build.SOURCES:
+        command = [str(build.compiler()), *build.OPTIONS, "-fsyntax-only", "-DDIGEST=0u"]
+        command += ["-Wall", "-Wextra", str(build.HERE / source)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert result.stderr == ""
+
+
+@needs_compiler
+def test_what_is_built_says_from_which_sources(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(build, "levels", lambda: {"baseline": ()})
+    (library,) = build.build(tmp_path)
+    assert build.digest() in np.frombuffer(
+        library.read_bytes()[: library.stat().st_size // 4 * 4], "u4"
+    )
+    monkeypatch.setattr(native, "library_path", lambda level: library)
+    assert native._load.__wrapped__()[1] in native.LEVELS
+    monkeypatch.setattr(native, "digest", lambda: 1)
+    loaded, problem = native._load.__wrapped__()
+    assert loaded is None and "other sources" in problem
+
+
+def test_without_a_compiler_nothing_is_built(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(build, "compiler", lambda: None)
+    assert build.build(tmp_path) == [] and not list(tmp_path.iterdir())
+
+
+@needs_compiler
+def test_a_compiler_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(build, "OPTIONS", ("--no-such-option",))
+    assert build.build(tmp_path) == [] and not list(tmp_path.iterdir())
+    assert "no-such-option" in capsys.readouterr().err
+
+
+def test_a_library_that_cannot_be_loaded_is_not_an_error(tmp_path: Path, monkeypatch: Any) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"this is no library")
+    monkeypatch.setattr(native, "library_path", lambda level: broken)
+    loaded, problem = native._load.__wrapped__()
+    assert loaded is None and "cannot be loaded" in problem
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("XBP_NUM_THREADS", "3", 3), ("OMP_NUM_THREADS", "2", 2), ("XBP_NUM_THREADS", "1000", 64),
+])  # fmt: skip
+def test_threads_are_chosen_by_the_environment(name: str, value: str, expected: int) -> None:
+    code = "from xbp.accelerators import native; print(native.threads())"
+    quiet = {"XBP_NUM_THREADS": "", "OMP_NUM_THREADS": ""}
+    assert run(code, **(quiet | {name: value})) == str(expected)
+
+
+def case(n: int = 40) -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 2, 9, 9)).astype(np.float32)
+    return x, rng.normal(size=(3, 2, 3, 3)).astype(np.float32), None, (1, 1), (1, 1)
+
+
+@needs_kernels
+def test_threads_change_no_bit_but_in_sums_over_the_batch(monkeypatch: Any) -> None:
+    results = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
+        y, backward = convolution.convolve(*case())
+        results.append((y, *backward(np.cos(y))))
+    for y, dx, dw, db in results[1:]:
+        assert np.array_equal(y, results[0][0]) and np.array_equal(dx, results[0][1])
+        # 3,240 terms of order 1, in other orders
+        np.testing.assert_allclose(dw, results[0][2], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(db, results[0][3], rtol=1e-4, atol=1e-3)
+
+
+@needs_kernels
+def test_many_python_threads_at_once(monkeypatch: Any) -> None:
+    """The pool of threads belongs to one call at a time; the others work alone, bit for bit."""
+    monkeypatch.setattr(native, "threads", lambda: 2)
+
+    def work(_: int) -> tuple[bytes, ...]:
+        y, backward = convolution.convolve(*case())
+        return tuple(array.tobytes() for array in (y, *backward(np.cos(y))))
+
+    with ThreadPoolExecutor(8) as executor:
+        assert len(set(executor.map(work, range(64)))) == 1
+
+
+@needs_kernels
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_a_pool_of_its_own() -> None:
+    code = (
+        "import os, numpy as np\n"
+        "from xbp import nn\n"
+        "layer, x = nn.Conv2d(1, 2, 3, rng=0), np.ones((64, 1, 9, 9), np.float32)\n"
+        "before = layer(x)\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(0 if np.array_equal(layer(x), before) else 1)\n"
+        "status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "print(status, np.array_equal(layer(x), before))"
+    )
+    assert run(code, XBP_NUM_THREADS="2") == "0 True"
+
+
+@needs_kernels
+def test_memory_of_a_call_lives_as_long_as_its_backward() -> None:
+    y, backward = convolution.convolve_rectify_pool(*case(), relu=True, pool=(2, 2))
+    expected = [array.copy() for array in backward(np.ones_like(y))]
+    for _ in range(20):  # other calls, into memory that was freed
+        convolution.convolve_rectify_pool(*case(), relu=True, pool=(2, 2))
+    for array, again in zip(expected, backward(np.ones_like(y)), strict=True):
+        assert np.array_equal(array, again)
+
+
+@needs_kernels
+def test_a_subclass_is_not_fused() -> None:
+    class Doubled(nn.ReLU):
+        def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+            y, backward = super().forward(x, training=training, rng=rng)
+            return 2 * y, lambda dy: 2 * backward(dy)
+
+    x = case()[0]
+    conv = nn.Conv2d(2, 3, 3, rng=0)
+    plain = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2))
+    assert np.array_equal(nn.Sequential(conv, Doubled(), nn.MaxPool2d(2))(x), 2 * plain(x))
+
+
+def test_registered_names_are_primitives() -> None:
+    from xbp import primitives
+
+    for accelerator in accelerators.registered():
+        primitive = getattr(primitives, accelerator.name)
+        assert callable(primitive.reference)
