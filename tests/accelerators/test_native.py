@@ -154,8 +154,9 @@ def test_many_python_threads_at_once(monkeypatch: Any) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_has_a_pool_of_its_own() -> None:
     code = (
-        "import os, numpy as np\n"
+        "import os, warnings, numpy as np\n"
         "from xbp import nn\n"
+        "warnings.simplefilter('ignore')  # newer Pythons say that fork and threads are dangerous\n"
         "layer, x = nn.Conv2d(1, 2, 3, rng=0), np.ones((64, 1, 9, 9), np.float32)\n"
         "before = layer(x)\n"
         "child = os.fork()\n"

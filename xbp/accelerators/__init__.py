@@ -11,7 +11,7 @@ For numpy they are compiled C (`kernels.c`), built when xbp is installed where t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -49,6 +49,14 @@ def _load(kind: type) -> dict[str, Function]:
         functions = (*convolution.ACCELERATORS, *elementwise.ACCELERATORS)
         return {function.__name__: function for function in functions}
     return {}
+
+
+def register(kind: type, functions: Iterable[Function]) -> None:
+    """Let `functions` stand in for the primitives whose names they have, on arrays of type `kind`.
+
+    For arrays that only record what is done with them, as in `xbp.exchange`.
+    """
+    _tables[kind] = {function.__name__: function for function in functions}
 
 
 def registered() -> list[Accelerator]:

@@ -14,7 +14,7 @@ from xbp.accelerators import native
 
 Real = NDArray[Any]
 Pair = tuple[int, int]
-LEAST_IMAGES = 4
+LEAST_IMAGES = 2
 """Below this a block, which has as many lanes as a vector, is so empty that the reference wins."""
 MOST_PLACES = 255
 """The place of a maximum in its window is kept in a byte, of which one value is taken."""

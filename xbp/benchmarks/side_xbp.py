@@ -128,7 +128,7 @@ class Network:
     def step(self, x: Array, y: Array) -> Array:
         logits, backward = self.model.forward(x, training=True)
         value, gradient = self.loss(logits, y)
-        backward(gradient)
+        nn.for_parameters(backward)(gradient)  # as PyTorch, which has no gradient of the data
         self.optimizer.step()
         self.optimizer.zero_grad()
         return value

@@ -1,0 +1,77 @@
+"""How the CPU's kernels are to be compiled: the same convolution by Numba and as xbp has it in C.
+
+    pip install numba && python benchmarks/numba_convolution.py
+
+Both compute the two convolutions of LeNet-5, forward, for 128 images on one thread; xbp's kernels
+add the bias, ReLU and pooling, Numba's the bias alone. LOG.md says what followed from it.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["NUMBA_NUM_THREADS"] = os.environ["XBP_NUM_THREADS"] = "1"
+
+import time
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from xbp import primitives
+
+IMAGES, LANES = 128, 16
+
+
+@numba.njit(fastmath=True, parallel=True)
+def convolve(x, weight, bias, y):  # type: ignore[no-untyped-def]
+    """x (H, C, W, N), framed; y (OH, O, OW, N): xbp's layout, blocks of images innermost."""
+    for r in numba.prange(y.shape[0]):
+        for o in range(y.shape[1]):
+            for s in range(y.shape[2]):
+                for n in range(0, y.shape[3], LANES):
+                    for lane in range(LANES):
+                        y[r, o, s, n + lane] = bias[o]
+                    for c in range(weight.shape[1]):
+                        for i in range(weight.shape[2]):
+                            for j in range(weight.shape[3]):
+                                w = weight[o, c, i, j]
+                                for lane in range(LANES):
+                                    y[r, o, s, n + lane] += w * x[r + i, c, s + j, n + lane]
+
+
+def microseconds(call: Callable[[], object]) -> float:
+    """The least of 50 runs, an image."""
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times) / IMAGES * 1e6
+
+
+rng = np.random.default_rng(0)
+for name, channels, size, outputs in (("C1", 1, 32, 6), ("C3", 6, 14, 16)):
+    x = rng.normal(size=(size, channels, size, IMAGES)).astype(np.float32)
+    weight = rng.normal(size=(outputs, channels, 5, 5)).astype(np.float32)
+    bias = rng.normal(size=outputs).astype(np.float32)
+    y = np.empty((size - 4, outputs, size - 4, IMAGES), np.float32)
+    images = x.transpose(3, 1, 0, 2)
+    start = time.perf_counter()
+    convolve(x, weight, bias, y)
+    first = time.perf_counter() - start
+    expected, _ = primitives.convolve(images, weight, bias, (1, 1), (0, 0))
+    np.testing.assert_allclose(y.transpose(3, 1, 0, 2), expected, rtol=1e-3, atol=1e-3)
+    by_numba = microseconds(lambda: convolve(x, weight, bias, y))  # noqa: B023
+    by_xbp = microseconds(
+        lambda: primitives.convolve_rectify_pool(
+            images,
+            weight,
+            bias,
+            (1, 1),
+            (0, 0),
+            relu=True,
+            pool=(2, 2),  # noqa: B023
+        )
+    )
+    print(f"{name}: Numba {by_numba:.1f} µs an image (first call {first:.1f} s), xbp {by_xbp:.1f}")

@@ -1,0 +1,87 @@
+"""What a Sequential computes in one pass, and what a first layer need not compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from catalogue import CASES, Case
+
+import xbp
+from xbp import nn
+from xbp.nn.fusion import fused
+
+LAYERS = [case for case in CASES if hasattr(case.make(), "forward")]
+CHAINS = {
+    "conv relu pool": lambda: [nn.ReLU(), nn.MaxPool2d(2)],
+    "conv relu": lambda: [nn.ReLU()],
+    "conv pool": lambda: [nn.MaxPool2d((2, 3))],
+    "conv relu relu pool": lambda: [nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2)],
+    "conv relu overlapping pool": lambda: [nn.ReLU(), nn.MaxPool2d(3, 1)],
+    "conv relu padded pool": lambda: [nn.ReLU(), nn.MaxPool2d(2, padding=1)],
+    "conv tanh pool": lambda: [nn.Tanh(), nn.MaxPool2d(2)],
+    "conv relu average": lambda: [nn.ReLU(), nn.AvgPool2d(2)],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("connected", ["all", "some"])
+def test_in_one_pass_or_layer_by_layer(chain: str, connected: str, backend: Any) -> None:
+    def make() -> nn.Sequential:
+        if connected == "all":
+            conv = nn.Conv2d(2, 3, 3, dtype="float64", rng=0)
+        else:
+            table = [[True, False], [True, True], [False, True]]
+            conv = nn.PartialConv2d(table, 3, dtype="float64", rng=0)
+        return nn.Sequential(conv, *CHAINS[chain]())
+
+    x = backend.asarray(np.random.default_rng(0).normal(size=(5, 2, 8, 8)))
+    model, plain = make(), make()
+    y, backward = model.forward(x, training=True)
+    expected, backwards = x, []
+    for layer in plain:
+        expected, step = layer.forward(expected, training=True)
+        backwards.append(step)
+    dy = backend.asarray(np.random.default_rng(1).normal(size=tuple(y.shape)))
+    dx, expected_dx = backward(dy), dy
+    for step in reversed(backwards):
+        expected_dx = step(expected_dx)
+    pairs = [(y, expected), (dx, expected_dx), (model(x), expected)]
+    pairs += [(p.grad, q.grad) for p, q in zip(model.parameters(), plain.parameters(), strict=True)]
+    for one, other in pairs:
+        # The same sums in other orders, of at most 200 terms of order 1.
+        np.testing.assert_allclose(xbp.to_numpy(one), xbp.to_numpy(other), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_fused() -> None:
+    conv, relu, pool = nn.Conv2d(1, 1, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2)
+    assert len(list(fused((conv, relu, pool, conv, relu, conv)))) == 3
+    kept = (relu, conv, nn.MaxPool2d(3, 2), nn.Sequential(conv), relu)
+    assert list(fused(kept)) == list(kept)
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
+def test_without_the_gradient_of_the_input(case: Case) -> None:
+    """The parameters' gradients are the same, to the bit, alone or first in a Sequential."""
+    x = case.inputs()[0]
+    wanted = []
+    for wrap in (lambda layer: layer, nn.Sequential):
+        for run in (lambda backward: backward, nn.for_parameters):
+            layer = wrap(case.make())
+            y, backward = layer.forward(x, training=True, rng=0)
+            run(backward)(np.cos(y))
+            wanted.append([p.grad for p in layer.parameters()])
+    for gradients in wanted[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(gradients, wanted[0], strict=True))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(3, 2, rng=0), lambda: nn.Conv2d(3, 2, 1, rng=0)]
+)
+def test_it_is_really_left_out(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make()
+    x = np.ones((2, 3, 1, 1) if isinstance(layer, nn.Conv2d) else (2, 3), np.float32)
+    y, backward = layer.forward(x, training=True)
+    assert nn.for_parameters(backward) is not backward
+    assert nn.for_parameters(backward)(y) is None
