@@ -33,6 +33,7 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 COLUMNS = ["epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy"]
 DATA_FILES = {"history.csv", "model.safetensors"}
+RECORD = {"run.json"}  # times are in it, so it never repeats
 PICTURES = {"learning_curves.png", "confusion_matrix.png"}
 
 
@@ -209,7 +210,7 @@ class TestTraining:
     def test_pictures(self, trained):
         pytest.importorskip("matplotlib")
         folder, out = trained
-        assert {path.name for path in folder.iterdir()} == DATA_FILES | PICTURES
+        assert {path.name for path in folder.iterdir()} == DATA_FILES | RECORD | PICTURES
         for name in PICTURES:
             assert (folder / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
             assert name in out.splitlines()[-1]
@@ -244,7 +245,9 @@ class TestTraining:
         assert command(*options(small, tmp_path, epochs=1)).code == 0
         assert len(rows(tmp_path)) == 1
         assert (tmp_path / "notes.txt").read_text() == "mine"
-        assert {path.name for path in tmp_path.iterdir()} - PICTURES == DATA_FILES | {"notes.txt"}
+        assert {path.name for path in tmp_path.iterdir()} - PICTURES - RECORD == DATA_FILES | {
+            "notes.txt"
+        }
 
     def test_bundled_mnist_and_limit(self, command, tmp_path):
         """Without --data-dir it is MNIST; the whole test set is the test, whatever the limit."""
@@ -311,9 +314,9 @@ finally:
         assert result.code == 0, result
         lines = result.out.splitlines()
         assert "pip install matplotlib" in lines[-3]
-        assert lines[-2] == f"wrote history.csv, model.safetensors to {tmp_path}"
+        assert lines[-2] == f"wrote history.csv, model.safetensors, run.json to {tmp_path}"
         assert lines[-1] == "[]"
-        assert {path.name for path in tmp_path.iterdir()} == DATA_FILES
+        assert {path.name for path in tmp_path.iterdir()} == DATA_FILES | RECORD
 
     def test_matplotlib_is_imported_only_for_pictures(self):
         statements = "import sys; from xbp.cli import main; print('matplotlib' in sys.modules)"

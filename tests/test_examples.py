@@ -33,6 +33,7 @@ RUNS = {
     "breast_cancer.py": ([], "14 of 14 reach 0.95 on the held-out samples"),
     "scikit_learn.py": (["--seeds", "1", "--max-iter", "2"], "digits"),
     "custom_layer.py": ([], "equal numpy's"),
+    "pytorch_weights.py": ([], "the same outputs: 8 of 8"),
     "worked_2_2_2.py": (["--steps", "100", "--backend", "array_api_strict"], "0.291027774"),
     "x_plus_2y.py": ([], "fell below 1e-6"),
     "xor.py": (["--seeds", "2"], "2-4-1: all four patterns right for 2 of 2 seeds"),
@@ -59,6 +60,8 @@ def test_every_example_is_run_here() -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs(name: str) -> None:
+    if name == "pytorch_weights.py":
+        pytest.importorskip("torch")
     options, expected = RUNS[name]
     assert expected in run(name, *options)
 

@@ -32,7 +32,7 @@ def number(
 ) -> float:
     """`value` as a finite float between `least` and `most`, both included."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if math.isfinite(value) and least <= float(value) <= most:
+        if _finite(value) and least <= float(value) <= most:
             return float(value)
     bounds = f" from {least:g}" * (least > float("-inf")) + f" to {most:g}" * (most < float("inf"))
     msg = f"{name} must be a finite number{bounds}, got {value!r}"
@@ -42,10 +42,17 @@ def number(
 def positive(name: str, value: Any) -> float:
     """`value` as a finite float above 0."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if math.isfinite(value) and float(value) > 0:
+        if _finite(value) and float(value) > 0:
             return float(value)
     msg = f"{name} must be a finite number above 0, got {value!r}"
     raise InputError(msg)
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:

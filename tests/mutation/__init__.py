@@ -2,6 +2,7 @@
 
     python tests/mutation                     everything, on two cores; some minutes
     python tests/mutation nn.conv images.c    only what has one of these in its name
+    python tests/mutation --sample 200 .c .h  200 of those, drawn at random
     python tests/mutation --sample 40         40 of those that are caught, for a quick look
 
 A fault is one small wrong change (`faults` lists the kinds) in a function that computes: forward,

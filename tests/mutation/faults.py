@@ -32,7 +32,8 @@ BOOKKEEPING = {
     *("load_state_dict", "to", "astype", "backend", "shape", "draw", "assign", "trace", "summary"),
     *("state_names", "_check_keys", "_check_place", "_count", "lr", "zero_grad"),
     *("find", "registered", "enabled", "disabled", "_load", "library", "available_level"),
-    *("_features", "threads", "levels", "compiler", "build"),
+    *("status", "_features", "threads", "levels", "compiler", "build", "primitive"),
+    *("for_parameters", "with_part"),
 }
 """Functions that compute nothing. Their tests are about names and messages."""
 
@@ -43,6 +44,7 @@ CHOICES = {"maximum", "minimum", "min", "max"}  # of two arguments; the order do
 SIGNS = {"abs", "sign", "copysign"}
 FUNCTIONS = {"exp", "expm1", "log", "log1p", "sqrt", "tanh", "floor", "reversed", "astype", "cos"}
 ARRAYS = ("Array", "Drawn", "Backward", "States", "Real")
+FUNCTIONAL = ("with_part(", ".add_grad", ".adding(")  # what gives a function
 PAIRS = {"kernel_size", "stride", "padding"}
 Function = ast.FunctionDef | ast.Lambda
 
@@ -145,10 +147,9 @@ class _Search:
     def defaults(self, owner: ast.FunctionDef) -> Iterator[Fault]:
         for field in ("defaults", "kw_defaults"):
             for index, node in enumerate(getattr(owner.args, field)):
-                if (node is not None and not isinstance(node, ast.Constant)) or _is_number(node):
-                    how = (
-                        "shifted" if isinstance(node, ast.Constant) and not node.value else "scaled"
-                    )
+                if _is_number(node) or isinstance(node, ast.Call | ast.BinOp):
+                    zero = isinstance(node, ast.Constant) and not node.value
+                    how = "shifted" if zero else "scaled"
                     yield self.fault("constant", owner.args, field, index, _wrong(how, node))
 
     def body(self, function: Function) -> Iterator[Fault]:
@@ -183,7 +184,7 @@ class _Search:
         )
         is_fixed = isinstance(node, ast.Constant | ast.ListComp | ast.List | ast.Starred)
         is_fixed |= isinstance(node, ast.Name) and node.id in ("xp", "NotImplemented")
-        is_function |= any(word in ast.unparse(node) for word in ("with_part(", ".add_grad"))
+        is_function |= any(word in ast.unparse(node) for word in FUNCTIONAL)
         if is_function or is_fixed:
             return
         yield self.fault("scaled", parent, field, index, _wrong("scaled", node))

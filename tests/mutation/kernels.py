@@ -9,7 +9,8 @@ swapped         height for width, rows for columns
 dropped         a statement left out, an accumulation that overwrites
 ==============  ================================================================================
 
-Preprocessor directives stay as they are, but for the bodies of macros. A fault that does not
+Left alone is what cannot change a result: which of two equal numbers is the smaller, what happens
+without memory, how long a thread waits. Preprocessor directives stay as they are, but for the bodies of macros. A fault that does not
 compile is none. Whatever crashes, hangs or runs out of memory is caught.
 """
 
@@ -40,6 +41,12 @@ BLANK = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'',
 DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
 MACRO = re.compile(r"#define \w+\([^)]*\)")
 STATEMENT = re.compile(r"(?<=[;{}:]|\))\s*((?:\w+\(|\*?[\w.]+(?:\[|->| [-+|&*]?= |\+\+))[^;{}]*;)")
+INVISIBLE = re.compile(r"failed|return 1;|spin|yield|SPINS|chunk|detach|MOST_THREADS|sleeping")
+"""In a line about memory that ran out, or about waiting."""
+
+SANITIZE = ("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error")
+"""An index beyond its array ends the process."""
+
 KEYWORDS = ("return", "for", "if", "while", "switch", "case", "break", "goto", "typedef", "struct")
 
 
@@ -90,6 +97,8 @@ def kernel_faults(file: str, text: str) -> Iterator[KernelFault]:
     for kind, start, end, after in sorted(_changes(code), key=lambda change: change[1:3]):
         first, last = code.rfind("\n", 0, start) + 1, code.find("\n", start)
         line = " ".join(text[first:last].strip(" \\").split())
+        if INVISIBLE.search(line):
+            continue
         before = " ".join(text[start:end].split())
         fault = KernelFault(file, kind, before, after, line, start, end)
         count = seen[str(fault)] = seen.get(str(fault), 0) + 1
@@ -102,7 +111,9 @@ def _changes(code: str) -> Iterator[tuple[str, int, int, str]]:
     """(kind, start, end, text in its place)."""
     for match in re.finditer(r"(?<=[\w)\]}] )([-+*/&|<>=!]+)(?= [-\w(*&{~!])", code):
         for kind, table in OPERATORS.items():
-            if match[1] in table:
+            statement = code[match.end() : code.find(";", match.end())]
+            equal = kind == "off by one" and "?" in statement  # as in a < b ? a : b
+            if match[1] in table and not equal:
                 yield kind, *match.span(1), table[match[1]]
     for match in re.finditer(r"(?<![\w.])\d+(?![\w.])", code):
         yield "off by one", *match.span(), str(int(match[0]) + 1)
@@ -186,7 +197,7 @@ class Switch:
         assert self.path is not None
         level = self.path.stem.rpartition("_")[2]
         options = [option for option in build.OPTIONS if not option.startswith("-O")]
-        return ["-O0", *options, *build.levels()[level], f"-DDIGEST={build.digest()}u"]
+        return ["-O0", *SANITIZE, *options, *build.levels()[level], f"-DDIGEST={build.digest()}u"]
 
 
 class Exchangeable:

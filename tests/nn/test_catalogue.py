@@ -167,6 +167,11 @@ def test_two_calls_do_not_disturb_each_other(case: Case) -> None:
     assert np.array_equal(first(dy), alone)
 
 
+def test_the_size_of_an_output_is_told_beforehand() -> None:
+    layer, x = nn.Conv2d(1, 2, (3, 2), (2, 1), (0, 1)), np.zeros((1, 1, 9, 7), np.float32)
+    assert layer.output_size(x) == layer(x).shape[2:] == (4, 8)
+
+
 def test_max_pool_sends_the_gradient_of_ties_to_the_first() -> None:
     import oracles
 
@@ -199,6 +204,8 @@ def test_slopes_at_the_kinks_are_pytorchs() -> None:
     zero, one = np.zeros(1), np.ones(1)
     assert nn.ReLU().forward(zero)[1](one) == 0
     assert nn.LeakyReLU(0.2).forward(zero)[1](one) == 0.2
+    assert nn.PReLU(init=0.25, dtype="float64").forward(zero)[1](one) == 0.25
+    assert nn.ELU(0.3).forward(zero)[1](one) == 0.3
     assert nn.L1Loss()(zero, zero)[1] == 0
 
 
@@ -226,6 +233,7 @@ BAD = [
     (lambda: nn.Conv2d(1, 2, 3, stride=0), "stride.*at least 1"),
     (lambda: nn.MaxPool2d(2, padding=2), "more than half"),
     (lambda: nn.MaxPool2d(2)(np.zeros((3, 3))), r"\(N, C, H, W\)"),
+    (lambda: nn.AvgPool2d(2)(np.zeros((1, 3, 3))), r"\(N, C, H, W\).*\(1, 3, 3\)"),
     (lambda: nn.Linear(3, 2)(np.zeros((4, 5), np.float32)), r"\(…, 3\).*\(4, 5\)"),
     (lambda: nn.Linear(3, 2)([[1.0, 2.0, 3.0]]), "expected an array, got list.*xbp.asarray"),
     (lambda: nn.Linear(3, 2, rng=-1), "rng must be"),

@@ -11,6 +11,7 @@ from catalogue import CASES, Case
 import xbp
 from xbp import nn
 from xbp.nn.fusion import fused
+from xbp.testing import assert_no_host_sync
 
 LAYERS = [case for case in CASES if hasattr(case.make(), "forward")]
 CHAINS = {
@@ -59,6 +60,56 @@ def test_what_is_fused() -> None:
     assert len(list(fused((conv, relu, pool, conv, relu, conv)))) == 3
     kept = (relu, conv, nn.MaxPool2d(3, 2), nn.Sequential(conv), relu)
     assert list(fused(kept)) == list(kept)
+
+
+def test_a_chain_without_the_gradient_of_its_input_goes_through_all_layers_backward() -> None:
+    sizes = [(3, 4), (4, 4), (4, 2)]
+    model = nn.Sequential(
+        *(
+            layer
+            for seed, pair in enumerate(sizes)
+            for layer in (nn.Linear(*pair, dtype="float64", rng=seed), nn.Tanh())
+        )
+    )
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    y, backward = model.forward(x, training=True)
+    backward(y)
+    wanted = [parameter.grad for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.zero_grad()
+    nn.for_parameters(model.forward(x, training=True)[1])(y)
+    assert all(np.array_equal(p.grad, g) for p, g in zip(model.parameters(), wanted, strict=True))
+
+
+def test_a_convolution_of_some_maps_is_fused_too() -> None:
+    assert len(list(fused((nn.PartialConv2d([[1, 0], [1, 1]], 3), nn.ReLU())))) == 1
+
+
+def test_images_of_another_shape_are_refused_in_one_sentence() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 1, 3, rng=0), nn.ReLU())
+    for shape in ((2, 9, 9), (4, 3, 9, 9), (4, 2, 2, 9)):
+        with pytest.raises(xbp.errors.InputError, match=r"^Conv2d"):
+            model(np.zeros(shape, np.float32))
+
+
+def test_it_does_not_wait_for_the_device() -> None:
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        model = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2))
+        x = xbp.asarray(np.ones((2, 1, 8, 8)), dtype="float32")
+        with assert_no_host_sync():
+            y, backward = model.forward(x, training=True)
+            nn.for_parameters(backward)(y)
+            backward(y)
+
+
+def test_a_pooling_that_pads_or_does_something_else_is_not_fused() -> None:
+    class Other(nn.MaxPool2d):
+        """A subclass."""
+
+    for pool in (nn.MaxPool2d(2, 2, (0, 1)), nn.MaxPool2d((2, 3), (3, 2)), Other(2)):
+        pair = (nn.Conv2d(1, 1, 3, rng=0), pool)
+        assert list(fused(pair)) == list(pair)
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)

@@ -117,6 +117,11 @@ def test_probabilities_and_labels_of_any_dtype_leave_the_gradients_dtype_as_it_i
             np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)  # a few roundings
 
 
+def test_probabilities_are_not_taken_for_labels_where_the_loss_is_nan() -> None:
+    value, gradient = nn.CrossEntropyLoss()(np.full((1, 2), np.nan), np.array([[5.0, 0.0]]))
+    assert np.isnan(value) and np.isnan(gradient).all()
+
+
 def test_a_weight_counts_an_event_as_often_as_it_says() -> None:
     logits, events = np.array([0.3, -0.7, 1.1]), np.array([1.0, 0.0, 1.0])
     doubled = np.array([0.3, 0.3, -0.7, 1.1, 1.1]), np.array([1.0, 1.0, 0.0, 1.0, 1.0])

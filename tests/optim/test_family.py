@@ -197,6 +197,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(backend: str, rul
         assert np.asarray(found[name]).tobytes() == np.asarray(value).tobytes(), name
 
 
+def test_adamax_saves_mean_and_maximum_under_their_names() -> None:
+    optimizer = optim.Adamax([nn.Parameter(np.zeros(1))], betas=(0.75, 0.5), eps=0.0)
+    feed(optimizer, np.array([3.0]))
+    state = optimizer.state_dict()
+    assert (state["0.m"], state["0.u"]) == (0.75, 3.0)
+
+
 def test_adadelta_saves_each_average_under_its_name() -> None:
     optimizer = optim.Adadelta([nn.Parameter(np.zeros(1))], rho=0.75, eps=0.01)
     feed(optimizer, np.array([3.0]))

@@ -18,7 +18,8 @@ rates = st.sampled_from([1.0, 0.1, 0.01, 0.001, 0.0])
 betas = st.sampled_from([0.0, 0.5, 0.75, 0.9, 0.99])
 epsilons = st.sampled_from([1e-8, 1e-4, 0.1])
 decays = st.sampled_from([0.0, 0.0, 0.01, 0.5])
-pairs = st.tuples(betas, st.sampled_from([0.0, 0.5, 0.9, 0.999]))
+# Were β₂ 0, a gradient of 0 after one of 1e9 would leave m / √v at the mercy of the weight decay.
+pairs = st.tuples(betas, st.sampled_from([0.5, 0.9, 0.999]))
 flags = st.booleans()
 adam = {"lr": rates, "betas": pairs, "eps": epsilons, "weight_decay": decays}
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -1,10 +1,11 @@
+import ast
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import xbp
-from xbp.errors import DataError
+from xbp.errors import DataError, InputError
 from xbp.training import load_weights, save_weights
 
 
@@ -25,6 +26,51 @@ def test_a_transposed_weight_is_saved_as_it_reads(tmp_path: Path) -> None:
     loaded = load_weights(tmp_path / "w.safetensors")
     assert np.array_equal(loaded["w"], weight)
     assert np.array_equal(loaded["strided"], weight[::2])
+
+
+@pytest.mark.parametrize("order", ["C", "F", "transposed", "strided", "reversed", "big-endian"])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (3, 4), (2, 3, 4, 5)])
+def test_every_memory_order_is_saved_as_it_reads(order: str, shape: tuple, tmp_path: Path) -> None:
+    value = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+    array = {
+        "C": lambda: value,
+        "F": lambda: np.asfortranarray(value),
+        "transposed": lambda: value.T,
+        "strided": lambda: np.repeat(value, 2, axis=0)[::2] if shape else value,
+        "reversed": lambda: np.flip(value),
+        "big-endian": lambda: value.astype(">f4"),
+    }[order]()
+    save_weights({"w": array}, tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(load_weights(tmp_path / "w.safetensors")["w"], array)
+    assert load_weights(tmp_path / "w.safetensors")["w"].shape == array.shape
+
+
+def test_there_is_one_door_to_the_format() -> None:
+    """Whoever wrote by another way would meet issue 825."""
+    doors = []
+    for path in Path(xbp.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+            module = getattr(node, "module", None) or ""
+            if "safetensors" in (module.partition(".")[0], *(n.partition(".")[0] for n in names)):
+                doors.append(path.name)
+    assert set(doors) == {"tensors.py"}
+
+
+def test_what_the_format_lacks_is_refused(tmp_path: Path) -> None:
+    for name, value in [("w", np.zeros(1, np.complex128)), ("__metadata__", np.zeros(1))]:
+        with pytest.raises(InputError, match=f"'{name}' of dtype .* cannot be saved"):
+            save_weights({name: value}, tmp_path / "w.safetensors")
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights({"w": np.ones(3)}, path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="does not have its checksum"):
+        load_weights(path)
 
 
 def test_files_that_are_not_weights_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import xbp
-from xbp.cli import bench, info, parity, train
+from xbp.cli import bench, export, info, page, parity, predict, train
 from xbp.errors import XBPError
 
 
@@ -46,8 +46,11 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.command("bench")(bench.bench)
+app.command("export")(export.export)
 app.command("info")(info.info)
 app.command("parity")(parity.parity)
+app.command("predict")(predict.predict)
+app.command("report")(page.report)
 
 
 def _version(wanted: bool) -> None:

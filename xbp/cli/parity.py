@@ -74,6 +74,7 @@ def parity(
             "xbp info says how to get other backends"
         )
     start, date = time.perf_counter(), datetime.datetime.now(datetime.UTC)
+    versions = surroundings()  # now: files may change while they are being checked
     with progress_bar() as progress:
         rows = certify(names, only, progress)
     if not rows:
@@ -84,7 +85,7 @@ def parity(
         "date": f"{date:%Y-%m-%d %H:%M} UTC, {time.perf_counter() - start:.0f} s",
     }
     facts = {name: facts_of(name) for name in names}
-    certificate = Certificate(rows, about | surroundings(), facts)
+    certificate = Certificate(rows, about | versions, facts)
     print_tables(certificate)
     if json_file is not None:
         write(json_file, certificate.as_json())

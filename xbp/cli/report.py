@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from xbp.arguments import integer, number
 from xbp.backend import to_numpy
 from xbp.nn.summary import LayerSummary
 from xbp.training import Callback
@@ -86,7 +87,8 @@ class Stopwatch(Callback):
     """
 
     def __init__(self) -> None:
-        self.seconds, self.steps = 0.0, 0
+        self.seconds: float = 0.0
+        self.steps = 0
 
     def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
         self.last = time.perf_counter()
@@ -98,6 +100,13 @@ class Stopwatch(Callback):
         self.seconds += now - self.last
         self.steps += 1
         self.last = now
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds = number("seconds", state["seconds"], least=0)
+        self.steps = integer("steps", state["steps"], least=0)
 
 
 class EpochLines(Callback):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,9 +28,12 @@ from xbp.cli.report import (
     peak_memory,
     show,
 )
+from xbp.cli.resume import CHECKPOINTS, checkpoints_of, notes_of, take_options, where_it_goes_on
 from xbp.errors import DataError, NonFiniteError
 from xbp.nn.summary import summary
-from xbp.training import ProgressBar, Trainer, save_weights
+from xbp.report import check_packages, write_report
+from xbp.report.run import HISTORY, RECORD, REPORT, WEIGHTS, Run, StepCurve, surroundings
+from xbp.training import Callback, Checkpoints, ProgressBar, Trainer, save_weights
 from xbp.training.confusion import confusion_matrix
 from xbp.training.files import replacing
 from xbp.training.metrics import len_of
@@ -36,7 +41,6 @@ from xbp.training.progress import on_terminal, percent
 
 app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
 
-HISTORY, WEIGHTS = "history.csv", "model.safetensors"
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
 
 
@@ -77,7 +81,28 @@ Variant = Annotated[
     str | None,
     typer.Option(help="1998 is the network of LeCun et al. and its loss, 60,000 parameters."),
 ]
+Report = Annotated[
+    bool, typer.Option("--report", help="Also write report.html, a page that shows the run.")
+]
 Output = Annotated[Path, typer.Option(help="The folder to write to; older results are replaced.")]
+
+
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Write a checkpoint to the output folder after so many steps and after each epoch."
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        is_eager=True,
+        callback=take_options,
+        help="Go on with the run in this output folder, from its last checkpoint. Options that "
+        "are not given are those of that run.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -95,6 +120,11 @@ class Options:
     data_dir: Path | None
     classes: int
     output: Path
+    report: bool
+    command: str
+    checkpoint_every: int | None
+    resume: Path | None
+    notes: dict[str, Any]
 
     def check(self) -> None:
         """Refuse numbers that are out of range, before anything else happens.
@@ -112,10 +142,15 @@ class Options:
         if self.limit is not None:
             integer("--limit", self.limit, least=1)
         integer("--classes", self.classes, least=2)
+        if self.checkpoint_every is not None:
+            integer("--checkpoint-every", self.checkpoint_every, least=1)
+        if self.report:
+            check_packages()
 
 
 @app.command()
 def lenet5(
+    context: typer.Context,
     backend: BackendName = "numpy",
     device: Device = None,
     epochs: Epochs = 6,
@@ -129,19 +164,25 @@ def lenet5(
     activation: Activation = "relu",
     pool: Pool = "max",
     variant: Variant = None,
+    report: Report = False,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = None,
     output: Output = Path("runs/lenet5"),
 ) -> None:
     """Train LeNet-5 to read handwritten digits, and test it.
 
     The images are the 60,000 and 10,000 of MNIST, which ships with xbp. Shows the model and how it
     learns, then the accuracy on the test images, class by class. Writes history.csv,
-    model.safetensors and, with matplotlib, learning_curves.png and confusion_matrix.png.
+    model.safetensors, run.json and, with matplotlib, learning_curves.png and confusion_matrix.png.
 
-    Ctrl-C ends training early; what has been learned until then is still tested and written.
+    Ctrl-C ends training early; what has been learned until then is still tested and written. With
+    --checkpoint-every, a run that was interrupted or killed goes on by --resume, and ends as if it
+    never had been.
     """
     options = Options(
         *(backend, device, epochs, batch_size, learning_rate, seed, dtype),
-        *(limit, data_dir, classes, output),
+        *(limit, data_dir, classes, output, report, command_line(context)),
+        *(checkpoint_every, resume, notes_of(context)),
     )
     model = partial(xbp.models.LeNet5, activation=activation, pool=pool, variant=variant)
     loss = nn.CrossEntropyLoss() if variant is None else nn.RejectingCrossEntropyLoss()
@@ -181,7 +222,8 @@ def train_classifier(
     xbp.set_backend(backend.name, device=options.device)
     model = make_model(options.classes, dtype=options.dtype, rng=options.seed)
     train, test = load(title, image_size, options)
-    prepare_folder(options.output, (HISTORY, WEIGHTS, CURVES, CONFUSION))
+    prepare_folder(options.output, (HISTORY, WEIGHTS, RECORD, CURVES, CONFUSION, REPORT))
+    started = datetime.now(UTC).isoformat(timespec="seconds")
 
     typer.echo(f"{title} on {backend}")
     show(model_table(summary(model, (1, *image_size))))
@@ -192,7 +234,8 @@ def train_classifier(
     trainer = Trainer(model, loss, optimizer, ("accuracy",), rng=options.seed)
 
     with np.errstate(all="ignore"):  # the trainer looks for what is not finite, and says where
-        rate = fit(trainer, train, test, options)
+        steps = StepCurve()
+        rate = fit(trainer, train, test, options, steps)
         logits = trainer.predict(test[0])
         test_loss = float(to_numpy(loss(logits, test[1])[0]))
     predicted = np.argmax(to_numpy(logits), axis=1)
@@ -206,7 +249,26 @@ def train_classifier(
         f"trained in {seconds:.1f} s, tests after each epoch included, at {rate:,.0f} images/s"
         + (f"; peak memory {memory}" if memory else "")
     )
-    write(trainer, matrix, options.output)
+    run = Run(
+        command=options.command,
+        title=title,
+        classes=options.classes,
+        backend=str(backend),
+        seed=options.seed,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        images=images,
+        test_images=test_images,
+        data_dir=None if options.data_dir is None else str(options.data_dir.absolute()),
+        started=started,
+        seconds=trainer.history.seconds,
+        rate=rate,
+        memory=memory,
+        stopped=trainer.history.stopped,
+        environment=surroundings(),
+        steps=steps.curves,
+    )
+    write(trainer, matrix, run, options)
 
 
 def load(
@@ -249,7 +311,11 @@ def _place(x: NDArray[np.uint8], y: NDArray[Any], dtype: str) -> tuple[Array, Ar
 
 
 def fit(
-    trainer: Trainer, train: tuple[Array, Array], test: tuple[Array, Array], options: Options
+    trainer: Trainer,
+    train: tuple[Array, Array],
+    test: tuple[Array, Array],
+    options: Options,
+    *others: Callback,
 ) -> float:
     """Train, and return how many images a second that were.
 
@@ -259,14 +325,25 @@ def fit(
         The loss became infinite or nan. The history until then has been written.
     """
     stopwatch = Stopwatch()
+    saving = []
+    if options.checkpoint_every is not None:
+        folder, monitor = options.output / CHECKPOINTS, "val_loss"
+        every, notes = options.checkpoint_every, options.notes
+        saving = [Checkpoints(folder, every, monitor=monitor, notes=notes)]
+    if options.resume is not None:
+        typer.echo(where_it_goes_on(options.resume, xbp.get_backend().name))
     try:
         history = trainer.fit(
             *train,
             epochs=options.epochs,
             batch_size=options.batch_size,
             validation_data=test,
-            callbacks=[stopwatch, ProgressBar() if on_terminal() else EpochLines()],
+            callbacks=[
+                *(stopwatch, *others, *saving),
+                ProgressBar() if on_terminal() else EpochLines(),
+            ],
             verbose=False,
+            resume=options.resume and checkpoints_of(options.resume),
         )
     except NonFiniteError:
         trainer.history.to_csv(options.output / HISTORY)
@@ -279,11 +356,13 @@ def fit(
     return images / stopwatch.seconds
 
 
-def write(trainer: Trainer, matrix: NDArray[np.int64], folder: Path) -> None:
+def write(trainer: Trainer, matrix: NDArray[np.int64], run: Run, options: Options) -> None:
     """All files of a run, and one line that names them."""
+    folder = options.output
     trainer.history.to_csv(folder / HISTORY)
-    save_weights(trainer.model.state_dict(), folder / WEIGHTS)
-    written = [HISTORY, WEIGHTS]
+    save_weights(trainer.model.state_dict(), folder / WEIGHTS, model=trainer.model)
+    run.save(folder)
+    written = [HISTORY, WEIGHTS, RECORD]
     try:
         importlib.import_module("matplotlib.backends.backend_agg")
     except Exception:  # not installed, or broken, which must not spoil a training
@@ -296,4 +375,25 @@ def write(trainer: Trainer, matrix: NDArray[np.int64], folder: Path) -> None:
             with replacing(folder / name) as path:
                 figure.savefig(path, format="png")
             written.append(name)
+    if options.report:
+        write_report(folder, folder / REPORT)
+        written.append(REPORT)
     typer.echo(f"wrote {', '.join(written)} to {folder}")
+
+
+def command_line(context: typer.Context) -> str:
+    """The command that repeats this run: the options that differ from defaults, and the seed.
+
+    That of a run that was resumed is the command of the whole.
+    """
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name == "resume":  # what repeats the run begins it anew
+            continue
+        if value is None or parameter.name == "resume":
+            continue
+        if value == parameter.default and parameter.name != "seed":
+            continue
+        words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join(words)

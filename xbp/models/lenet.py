@@ -84,6 +84,12 @@ class LeNet5(nn.Sequential):
         squash = ACTIVATIONS[choice("activation", activation, tuple(ACTIVATIONS))]
         shrink = POOLS[choice("pool", pool, tuple(POOLS))]
         rng = generator(rng)
+        self.arguments = {
+            "num_classes": num_classes,
+            "activation": activation,
+            "pool": pool,
+            "variant": variant,
+        }
         if variant is not None:
             choice("variant", variant, ("1998",))
             if (num_classes, activation, pool) != (10, "relu", "max"):

@@ -88,6 +88,13 @@ class MLP(nn.Sequential):
         layers.append(nn.Linear(sizes[-2], sizes[-1], bias, dtype=dtype, rng=rng))
         layers += [] if output_activation is None else [_made(output_activation)]
         super().__init__(*layers)
+        self.arguments = {
+            "sizes": list(sizes),
+            "activation": activations,
+            "output_activation": output_activation,
+            "bias": bias,
+            "dropout": [drop.p for drop in drops],
+        }
         self.astype(dtype)  # an activation may have parameters too
 
 

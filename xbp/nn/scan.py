@@ -245,15 +245,15 @@ class Recurrent(Layer):
         self, xp: Namespace, x: Array, states: States, suffix: str
     ) -> tuple[tuple[Array, States], ScanBackward]:
         """One direction of one layer: x (T, N, in) → h (T, N, hidden_size) and the last states."""
-        (T, N, features), width = x.shape, self.gates * self.hidden_size
+        (T, _, features), width = x.shape, self.gates * self.hidden_size
         weight_ih, weight_hh = (getattr(self, f"weight_{which}_{suffix}") for which in ("ih", "hh"))
         bias_ih, bias_hh = (getattr(self, f"bias_{w}_{suffix}", None) for w in ("ih", "hh"))
         W_ih, W_hh = weight_ih.data, weight_hh.data
-        rows = xp.reshape(x, (T * N, features))
+        rows = xp.reshape(x, (-1, features))
         P = rows @ W_ih.T
         if bias_ih is not None:
             P += bias_ih.data
-        P = xp.reshape(P, (T, N, width))
+        P = xp.reshape(P, (T, -1, width))
         times = range(T - 1, -1, -1) if suffix.endswith("_reverse") else range(T)
         before: list[Array] = [None] * T
         after: list[Array] = [None] * T
@@ -279,10 +279,10 @@ class Recurrent(Layer):
                 around = others[0]
                 dstates = (through_q if around is None else through_q + around, *others[1:])
             same = dp[0] is dq[0]  # as in every cell that adds p and q
-            dP = xp.reshape(xp.stack(dp), (T * N, width))
-            dQ = dP if same else xp.reshape(xp.stack(dq), (T * N, width))
+            dP = xp.reshape(xp.stack(dp), (-1, width))
+            dQ = dP if same else xp.reshape(xp.stack(dq), (-1, width))
             weight_ih.add_grad(dP.T @ rows)
-            weight_hh.add_grad(dQ.T @ xp.reshape(xp.stack(before), (T * N, self.hidden_size)))
+            weight_hh.add_grad(dQ.T @ xp.reshape(xp.stack(before), (-1, self.hidden_size)))
             if bias_ih is not None and bias_hh is not None:
                 bias_ih.add_grad(xp.sum(dP, axis=0))
                 bias_hh.add_grad(xp.sum(dQ, axis=0))
@@ -300,8 +300,9 @@ class Recurrent(Layer):
     def _states(self, xp: Namespace, x: Array, state: Any, what: str) -> States:
         """The inverse, checked; zeros for None."""
         shape = (self.num_layers * len(self.directions), x.shape[0], self.hidden_size)
-        if state is None:
-            return (xp.zeros(shape, dtype=x.dtype, device=x.device),) * len(self.states)
+        if state is None:  # N comes from x itself: where a graph is recorded, its shape lacks it
+            zeros = xp.zeros((shape[0], 1, shape[2]), dtype=x.dtype, device=x.device)
+            return (zeros + xp.zeros_like(x[:, 0, :1]),) * len(self.states)
         states = tuple(state) if isinstance(state, tuple | list) else (state,)
         shapes = [tuple(s.shape) if hasattr(s, "shape") else type(s).__name__ for s in states]
         if shapes != [shape] * len(self.states):

@@ -36,7 +36,7 @@ class Flatten(Layer):
         def backward(dy: Array) -> Array:
             return xp.reshape(dy, x.shape)
 
-        return xp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))), backward
+        return xp.reshape(x, (-1, math.prod(x.shape[1:]))), backward
 
 
 class Last(Layer):

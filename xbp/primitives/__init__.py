@@ -1,6 +1,6 @@
 """What the Array API lacks, written in the Array API.
 
-Convolution and pooling, windows of an image, counter-based bits, special functions.
+Convolution and pooling, windows of an image, counter-based bits, special functions, counting.
 
 A primitive takes the array that decides (library, device, dtype) first. These are the reference
 versions: plain enough to be believed, and the oracle of every faster one.
@@ -12,6 +12,7 @@ from xbp.primitives.convolution import (
     convolve_rectify_pool,
     max_pool,
 )
+from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
 from xbp.primitives.images import col2im, im2col, output_size, pad2d, unpad2d, windows
 from xbp.primitives.philox import philox4x32, random_bits
@@ -23,6 +24,7 @@ __all__ = [
     "add_scaled",
     "average",
     "average_pool",
+    "bincount",
     "col2im",
     "convolve",
     "convolve_rectify_pool",

@@ -3,62 +3,130 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from xbp.backend import Array, array_namespace, to_numpy
+from xbp.errors import InputError
+from xbp.training.counting import Metric, len_of
+
+
+class Mean(Metric):
+    """The mean over all samples of a value that each batch has, left on the device until looked at.
+
+    Parameters
+    ----------
+    name : str
+    function : callable ``(prediction, target) -> 0-d array``, optional
+        The value of a batch: a mean over its samples. Without it, use `add`.
+    summed : bool, default False
+        Whether the value of a batch is a sum, and so is the result.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Array, Array], Array] | None = None,
+        *,
+        summed: bool = False,
+    ) -> None:
+        self.name, self.function, self.summed = name, function, summed
+        self.reset()
+
+    def reset(self) -> None:
+        self.sizes: list[int] = []
+        self.values: list[float] = []  # of the first batches; those of the others wait
+        self.waiting: list[Array] = []
+        self.checked = 0  # how many values `first_not_finite` has seen
+
+    def update(self, prediction: Array, target: Array) -> None:
+        assert self.function is not None
+        self.add(len_of(target), self.function(prediction, target))
+
+    def add(self, size: int, value: Array) -> None:
+        """The value of one batch of `size` samples."""
+        self.sizes.append(size)
+        self.waiting.append(value)
+
+    def look(self) -> None:
+        """Bring what waits to the host, in one transfer."""
+        if self.waiting:
+            xp = array_namespace(self.waiting[0])
+            values = xp.stack(self.waiting) if len(self.waiting) > 1 else self.waiting[0]
+            self.values += np.atleast_1d(to_numpy(values)).tolist()
+            self.waiting.clear()
+
+    def first_not_finite(self) -> int | None:
+        """The index of the first batch whose value is infinite or nan, of those not yet checked."""
+        self.look()
+        start, self.checked = self.checked, len(self.values)
+        new = self.values[start:]
+        return next((start + i for i, value in enumerate(new) if not math.isfinite(value)), None)
+
+    def compute(self) -> float:
+        self.look()
+        if not self.sizes:
+            msg = f"{self.name} has seen no samples; call update(prediction, target) first"
+            raise InputError(msg)
+        if self.summed:
+            return math.fsum(self.values)
+        weighted = (n * v for n, v in zip(self.sizes, self.values, strict=True))
+        return math.fsum(weighted) / sum(self.sizes)
+
+    def state_dict(self) -> dict[str, Any]:
+        self.look()
+        return {"sizes": np.array(self.sizes, np.int64), "values": np.array(self.values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.reset()
+        sizes, values = to_numpy(state["sizes"]), to_numpy(state["values"])
+        if sizes.ndim != 1 or sizes.shape != values.shape:
+            msg = f"the state does not fit {self.name}: it needs a value for each batch"
+            raise InputError(msg)
+        self.sizes, self.values = sizes.tolist(), values.tolist()
 
 
 class Averages:
-    """Sums of batch averages, left on the device until someone looks.
+    """The loss and all metrics over one epoch, or one set.
 
     Parameters
     ----------
     loss : the loss
         Where its ``reduction`` is "sum", losses are added up; else averaged over the samples.
-    names : the names of the values of each batch, the loss first
+    metrics : mapping of names to Metric
+        Not changed before the `result`, which each of them then has.
     """
 
-    def __init__(self, loss: Any, names: tuple[str, ...]) -> None:
-        self.summed = getattr(loss, "reduction", "mean") == "sum"
-        self.sizes: list[int] = []
-        self.waiting: dict[str, list[Array]] = {name: [] for name in names}
-        self.seen: dict[str, list[float]] = {name: [] for name in names}
+    def __init__(self, loss: Any, metrics: Mapping[str, Metric]) -> None:
+        self.loss = Mean("loss", summed=getattr(loss, "reduction", "mean") == "sum")
+        self.given = metrics
+        self.metrics = {name: metric.fresh() for name, metric in metrics.items()}
 
-    def add(self, size: int, *values: Array) -> None:
-        """The values of one batch of `size` samples."""
-        self.sizes.append(size)
-        for waiting, value in zip(self.waiting.values(), values, strict=True):
-            waiting.append(value)
-
-    def look(self) -> None:
-        """Bring what waits to the host, in one transfer for each name."""
-        for name, waiting in self.waiting.items():
-            if waiting:
-                xp = array_namespace(waiting[0])
-                values = xp.stack(waiting) if len(waiting) > 1 else waiting[0]
-                self.seen[name] += np.atleast_1d(to_numpy(values)).tolist()
-                waiting.clear()
-
-    def value(self, name: str, index: int) -> float:
-        return self.seen[name][index]
-
-    def first_not_finite(self, name: str) -> int | None:
-        """The index of the first batch whose value is infinite or nan."""
-        start = len(self.seen[name])
-        self.look()
-        new = self.seen[name][start:]
-        return next((start + i for i, value in enumerate(new) if not math.isfinite(value)), None)
+    def add(self, loss: Array, prediction: Array, target: Array) -> None:
+        """One batch: the value of its loss, and what the metrics look at."""
+        self.loss.add(len_of(target), loss)
+        for metric in self.metrics.values():
+            metric.update(prediction, target)
 
     def result(self) -> dict[str, float]:
-        """Each average over all samples so far."""
-        self.look()
-        total = sum(self.sizes)
-        result = {
-            name: math.fsum(n * v for n, v in zip(self.sizes, values, strict=True)) / total
-            for name, values in self.seen.items()
-        }
-        if self.summed:
-            result["loss"] = math.fsum(self.seen["loss"])
-        return result
+        """The numbers over all batches so far."""
+        numbers = self.loss.numbers()
+        for name, metric in self.metrics.items():
+            numbers |= metric.numbers()
+            vars(self.given[name]).update(vars(metric))
+        return numbers
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far, as numpy arrays: ``"loss.sizes"``, ``"loss.values"``, …"""
+        parts = {"loss": self.loss, **self.metrics}
+        return {f"{a}.{b}": v for a, part in parts.items() for b, v in part.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name, part in {"loss": self.loss, **self.metrics}.items():
+            start = f"{name}."
+            part.load_state_dict(
+                {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            )

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.arguments import integer
-from xbp.backend import to_numpy
+from xbp.arguments import choice, integer
+from xbp.backend import Array, array_namespace, to_numpy
 from xbp.errors import InputError
+from xbp.training.scores import ClassMetric
 
 
 def confusion_matrix(labels: Any, predictions: Any, classes: int) -> NDArray[np.int64]:
@@ -59,3 +60,73 @@ def _checked(name: str, values: Any, classes: int) -> NDArray[np.int64]:
         msg = f"{name} must be from 0 to {classes - 1} for {classes} classes, got {wrong[0]}"
         raise InputError(msg)
     return array.astype(np.int64)
+
+
+class ConfusionMatrix(ClassMetric):
+    """How often each class was taken for each, counted where the predictions are.
+
+    In records it has no place: it is no number. Look at it after an epoch or `evaluate`, with
+    `compute`.
+
+    Parameters
+    ----------
+    num_classes : int, optional
+        C; by default as many as the first batch has outputs.
+    normalize : {"true", "pred", "all"}, optional
+        Shares of each row (true class), of each column, or of all samples, in place of counts; 0
+        where there are none. (scikit-learn's names.)
+    threshold : float, optional
+        For models with a single output: class 1 is predicted where the output is above it.
+    name : str, default "confusion_matrix"
+
+    Notes
+    -----
+    ``update(prediction, target)`` takes outputs (N, C) and labels (N,), as a Trainer has them; or
+    predicted and true labels (N,), with `num_classes`.
+
+    Raises
+    ------
+    InputError
+        An option is out of range; in `update`, the shapes or dtypes do not fit; in `compute`, a
+        label is no class, or there were no samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> metric = ConfusionMatrix(2)
+    >>> metric.update(np.array([0, 1, 1]), np.array([0, 0, 1]))  # predicted, true
+    >>> metric.compute().tolist()
+    [[1, 1], [0, 1]]
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        normalize: str | None = None,
+        threshold: float | None = None,
+        name: str = "confusion_matrix",
+    ) -> None:
+        if normalize is not None:
+            choice("normalize", normalize, ("true", "pred", "all"))
+        self.normalize = normalize
+        super().__init__(name, num_classes, threshold)
+
+    def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
+        return array_namespace(true).where(valid, true * self.classes + predicted, -1)
+
+    def size(self) -> int:
+        return self.classes**2
+
+    def compute(self) -> NDArray[Any]:
+        """int64 (C, C), or float64 where normalized: row = true class, column = predicted class."""
+        matrix: NDArray[Any] = self.counts().reshape(self.classes, self.classes)
+        self.check_all_counted(int(matrix.sum()))
+        if self.normalize is None:
+            return matrix
+        axis = {"true": 1, "pred": 0, "all": None}[self.normalize]
+        totals = np.maximum(matrix.sum(axis=axis, keepdims=True), 1)
+        return np.asarray(matrix / totals)
+
+    def numbers(self) -> dict[str, float]:
+        return {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xbp.errors import DataError
@@ -15,7 +16,8 @@ from xbp.errors import DataError
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, which then takes the place of `path`: it appears whole or not at all.
 
-    What was written is on the disk before the old file goes.
+    What was written is on the disk before the old file goes, whose permissions the new one keeps;
+    then the folder is, so that a power failure finds the one or the other.
 
     Raises
     ------
@@ -29,7 +31,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            if path.exists():
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             temporary.replace(path)
     except OSError as error:
         msg = f"cannot write {str(path)!r} ({error.strerror}); the previous file is untouched"
         raise DataError(msg) from None
+    with suppress(OSError):  # not every system can do this to a folder
+        folder_itself = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder_itself)
+        finally:
+            os.close(folder_itself)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer
 
+INTERRUPTED = "interrupted by Ctrl-C"
+
 
 @contextmanager
 def stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
@@ -21,7 +23,7 @@ def stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
     previous = signal.getsignal(signal.SIGINT)
 
     def interrupt(signum: int, frame: Any) -> None:
-        trainer.stop("interrupted by Ctrl-C")
+        trainer.stop(INTERRUPTED)
         signal.signal(signal.SIGINT, previous)
 
     signal.signal(signal.SIGINT, interrupt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,10 +17,13 @@ from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed, permutation
 from xbp.training.averages import Averages
 from xbp.training.callbacks import Callback
+from xbp.training.checkpoints import open_checkpoint
 from xbp.training.history import History, Record
 from xbp.training.interrupt import stop_on_interrupt
-from xbp.training.metrics import Metric, find_metric, len_of
+from xbp.training.metrics import MetricLike, find_metrics, len_of
 from xbp.training.progress import ProgressBar, on_terminal
+from xbp.training.resume import Checkpoint, restore
+from xbp.training.run import Run
 
 LOOK_EVERY = 50  # steps between two looks at the losses, where looking waits for a device
 
@@ -37,8 +41,9 @@ class Trainer:
     loss : Loss, or callable ``(prediction, target) -> (value, gradient)``
     optimizer : Optimizer
         Made from ``model.parameters()``.
-    metrics : sequence of str or callable, default ()
-        ``"accuracy"``, or functions ``(prediction, target) -> 0-d array``, means over the batch.
+    metrics : sequence of str, Metric or callable, default ()
+        ``"accuracy"``, ``"f1"``, … (`xbp.training.METRICS`), metrics such as ``ConfusionMatrix()``,
+        or functions ``(prediction, target) -> 0-d array``, means over the batch.
     rng : int, numpy.random.Generator or None
         Seed of shuffles and masks.
 
@@ -60,20 +65,27 @@ class Trainer:
         model: Layer,
         loss: Loss | Callable[[Array, Array], tuple[Array, Array]],
         optimizer: Optimizer,
-        metrics: Sequence[str | Metric] = (),
+        metrics: Sequence[MetricLike] = (),
         *,
         rng: Seed = None,
     ) -> None:
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
-        self.metrics = dict(find_metric(metric) for metric in metrics)
+        self.metrics = find_metrics(metrics)
         self.seed = fresh_seed(rng)
         self.stream = Stream(self.seed)
         self.epochs_done = 0
         self.history = History()
         self.current_loss: Array = None  # of the last step; a 0-d array, where the model lives
-        self._stop_reason = ""
+        self.stop_reason = ""
+        # Where a fit stands, for checkpoints:
+        self.first_epoch = 0  # how many epochs had been done when it began
+        self.steps_done = 0  # of the epoch that is under way; 0 between two epochs
+        self.run: Run | None = None
+        self.resumed: Checkpoint | None = None
+        self.callbacks: list[Callback] = []
+        self.elapsed_before = 0.0  # seconds of an interrupted epoch, before it was interrupted
 
     # --- what a user calls ---
 
@@ -87,6 +99,7 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
         *,
         verbose: bool | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train for some epochs, and return what happened.
 
@@ -105,6 +118,13 @@ class Trainer:
         callbacks : iterable of Callback
         verbose : bool, optional
             Whether to show a progress bar; by default where the output is a terminal.
+        resume : path-like, optional
+            A checkpoint, or the folder of a `Checkpoints`, whose last one is meant: this call, made
+            as the interrupted one was by a trainer that was made alike, goes on from there, with
+            the result of a run that was never interrupted (see `xbp.training.resume`). A folder
+            that is missing or has no checkpoint yet means to start from the beginning. Data, model,
+            loss, optimizer, batch size and callbacks with a state must be the same; `epochs`, which
+            counts from where the interrupted call began, may be larger.
 
         Returns
         -------
@@ -114,31 +134,47 @@ class Trainer:
         Raises
         ------
         InputError
-            Data do not fit each other, the model or the loss. Nothing has been trained then.
+            Data do not fit each other, the model or the loss; or this is not the run of the
+            checkpoint. Nothing has been trained then.
+        DataError
+            The checkpoint is malformed.
         NonFiniteError
             The loss became infinite or nan. Where reading it is free (on a CPU), the step is not
             made and the parameters are those before it; on a device the losses are looked at
-            every 50 steps and after each epoch, and later steps have been made.
+            every 50 steps and after each epoch, and later steps have been made. `TerminateOnNaN`
+            makes an end of training of it.
         """
         epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
         x, y = self._admit(x, y)
         validation = None if validation_data is None else self._admit(*validation_data)
         self.steps_per_epoch = -(-len_of(x) // self.batch_size)
-        self.last_epoch = self.epochs_done + epochs
+        self.resumed = None if resume is None else open_checkpoint(resume)
+        self.first_epoch = self.resumed.first_epoch if self.resumed else self.epochs_done
+        self.last_epoch = self.first_epoch + epochs
         self.history = History()
-        self._stop_reason = ""
+        self.stop_reason, self.steps_done = "", 0
         callbacks = list(callbacks)
         if on_terminal() if verbose is None else verbose:
             callbacks.append(ProgressBar())
+        # What is written last has seen what all others did.
+        self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
+        self.run = Run(self, (x, y), validation)
         with ExitStack() as stack:
+            stack.callback(setattr, self, "run", None)  # it holds the data
             stack.enter_context(stop_on_interrupt(self))
-            for callback in callbacks:
+            for callback in self.callbacks:
                 stack.callback(callback.on_fit_end, self)
                 callback.on_fit_begin(self)
-            while self.epochs_done < self.last_epoch and not self._stop_reason:
-                self._epoch(x, y, validation, callbacks)
-        self.history.stopped = self._stop_reason or f"all {epochs} epochs done"
+            if self.resumed:
+                restore(self, self.resumed)
+            while self.epochs_done < self.last_epoch and not self.stop_reason:
+                try:
+                    self._epoch(x, y, validation)
+                except NonFiniteError as error:
+                    if not any(c.on_not_finite(self, error) for c in self.callbacks):
+                        raise
+        self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
         return self.history
 
     def evaluate(self, x: Any, y: Any, batch_size: int = 512) -> dict[str, float]:
@@ -169,7 +205,11 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""
-        self._stop_reason = self._stop_reason or reason
+        self.stop_reason = self.stop_reason or reason
+
+    def elapsed(self) -> float:
+        """The seconds that the epoch under way has taken."""
+        return time.perf_counter() - self._epoch_began
 
     # --- one step, one epoch ---
 
@@ -193,44 +233,46 @@ class Trainer:
         x: Array,
         y: Array,
         validation: tuple[Array, Array] | None,
-        callbacks: list[Callback],
     ) -> None:
-        epoch, start = self.epochs_done + 1, time.perf_counter()
-        for callback in callbacks:
-            callback.on_epoch_begin(self, epoch)
-        xp = array_namespace(x)
+        epoch, done = self.epochs_done + 1, self.steps_done
+        self._epoch_began = time.perf_counter() - (self.elapsed_before if done else 0.0)
+        if not done:  # else it goes on
+            self.seen = Averages(self.loss, self.metrics)
+            for callback in self.callbacks:
+                callback.on_epoch_begin(self, epoch)
+        xp, seen = array_namespace(x), self.seen
         order = self._backend().asarray(permutation(self.seed, self.epochs_done, len_of(x)))
-        seen = Averages(self.loss, ("loss", *self.metrics))
-        for step, indices in enumerate(_slices(order, self.batch_size), start=1):
+        rest = _slices(order, self.batch_size, first=done * self.batch_size)
+        for step, indices in enumerate(rest, start=done + 1):
             batch = xp.take(x, indices, axis=0), xp.take(y, indices, axis=0)
             lr = self.optimizer.lr
             prediction = self.step(*batch)
-            values = [metric(prediction, batch[1]) for metric in self.metrics.values()]
-            seen.add(len_of(indices), self.current_loss, *values)
+            seen.add(self.current_loss, prediction, batch[1])
             if on_host(self.current_loss) or step % LOOK_EVERY == 0:
                 self._check_finite(seen, epoch, batch)
-            for callback in callbacks:
+            self.steps_done = step
+            for callback in self.callbacks:
                 callback.on_step_end(self, step)
-            if self._stop_reason:
+            if self.stop_reason:
                 break
         self._check_finite(seen, epoch, batch)
         record: Record = {"epoch": epoch, "lr": lr} | seen.result()
+        self.steps_done = 0
         if step == self.steps_per_epoch:
             self.epochs_done += 1
             if validation is not None:
                 measured = self._evaluate(*validation, batch_size=512)
                 record |= {f"val_{name}": value for name, value in measured.items()}
         self.history.records.append(record)
-        self.history.seconds.append(time.perf_counter() - start)
-        for callback in callbacks:
+        self.history.seconds.append(self.elapsed())
+        for callback in self.callbacks:
             callback.on_epoch_end(self, epoch, record)
 
     def _evaluate(self, x: Array, y: Array, batch_size: int) -> dict[str, float]:
-        seen = Averages(self.loss, ("loss", *self.metrics))
+        seen = Averages(self.loss, self.metrics)
         for batch, target in zip(_slices(x, batch_size), _slices(y, batch_size), strict=True):
             prediction = self.model(batch)
-            values = [metric(prediction, target) for metric in self.metrics.values()]
-            seen.add(len_of(batch), self.loss(prediction, target)[0], *values)
+            seen.add(self.loss(prediction, target)[0], prediction, target)
         return seen.result()
 
     # --- at the door, and when something went wrong ---
@@ -253,7 +295,7 @@ class Trainer:
         return x, y
 
     def _check_finite(self, seen: Averages, epoch: int, batch: tuple[Array, Array]) -> None:
-        step = seen.first_not_finite("loss")
+        step = seen.loss.first_not_finite()
         if step is None:
             return
         stream = Stream(self.seed, step=self.optimizer.steps)
@@ -266,16 +308,16 @@ class Trainer:
                     culprit = f"the output of layer {name!r}, {layer}"
                     break
         msg = (
-            f"the loss is {seen.value('loss', step)} in epoch {epoch}, step {step + 1}; the first "
+            f"the loss is {seen.loss.values[step]} in epoch {epoch}, step {step + 1}; the first "
             f"thing not finite is {culprit}; a learning rate below {self.optimizer.lr:g} may help"
         )
         self.history.stopped = msg
         raise NonFiniteError(msg)
 
 
-def _slices(array: Array, size: int) -> Iterator[Array]:
+def _slices(array: Array, size: int, first: int = 0) -> Iterator[Array]:
     n = len_of(array)
-    for start in range(0, n, size):
+    for start in range(first, n, size):
         yield array[start : min(start + size, n), ...]  # the standard has no slices past the end
 
 

@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import to_numpy
-from xbp.errors import DataError
-from xbp.training.files import replacing
+from xbp.errors import InputError
+from xbp.models.registry import rebuild, recipe_of
+from xbp.nn import Layer
+from xbp.training.tensors import TensorFile, part, write_tensors
 
 
-def save_weights(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def save_weights(
+    state: Mapping[str, Any], path: str | os.PathLike[str], *, model: Layer | None = None
+) -> None:
     """Write a state dict, e.g. ``model.state_dict()``, as a safetensors file.
 
     The file appears whole or not at all.
@@ -23,19 +25,19 @@ def save_weights(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None
     ----------
     state : mapping of names to arrays of any library
     path : path-like
+    model : Layer, optional
+        What the weights belong to. If it is one of `xbp.models`, the file says how it was made, so
+        that `load_model` can make it again.
 
     Raises
     ------
     DataError
-        The folder does not exist or cannot be written to.
+        The folder does not exist or cannot be written to, or the disk is full.
+    InputError
+        An array has a dtype that the format lacks.
     """
-    from safetensors.numpy import save
-
-    # safetensors 0.8 stores the wrong bytes, silently, for arrays that are not C-contiguous:
-    # https://github.com/safetensors/safetensors/issues/825
-    content = save({name: np.ascontiguousarray(to_numpy(value)) for name, value in state.items()})
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    recipe = None if model is None else recipe_of(model)
+    write_tensors(path, state, {"format": "xbp weights", "model": recipe})
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -46,13 +48,47 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     DataError
         The file is missing or is no safetensors file.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    return TensorFile(path).read()
 
+
+def load_model(path: str | os.PathLike[str]) -> Layer:
+    """Make the model that a file of weights, or a checkpoint, was written from.
+
+    The file only says which of `xbp.models` it was, and with which arguments; nothing in it is
+    run. The model lives on the current backend.
+
+    Raises
+    ------
+    DataError
+        The file is missing or malformed; or it was not written by xbp, or for a model of one's own:
+        make that model and use `load_weights`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, xbp
+    >>> from xbp.training import load_model, save_weights
+    >>> model = xbp.models.LeNet5(activation="tanh", rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "model.safetensors"
+    ...     save_weights(model.state_dict(), path, model=model)
+    ...     loaded = load_model(path)
+    >>> loaded[1]
+    Tanh()
+    """
+    file = TensorFile(path)
+    prefix = "model." if file.document.get("format") == "xbp checkpoint" else ""
+    shapes = {
+        name.removeprefix(prefix): shape
+        for name, shape in file.shapes.items()
+        if name.startswith(prefix)
+    }
+    model = rebuild(file.document.get("model"), shapes, file.name)
+    dtypes = {file.dtypes[prefix + name] for name in shapes}
+    if dtypes not in ({"float32"}, {"float64"}):
+        file.refuse(f"has weights of {sorted(dtypes)}, where float32 or float64 was expected")
+    model.astype(dtypes.pop())
     try:
-        return load_file(path)
-    except FileNotFoundError:
-        msg = f"{str(path)!r} does not exist; give the path of a .safetensors file"
-    except (SafetensorError, OSError) as error:
-        msg = f"{str(path)!r} is no safetensors file ({error}); fetch or write it again"
-    raise DataError(msg)
+        model.load_state_dict(part(file.read(), prefix))
+    except InputError as error:
+        file.refuse(f"does not fit the model that it names: {error}")
+    return model

@@ -1,0 +1,101 @@
+"""Where the compiled kernels must leave a call to the reference, the result is the reference's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xbp import accelerators, nn
+from xbp.accelerators import native
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
+
+
+def both(make: Any, x: Any) -> list[list[Any]]:
+    """Output and input gradient, compiled and by the reference."""
+    results = []
+    for reference in (False, True):
+        model = make()
+        if reference:
+            with accelerators.disabled():
+                y, backward = model.forward(x, training=True)
+                results.append([y, backward(np.cos(y))])
+        else:
+            y, backward = model.forward(x, training=True)
+            results.append([y, backward(np.cos(y))])
+    return results
+
+
+@pytest.mark.parametrize("window", [(15, 17), (16, 16), (16, 17), (2, 200), (200, 2)], ids=str)
+@pytest.mark.parametrize("with_convolution", [True, False])
+def test_windows_of_more_places_than_a_byte_counts(
+    window: tuple[int, int], with_convolution: bool
+) -> None:
+    height, width = 2 * window[0], 2 * window[1]
+    x = np.random.default_rng(0).normal(size=(9, 1, height, width))
+    x[::2, :, window[0] - 1 :: window[0], window[1] - 1 :: window[1]] += 9.0  # the last place
+
+    def make() -> nn.Layer:
+        layers = [nn.Conv2d(1, 1, 1, bias=False, dtype="float64", rng=0)] * with_convolution
+        for layer in layers:
+            layer.load_state_dict({"weight": np.ones((1, 1, 1, 1))})
+        return nn.Sequential(*layers, nn.MaxPool2d(window))
+
+    (y, dx), (expected, expected_dx) = both(make, x)
+    assert np.array_equal(y, expected)
+    assert np.array_equal(dx, expected_dx)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("largest", range(5))
+def test_the_largest_logit_may_be_any(largest: int, dtype: str) -> None:
+    logits = np.zeros((9, 5), dtype)
+    logits[:, largest] = 1e4  # whose exponential overflows
+    value, gradient = nn.CrossEntropyLoss("sum")(logits, np.arange(9) % 5)
+    # Exact: 1e4 for each sample of another class.
+    assert value == 1e4 * np.sum(np.arange(9) % 5 != largest)
+    assert np.array_equal(gradient, np.eye(5)[[largest] * 9] - np.eye(5)[np.arange(9) % 5])
+
+
+def test_a_dtype_that_no_kernel_has() -> None:
+    x = np.random.default_rng(0).normal(size=(9, 2, 6, 6)).astype(np.float16)
+    (y, dx), (expected, expected_dx) = both(lambda: nn.MaxPool2d(2), x)
+    assert y.dtype == dx.dtype == np.float16
+    assert np.array_equal(y, expected) and np.array_equal(dx, expected_dx)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.ReLU(), lambda: nn.Softmax()])
+def test_many_entries_of_a_dtype_that_no_kernel_has(make: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 400)).astype(np.float16)
+    (y, dx), (expected, expected_dx) = both(make, x)
+    assert y.dtype == dx.dtype == np.float16
+    assert np.array_equal(y, expected) and np.array_equal(dx, expected_dx)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_gradient_of_another_dtype_or_order_than_the_output(order: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 400)).astype(np.float32)
+    dy = np.asarray(np.random.default_rng(1).normal(size=x.shape), order=order)
+    y, backward = nn.ReLU().forward(x, training=True)
+    assert np.array_equal(backward(dy), (x > 0) * dy)
+    assert np.array_equal(backward(dy.astype(np.float32)), (x > 0) * dy.astype(np.float32))
+
+
+def test_logits_of_a_dtype_that_no_kernel_has() -> None:
+    logits = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float16)
+    results = [nn.CrossEntropyLoss()(logits, np.arange(9) % 5)]
+    with accelerators.disabled():
+        results.append(nn.CrossEntropyLoss()(logits, np.arange(9) % 5))
+    (value, gradient), (expected, expected_gradient) = results
+    assert value == expected and np.array_equal(gradient, expected_gradient)
+
+
+def test_numbers_that_lie_between_others_at_odd_distances() -> None:
+    record = np.zeros((9, 2, 6, 6), np.dtype([("x", "f4"), ("flag", "u1")]))
+    x = record["x"]
+    x[...] = np.random.default_rng(0).normal(size=x.shape)
+    assert x.strides[-1] == 5
+    layer = nn.Conv2d(2, 3, 3, rng=0)
+    assert np.array_equal(layer(x), layer(np.ascontiguousarray(x)))

@@ -1,0 +1,32 @@
+"""Files that were mutated, and processes that were killed: a few of each in every run of the tests.
+
+All of them by ``python tests/fuzz --cases 10000`` and ``python tests/killed.py --runs 200``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="limits and SIGKILL are POSIX")
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_mutated_files_are_refused_or_load() -> None:
+    assert "500 files, no crash, no hang" in run("tests/fuzz", "--cases", "500")
+
+
+def test_killed_runs_go_on_and_end_with_the_same_bits() -> None:
+    assert "all ended with the same bits" in run("tests/killed.py", "--runs", "5")

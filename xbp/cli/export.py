@@ -1,0 +1,94 @@
+"""``xbp export``: a trained model as a file for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xbp import models, nn
+from xbp.backend import use_backend
+from xbp.cli.files import prepare_file
+from xbp.errors import DataError
+from xbp.exchange import Exported, to_onnx
+from xbp.training import load_model
+from xbp.training.checkpoints import open_checkpoint
+
+WEIGHTS = "model.safetensors"
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR_OR_WEIGHTS",
+        help="A folder that xbp train has written, or a .safetensors file of weights.",
+    ),
+]
+ONNX = Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The ONNX file to write.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Samples in a batch; by default the file takes any number.")
+]
+
+
+def export(source: Source, onnx: ONNX, batch_size: BatchSize = None) -> None:
+    """Write a trained model as an ONNX file, which runs without Python or xbp.
+
+    The file is for inference. Where onnxruntime is installed, it is run there on random numbers,
+    and the largest difference from what xbp computes is said. It takes the packages of pip install
+    "xbackprop[onnx]".
+    """
+    prepare_file(onnx)
+    with use_backend("numpy"):
+        model = load_model(weights_of(source))
+        exported = to_onnx(model, onnx, sample_shape(model), batch_size=batch_size)
+    for line in description(exported):
+        typer.echo(line)
+    typer.echo(f"wrote {onnx}")
+
+
+def weights_of(source: Path) -> Path:
+    """The file that holds the weights: in a folder, those of the finished training come first.
+
+    Raises
+    ------
+    DataError
+        There is none in the folder.
+    """
+    if not source.is_dir() or (source / WEIGHTS).exists():
+        return source / WEIGHTS if source.is_dir() else source
+    last = open_checkpoint(source)
+    if last is None:
+        msg = f"{str(source)!r} holds no {WEIGHTS}; give a folder that xbp train has written"
+        raise DataError(msg)
+    return last.file.path
+
+
+def sample_shape(model: nn.Layer) -> tuple[int, ...]:
+    """What one sample looks like, for the models that a file can name."""
+    if isinstance(model, models.MLP) and isinstance(model[0], nn.Linear):
+        return (model[0].in_features,)
+    return (1, 28, 28)
+
+
+def description(exported: Exported) -> list[str]:
+    """What was written, and how it compares."""
+    nodes = ", ".join(
+        f"{count} {name}" for name, count in exported.nodes.items() if name != "Constant"
+    )
+    lines = [
+        f"input {_written(exported.input_shape)}, output {_written(exported.output_shape)}, "
+        f"{exported.dtype}, ONNX operators of version {exported.opset}",
+        f"nodes: {nodes}",
+    ]
+    if exported.difference is None:
+        lines.append("not compared, for onnxruntime is missing; pip install onnxruntime")
+    else:
+        lines.append(
+            f"in onnxruntime outputs differ from xbp's by {exported.difference:.1e} at most, "
+            f"where the largest is {exported.largest:.2g}"
+        )
+    return lines
+
+
+def _written(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"

@@ -1,0 +1,198 @@
+"""From a model to an ONNX file: run it once on arrays that record what is done with them.
+
+ndonnx's arrays speak the Array API and make an ONNX node of each operation. So there is no exporter
+for each layer: one that is written for `self.namespace(x)` exports itself, a user's own included.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.arguments import integer
+from xbp.backend import brief, dtype_name, get_backend, to_numpy
+from xbp.errors import BackendError, InputError
+from xbp.nn.layer import Layer
+from xbp.training.files import replacing
+
+WRONG = 1e-3
+"""A difference, in units of the largest output, that rounding cannot explain.
+
+In float32 it comes to less than 1e-6 for every layer and model in docs/onnx.md; a node that
+computes something else than its layer is wrong by about 1.
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What has been written, and how it compares.
+
+    Attributes
+    ----------
+    input_shape, output_shape : tuple of int or str
+        ``"N"`` is a batch of any size.
+    dtype : str
+    opset : int
+    nodes : dict of str to int
+        How many nodes there are of each of ONNX's operators.
+    difference : float or None
+        The largest between the outputs of the model and of the file in onnxruntime, for random
+        input; None where onnxruntime is not installed.
+    largest : float
+        The largest output, as the measure of that.
+    """
+
+    input_shape: tuple[int | str, ...]
+    output_shape: tuple[int | str, ...]
+    dtype: str
+    opset: int
+    nodes: dict[str, int]
+    difference: float | None
+    largest: float
+
+
+def to_onnx(
+    model: Layer,
+    path: str | os.PathLike[str],
+    input_shape: tuple[int, ...],
+    *,
+    batch_size: int | None = None,
+) -> Exported:
+    """Write `model` as an ONNX file, for inference: what ``model(x)`` does.
+
+    Where onnxruntime is installed, the file is run on random numbers, and the model too.
+
+    Parameters
+    ----------
+    model : Layer
+        On any backend, of any dtype (float32 if it has no parameters); it stays as it is.
+    path : path-like
+        The file appears whole or not at all.
+    input_shape : tuple of int
+        Of one sample: ``(1, 28, 28)`` for a grey image.
+    batch_size : int, optional
+        None lets the file take batches of any size.
+
+    Returns
+    -------
+    Exported
+
+    Notes
+    -----
+    Input and output are named ``input`` and ``output``, weights as in the model's state dict. The
+    file has version 21 of ONNX's operators. Convolution, ReLU and pooling are one node each, unless
+    accelerators are switched off; recurrent layers are unrolled, so that the number of time steps
+    is that of `input_shape`. An empty batch is not provided for.
+
+    Raises
+    ------
+    InputError
+        A layer does what ONNX cannot express (the message names it), or refuses such input.
+    BackendError
+        ndonnx is not installed.
+    DataError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import pytest; _ = pytest.importorskip("ndonnx")
+    >>> import tempfile, xbp
+    >>> from xbp.exchange import to_onnx
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     exported = to_onnx(xbp.models.LeNet5(rng=0), f"{folder}/lenet5.onnx", (1, 28, 28))
+    >>> exported.input_shape, exported.output_shape, exported.nodes["Conv"]
+    (('N', 1, 28, 28), ('N', 10), 2)
+    """
+    for package in ("ndonnx", "onnx"):
+        needed(package)
+    from xbp.exchange.recording import recorded
+
+    x = sample(model, input_shape, batch_size)
+    expected = to_numpy(model((model.backend() or get_backend()).asarray(x)))
+    file = recorded(model, x, batch_size)
+    content = file.SerializeToString()
+    got = run(content, x)
+    difference = None if got is None else largest(got - expected)
+    if difference is not None and not difference <= WRONG * largest(expected):
+        msg = (
+            f"{type(model).__name__} differs by {difference:.2g} in onnxruntime, where its largest "
+            f"output is {largest(expected):.2g}, so nothing was written; export its layers one by "
+            "one to find out which it is"
+        )
+        raise InputError(msg)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return Exported(
+        input_shape=shape_of(file.graph.input[0]),
+        output_shape=shape_of(file.graph.output[0]),
+        dtype=dtype_name(x.dtype),
+        opset=file.opset_import[0].version,
+        nodes=dict(Counter(node.op_type for node in file.graph.node)),
+        difference=difference,
+        largest=largest(expected),
+    )
+
+
+def needed(package: str) -> None:
+    """Refuse to go on without an optional package.
+
+    Raises
+    ------
+    BackendError
+        It is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # ndonnx misses onnxruntime aloud
+            warnings.simplefilter("ignore")
+            importlib.import_module(package)
+    except ImportError as error:
+        msg = f"to write ONNX files, {package} is needed ({error}); pip install ndonnx onnxruntime"
+        raise BackendError(msg) from None
+
+
+def sample(model: Layer, shape: tuple[int, ...], batch_size: int | None) -> NDArray[Any]:
+    """Random input for `model`: a batch of that size, or of 3."""
+    try:
+        sizes = [integer("each size in input_shape", size, least=1) for size in shape]
+    except TypeError:
+        msg = f"input_shape must be the shape of one sample, e.g. (1, 28, 28), got {shape!r}"
+        raise InputError(msg) from None
+    batch = 3 if batch_size is None else integer("batch_size", batch_size, least=1)
+    dtype = next((dtype_name(p.data.dtype) for _, p in model._all_names("")), "float32")
+    return np.random.default_rng(0).normal(size=(batch, *sizes)).astype(dtype)
+
+
+def run(content: bytes, x: NDArray[Any]) -> NDArray[Any] | None:
+    """What onnxruntime makes of a file's content and `x`; None where it is not installed."""
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return None
+    try:
+        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        (y,) = session.run(None, {"input": x})
+    except Exception as error:  # of no common kind
+        msg = (
+            f"onnxruntime cannot run the file ({brief(error)}), so nothing was written; it has all "
+            'operators for float32: convert the model with .astype("float32")'
+        )
+        raise InputError(msg) from error
+    return np.asarray(y)
+
+
+def largest(array: NDArray[Any]) -> float:
+    """The largest absolute value; 0 of nothing."""
+    return float(np.max(np.abs(array), initial=0.0))
+
+
+def shape_of(value: Any) -> tuple[int | str, ...]:
+    """The shape of an input or output of a graph: ``"N"`` for a batch of any size."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_param or dim.dim_value or "?" for dim in dims)

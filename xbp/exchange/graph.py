@@ -1,0 +1,166 @@
+"""From a recorded graph to what stands in a file: nothing twice, and nothing that has no effect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import spox
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+import xbp
+
+Node: TypeAlias = Any
+"""An onnx.NodeProto, for which there are no types."""
+
+INPUT, OUTPUT = "input", "output"
+BATCH = "N"  # the size of a batch that may have any
+OPSET = 21  # the version of the operators of spox.opset.ai.onnx.v21, which ndonnx uses
+
+
+def finished(inputs: Mapping[str, Any], y: Any, weights: Mapping[str, NDArray[Any]]) -> Any:
+    """The onnx.ModelProto of what leads from `inputs` to `y`, all of them spox variables.
+
+    The inputs that have the names of `weights` become constants of the model ("initializers").
+    """
+    model = spox.build(dict(inputs), {OUTPUT: y})
+    model.producer_name, model.producer_version = "xbp", xbp.__version__
+    graph = model.graph
+    nodes = list(without_repeats(list(without_empty_cases(graph.node))))
+    nodes = with_output_named(useful(nodes))
+    _replace(graph.node, nodes)
+    _replace(graph.input, [value for value in graph.input if value.name not in weights])
+    read = {name for node in nodes for name in _read(node)}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(array), name)
+        for name, array in weights.items()
+        if name in read
+    )
+    operators = model.opset_import[0]  # of the version that these few nodes need, or above
+    operators.version = max(OPSET, operators.version)
+    _replace(graph.output, onnx.shape_inference.infer_shapes(model).graph.output)
+    for dim in graph.output[0].type.tensor_type.shape.dim[:1]:
+        if not dim.dim_value:  # it follows from that of the input
+            dim.dim_param = BATCH
+    onnx.checker.check_model(model)
+    return model
+
+
+def without_empty_cases(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Each ``If`` that asks whether an array is empty gives way to its branch for one that is not.
+
+    ndonnx makes one wherever runtimes might do something else with an empty array than the Array
+    API says. Only a batch of none would be empty, and is not provided for.
+    """
+    made: dict[str, Node] = {}
+    for node in nodes:
+        taken = value(node.input[0], made) if node.op_type == "If" else None
+        for part in [node] if taken is None else inlined(node, bool(taken)):
+            made |= dict.fromkeys(part.output, part)
+            yield part
+
+
+def value(name: str, made: Mapping[str, Node]) -> Any:
+    """What `name` comes to where no array is empty; None if that is not known."""
+    node = made.get(name)
+    if node is None:
+        return None
+    if node.op_type == "Size":
+        return 1  # or more, but it will be compared with 0
+    if node.op_type == "Constant":
+        return numpy_helper.to_array(node.attribute[0].t)
+    function = {"Identity": np.positive, "Mul": np.multiply, "Equal": np.equal}.get(node.op_type)
+    operands = [value(operand, made) for operand in node.input]
+    if function is None or any(operand is None for operand in operands):
+        return None
+    return function(*operands)
+
+
+def inlined(node: Node, taken: bool) -> list[Node]:
+    """The nodes of one branch of an ``If``; no other has their names, as spox made them."""
+    wanted = "then_branch" if taken else "else_branch"
+    graph = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
+    parts = list(without_empty_cases(graph.node))
+    names = {end.name: name for end, name in zip(graph.output, node.output, strict=True)}
+    for part in parts:
+        rename(part, names)
+    return parts
+
+
+def rename(node: Node, names: Mapping[str, str]) -> None:
+    """Other names for what a node reads and makes, and for what graphs within it read."""
+    for field in (node.input, node.output):
+        field[:] = [names.get(name, name) for name in field]
+    for attribute in node.attribute:
+        for part in attribute.g.node:
+            rename(part, names)
+
+
+def without_repeats(nodes: Iterable[Node]) -> Iterator[Node]:
+    """One node for all that compute the same, called by its operator and a number.
+
+    A node that hands its input on gives way to that, unless it makes the output of the model.
+    """
+    first: dict[Any, list[str]] = {}  # what the first of its kind makes
+    names: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for node in nodes:
+        made = list(node.output)
+        rename(node, names)
+        if node.op_type == "Identity" and made != [OUTPUT]:
+            names[made[0]] = node.input[0]
+            continue
+        options = sorted(attribute.SerializeToString() for attribute in node.attribute)
+        kind = (node.op_type, *node.input, *options)
+        if kind not in first:
+            node.name = f"{node.op_type}_{count[node.op_type]}"
+            count[node.op_type] += 1
+            if made != [OUTPUT]:
+                node.output[:] = [f"{node.name}.{i}" if i else node.name for i in range(len(made))]
+            first[kind] = list(node.output)
+            yield node
+        names |= zip(made, first[kind], strict=True)
+
+
+def with_output_named(nodes: list[Node]) -> list[Node]:
+    """Without a last node that only gives the output its name, if another can have it."""
+    *others, last = nodes
+    if last.op_type == "Identity" and any(last.input[0] in node.output for node in others):
+        for node in others:
+            rename(node, {last.input[0]: OUTPUT})
+        return others
+    return nodes
+
+
+def useful(nodes: list[Node]) -> list[Node]:
+    """The nodes from which the output comes, and of each the outputs up to the last that is used.
+
+    Nodes are in the order in which they run.
+    """
+    wanted, kept = {OUTPUT}, []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            while node.output[-1] not in wanted:
+                node.output.pop()
+            wanted.update(_read(node))
+            kept.append(node)
+    return kept[::-1]
+
+
+def _read(node: Node) -> Iterator[str]:
+    """What a node reads, and what graphs within it do."""
+    yield from node.input
+    for attribute in node.attribute:
+        yield from (end.name for end in attribute.g.output)
+        for part in attribute.g.node:
+            yield from _read(part)
+
+
+def _replace(field: Any, values: Iterable[Any]) -> None:
+    values = list(values)
+    del field[:]
+    field.extend(values)

@@ -1,0 +1,126 @@
+"""Which layers can be exported, and how their files compare: ``python -m xbp.exchange.survey``.
+
+It writes docs/onnx.md to the standard output.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from xbp.errors import InputError
+from xbp.exchange.export import largest, needed, run
+from xbp.exchange.graph import OPSET
+from xbp.exchange.recording import recorded
+from xbp.testing.catalogue import Item, catalogue
+
+TOLERANCE = 1e-5
+"""The difference that float32 is granted, in units of the largest output."""
+
+HEADER = """\
+# ONNX
+
+    xbp export DIR --onnx FILE          # DIR is what xbp train has written
+
+or, for any model, `xbp.exchange.to_onnx(model, "model.onnx", input_shape)`, writes a file for
+inference that runs wherever ONNX does: `pip install ".[onnx]"`. Then the file is run in onnxruntime
+and compared with the model, and the largest difference is said.
+
+Layers are not translated one by one. They are run once on arrays of
+[ndonnx](https://github.com/Quantco/ndonnx), which speak the Array API and record an ONNX node for
+each operation, so a layer of your own exports itself
+([`examples/own_layer`](../examples/own_layer) does). Convolution, ReLU and pooling become one node
+each: they are the accelerators of those arrays. A Linear is a Transpose, a MatMul and an Add, which
+onnxruntime makes one Gemm when it loads the file.
+
+- The file has the operators of version {opset} ("opset"), and takes batches of any size `N`, except
+  an empty one. A layer that must know the size of its batch needs `batch_size` (`--batch-size`),
+  such as a `Conv2d` of float64, for which onnxruntime has no node, so that it becomes many.
+- Inputs and outputs are called `input` and `output`, weights as in the model's state dict.
+- Recurrent layers are unrolled for the number of time steps in `input_shape`, and start from 0.
+- Inference only: `Dropout` hands its input on, and there are no losses and no gradients.
+- What cannot be recorded is refused by name: a layer that reads a value (`float(x)`, `if x > 0`),
+  or calls a function that the Array API lacks.
+
+Below, every layer and model of the catalogue in float32, with the catalogue's input. The difference
+is the largest between the file in onnxruntime and xbp on numpy, divided by the largest output; up
+to {tolerance:g} counts as equal. `python -m xbp.exchange.survey > docs/onnx.md` has written this
+file, with {versions}.
+
+| | nodes | | difference |
+| --- | --- | --- | --- |
+"""
+
+
+class Row(NamedTuple):
+    """What came of one case.
+
+    Attributes
+    ----------
+    item : Item
+    nodes : dict of str to int
+        By operator, constants left out.
+    difference : float
+        In units of the largest output; infinite where it was not exported.
+    reason : str
+        Why it was not exported; else empty.
+    """
+
+    item: Item
+    nodes: dict[str, int]
+    difference: float
+    reason: str
+
+    @property
+    def equal(self) -> bool:
+        return self.difference <= TOLERANCE
+
+    def cells(self) -> list[str]:
+        """Case, nodes, verdict, difference."""
+        nodes = ", ".join(f"{n} {name}" if n > 1 else name for name, n in self.nodes.items())
+        verdict = "equal" if self.equal else "**differs**"
+        if self.reason:
+            return [f"`{self.item.case}`", "", f"not exportable: {self.reason}", ""]
+        return [f"`{self.item.case}`", nodes, verdict, f"{self.difference:.1e}"]
+
+
+def items() -> Iterator[Item]:
+    """Every layer and model of the catalogue, once for each way in which it is made and fed."""
+    for item in catalogue():
+        if isinstance(item, Item) and item.kind in ("layer", "model"):
+            if len(item.inputs[0]) > 1 and not item.case.endswith("scattered"):
+                yield item
+
+
+def row(item: Item) -> Row:
+    """Export one, for batches of any size, and run it in onnxruntime and on numpy."""
+    model, x = item.make().astype("float32"), item.inputs[0].astype("float32")
+    try:
+        file = recorded(model, x[:1], None)
+    except InputError as error:
+        return Row(item, {}, float("inf"), str(error))
+    expected, got = model(x), run(file.SerializeToString(), x)
+    nodes = Counter(node.op_type for node in file.graph.node if node.op_type != "Constant")
+    return Row(item, dict(nodes), _relative(got - expected, expected), "")
+
+
+def _relative(difference: Any, expected: Any) -> float:
+    return largest(difference) / (largest(expected) or 1.0)
+
+
+def main() -> None:
+    packages = ("ndonnx", "onnx", "onnxruntime")
+    for name in packages:
+        needed(name)
+    versions = [f"{name} {metadata.version(name)}" for name in packages]
+    facts = {"opset": OPSET, "tolerance": TOLERANCE, "versions": ", ".join(versions)}
+    sys.stdout.write(HEADER.format(**facts))
+    for item in items():
+        sys.stdout.write(f"| {' | '.join(row(item).cells())} |\n")
+
+
+if __name__ == "__main__":
+    main()

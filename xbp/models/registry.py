@@ -1,0 +1,97 @@
+"""Which models a file may name, and with which arguments: this table, and nothing else.
+
+A file is data. What it says about its model is looked up here, never imported; and no more memory
+is taken for that model than the weights in the file take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from xbp import nn
+from xbp.arguments import integer
+from xbp.errors import DataError, InputError, on_one_line
+from xbp.models.lenet import LeNet5
+from xbp.models.mlp import MLP
+from xbp.nn import Layer
+
+ACTIVATIONS = {
+    layer.__name__: layer
+    for layer in (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.ELU, nn.GELU, nn.SiLU)
+}
+MODELS = {"LeNet5": LeNet5, "MLP": MLP}
+
+
+def recipe_of(model: Layer) -> dict[str, Any] | None:
+    """``{"model": name, "arguments": …}`` in terms of JSON; None for a model of one's own."""
+    if MODELS.get(type(model).__name__) is not type(model):
+        return None
+    arguments = dict(model.arguments)  # type: ignore[attr-defined]
+    if isinstance(model, MLP):
+        hidden = [_name(activation) for activation in arguments["activation"]]
+        output = arguments["output_activation"]
+        if None in hidden or (output is not None and _name(output) is None):
+            return None
+        arguments |= {"activation": hidden, "output_activation": output and _name(output)}
+    return {"model": type(model).__name__, "arguments": arguments}
+
+
+def rebuild(recipe: Any, shapes: Mapping[str, tuple[int, ...]], file: str) -> Layer:
+    """The model that `recipe_of` described, with new weights in float32.
+
+    Parameters
+    ----------
+    recipe : from a file, so perhaps anything
+    shapes : of the weights in the file
+    file : str
+        What to call the file.
+
+    Raises
+    ------
+    DataError
+        It describes none of the models here, or a larger one than the weights are for.
+    """
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("arguments"), dict):
+        msg = (
+            f"{file} does not say which model of xbp it belongs to; make the model yourself and "
+            "give it the result of xbp.training.load_weights"
+        )
+        raise DataError(msg)
+    if recipe.get("model") not in tuple(MODELS):
+        _refuse(file, f"it is a {recipe.get('model')!r}, not one of {', '.join(MODELS)}")
+    arguments = dict(recipe["arguments"])
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    try:
+        if recipe["model"] == "LeNet5":
+            if integer("num_classes", arguments.get("num_classes"), least=1) > stored:
+                _refuse(file, "it has more classes than the file has weights")
+            return LeNet5(**arguments, rng=0)
+        sizes = [integer("a size", size, least=1) for size in arguments.pop("sizes")]
+        if sum(rows * columns for rows, columns in pairwise(sizes)) > stored:
+            _refuse(file, "it has more weights than the file")
+        output = arguments.pop("output_activation")
+        hidden = [ACTIVATIONS[name] for name in arguments.pop("activation")]
+        return MLP(
+            *sizes,
+            activation=hidden,
+            output_activation=None if output is None else ACTIVATIONS[output],
+            **arguments,
+            rng=0,
+        )
+    except DataError:
+        raise
+    except (InputError, TypeError, LookupError) as error:
+        _refuse(file, f"{type(error).__name__}: {error}")
+
+
+def _refuse(file: str, why: str) -> NoReturn:
+    msg = f"{file} describes a model that cannot be made ({on_one_line(why)}); write the file again"
+    raise DataError(msg)
+
+
+def _name(activation: Any) -> str | None:
+    name = getattr(activation, "__name__", "")
+    return name if ACTIVATIONS.get(name) is activation else None

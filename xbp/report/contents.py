@@ -1,0 +1,154 @@
+"""What a report says: numbers and arrays, before they are a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import xbp
+from xbp.backend import Array, backend_of, dtype_name, to_numpy
+from xbp.nn import Flatten, Layer, trace
+from xbp.training.confusion import confusion_matrix
+
+MISTAKES = 24  # how many are shown
+MAPS = 64  # of a layer, at most
+
+
+class Mistake(NamedTuple):
+    """A test image that was taken for another class."""
+
+    image: NDArray[np.uint8]
+    number: int  # among the test images, from 0
+    label: int
+    predicted: int
+    probability: float  # of the predicted class
+    probability_of_label: float
+
+
+class LayerMaps(NamedTuple):
+    """What a layer makes of one image."""
+
+    name: str
+    kind: str
+    shape: str
+    maps: list[NDArray[Any]]  # matrices; a vector is one of them
+    width: int  # of each map on the page, in its pixels
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude."""
+        return float(max(np.abs(each).max() for each in self.maps))
+
+
+class Filters(NamedTuple):
+    """The kernels of the first layer that looks at images."""
+
+    name: str
+    kind: str
+    weights: list[NDArray[Any]]
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude."""
+        return float(max(np.abs(each).max() for each in self.weights))
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a model does on its test set."""
+
+    matrix: NDArray[np.int64]
+    loss: float
+    mistakes: list[Mistake]
+
+    @property
+    def images(self) -> int:
+        return int(self.matrix.sum())
+
+    @property
+    def wrong(self) -> int:
+        return self.images - int(self.matrix.trace())
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities of the classes, along the last axis."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def outputs(model: Layer, images: NDArray[np.uint8]) -> NDArray[Any]:
+    """The model's logits for images (N, H, W), on the host."""
+    return np.concatenate(
+        [to_numpy(model(_inputs(model, images[i : i + 512]))) for i in range(0, len(images), 512)]
+    )
+
+
+def _inputs(model: Layer, images: NDArray[np.uint8]) -> Array:
+    """Images as training has given them to the model."""
+    data = model.parameters()[0].data
+    return backend_of(data).asarray(
+        xbp.datasets.standardize_images(images, dtype=dtype_name(data.dtype))
+    )
+
+
+def examine(model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int) -> Tested:
+    """Run the model over its whole test set."""
+    logits = outputs(model, x)
+    probabilities = softmax(logits)
+    predicted, labels = np.argmax(logits, axis=1), y.astype(np.int64)
+    rows = np.arange(len(y))
+    true, chosen = probabilities[rows, labels], probabilities[rows, predicted]
+    loss = float(-np.mean(np.log(np.maximum(true, 1e-300))))
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-chosen[wrong], kind="stable")][:MISTAKES]
+    mistakes = [
+        Mistake(x[i], int(i), int(labels[i]), int(predicted[i]), float(chosen[i]), float(true[i]))
+        for i in worst
+    ]
+    return Tested(confusion_matrix(labels, predicted, classes), loss, mistakes)
+
+
+def feature_maps(model: Layer, image: NDArray[np.uint8]) -> list[LayerMaps]:
+    """What each layer makes of an image; layers that only arrange it anew are left out."""
+    rows = []
+    for name, layer, y in trace(model, _inputs(model, image[None])):
+        values = to_numpy(y)[0]
+        if not isinstance(layer, Flatten):
+            pictures = values.ndim == 3 and values[0].size > 1
+            maps = list(values[:MAPS]) if pictures else [_folded(values)]
+            columns = maps[0].shape[1]
+            width = 56 if pictures else columns * (12 if columns > 12 else 28)
+            shape = " × ".join(map(str, values.shape))
+            rows.append(LayerMaps(name, type(layer).__name__, shape, maps, width))
+    return rows
+
+
+def _folded(values: NDArray[Any]) -> NDArray[Any]:
+    """A vector as a matrix whose rows have up to 30 entries, all of them equally many."""
+    flat = values.reshape(-1)
+    columns = max(n for n in range(1, 31) if flat.size % n == 0)
+    return flat.reshape(-1, columns) if columns > 5 else flat.reshape(1, -1)
+
+
+def first_filters(model: Layer, image_size: tuple[int, int]) -> Filters | None:
+    """The weights of the first layer that has any, where they are pictures."""
+    kinds = {name: type(layer).__name__ for name, layer in _leaves(model)}
+    for name, value in model.state_dict().items():
+        layer, _, parameter = name.rpartition(".")
+        if parameter == "weight" and value.ndim == 4:
+            return Filters(layer, kinds.get(layer, ""), list(value[:MAPS, 0]))
+        if parameter == "weight" and value.shape[1:] == (image_size[0] * image_size[1],):
+            pictures = value[:MAPS].reshape(-1, *image_size)
+            return Filters(layer, kinds.get(layer, ""), list(pictures))
+        if parameter == "weight":
+            return None
+    return None
+
+
+def _leaves(layer: Layer, name: str = "") -> list[tuple[str, Layer]]:
+    inside = [pair for key, child in layer.children() for pair in _leaves(child, f"{name}.{key}")]
+    return inside or [(name.lstrip("."), layer)]

@@ -1,0 +1,148 @@
+"""Pictures that live inside a page: curves as SVG, arrays as PNG.
+
+They are readable on a light and on a dark page. Colours of the SVG are the page's own variables; in
+a PNG, zero is transparent, so that it has the colour of whatever page it is on.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# matplotlib takes colours, not variables of CSS: it gets one that nothing else has for each.
+VARIABLES = {"#010101": "--ink", "#020202": "--rule", "#030303": "--first", "#040404": "--second"}
+INK, RULE, FIRST, SECOND = VARIABLES
+# Orange and blue are told apart with any colour vision, and seen on white as on near-black.
+POSITIVE, NEGATIVE = (217, 95, 2), (45, 125, 210)
+
+
+class Curve(NamedTuple):
+    """A line of a `curves` figure."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = FIRST
+    marked: bool = True  # whether each point shows; else it is a thin line
+
+
+def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") -> str:
+    """An SVG element: curves over the epochs.
+
+    Parameters
+    ----------
+    name : str
+        An id of this figure: no two on a page may have the same.
+    title : str
+        What it shows, for those who do not see it.
+    lines : list of Curve
+    scale : {"linear", "log", "percent"}, default "linear"
+        Of the vertical axis.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style: dict[str, Any] = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": name,  # the same figure, the same bytes
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.edgecolor": RULE,
+        "grid.color": RULE,
+        **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+        **dict.fromkeys(("xtick.color", "ytick.color"), RULE),
+        "text.color": INK,
+    }
+    with mpl.rc_context(style):  # type: ignore[arg-type]
+        figure = Figure(figsize=(4.5, 3.0), layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_visible(False)
+        axes = figure.add_subplot()
+        axes.patch.set_visible(False)
+        for line in lines:
+            look = {"marker": "o", "markersize": 4} if line.marked else {"linewidth": 1}
+            axes.plot(line.x, line.y, color=line.colour, label=line.label, **look)
+        _axes(axes, scale)
+        if len(lines) > 1:
+            axes.legend(frameon=False, loc="best", handlelength=1.5)
+        file = io.StringIO()
+        # Without any of it, matplotlib writes no block of metadata, and no date.
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=metadata, transparent=True)
+    return _inline(file.getvalue(), name, title)
+
+
+def _axes(axes: Axes, scale: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y", linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    if scale == "log":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="y", which="minor", length=0)
+    if scale == "percent":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
+def _inline(svg: str, name: str, title: str) -> str:
+    """An SVG file as an element of a page: the page's colours and width, ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    view = re.search(r'viewBox="[^"]*"', svg)
+    head = f'<svg {view[0] if view else ""} role="img" aria-label="{title}">'
+    svg = head + svg[svg.index(">") + 1 :]
+    svg = re.sub(r' id="', f' id="{name}-', svg)
+    svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-")
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def signed(values: NDArray[Any], largest: float | None = None) -> str:
+    """A matrix as a picture: orange above zero, blue below, the stronger the further from it.
+
+    Parameters
+    ----------
+    values : numpy.ndarray (H, W)
+    largest : float, optional
+        The magnitude that has the full colour; by default the largest one.
+    """
+    largest = np.abs(values).max(initial=0) if largest is None else largest
+    pixels = np.zeros((*values.shape, 4), np.uint8)
+    pixels[..., :3] = np.where((values > 0)[..., None], POSITIVE, NEGATIVE)
+    pixels[..., 3] = np.rint(255 * np.minimum(np.abs(values) / (largest or 1), 1))
+    pixels[pixels[..., 3] == 0] = 0  # smaller when compressed
+    return _png(pixels, "RGBA")
+
+
+def ink(image: NDArray[np.uint8]) -> str:
+    """A picture of black ink, 0 to 255, on nothing; a dark page inverts it."""
+    return _png(np.stack([np.zeros_like(image), image], axis=-1), "LA")
+
+
+def _png(pixels: NDArray[np.uint8], mode: str) -> str:
+    from PIL import Image
+
+    file, (height, width) = io.BytesIO(), pixels.shape[:2]
+    Image.frombytes(mode, (width, height), pixels.tobytes()).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

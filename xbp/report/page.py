@@ -1,0 +1,167 @@
+"""The page: numbers and pictures put into ``page.html``."""
+
+from __future__ import annotations
+
+import importlib
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.errors import InputError
+from xbp.nn import Layer
+from xbp.nn.summary import summary
+from xbp.report import contents, figures
+from xbp.report.figures import FIRST, SECOND, Curve
+from xbp.report.run import WEIGHTS, Run, load_history, load_test_set
+from xbp.training import History, load_model
+from xbp.training.files import replacing
+from xbp.training.progress import percent
+
+MOST_CLASSES = 30  # whose confusion matrix can be read
+
+
+def check_packages() -> None:
+    """Refuse to begin where a report could not be written in the end.
+
+    Raises
+    ------
+    InputError
+        A package that it needs is missing, or broken.
+    """
+    for module in ("jinja2", "matplotlib.figure"):
+        try:
+            importlib.import_module(module)
+        except Exception:
+            name = module.partition(".")[0]
+            msg = f"a report needs {name}, which cannot be imported; pip install jinja2 matplotlib"
+            raise InputError(msg) from None
+
+
+def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> None:
+    """Write the page of the run in `folder` to the file `path`.
+
+    The same folder and test set give the same page, byte for byte, on one backend.
+
+    Parameters
+    ----------
+    folder, path : Path
+    data_dir : Path, optional
+        Where the set is now, if no longer where it was.
+
+    Raises
+    ------
+    DataError
+        The folder is not that of a run, or its test set cannot be found.
+    InputError
+        A package is missing.
+    """
+    check_packages()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    run, history, model = Run.load(folder), load_history(folder), load_model(folder / WEIGHTS)
+    x, y = load_test_set(run, data_dir)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "share": _share,
+        "signed": figures.signed,
+        "ink": figures.ink,
+    }
+    text = environment.get_template("page.html").render(**_content(run, history, model, x, y))
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _content(
+    run: Run, history: History, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]
+) -> dict[str, Any]:
+    """What the template is given."""
+    tested = contents.examine(model, x, y, run.classes)
+    digit = contents.feature_maps(model, x[0])
+    probabilities = contents.softmax(contents.outputs(model, x[:1])[0])
+    return {
+        "run": run,
+        "history": history.records,
+        "started": datetime.fromisoformat(run.started),
+        "seconds": [0.0] * (len(history) - len(run.seconds)) + run.seconds,
+        "layers": summary(model, (1, *x.shape[1:])),
+        "tested": tested,
+        "confusion": _confusion(tested.matrix),
+        "most_classes": MOST_CLASSES,
+        "filters": contents.first_filters(model, x.shape[1:]),
+        "digit": {"image": x[0], "label": int(y[0]), "maps": digit},
+        "answers": [
+            (int(i), float(probabilities[i]))
+            for place, i in enumerate(np.argsort(-probabilities)[:3])
+            if place == 0 or probabilities[i] >= 0.0001
+        ],
+        "curves": _curves(run, history),
+    }
+
+
+def _share(probability: float) -> str:
+    """In percent; what is neither none nor all does not look so."""
+    if 0 < probability < 0.00005:
+        return "< 0.01 %"
+    return "> 99.99 %" if 0.99995 <= probability < 1 else percent(probability)
+
+
+def _curves(run: Run, history: History) -> list[tuple[str, Any]]:
+    """(caption, SVG) of each figure."""
+    from markupsafe import Markup
+
+    def points(name: str) -> tuple[list[float], list[float]]:
+        # An epoch that was interrupted has not been tested.
+        found = [(r["epoch"], r[name]) for r in history.records if name in r]
+        return [epoch for epoch, _ in found], [value for _, value in found]
+
+    steps, result = run.steps, []
+    losses = [
+        Curve("training", *points("loss"), FIRST),
+        Curve("test", *points("val_loss"), SECOND),
+    ]
+    if run.knows_all_steps:
+        losses[0] = Curve("training", steps["epoch"], steps["loss"], FIRST, marked=False)
+    positive = all(y > 0 for line in losses for y in line.y)
+    title = "Loss on training and test images over the epochs"
+    scale = "log" if positive else "linear"
+    result.append(("Loss", figures.curves("loss", title, losses, scale=scale)))
+    accuracies = [
+        Curve("training", *points("accuracy"), FIRST),
+        Curve("test", *points("val_accuracy"), SECOND),
+    ]
+    title = "Accuracy on training and test images over the epochs"
+    result.append(("Accuracy", figures.curves("accuracy", title, accuracies, scale="percent")))
+    rate = Curve("learning rate", *points("lr"))
+    if run.knows_all_steps:
+        rate = Curve("learning rate", steps["epoch"], steps["lr"], marked=False)
+    figure = figures.curves("rate", "Learning rate over the epochs", [rate])
+    result.append(("Learning rate", figure))
+    return [(caption, Markup(svg)) for caption, svg in result]
+
+
+def _confusion(matrix: NDArray[np.int64]) -> dict[str, Any]:
+    """A confusion matrix with the shares of its rows and columns, and how dark each cell is."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=np.int64))
+    right, rows, columns = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    pairs = np.argwhere(wrong > 0)
+    order = np.argsort(-wrong[tuple(pairs.T)], kind="stable")[:10]
+    return {
+        "cells": matrix.tolist(),
+        "shades": np.rint(75 * np.sqrt(wrong / max(1, wrong.max(initial=0)))).astype(int).tolist(),
+        "recall": [percent(*pair) for pair in zip(right.tolist(), rows.tolist(), strict=True)],
+        "precision": [
+            f"{100 * part / whole:.1f}" if whole else "–"
+            for part, whole in zip(right.tolist(), columns.tolist(), strict=True)
+        ],
+        "pairs": [(int(i), int(j), int(wrong[i, j])) for i, j in pairs[order]],
+    }

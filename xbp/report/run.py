@@ -1,0 +1,279 @@
+"""The record of a run, ``run.json``: what a report says beyond history and weights.
+
+It is data, and refused where it does not fit.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+import xbp
+from xbp import accelerators
+from xbp.backend import Array, to_numpy
+from xbp.errors import DataError
+from xbp.testing import certificate
+from xbp.training import Callback, History
+from xbp.training.files import replacing
+from xbp.training.history import Record
+
+if TYPE_CHECKING:
+    from xbp.training import Trainer
+
+RECORD, HISTORY, WEIGHTS, REPORT = "run.json", "history.csv", "model.safetensors", "report.html"
+LARGEST = 2**24  # bytes of a record or a history
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything about a run that its history and its weights do not say.
+
+    Attributes
+    ----------
+    command : str
+        The command that repeats it.
+    title : str
+        What the model is called.
+    classes : int
+    backend : str
+        Where it computed: library and device.
+    seed, epochs, batch_size : int
+    images, test_images : int
+        How many there were.
+    data_dir : str or None
+        The set's folder; None is the MNIST that ships with xbp.
+    started : str
+        When, in ISO 8601.
+    seconds : list of float
+        Of each epoch, its test included.
+    rate : float
+        Training images a second, tests left out.
+    memory : str or None
+        The most that the process had.
+    stopped : str
+        Why training ended.
+    environment : dict of str
+        Versions, processor, accelerators.
+    steps : dict
+        ``"epoch"``, ``"loss"``, ``"lr"``: lists of a `StepCurve`, all equally long.
+    """
+
+    command: str
+    title: str
+    classes: int
+    backend: str
+    seed: int
+    epochs: int
+    batch_size: int
+    images: int
+    test_images: int
+    data_dir: str | None
+    started: str
+    seconds: list[float]
+    rate: float
+    memory: str | None
+    stopped: str
+    environment: dict[str, str]
+    steps: dict[str, list[float]]
+
+    @property
+    def knows_all_steps(self) -> bool:
+        """Not so after it was resumed: then the steps are those since."""
+        return bool(self.steps["epoch"]) and self.steps["epoch"][0] < 1
+
+    def save(self, folder: Path) -> None:
+        """Write it to `folder`.
+
+        Raises
+        ------
+        DataError
+            It cannot be written.
+        """
+        with replacing(folder / RECORD) as path:
+            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """The record in `folder`.
+
+        Raises
+        ------
+        DataError
+            There is no such folder, no record in it, or it is malformed.
+        """
+        path = folder / RECORD
+        if not folder.is_dir():
+            msg = f"{str(folder)!r} is no folder; give one that xbp train has written"
+            raise DataError(msg)
+        try:
+            content = json.loads(_read(path), parse_constant=_refuse)
+        except FileNotFoundError:
+            msg = f"{str(folder)!r} holds no {RECORD}; give a folder that xbp train has written"
+            raise DataError(msg) from None
+        except (ValueError, RecursionError) as error:
+            msg = f"{str(path)!r} is no JSON ({error}); train again"
+            raise DataError(msg) from None
+        hints = get_type_hints(cls)
+        names = [field.name for field in fields(cls)]
+        found = content if isinstance(content, dict) else {}
+        wrong = [name for name in names if name not in found or not _fits(found[name], hints[name])]
+        run = None if wrong else cls(**{name: found[name] for name in names})
+        if run is not None and (
+            set(run.steps) != set(CURVES) or len(set(map(len, run.steps.values()))) > 1
+        ):
+            wrong = ["steps"]
+        if run is not None and not _is_time(run.started):
+            wrong = ["started"]
+        if run is None or wrong:
+            msg = f"{str(path)!r} is no record of a run ({', '.join(wrong)} missing or wrong)"
+            raise DataError(f"{msg}; train again")
+        return run
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a type: such as occur in `Run`."""
+    match get_origin(hint):
+        case None if hint is float:
+            return type(value) in (int, float) and abs(value) < 1e300
+        case None:
+            return type(value) is (type(None) if hint is None else hint)
+        case origin if origin is UnionType:
+            return any(_fits(value, each) for each in get_args(hint))
+        case origin if origin is list:
+            return type(value) is list and all(_fits(item, get_args(hint)[0]) for item in value)
+    return type(value) is dict and all(_fits(item, get_args(hint)[1]) for item in value.values())
+
+
+def _refuse(constant: str) -> None:
+    msg = f"{constant} is no number of JSON's"
+    raise ValueError(msg)
+
+
+def _read(path: Path) -> str:
+    """A text of moderate size."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            msg = f"{str(path)!r} is larger than {LARGEST:,} bytes; train again"
+            raise DataError(msg)
+        return content.decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be read ({error.strerror}); check its permissions"
+        raise DataError(msg) from None
+
+
+def load_history(folder: Path) -> History:
+    """The history that a run has left in `folder`.
+
+    Raises
+    ------
+    DataError
+        It is missing, empty or malformed.
+    """
+    path, history = folder / HISTORY, History()
+    try:
+        for row in csv.DictReader(_read(path).splitlines(), strict=True, restval=""):
+            record = {name: float(text) for name, text in row.items() if text}
+            if not {"epoch", "lr", "loss"} <= set(record) or not all(
+                math.isfinite(value) for value in record.values()
+            ):
+                msg = "numbers are missing"
+                raise ValueError(msg)
+            history.records.append(record)
+        if not history.records:
+            msg = "there is no epoch in it"
+            raise ValueError(msg)
+    except FileNotFoundError:
+        msg = f"{str(folder)!r} holds no {HISTORY}; give a folder that xbp train has written"
+        raise DataError(msg) from None
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        msg = f"{str(path)!r} is no history of a run ({error}); train again"
+        raise DataError(msg) from None
+    return history
+
+
+CURVES = ("epoch", "loss", "lr")
+
+
+class StepCurve(Callback):
+    """Loss and learning rate between the epochs' ends, as means over windows of steps.
+
+    The losses stay on the device until an epoch ends.
+
+    Parameters
+    ----------
+    points : int
+        About how many windows there shall be in all.
+    """
+
+    def __init__(self, points: int = 150) -> None:
+        self.points = points
+        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self.losses: list[Array] = []
+        self.rates: list[float] = []
+
+    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+        self.losses, self.rates = [], []
+
+    def on_step_end(self, trainer: Trainer, step: int) -> None:
+        self.losses.append(trainer.current_loss)
+        self.rates.append(trainer.optimizer.lr_at(trainer.optimizer.steps - 1))
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        losses = [float(to_numpy(loss)) for loss in self.losses]
+        where = epoch - 1 + (np.arange(len(losses)) + 0.5) / trainer.steps_per_epoch
+        windows = max(1, min(len(losses), self.points // trainer.last_epoch))
+        for name, values in zip(CURVES, (where, losses, self.rates), strict=True):
+            parts = np.array_split(np.asarray(values), windows)
+            self.curves[name] += [float(np.mean(part)) for part in parts]
+
+    def state_dict(self) -> dict[str, Any]:
+        losses = np.asarray([float(to_numpy(loss)) for loss in self.losses])
+        return {"losses": losses, "rates": np.asarray(self.rates), **self.curves}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.losses, self.rates = list(state["losses"]), state["rates"].tolist()
+        self.curves = {name: [float(value) for value in state[name]] for name in CURVES}
+
+
+def load_test_set(run: Run, data_dir: Path | None) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """The test images and labels of a run.
+
+    Raises
+    ------
+    DataError
+        They cannot be found, or are not those of the run.
+    """
+    folder = data_dir or (run.data_dir and Path(run.data_dir))
+    _, (x, y) = xbp.datasets.load_mnist(folder or None)
+    if len(x) != run.test_images or ((y < 0) | (y >= run.classes)).any():
+        msg = (
+            f"the test set {f'in {str(folder)!r} ' if folder else ''}is not the one of this run, "
+            f"{run.test_images:,} images of {run.classes} classes; say with --data-dir where it is"
+        )
+        raise DataError(msg)
+    return x, y
+
+
+def surroundings() -> dict[str, str]:
+    """Versions of everything, the processor, and which accelerators are in use."""
+    return certificate.surroundings() | {"accelerators": accelerators.status()}

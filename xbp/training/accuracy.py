@@ -1,0 +1,168 @@
+"""How many are right: accuracy, of the first guess or of the first k."""
+
+from __future__ import annotations
+
+from xbp.arguments import integer
+from xbp.backend import Array, array_namespace
+from xbp.errors import InputError
+from xbp.training.counting import CountingMetric, labels_of, within
+
+SINGLE = "use binary_accuracy"
+
+
+def accuracy(prediction: Array, target: Array) -> Array:
+    """The share of samples whose largest output is at the target; the first one among equals.
+
+    Parameters
+    ----------
+    prediction : array (N, C)
+        Logits or probabilities.
+    target : array (N,) of integers, or (N, C)
+        Labels; or probabilities, whose largest one then is the label.
+
+    Raises
+    ------
+    InputError
+        The shapes do not fit; or C = 1, where the largest output says nothing: see
+        `binary_accuracy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])))
+    0.5
+    """
+    labels, xp = labels_of("accuracy", prediction, target, SINGLE), array_namespace(prediction)
+    right = xp.argmax(prediction, axis=1) == labels
+    return xp.mean(xp.astype(right, xp.float64))  # so that counts stay exact in epoch averages
+
+
+def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) -> Array:
+    """The share of entries that are above the threshold where the target is 1, and only there.
+
+    Parameters
+    ----------
+    prediction : array
+        Logits; or probabilities, with ``threshold=0.5``.
+    target : array of the same shape
+        0 or 1; any other value counts as missed.
+    threshold : float, default 0
+        An entry that equals it counts as class 0. The logit 0 is the probability ½.
+
+    Notes
+    -----
+    For logits, ``Trainer(…, metrics=[binary_accuracy])``. For the output of a Sigmoid layer fix
+    the threshold in a function of your own: above 0 such outputs always are.
+
+    Raises
+    ------
+    InputError
+        The shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(binary_accuracy(np.array([[2.0], [-1.0]]), np.array([[1], [1]])))
+    0.5
+    """
+    xp = array_namespace(prediction)
+    if prediction.shape != target.shape:
+        msg = (
+            f"binary_accuracy needs targets of the prediction's shape {tuple(prediction.shape)}, "
+            f"got {tuple(target.shape)}"
+        )
+        raise InputError(msg)
+    right = xp.astype(prediction > threshold, xp.float64) == xp.astype(target, xp.float64)
+    return xp.mean(xp.astype(right, xp.float64))  # as in accuracy
+
+
+class TopKAccuracy(CountingMetric):
+    """The share of samples whose target is among the k largest outputs.
+
+    Among equal outputs the first ones count as larger, as for `accuracy`; so k = 1 is accuracy.
+    (scikit-learn's ``top_k_accuracy_score`` prefers the last ones.) An output that is nan counts as
+    larger than all others, but never as right.
+
+    Parameters
+    ----------
+    k : int, default 5
+    name : str, optional
+        In records; by default ``"top_5_accuracy"`` for k = 5.
+
+    Raises
+    ------
+    InputError
+        k < 1; in `update`, the shapes do not fit, or there are only k outputs, of which the target
+        always is one; in `compute`, a label is no class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> metric = TopKAccuracy(2)
+    >>> metric.update(np.array([[0.1, 0.7, 0.2], [0.4, 0.5, 0.1]]), np.array([2, 2]))
+    >>> metric.compute()
+    0.5
+    """
+
+    def __init__(self, k: int = 5, *, name: str | None = None) -> None:
+        self.k = integer("k", k, least=1)
+        super().__init__(name or f"top_{k}_accuracy")
+
+    def keys(self, prediction: Array, target: Array) -> Array:
+        """1 for right, 0 for wrong."""
+        labels, xp = labels_of(self.name, prediction, target, SINGLE), array_namespace(prediction)
+        self.classes = int(prediction.shape[1])
+        if self.classes <= self.k:
+            msg = f"{self.name} of {self.classes} outputs is always 1; choose a smaller k"
+            raise InputError(msg)
+        right = xp.astype(self.right(prediction, labels), xp.int64)
+        return xp.where(within(labels, self.classes), right, -1)
+
+    def right(self, prediction: Array, labels: Array) -> Array:
+        xp = array_namespace(prediction)
+        labels = xp.reshape(labels, (-1, 1))
+        classes = xp.arange(self.classes, dtype=xp.int64, device=prediction.device)
+        here = classes == labels
+        own = xp.sum(xp.where(here, prediction, 0.0), axis=1, keepdims=True)
+        ahead = ~(prediction <= own) | ((prediction == own) & (classes < labels))
+        return xp.sum(xp.astype(ahead, xp.int64), axis=1) < self.k
+
+    def size(self) -> int:
+        return 2
+
+    def compute(self) -> float:
+        wrong, right = self.counts().tolist()
+        self.check_all_counted(wrong + right)
+        return float(right / self.samples)
+
+
+class Accuracy(TopKAccuracy):
+    """The share of samples whose largest output is at the target; the first one among equals.
+
+    Counted exactly. In a Trainer ``"accuracy"`` means this.
+
+    Parameters
+    ----------
+    name : str, default "accuracy"
+        In records.
+
+    Raises
+    ------
+    InputError
+        In `update`, the shapes do not fit, or there is one output only: see `binary_accuracy`; in
+        `compute`, a label is no class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> metric = Accuracy()
+    >>> metric.update(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+    >>> metric.compute()
+    0.5
+    """
+
+    def __init__(self, *, name: str = "accuracy") -> None:
+        super().__init__(1, name=name)
+
+    def right(self, prediction: Array, labels: Array) -> Array:
+        return array_namespace(prediction).argmax(prediction, axis=1) == labels

@@ -1,0 +1,199 @@
+"""Checkpoints: files from which a training goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xbp.arguments import integer
+from xbp.backend import to_numpy
+from xbp.errors import DataError
+from xbp.training.callbacks import Callback, improved, monitored, sign_of
+from xbp.training.history import Record
+from xbp.training.resume import Checkpoint, capture
+from xbp.training.tensors import write_tensors
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+STEP = re.compile(r"step-(\d{1,18})\.safetensors")
+BEST = "best.safetensors"
+
+
+class Checkpoints(Callback):
+    """Write where the training stands, after each epoch and, if wished, every so many steps.
+
+    Each is one safetensors file with the parameters, running statistics and other constants, the
+    optimizer's state, the position, the history and the state of the other callbacks. It appears
+    whole or not at all, whenever the process is killed. After a kill, the same program with
+    ``trainer.fit(…, resume=folder)`` goes on from the last one.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made if it is missing. It holds ``step-00000120.safetensors``, …, and for a monitored value
+        ``best.safetensors``.
+    every : int, optional
+        Also after each step whose number, counted over all epochs, is a multiple of this.
+    keep : int, default 3
+        How many of the last ones are kept; older ones are deleted.
+    monitor : str, optional
+        A name in the records, such as ``"val_loss"``: the checkpoint of its best epoch is kept too.
+    mode : {"auto", "min", "max"}, default "auto"
+        As in `EarlyStopping`.
+    notes : mapping, optional
+        Anything in terms of JSON, to be written along.
+
+    Raises
+    ------
+    InputError
+        An argument is out of range; or, after the first epoch, there is no such record.
+    DataError
+        In `fit`: the folder cannot be written to, or holds checkpoints of another run; or a
+        checkpoint cannot be written, as when the disk is full. Training ends then, and the
+        checkpoint before is whole.
+
+    Notes
+    -----
+    It is called after all other callbacks, wherever it stands among them, and so sees what they
+    have done. Ctrl-C leaves a checkpoint of the last step.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import xbp
+    >>> from xbp import nn, optim
+    >>> from xbp.training import Checkpoints
+    >>> x, y = np.ones((8, 2)), np.ones((8, 1))
+    >>> def train(epochs, **resume):
+    ...     model = nn.Sequential(nn.Linear(2, 1, dtype="float64", rng=0))
+    ...     optimizer = optim.Adam(model.parameters())
+    ...     trainer = xbp.Trainer(model, nn.MSELoss(), optimizer, rng=0)
+    ...     checkpoints = [Checkpoints(resume["resume"])] if resume else []
+    ...     return trainer.fit(x, y, epochs, callbacks=checkpoints, **resume)["loss"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first, second = train(2, resume=folder), train(5, resume=folder)
+    >>> len(first), second == train(5)
+    (2, True)
+    """
+
+    call_order = 2  # it saves what ModelCheckpoint remembers, too
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        every: int | None = None,
+        *,
+        keep: int = 3,
+        monitor: str | None = None,
+        mode: str = "auto",
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.every = None if every is None else integer("every", every, least=1)
+        self.keep = integer("keep", keep, least=1)
+        self.monitor = monitor
+        self.sign = sign_of(str(monitor), mode)
+        self.notes = dict(notes or {})
+        self.owner: Trainer | None = None  # whose checkpoints these are
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            found = checkpoints_in(self.folder)
+            for leftover in self.folder.glob(".*.safetensors.*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError as error:
+            msg = f"{str(self.folder)!r} cannot hold checkpoints ({error.strerror}); choose another"
+            raise DataError(msg) from None
+        own = trainer.resumed is not None and trainer.resumed.file.path.parent == self.folder
+        if found and not own and self.owner is not trainer:
+            msg = (
+                f"{str(self.folder)!r} holds checkpoints of another run, such as {found[-1].name}; "
+                "resume it, or choose or empty the folder"
+            )
+            raise DataError(msg)
+        if own:
+            last = open_checkpoint(self.folder)
+            assert last is not None and trainer.resumed is not None
+            if last.steps > trainer.resumed.steps:
+                msg = (
+                    f"{trainer.resumed.file.name} is not the last checkpoint, which is that of "
+                    f"step {last.steps}; resume that, or move the later ones away"
+                )
+                raise DataError(msg)
+        self.owner = trainer
+        self.best: float | None = None
+        if self.monitor is not None and own and self.folder / BEST in found:
+            best = Checkpoint(self.folder / BEST)
+            self.best = monitored(best.records[-1], self.monitor) if best.records else None
+
+    def on_step_end(self, trainer: Trainer, step: int) -> None:
+        if step == trainer.steps_per_epoch:
+            return  # the end of the epoch follows
+        due = self.every is not None and trainer.optimizer.steps % self.every == 0
+        # On a device nobody may have noticed yet; it must not push the good ones out.
+        if (due or trainer.stop_reason) and math.isfinite(to_numpy(trainer.current_loss)):
+            self._write(trainer)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        if epoch != trainer.epochs_done:
+            return  # it was stopped in the middle, where `on_step_end` has written it
+        if self.monitor is not None:
+            value = monitored(record, self.monitor)
+            if improved(self.best, value, self.sign):
+                self.best = value
+                self._write(trainer, BEST)  # before the other: what is resumed has its best
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer, name: str = "") -> None:
+        arrays, document = capture(trainer)
+        path = self.folder / (name or f"step-{trainer.optimizer.steps:08}.safetensors")
+        write_tensors(path, arrays, document | {"notes": self.notes})
+        steps = [path for path in checkpoints_in(self.folder) if path.name != BEST]
+        for old in steps[: -self.keep]:
+            with suppress(OSError):
+                old.unlink()
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, by their steps; one called best comes first."""
+    names = (path for path in folder.iterdir() if path.name == BEST or STEP.fullmatch(path.name))
+    return sorted(names, key=_step)
+
+
+def _step(path: Path) -> int:
+    match = STEP.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint | None:
+    """The checkpoint at `path`, or the last one in the folder `path`; None where there is none.
+
+    Raises
+    ------
+    DataError
+        It is malformed, or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            named = path.exists() or path.suffix == ".safetensors"
+            return Checkpoint(path) if named else None
+        found = checkpoints_in(path)
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be read ({error.strerror}); check its path and permissions"
+        raise DataError(msg) from None
+    try:
+        # Killed between the two files of a best epoch, the last one is called best.
+        return max(map(Checkpoint, found[:1] + found[-1:]), key=lambda c: c.steps, default=None)
+    except DataError as error:
+        msg = f"{error}; or move it away, to go on from the one before"
+        raise DataError(msg) from None

@@ -1,0 +1,210 @@
+"""What metrics are, and those that count."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.backend import Array, array_namespace, dtype_name, to_numpy
+from xbp.errors import InputError
+from xbp.primitives import bincount
+
+HELD = 2**16  # so many keys wait on the device before they are counted at once
+
+
+class Metric:
+    """Something measured over many batches, without a wait before someone looks.
+
+    A subclass has a ``name`` and defines `reset`, `update` and `compute`; `state_dict` and
+    `load_state_dict` too, if runs with it are to be resumed within an epoch.
+
+    In a `Trainer`, each epoch and each `evaluate` is measured by a copy. What was measured last is
+    handed back: after ``trainer.evaluate(x, y)``, ``metric.compute()`` is about those data.
+
+    By hand:
+
+    >>> import numpy as np
+    >>> from xbp.training import Accuracy
+    >>> metric = Accuracy()
+    >>> for _ in range(3):
+    ...     metric.update(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+    >>> metric.compute()
+    0.5
+    """
+
+    name: str
+
+    def reset(self) -> None:
+        """Forget all batches: make new state, as the old one may still be another copy's."""
+        raise NotImplementedError(_missing(self, "reset(self)"))
+
+    def update(self, prediction: Array, target: Array) -> None:
+        """Take in one batch. Nothing here may wait for the device."""
+        raise NotImplementedError(_missing(self, "update(self, prediction, target)"))
+
+    def compute(self) -> Any:
+        """The value over all batches since `reset`, on the host."""
+        raise NotImplementedError(_missing(self, "compute(self)"))
+
+    def numbers(self) -> dict[str, float]:
+        """The value as the numbers of a record, by their names."""
+        return {self.name: self.compute()}
+
+    def fresh(self) -> Metric:
+        """A copy that has seen no batch."""
+        twin = copy.copy(self)
+        twin.reset()
+        return twin
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was taken in, as numpy arrays by their names, for `load_state_dict`."""
+        raise NotImplementedError(_missing(self, "state_dict(self) and load_state_dict(self, d)"))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        raise NotImplementedError(_missing(self, "state_dict(self) and load_state_dict(self, d)"))
+
+
+def _missing(metric: Metric, what: str) -> str:
+    return f"{type(metric).__name__} lacks a method; define {what}"
+
+
+class CountingMetric(Metric):
+    """A metric that follows from how often each of some keys came: from exact integers.
+
+    A subclass says which keys a batch has, and how many there are. The keys of batches wait on the
+    device until there are as many as counters (or 65,536); so counting costs the same for each
+    sample however many classes there are, and memory stays within some times the counters'.
+    """
+
+    def __init__(self, name: str, num_classes: int | None = None) -> None:
+        self.name = name
+        self.num_classes = num_classes
+        self.reset()
+
+    def keys(self, prediction: Array, target: Array) -> Array:
+        """int64 (n,), from 0 to ``size() - 1``; -1 for what cannot be counted. Sets `classes`."""
+        raise NotImplementedError(_missing(self, "keys(self, prediction, target)"))
+
+    def size(self) -> int:
+        """How many keys there are, known after the first call of `keys` at the latest."""
+        raise NotImplementedError(_missing(self, "size(self)"))
+
+    def reset(self) -> None:
+        self.samples = 0
+        self.classes = self.num_classes or 0  # 0: as many as the first batch has outputs
+        self._earlier: Any = 0  # counted before the run was resumed
+        self._counted: Array = 0
+        self._waiting: tuple[Array, ...] = ()
+        self._held = 0
+
+    def update(self, prediction: Array, target: Array) -> None:
+        keys = self.keys(prediction, target)
+        self.samples += len_of(target)
+        self._waiting += (keys,)
+        self._held += len_of(keys)
+        if self._held >= max(HELD, self.size()):
+            self._count()
+
+    def _count(self) -> None:
+        xp = array_namespace(self._waiting[0])
+        self._counted = self._counted + bincount(xp.concat(self._waiting), self.size())
+        self._waiting, self._held = (), 0
+
+    def counts(self) -> NDArray[np.int64]:
+        """How often each key came, on the host.
+
+        Raises
+        ------
+        InputError
+            There were no samples.
+        """
+        if not self.samples:
+            msg = f"{self.name} has seen no samples; call update(prediction, target) first"
+            raise InputError(msg)
+        if self._waiting:
+            self._count()
+        counted: NDArray[np.int64] = to_numpy(self._counted) + self._earlier
+        return counted
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.samples:
+            return {}
+        numbers = {"samples": self.samples, "classes": self.classes, "counts": self.counts()}
+        return {name: np.asarray(value, np.int64) for name, value in numbers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises
+        ------
+        InputError
+            It was not given by a metric like this one.
+        """
+        self.reset()
+        if state:
+            state = {name: to_numpy(value) for name, value in state.items()}
+            if any(value.dtype.kind not in "iu" for value in state.values()):
+                msg = f"the state does not fit {self.name}: its counts are no integers"
+                raise InputError(msg)
+            self.samples, self.classes = int(state["samples"]), int(state["classes"])
+            self._earlier = state["counts"].astype(np.int64)
+            if self._earlier.shape != (self.size(),):
+                msg = f"the state does not fit {self.name}: its counts have another shape"
+                raise InputError(msg)
+
+    def check_all_counted(self, counted: int) -> None:
+        """Refuse labels that are no class, of which -1 was made on the device."""
+        if counted != self.samples:
+            msg = (
+                f"{self.name} needs labels from 0 to {self.classes - 1} for {self.classes} classes;"
+                f" {self.samples - counted} of {self.samples} samples have another one"
+            )
+            raise InputError(msg)
+
+
+def labels_of(name: str, prediction: Array, target: Array, single: str) -> Array:
+    """The target's labels, int64 (N,), checked to fit outputs (N, C).
+
+    Parameters
+    ----------
+    name : str
+        The metric's, for messages.
+    prediction : array (N, C), C ≥ 2
+    target : array (N,) of integers, or (N, C) of probabilities, of which the largest is taken
+    single : str
+        What to do for a single output.
+
+    Raises
+    ------
+    InputError
+        Something else was given.
+    """
+    xp = array_namespace(prediction)
+    if prediction.ndim != 2 or target.ndim not in (1, 2) or len_of(target) != len_of(prediction):
+        msg = (
+            f"{name} needs outputs (N, C) and labels (N,) or probabilities (N, C), "
+            f"got shapes {tuple(prediction.shape)} and {tuple(target.shape)}"
+        )
+        raise InputError(msg)
+    if prediction.shape[1] == 1:
+        msg = f"{name} needs outputs for two classes or more; for a single one {single}"
+        raise InputError(msg)
+    labels = target if target.ndim == 1 else xp.argmax(target, axis=1)
+    if not xp.isdtype(labels.dtype, "integral"):
+        msg = f"{name} needs integer labels, got {dtype_name(labels.dtype)}"
+        raise InputError(msg)
+    return xp.astype(labels, xp.int64)
+
+
+def within(labels: Array, classes: int) -> Array:
+    """Whether each label is a class."""
+    return (labels >= 0) & (labels < classes)
+
+
+def len_of(array: Array) -> int:
+    """The length of the first axis: how many samples there are."""
+    return int(array.shape[0])

@@ -1,0 +1,97 @@
+"""The model of each epoch, or of the best one, in a file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from xbp.errors import InputError
+from xbp.training.callbacks import Callback, improved, monitored, sign_of
+from xbp.training.history import Record
+from xbp.training.resume import capture
+from xbp.training.tensors import write_tensors
+from xbp.training.weights import save_weights
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+
+class ModelCheckpoint(Callback):
+    """Write the model after each epoch, or after each that is the best so far.
+
+    For a folder in which a training finds its way back after a kill, see `Checkpoints`; this is
+    Keras's callback of the name.
+
+    Parameters
+    ----------
+    path : path-like
+        A .safetensors file, replaced each time, whole or not at all; or a pattern with quantities
+        of the record, such as ``"digits-{epoch:02d}-{val_loss:.3f}.safetensors"``, for several.
+    monitor : str, default "val_loss"
+        A name in the records, for `save_best_only`.
+    mode : {"auto", "min", "max"}, default "auto"
+        As in `EarlyStopping`.
+    save_best_only : bool, default False
+    save_weights_only : bool, default False
+        Whether only the model is written, for `load_weights` or `load_model`; else a checkpoint,
+        with the optimizer's state and the history, which those read too, and ``fit(resume=path)``.
+
+    Raises
+    ------
+    InputError
+        An argument is out of range; or, after the first epoch, there is no such record.
+    DataError
+        The file cannot be written; an older one is untouched.
+
+    Examples
+    --------
+    >>> from xbp.training import ModelCheckpoint
+    >>> best = ModelCheckpoint("best.safetensors", "val_accuracy", save_best_only=True)
+    """
+
+    call_order = 1  # a checkpoint holds what the others remember of this epoch
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+    ) -> None:
+        self.path, self.monitor = os.fspath(path), monitor
+        self.sign = sign_of(monitor, mode)
+        self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        self.best: float | None = None
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        if epoch != trainer.epochs_done:
+            return  # it was stopped in the middle, and has not been validated
+        if self.save_best_only:
+            value = monitored(record, self.monitor)
+            if not improved(self.best, value, self.sign):
+                return
+            self.best = value
+        path = self._path(record)
+        if self.save_weights_only:
+            save_weights(trainer.model.state_dict(), path, model=trainer.model)
+        else:
+            write_tensors(path, *capture(trainer))
+
+    def _path(self, record: Record) -> str:
+        try:
+            return self.path.format_map(record)
+        except KeyError as error:
+            monitored(record, error.args[0])
+            raise
+        except (ValueError, IndexError, AttributeError, TypeError) as error:
+            msg = f"{self.path!r} is no pattern for a file ({error}); write e.g. '{{loss:.3f}}'"
+            raise InputError(msg) from None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = None if state["best"] is None else float(state["best"])

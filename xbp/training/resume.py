@@ -1,0 +1,249 @@
+"""A training in the middle, as data: taken from a `Trainer`, and given back to one.
+
+What a step computes depends on the parameters, the optimizer's state, the batch and the masks. The
+order of epoch e follows from (seed, e) and the masks of step t from (seed, t), so two integers
+are all the state that the random numbers have. With the sums of the epoch so far, the history and
+what callbacks remember, a training goes on as if it had never been interrupted: bit for bit
+wherever a step repeats bit for bit, which on numpy and array_api_strict it does, with one number of
+threads. On CuPy it does as far as its kernels do, which has not been measured here: cuBLAS promises
+it for one stream on the same GPU model and version; CuPy's elementwise kernels and plain sums are
+assumed to do it; additions in any order (`scatter_add`, `cumsum`) do not.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import xbp
+from xbp.arguments import integer, number
+from xbp.backend import Array, dtype_name, library_of
+from xbp.errors import DataError, InputError, on_one_line
+from xbp.models.registry import recipe_of
+from xbp.random import Stream
+from xbp.training.averages import Averages
+from xbp.training.callbacks import Callback
+from xbp.training.interrupt import INTERRUPTED
+from xbp.training.run import difference
+from xbp.training.tensors import TensorFile, part
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+FORMAT = "xbp checkpoint"
+
+
+# --- taking ---
+
+
+def capture(trainer: Trainer) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Everything that the rest of the training depends on: (arrays, document in terms of JSON)."""
+    whole = trainer.steps_done == 0  # between two epochs
+    optimizer = trainer.optimizer
+    arrays = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+    counts: dict[str, Any] = {}
+    _sort("optimizer.", optimizer.state_dict(), arrays, counts)
+    if not whole:
+        _sort("epoch.", trainer.seen.state_dict(), arrays, {})
+    callbacks = []
+    for index, callback in enumerate(stateful(trainer.callbacks)):
+        values: dict[str, Any] = {}
+        _sort(f"callbacks.{index}.", callback.state_dict(), arrays, values)
+        callbacks.append({"class": type(callback).__name__, "state": values})
+    backend = trainer.model.backend()
+    reason = trainer.stop_reason
+    return arrays, {
+        "format": FORMAT,
+        "version": 1,
+        "xbp": xbp.__version__,
+        "backend": backend and backend.name,
+        "model": recipe_of(trainer.model),
+        "run": trainer.run.description if trainer.run else {},
+        "position": {
+            "seed": trainer.seed,
+            "first_epoch": trainer.first_epoch,
+            "epochs_done": trainer.epochs_done,
+            "steps_done": trainer.steps_done,
+            "steps": optimizer.steps,
+            "seconds": 0.0 if whole else trainer.elapsed(),
+            "stopped": reason if whole and reason != INTERRUPTED else "",
+        },
+        "optimizer": counts,
+        "lr": None if callable(optimizer._lr) else optimizer.lr,
+        "history": {"records": trainer.history.records, "seconds": trainer.history.seconds},
+        "callbacks": callbacks,
+    }
+
+
+def stateful(callbacks: list[Callback]) -> list[Callback]:
+    """Those that remember something from one step or epoch to another."""
+    return [callback for callback in callbacks if callback.state_dict()]
+
+
+def _sort(
+    prefix: str, state: dict[str, Any], arrays: dict[str, Array], rest: dict[str, Any]
+) -> None:
+    """Put what is an array into `arrays`, and everything else into `rest`."""
+    for name, value in state.items():
+        if library_of(value) is not None and not isinstance(value, np.generic):
+            arrays[prefix + name] = value
+        else:
+            rest[name] = value
+
+
+# --- giving back ---
+
+
+class Checkpoint:
+    """A file of `capture`, opened: its document is read and checked, its arrays are not yet read.
+
+    Raises
+    ------
+    DataError
+        It is missing, malformed or no checkpoint of xbp.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.file = TensorFile(path)
+        self.document = self.file.document
+        if self.document.get("format") != FORMAT or self.document.get("version") != 1:
+            self.file.refuse("is no checkpoint of this version of xbp; give another file")
+        self.position = self.section("position", dict)
+        try:
+            for name in ("seed", "first_epoch", "epochs_done", "steps_done", "steps"):
+                setattr(self, name, integer(f"its {name}", self.position.get(name), least=0))
+            self.seconds = number("its seconds", self.position.get("seconds"), least=0)
+            lr = self.document.get("lr")
+            self.lr = None if lr is None else number("its lr", lr, least=0)
+        except InputError as error:
+            self.file.refuse(f"is malformed: {error}")
+        self.stopped = self.position.get("stopped")
+        self.run = self.section("run", dict)
+        self.callbacks = self.section("callbacks", list)
+        self.counts = self.section("optimizer", dict)
+        if self.counts.get("steps") != self.steps or self.steps >= 2**53:
+            self.file.refuse("is malformed: its optimizer stands at another step")
+        self._check_history()
+
+    seed: int
+    first_epoch: int
+    epochs_done: int
+    steps_done: int
+    steps: int
+
+    def section(self, name: str, kind: type) -> Any:
+        value = self.document.get(name)
+        if not isinstance(value, kind):
+            self.file.refuse(f"is malformed: its {name!r} is no {kind.__name__}")
+        return value
+
+    def _check_history(self) -> None:
+        history = self.section("history", dict)
+        self.records, self.times = history.get("records"), history.get("seconds")
+        right = isinstance(self.stopped, str) and all(
+            isinstance(column, list) and len(column) == self.epochs_done - self.first_epoch
+            for column in (self.records, self.times)
+        )
+        right = right and all(isinstance(record, dict) for record in self.records)
+        numbers = [value for record in self.records for value in record.values()] if right else []
+        if not right or not all(type(value) in (int, float) for value in numbers + self.times):
+            self.file.refuse("is malformed: its history does not fit its epochs")
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Bring `trainer`, in a `fit` that has begun, to where `checkpoint` was taken.
+
+    Raises
+    ------
+    InputError
+        The run differs from that of the checkpoint.
+    DataError
+        The checkpoint does not fit the model, the optimizer or the callbacks.
+    """
+    _check_run(trainer, checkpoint)
+    _check_arrays(trainer, checkpoint)
+    file, arrays = checkpoint.file, checkpoint.file.read()
+    trainer.seed = checkpoint.seed
+    trainer.epochs_done = checkpoint.epochs_done
+    trainer.stream = Stream(checkpoint.seed, step=checkpoint.steps)
+    if checkpoint.steps_done:  # what a callback changes here, it had changed before
+        for callback in trainer.callbacks:
+            callback.on_epoch_begin(trainer, trainer.epochs_done + 1)
+    try:
+        trainer.model.load_state_dict(part(arrays, "model."))
+        counts = {name: np.asarray(value) for name, value in checkpoint.counts.items()}
+        trainer.optimizer.load_state_dict(counts | part(arrays, "optimizer."))
+        if checkpoint.lr is not None:
+            trainer.optimizer.lr = checkpoint.lr
+        if checkpoint.steps_done:
+            trainer.seen = Averages(trainer.loss, trainer.metrics)
+            trainer.seen.load_state_dict(part(arrays, "epoch."))
+        for index, callback in enumerate(stateful(trainer.callbacks)):
+            state = checkpoint.callbacks[index]["state"]
+            callback.load_state_dict(state | part(arrays, f"callbacks.{index}."))
+    except DataError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        file.refuse(f"does not fit this run ({error}); was it written by another one?")
+    trainer.steps_done = checkpoint.steps_done
+    trainer.elapsed_before = checkpoint.seconds
+    trainer.history.records = checkpoint.records
+    trainer.history.seconds = checkpoint.times
+    trainer.stop(checkpoint.stopped)
+
+
+def _check_run(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    assert trainer.run is not None
+    now, then = trainer.run.description, checkpoint.run
+    for name in [*now, *then]:
+        if now.get(name) != then.get(name):
+            msg = (
+                f"this run is not that of {checkpoint.file.name}: {on_one_line(name)} "
+                f"{difference(now.get(name), then.get(name))}; start with the same options and "
+                "data, or without resume"
+            )
+            raise InputError(msg)
+    classes = [
+        entry.get("class")
+        if isinstance(entry, dict) and isinstance(entry.get("state"), dict)
+        else None
+        for entry in checkpoint.callbacks
+    ]
+    own = [type(callback).__name__ for callback in stateful(trainer.callbacks)]
+    if classes != own:
+        msg = (
+            f"{checkpoint.file.name} holds the state of the callbacks {on_one_line(classes)}, "
+            f"where this run has {own}; start with the same callbacks in the same order"
+        )
+        raise InputError(msg)
+
+
+def _check_arrays(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Names, shapes and dtypes, before any array is read."""
+    model = {name: (a.shape, a.dtype.name) for name, a in trainer.model.state_dict().items()}
+    parameters = [(p.shape, dtype_name(p.data.dtype)) for p in trainer.optimizer.parameters]
+    seen = ((checkpoint.steps_done,), "float64")
+    sums = {"epoch.loss.values": seen, "epoch.loss.sizes": (seen[0], "int64")}
+    expected = {f"model.{name}": kind for name, kind in model.items()}
+    expected |= sums if checkpoint.steps_done else {}
+    file = checkpoint.file
+    for name, shape in file.shapes.items():
+        room, _, rest = name.partition(".")
+        if room == "optimizer":
+            index = rest.partition(".")[0]
+            known = index.isdecimal() and int(index) < len(parameters)
+            expected[name] = parameters[int(index)] if known else ((), "")
+        free = room == "callbacks" or (room == "epoch" and not rest.startswith("loss."))
+        if not free and expected.get(name) != (shape, file.dtypes[name]):
+            wanted = " ".join(map(str, reversed(expected[name]))) if name in expected else "nothing"
+            got = f"{file.dtypes[name]} {shape}"
+            file.refuse(f"does not fit: its {name!r} is {got}, where {wanted} was expected")
+    for name in expected.keys() - file.shapes.keys():
+        file.refuse(f"does not fit: it lacks {name!r}")
+    if checkpoint.steps_done >= trainer.steps_per_epoch:
+        file.refuse(
+            f"is malformed: it stands at step {checkpoint.steps_done} of an epoch of "
+            f"{trainer.steps_per_epoch} steps"
+        )

@@ -1,0 +1,81 @@
+"""What a training was asked to do, so that another one can be known to be the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xbp.backend import Array, to_numpy
+from xbp.errors import on_one_line
+from xbp.training.tensors import plain_scalar
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+Pair = tuple[Array, Array]
+
+
+class Run:
+    """What a `fit` was asked to do: two runs that agree in it are one and the same.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    data : (x, y)
+    validation : (x, y) or None
+    """
+
+    def __init__(self, trainer: Trainer, data: Pair, validation: Pair | None) -> None:
+        self.data = {"x": data[0], "y": data[1]}
+        if validation is not None:
+            self.data |= {"the validation x": validation[0], "the validation y": validation[1]}
+        optimizer, loss = trainer.optimizer, trainer.loss
+        self.options = {
+            "the model": repr(trainer.model),
+            "the loss": _described(loss),
+            "the optimizer": _described(optimizer),
+            "the learning rate": _described(optimizer._lr),
+            "the list of metrics": list(trainer.metrics),
+            "batch_size": trainer.batch_size,
+        }
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Options, and a digest of the data; in terms of JSON."""
+        found = self.options | {name: _digest(array) for name, array in self.data.items()}
+        return json.loads(json.dumps(found, default=plain_scalar))  # type: ignore[no-any-return]
+
+
+def _described(thing: Any) -> Any:
+    """A number itself; of anything else its class and the numbers and names it was made with."""
+    if isinstance(thing, int | float | str):
+        return thing
+    options = vars(thing) if hasattr(thing, "__dict__") else {}
+    plain = (bool, int, float, str, tuple, type(None))
+    shown = [
+        f"{name}={value!r}"
+        for name, value in sorted(options.items())
+        if isinstance(value, plain) and not name.startswith("_") and name != "steps"
+    ]
+    name = getattr(thing, "__qualname__", None) or type(thing).__name__
+    return f"{name}({', '.join(shown)})"
+
+
+def _digest(array: Array) -> str:
+    host = np.asarray(to_numpy(array), order="C")
+    digest = hashlib.sha256(host.data).hexdigest() if host.size else ""
+    return f"{host.dtype.name} {host.shape} with SHA-256 {digest}"
+
+
+def difference(now: Any, then: Any) -> str:
+    """Of two values, or of the first lines in which two texts differ."""
+    if now is None or then is None:
+        return "is not part of both"
+    pairs = zip(str(now).splitlines(), str(then).splitlines(), strict=False)
+    shown = next(((a, b) for a, b in pairs if a != b), (str(now), str(then)))
+    now, then = (on_one_line(text.strip(), 200) for text in shown)
+    return f"is {now}, where it was {then}"

@@ -1,0 +1,124 @@
+"""Callbacks that end training early."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xbp.arguments import integer, number
+from xbp.training.callbacks import Callback, improved, monitored, sign_of
+from xbp.training.history import Record
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+
+class EarlyStopping(Callback):
+    """Stop when a monitored value has not improved for some epochs. (Prechelt 1998.)
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        A name in the records.
+    patience : int, default 3
+        After how many epochs without improvement training stops.
+    min_delta : float, default 0
+        By how much a value must be better than the best one to count as an improvement.
+    mode : {"auto", "min", "max"}, default "auto"
+        Whether smaller or larger is better; "auto": larger for accuracies, precision,
+        recall and F1, else smaller.
+    restore_best : bool, default True
+        Whether the model gets back the parameters of its best epoch at the end.
+
+    Raises
+    ------
+    InputError
+        An argument is out of range; or, after the first epoch, there is no such record.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+        restore_best: bool = True,
+    ) -> None:
+        self.monitor = monitor
+        self.patience = integer("patience", patience, least=1)
+        self.min_delta = number("min_delta", min_delta, least=0)
+        self.sign = sign_of(monitor, mode)
+        self.restore_best = restore_best
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.best_state: dict[str, Any] = {}
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        if epoch != trainer.epochs_done:
+            return  # it was stopped in the middle, and has not been validated
+        value = monitored(record, self.monitor)
+        if improved(self.best, value, self.sign, self.min_delta):
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best:
+                self.best_state = trainer.model.state_dict()
+        elif epoch - self.best_epoch >= self.patience:
+            trainer.stop(
+                f"{self.monitor} has not improved since epoch {self.best_epoch} ({self.best:.6g})"
+            )
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if self.best_state:
+            trainer.model.load_state_dict(self.best_state)
+
+    def state_dict(self) -> dict[str, Any]:
+        best_state = {f"best.{name}": value for name, value in self.best_state.items()}
+        return {"best": self.best, "best_epoch": self.best_epoch, **best_state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        best = state["best"]
+        self.best = None if best is None else float(best)
+        self.best_epoch = integer("best_epoch", state["best_epoch"], least=0)
+        self.best_state = {
+            name.removeprefix("best."): value
+            for name, value in state.items()
+            if name.startswith("best.")
+        }
+
+
+class Convergence(Callback):
+    """Stop when a monitored value changes by less than a tolerance from one epoch to the next.
+
+    Parameters
+    ----------
+    tolerance : float
+    monitor : str, default "loss"
+        A name in the records.
+
+    Raises
+    ------
+    InputError
+        The tolerance is negative; or, after the first epoch, there is no such record.
+    """
+
+    def __init__(self, tolerance: float, monitor: str = "loss") -> None:
+        self.tolerance = number("tolerance", tolerance, least=0)
+        self.monitor = monitor
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        self.previous: float | None = None
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        if epoch != trainer.epochs_done:
+            return  # as above
+        value = monitored(record, self.monitor)
+        if self.previous is not None and abs(value - self.previous) < self.tolerance:
+            trainer.stop(f"{self.monitor} changed by less than {self.tolerance:g} in epoch {epoch}")
+        self.previous = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"previous": self.previous}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        previous = state["previous"]
+        self.previous = None if previous is None else float(previous)

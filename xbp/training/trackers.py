@@ -1,0 +1,292 @@
+"""Callbacks that write the records elsewhere as they come: CSV, TensorBoard, MLflow."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import os
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xbp.errors import BackendError, DataError
+from xbp.training.callbacks import Callback
+from xbp.training.history import Record
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+
+class Tracker(Callback):
+    """Base of those that write each record somewhere: a subclass defines `begin` and `write`."""
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        self.begun = False
+
+    def on_step_end(self, trainer: Trainer, step: int) -> None:
+        if not self.begun:
+            self.begun = True
+            self.begin(trainer)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        self.write(epoch, record)
+
+    def begin(self, trainer: Trainer) -> None:
+        """After the first step: then it is known whether this is a run that was resumed."""
+
+    def write(self, epoch: int, record: Record) -> None:
+        """One epoch."""
+        raise NotImplementedError(f"{type(self).__name__} has no write(self, epoch, record)")
+
+
+class CSVLogger(Tracker):
+    """Write each record to a CSV file as soon as its epoch is over: a line an epoch.
+
+    A line is written at once and whole, so the file of a run that was killed has whole lines; when
+    that run is resumed, the lines after its checkpoint are written anew. In the end the file is
+    that of ``History.to_csv``.
+
+    Parameters
+    ----------
+    path : path-like
+    separator : str, default ","
+    append : bool, default False
+        Whether lines are added to a file that exists; else it is replaced.
+
+    Raises
+    ------
+    DataError
+        In `fit`: the file cannot be written, or it has other columns than the records.
+
+    Examples
+    --------
+    >>> from xbp.training import CSVLogger
+    >>> logger = CSVLogger("history.csv")  # trainer.fit(…, callbacks=[logger])
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], separator: str = ",", append: bool = False
+    ) -> None:
+        self.path, self.separator, self.append = Path(path), separator, append
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        super().on_fit_begin(trainer)
+        self.size: int | None = None  # in bytes, after the last line of this run
+        self._change(None)  # find out now whether it can be written
+
+    def begin(self, trainer: Trainer) -> None:
+        if self.size is None and self.append:  # a line that was cut short is no line
+            content = self.path.read_bytes()
+            self.size = content.rfind(b"\n") + 1
+        self._change(self.size or 0)
+
+    def write(self, epoch: int, record: Record) -> None:
+        names = self._columns()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names or list(record), delimiter=self.separator)
+        if not names:
+            writer.writeheader()
+        unknown = [name for name in record if name not in writer.fieldnames]
+        if unknown:
+            msg = (
+                f"{str(self.path)!r} has the columns {', '.join(writer.fieldnames)}, and none for "
+                f"{', '.join(unknown)}; choose another file, or append=False"
+            )
+            raise DataError(msg)
+        writer.writerow(record)
+        self._change(self.size or 0, text.getvalue().encode())
+
+    def _columns(self) -> list[str]:
+        if not self.size:
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file, delimiter=self.separator))
+
+    def _change(self, size: int | None, line: bytes = b"") -> None:
+        """Cut the file to `size` bytes, and add a line, whole or not at all."""
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                if size is not None:
+                    self.size = min(size, file.tell())
+                    if self.size < file.tell():
+                        file.truncate(self.size)
+                if line:
+                    written = file.write(line)
+                    if written != len(line):  # the disk is full
+                        file.truncate(self.size)
+                        msg = f"cannot write {str(self.path)!r} (no space left); free some"
+                        raise DataError(msg)
+                    self.size = file.tell()
+        except OSError as error:
+            msg = f"cannot write {str(self.path)!r} ({error.strerror}); check its folder and rights"
+            raise DataError(msg) from None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.size = None if state["size"] is None else int(state["size"])
+
+
+class TensorBoard(Tracker):
+    """Write each record for TensorBoard: ``tensorboard --logdir LOG_DIR`` then shows the curves.
+
+    There are two runs, ``train`` and ``validation``, so that ``loss`` and ``val_loss`` share a
+    diagram. After a resume, or in a folder used before, what is written takes the place of what
+    was there from its first epoch on.
+
+    Parameters
+    ----------
+    log_dir : path-like
+
+    Raises
+    ------
+    BackendError
+        tensorboardX, which writes such files, is not installed.
+
+    Examples
+    --------
+    >>> from xbp.training import TensorBoard
+    >>> board = TensorBoard("runs/1")  # trainer.fit(…, callbacks=[board]) # doctest: +SKIP
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str]) -> None:
+        self.log_dir = Path(log_dir)
+        self.files = needed("tensorboardX.event_file_writer", "TensorBoard")
+        self.messages = needed("tensorboardX.proto.event_pb2", "TensorBoard")
+        self.writers: dict[str, Any] = {}
+
+    def write(self, epoch: int, record: Record) -> None:
+        runs: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
+        for name, value in record.items():
+            run = "validation" if name.startswith("val_") else "train"
+            runs[run][name.removeprefix("val_")] = value
+        del runs["train"]["epoch"]
+        for run, numbers in runs.items():
+            try:
+                if numbers:
+                    self._write(run, epoch, numbers)
+            except OSError as error:
+                where = str(self.log_dir / run)
+                msg = f"cannot write to {where!r} ({error.strerror}); choose another log_dir"
+                raise DataError(msg) from None
+
+    def _write(self, run: str, epoch: int, numbers: dict[str, float]) -> None:
+        # SummaryWriter hands events to a thread, and its flush does not wait for that one; these
+        # are the parts of it that write at once.
+        event = partial(self.messages.Event, step=epoch, wall_time=time.time())
+        if run not in self.writers:
+            folder = self.log_dir / run
+            folder.mkdir(parents=True, exist_ok=True)
+            writer = self.files.EventsWriter(str(folder / "events"), f".{epoch:06}")
+            start = self.messages.SessionLog(status=self.messages.SessionLog.START)
+            writer.write_event(event(session_log=start))  # what was there from this step on is void
+            self.writers[run] = writer
+        written = event()
+        for name, value in numbers.items():
+            written.summary.value.add(tag=name, simple_value=value)
+        self.writers[run].write_event(written)
+        self.writers[run].flush()
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        self.writers.clear()
+
+
+class MLflow(Tracker):
+    """Record each training as a run of MLflow: its options as parameters, each epoch as metrics.
+
+    Inside ``with mlflow.start_run():`` that run is used; else one is begun and ended, as FAILED
+    where training raises. A training that is resumed goes on in the run that it began.
+
+    Parameters
+    ----------
+    experiment : str, optional
+    run_name : str, optional
+    tracking_uri : str, optional
+        Where MLflow keeps its runs; by default where it is told to by its own settings.
+    parameters : mapping, optional
+        More parameters to be logged, beside the class and learning rate of the optimizer, the
+        batch size, the epochs and the seed.
+
+    Raises
+    ------
+    BackendError
+        MLflow is not installed.
+
+    Examples
+    --------
+    >>> from xbp.training import MLflow
+    >>> tracker = MLflow("digits")  # trainer.fit(…, callbacks=[tracker]) # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        experiment: str | None = None,
+        run_name: str | None = None,
+        *,
+        tracking_uri: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.library = needed("mlflow", "MLflow")
+        self.experiment, self.run_name, self.tracking_uri = experiment, run_name, tracking_uri
+        self.parameters = dict(parameters or {})
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        super().on_fit_begin(trainer)
+        self.run_id: str | None = None
+        self.own = False  # whether the run is to be ended here
+        self.handled = sys.exc_info()[1]  # by whoever calls fit
+
+    def begin(self, trainer: Trainer) -> None:
+        mlflow, resumed = self.library, self.run_id is not None
+        if mlflow.active_run() is None:
+            if self.tracking_uri is not None:
+                mlflow.set_tracking_uri(self.tracking_uri)
+            if self.experiment is not None:
+                mlflow.set_experiment(self.experiment)
+            mlflow.start_run(run_id=self.run_id, run_name=None if resumed else self.run_name)
+            self.own = True
+        self.run_id = mlflow.active_run().info.run_id
+        if not resumed:
+            optimizer = trainer.optimizer
+            options = {
+                "model": type(trainer.model).__name__,
+                "optimizer": type(optimizer).__name__,
+                "lr": optimizer.lr_at(0),
+                "batch_size": trainer.batch_size,
+                "epochs": trainer.last_epoch,
+                "seed": trainer.seed,
+            }
+            mlflow.log_params(options | self.parameters)
+
+    def write(self, epoch: int, record: Record) -> None:
+        numbers = {name: value for name, value in record.items() if name != "epoch"}
+        self.library.log_metrics(numbers, step=epoch)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if self.own:
+            failed = sys.exc_info()[1] is not self.handled
+            self.library.end_run("FAILED" if failed else "FINISHED")
+            self.own = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"run_id": self.run_id}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.run_id = None if state["run_id"] is None else str(state["run_id"])
+
+
+def needed(module: str, what: str) -> Any:
+    """A module of an optional package, or one sentence that says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        msg = f"{what} needs {package} ({error}); install it with: pip install {package}"
+        raise BackendError(msg) from None
