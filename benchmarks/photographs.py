@@ -99,7 +99,9 @@ def fonts() -> list[str]:
     return [str(path) for path in found if "NonUni" not in path.name and "Display" not in path.name]
 
 
-def kinds(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, list, list[int]]]:
+def kinds(
+    images: np.ndarray, labels: np.ndarray, typefaces: list[str]
+) -> Iterator[tuple[str, list, list[int]]]:
     """(what it is, pictures, digits) of each kind."""
     rng, digits = np.random.default_rng(0), labels.tolist()
     yield "MNIST as it is, light on dark", [image / 255 for image in images], digits
@@ -108,7 +110,7 @@ def kinds(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, list, l
     yield "photographs of a blackboard", [1 - photograph(image, rng) for image in images], digits
     yield "photographs with a sharp shadow", [shadowed(image, rng) for image in images], digits
     yield "photographs of squared paper", [ruled(image, rng) for image in images], digits
-    each = [(font, digit) for font in fonts() for digit in range(10)]
+    each = [(font, digit) for font in typefaces for digit in range(10)]
     yield "printed", [typeset(digit, font) for font, digit in each], [digit for _, digit in each]
     ten = list(range(10)) * 2
     for size, pen in ((28, 2), (100, 3), (400, 3), (400, 16), (400, 50), (1000, 4)):
@@ -139,7 +141,7 @@ def main() -> None:
     x, y = x[: options.images], y[: options.images]
     itself = np.mean(outputs(model, x).argmax(axis=1) == y)
     print(f"the network on {len(x)} of MNIST's own: {itself:.2%}")
-    for name, pictures, digits in kinds(x, y):
+    for name, pictures, digits in kinds(x, y, fonts()):
         answers = read(model, pictures)
         right = sum(a == b for a, b in zip(answers, digits, strict=True))
         refused = f", {answers.count(-1)} not found" * (-1 in answers)

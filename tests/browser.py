@@ -7,6 +7,7 @@ import argparse
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -58,6 +59,8 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:
+            ready, _, _ = select.select([self.answers], [], [], 60)  # seconds, so as not to hang
+            assert ready, "the browser does not answer"
             piece = os.read(self.answers, 1 << 20)
             assert piece, "the browser has ended"
             self.buffer += piece

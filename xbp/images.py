@@ -30,6 +30,7 @@ LARGEST_SIDE = 1024  # larger pictures are made smaller at once: it is more than
 COARSE_SIDE = 96  # of the picture in which paper and ink are told apart
 LEAST_CONTRAST = 0.06  # of ink to paper; less is an empty sheet
 STROKE = (1.9, 3.6)  # pixels of the 20 × 20: MNIST's strokes are that thick, nearly all of them
+SMALL = 40  # pixels: the edges of a digit no larger than that are grey pixels
 FINE = 8  # how much finer than the 20 × 20 the digit is looked at
 
 
@@ -154,7 +155,9 @@ def _ink(grey: Grey) -> Grey:
     level = float(np.median(ink[mask & (ink > np.percentile(ink[mask], 98) / 2)]))
     if level < LEAST_CONTRAST:
         _refuse()
-    floor = min(usual + 3 * float(np.std(ink[ink < level / 3])), 0.4 * level)
+    empty = ink[ink < level / 3]
+    spread = 1.4826 * float(np.median(np.abs(empty - np.median(empty))))
+    floor = min(usual + 3 * spread, 0.4 * level)
     return np.clip((ink - floor) / (level - floor), 0, 1)
 
 
@@ -210,7 +213,10 @@ def _digit(ink: Grey) -> Grey:
     chosen = (amounts > 0.06 * amounts.max())[labels]
     # One coarse pixel more on each side, for the strokes' own edges.
     digit = ink * (resize(_spread(chosen).astype(float), *ink.shape) > 0.25)
-    return np.asarray(digit[_box(digit)])
+    box = _box(digit)
+    if max(digit[box].shape) <= SMALL:  # then what has a little ink is a pixel on the edge of it
+        box = _box(digit, 0.05)
+    return np.asarray(digit[box])
 
 
 def components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -238,7 +244,7 @@ def _spread(values: NDArray[Any]) -> NDArray[Any]:
     """The largest value of each pixel and its eight neighbours."""
     padded = np.pad(values, 1)
     rows = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    return np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+    return np.asarray(np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]))
 
 
 def _strokes(digit: Grey) -> Grey:
@@ -334,9 +340,9 @@ def _coarse(grey: Grey) -> Grey:
     return resize(grey, *(max(1, round(size * scale)) for size in grey.shape))
 
 
-def _box(ink: Grey) -> tuple[slice, slice]:
+def _box(ink: Grey, least: float = 0.25) -> tuple[slice, slice]:
     """The smallest box around what has ink."""
-    there = ink > 0.25
+    there = ink > least
     if not there.any():
         _refuse()
     sides = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from xbp import accelerators, primitives
-from xbp.accelerators import convolution, elementwise, native
+from xbp.accelerators import convolution, elementwise, native, product
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
 
@@ -19,8 +21,9 @@ Real = NDArray[Any]
 
 
 @pytest.fixture(autouse=True, params=[1, 2, 3], ids=["alone", "in_pairs", "in_threes"])
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(native, "threads", lambda: request.param)
+    return int(request.param)
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -153,6 +156,57 @@ def test_rectify(shape: tuple[int, ...], dtype: str) -> None:
     y, backward = elementwise.rectify(x)
     assert np.array_equal(y, np.maximum(x, 0)) and y.strides == x.strides
     assert np.array_equal(backward(dy), dy * (x > 0))
+
+
+@pytest.mark.parametrize("shape", [(128, 400, 120), (65, 90, 5000), (4096, 512, 1), (301, 300, 17)])
+@pytest.mark.parametrize("stored", ["as such", "transposed", "in a larger one"])
+def test_matmul(shape: tuple[int, int, int], stored: str, dtype: str, threads: int) -> None:
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+
+    def draw(rows: int, columns: int) -> Real:
+        if stored == "in a larger one":
+            return rng.normal(size=(rows + 2, columns + 3)).astype(dtype)[1:-1, 2:-1]
+        if stored == "transposed":
+            return rng.normal(size=(columns, rows)).astype(dtype).T
+        return rng.normal(size=(rows, columns)).astype(dtype)
+
+    a, b = draw(m, k), draw(k, n)
+    c = product.matmul(a, b)
+    if product.blas(np.dtype(dtype)) is None or threads == 1:
+        assert c is NotImplemented
+        return
+    assert c.dtype == dtype
+    assert_close(c, a.astype("f8") @ b.astype("f8"), k)
+
+
+def test_matmul_declines_what_blas_cannot_read(dtype: str) -> None:
+    a = np.ones((300, 300), dtype)
+    for left, right in [
+        (np.ones((300, 600), dtype)[:, ::2], a),
+        (a[::-1], a),
+        (np.broadcast_to(a[0], (300, 300)), a),
+        (a, a.astype("f8" if dtype == "float32" else "f4")),
+        (np.ones((2, 300, 300), dtype), a),
+        (a[:4, :4], a[:4, :4]),
+        (unaligned(a), a),
+    ]:
+        assert product.matmul(left, right) is NotImplemented
+        assert np.array_equal(primitives.matmul(left, right), np.matmul(left, right))
+    with pytest.raises(ValueError, match="matmul"):
+        primitives.matmul(a, a[:200])
+
+
+def test_matmul_gives_the_blas_its_threads_back() -> None:
+    if product.blas(np.dtype("float64")) is None:
+        pytest.skip("numpy has another BLAS")
+    count = ctypes.CFUNCTYPE(ctypes.c_int)(product.blas(np.dtype("float64"))[1])  # type: ignore[index]
+    before, a = count(), np.ones((300, 300))
+    with ThreadPoolExecutor(4) as executor:
+        assert all(
+            np.array_equal(c, a @ a) for c in executor.map(primitives.matmul, [a] * 40, [a] * 40)
+        )
+    assert count() == before
 
 
 @pytest.mark.parametrize("labels", ["int64", "uint8", "int32"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
-from xbp import accelerators, nn
+from xbp import accelerators, nn, optim
 from xbp.accelerators import native
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
@@ -78,9 +79,10 @@ def test_many_entries_of_a_dtype_that_no_kernel_has(make: Any) -> None:
 def test_a_gradient_of_another_dtype_or_order_than_the_output(order: Any) -> None:
     x = np.random.default_rng(0).normal(size=(200, 400)).astype(np.float32)
     dy = np.asarray(np.random.default_rng(1).normal(size=x.shape), order=order)
-    y, backward = nn.ReLU().forward(x, training=True)
-    assert np.array_equal(backward(dy), (x > 0) * dy)
-    assert np.array_equal(backward(dy.astype(np.float32)), (x > 0) * dy.astype(np.float32))
+    backward = nn.ReLU().forward(x, training=True)[1]
+    single = dy.astype(np.float32)
+    assert np.array_equal(backward(single), (x > 0) * single)
+    assert np.array_equal(backward(dy).astype(np.float32), (x > 0) * single)
 
 
 def test_logits_of_a_dtype_that_no_kernel_has() -> None:
@@ -99,3 +101,17 @@ def test_numbers_that_lie_between_others_at_odd_distances() -> None:
     assert x.strides[-1] == 5
     layer = nn.Conv2d(2, 3, 3, rng=0)
     assert np.array_equal(layer(x), layer(np.ascontiguousarray(x)))
+
+
+def test_a_parameter_of_a_dtype_that_no_kernel_has() -> None:
+    g = np.random.default_rng(0).normal(size=5000).astype(np.float16)
+    results = []
+    for enabled in (True, False):
+        parameter = nn.Parameter(np.ones(5000, np.float16))
+        parameter.add_grad(g)
+        optimizer = optim.SGD([parameter], lr=0.5, momentum=0.5)
+        with nullcontext() if enabled else accelerators.disabled():
+            optimizer.step()
+            optimizer.step()
+        results.append(parameter.data)
+    assert results[0].dtype == np.float16 and np.array_equal(*results)

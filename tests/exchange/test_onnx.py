@@ -84,6 +84,7 @@ def test_lenet5_is_a_dozen_nodes_with_the_names_of_its_state_dict(tmp_path: Path
     onnx.checker.check_model(file, full_check=True)
     assert file.ir_version <= 10  # of onnxruntime 1.18 and later
     assert file.producer_name == "xbp"
+    assert [value.name for value in file.graph.input] == ["input"]
     stored = {w.name: onnx.numpy_helper.to_array(w) for w in file.graph.initializer}
     assert list(stored) == list(model.state_dict())
     for name, array in model.state_dict().items():
@@ -381,17 +382,23 @@ def test_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
 
 
 class Chooses(nn.Layer):
-    """An ``If`` that is no matter of emptiness: -x where the largest entry is positive, else 2x."""
+    """An ``If`` that is no matter of emptiness: -x where the largest entry is positive, else x + s.
+
+    One of its branches reads a parameter that nothing else does; another parameter is read by none.
+    """
+
+    def __init__(self) -> None:
+        self.shift, self.unused = (nn.Parameter(normal(3)) for _ in range(2))
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
         if not isinstance(x, ndonnx.Array):
-            return (-x if x.max() > 0 else 2 * x), None
+            return (-x if x.max() > 0 else x + self.shift.data), None
         op = __import__("spox.opset.ai.onnx.v21", fromlist=["if_"])
         positive = ndonnx.max(ndonnx.abs(x) + x) > 0
         (y,) = op.if_(
             positive.unwrap_spox(),
             then_branch=lambda: [(-x).unwrap_spox()],
-            else_branch=lambda: [(x + x).unwrap_spox()],
+            else_branch=lambda: [(x + self.shift.data).unwrap_spox()],
         )
         return ndonnx.asarray(y), None
 
@@ -400,6 +407,8 @@ def test_a_choice_that_depends_on_values_is_left_alone(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Softplus(), nn.Negation(), Chooses(), nn.Softplus())
     exported = to_onnx(model, tmp_path / "model.onnx", (3,))
     assert exported.nodes["If"] == 1
+    weights = onnx.load(tmp_path / "model.onnx").graph.initializer
+    assert [weight.name for weight in weights] == ["2.shift"]
     twice = nn.Sequential(Chooses(), Chooses())
     to_onnx(twice, tmp_path / "twice.onnx", (3,))
     for x in (normal(2, 3), -np.abs(normal(2, 3))):
@@ -409,7 +418,7 @@ def test_a_choice_that_depends_on_values_is_left_alone(tmp_path: Path) -> None:
 
 def test_what_only_hands_on_its_input_is_one_node(tmp_path: Path) -> None:
     exported = to_onnx(nn.Sequential(nn.Dropout(), nn.Dropout()), tmp_path / "model.onnx", (3,))
-    assert exported.nodes == {"Identity": 1}
+    assert (exported.nodes, exported.opset) == ({"Identity": 1}, 21)
     np.testing.assert_array_equal(run(tmp_path / "model.onnx", normal(2, 3)), normal(2, 3))
 
 

@@ -52,6 +52,7 @@ def case(number: int, seed: int, kinds: list[subjects.Subject], folder: Path) ->
         sentence = str(error)
         assert sentence.isprintable(), f"not one line: {sentence!r}"
         assert len(sentence) < 2000, f"not one sentence: {sentence!r}"
+        assert "fit into memory" not in sentence, "it takes more memory than it may"
         return subject.name, "refused"
     if guarded:
         assert found == subject.expected, f"{mutation.__name__}: it loads as something else"

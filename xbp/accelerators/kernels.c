@@ -1,6 +1,7 @@
 /* The kernels, in single and in double precision. */
 #include <math.h>
 #include "kernels.h"
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,19 @@ static void *take_scratch(long bytes) {
     return mine.memory;
 }
 
+/* The first product that begins holds the BLAS to one thread, the last that ends lets it go. */
+static void hold_blas(const product *t, int hold) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int holders, threads;
+    pthread_mutex_lock(&lock);
+    if (hold && holders++ == 0) {
+        threads = t->get_threads();
+        t->set_threads(1);
+    }
+    if (!hold && --holders == 0) t->set_threads(threads);
+    pthread_mutex_unlock(&lock);
+}
+
 #define real float
 #define whole int32_t
 #define NAME(name) name##_float32
@@ -24,6 +38,7 @@ static void *take_scratch(long bytes) {
 #include "convolution.h"
 #include "pooling.h"
 #include "elementwise.h"
+#include "product.h"
 #undef real
 #undef whole
 #undef NAME
@@ -41,6 +56,7 @@ static void *take_scratch(long bytes) {
 #include "convolution.h"
 #include "pooling.h"
 #include "elementwise.h"
+#include "product.h"
 
 const unsigned xbp_digest = DIGEST; /* of the sources that this was built from */
 

@@ -46,4 +46,19 @@ typedef struct {
     int average, threads;
 } pooling;
 
+/* c (m, n) = a b; a (m, k) and b (k, n) are stored as such, or transposed, with rows lda, ldb apart.
+ * `gemm` is the cblas function for the dtype, with 64-bit integers; the others tell and set how many
+ * threads the BLAS uses. */
+typedef struct {
+    void *gemm;
+    int (*get_threads)(void);
+    void (*set_threads)(int);
+    const void *a, *b;
+    void *c;
+    int64_t m, n, k, lda, ldb;
+    int trans_a, trans_b, threads;
+} product;
+
+enum { ROW_MAJOR = 101, NOT_TRANSPOSED = 111 }; /* as in cblas.h */
+
 #endif

@@ -96,6 +96,17 @@ def images(array: Any) -> Images:
     return Images(array.ctypes.data, n // size, c // size, h // size, w // size)
 
 
+class Product(ctypes.Structure):
+    """`product` in kernels.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gemm", "get_threads", "set_threads")),
+        *((name, ctypes.c_void_p) for name in ("a", "b", "c")),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "lda", "ldb")),
+        *((name, ctypes.c_int) for name in ("trans_a", "trans_b", "threads")),
+    )
+
+
 class Pooling(ctypes.Structure):
     """`pooling` in kernels.h."""
 

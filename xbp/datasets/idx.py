@@ -74,6 +74,9 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         msg = f"{name} is a truncated or corrupt gzip file ({error}); fetch it again"
         raise DataError(msg) from error
+    except MemoryError as error:
+        msg = f"{name} does not fit into memory; free some, or take a smaller set"
+        raise DataError(msg) from error
     except OSError as error:
         msg = f"{name} cannot be read ({error.strerror or error}); check its path and permissions"
         raise DataError(msg) from error

@@ -188,7 +188,11 @@ def run(content: bytes, x: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def largest(array: NDArray[Any]) -> float:
-    """The largest absolute value; 0 of nothing."""
+    """The largest absolute value; 0 of nothing.
+
+    >>> largest(np.array([-2.0, 1.0])), largest(np.array([]))
+    (2.0, 0.0)
+    """
     return float(np.max(np.abs(array), initial=0.0))
 
 

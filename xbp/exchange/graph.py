@@ -155,7 +155,6 @@ def _read(node: Node) -> Iterator[str]:
     """What a node reads, and what graphs within it do."""
     yield from node.input
     for attribute in node.attribute:
-        yield from (end.name for end in attribute.g.output)
         for part in attribute.g.node:
             yield from _read(part)
 

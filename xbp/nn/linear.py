@@ -11,6 +11,7 @@ from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform
 from xbp.nn.layer import Backward, Layer, Rng, with_part
 from xbp.nn.parameter import Parameter
+from xbp.primitives import matmul
 from xbp.random import Seed, generator
 
 
@@ -83,19 +84,19 @@ class Linear(Layer):
             msg = f"{self} expects input (…, {self.in_features}), got shape {tuple(x.shape)}"
             raise InputError(msg)
         W = self.weight.data
-        y = xp.matmul(x, W.T)
+        y = matmul(x, W.T)
         if self.bias is not None:
             y += self.bias.data
 
         def for_parameters(dy: Array) -> None:
             rows = xp.reshape(dy, (-1, self.out_features))
-            self.weight.add_grad(rows.T @ xp.reshape(x, (-1, self.in_features)))
+            self.weight.add_grad(matmul(rows.T, xp.reshape(x, (-1, self.in_features))))
             if self.bias is not None:
                 self.bias.add_grad(xp.sum(rows, axis=0))
 
         def backward(dy: Array) -> Array:
             for_parameters(dy)
-            return xp.matmul(dy, W)
+            return matmul(dy, W)
 
         return y, with_part(backward, for_parameters)
 

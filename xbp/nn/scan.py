@@ -301,8 +301,8 @@ class Recurrent(Layer):
         """The inverse, checked; zeros for None."""
         shape = (self.num_layers * len(self.directions), x.shape[0], self.hidden_size)
         if state is None:  # N comes from x itself: where a graph is recorded, its shape lacks it
-            zeros = xp.zeros((shape[0], 1, shape[2]), dtype=x.dtype, device=x.device)
-            return (zeros + xp.zeros_like(x[:, 0, :1]),) * len(self.states)
+            zeros = xp.tile(xp.zeros_like(x[:, 0, :1]), (shape[0], 1, shape[2]))
+            return (zeros,) * len(self.states)
         states = tuple(state) if isinstance(state, tuple | list) else (state,)
         shapes = [tuple(s.shape) if hasattr(s, "shape") else type(s).__name__ for s in states]
         if shapes != [shape] * len(self.states):

@@ -16,6 +16,7 @@ from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
 from xbp.primitives.images import col2im, im2col, output_size, pad2d, unpad2d, windows
 from xbp.primitives.philox import philox4x32, random_bits
+from xbp.primitives.product import matmul
 from xbp.primitives.rectify import rectify
 from xbp.primitives.special import erf, erfc, sigmoid
 from xbp.primitives.updates import add_scaled, average, normalized_step
@@ -32,6 +33,7 @@ __all__ = [
     "erf",
     "erfc",
     "im2col",
+    "matmul",
     "max_pool",
     "normalized_step",
     "output_size",

@@ -351,6 +351,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     ),
     ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),
     ("unpad2d", lambda x: primitives.unpad2d(x, (1, 2)), ((2, 3, 4, 5),)),
+    ("bincount", partial(primitives.bincount, length=9), (np.arange(50) ** 2 % 13 - 1,)),
     *(
         (name, getattr(primitives, name), (x,))
         for name in ("erf", "erfc", "sigmoid")
@@ -380,6 +381,10 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
                 (normal(*shape, seed=2), normal(*shape, seed=3) ** 2),
             ),
         )
+    ),
+    *(
+        ("matmul", primitives.matmul, (a, (a[-1], n)))
+        for a, n in (((7, 9), 5), ((3, 4, 5), 2), ((129, 70), 90), ((2, 600), 300))
     ),
     ("philox4x32", _philox, tuple(words(4, 33))),
     ("random_bits", _bits, ((2,),)),

@@ -174,9 +174,12 @@ class TensorFile:
         """
         try:
             arrays = {name: self._file.get_tensor(name) for name in self.shapes}
-        except (MemoryError, ValueError) as error:
-            self.refuse(f"cannot be read ({error}); it is corrupt or too large")
-        if self.document and self._sum != _digest(self._text, arrays):
+            digest = _digest(self._text, arrays)
+        except MemoryError:
+            self.refuse("does not fit into memory; free some")
+        except ValueError as error:
+            self.refuse(f"cannot be read ({error}); it is corrupt: fetch it again")
+        if self.document and self._sum != digest:
             self.refuse("is corrupt: its content does not have its checksum; fetch it again")
         return arrays
 
