@@ -48,7 +48,12 @@ def run(name: str, *options: str) -> str:
         text=True,
         check=False,
         cwd=EXAMPLES.parent,
-        env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": "", "PYTHONIOENCODING": "utf-8"},
+        env={
+            "PYTHONPATH": str(EXAMPLES.parent),
+            "PATH": "",
+            "PYTHONIOENCODING": "utf-8",
+            "OPENBLAS_NUM_THREADS": "1",  # its threads wait for each other where others work, too
+        },
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -197,6 +197,23 @@ def test_matmul_declines_what_blas_cannot_read(dtype: str) -> None:
         primitives.matmul(a, a[:200])
 
 
+def test_large_results_use_memory_again_that_nobody_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "LEAST_KEPT", 0)
+    product._kept.clear()
+    shape, dtype = (3, 5), np.dtype("float32")
+    first = product.memory(shape, dtype)
+    place = first.ctypes.data
+    view = first.T[1:]
+    del first
+    assert product.memory(shape, dtype).ctypes.data != place  # a view holds it
+    del view
+    held = [product.memory(shape, dtype) for _ in range(6)]
+    places = [array.ctypes.data for array in held]
+    assert place in places and len(set(places)) == 6
+    assert product.memory((5, 3), dtype).shape == (5, 3)
+    assert product.memory(shape, np.dtype("float64")).dtype == "float64"
+
+
 def test_matmul_gives_the_blas_its_threads_back() -> None:
     if product.blas(np.dtype("float64")) is None:
         pytest.skip("numpy has another BLAS")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import pickle
 import resource
@@ -74,6 +75,7 @@ class Suite:
         existing = [path for path in paths if Path(path).exists()]
         # pytest's own words go nowhere; this process keeps what it was given, to print on.
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
             code = pytest.main([*options, *existing], plugins=[self])
         if not self._finished:
@@ -122,12 +124,14 @@ class Suite:
                 names.add((code.co_filename, code.co_qualname))
 
         self.switch.called.clear()
+        faulthandler.dump_traceback_later(300, exit=True, file=self.err)  # whoever hangs is named
         start = time.perf_counter()
         sys.setprofile(note)
         try:
             passed = self.passes(index)
         finally:
             sys.setprofile(None)
+            faulthandler.cancel_dump_traceback_later()
         seconds = time.perf_counter() - start
         return Seen(seconds, frozenset(names), passed, bool(self.switch.called))
 

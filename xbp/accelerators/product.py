@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import sys
+from collections import deque
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,12 @@ Real = NDArray[Any]
 LEAST_PRODUCTS = 2**18
 """Below this OpenBLAS uses one thread, and numpy's own call is the shortest way to it."""
 NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
+LEAST_KEPT = 2**25  # bytes; below it malloc keeps freed memory itself, see NumPy in xbp/backend.py
+COUNTS_REFERENCES = (
+    sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+)
+_probe = deque([object()])
+FREE = sys.getrefcount(_probe[0])  # of what the deque alone holds, asked in this way
 
 
 def matmul(a: Real, b: Real) -> Any:
@@ -29,7 +38,7 @@ def matmul(a: Real, b: Real) -> Any:
     functions, left, right = blas(dtype), stored(a), stored(b)
     if functions is None or left is None or right is None:
         return NotImplemented
-    c = np.empty((m, n), dtype)
+    c = memory((m, n), dtype)
     gemm, get_threads, set_threads = functions
     task = native.Product(
         gemm=gemm, get_threads=get_threads, set_threads=set_threads,
@@ -38,6 +47,25 @@ def matmul(a: Real, b: Real) -> Any:
     )  # fmt: skip
     _kernel(dtype)(ctypes.byref(task))
     return c
+
+
+_kept: deque[Real] = deque(maxlen=4)
+
+
+def memory(shape: tuple[int, int], dtype: np.dtype[Any]) -> Real:
+    """Memory for a result; a large one is used again when nobody holds it, or a view of it.
+
+    malloc gives blocks above 32 MiB back to the system at once, and to zero new pages for the
+    gradient of a large weight, each step, takes half as long as the product.
+    """
+    if math.prod(shape) * dtype.itemsize < LEAST_KEPT or not COUNTS_REFERENCES:
+        return np.empty(shape, dtype)
+    for index in range(len(_kept)):
+        held = sys.getrefcount(_kept[index])
+        if held == FREE and _kept[index].shape == shape and _kept[index].dtype == dtype:
+            return _kept[index]
+    _kept.append(np.empty(shape, dtype))
+    return _kept[-1]
 
 
 def stored(matrix: Real) -> tuple[int, int] | None:

@@ -196,5 +196,6 @@ def plot(found: dict[str, Any]) -> Figure:
     axes.set_xlabel("times as much time or memory as xbp; on the right of 1, xbp is better")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(peers) or 1, frameon=False, fontsize=8)
+    if peers:
+        figure.legend(loc="outside upper center", ncols=len(peers), frameon=False, fontsize=8)
     return figure
