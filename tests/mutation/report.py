@@ -218,9 +218,10 @@ class Orders:
 
     def quick(self, fault: Fault | KernelFault) -> bool:
         """Whether it is of a kind that the tests here, of its very function, should catch."""
+        layered = fault.module.startswith(("xbp.nn", "xbp.optim", "xbp.primitives"))
         if isinstance(fault, KernelFault) or fault.kind not in QUICK:
             return False
-        return (_file(fault), fault.function) in self.by_function
+        return layered and (_file(fault), fault.function) in self.by_function
 
     def __call__(self, fault: Fault | KernelFault) -> Iterable[tuple[int, float]]:
         if isinstance(fault, KernelFault):
