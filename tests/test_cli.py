@@ -205,7 +205,8 @@ class TestTraining:
         assert match is not None
         assert float(match[2].replace(",", "")) >= 2 * 300 / (float(match[1]) + 0.05)
         if sys.platform != "win32":
-            assert 20 < int(match[4].replace(",", "")) < 1000
+            # It is that of this process, which may have run other tests: only the unit is sure.
+            assert 20 < int(match[4].replace(",", "")) < 20_000
 
     def test_pictures(self, trained):
         pytest.importorskip("matplotlib")
@@ -346,7 +347,11 @@ class TestInterrupt:
             signal.raise_signal(signal.SIGINT)
 
         monkeypatch.setattr("xbp.datasets.load_mnist", press)
-        assert command(*options(small, tmp_path)) == Result(130, "", "")
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+        try:
+            assert command(*options(small, tmp_path)) == Result(130, "", "")
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 # --- mistakes ------------------------------------------------------------------------------------

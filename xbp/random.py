@@ -8,17 +8,19 @@ integers: nothing has to be replayed to continue a run from its middle.
 from __future__ import annotations
 
 import numbers
-import secrets
-from typing import Any, TypeAlias
+import os
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.random import Generator as Generator  # re-exported: layers name it, not numpy
 from numpy.typing import NDArray
 
 from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.primitives.philox import random_bits
+
+if TYPE_CHECKING:  # numpy loads its random numbers when they are first asked for; so does this
+    from numpy.random import Generator as Generator  # re-exported: layers name it, not numpy
 
 Seed: TypeAlias = "int | Generator | None"
 """What an `rng` keyword takes (SPEC 7): an int, a numpy Generator, or None for fresh entropy."""
@@ -39,8 +41,8 @@ def fresh_seed(rng: Seed = None) -> int:
     """An int that stands for `rng`: itself, or 63 bits drawn from the Generator or the system."""
     rng = _checked(rng)
     if rng is None:
-        return secrets.randbits(63)
-    if isinstance(rng, Generator):
+        return int.from_bytes(os.urandom(8)) >> 1
+    if isinstance(rng, np.random.Generator):
         return int(rng.integers(2**63))
     return rng
 
@@ -110,7 +112,7 @@ def _checked_step(step: Any) -> int:
 
 
 def _checked(rng: Any) -> Any:
-    if rng is None or isinstance(rng, Generator):
+    if rng is None or isinstance(rng, np.random.Generator):
         return rng
     if isinstance(rng, numbers.Integral) and not isinstance(rng, bool) and int(rng) >= 0:
         return int(rng)

@@ -72,6 +72,8 @@ class Suite:
         sys.dont_write_bytecode = True
         os.chdir(ROOT)
         options = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=native", "-qq"]
+        # xbp is imported already; where it is installed, pytest would have rewritten its assertions.
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         existing = [path for path in paths if Path(path).exists()]
         # pytest's own words go nowhere; this process keeps what it was given, to print on.
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -124,7 +126,7 @@ class Suite:
                 names.add((code.co_filename, code.co_qualname))
 
         self.switch.called.clear()
-        faulthandler.dump_traceback_later(300, exit=True, file=self.err)  # whoever hangs is named
+        faulthandler.dump_traceback_later(60, exit=True, file=self.err)  # whoever hangs is named
         start = time.perf_counter()
         sys.setprofile(note)
         try:
@@ -185,6 +187,7 @@ def processes(
 
 def _child(argument: Any, function: Callable[[Any], int]) -> None:
     status = ERROR
+    faulthandler.dump_traceback_later(900, exit=True)  # as a survivor, and seen on stderr
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

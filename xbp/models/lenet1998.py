@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xbp import nn
 from xbp.initializers import lenet_uniform, zeros
-from xbp.random import Generator
+
+if TYPE_CHECKING:
+    from xbp.random import Generator
 
 TABLE_I = """
 X...XXX..XXXX.XX

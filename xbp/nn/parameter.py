@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xbp.backend import (
     Array,
@@ -15,7 +15,9 @@ from xbp.backend import (
 )
 from xbp.errors import InputError
 from xbp.initializers import Initializer
-from xbp.random import Generator
+
+if TYPE_CHECKING:
+    from xbp.random import Generator
 
 
 class Parameter:
