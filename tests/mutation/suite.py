@@ -72,7 +72,7 @@ class Suite:
         sys.dont_write_bytecode = True
         os.chdir(ROOT)
         options = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=native", "-qq"]
-        # xbp is imported already; where it is installed, pytest would have rewritten its assertions.
+        # xbp is imported already; where it is installed, pytest warns that it cannot rewrite it.
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         existing = [path for path in paths if Path(path).exists()]
         # pytest's own words go nowhere; this process keeps what it was given, to print on.
