@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xbp import accelerators, nn, optim
+from xbp import accelerators, nn, optim, primitives
 from xbp.accelerators import native
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
@@ -115,3 +115,18 @@ def test_a_parameter_of_a_dtype_that_no_kernel_has() -> None:
             optimizer.step()
         results.append(parameter.data)
     assert results[0].dtype == np.float16 and np.array_equal(*results)
+
+
+def test_matrices_whose_rows_or_columns_overlap() -> None:
+    """Each is the one before, moved by one entry: BLAS would take them for shorter ones."""
+    a = np.random.default_rng(0).normal(size=(100, 300))
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(399.0), 300)  # (100, 300)
+    for left, right in [(windows, a.T), (windows.T, a), (a, windows.T), (a.T, windows)]:
+        # Sums of at most 300 products of order 1000, in another order.
+        expected = np.ascontiguousarray(left) @ np.ascontiguousarray(right)
+        np.testing.assert_allclose(primitives.matmul(left, right), expected, rtol=0, atol=1e-8)
+
+
+def test_a_matrix_times_many() -> None:
+    a, many = np.ones((300, 300)), np.ones((2, 300, 300))
+    assert np.array_equal(primitives.matmul(a, many), a @ many)

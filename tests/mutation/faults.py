@@ -33,6 +33,7 @@ BOOKKEEPING = {
     *("state_names", "_check_keys", "_check_place", "_count", "lr", "zero_grad"),
     *("find", "registered", "enabled", "disabled", "_load", "library", "available_level"),
     *("status", "_features", "threads", "levels", "compiler", "build", "primitive"),
+    *("blas", "memory"),  # where a library lies; whose memory is used again
     *("for_parameters", "with_part"),
 }
 """Functions that compute nothing. Their tests are about names and messages."""

@@ -113,7 +113,10 @@ class Suite:
     def passes(self, index: int) -> bool:
         """Run one test, as pytest does."""
         item, self._failed = self.items[index], False
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        except Exception:  # pytest itself ran into it, e.g. out of memory
+            return False
         return not self._failed
 
     def watched(self, index: int) -> Seen:
