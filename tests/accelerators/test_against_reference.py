@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from xbp import accelerators, primitives
 from xbp.accelerators import convolution, elementwise, native, product
+from xbp.errors import InputError
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
 
@@ -284,3 +285,26 @@ def test_what_does_not_fit_is_declined() -> None:
     assert (
         elementwise.add_scaled(np.ones((90, 90))[:, ::2], 1.0, np.ones((90, 45))) is NotImplemented
     )
+
+
+@pytest.mark.parametrize("kind", ["convolve", "max_pool", "average_pool", "rectify"])
+def test_a_gradient_of_another_dtype_or_shape(kind: str) -> None:
+    """Kernels read memory as they are told: nothing may be told wrongly."""
+    x = np.random.default_rng(0).normal(size=(8, 2, 60, 60)).astype("float32")
+    more: dict[str, Any] = {"convolve": (x[:3, :, :3, :3], None, (1, 1), (0, 0)), "rectify": ()}
+    y, backward = getattr(primitives, kind)(x, *more.get(kind, ((2, 2), (2, 2), (0, 0))))
+    dy = np.random.default_rng(1).normal(size=y.shape)
+    both = [backward(d) for d in (dy, dy.astype("float32"))]
+    for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in both), strict=True):
+        assert np.array_equal(a, b)
+    for wrong in (dy[:3], dy[..., :-1], dy[0, 0, 0]):
+        with pytest.raises(InputError, match="shape"):
+            backward(wrong)
+
+
+def test_weights_of_another_dtype_are_declined() -> None:
+    x, weight = np.ones((8, 2, 5, 5), "float32"), np.ones((3, 2, 3, 3))
+    assert convolution.convolve(x, weight, None, (1, 1), (0, 0)) is NotImplemented
+    single = weight.astype("float32")
+    assert convolution.convolve(x, single, np.ones(3), (1, 1), (0, 0)) is NotImplemented
+    assert convolution.convolve(x, single[:, :1], None, (1, 1), (0, 0)) is NotImplemented

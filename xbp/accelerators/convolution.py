@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators import native
+from xbp.errors import InputError
 
 Real = NDArray[Any]
 Pair = tuple[int, int]
@@ -40,7 +41,10 @@ def convolve_rectify_pool(
     n, c, h, w = x.shape
     o, _, kh, kw = weight.shape
     fits = padding[0] < kh and padding[1] < kw and pool[0] * pool[1] <= MOST_PLACES
-    if dtype not in DTYPES or n < LEAST_IMAGES or not fits:
+    alike = all(a is None or a.dtype == dtype for a in (weight, bias)) and weight.shape[1] == c
+    if dtype not in DTYPES or n < LEAST_IMAGES or not fits or not alike:
+        return NotImplemented
+    if bias is not None and bias.shape != (o,):
         return NotImplemented
     oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
     x, weight = addressable(x), np.ascontiguousarray(weight)
@@ -55,9 +59,10 @@ def convolve_rectify_pool(
         oh=oh, ow=ow, pool_h=pool[0], pool_w=pool[1], relu=relu, threads=native.threads(),
     )  # fmt: skip
     run("convolve", dtype, task)
+    shape = y.shape
 
     def backward(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real]:
-        dy, dx = addressable(dy), empty(x.shape, dtype) if wants_dx else None
+        dy, dx = incoming(dy, shape, dtype), empty(x.shape, dtype) if wants_dx else None
         dweight, dbias = np.empty(weight.shape, dtype), np.empty(o, dtype)
         task.y, task.dx = native.images(dy), native.images(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
@@ -94,10 +99,10 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
         oh=oh, ow=ow, average=average, threads=native.threads(),
     )  # fmt: skip
     run("pool", dtype, task)
-    shape = x.shape
+    shape, output = x.shape, y.shape
 
     def backward(dy: Real) -> Real:
-        dy, dx = addressable(dy), empty(shape, dtype)
+        dy, dx = incoming(dy, output, dtype), empty(shape, dtype)
         task.x, task.y, task.where = native.images(dx), native.images(dy), address(where)
         run("pool_backward", dtype, task)
         return dx
@@ -129,6 +134,20 @@ def addressable(array: Real) -> Real:
     """`array`, or a copy, with elements at whole strides from an aligned beginning."""
     whole = not any(stride % array.itemsize for stride in array.strides)
     return array if whole and array.flags.aligned else np.array(array)
+
+
+def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
+    """∂L/∂y for a kernel, which trusts its shape and dtype.
+
+    Raises
+    ------
+    InputError
+        It has not the shape of y.
+    """
+    if dy.shape != shape:
+        msg = f"the gradient of an output of shape {shape} has shape {dy.shape}; give one like it"
+        raise InputError(msg)
+    return addressable(dy.astype(dtype, copy=False))
 
 
 def address(array: Real | None) -> int | None:

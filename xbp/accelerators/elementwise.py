@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators import native
+from xbp.errors import InputError
 
 Real = NDArray[Any]
 LEAST_ENTRIES = 4096
@@ -46,6 +47,9 @@ def rectify(x: Real) -> Any:
     _call("rectify", y, (x,), ())
 
     def backward(dy: Real) -> Real:
+        if dy.shape != y.shape:
+            msg = f"the gradient of an output of shape {y.shape} has shape {dy.shape}"
+            raise InputError(msg)
         if dy.dtype != dtype or dy.strides != y.strides:
             laid_out = empty_in(order, y)
             laid_out[...] = dy
@@ -63,6 +67,8 @@ def cross_entropy(logits: Real, target: Any, scale: float, rubbish: float | None
     if dtype not in DTYPES or target.ndim != 1 or rubbish is not None or logits.size == 0:
         return NotImplemented
     n, classes = logits.shape
+    if target.shape != (n,) or target.dtype.kind not in "iu":
+        return NotImplemented
     labels = np.ascontiguousarray(target, np.int64)
     logits, gradient = np.ascontiguousarray(logits), np.empty((n, classes), dtype)
     total = _cross_entropy(dtype)(

@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def matmul(a: Real, b: Real) -> Any:
 
 
 _kept: deque[Real] = deque(maxlen=4)
+_lock = Lock()
 
 
 def memory(shape: tuple[int, int], dtype: np.dtype[Any]) -> Real:
@@ -60,12 +62,13 @@ def memory(shape: tuple[int, int], dtype: np.dtype[Any]) -> Real:
     """
     if math.prod(shape) * dtype.itemsize < LEAST_KEPT or not COUNTS_REFERENCES:
         return np.empty(shape, dtype)
-    for index in range(len(_kept)):
-        held = sys.getrefcount(_kept[index])
-        if held == FREE and _kept[index].shape == shape and _kept[index].dtype == dtype:
-            return _kept[index]
-    _kept.append(np.empty(shape, dtype))
-    return _kept[-1]
+    with _lock:  # from the look to the new reference, or two threads would get the same
+        for index in range(len(_kept)):
+            held = sys.getrefcount(_kept[index])
+            if held == FREE and _kept[index].shape == shape and _kept[index].dtype == dtype:
+                return _kept[index]
+        _kept.append(np.empty(shape, dtype))
+        return _kept[-1]
 
 
 def stored(matrix: Real) -> tuple[int, int] | None:
