@@ -1,19 +1,23 @@
-"""Every accelerator against its reference: odd sizes, batches that do not fill a block."""
+"""Every accelerator against its reference: odd sizes, batches that do not fill a block.
+
+All arrays lie in guarded memory: a kernel that reads or writes beyond one ends the process.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from guards import Guards
 from numpy.typing import NDArray
 
 from xbp import accelerators, primitives
-from xbp.accelerators import convolution, elementwise, native, product
+from xbp.accelerators import affine, convolution, elementwise, native, product
 from xbp.errors import InputError
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
@@ -27,28 +31,43 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return int(request.param)
 
 
+@pytest.fixture(autouse=True)
+def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
+    guards = Guards()
+    monkeypatch.setattr(np, "empty", guards.empty)
+    monkeypatch.setattr(np, "empty_like", guards.empty_like)
+    yield guards
+    guards.check()
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def contiguous(x: Real) -> Real:
+    copy = np.empty(x.shape, x.dtype)
+    copy[...] = x
+    return copy
+
+
 def rows_first(x: Real) -> Real:
-    return np.ascontiguousarray(x.transpose(2, 1, 3, 0)).transpose(3, 1, 0, 2)
+    return contiguous(x.transpose(2, 1, 3, 0)).transpose(3, 1, 0, 2)
 
 
 def mirrored(x: Real) -> Real:
-    return np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    return contiguous(x[..., ::-1])[..., ::-1]
 
 
 def unaligned(x: Real) -> Real:
     memory = np.empty(x.nbytes + 1, np.uint8)
-    moved = memory[1:].view(x.dtype).reshape(x.shape)
+    moved = memory[:-1].view(x.dtype).reshape(x.shape)
     moved[...] = x
     assert not moved.flags.aligned
     return moved
 
 
-LAYOUTS = {f.__name__: f for f in (np.ascontiguousarray, rows_first, mirrored, unaligned)}
+LAYOUTS = {f.__name__: f for f in (contiguous, rows_first, mirrored, unaligned)}
 
 
 def assert_close(result: Real, truth: Real, terms: int) -> None:
@@ -79,8 +98,9 @@ def test_convolution(case: Any, layout: str, dtype: str) -> None:
     n, c, h, w, o, kernel, stride, padding, relu, pool = case
     rng = np.random.default_rng(0)
     x = LAYOUTS[layout](rng.normal(size=(n, c, h, w)).astype(dtype))
-    weight = rng.normal(size=(o, c, *kernel)).astype(dtype)
-    bias = rng.normal(size=2 * o).astype(dtype)[::2]  # with gaps
+    weight = contiguous(rng.normal(size=(o, c, *kernel)).astype(dtype))
+    bias = contiguous(rng.normal(size=2 * o).astype(dtype))
+    bias = bias[::2] if layout == "mirrored" else bias[o:]  # with gaps, and up to the end
     arguments: dict[str, Any] = {"relu": relu, "pool": pool}
     y, backward = convolution.convolve_rectify_pool(x, weight, bias, stride, padding, **arguments)
     double = [a.astype(np.float64) for a in (x, weight, bias)]
@@ -129,8 +149,8 @@ def test_pooling(case: Any, layout: str, kind: str, dtype: str) -> None:
 @pytest.mark.parametrize("n", [1, 15, 4096, 40_001])
 def test_updates(n: int, dtype: str) -> None:
     rng = np.random.default_rng(0)
-    p, g, m = (rng.normal(size=n).astype(dtype) for _ in range(3))
-    v = rng.uniform(0, 2, n).astype(dtype)
+    p, g, m = (contiguous(rng.normal(size=n).astype(dtype)) for _ in range(3))
+    v = contiguous(rng.uniform(0, 2, n).astype(dtype))
     calls: dict[str, tuple[Any, ...]] = {
         "add_scaled": (p, -0.3, g),
         "average": (p, 0.9, g),
@@ -138,7 +158,7 @@ def test_updates(n: int, dtype: str) -> None:
         "normalized_step": (p, 0.3, m, 1.5, v, 1e-3),
     }
     for name, arguments in calls.items():
-        own = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        own = [contiguous(a) if isinstance(a, np.ndarray) else a for a in arguments]
         true = [a.astype("f8") if isinstance(a, np.ndarray) else a for a in arguments]
         if getattr(elementwise, name.strip())(*own) is NotImplemented:
             assert n < elementwise.LEAST_ENTRIES
@@ -151,7 +171,7 @@ def test_updates(n: int, dtype: str) -> None:
 @pytest.mark.parametrize("shape", [(40_001,), (300, 200), (5, 7, 40, 33)])
 def test_rectify(shape: tuple[int, ...], dtype: str) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=shape).astype(dtype)
+    x = contiguous(rng.normal(size=shape).astype(dtype))
     x = x.transpose() if len(shape) == 4 else x
     dy = rng.normal(size=x.shape).astype(dtype)  # laid out otherwise
     y, backward = elementwise.rectify(x)
@@ -159,7 +179,9 @@ def test_rectify(shape: tuple[int, ...], dtype: str) -> None:
     assert np.array_equal(backward(dy), dy * (x > 0))
 
 
-@pytest.mark.parametrize("shape", [(128, 400, 120), (65, 90, 5000), (4096, 512, 1), (301, 300, 17)])
+@pytest.mark.parametrize(
+    "shape", [(128, 400, 120), (65, 90, 5000), (4096, 512, 1), (301, 300, 17), (37, 200, 99)]
+)
 @pytest.mark.parametrize("stored", ["as such", "transposed", "in a larger one"])
 def test_matmul(shape: tuple[int, int, int], stored: str, dtype: str, threads: int) -> None:
     m, k, n = shape
@@ -167,14 +189,15 @@ def test_matmul(shape: tuple[int, int, int], stored: str, dtype: str, threads: i
 
     def draw(rows: int, columns: int) -> Real:
         if stored == "in a larger one":
-            return rng.normal(size=(rows + 2, columns + 3)).astype(dtype)[1:-1, 2:-1]
+            return contiguous(rng.normal(size=(rows + 2, columns + 3)).astype(dtype))[1:-1, 2:-1]
         if stored == "transposed":
-            return rng.normal(size=(columns, rows)).astype(dtype).T
-        return rng.normal(size=(rows, columns)).astype(dtype)
+            return contiguous(rng.normal(size=(columns, rows)).astype(dtype)).T
+        return contiguous(rng.normal(size=(rows, columns)).astype(dtype))
 
     a, b = draw(m, k), draw(k, n)
     c = product.matmul(a, b)
-    if product.blas(np.dtype(dtype)) is None or threads == 1:
+    direct = math.prod(shape) <= product.MOST_DIRECT and stored != "transposed" and n > 16
+    if not direct and (product.blas(np.dtype(dtype)) is None or threads == 1):
         assert c is NotImplemented
         return
     assert c.dtype == dtype
@@ -198,21 +221,95 @@ def test_matmul_declines_what_blas_cannot_read(dtype: str) -> None:
         primitives.matmul(a, a[:200])
 
 
-def test_large_results_use_memory_again_that_nobody_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "LEAST_KEPT", 0)
-    product._kept.clear()
-    shape, dtype = (3, 5), np.dtype("float32")
-    first = product.memory(shape, dtype)
-    place = first.ctypes.data
-    view = first.T[1:]
-    del first
-    assert product.memory(shape, dtype).ctypes.data != place  # a view holds it
-    del view
-    held = [product.memory(shape, dtype) for _ in range(6)]
-    places = [array.ctypes.data for array in held]
-    assert place in places and len(set(places)) == 6
-    assert product.memory((5, 3), dtype).shape == (5, 3)
-    assert product.memory(shape, np.dtype("float64")).dtype == "float64"
+# rows, in, out: tiles, panels and vectors that are full, and that are not
+AFFINES = [(128, 400, 120), (37, 33, 70), (4, 16, 1), (7, 90, 17), (65, 64, 65), (300, 21, 150)]
+
+
+@pytest.mark.parametrize("shape", AFFINES, ids=str)
+@pytest.mark.parametrize("layout", ["row-major", "transposed", "unaligned"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_affine(
+    shape: tuple[int, int, int], layout: str, relu: bool, bias: bool, dtype: str
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(*sizes: int) -> Real:
+        array = rng.normal(size=sizes).astype(dtype)
+        if layout == "transposed":
+            return contiguous(array.T).T
+        return unaligned(array) if layout == "unaligned" else contiguous(array)
+
+    rows, features, out = shape
+    x, weight, b = draw(rows, features), draw(out, features), draw(out) if bias else None
+    y, backward = affine.affine(x, weight, b, relu=relu)
+    reference = primitives.affine.reference  # type: ignore[attr-defined]
+    wide = None if b is None else b.astype("f8")
+    truth, true_backward = reference(x.astype("f8"), weight.astype("f8"), wide, relu=relu)
+    assert y.dtype == dtype
+    assert_close(y, truth, features)
+    dy = draw(rows, out)
+    # Where y is within rounding of 0, it alone can say whether the rectifier let it pass.
+    dy[np.abs(truth) < 1e-4] = 0
+    given = [array.copy() for array in (x, weight, dy)]
+    dx, dweight, dbias = backward(dy)
+    true_dx, true_dweight, true_dbias = true_backward(dy.astype("f8"))
+    assert_close(dx, true_dx, out)
+    assert_close(dweight, true_dweight, rows)
+    if bias:
+        assert_close(dbias, true_dbias, rows)
+    else:
+        assert dbias is None
+    without_dx, *same = backward(dy, False)
+    assert without_dx is None
+    assert all(np.array_equal(a, b) for a, b in zip(same, (dweight, dbias), strict=True) if bias)
+    assert all(np.array_equal(a, b) for a, b in zip((x, weight, dy), given, strict=True))
+
+
+def test_affine_of_any_number_of_leading_axes(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(3, 5, 40)).astype(dtype), rng.normal(size=(9, 40)).astype(dtype)
+    y, backward = affine.affine(x, weight, None)
+    assert_close(y, x.astype("f8") @ weight.astype("f8").T, 40)
+    dx, dweight, _ = backward(y)
+    assert_close(dx, y.astype("f8") @ weight, 9)
+    assert_close(dweight, np.einsum("abo,abi->oi", y.astype("f8"), x), 15)
+    with pytest.raises(InputError, match="has shape"):
+        backward(y[:, :4])
+
+
+def test_affine_declines_what_it_is_not_made_for(dtype: str) -> None:
+    x, weight, bias = np.ones((8, 32), dtype), np.ones((5, 32), dtype), np.ones(5, dtype)
+    other = "f8" if dtype == "float32" else "f4"
+    for arguments in [
+        (x[:3], weight, bias),  # too few rows
+        (x[:, :1], weight[:, :1], bias),  # less than a vector of features
+        (x[:, :31], weight, bias),
+        (x[0, 0], weight, bias),
+        (x, weight.astype(other), bias),
+        (x, weight, bias.astype(other)),
+        (x, weight, np.ones(1, dtype)),
+        (x.astype("f2"), weight.astype("f2"), bias.astype("f2")),
+        (np.ones((300, 600), dtype), np.ones((600, 600), dtype), None),  # a BLAS is faster
+    ]:
+        assert affine.affine(*arguments) is NotImplemented
+
+
+@pytest.mark.parametrize("shape", [(37, 3, 5, 4), (2, 1, 2, 1), (64, 16, 5, 5), (17, 2, 3, 3)])
+def test_flatten(shape: tuple[int, ...], dtype: str) -> None:
+    x = rows_first(np.random.default_rng(0).normal(size=shape).astype(dtype))
+    for given in (x, unaligned_rows(x)):
+        y = convolution.flatten(given)
+        assert y.flags.c_contiguous and np.array_equal(y, x.reshape(len(x), -1))
+    assert convolution.flatten(np.ascontiguousarray(x)) is NotImplemented
+    assert convolution.flatten(x[:1]) is NotImplemented
+    assert convolution.flatten(x[:, 0, 0]) is NotImplemented
+    assert convolution.flatten(x.astype("f2")) is NotImplemented
+
+
+def unaligned_rows(x: Real) -> Real:
+    """As `rows_first`, but not aligned."""
+    return unaligned(x.transpose(2, 1, 3, 0)).transpose(3, 1, 0, 2)
 
 
 def test_matmul_gives_the_blas_its_threads_back() -> None:
@@ -230,7 +327,7 @@ def test_matmul_gives_the_blas_its_threads_back() -> None:
 @pytest.mark.parametrize("labels", ["int64", "uint8", "int32"])
 def test_cross_entropy(labels: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
-    logits = (10 * rng.normal(size=(13, 7))).astype(dtype)
+    logits = contiguous((10 * rng.normal(size=(13, 7))).astype(dtype))
     target = rng.integers(0, 7, 13).astype(labels)
     value, gradient = elementwise.cross_entropy(logits, target, 0.5)
     reference = primitives.cross_entropy.reference  # type: ignore[attr-defined]
@@ -265,8 +362,12 @@ def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str) -> None:
     def rectified() -> Any:
         return primitives.rectify(np.tile(x, (300, 1, 1, 1)))
 
+    def linear() -> Any:
+        rows = x.reshape(16, 36)
+        return primitives.affine(rows, np.ones((7, 36), dtype), np.ones(7, dtype), relu=True)
+
     with np.errstate(invalid="ignore"):
-        for run in (block, pool, rectified):
+        for run in (block, pool, rectified, linear):
             fast = outputs(run)
             with accelerators.disabled():
                 slow = outputs(run)

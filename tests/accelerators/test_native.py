@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from xbp import accelerators, nn
-from xbp.accelerators import build, convolution, native
+from xbp.accelerators import build, convolution, native, product
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.status())
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
@@ -60,6 +60,37 @@ def test_each_level_that_runs_here_passes_against_the_reference(level: str) -> N
         check=False,
     )
     assert result.returncode == 0, result.stdout
+    assert "passed" in result.stdout
+
+
+@needs_kernels
+@needs_compiler
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the guards are Linux's")
+def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: Path) -> None:
+    """What lies beyond one ends the process there, and what was not written is nan."""
+    library, tests = tmp_path / "guarded.so", Path(__file__).parent
+    guarded = [f"-D{name}=guarded_{name}" for name in ("malloc", "aligned_alloc", "free")]
+    command = [str(build.compiler()), *build.OPTIONS, "-O1", *build.levels()[native.status()]]
+    command += [*guarded, f"-DDIGEST={build.digest()}u", "-o", str(library)]
+    command += [str(build.HERE / name) for name in build.SOURCES]
+    subprocess.run([*command, str(tests / "guarded.c"), "-lm"], check=True)
+    code = (
+        "import sys, pytest, pathlib\n"
+        "from xbp.accelerators import native\n"
+        "native.library_path = lambda level: pathlib.Path(sys.argv[1])\n"
+        "assert native.library() is not None, native.status()\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[2:]]))"
+    )
+    chosen = [str(tests / "test_against_reference.py"), "-k", "in_threes and not unaligned"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(library), *chosen],
+        cwd=tests.parents[1],
+        env=os.environ | {"XBP_ACCELERATE": native.status()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
     assert "passed" in result.stdout
 
 
@@ -175,6 +206,24 @@ def test_memory_of_a_call_lives_as_long_as_its_backward() -> None:
         convolution.convolve_rectify_pool(*case(), relu=True, pool=(2, 2))
     for array, again in zip(expected, backward(np.ones_like(y)), strict=True):
         assert np.array_equal(array, again)
+
+
+@needs_kernels
+def test_large_results_use_memory_again_that_nobody_holds(monkeypatch: Any) -> None:
+    monkeypatch.setattr(product, "LEAST_KEPT", 0)
+    product._kept.clear()
+    shape, dtype = (3, 5), np.dtype("float32")
+    first = product.memory(shape, dtype)
+    place = first.ctypes.data
+    view = first.T[1:]
+    del first
+    assert product.memory(shape, dtype).ctypes.data != place  # a view holds it
+    del view
+    held = [product.memory(shape, dtype) for _ in range(6)]
+    places = [array.ctypes.data for array in held]
+    assert place in places and len(set(places)) == 6
+    assert product.memory((5, 3), dtype).shape == (5, 3)
+    assert product.memory(shape, np.dtype("float64")).dtype == "float64"
 
 
 @needs_kernels

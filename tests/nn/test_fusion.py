@@ -55,9 +55,29 @@ def test_in_one_pass_or_layer_by_layer(chain: str, connected: str, backend: Any)
         np.testing.assert_allclose(xbp.to_numpy(one), xbp.to_numpy(other), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_and_relu_in_one_pass(bias: bool, backend: Any) -> None:
+    def make() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(20, 7, bias, dtype="float64", rng=0), nn.ReLU())
+
+    x = backend.asarray(np.random.default_rng(0).normal(size=(5, 3, 20)))
+    model, plain = make(), make()
+    y, backward = model.forward(x, training=True)
+    z, first = plain[0].forward(x)
+    expected, second = plain[1].forward(z)
+    dy = backend.asarray(np.random.default_rng(1).normal(size=(5, 3, 7)))
+    pairs = [(y, expected), (model(x), expected), (backward(dy), first(second(dy)))]
+    pairs += [(p.grad, q.grad) for p, q in zip(model.parameters(), plain.parameters(), strict=True)]
+    for one, other in pairs:
+        # The same sums in other orders, of at most 20 terms of order 1.
+        np.testing.assert_allclose(xbp.to_numpy(one), xbp.to_numpy(other), rtol=1e-13, atol=1e-13)
+
+
 def test_what_is_fused() -> None:
     conv, relu, pool = nn.Conv2d(1, 1, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2)
     assert len(list(fused((conv, relu, pool, conv, relu, conv)))) == 3
+    linear = nn.Linear(1, 1, rng=0)
+    assert len(list(fused((linear, relu, linear, relu, relu, linear, nn.Tanh())))) == 5
     kept = (relu, conv, nn.MaxPool2d(3, 2), nn.Sequential(conv), relu)
     assert list(fused(kept)) == list(kept)
 

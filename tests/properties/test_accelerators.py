@@ -28,7 +28,8 @@ def test_every_accelerator_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    table = {a.name: watched(a.name, a.function) for a in accelerators.registered()}
+    here = [a for a in accelerators.registered() if a.backend == "numpy"]
+    table = {a.name: watched(a.name, a.function) for a in here}
     if not table:
         pytest.skip("no accelerator works here")
     monkeypatch.setattr(accelerators, "_tables", {np.ndarray: table})

@@ -5,7 +5,8 @@ call by returning ``NotImplemented``: the reference then computes it. ``XBP_ACCE
 environment, or `disabled`, switches all of them off; the name of a level, as in `native.LEVELS`,
 chooses the kernels compiled for it.
 
-For numpy they are compiled C (`kernels.c`), built when xbp is installed where there is a compiler.
+For numpy they are compiled C (`kernels.c`), built when xbp is installed where there is a compiler;
+for CuPy they are CUDA kernels (`cuda`), compiled when they are first used.
 """
 
 from __future__ import annotations
@@ -44,14 +45,19 @@ def find(name: str, kind: type) -> Function | None:
 def _load(kind: type) -> dict[str, Function]:
     """The accelerators for an array type: found when its first array comes along."""
     if kind.__module__ == "numpy" and native.library() is not None:
-        from xbp.accelerators import convolution, elementwise, product
+        from xbp.accelerators import affine, convolution, elementwise, product
 
         functions = (
+            *affine.ACCELERATORS,
             *convolution.ACCELERATORS,
             *elementwise.ACCELERATORS,
             *product.ACCELERATORS,
         )
         return {function.__name__: function for function in functions}
+    if kind.__module__.partition(".")[0] == "cupy":
+        from xbp.accelerators import cuda
+
+        return {function.__name__: function for function in cuda.ACCELERATORS}
     return {}
 
 
@@ -65,9 +71,14 @@ def register(kind: type, functions: Iterable[Function]) -> None:
 
 def registered() -> list[Accelerator]:
     """All accelerators that work here."""
-    import numpy as np
+    from xbp.backend import find_backend, why_unavailable
 
-    return [Accelerator(name, "numpy", function) for name, function in _load(np.ndarray).items()]
+    backends = [find_backend(name) for name in ("numpy", "cupy") if why_unavailable(name) is None]
+    return [
+        Accelerator(name, backend.name, function)
+        for backend in backends
+        for name, function in _load(type(backend.asarray(0.0))).items()
+    ]
 
 
 def status() -> str:

@@ -10,8 +10,11 @@
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef whole mask __attribute__((vector_size(VECTOR_BYTES)));
 #define LANES ((long)(VECTOR_BYTES / sizeof(real)))
-#define UNROLL _Pragma("GCC unroll 8")
+typedef uint8_t NAME(bytes) __attribute__((vector_size(VECTOR_BYTES / sizeof(real))));
+#define UNROLL _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
+/* Else the compiler reads a factor again for each of its products, and waits for memory. */
+#define IN_REGISTER(v) __asm__("" : "+" VECTOR_REGISTER(v))
 
 /* --- lanes to and from memory: `lanes` images whose neighbours are `stride` apart --- */
 
@@ -29,20 +32,72 @@ INLINE void NAME(store)(real *to, long stride, long lanes, vector v) {
         for (long lane = 0; lane < lanes; lane++) to[lane * stride] = v[lane];
 }
 
+/* LANES vectors of LANES numbers, transposed: neighbours change places, then neighbouring pairs, … */
+INLINE void NAME(swap)(vector *v, const long half) {
+    static const whole numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    mask lane;
+    memcpy(&lane, numbers, sizeof lane);
+    const mask odd = (lane & (whole)half) != 0, low = lane + (odd & (whole)(LANES - half));
+    UNROLL for (long i = 0; i < LANES; i++) {
+        if (i & half) continue;
+        const vector a = v[i], b = v[i + half];
+        v[i] = __builtin_shuffle(a, b, low);
+        v[i + half] = __builtin_shuffle(a, b, low + (whole)half);
+    }
+}
+
+INLINE void NAME(transpose)(vector *v) {
+    if (LANES > 1) NAME(swap)(v, 1);
+    if (LANES > 2) NAME(swap)(v, 2);
+    if (LANES > 4) NAME(swap)(v, 4);
+    if (LANES > 8) NAME(swap)(v, 8);
+}
+
+/* A block of images, (c, h, w) of them each, as vectors of images. */
 static void NAME(pack)(const images *x, long first, long lanes, long c, long h, long w, vector *to,
                        long plane, long row) {
     const real *data = (const real *)x->data + first * x->n;
+    if (x->h == w * x->w && row == w) { /* rows without gaps, here and there, are one long row */
+        w *= h;
+        h = 1;
+        if (x->c == w * x->w && plane == w) {
+            w *= c;
+            c = 1;
+        }
+    }
     for (long i = 0; i < c; i++)
         for (long j = 0; j < h; j++) {
             const real *from = data + i * x->c + j * x->h;
             vector *line = to + i * plane + j * row;
+            long k = 0;
             if (x->n == 1 && lanes == LANES)
-                for (long k = 0; k < w; k++) line[k] = NAME(load)(from + k * x->w, 1, LANES);
-            else {
-                if (lanes < LANES) memset(line, 0, w * sizeof(vector));
-                for (long lane = 0; lane < lanes; lane++)
-                    for (long k = 0; k < w; k++) line[k][lane] = from[lane * x->n + k * x->w];
-            }
+                for (; k < w; k++) line[k] = NAME(load)(from + k * x->w, 1, LANES);
+            else if (x->w == 1 && lanes == LANES && w >= LANES)
+                while (k < w) {
+                    if (k > w - LANES) k = w - LANES; /* the last ones meet some a second time */
+                    vector square[LANES];
+                    UNROLL for (long lane = 0; lane < LANES; lane++)
+                        memcpy(square + lane, from + lane * x->n + k, sizeof(vector));
+                    NAME(transpose)(square);
+                    UNROLL for (long s = 0; s < LANES; s++) line[k + s] = square[s];
+                    k += LANES;
+                }
+            for (; k < w; k++) line[k] = NAME(load)(from + k * x->w, x->n, lanes);
+        }
+}
+
+/* The inverse: rows of vectors of images to (c, h, w) of them each. */
+static void NAME(unpack)(const vector *from, long plane, long row, const images *x, long first, long lanes,
+                         long c, long h, long w) {
+    real *data = (real *)x->data + first * x->n;
+    for (long i = 0; i < c; i++)
+        for (long j = 0; j < h; j++) {
+            real *to = data + i * x->c + j * x->h;
+            const vector *line = from + i * plane + j * row;
+            if (x->n == 1 && lanes == LANES)
+                for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, 1, LANES, line[k]);
+            else
+                for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, x->n, lanes, line[k]);
         }
 }
 
@@ -141,6 +196,7 @@ static void NAME(order)(const real *weight, real *to, long all, long c, long kh,
 typedef struct {
     const convolution *t;
     const pooling *pooling;
+    const flattening *flattening;
     const real *weight, *bias;
     real *partial; /* backward: a weight and a bias gradient for each part */
     const real *turned;
@@ -149,11 +205,46 @@ typedef struct {
 
 #define BLOCKS(n) (((n) + LANES - 1) / LANES)
 
+/* One row of y from pool_h rows of a convolution. The sizes are constants where this is inlined. */
+INLINE void NAME(pool_row)(const long pool_h, const long pool_w, const convolution *t, long block, long p,
+                           const vector *line) {
+    const long rows = t->oh / pool_h, columns = t->ow / pool_w, window = t->o * t->ow;
+    const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
+    for (long o = 0; o < t->o; o++) {
+        real *y = (real *)t->y.data + first * t->y.n + o * t->y.c + p * t->y.h;
+        uint8_t *where = t->where + ((block * t->o + o) * rows + p) * columns * LANES;
+        for (long q = 0; q < columns; q++) {
+            const vector *from = line + o * t->ow + q * pool_w;
+            vector best = from[0];
+            if (t->where) {
+                mask at = {0};
+                UNROLL for (long s = 0; s < pool_h; s++) {
+                    UNROLL for (long u = 0; u < pool_w; u++) {
+                        const vector v = from[s * window + u];
+                        const mask better = (v > best) | (v != v); /* nan: the last word */
+                        best = NAME(choose)(better, v, best);
+                        at = (better & (whole)(s * pool_w + u)) | (~better & at);
+                    }
+                }
+                mask none = best != best;
+                if (t->relu) {
+                    none |= best <= 0;
+                    best = NAME(choose)(best <= 0, (vector){0}, best);
+                }
+                at |= none; /* all bits set, of which the lowest eight are NOWHERE */
+                const NAME(bytes) places = __builtin_convertvector(at, NAME(bytes));
+                memcpy(where + q * LANES, &places, sizeof places);
+            }
+            NAME(store)(y + q * t->y.w, t->y.n, lanes, best);
+        }
+    }
+}
+
 static void NAME(forward_part)(void *task, int part, int parts) {
     NAME(job) *job = task;
     const convolution *t = job->t;
     const long row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
-    const long rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, window = t->o * t->ow;
+    const long rows = t->oh / t->pool_h, window = t->o * t->ow;
     vector *x = take_scratch((t->c * plane + t->pool_h * window) * sizeof(vector));
     if (!x) { job->failed = 1; return; }
     vector *line = x + t->c * plane;
@@ -172,52 +263,31 @@ static void NAME(forward_part)(void *task, int part, int parts) {
                 r.out = line + s * window;
                 NAME(correlate)(&r, job->weight, job->bias, t->o);
             }
-            for (long o = 0; o < t->o; o++) {
-                real *y = (real *)t->y.data + first * t->y.n + o * t->y.c + p * t->y.h;
-                uint8_t *where = t->where + (((block * rows + p) * t->o + o) * columns) * LANES;
-                for (long q = 0; q < columns; q++) {
-                    const vector *from = line + o * t->ow + q * t->pool_w;
-                    vector best = from[0];
-                    if (t->where) {
-                        mask at = {0};
-                        for (long s = 0; s < t->pool_h; s++)
-                            for (long u = 0; u < t->pool_w; u++) {
-                                const vector v = from[s * window + u];
-                                const mask better = (v > best) | (v != v); /* nan: the last word */
-                                best = NAME(choose)(better, v, best);
-                                at = (better & (whole)(s * t->pool_w + u)) | (~better & at);
-                            }
-                        mask none = best != best;
-                        if (t->relu) {
-                            none |= best <= 0;
-                            best = NAME(choose)(best <= 0, (vector){0}, best);
-                        }
-                        at |= none; /* all bits set, of which the lowest eight are NOWHERE */
-                        for (long lane = 0; lane < LANES; lane++) where[q * LANES + lane] = (uint8_t)at[lane];
-                    }
-                    NAME(store)(y + q * t->y.w, t->y.n, lanes, best);
-                }
-            }
+            if (t->pool_h == 2 && t->pool_w == 2) NAME(pool_row)(2, 2, t, block, p, line);
+            else NAME(pool_row)(t->pool_h, t->pool_w, t, block, p, line);
         }
     }
 }
 
 /* --- backward --- */
 
-INLINE void NAME(tap_tile)(const int O, const int T, const vector *d, long d_plane, long d_row,
-                           long d_step_h, long d_step_w, const vector *x, const long *tap, long x_step_h,
-                           long x_step_w, long rows, long columns, vector *to) {
+/* O × T sums Σ δ[r, q][o] · x[r, q][tap] over rows r and columns q; `all` outputs lie between the δ of
+ * two columns. */
+INLINE void NAME(tap_tile)(const int O, const int T, const vector *d, long all, const vector *x,
+                           const long *tap, long x_row, long x_step, long rows, long columns,
+                           vector *to) {
     vector sum[MOST_OUTPUTS][8];
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) sum[o][s] = to[o * T + s];
     }
     for (long r = 0; r < rows; r++) {
-        const vector *dr = d + r * d_step_h * d_row, *xr = x + r * x_step_h;
-        for (long q = 0; q < columns; q++, dr += d_step_w, xr += x_step_w) {
+        const vector *xr = x + r * x_row;
+        for (long q = 0; q < columns; q++, d += all, xr += x_step) {
             vector v[8];
             UNROLL for (int s = 0; s < T; s++) v[s] = xr[tap[s]];
             UNROLL for (int o = 0; o < O; o++) {
-                const vector delta = dr[o * d_plane];
+                vector delta = d[o];
+                IN_REGISTER(delta);
                 UNROLL for (int s = 0; s < T; s++) sum[o][s] += delta * v[s];
             }
         }
@@ -233,76 +303,88 @@ INLINE real NAME(total)(vector v) {
     return sum;
 }
 
+/* δ of one output, rows p to end of y, at their places before pooling, where all others are zero:
+ * into `band` with all outputs of a column side by side, and into `frame` where there is one. Their sum
+ * goes into `total`. */
+INLINE void NAME(spread)(const long pool_h, const long pool_w, const convolution *t, const vector *dy,
+                         long block, long o, long p, long end, vector *band, vector *frame,
+                         long frame_row, long frame_step, vector *total) {
+    const long rows = t->oh / pool_h, columns = t->ow / pool_w, row = t->ow * t->o;
+    vector sum = {0};
+    for (; p < end; p++, band += pool_h * row, frame += frame ? pool_h * frame_row : 0) {
+        const uint8_t *where = t->where + ((block * t->o + o) * rows + p) * columns * LANES;
+        for (long q = 0; q < columns; q++) {
+            const vector v = dy[(o * rows + p) * columns + q];
+            vector *to = band + q * pool_w * t->o + o, *framed = frame + q * pool_w * frame_step;
+            mask at = {0};
+            if (t->where) {
+                whole places[LANES]; /* from bytes; GCC's __builtin_convertvector does it one by one */
+                for (long lane = 0; lane < LANES; lane++) places[lane] = where[q * LANES + lane];
+                memcpy(&at, places, sizeof at);
+            }
+            UNROLL for (long s = 0; s < pool_h; s++) {
+                UNROLL for (long u = 0; u < pool_w; u++) {
+                    const vector here = (vector)((mask)v & (at == (whole)(s * pool_w + u)));
+                    to[s * row + u * t->o] = here;
+                    if (frame) framed[s * frame_row + u * frame_step] = here;
+                    sum += here;
+                }
+            }
+        }
+    }
+    *total += sum;
+}
+
 static void NAME(backward_part)(void *task, int part, int parts) {
     NAME(job) *job = task;
     const convolution *t = job->t;
     const long row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
-    /* δ with stride_h - 1 rows of zeros between its rows, and for ∂L/∂x, which is the convolution of
-     * that with the turned kernels, framed so that a window begins at each pixel of x. */
-    const int wants_dx = t->dx.data != NULL;
-    const long sh = wants_dx ? t->stride_h : 1, sw = wants_dx ? t->stride_w : 1;
-    const long top = wants_dx ? t->kh - 1 - t->pad_h : 0, left = wants_dx ? t->kw - 1 - t->pad_w : 0;
-    const long d_row = wants_dx ? t->w + t->kw - 1 : t->ow;
-    const long d_plane = (wants_dx ? t->h + t->kh - 1 : t->oh) * d_row;
     const long rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, taps = t->kh * t->kw;
     const long weights = t->o * t->c * taps;
-    vector *x = take_scratch((t->c * plane + t->o * d_plane + weights + t->o + t->c * t->w) *
-                                       sizeof(vector));
+    /* δ is spread out by bands of as many rows as leave room in the first cache for those of x; and for
+     * ∂L/∂x, the convolution of δ with the turned kernels, a second time, whole, with stride_h - 1 rows
+     * of zeros between its rows, and framed so that a window begins at each pixel of x. */
+    const int wants_dx = t->dx.data != NULL;
+    const long sh = t->stride_h, sw = t->stride_w, top = t->kh - 1 - t->pad_h, left = t->kw - 1 - t->pad_w;
+    const long d_row = t->w + t->kw - 1, d_plane = wants_dx ? (t->h + t->kh - 1) * d_row : 0;
+    const long widest = t->o < MOST_OUTPUTS ? t->o : MOST_OUTPUTS, lines = t->ow * t->pool_h;
+    long height = 24000 / (widest * lines * (long)sizeof(vector));
+    height = height < 1 ? 1 : height < rows ? height : rows;
+    const long size = t->o * (height * lines + d_plane + rows * columns + 1) + t->c * (plane + t->w) + weights;
+    vector *x = take_scratch(size * sizeof(vector) + taps * sizeof(long));
     if (!x) { job->failed = 1; return; }
-    vector *d = x + t->c * plane, *dw = d + t->o * d_plane, *db = dw + weights, *line = db + t->o;
+    vector *band = x + t->c * plane, *d = band + t->o * height * lines, *dw = d + t->o * d_plane;
+    vector *db = dw + weights, *line = db + t->o, *dy = line + t->c * t->w;
+    long *tap = (long *)(dy + t->o * rows * columns);
+    for (long k = 0; k < taps; k++) tap[k] = k / t->kw * row + k % t->kw;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
-    if (wants_dx || t->oh % t->pool_h || t->ow % t->pool_w) memset(d, 0, t->o * d_plane * sizeof(vector));
+    memset(band, 0, t->o * (height * lines + d_plane) * sizeof(vector)); /* what is never spread to */
     memset(dw, 0, (weights + t->o) * sizeof(vector));
-    /* As many rows at a time as leave room in the first cache for the rows of x. */
-    const long widest = t->o < MOST_OUTPUTS ? t->o : MOST_OUTPUTS;
-    long chunk = 20000 / (widest * t->ow * sw * (long)sizeof(vector));
-    if (chunk < 1) chunk = 1;
     for (long block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
-        vector *origin = d + top * d_row + left;
-        for (long o = 0; o < t->o; o++) {
-            vector sum = {0};
-            for (long p = 0; p < rows; p++) {
-                const real *dy = (const real *)t->y.data + first * t->y.n + o * t->y.c + p * t->y.h;
-                const uint8_t *where = t->where + (((block * rows + p) * t->o + o) * columns) * LANES;
-                for (long q = 0; q < columns; q++) {
-                    const vector v = NAME(load)(dy + q * t->y.w, t->y.n, lanes);
-                    vector *to = origin + o * d_plane + p * t->pool_h * sh * d_row + q * t->pool_w * sw;
-                    if (!t->where) {
-                        *to = v;
-                        sum += v;
-                        continue;
-                    }
-                    mask at;
-                    for (long lane = 0; lane < LANES; lane++) at[lane] = where[q * LANES + lane];
-                    for (long s = 0; s < t->pool_h; s++)
-                        for (long u = 0; u < t->pool_w; u++) {
-                            const vector here = (vector)((mask)v & (at == (whole)(s * t->pool_w + u)));
-                            to[s * sh * d_row + u * sw] = here;
-                            sum += here;
-                        }
-                }
+        NAME(pack)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns, columns);
+        for (long p = 0; p < rows; p += height) {
+            const long end = p + height < rows ? p + height : rows, r = p * t->pool_h;
+            for (long o = 0; o < t->o; o++) {
+                vector *frame = wants_dx ? d + o * d_plane + (top + r * sh) * d_row + left : NULL;
+                if (t->pool_h == 2 && t->pool_w == 2)
+                    NAME(spread)(2, 2, t, dy, block, o, p, end, band, frame, sh * d_row, sw, db + o);
+                else
+                    NAME(spread)(t->pool_h, t->pool_w, t, dy, block, o, p, end, band, frame, sh * d_row, sw,
+                                 db + o);
             }
-            db[o] += sum;
-        }
-        for (long r = 0; r < t->oh; r += chunk) {
-            const long height = t->oh - r < chunk ? t->oh - r : chunk;
             vector *to = dw;
             int outputs;
             for (long o = 0; o < t->o; o += outputs) {
                 outputs = NAME(outputs)(o, t->o);
-                const vector *dr = origin + o * d_plane + r * sh * d_row;
                 for (long c = 0; c < t->c; c++) {
-                    const vector *xr = x + c * plane + r * t->stride_h * row;
-                    long k = 0, tap[8];
+                    const vector *xr = x + c * plane + r * sh * row;
+                    long k = 0;
                     switch (outputs) {
 #define TAPS(O, T)                                                                                     \
-    for (; k + T <= taps; k += T, to += O * T) {                                                       \
-        UNROLL for (int s = 0; s < T; s++) tap[s] = (k + s) / t->kw * row + (k + s) % t->kw;           \
-        NAME(tap_tile)(O, T, dr, d_plane, d_row, sh, sw, xr, tap, t->stride_h *row, t->stride_w,       \
-                       height, t->ow, to);                                                             \
-    }
+    for (; k + T <= taps; k += T, to += O * T)                                                         \
+        NAME(tap_tile)(O, T, band + o, t->o, xr, tap + k, sh * row, sw, (end - p) * t->pool_h, t->ow, to);
 #define BOTH(O, T)                                                                                     \
     case O:                                                                                            \
         TAPS(O, T)                                                                                     \
@@ -323,10 +405,9 @@ static void NAME(backward_part)(void *task, int part, int parts) {
             g.i0 = h < top ? top - h : 0;
             g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
             NAME(correlate)(&g, job->turned, NULL, t->c);
-            for (long c = 0; c < t->c; c++) {
-                real *dx = (real *)t->dx.data + first * t->dx.n + c * t->dx.c + h * t->dx.h;
-                for (long k = 0; k < t->w; k++) NAME(store)(dx + k * t->dx.w, t->dx.n, lanes, line[c * t->w + k]);
-            }
+            images dx = t->dx;
+            dx.data = (real *)dx.data + h * dx.h;
+            NAME(unpack)(line, t->w, 0, &dx, first, lanes, t->c, 1, t->w);
         }
     }
     /* The lanes of each sum, back in the order of the weights. */
@@ -352,7 +433,36 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     for (long o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
 }
 
+/* --- flattening: the images of a batch whose memory has the batch innermost, each as one row --- */
+
+static void NAME(flatten_part)(void *task, int part, int parts) {
+    NAME(job) *job = task;
+    const flattening *t = job->flattening;
+    const long size = t->c * t->h * t->w;
+    vector *x = take_scratch(size * sizeof(vector));
+    if (!x) { job->failed = 1; return; }
+    for (long block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
+        const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
+        NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x, t->h * t->w, t->w);
+        real *to = (real *)t->y + first * size;
+        for (long k = 0; k < size; k += LANES) {
+            const long count = size - k < LANES ? size - k : LANES;
+            vector square[LANES];
+            for (long s = 0; s < LANES; s++) square[s] = x[s < count ? k + s : k];
+            NAME(transpose)(square);
+            for (long lane = 0; lane < lanes; lane++)
+                NAME(store)(to + lane * size + k, 1, count, square[lane]);
+        }
+    }
+}
+
 /* --- what Python calls; 0, or 1 where memory ran out --- */
+
+int NAME(flatten)(const flattening *t) {
+    NAME(job) job = {.flattening = t};
+    in_parallel(NAME(flatten_part), &job, t->threads);
+    return job.failed;
+}
 
 int NAME(convolve)(const convolution *t) {
     const long weights = t->o * t->c * t->kh * t->kw;

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators import native
-from xbp.errors import InputError
+from xbp.accelerators.calls import DTYPES, address, addressable, images, incoming, run
 
 Real = NDArray[Any]
 Pair = tuple[int, int]
@@ -41,10 +38,10 @@ def convolve_rectify_pool(
     n, c, h, w = x.shape
     o, _, kh, kw = weight.shape
     fits = padding[0] < kh and padding[1] < kw and pool[0] * pool[1] <= MOST_PLACES
-    alike = all(a is None or a.dtype == dtype for a in (weight, bias)) and weight.shape[1] == c
+    alike = weight.dtype == dtype and weight.shape[1] == c
+    if bias is not None:
+        alike = alike and bias.dtype == dtype and bias.shape == (o,)
     if dtype not in DTYPES or n < LEAST_IMAGES or not fits or not alike:
-        return NotImplemented
-    if bias is not None and bias.shape != (o,):
         return NotImplemented
     oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
     x, weight = addressable(x), np.ascontiguousarray(weight)
@@ -52,7 +49,7 @@ def convolve_rectify_pool(
     y = empty((n, o, oh // pool[0], ow // pool[1]), dtype)
     where = places(y) if relu or pool != (1, 1) else None
     task = native.Convolution(
-        x=native.images(x), y=native.images(y), weight=address(weight),
+        x=images(x), y=images(y), weight=address(weight),
         bias=address(bias), where=address(where),
         n=n, c=c, h=h, w=w, o=o, kh=kh, kw=kw,
         stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
@@ -64,7 +61,7 @@ def convolve_rectify_pool(
     def backward(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real]:
         dy, dx = incoming(dy, shape, dtype), empty(x.shape, dtype) if wants_dx else None
         dweight, dbias = np.empty(weight.shape, dtype), np.empty(o, dtype)
-        task.y, task.dx = native.images(dy), native.images(dx)
+        task.y, task.dx = images(dy), images(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
         task.where = address(where)  # the same; but so the closure keeps it alive
         run("convolve_backward", dtype, task)
@@ -83,6 +80,19 @@ def average_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair) -> Any:
     return _pool(x, kernel, stride, padding, average=True)
 
 
+def flatten(x: Real) -> Any:
+    """See `xbp.primitives.flatten`; for images whose memory has the batch innermost."""
+    dtype = x.dtype
+    if dtype not in DTYPES or x.ndim != 4 or x.strides[0] != x.itemsize or len(x) < LEAST_IMAGES:
+        return NotImplemented
+    x = addressable(x)
+    n, c, h, w = x.shape
+    y = np.empty((n, c * h * w), dtype)
+    task = native.Flattening(images(x), address(y), n, c, h, w, native.threads())
+    run("flatten", dtype, task)
+    return y
+
+
 def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) -> Any:
     dtype = x.dtype
     n, c, h, w = x.shape
@@ -93,7 +103,7 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
     x, y = addressable(x), empty((n, c, oh, ow), dtype)
     where = None if average else places(y)
     task = native.Pooling(
-        x=native.images(x), y=native.images(y), where=address(where),
+        x=images(x), y=images(y), where=address(where),
         n=n, c=c, h=h, w=w, kh=kh, kw=kw,
         stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
         oh=oh, ow=ow, average=average, threads=native.threads(),
@@ -103,7 +113,7 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
 
     def backward(dy: Real) -> Real:
         dy, dx = incoming(dy, output, dtype), empty(shape, dtype)
-        task.x, task.y, task.where = native.images(dx), native.images(dy), address(where)
+        task.x, task.y, task.where = images(dx), images(dy), address(where)
         run("pool_backward", dtype, task)
         return dx
 
@@ -130,52 +140,4 @@ def places(y: Real) -> NDArray[np.uint8]:
     return np.empty(-(-n // lanes) * lanes * (y.size // n), np.uint8)
 
 
-def addressable(array: Real) -> Real:
-    """`array`, or a copy, with elements at whole strides from an aligned beginning."""
-    whole = not any(stride % array.itemsize for stride in array.strides)
-    return array if whole and array.flags.aligned else np.array(array)
-
-
-def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
-    """∂L/∂y for a kernel, which trusts its shape and dtype.
-
-    Raises
-    ------
-    InputError
-        It has not the shape of y.
-    """
-    if dy.shape != shape:
-        msg = f"the gradient of an output of shape {shape} has shape {dy.shape}; give one like it"
-        raise InputError(msg)
-    return addressable(dy.astype(dtype, copy=False))
-
-
-def address(array: Real | None) -> int | None:
-    """Where a contiguous array begins."""
-    return None if array is None else array.ctypes.data
-
-
-# --- calls ---
-
-
-def run(name: str, dtype: np.dtype[Any], task: ctypes.Structure) -> None:
-    """Call a kernel.
-
-    Raises
-    ------
-    MemoryError
-        There is no memory for its workspace.
-    """
-    if _kernel(name, dtype)(ctypes.byref(task)):
-        msg = f"{name} found no memory for its workspace; use a smaller batch"
-        raise MemoryError(msg)
-
-
-@cache
-def _kernel(name: str, dtype: np.dtype[Any]) -> Callable[[Any], int]:
-    function: Callable[[Any], int] = getattr(native.library(), f"{name}_{dtype.name}")
-    return function
-
-
-DTYPES = (np.dtype("float32"), np.dtype("float64"))
-ACCELERATORS = (convolve, convolve_rectify_pool, max_pool, average_pool)
+ACCELERATORS = (convolve, convolve_rectify_pool, max_pool, average_pool, flatten)

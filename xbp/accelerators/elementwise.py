@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators import native
+from xbp.accelerators.calls import address
 from xbp.errors import InputError
 
 Real = NDArray[Any]
@@ -72,7 +73,7 @@ def cross_entropy(logits: Real, target: Any, scale: float, rubbish: float | None
     labels = np.ascontiguousarray(target, np.int64)
     logits, gradient = np.ascontiguousarray(logits), np.empty((n, classes), dtype)
     total = _cross_entropy(dtype)(
-        logits.ctypes.data, labels.ctypes.data, gradient.ctypes.data, scale, n, classes
+        address(logits), address(labels), address(gradient), scale, n, classes
     )
     if total != total:
         return NotImplemented  # a nan among the logits, or a label that is no class: rare
@@ -84,22 +85,25 @@ def cross_entropy(logits: Real, target: Any, scale: float, rubbish: float | None
 
 def _in_place(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> Any:
     """A pass that changes `to`; only where all lie in memory in the same way."""
-    if (
-        to.size < LEAST_ENTRIES
-        or to.dtype not in DTYPES
-        or not to.flags.carray
-        or not all(isinstance(factor, float | int) for factor in numbers)
-        or not all(a.dtype == to.dtype and a.shape == to.shape for a in arrays)
-    ):
+    if to.size < LEAST_ENTRIES:
         return NotImplemented
+    dtype, shape = to.dtype, to.shape
+    if dtype not in DTYPES or not to.flags.carray:
+        return NotImplemented
+    for number in numbers:
+        if not isinstance(number, float | int):
+            return NotImplemented
+    for array in arrays:
+        if array.dtype != dtype or array.shape != shape:
+            return NotImplemented
     _call(name, to, tuple(np.ascontiguousarray(a) for a in arrays), numbers)
     return None
 
 
 def _call(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> None:
-    a, b = (*(array.ctypes.data for array in arrays), None)[:2]
+    first, second = (*map(address, arrays), None)[:2]
     s, t, u = (*numbers, 0.0, 0.0, 0.0)[:3]
-    _pass(name, to.dtype)(to.ctypes.data, a, b, s, t, u, to.size, native.threads())
+    _pass(name, to.dtype)(address(to), first, second, s, t, u, to.size, native.threads())
 
 
 @cache

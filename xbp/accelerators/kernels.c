@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+static pthread_key_t scratch; /* so that it is freed when its thread ends */
+
+__attribute__((constructor)) static void make_key(void) { pthread_key_create(&scratch, free); }
+
 /* Memory of a part that is kept from call to call: fresh pages cost as much as the arithmetic. */
 static void *take_scratch(long bytes) {
     static _Thread_local struct { void *memory; long bytes; } mine;
@@ -12,21 +16,9 @@ static void *take_scratch(long bytes) {
         free(mine.memory);
         mine.memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
         mine.bytes = mine.memory ? bytes : 0;
+        pthread_setspecific(scratch, mine.memory);
     }
     return mine.memory;
-}
-
-/* The first product that begins holds the BLAS to one thread, the last that ends lets it go. */
-static void hold_blas(const product *t, int hold) {
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static int holders, threads;
-    pthread_mutex_lock(&lock);
-    if (hold && holders++ == 0) {
-        threads = t->get_threads();
-        t->set_threads(1);
-    }
-    if (!hold && --holders == 0) t->set_threads(threads);
-    pthread_mutex_unlock(&lock);
 }
 
 #define real float
@@ -39,6 +31,7 @@ static void hold_blas(const product *t, int hold) {
 #include "pooling.h"
 #include "elementwise.h"
 #include "product.h"
+#include "affine.h"
 #undef real
 #undef whole
 #undef NAME
@@ -57,6 +50,7 @@ static void hold_blas(const product *t, int hold) {
 #include "pooling.h"
 #include "elementwise.h"
 #include "product.h"
+#include "affine.h"
 
 const unsigned xbp_digest = DIGEST; /* of the sources that this was built from */
 

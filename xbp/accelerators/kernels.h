@@ -6,12 +6,22 @@
 
 #ifdef __AVX512F__
 #define VECTOR_BYTES 64
+#define VECTOR_REGISTER "v"
+#define PANEL 4        /* 6 × 4 sums, 4 vectors and a number */
 #define MOST_OUTPUTS 8 /* 8 × 3 sums, 3 inputs and a weight fit into 32 registers */
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
+#define VECTOR_REGISTER "x"
+#define PANEL 2
 #define MOST_OUTPUTS 4 /* 4 × 3 sums, 3 inputs and a weight fit into 16 registers */
 #else
 #define VECTOR_BYTES 16
+#ifdef __SSE2__
+#define VECTOR_REGISTER "x"
+#else
+#define VECTOR_REGISTER "w" /* as 64-bit Arm has it */
+#endif
+#define PANEL 2
 #define MOST_OUTPUTS 4
 #endif
 
@@ -46,6 +56,14 @@ typedef struct {
     int average, threads;
 } pooling;
 
+/* y (n, c · h · w) = x, row-major. */
+typedef struct {
+    images x;
+    void *y;
+    long n, c, h, w;
+    int threads;
+} flattening;
+
 /* c (m, n) = a b; a (m, k) and b (k, n) are stored as such, or transposed, with rows lda, ldb apart.
  * `gemm` is the cblas function for the dtype, with 64-bit integers; the others tell and set how many
  * threads the BLAS uses. */
@@ -58,6 +76,17 @@ typedef struct {
     int64_t m, n, k, lda, ldb;
     int trans_a, trans_b, threads;
 } product;
+
+/* y (n, out) = x Wᵀ + b, or max(·, 0) of it if `relu`; all of them contiguous. */
+typedef struct {
+    const void *x, *weight, *bias, *dy; /* bias, dx and dbias may be NULL */
+    void *y, *dx, *dweight, *dbias;
+    long n, in, out;
+    int relu, threads;
+} affine;
+
+void hold_blas(const product *t);
+void release_blas(const product *t);
 
 enum { ROW_MAJOR = 101, NOT_TRANSPOSED = 111 }; /* as in cblas.h */
 

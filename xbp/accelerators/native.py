@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from typing import Any
 
 from xbp.accelerators.build import digest, library_path
 
@@ -87,15 +86,6 @@ class Images(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), *((axis, ctypes.c_long) for axis in "nchw"))
 
 
-def images(array: Any) -> Images:
-    """The description of a 4-D array, or of none."""
-    if array is None:
-        return Images()
-    size = array.itemsize
-    n, c, h, w = array.strides
-    return Images(array.ctypes.data, n // size, c // size, h // size, w // size)
-
-
 class Product(ctypes.Structure):
     """`product` in kernels.h."""
 
@@ -104,6 +94,28 @@ class Product(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("a", "b", "c")),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "lda", "ldb")),
         *((name, ctypes.c_int) for name in ("trans_a", "trans_b", "threads")),
+    )
+
+
+class Affine(ctypes.Structure):
+    """`affine` in kernels.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "dy")),
+        *((name, ctypes.c_void_p) for name in ("y", "dx", "dweight", "dbias")),
+        *((name, ctypes.c_long) for name in ("n", "inputs", "outputs")),
+        *((name, ctypes.c_int) for name in ("relu", "threads")),
+    )
+
+
+class Flattening(ctypes.Structure):
+    """`flattening` in kernels.h."""
+
+    _fields_ = (
+        ("x", Images),
+        ("y", ctypes.c_void_p),
+        *((axis, ctypes.c_long) for axis in "nchw"),
+        ("threads", ctypes.c_int),
     )
 
 

@@ -6,6 +6,7 @@
  * else's task, or could not start its threads, the caller works all parts off itself. */
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include "kernels.h"
@@ -55,23 +56,25 @@ static void *worker(void *argument) {
     return NULL;
 }
 
-static void after_fork(void) { /* only the thread that forked lives on in the child */
-    pthread_mutex_init(&pool.busy, NULL);
-    pthread_mutex_init(&pool.lock, NULL);
-    pthread_cond_init(&pool.go, NULL);
-    pool.started = 0;
-    atomic_store(&pool.round, 0);
-    atomic_store(&pool.sleeping, 0);
+/* Signals are for the threads of the program, which may wait for one that they keep from being
+ * handled; but a fault in a kernel is the thread's own, and has a handler in Python. */
+static int create(int number) {
+    const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    sigset_t blocked, before;
+    pthread_t id;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) sigdelset(&blocked, own[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before); /* which a new thread inherits */
+    const int failed = pthread_create(&id, NULL, worker, (void *)(long)number);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!failed) pthread_detach(id);
+    return !failed;
 }
 
 static int start(int threads) {
-    static int forks_watched = 0;
-    if (!forks_watched) forks_watched = !pthread_atfork(NULL, NULL, after_fork);
     while (pool.started + 1 < threads) {
-        pthread_t id;
         pool.born[pool.started + 1] = atomic_load(&pool.round);
-        if (pthread_create(&id, NULL, worker, (void *)(long)(pool.started + 1))) break;
-        pthread_detach(id);
+        if (!create(pool.started + 1)) break;
         pool.started++;
     }
     return pool.started + 1 >= threads;
@@ -102,4 +105,67 @@ void in_parallel(part_function *work, void *task, int threads) {
         pthread_mutex_unlock(&pool.busy);
     }
     for (int part = 0; part < threads; part++) work(task, part, threads);
+}
+
+/* --- matrix products, which hold the BLAS to one thread each --- */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int holders, forks; /* products under way, and threads that wait for their end to fork */
+    int threads;        /* how many the BLAS used before */
+} blas = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+/* The first product that begins holds the BLAS to one thread, the last that ends lets it go. */
+void hold_blas(const product *t) {
+    pthread_mutex_lock(&blas.lock);
+    while (blas.forks) pthread_cond_wait(&blas.changed, &blas.lock);
+    if (blas.holders++ == 0) {
+        blas.threads = t->get_threads();
+        t->set_threads(1);
+    }
+    pthread_mutex_unlock(&blas.lock);
+}
+
+void release_blas(const product *t) {
+    pthread_mutex_lock(&blas.lock);
+    if (--blas.holders == 0) {
+        t->set_threads(blas.threads);
+        pthread_cond_broadcast(&blas.changed);
+    }
+    pthread_mutex_unlock(&blas.lock);
+}
+
+/* --- forks: in the child only the thread that forked lives on --- */
+
+/* OpenBLAS ends its threads before a fork and starts them again when it is next used, or told how
+ * many. If that is by another thread, and before the fork is done, the child waits for ever for
+ * threads that it believes it has. So no product is under way during a fork. */
+static void before_fork(void) {
+    pthread_mutex_lock(&blas.lock);
+    blas.forks++;
+    while (blas.holders) pthread_cond_wait(&blas.changed, &blas.lock);
+}
+
+static void after_fork(void) {
+    blas.forks--;
+    pthread_cond_broadcast(&blas.changed);
+    pthread_mutex_unlock(&blas.lock);
+}
+
+static void in_child(void) {
+    pthread_mutex_init(&blas.lock, NULL);
+    pthread_cond_init(&blas.changed, NULL);
+    blas.forks = 0;
+    pthread_mutex_init(&pool.busy, NULL);
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.go, NULL);
+    pool.started = 0;
+    atomic_store(&pool.sleeping, 0);
+}
+
+/* Handlers of before run in the order opposite to that of registration: this one before that of
+ * OpenBLAS, which numpy has loaded. */
+__attribute__((constructor)) static void watch_forks(void) {
+    pthread_atfork(before_fork, after_fork, in_child);
 }

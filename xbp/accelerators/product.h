@@ -30,7 +30,7 @@ static void NAME(multiply_part)(void *task, int part, int parts) {
 }
 
 void NAME(multiply)(const product *t) {
-    hold_blas(t, 1);
+    hold_blas(t);
     in_parallel(NAME(multiply_part), (void *)t, t->threads);
-    hold_blas(t, 0);
+    release_blas(t);
 }

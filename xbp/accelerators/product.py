@@ -1,9 +1,10 @@
-"""Matrix products on the kernels' own threads, by the BLAS inside numpy's wheels."""
+"""Matrix products on the kernels' own threads: large ones by the BLAS inside numpy's wheels."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import os
 import sys
 from collections import deque
 from functools import cache
@@ -15,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators import native
+from xbp.accelerators.calls import DTYPES, address
 
 Real = NDArray[Any]
 LEAST_PRODUCTS = 2**18
 """Below this OpenBLAS uses one thread, and numpy's own call is the shortest way to it."""
+MOST_DIRECT = 2**23
+"""Above this a BLAS wins, which first rearranges the operands; see affine.h."""
 NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
 LEAST_KEPT = 2**25  # bytes; below it malloc keeps freed memory itself, see NumPy in xbp/backend.py
 COUNTS_REFERENCES = (
@@ -31,27 +35,44 @@ FREE = sys.getrefcount(_probe[0])  # of what the deque alone holds, asked in thi
 def matmul(a: Real, b: Real) -> Any:
     """See `xbp.primitives.matmul`; for two matrices that lie in memory as BLAS can read them."""
     dtype = a.dtype
-    if a.ndim != 2 or b.ndim != 2 or b.dtype != dtype or a.shape[1] != b.shape[0]:
+    if dtype not in DTYPES or a.ndim != 2 or b.ndim != 2 or b.dtype != dtype:
         return NotImplemented
-    (m, k), n = a.shape, b.shape[1]
-    if m * n * k < LEAST_PRODUCTS or native.threads() == 1:
+    (m, k), n, threads = a.shape, b.shape[1], native.threads()
+    products = m * n * k
+    if b.shape[0] != k or products < LEAST_PRODUCTS:
         return NotImplemented
-    functions, left, right = blas(dtype), stored(a), stored(b)
-    if functions is None or left is None or right is None:
+    left, right = stored(a), stored(b)
+    if left is None or right is None:
+        return NotImplemented
+    direct = (
+        products <= MOST_DIRECT and right[0] == NOT_TRANSPOSED and n >= native.lanes(a.itemsize)
+    )
+    functions = (None, None, None) if direct else blas(dtype)
+    if functions is None or (threads == 1 and not direct):
         return NotImplemented
     c = memory((m, n), dtype)
     gemm, get_threads, set_threads = functions
     task = native.Product(
         gemm=gemm, get_threads=get_threads, set_threads=set_threads,
-        a=a.ctypes.data, b=b.ctypes.data, c=c.ctypes.data, m=m, n=n, k=k,
-        lda=left[1], ldb=right[1], trans_a=left[0], trans_b=right[0], threads=native.threads(),
+        a=address(a), b=address(b), c=address(c), m=m, n=n, k=k,
+        lda=left[1], ldb=right[1], trans_a=left[0], trans_b=right[0], threads=threads,
     )  # fmt: skip
-    _kernel(dtype)(ctypes.byref(task))
+    _kernel("multiply_direct" if direct else "multiply", dtype)(ctypes.byref(task))
     return c
 
 
 _kept: deque[Real] = deque(maxlen=4)
 _lock = Lock()
+
+
+def _after_fork() -> None:
+    """In a new process; of the threads, one of which may have held the lock, it has only one."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def memory(shape: tuple[int, int], dtype: np.dtype[Any]) -> Real:
@@ -111,8 +132,8 @@ def blas(dtype: np.dtype[Any]) -> tuple[int, int, int] | None:
 
 
 @cache
-def _kernel(dtype: np.dtype[Any]) -> Any:
-    function = getattr(native.library(), f"multiply_{dtype.name}")
+def _kernel(name: str, dtype: np.dtype[Any]) -> Any:
+    function = getattr(native.library(), f"{name}_{dtype.name}")
     function.restype = None
     return function
 

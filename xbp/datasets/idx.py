@@ -7,7 +7,6 @@ An IDX file is, with every number big-endian::
     the items, the last index running fastest
 """
 
-import gzip
 import math
 import os
 import stat
@@ -15,12 +14,15 @@ import struct
 import zlib
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbp.errors import DataError
+
+if TYPE_CHECKING:
+    import gzip
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 64  # numpy's own limit
@@ -55,6 +57,8 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         If the file is missing, not a regular file, unreadable, empty, cut short, corrupt, longer
         than its header promises, or not IDX at all.
     """
+    import gzip  # here, as it takes milliseconds of `import xbp`
+
     path = Path(path)
     name = repr(str(path))  # quoted, so that a strange file name cannot break the sentence
     try:
@@ -82,7 +86,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise DataError(msg) from error
 
 
-def _read_stream(stream: BufferedReader | gzip.GzipFile, limit: int, name: str) -> NDArray[Any]:
+def _read_stream(stream: "BufferedReader | gzip.GzipFile", limit: int, name: str) -> NDArray[Any]:
     """Parse `stream`, which can hold at most `limit` bytes."""
     dtype, shape = _read_header(stream, name)
     promised = math.prod(shape) * dtype.itemsize
@@ -111,7 +115,7 @@ def _read_stream(stream: BufferedReader | gzip.GzipFile, limit: int, name: str) 
 
 
 def _read_header(
-    stream: BufferedReader | gzip.GzipFile, name: str
+    stream: "BufferedReader | gzip.GzipFile", name: str
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Read the type and the shape, and leave `stream` at the first item."""
     header = stream.read(4)

@@ -10,10 +10,10 @@ from typing import Any
 from xbp.arguments import integer
 from xbp.backend import Array, Namespace
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.layer import Backward, Rng, with_part
+from xbp.nn.layer import Backward, Rng, adding
 from xbp.nn.parameter import Parameter
 from xbp.nn.windowed import Size, Windowed
-from xbp.primitives.convolution import Gradients, convolve
+from xbp.primitives.convolution import convolve
 from xbp.random import Seed, generator
 
 
@@ -90,35 +90,17 @@ class Conv2d(Windowed):
         xp = self.namespace(x)
         self.output_size(x, self.in_channels)  # checks the shape
         weight, add_weight_grad = self.kernels(xp)
-        bias = None if self.bias is None else self.bias.data
-        y, convolve_backward = convolve(x, weight, bias, self.stride, self.padding)
-        return y, self.adding(convolve_backward, add_weight_grad)
-
-    def adding(
-        self,
-        gradients: Callable[[Array, bool], Gradients],
-        add_weight_grad: Callable[[Array], None],
-    ) -> Backward:
-        """The layer's backward: what `gradients` finds for the parameters is added to theirs."""
-
-        def add(dy: Array, wants_dx: bool) -> Array:
-            dx, dweight, dbias = gradients(dy, wants_dx)
-            add_weight_grad(dweight)
-            if self.bias is not None:
-                self.bias.add_grad(dbias)
-            return dx
-
-        def backward(dy: Array) -> Array:
-            return add(dy, wants_dx=True)
-
-        def for_parameters(dy: Array) -> None:
-            add(dy, wants_dx=False)
-
-        return with_part(backward, for_parameters)
+        bias, add_bias_grad = self.offsets()
+        y, gradients = convolve(x, weight, bias, self.stride, self.padding)
+        return y, adding(gradients, add_weight_grad, add_bias_grad)
 
     def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
         """W (out, in, kh, kw), and what adds to the gradient of its parameter, given ∂L/∂W."""
         return self.weight.data, self.weight.add_grad
+
+    def offsets(self) -> tuple[Array, Callable[[Array], None]] | tuple[None, None]:
+        """b (out,), and what adds to its gradient; None where there is none."""
+        return (None, None) if self.bias is None else (self.bias.data, self.bias.add_grad)
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from xbp.backend import Array
 from xbp.nn.activations import ReLU
 from xbp.nn.conv import Conv2d
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.layer import Backward, Layer, Rng, adding
+from xbp.nn.linear import Linear
 from xbp.nn.partial_conv import PartialConv2d
 from xbp.nn.pool import MaxPool2d
 from xbp.primitives.convolution import convolve_rectify_pool
@@ -26,15 +27,27 @@ class ConvBlock(Layer):
         xp = conv.namespace(x)
         conv.output_size(x, conv.in_channels)  # checks the shape
         weight, add_weight_grad = conv.kernels(xp)
-        bias = None if conv.bias is None else conv.bias.data
-        y, backward = convolve_rectify_pool(
+        bias, add_bias_grad = conv.offsets()
+        y, gradients = convolve_rectify_pool(
             x, weight, bias, conv.stride, conv.padding, relu=self.relu, pool=self.pool
         )
-        return y, conv.adding(backward, add_weight_grad)
+        return y, adding(gradients, add_weight_grad, add_bias_grad)
+
+
+class LinearBlock(Layer):
+    """A linear layer, then ReLU."""
+
+    def __init__(self, linear: Linear) -> None:
+        self.linear = linear
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        return self.linear.compute(x, relu=True)
 
 
 def fused(layers: Sequence[Layer]) -> Iterator[Layer]:
-    """The same layers, but convolutions together with the ReLU and the pooling that follow them.
+    """The same layers, but each with the ReLU and the pooling that follow it, as far as one can.
 
     Only these very classes: what a subclass does differently is unknown.
     """
@@ -53,4 +66,7 @@ def fused(layers: Sequence[Layer]) -> Iterator[Layer]:
                     index += 1
             if relu or pool != (1, 1):
                 layer = ConvBlock(layer, relu, pool)
+        elif type(layer) is Linear and index < end and type(layers[index]) is ReLU:
+            layer = LinearBlock(layer)
+            index += 1
         yield layer

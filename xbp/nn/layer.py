@@ -56,6 +56,30 @@ def with_part(backward: Backward, for_parameters: Callable[[Array], None]) -> Ba
     return backward
 
 
+def adding(
+    gradients: Callable[[Array, bool], tuple[Any, ...]], *take: Callable[[Array], None] | None
+) -> Backward:
+    """A layer's backward from that of a primitive, which has the parameters' gradients after ∂L/∂x.
+
+    Each of those goes to its function in `take`, as a rule a parameter's `add_grad`; None drops it.
+    """
+
+    def add(dy: Array, wants_dx: bool) -> Array:
+        dx, *found = gradients(dy, wants_dx)
+        for function, gradient in zip(take, found, strict=True):
+            if function is not None:
+                function(gradient)
+        return dx
+
+    def backward(dy: Array) -> Array:
+        return add(dy, wants_dx=True)
+
+    def for_parameters(dy: Array) -> None:
+        add(dy, wants_dx=False)
+
+    return with_part(backward, for_parameters)
+
+
 Rng: TypeAlias = "xbp.random.Seed | xbp.random.Stream"
 """What a forward's `rng` takes: an int, a numpy Generator, a Stream, or None for fresh entropy."""
 

@@ -9,9 +9,9 @@ from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.layer import Backward, Layer, Rng, with_part
+from xbp.nn.layer import Backward, Layer, Rng, adding
 from xbp.nn.parameter import Parameter
-from xbp.primitives import matmul
+from xbp.primitives import affine
 from xbp.random import Seed, generator
 
 
@@ -19,7 +19,7 @@ class Linear(Layer):
     """y = x Wᵀ + b.
 
     With δ = ∂L/∂y and sums over all rows of x:  ∂L/∂W = δᵀ x,  ∂L/∂b = Σ δ,  ∂L/∂x = δ W
-    (Goodfellow et al. 2016, algorithm 6.4).
+    (Goodfellow et al. 2016, algorithm 6.4); see `xbp.primitives.affine`.
 
     Parameters
     ----------
@@ -79,26 +79,17 @@ class Linear(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        return self.compute(x)
+
+    def compute(self, x: Array, *, relu: bool = False) -> tuple[Array, Backward]:
+        """`forward`, or that and `ReLU` in one pass."""
+        self.namespace(x)  # checks where x is
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             msg = f"{self} expects input (…, {self.in_features}), got shape {tuple(x.shape)}"
             raise InputError(msg)
-        W = self.weight.data
-        y = matmul(x, W.T)
-        if self.bias is not None:
-            y += self.bias.data
-
-        def for_parameters(dy: Array) -> None:
-            rows = xp.reshape(dy, (-1, self.out_features))
-            self.weight.add_grad(matmul(rows.T, xp.reshape(x, (-1, self.in_features))))
-            if self.bias is not None:
-                self.bias.add_grad(xp.sum(rows, axis=0))
-
-        def backward(dy: Array) -> Array:
-            for_parameters(dy)
-            return matmul(dy, W)
-
-        return y, with_part(backward, for_parameters)
+        bias = self.bias
+        y, gradients = affine(x, self.weight.data, None if bias is None else bias.data, relu=relu)
+        return y, adding(gradients, self.weight.add_grad, None if bias is None else bias.add_grad)
 
     def options(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

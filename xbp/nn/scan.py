@@ -20,6 +20,7 @@ from xbp.initializers import uniform
 from xbp.nn.dropout import Dropout
 from xbp.nn.layer import Backward, Layer, Rng
 from xbp.nn.parameter import Parameter
+from xbp.primitives import affine, matmul
 from xbp.random import Seed, as_stream, generator
 
 States: TypeAlias = "tuple[Array, ...]"
@@ -250,9 +251,7 @@ class Recurrent(Layer):
         bias_ih, bias_hh = (getattr(self, f"bias_{w}_{suffix}", None) for w in ("ih", "hh"))
         W_ih, W_hh = weight_ih.data, weight_hh.data
         rows = xp.reshape(x, (-1, features))
-        P = rows @ W_ih.T
-        if bias_ih is not None:
-            P += bias_ih.data
+        P, project_backward = affine(rows, W_ih, None if bias_ih is None else bias_ih.data)
         P = xp.reshape(P, (T, -1, width))
         times = range(T - 1, -1, -1) if suffix.endswith("_reverse") else range(T)
         before: list[Array] = [None] * T
@@ -260,9 +259,7 @@ class Recurrent(Layer):
         steps: list[StepBackward] = [None] * T  # type: ignore[list-item]
         for t in times:
             before[t] = states[0]
-            q = states[0] @ W_hh.T
-            if bias_hh is not None:
-                q += bias_hh.data
+            q, _ = affine(states[0], W_hh, None if bias_hh is None else bias_hh.data)
             states, steps[t] = self.step(xp, P[t, ...], q, *states)
             after[t] = states[0]
         chunk = self.truncate or T
@@ -275,18 +272,19 @@ class Recurrent(Layer):
                 if t in starts:
                     dstates = tuple(xp.zeros_like(d) for d in dstates)
                     continue
-                through_q = dq[t] @ W_hh
+                through_q = matmul(dq[t], W_hh)
                 around = others[0]
                 dstates = (through_q if around is None else through_q + around, *others[1:])
             same = dp[0] is dq[0]  # as in every cell that adds p and q
             dP = xp.reshape(xp.stack(dp), (-1, width))
             dQ = dP if same else xp.reshape(xp.stack(dq), (-1, width))
-            weight_ih.add_grad(dP.T @ rows)
-            weight_hh.add_grad(dQ.T @ xp.reshape(xp.stack(before), (-1, self.hidden_size)))
+            drows, dW_ih, db_ih = project_backward(dP, True)
+            weight_ih.add_grad(dW_ih)
+            weight_hh.add_grad(matmul(dQ.T, xp.reshape(xp.stack(before), (-1, self.hidden_size))))
             if bias_ih is not None and bias_hh is not None:
-                bias_ih.add_grad(xp.sum(dP, axis=0))
+                bias_ih.add_grad(db_ih)
                 bias_hh.add_grad(xp.sum(dQ, axis=0))
-            return xp.reshape(dP @ W_ih, x.shape), dstates
+            return xp.reshape(drows, x.shape), dstates
 
         return (xp.stack(after), states), backward
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.layer import Backward, Layer, Rng
+from xbp.primitives import flatten
 
 
 class Flatten(Layer):
@@ -36,7 +35,7 @@ class Flatten(Layer):
         def backward(dy: Array) -> Array:
             return xp.reshape(dy, x.shape)
 
-        return xp.reshape(x, (-1, math.prod(x.shape[1:]))), backward
+        return flatten(x), backward
 
 
 class Last(Layer):

@@ -14,15 +14,16 @@ from xbp.primitives.convolution import (
 )
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
-from xbp.primitives.images import col2im, im2col, output_size, pad2d, unpad2d, windows
+from xbp.primitives.images import col2im, flatten, im2col, output_size, pad2d, unpad2d, windows
 from xbp.primitives.philox import philox4x32, random_bits
-from xbp.primitives.product import matmul
+from xbp.primitives.product import affine, matmul
 from xbp.primitives.rectify import rectify
 from xbp.primitives.special import erf, erfc, sigmoid
-from xbp.primitives.updates import add_scaled, average, normalized_step
+from xbp.primitives.updates import add_scaled, average, normalized_step, write_row
 
 __all__ = [
     "add_scaled",
+    "affine",
     "average",
     "average_pool",
     "bincount",
@@ -32,6 +33,7 @@ __all__ = [
     "cross_entropy",
     "erf",
     "erfc",
+    "flatten",
     "im2col",
     "matmul",
     "max_pool",
@@ -44,4 +46,5 @@ __all__ = [
     "sigmoid",
     "unpad2d",
     "windows",
+    "write_row",
 ]

@@ -7,10 +7,12 @@ matrix product a row. Elementwise functions keep that order, so it survives from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
+from xbp.primitives.dispatch import primitive
 
 Pair: TypeAlias = "tuple[int, int]"
 
@@ -23,6 +25,17 @@ def rows_first(x: Array) -> Array:
 def images(rows: Array) -> Array:
     """(H, C, W, N) → (N, C, H, W), as a view: the inverse of `rows_first`."""
     return array_namespace(rows).permute_dims(rows, (3, 1, 0, 2))
+
+
+@primitive
+def flatten(x: Array) -> Array:
+    """(N, a, b, …) → (N, a·b·…), in row-major order, whatever the order of x in memory.
+
+    Parameters
+    ----------
+    x : array of at least one axis
+    """
+    return array_namespace(x).reshape(x, (-1, math.prod(x.shape[1:])))
 
 
 def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:

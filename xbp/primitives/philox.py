@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from xbp.backend import Array, array_namespace
+from xbp.primitives.dispatch import primitive
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and √3 - 1, which bump the key each round
@@ -52,6 +53,7 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
+@primitive
 def random_bits(
     like: Array, shape: tuple[int, ...], *, key: tuple[int, int], counter: tuple[Any, Any, Any]
 ) -> Array:

@@ -6,19 +6,23 @@ The first argument is changed, and decides; nothing is returned.
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
 from xbp.primitives.dispatch import primitive
 
+Scalar: TypeAlias = "float | Array"
+"""A number; in a step that a device has recorded and repeats, a 0-d array."""
+
 
 @primitive
-def add_scaled(p: Array, factor: float, g: Array) -> None:
+def add_scaled(p: Array, factor: Scalar, g: Array) -> None:
     """P ← p + factor · g.
 
     Parameters
     ----------
     p, g : arrays of one shape and dtype
-    factor : float
+    factor : float, or 0-d array of that dtype
     """
     p += factor * g
 
@@ -38,12 +42,27 @@ def average(mean: Array, beta: float, *factors: Array) -> None:
 
 
 @primitive
-def normalized_step(p: Array, rate: float, m: Array, scale: float, v: Array, eps: float) -> None:
+def normalized_step(p: Array, rate: Scalar, m: Array, scale: Scalar, v: Array, eps: Scalar) -> None:
     """P ← p - rate · m / (scale · √v + eps).
 
     Parameters
     ----------
     p, m, v : arrays of one shape and dtype
-    rate, scale, eps : float
+    rate, scale, eps : float, or 0-d array of that dtype
     """
     p -= rate * m / (scale * array_namespace(v).sqrt(v) + eps)
+
+
+@primitive
+def write_row(rows: Array, index: Array, value: Array) -> None:
+    """rows[index] ← value, where `index` is known to the device alone.
+
+    Parameters
+    ----------
+    rows : array (R, …)
+    index : array (1,) of int64, from 0 to R - 1
+    value : array (…) of the dtype of `rows`
+    """
+    xp = array_namespace(rows)
+    here = xp.arange(rows.shape[0], dtype=xp.int64, device=rows.device) == index
+    rows[...] = xp.where(xp.reshape(here, (-1, *(1,) * value.ndim)), value, rows)

@@ -330,12 +330,26 @@ def _normalized_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array) -
     primitives.normalized_step(p, rate, m, scale, v, eps)
 
 
+def _affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool) -> Any:
+    return _of_given(primitives.affine(x, weight, bias, relu=relu), bias)
+
+
+def _row_written(rows: Array, index: Array, value: Array) -> Array:
+    rows = array_namespace(rows).asarray(rows, copy=True)
+    primitives.write_row(rows, index, value)
+    return rows
+
+
 def _rectify(x: Array, *, transposed: bool) -> Any:
     """Of `x` as it lies in memory, or of its transpose."""
     if not transposed:
         return primitives.rectify(x)
     y, backward = primitives.rectify(_transposed(x))
     return y, lambda dy: _transposed(backward(dy))
+
+
+def _flatten(x: Array, *, transposed: bool) -> Array:
+    return primitives.flatten(_transposed(x) if transposed else x)
 
 
 def _transposed(x: Array) -> Array:
@@ -351,6 +365,11 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     ),
     ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),
     ("unpad2d", lambda x: primitives.unpad2d(x, (1, 2)), ((2, 3, 4, 5),)),
+    *(
+        ("flatten", partial(_flatten, transposed=transposed), (shape,))
+        for shape in ((3, 2), (37, 3, 5, 4), (2, 1, 1, 7))
+        for transposed in (False, True)
+    ),
     ("bincount", partial(primitives.bincount, length=9), (np.arange(50) ** 2 % 13 - 1,)),
     *(
         (name, getattr(primitives, name), (x,))
@@ -386,6 +405,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         ("matmul", primitives.matmul, (a, (a[-1], n)))
         for a, n in (((7, 9), 5), ((3, 4, 5), 2), ((129, 70), 90), ((2, 600), 300))
     ),
+    ("write_row", _row_written, (normal(5, 3), np.asarray([2]), normal(3, seed=2))),
     ("philox4x32", _philox, tuple(words(4, 33))),
     ("random_bits", _bits, ((2,),)),
 ]
@@ -408,6 +428,12 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         ("rectify", partial(_rectify, transposed=transposed), (x,))
         for transposed in (False, True)
         for x in ((7, 9), sparse(5, 2, 67, 59), (257, 129))
+    ),
+    *(
+        ("affine", partial(_affine, relu=relu), (x, (out, x[-1]), *bias))
+        for x, out in (((5, 40), 3), ((37, 90), 21), ((64, 300), 150), ((3, 7, 33), 65))
+        for relu in (False, True)
+        for bias in ((), ((out,),))
     ),
     *(
         ("convolve", partial(_convolve, stride=stride, padding=padding), (x, w, *bias))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -109,6 +108,8 @@ class Checkpoints(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             found = checkpoints_in(self.folder)
             for leftover in self.folder.glob(".*.safetensors.*"):  # of a process that was killed
+                import shutil  # here, as it takes milliseconds of `import xbp`
+
                 shutil.rmtree(leftover, ignore_errors=True)
         except OSError as error:
             msg = f"{str(self.folder)!r} cannot hold checkpoints ({error.strerror}); choose another"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     DataError
         It cannot be written: its folder does not exist, the disk is full, …
     """
+    import tempfile  # here, as it takes milliseconds of `import xbp`
+
     path = Path(path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -66,6 +65,8 @@ def _described(thing: Any) -> Any:
 
 
 def _digest(array: Array) -> str:
+    import hashlib  # here, as it takes milliseconds of `import xbp`
+
     host = np.asarray(to_numpy(array), order="C")
     digest = hashlib.sha256(host.data).hexdigest() if host.size else ""
     return f"{host.dtype.name} {host.shape} with SHA-256 {digest}"

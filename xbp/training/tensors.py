@@ -6,7 +6,6 @@ takes no memory for what its header only claims: the reader checks that claim ag
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -101,6 +100,8 @@ def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
 
 def _digest(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 of a document and of names, dtypes, shapes and bytes of arrays in C order."""
+    import hashlib  # here, as it takes milliseconds of `import xbp`
+
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.name} {array.shape} ".encode())

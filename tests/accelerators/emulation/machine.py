@@ -1,0 +1,179 @@
+"""The CUDA kernels on numpy arrays: their own text, compiled by a C++ compiler.
+
+`Emulation` is a `Machine` as `xbp.accelerators.cuda.launch` has it, and stricter than a GPU:
+
+- the memory that it gives out is filled with nan, and lies between guards, nan too, that must be
+  untouched after each launch: so does what `guarded` copies;
+- threads and blocks run in an order that is chosen;
+- arrays that are indexed beyond their end, in shared memory or registers, end the process;
+- so does reading beyond the end of other memory, if the machine is `fenced`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.accelerators.cuda import launch
+
+HEADER = Path(__file__).parent / "emulation.h"
+FLAGS = (
+    *("-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing"),
+    *("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error", "-Wall", "-Wextra", "-Werror"),
+    *("-Wno-unknown-pragmas", "-Wno-sign-compare", "-Wno-unused-function", "-Wno-vla"),
+)
+KERNEL = re.compile(r'extern "C" __global__ void \w+\(\w*\) (\w+)\(const (\w+) \w+\)')
+PASS = re.compile(r"^PASS\((\w+),", re.MULTILINE)
+FIXED = ("real", "LABEL", "SIDE")
+"""Macros that must be constants; all others are variables here, so that one library does for all
+shapes. `Emulation(fixed=True)` makes constants of them, as NVRTC sees it."""
+GUARD = 64
+"""Bytes on each side of an array."""
+USER = os.getuid() if hasattr(os, "getuid") else 0
+MEMORY = Path(tempfile.gettempdir()) / f"xbp-emulation-{USER}"
+
+
+def compiler() -> str | None:
+    """The C++ compiler: $CXX, or the first of the usual names on the path; None but on Linux."""
+    if sys.platform != "linux":
+        return None
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def kernels(text: str) -> dict[str, str]:
+    """The names of the kernels of a .cu file, and of the structs that they take."""
+    found = {name: task for name, task in KERNEL.findall(text) if name != "name"}
+    return found | dict.fromkeys(PASS.findall(text), "pass")
+
+
+def program(text: str, macros: dict[str, Any], fixed: bool) -> str:
+    """A .cu file as C++."""
+    lines = ['#include "emulation.h"']
+    for name, value in macros.items():
+        if fixed or name in FIXED:
+            lines.append(f"#define {name} {value}")
+        else:
+            lines.append(f'extern "C" {{ int size_{name}; }}\n#define {name} size_{name}')
+    entries = [f"EMULATED({name}, {task})" for name, task in kernels(text).items()]
+    return "\n".join([*lines, text, *entries, ""])
+
+
+@cache
+def library(text: str) -> ctypes.CDLL:
+    """A program compiled and loaded; kept on disk by its digest, for other processes, too."""
+    what = "\n".join([text, HEADER.read_text(encoding="utf-8"), *FLAGS, str(compiler())])
+    target = MEMORY / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.so"
+    if not target.exists():
+        MEMORY.mkdir(mode=0o700, exist_ok=True)
+        part = target.with_suffix(f".{os.getpid()}")
+        command = [str(compiler()), *FLAGS, f"-I{HEADER.parent}", "-x", "c++", "-", "-o", str(part)]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            msg = f"the emulation does not compile: {done.stderr}"
+            raise RuntimeError(msg)
+        part.replace(target)
+    return ctypes.CDLL(str(target))
+
+
+def fenced(size: int) -> NDArray[np.uint8]:
+    """Memory, filled with nan, behind which lies a page that nobody may touch."""
+    page = mmap.PAGESIZE
+    end = -(-size // page) * page
+    memory = np.frombuffer(mmap.mmap(-1, end + page), np.uint8)
+    memory[:end] = 0xFF
+    place = ctypes.c_void_p(memory.ctypes.data + end)
+    assert not ctypes.CDLL(None).mprotect(place, ctypes.c_size_t(page), 0)
+    return memory[end - size : end]
+
+
+class Emulation:
+    """Runs kernels on numpy arrays.
+
+    Parameters
+    ----------
+    order : int
+        Of threads and blocks: 0 as numbered, 1 in reverse, else a seed of a shuffle.
+    fixed : bool
+        Whether all sizes are constants of the program.
+    fenced : bool
+        Whether each array ends where the process may not read on. What a kernel is given, and does
+        not write to, is copied there.
+
+    Attributes
+    ----------
+    launches : list of str
+        The names of the kernels that ran.
+    grids : list of (int, int)
+        Of how many blocks each.
+    """
+
+    def __init__(self, order: int = 0, *, fixed: bool = False, fenced: bool = False) -> None:
+        self.order, self.fixed, self.fenced = order, fixed, fenced
+        self.launches: list[str] = []
+        self.grids: list[tuple[int, int]] = []
+        self.given: list[NDArray[np.uint8]] = []
+
+    # --- what a machine does ---
+
+    def empty(self, shape: Any, dtype: Any) -> NDArray[Any]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if self.fenced:
+            self.given.append(fenced(size))
+            return self.given[-1].view(dtype).reshape(shape)
+        memory = np.full(size + 2 * GUARD, 0xFF, np.uint8)  # nan, for every dtype that has one
+        self.given.append(memory)
+        return memory[GUARD : GUARD + size].view(dtype).reshape(shape)
+
+    def address(self, array: Any) -> int:
+        place = int(array.ctypes.data)
+        if self.fenced and not any(0 <= place - it.ctypes.data < it.size for it in self.given):
+            place = int(self.guarded(array).ctypes.data)
+        return place
+
+    def launch(
+        self, kernel: tuple[str, str], macros: dict[str, Any], grid: Any, threads: int, task: Any
+    ) -> None:
+        file, name = kernel
+        text = launch.source(file)
+        loaded = library(program(text, macros, self.fixed))
+        for macro, value in macros.items():
+            if not self.fixed and macro not in FIXED:
+                ctypes.c_int.in_dll(loaded, f"size_{macro}").value = value
+        assert all(size >= 1 for size in grid), (kernel, grid)
+        failed = getattr(loaded, f"emulated_{name}")(ctypes.byref(task), *grid, threads, self.order)
+        assert not failed, f"{name}: threads wait at different barriers"
+        self.launches.append(name)
+        self.grids.append(grid)
+        if self.fenced:
+            return
+        for memory in self.given:
+            assert (memory[:GUARD] == 0xFF).all() and (memory[-GUARD:] == 0xFF).all(), (
+                f"{name} writes beyond the end of an array of {memory.size - 2 * GUARD} bytes"
+            )
+        self.given = self.given[-64:]
+
+    def multiply(self, a: Any, b: Any, c: Any) -> bool:
+        return False
+
+    # --- for tests ---
+
+    def guarded(self, array: Any) -> Any:
+        """A copy that lies in memory as `array` does, between guards."""
+        order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+        copy = self.empty([array.shape[axis] for axis in order], array.dtype)
+        copy[...] = array.transpose(order)
+        return copy.transpose(sorted(range(array.ndim), key=order.__getitem__))

@@ -1,0 +1,35 @@
+/* malloc and free for a build of the kernels in which mistakes show (see tests/guards.py): memory
+ * that ends where a page ends, of which the next one ends the process, and so does the one before if
+ * written to; full of nan. */
+#include <string.h>
+#include <sys/mman.h>
+#undef malloc
+#undef aligned_alloc
+#undef free
+#include <stdlib.h>
+
+enum { PAGE = 4096 };
+
+void *guarded_aligned_alloc(size_t alignment, size_t size) {
+    const size_t used = (size + alignment - 1) / alignment * alignment;
+    const size_t whole = (used + PAGE - 1) / PAGE * PAGE + 2 * PAGE;
+    char *block = aligned_alloc(PAGE, whole);
+    if (!block) return NULL;
+    memcpy(block, &whole, sizeof whole);
+    memset(block + PAGE, 0xff, whole - 2 * PAGE);
+    mprotect(block, PAGE, PROT_READ);
+    mprotect(block + whole - PAGE, PAGE, PROT_NONE);
+    return block + whole - PAGE - used;
+}
+
+void *guarded_malloc(size_t size) { return guarded_aligned_alloc(16, size ? size : 1); }
+
+void guarded_free(void *memory) {
+    if (!memory) return;
+    char *block = (char *)((size_t)memory / PAGE * PAGE) - PAGE;
+    size_t whole;
+    memcpy(&whole, block, sizeof whole);
+    mprotect(block, PAGE, PROT_READ | PROT_WRITE);
+    mprotect(block + whole - PAGE, PAGE, PROT_READ | PROT_WRITE);
+    free(block);
+}

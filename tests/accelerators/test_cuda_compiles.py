@@ -1,0 +1,117 @@
+"""The CUDA kernels, compiled by NVRTC for several architectures: that needs no GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerators.emulation import machine as emulation
+
+from xbp import accelerators, models, nn, optim
+from xbp.accelerators import cuda
+from xbp.accelerators.cuda import launch
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
+
+
+@cache
+def nvrtc() -> ctypes.CDLL | None:
+    """The compiler in NVIDIA's wheels, by ctypes: CuPy may not be here."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for path in sorted(Path(folder).glob("**/libnvrtc.so.*"), reverse=True):
+            for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+                ctypes.CDLL(str(builtins))  # which it would not find by itself
+            return ctypes.CDLL(str(path))
+    return None
+
+
+pytestmark = pytest.mark.skipif(nvrtc() is None, reason="no wheel nvidia-cuda-nvrtc is installed")
+
+
+def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
+    """The PTX of a file that NVRTC takes without a word, all the way to machine code."""
+    compiler, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
+    assert compiler is not None
+    text = launch.source(file).encode()
+    compiler.nvrtcCreateProgram(ctypes.byref(program), text, file.encode(), 0, None, None)
+    given = [o.encode() for o in (*launch.options(macros), f"-arch={architecture}")]
+    failed = compiler.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * 99)(*given))
+    compiler.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    compiler.nvrtcGetProgramLog(program, log)
+    assert not failed and not log.value, log.value.decode()
+    compiler.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    assert size.value
+    compiler.nvrtcGetPTXSize(program, ctypes.byref(size))
+    ptx = ctypes.create_string_buffer(size.value)
+    compiler.nvrtcGetPTX(program, ptx)
+    compiler.nvrtcDestroyProgram(ctypes.byref(program))
+    return ptx.value.decode()
+
+
+class Recorded(emulation.Emulation):
+    """Computes nothing, and remembers with which macros each file was to be compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[tuple[str, tuple[Any, ...]], set[str]] = {}
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        return np.zeros(shape, dtype)
+
+    def launch(
+        self, kernel: tuple[str, str], macros: dict[str, Any], grid: Any, threads: int, task: Any
+    ) -> None:
+        self.seen.setdefault((kernel[0], tuple(macros.items())), set()).add(kernel[1])
+
+
+def step(dtype: str, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """What a training step of LeNet-5 launches, with a batch of 64."""
+    machine = Recorded()
+    monkeypatch.setitem(launch.machines, "numpy", machine)
+    table = {function.__name__: function for function in cuda.ACCELERATORS}
+    monkeypatch.setitem(accelerators._tables, np.ndarray, table)
+    model = models.LeNet5(rng=0).astype(dtype)
+    optimizer = optim.Adam(model.parameters())
+    logits, backward = model.forward(np.zeros((64, 1, 28, 28), dtype), training=True)
+    labels = np.arange(64, dtype=np.uint8) % 10
+    nn.for_parameters(backward)(nn.CrossEntropyLoss()(logits, labels)[1])
+    optimizer.step()
+    machine.launch(("philox.cu", "philox"), {}, (1, 1), 256, None)
+    pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
+    pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}
+    for average in (0, 1):
+        macros = {"real": launch.REALS[dtype], "AVERAGE": average, **pool}
+        machine.launch(("pooling.cu", "pool"), macros, (1, 1), 1, None)
+    return machine
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", launch.REALS)
+def test_every_file_compiles(
+    dtype: str, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supported = (ctypes.c_int * 99)()
+    nvrtc().nvrtcGetSupportedArchs(supported)  # type: ignore[union-attr]
+    if int(architecture[3:]) not in supported:
+        pytest.skip(f"this NVRTC knows no {architecture}")
+    whole = architecture == "sm_90" and dtype == "float32"
+    seen = step(dtype, monkeypatch).seen
+    files = dict(list(seen))
+    assert files.keys() == {path.name for path in Path(launch.__file__).parent.glob("*.cu")}
+    for file, macros in seen if whole else files.items():
+        ptx = compiled(file, dict(macros), architecture)
+        entries = set(re.findall(r"\.entry (\w+)", ptx))
+        assert entries == set(emulation.kernels(launch.source(file)))
+        assert seen[file, macros] <= entries
+        # Sums in a fixed order; what one thread has stays in registers, which indices that are
+        # known to the compiler alone can do; IEEE division and roots.
+        found = re.findall(r"\b(?:atom|red|local|div\.approx|div\.full|sqrt\.approx)\b.*", ptx)
+        assert found == [], (file, macros)

@@ -1,0 +1,221 @@
+"""What CuPy and cuBLAS are asked for, by stand-ins: there is no GPU in the tests."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerators.emulation.machine import compiler
+
+from xbp import accelerators, primitives
+from xbp.accelerators import cuda
+from xbp.accelerators.cuda import cublas, launch, passes
+
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="it needs Linux and a C++ compiler")
+
+
+class Array(np.ndarray):
+    """As CuPy's: its address is that of its `data`."""
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+Array.__module__ = "cupy"
+
+
+class Stream:
+    ptr = 77
+
+
+class CuPy:
+    """A stand-in for the module."""
+
+    def __init__(self) -> None:
+        self.compiled: list[tuple[str, tuple[str, ...]]] = []
+        self.launched: list[tuple[str, Any, Any, Any]] = []
+        self.allocated: list[Any] = []
+        self.cuda = SimpleNamespace(
+            runtime=SimpleNamespace(getDevice=lambda: 0),
+            alloc=self.alloc,
+            get_current_stream=Stream,
+        )
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        return np.zeros(shape, dtype).view(Array)
+
+    def alloc(self, size: int) -> Any:
+        self.allocated.append(np.empty(size, np.uint8))
+        return SimpleNamespace(ptr=self.allocated[-1].ctypes.data)
+
+    def RawModule(self, *, code: str, options: tuple[str, ...]) -> Any:  # noqa: N802
+        self.compiled.append((code, options))
+        return SimpleNamespace(get_function=self.get_function)
+
+    def get_function(self, name: str) -> Callable[..., None]:
+        def function(grid: Any, block: Any, arguments: Any) -> None:
+            self.launched.append((name, grid, block, arguments))
+
+        return function
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> CuPy:
+    module = CuPy()
+    monkeypatch.setitem(__import__("sys").modules, "cupy", module)
+    monkeypatch.delitem(launch.machines, "cupy", raising=False)
+    monkeypatch.setattr(launch, "machines", {})
+    return module
+
+
+def test_kernels_stand_in_for_primitives_on_cupys_arrays(cupy: CuPy) -> None:
+    assert {
+        name for name in (f.__name__ for f in cuda.ACCELERATORS) if accelerators.find(name, Array)
+    } == {function.__name__ for function in cuda.ACCELERATORS}
+    assert all(hasattr(primitives, function.__name__) for function in cuda.ACCELERATORS)
+    del accelerators._tables[Array]
+
+
+def test_a_launch(cupy: CuPy) -> None:
+    p, g = (np.ones(300, "f4").view(Array) for _ in range(2))
+    passes.add_scaled(p, 0.25, g)
+    ((code, options),) = cupy.compiled
+    assert code == launch.source("passes.cu")
+    assert options == ("-std=c++17", "-Dreal=float")
+    ((name, grid, block, (task,)),) = cupy.launched
+    assert (name, grid, block) == ("add_scaled", (2, 1), (256,))
+    # By value: a numpy array of one entry, whose bytes are the struct.
+    assert type(task) is np.ndarray and task.size == 1
+    assert task.itemsize == ctypes.sizeof(passes.Pass)
+    sent = passes.Pass.from_buffer_copy(task.tobytes())
+    assert (sent.of[0].to, sent.of[0].a, sent.of[0].size) == (p.ctypes.data, g.ctypes.data, 300)
+    assert (sent.s.at, sent.s.value) == (None, 0.25)
+    passes.add_scaled(p, 0.5, g)
+    assert len(cupy.compiled) == 1 and len(cupy.launched) == 2
+    q = np.ones(300, "f8").view(Array)
+    passes.add_scaled(q, 0.5, q)
+    assert cupy.compiled[1][1] == ("-std=c++17", "-Dreal=double")
+    found = launch.machine_of(p).empty((2, 3), "f4")
+    assert found.shape == (2, 3) and type(found) is Array
+
+
+# --- cuBLAS --------------------------------------------------------------------------------------
+
+STAND_IN = r"""
+#include <cstddef>
+#include <cstdint>
+extern "C" {
+int calls, stream; size_t workspace; int fails;
+int cublasCreate_v2(void **handle) { *handle = (void *)42; return fails; }
+int cublasSetStream_v2(void *handle, void *s) { calls++; stream = (int)(intptr_t)s; workspace = 0;
+    return handle != (void *)42; }
+int cublasSetWorkspace_v2(void *handle, void *at, size_t size) { workspace = at ? size : 0;
+    return handle != (void *)42; }
+}
+/* C ← α op(A) op(B) + β C, all of them column by column, as in cublas_api.h */
+#define GEMM(name, T)                                                                      \
+    extern "C" int name(void *handle, int ta, int tb, int m, int n, int k, const T *alpha, \
+                        const T *a, int lda, const T *b, int ldb, const T *beta, T *c, int ldc) { \
+        if (handle != (void *)42 || *alpha != 1 || *beta != 0 || !workspace) return 1;     \
+        if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7;                 \
+        for (int j = 0; j < n; j++)                                                        \
+            for (int i = 0; i < m; i++) {                                                  \
+                T sum = 0;                                                                 \
+                for (int l = 0; l < k; l++)                                                \
+                    sum += (ta ? a[l + i * lda] : a[i + l * lda]) *                        \
+                           (tb ? b[j + l * ldb] : b[l + j * ldb]);                         \
+                c[i + j * ldc] = sum;                                                      \
+            }                                                                              \
+        return 0;                                                                          \
+    }
+GEMM(cublasSgemm_v2, float)
+GEMM(cublasDgemm_v2, double)
+"""
+
+
+@pytest.fixture(scope="module")
+def blas(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    target = tmp_path_factory.mktemp("blas") / "libcublas.so"
+    command = [str(compiler()), "-shared", "-fPIC", "-x", "c++", "-", "-o", str(target)]
+    subprocess.run(command, input=STAND_IN, text=True, check=True)
+    return ctypes.CDLL(str(target))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", launch.REALS)
+@pytest.mark.parametrize("left", ["as such", "transposed", "in a larger one"])
+@pytest.mark.parametrize("right", ["as such", "transposed", "in a larger one"])
+def test_cublas(
+    left: str, right: str, dtype: str, blas: ctypes.CDLL, cupy: CuPy, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(cublas, "library", lambda: blas)
+    rng = np.random.default_rng(0)
+
+    def draw(rows: int, columns: int, stored: str) -> Any:
+        shape = {"as such": (rows, columns), "transposed": (columns, rows)}
+        a = rng.normal(size=shape.get(stored, (rows + 2, columns + 3))).astype(dtype).view(Array)
+        return {"as such": a, "transposed": a.T, "in a larger one": a[1:-1, 2:-1]}[stored]
+
+    a, b = draw(5, 7, left), draw(7, 3, right)
+    machine = launch.machine_of(a)
+    for _ in range(2):
+        c = machine.empty((5, 3), dtype)
+        assert machine.multiply(a, b, c)
+        # Sums of seven products of order 1.
+        np.testing.assert_allclose(c, a @ b, rtol=0, atol=1e-5 if dtype == "float32" else 1e-14)
+    assert ctypes.c_int.in_dll(blas, "stream").value == Stream.ptr
+    assert ctypes.c_size_t.in_dll(blas, "workspace").value == cublas.WORKSPACE
+    assert [memory.size for memory in cupy.allocated] == [cublas.WORKSPACE]
+    gaps = a[:, :1].repeat(14, 1)[:, ::2]
+    for unfit in (a[:, ::-1], a[::-1], np.broadcast_to(a[0], (5, 7)), gaps):
+        assert not machine.multiply(unfit, b, c)
+        assert not machine.multiply(b.T, unfit.T, c)
+
+
+@needs_compiler
+def test_an_error_of_cublas_is_one_sentence(blas: ctypes.CDLL) -> None:
+    fails = ctypes.c_int.in_dll(blas, "fails")
+    fails.value = 3
+    with pytest.raises(RuntimeError, match="cublasCreate_v2 failed with status 3"):
+        cublas.Handle(blas, 0)
+    fails.value = 0
+
+
+def test_without_cublas(cupy: CuPy, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = np.ones((2, 2)).view(Array)
+    monkeypatch.setattr(cublas, "library", lambda: None)
+    assert not launch.machine_of(a).multiply(a, a, a)
+
+
+def test_cublas_is_found_as_cupy_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+    from importlib import import_module as real
+
+    def finder(path: str) -> Any:
+        loaded = SimpleNamespace(abs_path=path)
+        return SimpleNamespace(load_nvidia_dynamic_lib={"cublas": loaded}.__getitem__)
+
+    broken = tmp_path / "libcublas.so"
+    broken.write_bytes(b"this is no library")
+    for found, works in ((ctypes.util.find_library("c") or "", True), (str(broken), False)):
+        if not found and sys.platform != "linux":
+            continue
+        monkeypatch.setattr(
+            "importlib.import_module",
+            lambda name, found=found: finder(found) if name == "cuda.pathfinder" else real(name),
+        )
+        assert (cublas.library.__wrapped__() is not None) is works
+
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    assert cublas.library.__wrapped__() is None

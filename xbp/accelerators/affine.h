@@ -1,0 +1,151 @@
+/* A linear layer, forward and backward, of sizes for which a BLAS takes longer to rearrange its operands
+ * than to multiply them.
+ *
+ * All three products have the form c[i, :] = Σ_p a[i, p] · b[p, :]: numbers of a times vectors along a
+ * row of b. Only the forward's b, the transpose of the weights, has to be rearranged. */
+
+typedef struct {
+    const real *a, *b, *bias; /* bias may be NULL */
+    real *c;
+    long m, k, n;            /* c: (m, n) */
+    long a_row, a_step;      /* a[i, p] is a[i * a_row + p * a_step] */
+    long b_step, b_vector;   /* vector v of row p of b begins at b[p * b_step + v * b_vector] */
+    long c_row;
+    int relu; /* max(c, 0) */
+} NAME(small_product);
+
+/* R rows of V vectors, of the last of which only `last` numbers are of c; more may be read where more
+ * rows of b follow. */
+INLINE void NAME(product_tile)(const int R, const int V, const NAME(small_product) * t, long i, long v0,
+                               long last) {
+    const real *a = t->a + i * t->a_row, *b = t->b + v0 * t->b_vector;
+    real *c = t->c + i * t->c_row + v0 * LANES;
+    vector sum[6][4];
+    UNROLL for (int v = 0; v < V; v++) {
+        const vector bias = t->bias ? NAME(load)(t->bias + (v0 + v) * LANES, 1, v == V - 1 ? last : LANES)
+                                    : (vector){0};
+        UNROLL for (int r = 0; r < R; r++) sum[r][v] = bias;
+    }
+    for (long p = 0; p < t->k; p++, a += t->a_step, b += t->b_step) {
+        vector x[4];
+        UNROLL for (int v = 0; v < V - 1; v++) memcpy(x + v, b + v * t->b_vector, sizeof(vector));
+        x[V - 1] = NAME(load)(b + (V - 1) * t->b_vector, 1, p < t->k - 1 ? LANES : last);
+        UNROLL for (int r = 0; r < R; r++) {
+            const real s = a[r * t->a_row];
+            UNROLL for (int v = 0; v < V; v++) sum[r][v] += s * x[v];
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < V; v++) {
+            vector y = sum[r][v];
+            if (t->relu) y = NAME(choose)(y <= 0, (vector){0}, y); /* nan stays nan */
+            NAME(store)(c + r * t->c_row + v * LANES, 1, v == V - 1 ? last : LANES, y);
+        }
+    }
+}
+
+static void NAME(multiply_small)(const NAME(small_product) * t) {
+    const long vectors = (t->n + LANES - 1) / LANES;
+    for (long v = 0, wide; v < vectors; v += wide) {
+        wide = vectors - v < PANEL ? vectors - v : PANEL;
+        const long end = (v + wide) * LANES, last = end < t->n ? LANES : t->n - (end - LANES);
+        for (long i = 0, high; i < t->m; i += high) {
+            const long blocks = (t->m - i + 5) / 6; /* of rows, as equal as can be */
+            high = (t->m - i + blocks - 1) / blocks;
+            switch (wide * 8 + high) {
+#define TILE(R, V) case V * 8 + R: NAME(product_tile)(R, V, t, i, v, last); break;
+#define COLUMNS(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V)
+                COLUMNS(1) COLUMNS(2)
+#if PANEL > 2
+                COLUMNS(3) COLUMNS(4)
+#endif
+            }
+        }
+    }
+}
+
+typedef struct {
+    const affine *t;
+    const real *delta; /* backward: ∂L/∂y, and where there is a rectifier, times its slope */
+    int failed;
+} NAME(affine_job);
+
+/* y = x Wᵀ + b: some of the columns of y, of which each is a row of W. */
+static void NAME(affine_part)(void *task, int part, int parts) {
+    NAME(affine_job) *job = task;
+    const affine *t = job->t;
+    const long vectors = (t->out + LANES - 1) / LANES;
+    const long from = part * vectors / parts, to = (part + 1) * vectors / parts;
+    if (from == to) return;
+    vector *b = take_scratch((to - from) * t->in * sizeof(vector));
+    if (!b) { job->failed = 1; return; }
+    const images rows = {(void *)t->weight, t->in, t->in, t->in, 1};
+    for (long v = from; v < to; v++) {
+        const long first = v * LANES, lanes = t->out - first < LANES ? t->out - first : LANES;
+        NAME(pack)(&rows, first, lanes, 1, 1, t->in, b + (v - from) * t->in, t->in, t->in);
+    }
+    const long end = to * LANES < t->out ? to * LANES : t->out;
+    NAME(multiply_small)(&(NAME(small_product)){
+        .a = t->x, .a_row = t->in, .a_step = 1, .b = (real *)b, .b_step = LANES,
+        .b_vector = t->in * LANES, .bias = t->bias ? (real *)t->bias + from * LANES : NULL,
+        .c = (real *)t->y + from * LANES, .c_row = t->out, .m = t->n, .k = t->in, .n = end - from * LANES,
+        .relu = t->relu});
+}
+
+/* Some rows of ∂L/∂x = δ W, and of ∂L/∂W = δᵀ x and ∂L/∂b. */
+static void NAME(affine_backward_part)(void *task, int part, int parts) {
+    NAME(affine_job) *job = task;
+    const affine *t = job->t;
+    const real *dy = job->delta;
+    const long i = part * t->n / parts, j = (part + 1) * t->n / parts;
+    const long o = part * t->out / parts, end = (part + 1) * t->out / parts;
+    if (t->dx)
+        NAME(multiply_small)(&(NAME(small_product)){
+            .a = dy + i * t->out, .a_row = t->out, .a_step = 1, .b = t->weight, .b_step = t->in,
+            .b_vector = LANES, .c = (real *)t->dx + i * t->in, .c_row = t->in, .m = j - i, .k = t->out,
+            .n = t->in});
+    NAME(multiply_small)(&(NAME(small_product)){
+        .a = dy + o, .a_row = 1, .a_step = t->out, .b = t->x, .b_step = t->in, .b_vector = LANES,
+        .c = (real *)t->dweight + o * t->in, .c_row = t->in, .m = end - o, .k = t->n, .n = t->in});
+    real *db = t->dbias;
+    if (!db) return;
+    memset(db + o, 0, (end - o) * sizeof(real));
+    for (long n = 0; n < t->n; n++)
+        for (long u = o; u < end; u++) db[u] += dy[n * t->out + u];
+}
+
+/* A matrix product in the same way: some rows of c. */
+static void NAME(direct_part)(void *task, int part, int parts) {
+    const product *t = task;
+    const long from = part * t->m / parts, end = (part + 1) * t->m / parts;
+    const int turned = t->trans_a != NOT_TRANSPOSED;
+    const long a_row = turned ? 1 : t->lda, a_step = turned ? t->lda : 1;
+    NAME(multiply_small)(&(NAME(small_product)){
+        .a = (const real *)t->a + from * a_row, .a_row = a_row, .a_step = a_step, .b = t->b,
+        .b_step = t->ldb, .b_vector = LANES, .c = (real *)t->c + from * t->n, .c_row = t->n,
+        .m = end - from, .k = t->k, .n = t->n});
+}
+
+void NAME(multiply_direct)(const product *t) { /* b is not transposed, and n at least LANES */
+    in_parallel(NAME(direct_part), (void *)t, t->threads);
+}
+
+int NAME(affine)(const affine *t) {
+    NAME(affine_job) job = {.t = t};
+    in_parallel(NAME(affine_part), &job, t->threads);
+    return job.failed;
+}
+
+int NAME(affine_backward)(const affine *t) {
+    NAME(affine_job) job = {.t = t, .delta = t->dy};
+    const real *y = t->y, *dy = t->dy;
+    real *delta = NULL;
+    if (t->relu) {
+        job.delta = delta = malloc(t->n * t->out * sizeof(real));
+        if (!delta) return 1;
+        for (long k = 0; k < t->n * t->out; k++) delta[k] = y[k] > 0 ? dy[k] : 0;
+    }
+    in_parallel(NAME(affine_backward_part), &job, t->threads);
+    free(delta);
+    return job.failed;
+}

@@ -1,0 +1,65 @@
+"""Linear layers of moderate size, compiled, for numpy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.accelerators import native
+from xbp.accelerators.calls import DTYPES, address, incoming, run
+from xbp.accelerators.product import MOST_DIRECT
+
+Real = NDArray[Any]
+LEAST_ROWS = 4
+"""Below this a product takes less time than the weights' rearrangement."""
+LEAST_FOR_THREADS = 2**16
+"""Below this one thread is done before another has noticed."""
+
+
+def affine(x: Real, weight: Real, bias: Real | None, *, relu: bool = False) -> Any:
+    """See `xbp.primitives.affine`."""
+    dtype, (out, features) = x.dtype, weight.shape
+    rows = x.size // features
+    products = rows * features * out
+    if (
+        dtype not in DTYPES
+        or x.ndim == 0
+        or x.shape[-1] != features
+        or features < native.lanes(x.itemsize)
+        or not LEAST_ROWS * features * out <= products <= MOST_DIRECT
+        or weight.dtype != dtype
+        or (bias is not None and (bias.dtype != dtype or bias.shape != (out,)))
+    ):
+        return NotImplemented
+    x, weight = contiguous(x), contiguous(weight)
+    bias = None if bias is None else contiguous(bias)
+    y = np.empty((*x.shape[:-1], out), dtype)
+    threads = native.threads() if products >= LEAST_FOR_THREADS else 1
+    task = native.Affine(
+        address(x), address(weight), address(bias), y=address(y),
+        n=rows, inputs=features, outputs=out, relu=relu, threads=threads,
+    )  # fmt: skip
+    run("affine", dtype, task)
+    shape = y.shape
+
+    def backward(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
+        dy = contiguous(incoming(dy, shape, dtype))
+        dx, dweight = np.empty_like(x) if wants_dx else None, np.empty_like(weight)
+        dbias = None if bias is None else np.empty_like(bias)
+        task.dy, task.dx = address(dy), address(dx)
+        task.dweight, task.dbias = address(dweight), address(dbias)
+        task.x, task.weight, task.y = address(x), address(weight), address(y)
+        run("affine_backward", dtype, task)
+        return dx, dweight, dbias
+
+    return y, backward
+
+
+def contiguous(array: Real) -> Real:
+    """`array`, or a copy, in row-major order and aligned."""
+    return np.require(array, requirements=["C", "A"])
+
+
+ACCELERATORS = (affine,)

@@ -1,0 +1,85 @@
+"""How numpy arrays come to the kernels, which trust what they are given."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.accelerators import native
+from xbp.errors import InputError
+
+Real = NDArray[Any]
+DTYPES = (np.dtype("float32"), np.dtype("float64"))
+
+
+def addressable(array: Real) -> Real:
+    """`array`, or a copy, with elements at whole strides from an aligned beginning."""
+    whole = math.gcd(*array.strides) % array.itemsize == 0
+    return array if whole and array.flags.aligned else np.array(array)
+
+
+def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
+    """∂L/∂y for a kernel, which trusts its shape and dtype.
+
+    Raises
+    ------
+    InputError
+        It has not the shape of y.
+    """
+    if dy.shape != shape:
+        msg = f"the gradient of an output of shape {shape} has shape {dy.shape}; give one like it"
+        raise InputError(msg)
+    return addressable(dy.astype(dtype, copy=False))
+
+
+def address(array: Real | None) -> int | None:
+    """Where the first entry of an array lies; None for none."""
+    if array is None or not _LIKE_C:
+        return None if array is None else array.ctypes.data
+    return _pointer(id(array) + _DATA).value
+
+
+# In CPython an id is an address, and an array there begins with an object's header and the address
+# of its data (PyArrayObject_fields). To read that takes a sixth of the time of `ctypes.data`, of
+# which a training step would need a hundred.
+_DATA = object.__basicsize__
+_pointer = ctypes.c_void_p.from_address
+_probe = np.empty(1)
+_LIKE_C = sys.implementation.name == "cpython" and (
+    _pointer(id(_probe) + _DATA).value == _probe.ctypes.data
+)
+
+
+def images(array: Real | None) -> native.Images:
+    """The description of a 4-D array, or of none."""
+    if array is None:
+        return native.Images()
+    size = array.itemsize
+    n, c, h, w = array.strides
+    return native.Images(address(array), n // size, c // size, h // size, w // size)
+
+
+def run(name: str, dtype: np.dtype[Any], task: ctypes.Structure) -> None:
+    """Call a kernel.
+
+    Raises
+    ------
+    MemoryError
+        There is no memory for its workspace.
+    """
+    if _kernel(name, dtype)(ctypes.byref(task)):
+        msg = f"{name} found no memory for its workspace; use a smaller batch"
+        raise MemoryError(msg)
+
+
+@cache
+def _kernel(name: str, dtype: np.dtype[Any]) -> Callable[[Any], int]:
+    function: Callable[[Any], int] = getattr(native.library(), f"{name}_{dtype.name}")
+    return function

@@ -1,0 +1,23 @@
+"""CUDA kernels for CuPy arrays, for small networks: few launches, all multiprocessors busy.
+
+They are compiled by NVRTC when they are first used. What a launch does depends on shapes alone: it
+waits for nothing, transfers nothing, allocates from CuPy's pool, and so can be captured into a CUDA
+graph. Sums are taken in a fixed order, without atomics: the same numbers come out each time.
+
+Not yet run on a GPU: the tests compile them for several architectures, and run them in an emulation
+on the CPU, against the references.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
+
+ACCELERATORS: tuple[Callable[..., Any], ...] = (
+    *convolution.ACCELERATORS,
+    *pooling.ACCELERATORS,
+    *passes.ACCELERATORS,
+    *cross_entropy.ACCELERATORS,
+    *philox.ACCELERATORS,
+    *product.ACCELERATORS,
+)

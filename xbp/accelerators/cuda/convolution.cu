@@ -1,0 +1,180 @@
+/* Convolution, rectifier and maximum in one pass, and the gradients of it.
+ *
+ * Images lie in memory with the batch innermost, [channel][row][column][image]. Neighbouring threads
+ * are neighbouring images, so that every access is coalesced, and the same for any kernel, stride and
+ * padding. What a block's threads share, the kernels, is in shared memory; each thread keeps its sums
+ * in registers. A pooled gradient is never spread out: each entry knows the one place that it came
+ * from, so that a 2×2 maximum leaves a quarter of the work. (Where no gradient has come through, a nan
+ * of x is not looked at: there it is no nan of ∂L/∂W.)
+ *
+ * The sizes are macros: fixed by compiler options, they unroll the loops over taps, and `sum` stays in
+ * registers. */
+
+struct convolution {
+    const real *x, *weight, *bias, *dy;
+    real *y, *dx, *partial;
+    unsigned char *where; /* of which entry of its window y is the maximum, or NOWHERE */
+    int n;
+};
+
+#define NOWHERE 255
+#define THREADS 128
+#define ROOM 4096 /* numbers in shared memory: 16 or 32 KiB */
+#define TAPS (KH * KW)
+#define PLACES (POOL_H * POOL_W)
+#define CHOSEN (RELU || PLACES > 1) /* whether there is a `where` */
+#define PATCH_H ((POOL_H - 1) * STRIDE_H + KH) /* what the windows of an entry see */
+#define PATCH_W ((POOL_W - 1) * STRIDE_W + KW)
+
+/* from[at], or 0 outside. The load is not skipped: then many of them can be under way together. */
+__device__ inline real read(const real *from, int at, bool inside) {
+    const real v = from[inside ? at : 0];
+    return inside ? v : 0;
+}
+
+/* y, and where; each thread for TILE channels of an entry. */
+extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution p) {
+    __shared__ real kernels[ROOM]; /* [channel][tap][output of the tile] */
+    const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + threadIdx.x;
+    const int all = ROWS * COLUMNS * p.n, image = at % p.n, window = at / p.n;
+    const int top = window / COLUMNS * POOL_H * STRIDE_H - PAD_H;
+    const int left = window % COLUMNS * POOL_W * STRIDE_W - PAD_W;
+    const int group = ROOM / (TILE * TAPS); /* as many channels as there is room for */
+    real sum[PLACES][TILE];
+    for (int k = 0; k < PLACES; k++)
+        for (int o = 0; o < TILE; o++) sum[k][o] = p.bias && first + o < O ? p.bias[first + o] : 0;
+    for (int begin = 0; begin < C; begin += group) {
+        const int channels = C - begin < group ? C - begin : group;
+        __syncthreads();
+        for (int k = threadIdx.x; k < channels * TAPS * TILE; k += THREADS) {
+            const int o = first + k % TILE;
+            kernels[k] = o < O ? p.weight[(o * C + begin) * TAPS + k / TILE] : 0;
+        }
+        __syncthreads();
+        if (at >= all) continue; /* not return: the others wait for this thread */
+        for (int c = 0; c < channels; c++) {
+            const real *plane = p.x + (begin + c) * H * W * p.n + image;
+            real patch[PATCH_H][PATCH_W];
+            #pragma unroll
+            for (int i = 0; i < PATCH_H; i++)
+                #pragma unroll
+                for (int j = 0; j < PATCH_W; j++) {
+                    const int r = top + i, q = left + j;
+                    const bool padding = (PAD_H || PAD_W) && (r < 0 || r >= H || q < 0 || q >= W);
+                    patch[i][j] = read(plane, (r * W + q) * p.n, !padding);
+                }
+            #pragma unroll
+            for (int tap = 0; tap < TAPS; tap++) {
+                const real *kernel = kernels + (c * TAPS + tap) * TILE;
+                #pragma unroll
+                for (int k = 0; k < PLACES; k++) {
+                    const real v = patch[k / POOL_W * STRIDE_H + tap / KW][k % POOL_W * STRIDE_W + tap % KW];
+                    #pragma unroll
+                    for (int o = 0; o < TILE; o++) sum[k][o] += v * kernel[o];
+                }
+            }
+        }
+    }
+    if (at >= all) return;
+    #pragma unroll
+    for (int o = 0; o < TILE; o++) {
+        if (first + o >= O) return;
+        real best = sum[0][o];
+        int place = 0;
+        #pragma unroll
+        for (int k = 1; k < PLACES; k++)
+            if (sum[k][o] > best || sum[k][o] != sum[k][o]) best = sum[k][o], place = k; /* nan: the last word */
+        if (best != best) place = NOWHERE;
+        if (RELU && best <= 0) best = 0, place = NOWHERE;
+        p.y[(first + o) * all + at] = best;
+        if (CHOSEN) p.where[(first + o) * all + at] = place;
+    }
+}
+
+/* ∂L/∂x: each thread for TILE channels of a pixel. It looks at the windows whose kernels can have met
+ * the pixel: as many for each. */
+#define REACH(kernel, stride, pool) (((kernel + stride - 1) / stride + pool - 2) / pool + 1)
+#define REACH_W REACH(KW, STRIDE_W, POOL_W)
+#define REACHES (REACH(KH, STRIDE_H, POOL_H) * REACH_W)
+
+extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_input(const convolution p) {
+    __shared__ real kernels[ROOM]; /* [output][tap][channel of the tile] */
+    const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + threadIdx.x;
+    const int all = H * W * p.n, image = at % p.n, pixel = at / p.n;
+    const int h = pixel / W + PAD_H, w = pixel % W + PAD_W;
+    const int top = (h < KH ? 0 : (h - KH) / STRIDE_H + 1) / POOL_H;
+    const int left = (w < KW ? 0 : (w - KW) / STRIDE_W + 1) / POOL_W;
+    const int group = ROOM / (TILE * TAPS);
+    real sum[TILE];
+    for (int c = 0; c < TILE; c++) sum[c] = 0;
+    for (int begin = 0; begin < O; begin += group) {
+        const int outputs = O - begin < group ? O - begin : group;
+        __syncthreads();
+        for (int k = threadIdx.x; k < outputs * TAPS * TILE; k += THREADS) {
+            const int c = first + k % TILE, tap = k / TILE % TAPS, o = begin + k / TILE / TAPS;
+            kernels[k] = c < C ? p.weight[(o * C + c) * TAPS + tap] : 0;
+        }
+        __syncthreads();
+        if (at >= all) continue;
+        for (int o = 0; o < outputs; o++) {
+            int places[REACHES];
+            real d[REACHES];
+            #pragma unroll
+            for (int k = 0; k < REACHES; k++) {
+                const int row = top + k / REACH_W, column = left + k % REACH_W;
+                const bool inside = row < ROWS && column < COLUMNS;
+                const int entry = (((begin + o) * ROWS + row) * COLUMNS + column) * p.n + image;
+                places[k] = CHOSEN ? p.where[inside ? entry : 0] : 0;
+                if (!inside) places[k] = NOWHERE;
+                d[k] = read(p.dy, entry, inside);
+            }
+            #pragma unroll
+            for (int k = 0; k < REACHES; k++) {
+                const int i = h - ((top + k / REACH_W) * POOL_H + places[k] / POOL_W) * STRIDE_H;
+                const int j = w - ((left + k % REACH_W) * POOL_W + places[k] % POOL_W) * STRIDE_W;
+                if (places[k] == NOWHERE || i < 0 || i >= KH || j < 0 || j >= KW) continue;
+                #pragma unroll
+                for (int c = 0; c < TILE; c++) sum[c] += d[k] * kernels[(o * TAPS + i * KW + j) * TILE + c];
+            }
+        }
+    }
+    if (at >= all) return;
+    #pragma unroll
+    for (int c = 0; c < TILE; c++)
+        if (first + c < C) p.dx[(first + c) * all + at] = sum[c];
+}
+
+/* ∂L/∂W and ∂L/∂b: a block for a row of taps (o, c, i) and one of the parts of the entries. Its
+ * threads' sums are added pairwise, always the same pairs; the parts' sums by `add_up`. */
+extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_weight(const convolution p) {
+    __shared__ real sums[ROOM];
+    const int i = blockIdx.x % KH, c = blockIdx.x / KH % C, o = blockIdx.x / KH / C;
+    const int all = ROWS * COLUMNS * p.n;
+    real sum[KW + 1]; /* the last one is for the bias */
+    for (int j = 0; j <= KW; j++) sum[j] = 0;
+    #pragma unroll 4
+    for (int at = blockIdx.y * THREADS + threadIdx.x; at < all; at += gridDim.y * THREADS) {
+        const int image = at % p.n, window = at / p.n, place = CHOSEN ? p.where[o * all + at] : 0;
+        const real d = place == NOWHERE ? 0 : p.dy[o * all + at];
+        sum[KW] += d;
+        const int r = (window / COLUMNS * POOL_H + place / POOL_W) * STRIDE_H - PAD_H + i;
+        const int left = (window % COLUMNS * POOL_W + place % POOL_W) * STRIDE_W - PAD_W;
+        const bool inside = place != NOWHERE && r >= 0 && r < H;
+        #pragma unroll
+        for (int j = 0; j < KW; j++) {
+            const int q = left + j;
+            sum[j] += d * read(p.x + image, ((c * H + r) * W + q) * p.n, inside && q >= 0 && q < W);
+        }
+    }
+    #pragma unroll
+    for (int j = 0; j <= KW; j++) sums[j * THREADS + threadIdx.x] = sum[j];
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            for (int j = 0; j <= KW; j++) sums[j * THREADS + threadIdx.x] += sums[j * THREADS + threadIdx.x + half];
+    }
+    __syncthreads();
+    real *to = p.partial + blockIdx.y * (O * C * TAPS + O);
+    if (threadIdx.x < KW) to[blockIdx.x * KW + threadIdx.x] = sums[threadIdx.x * THREADS];
+    if (threadIdx.x == KW && c == 0 && i == 0) to[O * C * TAPS + o] = sums[KW * THREADS];
+}

@@ -1,0 +1,147 @@
+"""Convolution, with rectifier and maximum in the same pass, and its gradients."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+from typing import Any
+
+from xbp.accelerators.cuda.launch import (
+    FILL,
+    REALS,
+    Array,
+    batch_innermost,
+    blocks,
+    dense,
+    fits,
+    images,
+    incoming,
+    machine_of,
+    pointer,
+    structure,
+)
+from xbp.accelerators.cuda.passes import add_up
+
+Pair = tuple[int, int]
+Task = structure(
+    "Task",
+    **dict.fromkeys(("x", "weight", "bias", "dy", "y", "dx", "partial", "where"), pointer),
+    n=ctypes.c_int,
+)
+THREADS, ROOM = 128, 4096  # as in convolution.cu
+MOST_PLACES = 16
+"""Of a maximum's window: a thread has so many sums for each of its channels."""
+MOST_SEEN = 144
+"""Pixels that an entry of y sees, through all windows of its maximum: a thread has them in
+registers."""
+MOST_COLUMNS = ROOM // THREADS - 1
+"""Of a kernel: their sums of all threads of a block meet in shared memory, with the bias's."""
+MOST_KERNELS = 2**12
+"""Pairs of channels. A block of threads for each row of each kernel reads all of x; where there are
+many more, `im2col` and one large product are expected to be faster."""
+
+
+def convolve(x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Any:
+    """See `xbp.primitives.convolve`."""
+    return convolve_rectify_pool(x, weight, bias, stride, padding, relu=False, pool=(1, 1))
+
+
+def convolve_rectify_pool(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Pair,
+    *,
+    relu: bool,
+    pool: Pair,
+) -> Any:
+    """See `xbp.primitives.convolve_rectify_pool`."""
+    n, c, h, w = x.shape
+    o, channels, kh, kw = weight.shape
+    oh, ow = (
+        (size + 2 * p - k) // s + 1
+        for size, p, k, s in zip((h, w), padding, (kh, kw), stride, strict=True)
+    )
+    rows, columns = oh // pool[0], ow // pool[1]
+    if (
+        not fits(x, weight, bias)
+        or channels != c
+        or (bias is not None and bias.shape != (o,))
+        or min(rows, columns) < 1
+        or math.prod(pool) > MOST_PLACES
+        or kw > MOST_COLUMNS
+        or seen(kh, stride[0], pool[0]) * seen(kw, stride[1], pool[1]) > MOST_SEEN
+        or o * c > MOST_KERNELS
+    ):
+        return NotImplemented
+    dtype, machine = x.dtype, machine_of(x)
+    x, weight = batch_innermost(x), dense(weight)
+    bias = None if bias is None else dense(bias)
+    y = machine.empty((o, rows, columns, n), dtype)
+    where = machine.empty(y.shape, "uint8") if relu or pool != (1, 1) else None
+    macros = {
+        "real": REALS[dtype.name], "C": c, "H": h, "W": w, "O": o, "KH": kh, "KW": kw,
+        "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
+        "POOL_H": pool[0], "POOL_W": pool[1], "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
+    }  # fmt: skip
+    shape = (n, o, rows, columns)
+
+    def launch(kernel: str, grid: Pair, tile: int, **arrays: Array | None) -> None:
+        given = {
+            name: machine.address(array)
+            for name, array in {"weight": weight, "where": where, **arrays}.items()
+            if array is not None
+        }
+        task = Task(n=n, **given)
+        machine.launch(("convolution.cu", kernel), macros | {"TILE": tile}, grid, THREADS, task)
+
+    entries = rows * columns * n
+    tile = tile_of(o, entries)
+    grid = (blocks(entries, THREADS), blocks(o, tile))
+    launch("convolve", grid, tile, x=x, bias=bias, y=y)
+
+    def backward(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array]:
+        dy = batch_innermost(incoming(dy, shape, dtype))
+        parts, size = parts_of(entries, o * c * kh), weight.size + o
+        sums = machine.empty((parts, size), dtype)
+        launch("convolve_to_weight", (o * c * kh, parts), 1, x=x, dy=dy, partial=sums)
+        total = sums[0] if parts == 1 else add_up(sums)
+        dweight, dbias = total[: weight.size].reshape(weight.shape), total[weight.size :]
+        if not wants_dx:
+            return None, dweight, dbias
+        dx = machine.empty(x.shape, dtype)
+        pixels = h * w * n
+        tile = tile_of(c, pixels)
+        grid = (blocks(pixels, THREADS), blocks(c, tile))
+        launch("convolve_to_input", grid, tile, dy=dy, dx=dx)
+        return images(dx), dweight, dbias
+
+    return images(y), backward
+
+
+def seen(kernel: int, stride: int, pool: int) -> int:
+    """Along one axis, how many pixels an entry sees."""
+    return (pool - 1) * stride + kernel
+
+
+def tile_of(channels: int, entries: int) -> int:
+    """For how many channels a thread works: as many as leave enough threads, 8 at most.
+
+    So each number that it reads is used so many times.
+    """
+    for tiles in (blocks(channels, 8), blocks(channels, 4), blocks(channels, 2)):
+        tile = blocks(channels, tiles)  # tiles as equal as can be
+        if 2 * tiles * entries >= FILL:
+            return tile
+    return 1
+
+
+def parts_of(entries: int, rows_of_taps: int) -> int:
+    """Into how many parts a weight gradient's sum is split: many, none too small for a block."""
+    enough, longest = 4 * FILL // THREADS // rows_of_taps, entries // (THREADS * 64)
+    return max(1, min(max(enough, longest), entries // (THREADS * 4), 64))
+
+
+ACCELERATORS: tuple[Callable[..., Any], ...] = (convolve, convolve_rectify_pool)

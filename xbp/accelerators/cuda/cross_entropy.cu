@@ -1,0 +1,68 @@
+/* Softmax and cross-entropy, value and gradient, in one pass over the logits [sample][class]. LANES
+ * threads share a sample: one alone where there are few classes. What they find is combined
+ * pairwise, always the same pairs. */
+
+struct cross_entropy_task {
+    const real *logits, *weights; /* the targets: probabilities, or */
+    const LABEL *labels;
+    real *gradient, *partial; /* partial: a loss for each block */
+    double scale, rubbish;
+    int n, classes;
+};
+
+#define THREADS 256
+#define ROWS (THREADS / LANES)
+
+__device__ inline real larger(real a, real b) { return a > b || a != a ? a : b; }
+__device__ inline real sum_of(real a, real b) { return a + b; }
+
+/* Each group's `combine` of `mine`, in all of its threads; `LANES` is a power of two. */
+#define COMBINED(into, combine, mine)                                                                 \
+    __syncthreads();                                                                                  \
+    shared[threadIdx.x] = mine;                                                                       \
+    for (int half = LANES / 2; half > 0; half /= 2) {                                                 \
+        __syncthreads();                                                                              \
+        if (lane < half) shared[threadIdx.x] = combine(shared[threadIdx.x], shared[threadIdx.x + half]); \
+    }                                                                                                 \
+    __syncthreads();                                                                                  \
+    const real into = shared[threadIdx.x - lane];
+
+extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const cross_entropy_task p) {
+    __shared__ real shared[THREADS];
+    const int lane = threadIdx.x % LANES, sample = blockIdx.x * ROWS + threadIdx.x / LANES;
+    const int classes = sample < p.n ? p.classes : 0; /* a sample too many has none */
+    const real *z = p.logits + (long long)sample * p.classes;
+    const real lowest = -1 / (real)0;
+    real mine = lowest;
+    for (int c = lane; c < classes; c += LANES) mine = larger(z[c], mine);
+    if (RUBBISH) mine = larger(mine, (real)p.rubbish);
+    COMBINED(peak, larger, mine)
+    real norm = 0, total = p.labels ? 1 : 0, loss = 0;
+    if (RUBBISH && lane == 0) norm = exp((real)p.rubbish - peak);
+    for (int c = lane; c < classes; c += LANES) norm += exp(z[c] - peak);
+    COMBINED(whole, sum_of, norm)
+    if (!p.labels) {
+        real part = 0;
+        for (int c = lane; c < classes; c += LANES) part += p.weights[(long long)sample * p.classes + c];
+        COMBINED(all, sum_of, part)
+        total = all;
+    }
+    const real logarithm = log(whole);
+    const long long label = p.labels && classes ? (long long)p.labels[sample] : 0;
+    const bool known = label >= 0 && label < p.classes;
+    for (int c = lane; c < classes; c += LANES) {
+        const real shifted = z[c] - peak;
+        real t = c == label ? 1 : 0;
+        if (!p.labels) t = p.weights[(long long)sample * p.classes + c];
+        if (!known) t = 0 * lowest; /* nan */
+        if (t != 0) loss += t * (shifted - logarithm);
+        p.gradient[(long long)sample * p.classes + c] = (real)p.scale * (exp(shifted) / whole * total - t);
+    }
+    __syncthreads();
+    shared[threadIdx.x] = loss;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) p.partial[blockIdx.x] = -(real)p.scale * shared[0];
+}

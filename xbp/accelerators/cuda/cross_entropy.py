@@ -1,0 +1,64 @@
+"""Softmax and cross-entropy, value and gradient."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from xbp.accelerators.cuda.launch import (
+    REALS,
+    Array,
+    blocks,
+    dense,
+    fits,
+    machine_of,
+    pointer,
+    structure,
+)
+from xbp.accelerators.cuda.passes import add_up
+
+Task = structure(
+    "Task",
+    **dict.fromkeys(("logits", "weights", "labels", "gradient", "partial"), pointer),
+    **dict.fromkeys(("scale", "rubbish"), ctypes.c_double),
+    **dict.fromkeys(("n", "classes"), ctypes.c_int),
+)
+THREADS = 256  # as in cross_entropy.cu
+FEW = 32
+"""Up to so many classes, a thread has a whole sample."""
+LABELS = {
+    **{"int8": "signed char", "int16": "short", "int32": "int", "int64": "long long"},
+    **{f"u{name}": f"unsigned {kind}" for name, kind in
+       (("int8", "char"), ("int16", "short"), ("int32", "int"), ("int64", "long long"))},
+}  # fmt: skip
+
+
+def cross_entropy(logits: Array, target: Array, scale: float, rubbish: float | None = None) -> Any:
+    """See `xbp.primitives.cross_entropy`."""
+    n, classes = logits.shape
+    labelled = target.ndim == 1
+    fitting = target.dtype.name in LABELS if labelled else fits(logits, target)
+    if not fits(logits) or not fitting or target.shape != ((n,) if labelled else (n, classes)):
+        return NotImplemented
+    machine, dtype = machine_of(logits), logits.dtype
+    logits, target = dense(logits), dense(target)
+    lanes = 1 if classes <= FEW else 32 if classes <= 32 * FEW else THREADS
+    count = blocks(n * lanes, THREADS)
+    gradient, partial = machine.empty((n, classes), dtype), machine.empty((count, 1), dtype)
+    task = Task(
+        logits=machine.address(logits), gradient=machine.address(gradient),
+        partial=machine.address(partial), scale=scale, rubbish=rubbish or 0.0, n=n, classes=classes,
+        **{"labels" if labelled else "weights": machine.address(target)},
+    )  # fmt: skip
+    macros = {
+        "real": REALS[dtype.name],
+        "LABEL": LABELS.get(target.dtype.name, "int"),
+        "LANES": lanes,
+        "RUBBISH": int(rubbish is not None),
+    }
+    machine.launch(("cross_entropy.cu", "cross_entropy"), macros, (count, 1), THREADS, task)
+    loss = partial if count == 1 else add_up(partial)
+    return loss.reshape(()), gradient
+
+
+ACCELERATORS = (cross_entropy,)

@@ -1,0 +1,97 @@
+"""cuBLAS by a handle of our own, whose calls can be captured into a CUDA graph.
+
+CuPy's own handle has no workspace, so that cuBLAS may allocate one in the middle of a capture; that
+is why CuPy refuses. A handle that has been given a workspace, and is told the stream, does as
+CUDA's manual asks (cuBLAS, section "CUDA Graphs Support"). It is called by ctypes in the library
+that CuPy has loaded, by four functions whose signatures are those of every cuBLAS since CUDA 11:
+nvmath-python's bindings, which wrap the same calls, are marked experimental and would be one more
+package. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import threading
+from functools import cache
+from typing import Any
+
+Array = Any
+WORKSPACE = 32 << 20
+"""Bytes: what cuBLAS takes for itself on a Hopper GPU. It is used by one product at a time."""
+NOT_TRANSPOSED, TRANSPOSED = 0, 1  # as in cublas_api.h
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The library that CuPy uses, found as CuPy finds it; None where there is none."""
+    try:
+        pathfinder: Any = importlib.import_module("cuda.pathfinder")
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+class Handle:
+    """A cuBLAS handle on the current device, for the thread that makes it.
+
+    Parameters
+    ----------
+    blas : ctypes.CDLL
+    workspace : int
+        The address of `WORKSPACE` bytes on the device, which the caller keeps.
+    """
+
+    def __init__(self, blas: ctypes.CDLL, workspace: int) -> None:
+        self.blas, self.handle, self.workspace = blas, ctypes.c_void_p(), workspace
+        self.call("cublasCreate_v2", ctypes.byref(self.handle))
+
+    def multiply(self, stream: int, a: Array, b: Array, c: Array, address: Any) -> bool:
+        """c ← a b, for a dense `c`; False for operands that BLAS cannot read.
+
+        BLAS knows columns where c has rows, so what it is asked for is cᵀ = bᵀ aᵀ.
+        """
+        left, right = stored(a), stored(b)
+        if left is None or right is None:
+            return False
+        (m, k), n = a.shape, b.shape[1]
+        kind, number = {4: ("S", ctypes.c_float), 8: ("D", ctypes.c_double)}[c.itemsize]
+        one, zero = number(1), number(0)
+        self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
+        # Another stream takes the workspace away.
+        size, where = ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(self.workspace)
+        self.call("cublasSetWorkspace_v2", self.handle, where, size)
+        self.call(
+            f"cublas{kind}gemm_v2", self.handle, right[0], left[0], n, m, k,
+            ctypes.byref(one), ctypes.c_void_p(address(b)), right[1],
+            ctypes.c_void_p(address(a)), left[1],
+            ctypes.byref(zero), ctypes.c_void_p(address(c)), n,
+        )  # fmt: skip
+        return True
+
+    def call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self.blas, name)(*arguments)
+        if status:
+            msg = f"{name} failed with status {status} of cuBLAS; see cublasStatus_t in its manual"
+            raise RuntimeError(msg)
+
+
+def stored(matrix: Array) -> tuple[int, int] | None:
+    """Whether a matrix is stored as its transpose, and how far its rows are apart there.
+
+    None where BLAS cannot read it: with gaps between entries, or rows that overlap.
+    """
+    size = matrix.itemsize
+    rows, columns = matrix.strides
+    if columns == size and rows >= size * matrix.shape[1]:
+        return NOT_TRANSPOSED, rows // size
+    if rows == size and columns >= size * matrix.shape[0]:
+        return TRANSPOSED, columns // size
+    return None
+
+
+class Handles(threading.local):
+    """The calling thread's handle for each device, and the memory of its workspace."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, tuple[Handle, Any]] = {}

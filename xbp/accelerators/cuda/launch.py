@@ -1,0 +1,178 @@
+"""How kernels are compiled and launched, and what arrays they take.
+
+A wrapper knows of the device only what `Machine` says, so that the same Python code and the same
+CUDA source run on a GPU through CuPy and, in the tests, in an emulation on numpy arrays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from xbp.accelerators.cuda import cublas
+from xbp.errors import InputError
+
+Array: TypeAlias = Any
+Shape: TypeAlias = "tuple[int, ...]"
+
+REALS = {"float32": "float", "float64": "double"}
+"""The dtypes for which there are kernels, in C's words."""
+MOST_ENTRIES = 2**31 - 2**16
+"""Kernels count entries of images in an int, and threads a little beyond the last entry."""
+FILL = 132 * 128
+"""About so many threads keep a GPU busy: a block of 128 for each multiprocessor of an H100 or H200.
+
+A constant, not a question to the device: how a sum is split must depend on shapes alone, so that
+the same numbers come out on every GPU.
+"""
+
+
+class Machine(Protocol):
+    """What runs kernels."""
+
+    def empty(self, shape: Shape, dtype: Any) -> Array:
+        """Memory for an array, in row-major order."""
+
+    def address(self, array: Array) -> int:
+        """Where an array's first entry lies."""
+
+    def launch(
+        self,
+        kernel: tuple[str, str],
+        macros: dict[str, Any],
+        grid: tuple[int, int],
+        threads: int,
+        task: ctypes.Structure,
+    ) -> None:
+        """Start a kernel, (file, name), compiled with some macros; its one argument is `task`."""
+
+    def multiply(self, a: Array, b: Array, c: Array) -> bool:
+        """c ← a b by cuBLAS; False where there is none, or it cannot read an operand."""
+
+
+class CuPy:
+    """Kernels compiled by NVRTC at first use, and kept; CuPy's memory pool, its current stream."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.cupy: Any = cupy
+        self.functions: dict[Any, Any] = {}
+        self.handles = cublas.Handles()
+
+    def empty(self, shape: Shape, dtype: Any) -> Array:
+        return self.cupy.empty(shape, dtype)
+
+    def address(self, array: Array) -> int:
+        return int(array.data.ptr)
+
+    def launch(
+        self,
+        kernel: tuple[str, str],
+        macros: dict[str, Any],
+        grid: tuple[int, int],
+        threads: int,
+        task: ctypes.Structure,
+    ) -> None:
+        key = (*kernel, *macros.items())
+        function = self.functions.get(key)
+        if function is None:
+            file, name = kernel
+            module = self.cupy.RawModule(code=source(file), options=options(macros))
+            function = self.functions[key] = module.get_function(name)
+        # CuPy passes a numpy array of one entry by value, whatever that entry is.
+        import numpy as np
+
+        function(grid, (threads,), (np.frombuffer(bytes(task), f"V{ctypes.sizeof(task)}"),))
+
+    def multiply(self, a: Array, b: Array, c: Array) -> bool:
+        blas, cuda = cublas.library(), self.cupy.cuda
+        if blas is None:
+            return False
+        device = cuda.runtime.getDevice()
+        if device not in self.handles.of:
+            memory = cuda.alloc(cublas.WORKSPACE)
+            self.handles.of[device] = cublas.Handle(blas, memory.ptr), memory
+        handle, _ = self.handles.of[device]
+        return handle.multiply(cuda.get_current_stream().ptr, a, b, c, self.address)
+
+
+def options(macros: dict[str, Any]) -> tuple[str, ...]:
+    """What NVRTC is told: macros, C++17, and nothing that would make arithmetic less exact."""
+    return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
+
+
+@cache
+def source(file: str) -> str:
+    """The text of a .cu file."""
+    return (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+
+machines: dict[str, Machine] = {}
+"""By the package of the arrays. The tests put their emulation here."""
+
+
+def machine_of(array: Array) -> Machine:
+    """What runs kernels on an array."""
+    root = type(array).__module__.partition(".")[0]
+    if root not in machines:
+        machines[root] = CuPy()
+    return machines[root]
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def fits(first: Array, *others: Array | None) -> bool:
+    """Whether there are kernels for this dtype, all have it, and no index is too large."""
+    arrays = [array for array in (first, *others) if array is not None]
+    return first.dtype.name in REALS and all(
+        array.dtype == first.dtype and 0 < array.size < MOST_ENTRIES for array in arrays
+    )
+
+
+def dense(array: Array) -> Array:
+    """`array`, or a copy, in row-major order."""
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def batch_innermost(x: Array) -> Array:
+    """Images (N, C, H, W) as a dense array (C, H, W, N): a view where they lie like that."""
+    return dense(x.transpose(1, 2, 3, 0))
+
+
+def images(memory: Array) -> Array:
+    """(C, H, W, N) → (N, C, H, W), as a view."""
+    return memory.transpose(3, 0, 1, 2)
+
+
+def incoming(dy: Array, shape: Shape, dtype: Any) -> Array:
+    """∂L/∂y for a kernel, which trusts its shape and dtype.
+
+    Raises
+    ------
+    InputError
+        It has not the shape of y.
+    """
+    if dy.shape != shape:
+        msg = f"the gradient of an output of shape {shape} has shape {dy.shape}; give one like it"
+        raise InputError(msg)
+    return dy.astype(dtype, copy=False)
+
+
+def blocks(entries: int, threads: int) -> int:
+    """How many blocks of threads it takes, one thread an entry."""
+    return -(-entries // threads)
+
+
+# --- what kernels are given ----------------------------------------------------------------------
+
+
+def structure(name: str, **fields: Any) -> type[ctypes.Structure]:
+    """A struct of a .cu file, its members in order."""
+    return type(name, (ctypes.Structure,), {"_fields_": tuple(fields.items())})
+
+
+pointer = ctypes.c_void_p

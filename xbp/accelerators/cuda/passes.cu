@@ -1,0 +1,64 @@
+/* Functions of entries: one pass over memory each, over several arrays in one launch. */
+
+#define THREADS 256
+#define MOST 64 /* arrays in one launch */
+
+struct arrays {
+    real *to;
+    const real *a, *b;
+    long long size;
+};
+
+struct number { /* `value`, or what lies on the device, so that a captured graph sees it change */
+    const void *at;
+    double value;
+    long long bytes;
+};
+
+struct pass {
+    arrays of[MOST];
+    number s, t, u;
+};
+
+__device__ inline double read(const number &it) {
+    return !it.at ? it.value : it.bytes == 4 ? *(const float *)it.at : *(const double *)it.at;
+}
+
+/* A thread takes an entry of each `step`. */
+#define ENTRIES(i)                                                                                    \
+    const long long step = (long long)gridDim.x * THREADS;                                            \
+    for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < of.size; i += step)
+
+#define PASS(name, what)                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS) name(const pass p) {                        \
+        const arrays of = p.of[blockIdx.y];                                                           \
+        const real s = (real)read(p.s), t = (real)read(p.t), u = (real)read(p.u);                     \
+        (void)s, (void)t, (void)u;                                                                    \
+        ENTRIES(i) what;                                                                              \
+    }
+
+PASS(add_scaled, of.to[i] += s * of.a[i])
+PASS(average, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i])
+PASS(average_product, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i] * of.b[i])
+PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
+PASS(rectify, of.to[i] = of.a[i] <= 0 ? 0 : of.a[i]) /* nan stays nan */
+PASS(rectify_to_input, of.to[i] = of.a[i] > 0 ? of.b[i] : 0)
+
+/* to[i] = Σ_k a[k · size + i] over s rows, in their order. */
+extern "C" __global__ void __launch_bounds__(THREADS) add_up(const pass p) {
+    const arrays of = p.of[0];
+    const int rows = (int)p.s.value;
+    ENTRIES(i) {
+        real sum = 0;
+        #pragma unroll 8
+        for (int k = 0; k < rows; k++) sum += of.a[k * of.size + i];
+        of.to[i] = sum;
+    }
+}
+
+/* to[index] ← a, of rows of `size` numbers; the index lies on the device, in eight bytes. */
+extern "C" __global__ void __launch_bounds__(THREADS) write_row(const pass p) {
+    const arrays of = p.of[0];
+    const long long row = *(const long long *)p.s.at;
+    ENTRIES(i) of.to[row * of.size + i] = of.a[i];
+}

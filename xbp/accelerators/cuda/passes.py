@@ -1,0 +1,145 @@
+"""Passes over memory: rectifier, optimizer updates; each over several arrays in one launch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from xbp.accelerators.cuda.launch import (
+    REALS,
+    Array,
+    blocks,
+    dense,
+    fits,
+    incoming,
+    machine_of,
+    pointer,
+    structure,
+)
+
+THREADS, MOST = 256, 64  # as in passes.cu
+MOST_BLOCKS = 1024
+"""Of a pass: its threads take several entries each where there are more."""
+
+Arrays = structure("Arrays", to=pointer, a=pointer, b=pointer, size=ctypes.c_longlong)
+Number = structure("Number", at=pointer, value=ctypes.c_double, bytes=ctypes.c_longlong)
+Pass = structure("Pass", of=Arrays * MOST, s=Number, t=Number, u=Number)
+
+
+def add_scaled(p: Array, factor: Any, g: Array) -> Any:
+    """See `xbp.primitives.add_scaled`."""
+    return _in_place("add_scaled", [(p, g)], (factor,))
+
+
+def average(mean: Array, beta: Any, *factors: Array) -> Any:
+    """See `xbp.primitives.average`."""
+    if len(factors) not in (1, 2):
+        return NotImplemented
+    name = "average" if len(factors) == 1 else "average_product"
+    return _in_place(name, [(mean, *factors)], (beta,))
+
+
+def normalized_step(p: Array, rate: Any, m: Array, scale: Any, v: Array, eps: Any) -> Any:
+    """See `xbp.primitives.normalized_step`."""
+    return _in_place("normalized_step", [(p, m, v)], (rate, scale, eps))
+
+
+def write_row(rows: Array, index: Array, value: Array) -> Any:
+    """See `xbp.primitives.write_row`."""
+    if (
+        not fits(rows, value)
+        or not rows.flags.c_contiguous
+        or index.dtype.name != "int64"
+        or index.size != 1
+        or value.shape != rows.shape[1:]
+    ):
+        return NotImplemented
+    _run("write_row", [(rows, dense(value))], (index,), size=value.size)
+    return None
+
+
+def rectify(x: Array) -> Any:
+    """See `xbp.primitives.rectify`."""
+    order = dense_order(x)
+    if not fits(x) or order is None:
+        return NotImplemented
+    machine, dtype, back = machine_of(x), x.dtype, _inverse(order)
+    laid_out = x.transpose(order)
+    y = machine.empty(laid_out.shape, dtype)
+    _run("rectify", [(y, laid_out)])
+    shape = x.shape
+
+    def backward(dy: Array) -> Array:
+        dy = dense(incoming(dy, shape, dtype).transpose(order))
+        dx = machine.empty(y.shape, dtype)
+        _run("rectify_to_input", [(dx, y, dy)])
+        return dx.transpose(back)
+
+    return y.transpose(back), backward
+
+
+def add_up(rows: Array) -> Array:
+    """The sum of the rows of a dense matrix, in their order."""
+    total = machine_of(rows).empty(rows.shape[1:], rows.dtype)
+    _run("add_up", [(total, rows)], (rows.shape[0],))
+    return total
+
+
+# --- how they are launched -----------------------------------------------------------------------
+
+
+def _in_place(name: str, groups: Sequence[tuple[Array, ...]], numbers: tuple[Any, ...]) -> Any:
+    """A pass that changes the first array of each group; where all of them lie in row-major order.
+
+    Several groups are several parameters: up to `MOST` of one dtype in one launch.
+    """
+    first = groups[0][0]
+    for to, *others in groups:
+        alike = all(array.shape == to.shape for array in others)
+        if not alike or not fits(first, to, *others) or not to.flags.c_contiguous:
+            return NotImplemented
+    if not all(isinstance(it, Real) or is_number(it, first) for it in numbers):
+        return NotImplemented
+    _run(name, [(to, *map(dense, others)) for to, *others in groups], numbers)
+    return None
+
+
+def is_number(it: Any, beside: Array) -> bool:
+    """Whether it is an array of one real number, of the same library as another array."""
+    return type(it) is type(beside) and it.ndim == 0 and it.dtype.name in REALS
+
+
+def _run(
+    name: str,
+    groups: Sequence[tuple[Array, ...]],
+    numbers: tuple[Any, ...] = (),
+    size: int | None = None,
+) -> None:
+    machine, first = machine_of(groups[0][0]), groups[0][0]
+    task, largest = Pass(), 0
+    for it, (to, *others) in zip(task.of, groups, strict=False):
+        it.to, it.size = machine.address(to), to.size if size is None else size
+        it.a, it.b = (*(machine.address(array) for array in others), None)[:2]
+        largest = max(largest, it.size)
+    for it, given in zip((task.s, task.t, task.u), numbers, strict=False):
+        if isinstance(given, Real):
+            it.value = given
+        else:
+            it.at, it.bytes = machine.address(given), given.itemsize
+    grid = (min(blocks(largest, THREADS), MOST_BLOCKS), len(groups))
+    machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, THREADS, task)
+
+
+def dense_order(array: Array) -> tuple[int, ...] | None:
+    """The axes from the outermost to the innermost, if the array has no gaps; else None."""
+    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
+    return order if array.transpose(order).flags.c_contiguous else None
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+ACCELERATORS = (add_scaled, average, normalized_step, write_row, rectify)

@@ -1,0 +1,74 @@
+"""Maximum and average pooling, with any windows."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+from xbp.accelerators.cuda.launch import (
+    REALS,
+    Array,
+    batch_innermost,
+    blocks,
+    fits,
+    images,
+    incoming,
+    machine_of,
+    pointer,
+    structure,
+)
+
+Pair = tuple[int, int]
+Task = structure("Task", **dict.fromkeys(("x", "dy", "y", "dx", "where"), pointer), n=ctypes.c_int)
+THREADS = 128  # as in pooling.cu
+MOST_PLACES = 255
+"""The place of a maximum in its window is kept in a byte, of which one value is taken."""
+
+
+def max_pool(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+    """See `xbp.primitives.max_pool`."""
+    return _pool(x, kernel, stride, padding, average=False)
+
+
+def average_pool(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+    """See `xbp.primitives.average_pool`."""
+    return _pool(x, kernel, stride, padding, average=True)
+
+
+def _pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) -> Any:
+    n, c, h, w = x.shape
+    rows, columns = (
+        (size + 2 * p - k) // s + 1
+        for size, p, k, s in zip((h, w), padding, kernel, stride, strict=True)
+    )
+    if not fits(x) or math.prod(kernel) > MOST_PLACES or min(rows, columns) < 1:
+        return NotImplemented
+    dtype, machine = x.dtype, machine_of(x)
+    x = batch_innermost(x)
+    y = machine.empty((c, rows, columns, n), dtype)
+    where = None if average else machine.empty(y.shape, "uint8")
+    macros = {
+        "real": REALS[dtype.name], "AVERAGE": int(average), "C": c, "H": h, "W": w,
+        "KH": kernel[0], "KW": kernel[1], "STRIDE_H": stride[0], "STRIDE_W": stride[1],
+        "PAD_H": padding[0], "PAD_W": padding[1], "ROWS": rows, "COLUMNS": columns,
+    }  # fmt: skip
+
+    def launch(name: str, entries: int, **arrays: Array) -> None:
+        given = {key: machine.address(array) for key, array in arrays.items()}
+        task = Task(n=n, where=None if where is None else machine.address(where), **given)
+        grid = (blocks(entries, THREADS), 1)
+        machine.launch(("pooling.cu", name), macros, grid, THREADS, task)
+
+    launch("pool", y.size, x=x, y=y)
+    outside, inside, shape = (n, c, rows, columns), x.shape, x.size
+
+    def backward(dy: Array) -> Array:
+        dx = machine.empty(inside, dtype)
+        launch("pool_to_input", shape, dy=batch_innermost(incoming(dy, outside, dtype)), dx=dx)
+        return images(dx)
+
+    return images(y), backward
+
+
+ACCELERATORS = (max_pool, average_pool)
