@@ -14,7 +14,7 @@ import xbp
 from xbp.backend import backend_of, dtype_name, find_backend
 from xbp.errors import InputError
 from xbp.primitives import philox4x32, random_bits
-from xbp.random import Stream, as_stream, fresh_seed, generator, permutation
+from xbp.random import Stream, as_stream, fresh_seed, generator, permutation, words_of
 
 HERE = xbp.available_backends()
 HOST = np.zeros(1)
@@ -142,6 +142,21 @@ def test_advance_goes_back_too() -> None:
     assert host_bits(stream, 5).tolist() == first
 
 
+@every_backend
+@pytest.mark.parametrize("step", [0, 5, 2**32 - 1, 2**32 + 7])
+def test_a_step_may_be_known_to_the_device_alone(name: str, step: int) -> None:
+    """Its two words, 0-d arrays there, give the bits that the number gives."""
+    like = find_backend(name).asarray(np.zeros(1, np.float32))
+    here, there = Stream(3, step=step), Stream(3)
+    there.bits((5,), like=like)
+    there.advance_to(tuple(backend_of(like).asarray(word) for word in words_of(step)))  # type: ignore[arg-type]
+    for shape in ((2, 3), (7,)):
+        bits = (xbp.to_numpy(stream.bits(shape, like=like)) for stream in (here, there))
+        assert np.array_equal(*bits)
+    there.advance()  # the next step that the host knows of
+    assert np.array_equal(host_bits(there, 4), host_bits(Stream(3, step=1), 4))
+
+
 def test_seeds_steps_and_draws_all_differ() -> None:
     blocks = set()
     for seed in (0, 1, 2**32, 2**64):
@@ -238,7 +253,9 @@ def test_none_is_fresh_entropy() -> None:
     assert isinstance(generator(None), Generator)
     assert generator(None).random() != generator(None).random()
     assert fresh_seed(None) != fresh_seed(None)
-    assert all(0 <= fresh_seed() < 2**63 for _ in range(40))
+    seeds = [fresh_seed() for _ in range(64)]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) >= 2**62  # all of them are below it once in 2**64 times
     assert Stream().key != Stream().key
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,108 @@ Array: TypeAlias = Any
 
 Namespace: TypeAlias = Any
 """The module of functions that belongs to an array: numpy, array_api_compat.cupy, …"""
+
+
+class Graph:
+    """Work for a device, recorded once and repeated on the same memory, as one CUDA graph.
+
+    What Python does meanwhile is not repeated: numbers, shapes and calls are frozen as they were.
+    So everything that changes from one time to the next is read from arrays, and kept in arrays
+    that were there before.
+    """
+
+    def rehearse(self, function: Callable[[], object]) -> None:
+        """Run `function` for once, where it will be recorded: compile, load, find memory."""
+        function()
+
+    def record(self, function: Callable[[], object]) -> None:
+        """Take down what `function` asks of the device, which does nothing of it yet.
+
+        Memory that it takes is the graph's own. Whatever refuses to be recorded raises.
+        """
+        raise NotImplementedError
+
+    def replay(self) -> None:
+        """Let the device do what was recorded, after all that it was asked before."""
+        raise NotImplementedError
+
+
+class CuPyGraph(Graph):
+    """Not yet run on a GPU."""
+
+    def __init__(self, device: Any) -> None:
+        self.cuda, self.device = importlib.import_module("cupy").cuda, device
+        with device:
+            self.pool, self.stream = self.cuda.MemoryPool(), self.cuda.Stream(non_blocking=True)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """On a stream of its own, as the default one cannot be recorded, with memory of its own."""
+        with self.device:
+            outside = self.cuda.get_current_stream()
+            self.stream.wait_event(outside.record())
+            try:
+                with self.cuda.using_allocator(self.pool.malloc), self.stream:
+                    yield
+            finally:
+                outside.wait_event(self.stream.record())
+
+    def rehearse(self, function: Callable[[], object]) -> None:
+        with self._aside():
+            function()
+
+    def record(self, function: Callable[[], object]) -> None:
+        with self._aside():
+            self.stream.begin_capture()
+            try:
+                function()
+            except BaseException:
+                with suppress(Exception):  # it says that the recording failed, which is known
+                    self.stream.end_capture()
+                raise
+            self.graph = self.stream.end_capture()
+
+    def replay(self) -> None:
+        self.graph.launch()  # on the current stream
+
+
+class TorchGraph(Graph):
+    """Not yet run on a GPU."""
+
+    def __init__(self, device: Any) -> None:
+        self.cuda, self.device = importlib.import_module("torch").cuda, device
+        self.graph, self.stream = self.cuda.CUDAGraph(), self.cuda.Stream(device)
+
+    def rehearse(self, function: Callable[[], object]) -> None:
+        outside = self.cuda.current_stream(self.device)
+        self.stream.wait_stream(outside)
+        with self.cuda.stream(self.stream):
+            function()
+        outside.wait_stream(self.stream)
+
+    def record(self, function: Callable[[], object]) -> None:
+        outside = self.cuda.current_stream(self.device)
+        try:
+            with self.cuda.graph(self.graph, stream=self.stream):
+                function()
+        finally:
+            self.cuda.set_stream(outside)  # which torch forgets where the recording fails
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+class Fetch(NamedTuple):
+    """Values on their way to the host."""
+
+    host: NDArray[Any]
+    done: Callable[[], bool] = lambda: True
+    wait: Callable[[], object] = lambda: None
+
+    def values(self) -> NDArray[Any]:
+        """Them, waiting for the device if need be."""
+        self.wait()
+        return self.host
 
 
 class Library:
@@ -64,6 +167,21 @@ class Library:
     def on_host(self, array: Array) -> bool:
         """Whether reading a value is free of any wait for a device."""
         return True
+
+    def fetch(self, array: Array) -> Fetch:
+        """Begin to bring `array` to the host, without a wait."""
+        return Fetch(self.to_numpy(array))
+
+    def graph(self, device: Any) -> Graph | None:
+        """A new graph, where the library can record what `device` is asked to do."""
+        return None
+
+    def free_memory(self, device: Any) -> int | None:
+        """Bytes that could be taken now, if the system says so."""
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return None
 
 
 class NumPy(Library):
@@ -109,6 +227,22 @@ class CuPy(Library):
     def on_host(self, array: Array) -> bool:
         return False
 
+    def fetch(self, array: Array) -> Fetch:
+        pinned = importlib.import_module("cupyx").empty_pinned(array.shape, array.dtype)
+        array = self.namespace().asarray(array, order="C")
+        array.data.copy_to_host_async(pinned.ctypes.data, array.nbytes)
+        event = importlib.import_module("cupy").cuda.get_current_stream().record()
+        return Fetch(pinned, lambda: bool(event.done), event.synchronize)
+
+    def graph(self, device: Any) -> Graph | None:
+        return CuPyGraph(device)
+
+    def free_memory(self, device: Any) -> int | None:
+        cupy = importlib.import_module("cupy")
+        with device:
+            cupy.get_default_memory_pool().free_all_blocks()
+            return int(cupy.cuda.runtime.memGetInfo()[0])
+
 
 class ArrayAPIStrict(Library):
     """The standard's reference implementation, on its fake accelerator `device1`.
@@ -135,6 +269,10 @@ class ArrayAPIStrict(Library):
     def on_host(self, array: Array) -> bool:
         return bool(array.device == self.namespace().Device("CPU_DEVICE"))
 
+    def fetch(self, array: Array) -> Fetch:
+        # Not `self.to_numpy`, which `assert_no_host_sync` guards: the fake device is never behind.
+        return Fetch(ArrayAPIStrict.to_numpy(self, array))
+
 
 class Torch(Library):
     name, module, root = "torch", "array_api_compat.torch", "torch"
@@ -160,6 +298,25 @@ class Torch(Library):
 
     def on_host(self, array: Array) -> bool:
         return bool(array.device.type == "cpu")
+
+    def fetch(self, array: Array) -> Fetch:
+        if self.on_host(array):
+            return super().fetch(array)
+        torch = importlib.import_module("torch")
+        pinned = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
+        pinned.copy_(array, non_blocking=True)
+        event = torch.cuda.current_stream(array.device).record_event()
+        return Fetch(pinned.numpy(), event.query, event.synchronize)
+
+    def graph(self, device: Any) -> Graph | None:
+        return TorchGraph(device) if device.type == "cuda" else None
+
+    def free_memory(self, device: Any) -> int | None:
+        if device.type != "cuda":
+            return super().free_memory(device)
+        torch = importlib.import_module("torch")
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
 
 
 LIBRARIES: dict[str, Library] = {
@@ -355,6 +512,47 @@ def to_numpy(array: Any) -> NDArray[Any]:
     """`array` of any library as a numpy array, waiting for its device if it has one."""
     library = library_of(array)
     return np.asarray(array) if library is None else library.to_numpy(array)
+
+
+def fetch(array: Array) -> Fetch:
+    """The values of `array` on their way to the host, without a wait for its device."""
+    library = library_of(array)
+    return Fetch(np.asarray(array)) if library is None else library.fetch(array)
+
+
+def graph_for(array: Array) -> Graph | None:
+    """A new graph for the device of `array`, if what it does can be recorded."""
+    library = library_of(array)
+    return None if library is None else library.graph(array.device)
+
+
+def free_memory(array: Array) -> int | None:
+    """Bytes that could be taken where `array` lives; None where nobody says how many."""
+    library = library_of(array)
+    return None if library is None else library.free_memory(array.device)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether any library says that there is too little memory."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(brief(error)))
+
+
+def asked_for(error: BaseException) -> int | None:
+    """The bytes that an error of that kind says were asked for.
+
+    >>> asked_for(MemoryError("Unable to allocate 1.5 GiB for an array with shape …"))
+    1610612736
+    """
+    found = _ASKED.search(str(error))
+    if found is None:
+        return None
+    unit = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB").index(found[2])
+    return int(float(found[1].replace(",", "")) * 1024**unit)
+
+
+# What numpy, CuPy, CUDA and torch say, on a CPU and on a GPU.
+_NO_MEMORY = re.compile(r"out of memory|OutOfMemory|can't allocate memory", re.IGNORECASE)
+_ASKED = re.compile(r"allocat\w+:? ([\d.,]+) (bytes|[KMGTPE]iB)")
 
 
 def as_numbers(obj: Any) -> NDArray[Any]:

@@ -25,6 +25,10 @@ class NonFiniteError(XBPError, ArithmeticError):
     """Training met a loss that is infinite or not a number."""
 
 
+class OutOfMemoryError(XBPError, MemoryError):
+    """A step needs more memory than there is."""
+
+
 def on_one_line(text: object, most: int = 400) -> str:
     """What shall be quoted in a sentence, of a file or another library: printable, and not long."""
     shown = "".join(c if c.isprintable() else " " for c in str(text)[: most + 1])

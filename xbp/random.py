@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.errors import InputError
-from xbp.primitives.philox import random_bits
+from xbp.primitives.philox import MASK, random_bits
 
 if TYPE_CHECKING:  # numpy loads its random numbers when they are first asked for; so does this
     from numpy.random import Generator as Generator  # re-exported: layers name it, not numpy
@@ -82,19 +82,29 @@ class Stream:
     def __init__(self, rng: Seed = None, *, step: int = 0) -> None:
         words = np.random.SeedSequence(fresh_seed(rng)).generate_state(2, np.uint32)
         self.key = (int(words[0]), int(words[1]))
-        self.step = _checked_step(step)
-        self.draws = 0
+        self.step = 0
+        self.advance(step)
 
     def advance(self, step: int | None = None) -> None:
         """Go to the beginning of the next step, or of `step`."""
         self.step = self.step + 1 if step is None else _checked_step(step)
+        self.words: tuple[Any, Any] = words_of(self.step)
         self.draws = 0
+
+    def advance_to(self, words: tuple[Array, Array]) -> None:
+        """Go to the beginning of the step whose `words_of` are these 0-d int64 arrays."""
+        self.words, self.draws = words, 0
 
     def bits(self, shape: tuple[int, ...], *, like: Array) -> Array:
         """Uniform integers from 0 to 2³² - 1, int64, of `shape`, where `like` lives."""
-        counter = (self.draws, self.step & 0xFFFFFFFF, self.step >> 32)
+        counter = (self.draws, *self.words)
         self.draws += 1
         return random_bits(like, shape, key=self.key, counter=counter)
+
+
+def words_of(step: int) -> tuple[int, int]:
+    """A step as two words of Philox's counter, low and high."""
+    return step & MASK, step >> 32
 
 
 def as_stream(rng: Seed | Stream) -> Stream:

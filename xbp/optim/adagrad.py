@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Optimizer, State
-from xbp.primitives.updates import average
+from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, State
+from xbp.primitives.updates import Scalar, average
 
 
 class Adagrad(Optimizer):
@@ -74,12 +74,16 @@ class Adagrad(Optimizer):
         )
         self.eps = number("eps", eps, least=0)
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+    def numbers(self, lr: float, t: int) -> Numbers:
+        return (lr / (1 + (t - 1) * self.lr_decay),)
+
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, rate: Scalar) -> None:
         s = state["sum"]
-        if t == 1:
-            s += self.initial_accumulator_value
         s += g * g
-        p -= lr / (1 + (t - 1) * self.lr_decay) * g / (xp.sqrt(s) + self.eps)
+        p -= rate * g / (xp.sqrt(s) + self.eps)
+
+    def start(self, xp: Namespace, p: Array) -> State:
+        return {"sum": xp.full_like(p, self.initial_accumulator_value)}
 
     def state_names(self) -> tuple[str, ...]:
         return ("sum",)
@@ -144,7 +148,10 @@ class RMSprop(Optimizer):
         self.momentum = number("momentum", momentum, least=0)
         self.centered = centered
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+    def numbers(self, lr: float, t: int) -> Numbers:
+        return (lr,)
+
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: Scalar) -> None:
         s = state["square"]
         average(s, self.alpha, g, g)
         if self.centered:
@@ -213,7 +220,10 @@ class Adadelta(Optimizer):
         self.rho = number("rho", rho, least=0, most=1)
         self.eps = number("eps", eps, least=0)
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+    def numbers(self, lr: float, t: int) -> Numbers:
+        return (lr,)
+
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: Scalar) -> None:
         s, u = state["square"], state["delta"]
         average(s, self.rho, g, g)
         delta = xp.sqrt(u + self.eps) / xp.sqrt(s + self.eps) * g

@@ -21,8 +21,8 @@ from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Optimizer, State
-from xbp.primitives.updates import average, normalized_step
+from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, State
+from xbp.primitives.updates import Scalar, average, normalized_step
 
 
 class Adam(Optimizer):
@@ -88,20 +88,35 @@ class Adam(Optimizer):
         self.eps = number("eps", eps, least=0)
         self.amsgrad = amsgrad
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+    def numbers(self, lr: float, t: int) -> Numbers:
+        return *self.scale(t), *self.rate(lr, t)
+
+    def update(
+        self,
+        xp: Namespace,
+        p: Array,
+        g: Array,
+        state: State,
+        scale: Scalar,
+        eps: Scalar,
+        *rate: Scalar,
+    ) -> None:
         average(state["m"], self.betas[0], g)
         average(state["v"], self.betas[1], g, g)
-        rate, mean = self.mean(state["m"], g, lr, t)
-        scale, eps = self.scale(t)
+        factor, mean = self.mean(state["m"], g, *rate)
         v = state["v"]
         if self.amsgrad:
             state["v_max"][...] = xp.maximum(state["v_max"], v)
             v = state["v_max"]
-        normalized_step(p, rate, mean, scale, v, eps)
+        normalized_step(p, factor, mean, scale, v, eps)
 
-    def mean(self, m: Array, g: Array, lr: float, t: int) -> tuple[float, Array]:
+    def rate(self, lr: float, t: int) -> Numbers:
+        """What `mean` is given of a step."""
+        return (lr / (1 - self.betas[0] ** t),)
+
+    def mean(self, m: Array, g: Array, *rate: Scalar) -> tuple[Scalar, Array]:
         """η m̂, as a number and the array that it multiplies."""
-        return lr / (1 - self.betas[0] ** t), m
+        return rate[0], m
 
     def scale(self, t: int) -> tuple[float, float]:
         """A and b of the divisor s = a √v + b."""
@@ -187,11 +202,14 @@ class Adamax(Adam):
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+    def numbers(self, lr: float, t: int) -> Numbers:
+        return self.rate(lr, t)
+
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, *rate: Scalar) -> None:
         m, u = state["m"], state["u"]
         average(m, self.betas[0], g)
         u[...] = xp.maximum(self.betas[1] * u, xp.abs(g) + self.eps)
-        p -= lr / (1 - self.betas[0] ** t) * m / u
+        p -= rate[0] * m / u
 
     def state_names(self) -> tuple[str, ...]:
         return ("m", "u")
@@ -244,9 +262,13 @@ class NAdam(Adam):
         self.momentum_decay = number("momentum_decay", momentum_decay, least=0)
         self._products = [1.0]
 
-    def mean(self, m: Array, g: Array, lr: float, t: int) -> tuple[float, Array]:
+    def rate(self, lr: float, t: int) -> Numbers:
         now = (1 - self.mu(t)) / (1 - self.product(t))
         ahead = self.mu(t + 1) / (1 - self.product(t + 1))
+        return lr, now, ahead
+
+    def mean(self, m: Array, g: Array, *rate: Scalar) -> tuple[Scalar, Array]:
+        lr, now, ahead = rate
         return lr, now * g + ahead * m
 
     def mu(self, t: int) -> float:

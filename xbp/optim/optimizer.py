@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -18,15 +18,23 @@ from xbp.backend import (
 )
 from xbp.errors import BackendError, InputError
 from xbp.nn.parameter import Parameter
+from xbp.primitives.updates import Scalar
 
 LearningRate: TypeAlias = "float | Callable[[int], float]"
 """A number, or a schedule: a function of the step (see `xbp.optim.schedules`)."""
 
 State: TypeAlias = "dict[str, Array]"
 
+Numbers: TypeAlias = "tuple[float, ...]"
+
 
 class Optimizer:
     """Base of all optimizers. A subclass is one `update` rule.
+
+    What changes from step to step, and is no array of the parameter's shape, is a pure function of
+    the rate and the step: `numbers`. The rule is given its result, and does not ask whether these
+    are Python's floats, or 0-d arrays in a step that a device has recorded and repeats. A rule
+    without `numbers` of its own is given the rate and the step themselves, and is never recorded.
 
     Parameters
     ----------
@@ -97,7 +105,23 @@ class Optimizer:
 
     # --- the step ---
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+    def numbers(self, lr: float, t: int) -> Numbers:
+        """What `update` is given of a step, computed on the host.
+
+        Parameters
+        ----------
+        lr : float
+        t : int
+            Which update of its parameter it is: 1, 2, 3, …
+
+        Returns
+        -------
+        tuple of float
+            As many for each step. By default (lr, t).
+        """
+        return lr, t
+
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, *numbers: Any) -> None:
         """Change the array `p` in place.
 
         Parameters
@@ -105,39 +129,58 @@ class Optimizer:
         p, g : array
             Parameter and gradient; g is not to be changed.
         state : dict
-            This parameter's arrays by their `state_names`, zeros at first; to be updated in place.
-        lr : float
-        t : int
-            Which update of this parameter it is: 1, 2, 3, …
+            This parameter's arrays by their `state_names`, of `start` at first; to be updated in
+            place.
+        *numbers : float, or 0-d array of the dtype of `p`
+            Those of `numbers`: by default, the rate and the step. A factor of an array each; what
+            has to be computed from them alone belongs into `numbers`.
         """
         msg = (
             f"{type(self).__name__} has no update rule; define update(self, xp, p, g, state, lr, t)"
         )
         raise NotImplementedError(msg)
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        lr = self.lr
+    def start(self, xp: Namespace, p: Array) -> State:
+        """The state of a parameter before its first update: zeros."""
+        return {name: xp.zeros_like(p) for name in self.state_names()}
+
+    def step(self, numbers: Sequence[tuple[Scalar, ...]] | None = None) -> None:
+        """Update every parameter that has a gradient.
+
+        Parameters
+        ----------
+        numbers : sequence of tuples, optional
+            The `all_numbers` of each parameter, as 0-d arrays. Without them, this step's.
+        """
         for index, parameter in enumerate(self.parameters):
             self._check_place(index, parameter.data)  # all of them, before any is changed
+        lr = self.lr
+        known: dict[int, tuple[Scalar, ...]] = {}  # by t, which is the same for most
         for index, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
-            self.counts[index] += 1
-            p, state, t = parameter.data, self.state[index], self.counts[index]
+            t = self.counts[index] = self.counts[index] + 1
+            if t not in known:
+                known[t] = self.all_numbers(lr, t) if numbers is None else numbers[index]
+            decay, *others = known[t]
+            p, state = parameter.data, self.state[index]
             xp = array_namespace(p)
             if not state:
-                state |= {name: xp.zeros_like(p) for name in self.state_names()}
-            self.update(xp, p, self._decay(p, parameter.grad, lr), state, lr, t)
+                state |= self.start(xp, p)
+            self.update(xp, p, self._decay(p, parameter.grad, decay), state, *others)
         self.steps += 1
 
-    def _decay(self, p: Array, g: Array, lr: float) -> Array:
+    def all_numbers(self, lr: float, t: int) -> Numbers:
+        """The factor of decoupled weight decay, and the `numbers` of the rule."""
+        return 1 - lr * self.weight_decay, *self.numbers(lr, t)
+
+    def _decay(self, p: Array, g: Array, factor: Scalar) -> Array:
         """The gradient with the penalty's; decoupled, the gradient alone and `p` decayed."""
         if not self.weight_decay:
             return g
         if not self.decoupled_weight_decay:
             return g + self.weight_decay * p
-        p *= 1 - lr * self.weight_decay
+        p *= factor
         return g
 
     def zero_grad(self) -> None:

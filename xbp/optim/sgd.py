@@ -8,8 +8,8 @@ from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Optimizer, State
-from xbp.primitives.updates import add_scaled
+from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, State
+from xbp.primitives.updates import Scalar, add_scaled
 
 
 class SGD(Optimizer):
@@ -68,13 +68,18 @@ class SGD(Optimizer):
             msg = "nesterov needs a momentum above 0 and no dampening"
             raise InputError(msg)
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: float, t: int) -> None:
+    def numbers(self, lr: float, t: int) -> Numbers:
+        return -lr, 1.0 if t == 1 else 1 - self.dampening
+
+    def update(
+        self, xp: Namespace, p: Array, g: Array, state: State, rate: Scalar, share: Scalar
+    ) -> None:
         if self.momentum:
             v = state["velocity"]
             v *= self.momentum
-            v += g if t == 1 else (1 - self.dampening) * g
+            v += share * g if self.dampening else g
             g = g + self.momentum * v if self.nesterov else v
-        add_scaled(p, -lr, g)
+        add_scaled(p, rate, g)
 
     def state_names(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()

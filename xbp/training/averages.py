@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from xbp.backend import Array, array_namespace, to_numpy
+from xbp.backend import Array, Fetch, array_namespace, fetch, to_numpy
 from xbp.errors import InputError
 from xbp.training.counting import Metric, len_of
 
@@ -37,8 +37,9 @@ class Mean(Metric):
 
     def reset(self) -> None:
         self.sizes: list[int] = []
-        self.values: list[float] = []  # of the first batches; those of the others wait
-        self.waiting: list[Array] = []
+        self.values: list[float] = []  # of the first batches; those of the others are on their way,
+        self.fetched: Fetch | None = None
+        self.waiting: list[Array] = []  # or wait on the device
         self.checked = 0  # how many values `first_not_finite` has seen
 
     def update(self, prediction: Array, target: Array) -> None:
@@ -50,17 +51,31 @@ class Mean(Metric):
         self.sizes.append(size)
         self.waiting.append(value)
 
-    def look(self) -> None:
-        """Bring what waits to the host, in one transfer."""
-        if self.waiting:
-            xp = array_namespace(self.waiting[0])
-            values = xp.stack(self.waiting) if len(self.waiting) > 1 else self.waiting[0]
-            self.values += np.atleast_1d(to_numpy(values)).tolist()
-            self.waiting.clear()
+    def add_all(self, sizes: Sequence[int], values: Array) -> None:
+        """The values (n,) of n batches of these sizes."""
+        self.sizes += sizes
+        self.waiting.append(values)
 
-    def first_not_finite(self) -> int | None:
-        """The index of the first batch whose value is infinite or nan, of those not yet checked."""
-        self.look()
+    def look(self, *, wait: bool = True) -> None:
+        """Bring what waits to the host, in one transfer; without a wait, what has arrived."""
+        if self.fetched and (wait or self.fetched.done()):
+            self.values += np.atleast_1d(self.fetched.values()).tolist()
+            self.fetched = None
+        if self.waiting and not self.fetched:
+            values = self.waiting[0]
+            if len(self.waiting) > 1:
+                xp = array_namespace(values)
+                values = xp.concat([xp.reshape(value, (-1,)) for value in self.waiting])
+            self.waiting.clear()
+            self.fetched = fetch(values)
+            self.look(wait=wait)
+
+    def first_not_finite(self, *, wait: bool = True) -> int | None:
+        """The index of the first batch whose value is infinite or nan, of those not yet checked.
+
+        Without a wait, of those whose values have come to the host since they were asked for.
+        """
+        self.look(wait=wait)
         start, self.checked = self.checked, len(self.values)
         new = self.values[start:]
         return next((start + i for i, value in enumerate(new) if not math.isfinite(value)), None)

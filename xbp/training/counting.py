@@ -102,8 +102,11 @@ class CountingMetric(Metric):
         self._held = 0
 
     def update(self, prediction: Array, target: Array) -> None:
-        keys = self.keys(prediction, target)
-        self.samples += len_of(target)
+        self.add(len_of(target), self.keys(prediction, target))
+
+    def add(self, samples: int, keys: Array) -> None:
+        """So many more samples, which have these keys."""
+        self.samples += samples
         self._waiting += (keys,)
         self._held += len_of(keys)
         if self._held >= max(HELD, self.size()):

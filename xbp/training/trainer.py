@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from xbp.arguments import integer
-from xbp.backend import Array, Backend, array_namespace, get_backend, on_host, to_numpy
+from xbp.backend import (
+    Array,
+    Backend,
+    array_namespace,
+    brief,
+    get_backend,
+    graph_for,
+    on_host,
+    out_of_memory,
+    to_numpy,
+)
 from xbp.errors import InputError, NonFiniteError
 from xbp.nn import Layer, Loss, for_parameters, trace
 from xbp.optim import Optimizer
@@ -20,12 +31,14 @@ from xbp.training.callbacks import Callback
 from xbp.training.checkpoints import open_checkpoint
 from xbp.training.history import History, Record
 from xbp.training.interrupt import stop_on_interrupt
+from xbp.training.memory import too_large
 from xbp.training.metrics import MetricLike, find_metrics, len_of
 from xbp.training.progress import ProgressBar, on_terminal
+from xbp.training.recorded import ROWS, Pair, RecordedSteps
 from xbp.training.resume import Checkpoint, restore
 from xbp.training.run import Run
 
-LOOK_EVERY = 50  # steps between two looks at the losses, where looking waits for a device
+LOOK_EVERY = ROWS  # steps between two looks at the losses of a device
 
 
 class Trainer:
@@ -46,6 +59,20 @@ class Trainer:
         or functions ``(prediction, target) -> 0-d array``, means over the batch.
     rng : int, numpy.random.Generator or None
         Seed of shuffles and masks.
+    capture : bool, optional
+        Whether steps are recorded as a CUDA graph and replayed, where model and data are on a GPU
+        (CuPy, PyTorch on CUDA), with the same results as other steps, bit for bit. By default they
+        are, unless the environment variable XBP_CAPTURE is 0 or something cannot be recorded, of
+        which one warning tells; with True, an error. See the notes.
+
+    Notes
+    -----
+    A recorded step does without Python: what a layer or a loss computes on the host is frozen. Its
+    options may change between steps (another array or number in one of its attributes): that makes
+    a new recording. What it keeps elsewhere is not noticed; nor would be what it changes itself in
+    its forward, so that is refused. Metrics of xbp and functions are recorded too; a `Metric` of
+    one's own is updated after each step. Callbacks run as ever. The trainer keeps the graph, and
+    with it the data on the device, for its next `fit`. Not yet run on a GPU.
 
     Examples
     --------
@@ -68,6 +95,7 @@ class Trainer:
         metrics: Sequence[MetricLike] = (),
         *,
         rng: Seed = None,
+        capture: bool | None = None,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -77,7 +105,9 @@ class Trainer:
         self.stream = Stream(self.seed)
         self.epochs_done = 0
         self.history = History()
-        self.current_loss: Array = None  # of the last step; a 0-d array, where the model lives
+        self.capture = capture
+        self._current_loss: Array = None
+        self._recorded: RecordedSteps | None = None  # of the last fit, where there are such steps
         self.stop_reason = ""
         # Where a fit stands, for checkpoints:
         self.first_epoch = 0  # how many epochs had been done when it began
@@ -140,12 +170,23 @@ class Trainer:
             The checkpoint is malformed.
         NonFiniteError
             The loss became infinite or nan. Where reading it is free (on a CPU), the step is not
-            made and the parameters are those before it; on a device the losses are looked at
-            every 50 steps and after each epoch, and later steps have been made. `TerminateOnNaN`
-            makes an end of training of it.
+            made and the parameters are those before it; on a device the losses begin their way to
+            the host every 50 steps, are looked at when they have arrived, and waited for after
+            each epoch, and later steps have been made. `TerminateOnNaN` makes an end of training
+            of it.
+        OutOfMemoryError
+            A step needs more memory than there is; the sentence says which batch size may do.
+
+        Notes
+        -----
+        Nothing in the steps of an epoch waits for a device, apart from callbacks that read values:
+        not the batches, the steps, the metrics and the looks at the losses between them. What
+        waits is before (the check of data and targets) and after the steps: the record of the
+        epoch, for which losses and metrics are read, and validation, once at its end.
         """
         epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
+        given = x, y
         x, y = self._admit(x, y)
         validation = None if validation_data is None else self._admit(*validation_data)
         self.steps_per_epoch = -(-len_of(x) // self.batch_size)
@@ -160,6 +201,7 @@ class Trainer:
         # What is written last has seen what all others did.
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
         self.run = Run(self, (x, y), validation)
+        self._prepare_recording(given, (x, y))
         with ExitStack() as stack:
             stack.callback(setattr, self, "run", None)  # it holds the data
             stack.enter_context(stop_on_interrupt(self))
@@ -174,6 +216,10 @@ class Trainer:
                 except NonFiniteError as error:
                     if not any(c.on_not_finite(self, error) for c in self.callbacks):
                         raise
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise too_large(self, error, x, y) from None
         self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
         return self.history
 
@@ -219,14 +265,93 @@ class Trainer:
         The value of the loss becomes ``trainer.current_loss``, on the device.
         """
         self.stream.advance(self.optimizer.steps)
+        return self._update(x, y)
+
+    @property
+    def current_loss(self) -> Array:
+        """The loss of the last step; a 0-d array, where the model lives."""
+        if self._current_loss is None and self._recorded is not None:
+            self._current_loss = self._recorded.last_loss()
+        return self._current_loss
+
+    @current_loss.setter
+    def current_loss(self, value: Array) -> None:
+        self._current_loss = value
+
+    @property
+    def seen(self) -> Averages:
+        """What was measured in the epoch that is under way."""
+        if self._recorded is not None:
+            self._recorded.tell()
+        return self._seen
+
+    @seen.setter
+    def seen(self, value: Averages) -> None:
+        self._seen = value
+
+    def _update(self, x: Array, y: Array, numbers: Any = None) -> Array:
+        """A step, with random masks from where the stream is."""
         prediction, backward = self.model.forward(x, training=True, rng=self.stream)
         self.current_loss, gradient = self.loss(prediction, y)
         if on_host(self.current_loss) and not math.isfinite(self.current_loss):
             return prediction  # _epoch looks at the loss next, while the parameters are still good
         for_parameters(backward)(gradient)
-        self.optimizer.step()
+        if numbers is None:
+            self.optimizer.step()
+        else:
+            self.optimizer.step(numbers)
         self.optimizer.zero_grad()
         return prediction
+
+    # --- recorded steps ---
+
+    def _prepare_recording(self, given: Pair, data: Pair) -> None:
+        """Have `_recorded` for this fit, if a device is to record its steps."""
+        capture = self.capture
+        if capture is None:
+            capture = os.environ.get("XBP_CAPTURE", "1") != "0"
+        self._current_loss = self.current_loss  # before its row is another's
+        recorded, self._recorded = self._recorded, None
+        if not capture:
+            return
+        if graph_for(data[0]) is None:
+            if self.capture:
+                msg = f"capture=True needs a GPU, where the model is on {self._backend()}"
+                raise InputError(msg)
+            return
+        if recorded is not None and recorded.fits(self, given, data):
+            self._recorded = recorded
+            return
+        try:
+            self._recorded = RecordedSteps(self, given, data)
+        except InputError as error:
+            self._do_without_recording(error)
+
+    def _step_recorded(self, step: int, lr: float) -> bool:
+        """Make step 1, 2, … of the epoch as a recorded one, if that can be."""
+        if self._recorded is None:
+            return False
+        try:
+            return self._recorded.step(step, lr)
+        except Exception as error:
+            self._do_without_recording(error)
+            return False
+
+    def _do_without_recording(self, error: Exception) -> None:
+        """Go on with ordinary steps, and say so; or raise, where they are not wanted."""
+        if self.capture:
+            raise error
+        cause: BaseException = error
+        while cause.__context__ is not None:  # not what followed from it
+            cause = cause.__context__
+        if self._recorded is not None:
+            self._recorded.tell()
+        self.capture, self._recorded = False, None
+        msg = (
+            "training goes on with ordinary steps, as they cannot be recorded for the device "
+            f"({brief(cause)}); Trainer(…, capture=False) does not try to"
+        )
+        warnings.warn(msg, RuntimeWarning, stacklevel=2)
 
     def _epoch(
         self,
@@ -240,23 +365,26 @@ class Trainer:
             self.seen = Averages(self.loss, self.metrics)
             for callback in self.callbacks:
                 callback.on_epoch_begin(self, epoch)
-        xp, seen = array_namespace(x), self.seen
+        free = on_host(x)  # to look at a loss
         order = self._backend().asarray(permutation(self.seed, self.epochs_done, len_of(x)))
         rest = _slices(order, self.batch_size, first=done * self.batch_size)
+        if self._recorded is not None:
+            self._recorded.begin(order)
         for step, indices in enumerate(rest, start=done + 1):
-            batch = xp.take(x, indices, axis=0), xp.take(y, indices, axis=0)
             lr = self.optimizer.lr
-            prediction = self.step(*batch)
-            seen.add(self.current_loss, prediction, batch[1])
-            if on_host(self.current_loss) or step % LOOK_EVERY == 0:
-                self._check_finite(seen, epoch, batch)
+            if not self._step_recorded(step, lr):
+                batch = _batch(x, y, indices)
+                prediction = self.step(*batch)
+                self.seen.add(self.current_loss, prediction, batch[1])
+            if free or step % LOOK_EVERY == 0:
+                self._check_finite(epoch, (x, y, indices), wait=free)
             self.steps_done = step
             for callback in self.callbacks:
                 callback.on_step_end(self, step)
             if self.stop_reason:
                 break
-        self._check_finite(seen, epoch, batch)
-        record: Record = {"epoch": epoch, "lr": lr} | seen.result()
+        self._check_finite(epoch, (x, y, indices))
+        record: Record = {"epoch": epoch, "lr": lr} | self.seen.result()
         self.steps_done = 0
         if step == self.steps_per_epoch:
             self.epochs_done += 1
@@ -294,10 +422,14 @@ class Trainer:
             self.loss.check(self.model(x[:1, ...]), y)
         return x, y
 
-    def _check_finite(self, seen: Averages, epoch: int, batch: tuple[Array, Array]) -> None:
-        step = seen.loss.first_not_finite()
+    def _check_finite(
+        self, epoch: int, place: tuple[Array, Array, Array], *, wait: bool = True
+    ) -> None:
+        seen = self.seen
+        step = seen.loss.first_not_finite(wait=wait)
         if step is None:
             return
+        batch = _batch(*place)
         stream = Stream(self.seed, step=self.optimizer.steps)
         culprit = "the loss itself: check the targets"
         if not _finite(batch[0]):
@@ -319,6 +451,11 @@ def _slices(array: Array, size: int, first: int = 0) -> Iterator[Array]:
     n = len_of(array)
     for start in range(first, n, size):
         yield array[start : min(start + size, n), ...]  # the standard has no slices past the end
+
+
+def _batch(x: Array, y: Array, indices: Array) -> tuple[Array, Array]:
+    xp = array_namespace(x)
+    return xp.take(x, indices, axis=0), xp.take(y, indices, axis=0)
 
 
 def _finite(array: Array) -> bool:

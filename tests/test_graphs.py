@@ -1,0 +1,261 @@
+"""What is asked of CUDA where work is recorded, fetched and measured: without a GPU, by stand-ins.
+
+Whether CUDA does it is not shown here. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xbp
+from xbp.backend import LIBRARIES, CuPyGraph, TorchGraph, fetch, graph_for
+
+Said = list[str]
+
+
+@pytest.fixture
+def said() -> Said:
+    return []
+
+
+@contextmanager
+def between(said: Said, name: str) -> Iterator[None]:
+    said.append(f"{name} [")
+    try:
+        yield
+    finally:
+        said.append(f"] {name}")
+
+
+class Stream:
+    """Of CuPy."""
+
+    def __init__(self, said: Said, name: str, *, broken: bool = False) -> None:
+        self.said, self.name, self.broken = said, name, broken
+
+    def record(self) -> Any:
+        done = SimpleNamespace(done=False, synchronize=lambda: self.said.append("wait"))
+        self.said.append(f"{self.name} marked")
+        return done
+
+    def wait_event(self, event: Any) -> None:
+        self.said.append(f"{self.name} waits")
+
+    def begin_capture(self) -> None:
+        self.said.append("record")
+
+    def end_capture(self) -> Any:
+        self.said.append("end")
+        if self.broken:
+            raise RuntimeError("the recording is spoilt")
+        return SimpleNamespace(launch=lambda: self.said.append("launch"))
+
+    def __enter__(self) -> None:
+        self.said.append(f"{self.name} [")
+
+    def __exit__(self, *error: object) -> None:
+        self.said.append(f"] {self.name}")
+
+
+@pytest.fixture
+def cupy(said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
+    outside = Stream(said, "outside")
+    pool = SimpleNamespace(malloc=len, free_all_blocks=lambda: said.append("free all"))
+
+    def using(malloc: Any) -> Any:
+        assert malloc is len
+        return between(said, "pool")
+
+    def stream(*, non_blocking: bool) -> Stream:
+        assert non_blocking
+        return Stream(said, "aside")
+
+    cuda = SimpleNamespace(
+        MemoryPool=lambda: pool,
+        Stream=stream,
+        using_allocator=using,
+        get_current_stream=lambda: outside,
+        runtime=SimpleNamespace(memGetInfo=lambda: (123, 456)),
+    )
+    module = SimpleNamespace(cuda=cuda, get_default_memory_pool=lambda: pool)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+def cupy_graph(said: Said, cupy: Any) -> CuPyGraph:
+    class Device:
+        def __enter__(self) -> None:
+            said.append("device [")
+
+        def __exit__(self, *error: object) -> None:
+            said.append("] device")
+
+    graph = LIBRARIES["cupy"].graph(Device())
+    assert isinstance(graph, CuPyGraph)
+    assert said == ["device [", "] device"]
+    said.clear()
+    return graph
+
+
+BEFORE = ["device [", "outside marked", "aside waits", "pool [", "aside ["]
+AFTER = ["] aside", "] pool", "aside marked", "outside waits", "] device"]
+
+
+def test_cupy_rehearses_and_records_aside_and_replays_where_one_is(cupy: Any, said: Said) -> None:
+    graph = cupy_graph(said, cupy)
+    graph.rehearse(lambda: said.append("work"))
+    assert said == [*BEFORE, "work", *AFTER]
+    said.clear()
+    graph.record(lambda: said.append("work"))
+    assert said == [*BEFORE, "record", "work", "end", *AFTER]
+    said.clear()
+    graph.replay()
+    assert said == ["launch"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_recording_of_cupy_that_fails_is_ended(cupy: Any, said: Said, broken: bool) -> None:
+    graph = cupy_graph(said, cupy)
+    graph.stream.broken = broken
+    with pytest.raises(ZeroDivisionError):
+        graph.record(lambda: 1 // 0)
+    assert said == [*BEFORE, "record", "end", *AFTER]
+    assert not hasattr(graph, "graph")
+
+
+def test_cupy_fetches_without_a_wait(
+    cupy: Any, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = LIBRARIES["cupy"]
+    pinned: list[Any] = []
+
+    def empty_pinned(shape: Any, dtype: Any) -> Any:
+        pinned.append(np.zeros(shape, dtype))
+        return pinned[0]
+
+    def asarray(array: Any, *, order: str) -> Any:
+        assert order == "C"
+        copied = lambda to, size: said.append(f"{size} bytes to {to == pinned[0].ctypes.data}")  # noqa: E731
+        return SimpleNamespace(data=SimpleNamespace(copy_to_host_async=copied), nbytes=8)
+
+    monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=empty_pinned))
+    monkeypatch.setattr(library, "namespace", lambda: SimpleNamespace(asarray=asarray))
+    found = library.fetch(np.ones(2, np.float32))
+    assert said == ["8 bytes to True", "outside marked"]
+    assert not found.done()
+    assert found.values() is pinned[0]
+    assert said[2:] == ["wait"]
+
+
+def test_free_memory_of_a_gpu(cupy: Any, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LIBRARIES["cupy"].free_memory(between(said, "device")) == 123
+    assert said == ["device [", "free all", "] device"]
+    cuda = SimpleNamespace(
+        empty_cache=lambda: said.append("empty"), mem_get_info=lambda device: (7, 8)
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert LIBRARIES["torch"].free_memory(SimpleNamespace(type="cuda")) == 7
+    assert said[-1] == "empty"
+    host = LIBRARIES["torch"].free_memory(SimpleNamespace(type="cpu"))
+    assert host is None or host > 8
+
+
+@pytest.fixture
+def torch_cuda(said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
+    device = SimpleNamespace(type="cuda")
+
+    def stream(name: str) -> Any:
+        other = lambda outer: said.append(f"{name} waits for {outer.name}")  # noqa: E731
+        event = SimpleNamespace(query=lambda: False, synchronize=lambda: said.append("wait"))
+        return SimpleNamespace(name=name, wait_stream=other, record_event=lambda: event)
+
+    def current(of: Any) -> Any:
+        assert of is device
+        return outside
+
+    def recording(graph: Any, *, stream: Any) -> Any:
+        assert stream.name == "aside"
+        assert graph is made
+        return between(said, "graph")
+
+    outside = stream("outside")
+    made = SimpleNamespace(replay=lambda: said.append("launch"))
+    cuda = SimpleNamespace(
+        CUDAGraph=lambda: made,
+        Stream=lambda of: stream("aside") if of is device else None,
+        current_stream=current,
+        set_stream=lambda stream: said.append(f"on {stream.name}"),
+        stream=lambda stream: between(said, stream.name),
+        graph=recording,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, empty=empty))
+    return device
+
+
+def empty(shape: Any, *, dtype: Any, pin_memory: bool) -> Any:
+    assert pin_memory
+    host = np.zeros(shape, dtype)
+
+    def copy(array: Any, *, non_blocking: bool) -> None:
+        assert non_blocking
+        host[...] = array.values
+
+    return SimpleNamespace(copy_=copy, numpy=lambda: host)
+
+
+def test_torch_rehearses_and_records_aside(torch_cuda: Any, said: Said) -> None:
+    graph = LIBRARIES["torch"].graph(torch_cuda)
+    assert isinstance(graph, TorchGraph)
+    graph.rehearse(lambda: said.append("work"))
+    waits = ["aside waits for outside", "outside waits for aside"]
+    assert said == [waits[0], "aside [", "work", "] aside", waits[1]]
+    said.clear()
+    graph.record(lambda: said.append("work"))
+    assert said == ["graph [", "work", "] graph", "on outside"]
+    said.clear()
+    graph.replay()
+    assert said == ["launch"]
+    said.clear()
+    with pytest.raises(ZeroDivisionError):
+        graph.record(lambda: 1 // 0)
+    assert said == ["graph [", "] graph", "on outside"]
+
+
+def test_torch_fetches_without_a_wait(torch_cuda: Any, said: Said) -> None:
+    array = SimpleNamespace(shape=(2,), dtype="float32", device=torch_cuda, values=[1.0, 2.0])
+    found = LIBRARIES["torch"].fetch(array)
+    assert not found.done()
+    assert found.values().tolist() == [1.0, 2.0]
+    assert said == ["wait"]
+
+
+def test_what_lies_on_the_host_is_fetched_at_once(backend: xbp.Backend) -> None:
+    if backend.name == "cupy":
+        pytest.skip("it does not lie on the host")
+    found = fetch(xbp.asarray([1.0, 2.0]))
+    assert found.done()
+    assert found.values().tolist() == [1.0, 2.0]
+    assert fetch([3.0]).values().tolist() == [3.0]
+
+
+def test_without_a_gpu_nothing_is_recorded(backend: xbp.Backend) -> None:
+    if backend.name == "cupy":
+        pytest.skip("there it is")
+    assert graph_for(xbp.asarray([1.0])) is None
+    assert graph_for([1.0]) is None
+
+
+def test_a_kind_of_graph_defines_how_to_record() -> None:
+    graph, ran = xbp.backend.Graph(), list[int]()
+    graph.rehearse(lambda: ran.append(1))
+    assert ran == [1]
+    for use in (graph.replay, lambda: graph.record(len)):  # type: ignore[arg-type]
+        with pytest.raises(NotImplementedError):
+            use()
