@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import pytest
 import xbp
 from xbp import nn
 from xbp.backend import LIBRARIES, why_unavailable
-from xbp.cli import main
+from xbp.cli import cuda, main
 from xbp.cli.report import EpochLines, Stopwatch
 from xbp.datasets import load_mnist, standardize_images
 from xbp.errors import InputError
@@ -606,30 +607,49 @@ class TestInfo:
         assert "install" in reason
         assert "odd" in reason or not content
 
-    def test_cuda_devices(self, command, monkeypatch):
-        """With two imagined GPUs, the second of which does not answer in time."""
-
-        class Runtime:
-            def getDeviceCount(self):  # noqa: N802
-                return 2
-
-            def getDeviceProperties(self, index):  # noqa: N802
-                if index and self.fails:
-                    raise RuntimeError("cudaErrorUnknown")
-                return {"name": b"Imagined GPU", "totalGlobalMem": 16 * 2**30}
-
-        runtime = Runtime()
-        cupy = type(sys)("cupy")
-        cupy.cuda = type("cuda", (), {"runtime": runtime})
-        monkeypatch.setitem(sys.modules, "cupy", cupy)
-        monkeypatch.setattr("xbp.cli.info.LIBRARIES", {"cupy": None})
-        monkeypatch.setattr("xbp.cli.info.find_backend", lambda *_, **__: xbp.get_backend())
-        runtime.fails = False
-        assert "cuda:1: Imagined GPU, 16 GiB\n" in command("info").out
-        runtime.fails = True
+    def test_devices_and_what_is_wrong_with_them(self, command, monkeypatch):
+        """With two imagined GPUs and a wheel that is too new for their driver."""
+        gpus = (
+            cuda.Device("Imagined GPU", (9, 0), 140 * 2**30),
+            cuda.Device("Another one", (8, 6), 24 * 2**30),
+        )
+        facts = cuda.Facts(cuda.Driver(12040, devices=gpus), wheels={"cupy-cuda13x": "14.2.0"})
+        monkeypatch.setattr(cuda, "look", lambda: facts)
         result = command("info")
-        assert result.code == 0
-        assert "cannot be listed (RuntimeError: cudaErrorUnknown)\n" in result.out
+        assert (result.code, result.err) == (0, "")
+        assert re.search(r"CUDA of the driver +up to 12\.4\b", result.out)
+        lines = result.out.splitlines()
+        assert "cuda:0: Imagined GPU, compute capability 9.0, 140 GiB" in lines
+        assert "cuda:1: Another one, compute capability 8.6, 24 GiB" in lines
+        assert [f"GPU: {line}" for line in cuda.diagnose(facts)] == lines[-1:]
+
+    def test_nothing_is_wrong_without_a_gpu(self, command, monkeypatch):
+        monkeypatch.setattr(cuda, "look", cuda.Facts)
+        result = command("info")
+        assert not re.search("^(GPU|cuda)", result.out, re.MULTILINE)
+        assert "CUDA of the driver" not in result.out
+
+    def test_two_wheels_warn_in_a_sentence_only(self, command, monkeypatch, recwarn):
+        def find(name):
+            warnings.warn("\n----\n\n  CuPy may not function correctly because …", stacklevel=1)
+            return xbp.get_backend()
+
+        wheels = {"cupy-cuda12x": "14.2.0", "cupy-cuda13x": "14.2.0"}
+        monkeypatch.setattr(cuda, "look", lambda: cuda.Facts(wheels=wheels))
+        monkeypatch.setattr("xbp.cli.info.LIBRARIES", {"torch": None})
+        monkeypatch.setattr("xbp.cli.info.find_backend", find)
+        result = command("info")
+        assert (result.code, result.err) == (0, "")
+        assert "GPU: cupy-cuda12x and cupy-cuda13x are installed at once" in result.out
+        assert not recwarn
+
+    def test_facts_of_a_cupy_that_works(self, command, monkeypatch):
+        facts = {"device": "Imagined GPU", "driver": "580.1", "CUDA runtime": "13.2"}
+        monkeypatch.setattr("xbp.cli.info.LIBRARIES", {"cupy": None})
+        monkeypatch.setattr("xbp.cli.info.find_backend", lambda name: xbp.get_backend())
+        monkeypatch.setattr("xbp.cli.info.facts_of", lambda name: facts)
+        result = command("info")
+        assert "cupy: device Imagined GPU, driver 580.1, CUDA runtime 13.2\n" in result.out
 
     def test_terminal_without_unicode(self, small, tmp_path):
         result = fresh(*options(small, tmp_path, epochs=1), PYTHONIOENCODING="ascii")

@@ -126,6 +126,19 @@ def test_the_certificate_says_what_was_run(command: Command, tmp_path: Path) -> 
         assert f"| {key} | {value} |" in text
 
 
+@needs_strict
+def test_a_folder_for_certificates(command: Command, tmp_path: Path) -> None:
+    """Under names that say which; a part does not replace the whole."""
+    folder, file = tmp_path / "new", tmp_path / "mine.json"
+    backends = ("--backend", STRICT, "--backend", "numpy", "--only", "Tanh(")
+    result = command(*backends, "--output", folder, "--json", file)
+    assert result.code == 0, result.err
+    name = f"parity_{STRICT}_numpy_only_tanh.md"
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert f"wrote {folder / name}" in result.out
+    assert json.loads(file.read_text(encoding="utf-8"))["passed"]
+
+
 def test_numpy_alone_is_said_plainly(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xbp.cli.parity.available_backends", lambda: ["numpy"])
     result = command("--only", "layer Negation")

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -28,6 +28,7 @@ from xbp.benchmarks.workloads import (
     flop,
     input_shape,
     make_model,
+    on_gpu,
     step_products,
     traffic,
 )
@@ -35,8 +36,9 @@ from xbp.errors import InputError, XBPError
 from xbp.optim import OneCycleLR
 from xbp.random import permutation
 
-OURS = ("xbp", "reference")
-RATES = {"sgd": 0.01, "adam": 0.004}
+OURS = ("xbp", "xbp-eager", "reference")
+XBP = (*OURS, "xbp-numpy")  # whose processes hold xbp
+RATE = 0.01  # of SGD
 
 Costs: TypeAlias = "dict[str, list[float | None]]"
 """Of each side, round by round; None for a goal not reached."""
@@ -45,6 +47,11 @@ Costs: TypeAlias = "dict[str, list[float | None]]"
 # scikit-learn it was 2.1e-7 at most, two roundings of float32; a learning rate that is 10 % off
 # gives 4.5e-5 at least. In TF32 the factors of a product are rounded by up to 5e-4: not measured.
 SAME, SAME_TF32 = 2e-6, 2e-3
+
+# How many bytes more than after its tenth part a training may hold at its end. A pool counts each
+# byte; a driver gives whole pages of 2 MiB; a process gets its memory from an allocator that keeps
+# and splits what is freed. A step's arrays at batch 128 are 12 MB: one kept in each epoch is seen.
+GROWS = {"now": 0, "device": 2**22, "process": 2**25}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,9 @@ class Scale:
     copied: int = 2**28
     hidden: int = 4096
     imports: int = 5  # times as many rounds
+    counted: int = 64  # steps whose kernels are counted
+    grown: int = 2048  # images of an epoch, of many
+    most_epochs: int = 50
 
 
 QUICK = Scale(
@@ -78,7 +88,11 @@ QUICK = Scale(
     copied=2**20,
     hidden=64,
     imports=1,
+    counted=2,
+    grown=256,
+    most_epochs=2,
 )
+LARGE = {"square": 8192, "copied": 2**30}  # what a GPU needs, to be busy
 
 
 @dataclass(frozen=True)
@@ -101,10 +115,12 @@ class Worker:
 
     def __init__(self, name: str, options: Options, threads: int) -> None:
         side, folder = SIDES[name], Path(__file__).parent
+        self.remarks: list[str] = []  # on what was asked
         sent: dict[str, Any] = {
             "backend": options.backend,
             "device": options.device,
             "tf32": options.tf32,
+            "trainer": on_gpu(options.backend),
         }
         sent |= {"threads": threads, "cpus": cpus()[:threads], **side.options}
         self.errors = TemporaryFile("w+")  # noqa: SIM115  as long as the process
@@ -140,6 +156,7 @@ class Worker:
         reply = json.loads(line)
         if "error" in reply:
             raise SideError(reply["error"])
+        self.remarks += reply.get("remarks", [])
         return reply["answer"]
 
     def close(self) -> None:
@@ -161,8 +178,10 @@ def environment(name: str, options: Options, threads: int) -> dict[str, str]:
     them spin for ever would disturb the others. So they keep to it, and pauses separate the turns.
     """
     dropped = (
+        "NVIDIA_TF32_OVERRIDE",
         "XBP_BACKEND",
         "XBP_ACCELERATE",
+        "XBP_CAPTURE",
         "OMP_WAIT_POLICY",
         "GOMP_SPINCOUNT",
         "KMP_BLOCKTIME",
@@ -170,10 +189,9 @@ def environment(name: str, options: Options, threads: int) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if key not in dropped}
     for key in ("XBP_NUM", "OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
         env[f"{key}_THREADS"] = str(threads)
-    on_gpu = options.backend == "cupy"
     env |= {"CUPY_TF32": "01"[options.tf32], "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    env |= {} if on_gpu else {"JAX_PLATFORMS": "cpu"}
-    if name in OURS:
+    env |= {} if on_gpu(options.backend) else {"JAX_PLATFORMS": "cpu"}
+    if name in XBP:
         root = str(Path(xbp.__file__).parents[1])
         env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])])
     return env | SIDES[name].environment
@@ -208,7 +226,9 @@ class Harness:
     def __init__(
         self, options: Options, sides: Iterable[str], say: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.options, self.scale, self.say = options, QUICK if options.quick else Scale(), say
+        self.options, self.say = options, say
+        self.on_gpu = self.resident = on_gpu(options.backend)  # then data stay on the device
+        self.scale = QUICK if options.quick else Scale(**(LARGE if self.on_gpu else {}))
         self.rounds = options.rounds or self.scale.rounds
         self.rows: list[dict[str, Any]] = []
         self.versions: dict[str, dict[str, str]] = {}
@@ -249,8 +269,11 @@ class Harness:
             self.workers[name] = self._worker(stack, name)
             self.versions[name] = self.workers[name].ask("versions")
 
-    def _worker(self, stack: ExitStack, name: str, threads: int | None = None) -> Worker:
-        worker = Worker(name, self.options, threads or self.options.threads)
+    def _worker(
+        self, stack: ExitStack, name: str, threads: int | None = None, **changed: Any
+    ) -> Worker:
+        options = replace(self.options, **changed)
+        worker = Worker(name, options, threads or options.threads)
         stack.callback(worker.close)
         return worker
 
@@ -285,6 +308,12 @@ class Harness:
 
     def _sgemm(self, name: str, sides: list[str], _: int) -> None:
         n = self.scale.square
+        if self.on_gpu:
+            for tf32 in (False, True):
+                with ExitStack() as stack:
+                    workers = {side: self._worker(stack, side, tf32=tf32) for side in sides}
+                    self._multiply(name, precision(tf32), [[n, n, n, "nn"]], workers)
+            return
         for threads, workers in self._by_threads(sides):
             self._multiply(name, threads_label(threads), [[n, n, n, "nn"]], workers)
 
@@ -297,8 +326,16 @@ class Harness:
     def _copy(self, name: str, sides: list[str], _: int) -> None:
         size = self.scale.copied
         for threads, workers in self._by_threads(sides):
-            job = {"size": size, "parts": 1 if self.options.backend == "cupy" else threads}
-            self._turns(name, threads_label(threads), "copy", job, workers, bytes=2 * size)
+            job = {"size": size, "parts": 1 if self.on_gpu else threads}
+            label = "" if self.on_gpu else threads_label(threads)
+            self._turns(name, label, "copy", job, workers, bytes=2 * size)
+
+    def _launch(self, name: str, sides: list[str], _: int) -> None:
+        for kernels in (1, 100):
+            for graph in (False, True):
+                label = f"{kernels} kernel" + "s" * (kernels > 1) + ", a graph" * graph
+                job = {"kernels": kernels, "graph": graph}
+                self._turns(name, label, "launch", job, self._of(sides))
 
     def _call(self, name: str, sides: list[str], _: int) -> None:
         self._turns(name, "", "call", {}, self._of(sides))
@@ -307,40 +344,133 @@ class Harness:
         """A round is a seed, whose weights and shuffles are the same on all sides.
 
         What a side compiles for a whole batch is not counted. What it compiles for the last one of
-        an epoch and for the evaluation is, at the first seed, so that the median leaves it out.
+        an epoch and for the evaluation is, at the first seed, so that the median leaves it out; so
+        it is with what a side captures.
         """
+        target = None if WORKLOADS[name].epochs else self.scale.target
+        runs, checked = self._trainings(name, sides, batch, target)
+        costs: Costs = {
+            side: [r["seconds"] if r["accuracy"] >= (target or 0) else None for r in last]
+            for side, last in _last(runs).items()
+        }
+        if runs:
+            self._add(name, str(batch), costs, checked, epochs=runs)
+
+    def _seeds(self, name: str, sides: list[str], batch: int) -> None:
+        """The errors after whole trainings: two backends shall be no further apart than seeds."""
+        runs, checked = self._trainings(name, sides, batch, None)
+        if not runs:
+            return
+        costs: Costs = {
+            side: [1 - r["accuracy"] for r in last] for side, last in _last(runs).items()
+        }
+        self._add(name, str(batch), costs, checked, epochs=runs)
+        for line in disagreements(costs):
+            self._fail(f"{WORKLOADS[name].title}: {line}")
+
+    def _trainings(
+        self, name: str, sides: list[str], batch: int, target: float | None
+    ) -> tuple[dict[str, list[list[dict[str, float]]]], dict[str, Any]]:
+        """Seconds and accuracy after each epoch, of each seed, of each side; and the check."""
         scale, orders = self.scale, self.folder / "orders.npy"
-        steps = scale.epochs * -(-scale.images // batch)
-        rates = [OneCycleLR(RATES["adam"], steps)(step) for step in range(steps)]
+        epochs = min(WORKLOADS[name].epochs or scale.epochs, scale.most_epochs)
+        steps = epochs * -(-scale.images // batch)
+        schedule = OneCycleLR(WORKLOADS[name].rate, steps)
+        rates = [schedule(step) for step in range(steps)]
         job = self._job(name, batch) | {"optimizer": "adam", "lr": rates[0]}
         workers, checked = self._prepare(name, str(batch), "train", job, self._of(sides))
         runs: dict[str, list[list[dict[str, float]]]] = {side: [] for side in workers}
         for seed in range(min(self.rounds, scale.long_rounds)):
-            np.save(orders, [permutation(seed, e, scale.images) for e in range(scale.epochs)])
+            np.save(orders, [permutation(seed, e, scale.images) for e in range(epochs)])
             job |= {"weights": self._weights(job["model"], seed), "orders": str(orders)}
-            job |= {"rates": rates, "target": scale.target, "images": scale.images}
-            for side, worker in workers.items():
+            job |= {"rates": rates, "target": target, "images": scale.images, "seed": seed}
+            for side, worker in list(workers.items()):
                 self.say(f"  seed {seed}, {SIDES[side].title}")
                 time.sleep(scale.pause)
-                runs[side].append(worker.ask("learn", **job))
-        costs = {
-            side: [r[-1]["seconds"] if r[-1]["accuracy"] >= scale.target else None for r in all_]
-            for side, all_ in runs.items()
-        }
-        self._add(name, str(batch), costs, checked, epochs=runs)
+                try:
+                    runs[side].append(worker.ask("learn", **job))
+                except SideError as error:
+                    self._drop(f"{WORKLOADS[name].title} {batch}", side, error, workers, runs)
+        return runs, checked
 
     def _memory(self, name: str, sides: list[str], batch: int) -> None:
         """Each time the steps of an epoch in a new process, for a peak is that of a whole life."""
         job = self._job(name, batch) | {"images": self.scale.images}
         costs: Costs = {side: [] for side in sides}
+        held: dict[str, list[dict[str, int]]] = {side: [] for side in sides}
+        where = f"{WORKLOADS[name].title} {batch}"
         for _ in range(min(self.rounds, self.scale.long_rounds)):
-            for side in sides:
-                with ExitStack() as stack:
-                    worker = self._worker(stack, side)
-                    worker.ask("train", **job)
-                    worker.ask("run", steps=self.scale.images // batch)
-                    costs[side].append(worker.ask("peak"))
-        self._add(name, str(batch), costs)
+            for side in list(costs):
+                try:
+                    with ExitStack() as stack:
+                        before = self._on_device()
+                        worker = self._worker(stack, side)
+                        worker.ask("train", **job)
+                        worker.ask("run", steps=self.scale.images // batch)
+                        if self.on_gpu:
+                            costs[side].append(self._on_device() - before)
+                            held[side].append(worker.ask("held"))
+                        else:
+                            costs[side].append(worker.ask("peak"))
+                except SideError as error:
+                    self._drop(where, side, error, costs, held)
+        if costs:
+            self._add(name, str(batch), costs, **{"held": held} if self.on_gpu else {})
+
+    def _on_device(self) -> int:
+        """Bytes of the device that all processes have, their contexts included.
+
+        A worker that has been there all the time asks the driver; it does nothing meanwhile. No
+        pid is needed, which `nvidia-smi` gets wrong in a container.
+        """
+        if not self.on_gpu:
+            return 0
+        for side in ("xbp", "torch"):
+            if side in self.workers:
+                return int(self.workers[side].ask("held")["device"])
+        msg = "the driver is asked by xbp or by PyTorch, and neither takes part"
+        raise SideError(msg)
+
+    def _growth(self, name: str, sides: list[str], batch: int) -> None:
+        """Bytes held after the last epoch, less those after the first tenth of all."""
+        epochs = min(WORKLOADS[name].epochs, self.scale.most_epochs)
+        images = max(self.scale.grown, 2 * batch)
+        job = self._job(name, batch) | {"images": images, "epochs": epochs}
+        for side in sides:
+            with ExitStack() as stack:
+                held = self._worker(stack, side).ask("grow", **job)
+            grown = {key: held[-1][key] - held[epochs // 10][key] for key in held[0]}
+            self._add(name, str(batch), {side: [max(grown.values())]}, held=held, grown=grown)
+            for key in GROWS.keys() & grown.keys():
+                if grown[key] > GROWS[key]:
+                    what = f"{grown[key]:,} bytes ({key}) from epoch {epochs // 10 + 1} to {epochs}"
+                    self._fail(f"{WORKLOADS[name].title} {batch}, {SIDES[side].title}: {what}")
+
+    def _kernels(self, name: str, sides: list[str], batch: int) -> None:
+        """Each side in new processes, for the profiler stays in one for ever.
+
+        What it has heard most of is believed; see `Worker.timeline`.
+        """
+        job, seen = self._job(name, batch), dict[str, Any]()
+        for side in sides:
+            found, errors = list[dict[str, Any]](), list[SideError]()
+            for early in (False, True):
+                try:
+                    with ExitStack() as stack:
+                        worker = self._worker(stack, side)
+                        if early:
+                            worker.ask("listen")
+                        worker.ask("train", **job)
+                        found.append(worker.ask("timeline", steps=self.scale.counted))
+                except SideError as error:
+                    errors.append(error)
+            if found:
+                seen[side] = max(found, key=lambda timeline: timeline["kernels"])
+            else:
+                self._drop(f"{WORKLOADS[name].title} {batch}", side, errors[0])
+        costs: Costs = {side: [t["kernels"] + t["copies"]] for side, t in seen.items()}
+        if seen:
+            self._add(name, str(batch), costs, timeline=seen)
 
     def _imports(self, name: str, sides: list[str], _: int) -> None:
         costs: Costs = {side: [] for side in sides}
@@ -367,7 +497,7 @@ class Harness:
         """Workers of 1, 2, 4, … threads, and last of all threads."""
         most = self.options.threads
         threads = 1
-        while threads < most and self.options.backend != "cupy":
+        while threads < most and not self.on_gpu:
             with ExitStack() as stack:
                 yield threads, {side: self._worker(stack, side, threads) for side in sides}
             threads *= 2
@@ -381,7 +511,12 @@ class Harness:
         if images < batch:
             msg = f"the batch size must not exceed {images}, the number of images; got {batch}"
             raise InputError(msg)
-        return {
+        resident: dict[str, Any] = {}
+        if self.resident:  # whole epochs of whole batches
+            images = self.scale.images // batch * batch
+            guard = min(self.scale.guard, images // batch) * batch
+            resident = {"order": self._orders(images, 1), "guard_orders": self._orders(guard, 2)}
+        return resident | {
             "model": model,
             "shape": input_shape(model[0]),
             "data": str(self.folder),
@@ -389,9 +524,15 @@ class Harness:
             "images": images,
             "batch": batch,
             "optimizer": "sgd",
-            "lr": RATES["sgd"],
+            "lr": RATE,
             "guard": self.scale.guard,
         }
+
+    def _orders(self, n: int, epochs: int) -> str:
+        """A file of the shuffles that `Trainer` makes of the seed 0."""
+        path = self.folder / f"orders-{n}-{epochs}.npy"
+        np.save(path, [permutation(0, epoch, n) for epoch in range(epochs)])
+        return str(path)
 
     def _weights(self, model: list[Any], seed: int) -> str:
         """A file of xbp's initial weights, from which all sides start."""
@@ -412,6 +553,9 @@ class Harness:
                 first = worker.ask(command, **job)
                 worker.ask("run", steps=1)
                 losses[side] = first
+                for remark in worker.remarks:
+                    self._fail(f"{where}, {SIDES[side].title}: {remark}")
+                worker.remarks.clear()
             except SideError as error:
                 self._fail(f"{where}, {SIDES[side].title}: {error}")
         expected = next(iter(losses.values()), [])
@@ -425,6 +569,12 @@ class Harness:
         ready = {side: workers[side] for side in losses if apart[side] <= same}
         checked = {"losses": losses, "deviation": apart} if expected else {}
         return ready, checked
+
+    def _drop(self, where: str, side: str, error: SideError, *tables: dict[str, Any]) -> None:
+        """A side that breaks costs itself, and the others nothing."""
+        self._fail(f"{where}, {SIDES[side].title}: {error}")
+        for table in tables:
+            table.pop(side)
 
     def _fail(self, what: str) -> None:
         self.failures.append(what)
@@ -440,16 +590,20 @@ class Harness:
         **needed: Any,
     ) -> None:
         """Time the sides one after the other, round by round."""
+        where = f"{WORKLOADS[name].title} {label}".rstrip()
         workers, checked = self._prepare(name, label, command, job, workers)
-        if not workers:
-            return
-        steps = {side: self._steps(worker) for side, worker in workers.items()}
+        steps: dict[str, int] = {}
         costs: Costs = {side: [] for side in workers}
         for _ in range(self.rounds):
-            for side, worker in workers.items():
-                time.sleep(self.scale.pause)
-                costs[side].append(worker.ask("run", steps=steps[side]) / steps[side])
-        self._add(name, label, costs, checked, steps=steps, **needed)
+            for side, worker in list(workers.items()):
+                try:
+                    steps[side] = steps.get(side) or self._steps(worker)
+                    time.sleep(self.scale.pause)
+                    costs[side].append(worker.ask("run", steps=steps[side]) / steps[side])
+                except SideError as error:
+                    self._drop(where, side, error, workers, costs)
+        if costs:
+            self._add(name, label, costs, checked, steps=steps, **needed)
 
     def _steps(self, worker: Worker) -> int:
         """How many steps fill the time of a turn."""
@@ -488,6 +642,28 @@ def spread(theirs: list[float | None], ours: list[float | None]) -> list[float] 
     pairs = zip(theirs, ours, strict=True)
     ratios = [a / b for a, b in pairs if a is not None and b is not None]
     return [statistics.median(ratios), min(ratios), max(ratios)] if ratios else None
+
+
+def disagreements(costs: Costs) -> list[str]:
+    """A sentence for each side whose mean is further from the last one's than any two seeds are."""
+    known = {side: [v for v in values if v is not None] for side, values in costs.items()}
+    means = {side: statistics.fmean(values) for side, values in known.items()}
+    apart, last = max(max(values) - min(values) for values in known.values()), [*known][-1]
+    return [
+        f"the mean of {side} is {mean:.3%}, that of {last} {means[last]:.3%}, and seeds differ by "
+        f"{apart:.3%} at most"
+        for side, mean in means.items()
+        if abs(mean - means[last]) > apart
+    ]
+
+
+def _last(runs: dict[str, list[list[dict[str, float]]]]) -> dict[str, list[dict[str, float]]]:
+    """What was found after the last epoch of each training."""
+    return {side: [epochs[-1] for epochs in all_] for side, all_ in runs.items()}
+
+
+def precision(tf32: bool) -> str:
+    return "TF32" if tf32 else "float32"
 
 
 def threads_label(n: int) -> str:

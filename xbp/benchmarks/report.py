@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from xbp.benchmarks.harness import OURS, Harness, threads_label
-from xbp.benchmarks.workloads import SIDES, WORKLOADS
+from xbp.benchmarks.harness import OURS, Harness, precision, threads_label
+from xbp.benchmarks.workloads import SIDES, WORKLOADS, on_gpu
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,16 +23,20 @@ UNITS: dict[str, Callable[[Row, float], str]] = {
     "s": lambda row, cost: f"{cost:.1f}",
     "ms": lambda row, cost: f"{cost * 1e3:.1f}",
     "µs": lambda row, cost: f"{cost * 1e6:.2f}",
+    "%": lambda row, cost: f"{cost:.2%}",
+    "kernels": lambda row, cost: f"{cost:,.0f}",
 }
-"""How a cost, in seconds or bytes, is written."""
+"""How a cost, in seconds, bytes or pieces, is written."""
 
-FLOORS = ("sgemm", "copy", "mlp-products")
+FLOORS = ("sgemm", "copy", "launch", "mlp-products")
 RIVALS = ("torch", "numpy")  # the first that is there is the one to be compared with
 
 
 def results(harness: Harness) -> dict[str, Any]:
     """All of it, in types that JSON has."""
-    add_floors(harness.rows, threads_label(harness.options.threads))
+    threads = threads_label(harness.options.threads)
+    gpu = precision(harness.options.tf32), ""
+    add_floors(harness.rows, *gpu if harness.on_gpu else (threads, threads))
     return {
         "machine": harness.machine,
         "options": vars(harness.options) | {"rounds": harness.rounds},
@@ -42,22 +47,22 @@ def results(harness: Harness) -> dict[str, Any]:
     }
 
 
-def add_floors(rows: list[Row], all_threads: str) -> None:
+def add_floors(rows: list[Row], products: str, copying: str) -> None:
     """Give each row, as "floor", the least seconds that this machine needs for what must be done.
 
     That is the longer of FLOP / the rate of the square matrix product and bytes / the rate of
-    copying, as measured with all threads on the best side. An MLP also gets the seconds of its
-    own matrix products alone.
+    copying, as measured on the best side in the rows of these labels. An MLP also gets the seconds
+    of its own matrix products alone.
     """
     least = {
         (row["workload"], row["label"]): (row, min(row["medians"].values()))
         for row in rows
         if row["workload"] in FLOORS
     }
-    sgemm, copy = (least.get((name, all_threads)) for name in ("sgemm", "copy"))
+    sgemm, copy = least.get(("sgemm", products)), least.get(("copy", copying))
     for row in rows:
-        if row["workload"] == "mlp" and (products := least.get(("mlp-products", row["label"]))):
-            row["products"] = products[1]
+        if row["workload"] == "mlp" and (alone := least.get(("mlp-products", row["label"]))):
+            row["products"] = alone[1]
         if {"flop", "bytes"} <= row.keys() and sgemm and copy:
             arithmetic = row["flop"] / sgemm[0]["flop"] * sgemm[1]
             row["floor"] = max(arithmetic, row["bytes"] / copy[0]["bytes"] * copy[1])
@@ -72,6 +77,7 @@ def markdown(found: dict[str, Any]) -> str:
     for name, workload in WORKLOADS.items():
         if rows := [row for row in found["rows"] if row["workload"] == name]:
             parts.append(f"## {workload.title} ({workload.unit})\n\n{_table(name, rows)}")
+            parts += ["\n".join(f"- {line}" for line in _remarks(rows))] * any(_remarks(rows))
     for title, lines in (("Not run", _not_run(found)), ("Failed", found["failures"])):
         if lines:
             parts.append(f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines))
@@ -99,6 +105,7 @@ def _conditions(found: dict[str, Any]) -> str:
             k: v for k, v in side.items() if k not in ("threads", "device", "accelerators")
         }
     devices = {s["device"] for s in found["versions"].values() if "device" in s} - {"cpu"}
+    devices = {d for d in devices if not any(o != d and o.startswith(d) for o in devices)}
     where = ", ".join([machine["processor"], *sorted(devices)])
     lines = [
         f"{machine['date']}; {where}, {threads_label(options['threads'])}; {machine['system']}",
@@ -117,6 +124,24 @@ def _conditions(found: dict[str, Any]) -> str:
 
 def _not_run(found: dict[str, Any]) -> list[str]:
     return [f"{SIDES[side].title}: {why}" for side, why in found["not_run"].items()]
+
+
+def _remarks(rows: list[Row]) -> Iterator[str]:
+    """What numbers in a table do not say: accuracies, where the device's time went, memory."""
+    for row in rows:
+        for side, runs in row.get("epochs", {}).items():
+            last = [epochs[-1]["accuracy"] for epochs in runs]
+            yield f"{SIDES[side].title}: test accuracy {min(last):.2%} to {max(last):.2%}"
+        for side, seen in row.get("timeline", {}).items():
+            name, count, spent = seen["largest"][0]
+            yield (
+                f"{SIDES[side].title}: {seen['kernels']:,.1f} kernels and {seen['copies']:,.1f} "
+                f"copies a step; the device is busy for {seen['busy']:,.1f} of {seen['span']:,.1f} "
+                f"µs; most of it, {spent:,.1f} µs, in {count:,.1f} of `{name[:60]}`"
+            )
+        for side, held in row.get("held", {}).items() if "grown" not in row else ():
+            most = max(h["most"] for h in held) / 1e6
+            yield f"{SIDES[side].title}: of this {most:,.0f} MB in the pool of its library"
 
 
 def _table(name: str, rows: list[Row]) -> str:
@@ -149,6 +174,26 @@ def _table(name: str, rows: list[Row]) -> str:
     lines = [list(columns), ["---"] * len(columns)]
     lines += [[cell(row) for cell in columns.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def file_stem(found: dict[str, Any]) -> str:
+    """What files of these results are called: ``cpu_2threads``, ``gpu_nvidia_h200_tf32``.
+
+    >>> versions = {"xbp": {"device": "NVIDIA H200, compute capability 9.0, 140 GiB"}}
+    >>> options = {"backend": "cupy", "threads": 16, "tf32": True, "quick": False}
+    >>> file_stem({"options": options, "versions": versions})
+    'gpu_nvidia_h200_tf32'
+    """
+    options: dict[str, Any] = found["options"]
+    if on_gpu(options["backend"]):
+        devices = [side["device"] for side in found["versions"].values() if "device" in side]
+        name = str(devices[0]).partition(",")[0] if devices else "unknown"
+        place = "gpu_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    else:
+        place = "cpu" if options["backend"] == "numpy" else str(options["backend"])
+        place += f"_{threads_label(options['threads'])}".replace(" ", "")
+    marks = [mark for mark in ("tf32", "quick") if options[mark]]
+    return "_".join([place, *marks])
 
 
 def _known(unit: Callable[[Row, float], str], row: Row, cost: float | None) -> str:

@@ -18,15 +18,18 @@ class Side:
         wanted = "gpu" if options["backend"] == "cupy" else "cpu"
         if jax.default_backend() != wanted:
             msg = f"JAX runs on the {jax.default_backend()} here, and not on the {wanted}"
+            msg += "; pip install 'jax[cuda13]' (or 'jax[cuda12]')" * (wanted == "gpu")
             raise RuntimeError(msg)
+        index = str(options["device"] or 0).rpartition(":")[2] if wanted == "gpu" else "0"
+        self.device = jax.devices()[int(index)]
         jax.config.update(
             "jax_default_matmul_precision", "tensorfloat32" if options["tf32"] else "float32"
         )
-        self.versions = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+        self.versions = {"jax": jax.__version__, "device": self.device.device_kind}
 
     def array(self, host: NDArray[Any]) -> Any:
         small = host.astype(np.int32) if host.dtype == np.int64 else host  # it has no 64 bits
-        return self.jax.device_put(small)
+        return self.jax.device_put(small, self.device)
 
     def take(self, x: Any, rows: Any) -> Any:
         return x[rows]
@@ -40,13 +43,23 @@ class Side:
     def network(self, model: list[Any], optimizer: str, lr: float) -> Network:
         return Network(self.jax, model, optimizer, lr)
 
+    def held(self) -> dict[str, int]:
+        stats = self.device.memory_stats()
+        return {"most": stats["peak_bytes_in_use"], "now": stats["bytes_in_use"]}
+
 
 class Network:
     def __init__(self, jax: Any, model: list[Any], optimizer: str, lr: float) -> None:
         self.jax, self.lr = jax, lr
         forward = partial(FORWARDS[model[0]], jax)
         self.predictor = jax.jit(forward)
-        self.stepper = jax.jit(partial(step, jax, forward, UPDATES[optimizer]), donate_argnums=0)
+        one = partial(step, jax, forward, UPDATES[optimizer])
+        self.stepper = jax.jit(one, donate_argnums=0)
+
+        def at(state: Any, x: Any, y: Any, rows: Any, lr: Any) -> Any:
+            return one(state, x[rows], y[rows], lr)
+
+        self.stepper_at = jax.jit(at, donate_argnums=0)
 
     def load(self, weights: dict[str, NDArray[np.float32]]) -> None:
         jnp = self.jax.numpy
@@ -59,6 +72,13 @@ class Network:
 
     def step(self, x: Any, y: Any) -> Any:
         self.state, value = self.stepper(self.state, x, y, self.lr)
+        return value
+
+    def feed(self, x: Any, y: Any) -> None:
+        self.set = x, y
+
+    def step_at(self, rows: Any) -> Any:
+        self.state, value = self.stepper_at(self.state, *self.set, rows, self.lr)
         return value
 
     def predict(self, x: Any) -> Any:

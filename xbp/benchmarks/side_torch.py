@@ -1,8 +1,12 @@
-"""PyTorch as a side of a benchmark: eager, or with the model compiled."""
+"""PyTorch as a side of a benchmark: eager, compiled, or replaying a CUDA graph.
+
+On a GPU none of this has been run yet.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,15 +19,25 @@ class Side:
         import torch
 
         self.torch, self.compiled = torch, options.get("compile", False)
+        self.graph, self.on_gpu = options.get("graph", False), options["backend"] == "cupy"
         self.device = "cpu"
         self.versions = {"torch": str(torch.__version__)}
-        if options["backend"] == "cupy":
+        if self.graph and not self.on_gpu:
+            msg = "a CUDA graph needs a GPU"
+            raise RuntimeError(msg)
+        if self.on_gpu:
+            if torch.version.cuda is None:
+                msg = f"PyTorch {torch.__version__} was built without CUDA"
+                raise RuntimeError(msg)
             index = str(options["device"] or 0).rpartition(":")[2]
             self.device = f"cuda:{index}"
+            torch.cuda.set_device(self.device)
             self.versions["device"] = torch.cuda.get_device_name(self.device)  # or why there's none
+            self.versions["CUDA of torch"] = str(torch.version.cuda)
             # PyTorch's own defaults differ: off for products, on for convolutions.
             torch.backends.cuda.matmul.allow_tf32 = options["tf32"]
             torch.backends.cudnn.allow_tf32 = options["tf32"]
+            torch.backends.cudnn.benchmark = True  # all batches but the last have one size
         torch.set_num_threads(options["threads"])
         self.versions["threads"] = str(torch.get_num_threads())
 
@@ -43,7 +57,7 @@ class Side:
     def network(self, model: list[Any], optimizer: str, lr: float) -> Network:
         if self.compiled:
             self.torch._dynamo.reset()  # or it would take a second batch size for a varying one
-        return Network(self, model, optimizer, lr)
+        return (Graphed if self.graph else Network)(self, model, optimizer, lr)
 
     def identity(self, x: Any) -> Callable[[], None]:
         layer = self.torch.nn.Identity()
@@ -66,13 +80,41 @@ class Side:
 
         return multiply
 
+    def launch(self, kernels: int, graph: bool) -> Callable[[], None]:
+        """Kernels that wait for 0 cycles: PyTorch has none that does less."""
+        cuda = self.torch.cuda
+
+        def launch() -> None:
+            for _ in range(kernels):
+                cuda._sleep(0)
+
+        launch()  # so that it is loaded before a capture
+        if not graph:
+            return launch
+        cuda.synchronize()
+        captured = cuda.CUDAGraph()
+        with cuda.graph(captured):
+            launch()
+        return captured.replay  # type: ignore[no-any-return]
+
+    def held(self) -> dict[str, int]:
+        cuda = self.torch.cuda
+        free, total = cuda.mem_get_info()
+        most, now = cuda.max_memory_allocated(), cuda.memory_allocated()
+        return {"most": most, "now": now, "device": total - free}
+
 
 class Network:
     def __init__(self, side: Side, model: list[Any], optimizer: str, lr: float) -> None:
         torch = self.torch = side.torch
         self.model = make_model(torch, *model).to(side.device)
-        self.run = torch.compile(self.model, dynamic=False) if side.compiled else self.model
-        self.loss = torch.nn.CrossEntropyLoss()
+        self.run, self.loss = self.model, torch.nn.CrossEntropyLoss()
+        self.objective, self.replays = self._objective, side.compiled and side.on_gpu
+        if self.replays:  # this mode makes CUDA graphs, too
+            compiled = partial(torch.compile, dynamic=False, mode="max-autotune")
+            self.run, self.objective = compiled(self.model), compiled(self._objective)
+        elif side.compiled:
+            self.run = torch.compile(self.model, dynamic=False)
         self.rule, self.lr = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer], lr
 
     def load(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -85,15 +127,97 @@ class Network:
             group["lr"] = lr
 
     def step(self, x: Any, y: Any) -> Any:
+        if self.replays:
+            self.torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad()
-        value = self.loss(self.run(x), y)
+        value = self.objective(x, y)
         value.backward()
         self.optimizer.step()
         return value
 
+    def _objective(self, x: Any, y: Any) -> Any:
+        return self.loss(self.run(x), y)
+
     def predict(self, x: Any) -> Any:
         with self.torch.inference_mode():
             return self.run(x)
+
+
+class Graphed(Network):
+    """The whole step, from taking the batch to the optimizer, captured once and replayed.
+
+    As PyTorch's notes on CUDA graphs ask: static inputs, steps on a stream of their own before the
+    capture, gradients that the graph's memory holds, an optimizer that reads its rate and its count
+    on the device (here also the fastest one, fused). What of a step is outside: its row numbers are
+    copied in. Each batch size has a graph of its own.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, side: Side, model: list[Any], optimizer: str, lr: float) -> None:
+        super().__init__(side, model, optimizer, lr)
+        options = {"capturable": True} if optimizer == "adam" else {}
+        self.rate_now = self.torch.full((), lr, device=side.device)
+        parameters = self.model.parameters()
+        self.optimizer = self.rule(parameters, lr=self.rate_now, fused=True, **options)
+        self.graphs: dict[int, tuple[Any, Any, Any]] = {}
+        self.set: tuple[Any, Any] = (None, None)
+
+    def load(self, weights: dict[str, NDArray[np.float32]]) -> None:
+        from_numpy = self.torch.from_numpy
+        self.model.load_state_dict({name: from_numpy(value) for name, value in weights.items()})
+        for tensor in self._state():
+            tensor.zero_()  # in place, as all of it is in the graphs
+
+    def rate(self, lr: float) -> None:
+        self.rate_now.fill_(lr)
+
+    def feed(self, x: Any, y: Any) -> None:
+        if x is not self.set[0]:
+            self.graphs.clear()
+        self.set = x, y
+
+    def step_at(self, rows: Any) -> Any:
+        size = len(rows)
+        if size not in self.graphs:
+            self.graphs[size] = self._capture(rows)
+        graph, static, value = self.graphs[size]
+        static.copy_(rows)
+        graph.replay()
+        return value
+
+    def step(self, x: Any, y: Any) -> Any:
+        self.optimizer.zero_grad()
+        value = self.objective(x, y)
+        value.backward()
+        self.optimizer.step()
+        return value
+
+    def _capture(self, rows: Any) -> tuple[Any, Any, Any]:
+        cuda, static = self.torch.cuda, rows.clone()
+        x, y = self.set
+        before = [(t, t.detach().clone()) for t in (*self.model.parameters(), *self._state())]
+        stream = cuda.Stream()
+        stream.wait_stream(cuda.current_stream())
+        with cuda.stream(stream):
+            for _ in range(self.WARM_UP):
+                self.step(x[static], y[static])
+        cuda.current_stream().wait_stream(stream)
+        graph = cuda.CUDAGraph()
+        self.optimizer.zero_grad()  # to None: the capture makes them, in the graph's memory
+        with cuda.graph(graph):
+            value = self.step(x[static], y[static])
+        with self.torch.no_grad():  # the warm-up has trained: undone
+            for tensor in self._state():
+                tensor.zero_()
+            for tensor, old in before:
+                tensor.copy_(old)
+        return graph, static, value.detach()
+
+    def _state(self) -> list[Any]:
+        """The optimizer's own tensors."""
+        states = self.optimizer.state.values()
+        return [t for s in states for t in s.values() if self.torch.is_tensor(t)]
 
 
 def make_model(torch: Any, name: str, *sizes: int) -> Any:

@@ -1,10 +1,14 @@
-"""xbp as a side of a benchmark, on any of its backends (on CuPy not run yet)."""
+"""xbp as a side of a benchmark, on any of its backends (on a GPU not run yet)."""
 
 from __future__ import annotations
 
+import gc
 import importlib
+import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,9 @@ import xbp.accelerators
 from xbp import nn, optim
 from xbp.backend import Array
 from xbp.benchmarks.workloads import make_model
+from xbp.testing.certificate import facts_of
+from xbp.training import LambdaCallback, Trainer
+from xbp.training.metrics import len_of
 
 OPTIMIZERS = {"sgd": optim.SGD, "adam": optim.Adam}
 
@@ -23,12 +30,10 @@ class Side:
     def __init__(self, options: dict[str, Any]) -> None:
         self.backend = xbp.set_backend(options["backend"], device=options["device"])
         self.versions = {"xbp": xbp.__version__, "accelerators": accelerators(self.backend.name)}
+        self.trainer, self.remarks = options["trainer"], list[str]()
         if self.backend.name == "cupy":
-            cupy = importlib.import_module("cupy")
-            runtime = cupy.cuda.runtime
-            device = runtime.getDeviceProperties(self.backend.device.id)["name"].decode()
-            self.versions |= {"cupy": cupy.__version__, "device": device}
-            self.versions |= {"CUDA driver": str(runtime.driverGetVersion())}
+            self.cupy = importlib.import_module("cupy")
+            self.versions |= {"cupy": self.cupy.__version__, **facts_of("cupy")}
 
     def array(self, host: NDArray[Any]) -> Array:
         return xbp.asarray(host)
@@ -37,14 +42,21 @@ class Side:
         return self.backend.xp.take(x, rows, axis=0)
 
     def wait(self, value: Any) -> None:
-        """Read `value`: a device computes in order, so all that was asked before has been done."""
-        if value is not None:
+        """Read `value`: a device computes in order, so all that was asked before has been done.
+
+        With CUDA there are several orders, as a graph may be replayed in a stream of its own.
+        """
+        if self.backend.name == "cupy":
+            self.backend.device.synchronize()
+        elif value is not None:
             xbp.to_numpy(value)
 
     def to_host(self, value: Array) -> NDArray[Any]:
         return xbp.to_numpy(value)
 
     def network(self, model: list[Any], optimizer: str, lr: float) -> Network:
+        if self.trainer:
+            return Trained(model, optimizer, lr, self.remarks)
         return Network(model, optimizer, lr)
 
     def identity(self, x: Array) -> Callable[[], None]:
@@ -88,6 +100,55 @@ class Side:
             return target[0][:1]
 
         return copy
+
+    def launch(self, kernels: int, graph: bool) -> Callable[[], None]:
+        if self.backend.name != "cupy":
+            msg = "a kernel needs a GPU"
+            raise RuntimeError(msg)
+        cupy = self.cupy
+        nothing = cupy.RawKernel('extern "C" __global__ void nothing() {}', "nothing")
+
+        def launch() -> None:
+            for _ in range(kernels):
+                nothing((1,), (1,), ())
+
+        launch()  # so that it is compiled and loaded before a capture
+        if not graph:
+            return launch
+        self.wait(None)
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            launch()
+            captured = stream.end_capture()
+        return lambda: captured.launch(stream)
+
+    def held(self) -> dict[str, int]:
+        """Bytes; a collection first, as what waits for one is no leak."""
+        gc.collect()
+        if self.backend.name != "cupy":
+            return {"process": resident()}
+        pool, (free, total) = self.cupy.get_default_memory_pool(), self.cupy.cuda.Device().mem_info
+        # The pool never gives anything back by itself: what it has is what was held at most.
+        return {"most": pool.total_bytes(), "now": pool.used_bytes(), "device": total - free}
+
+    def grow(self, network: Network, x: Array, y: Array, batch: int, epochs: int) -> list[Any]:
+        """What is held after each epoch of one call of `Trainer.fit`."""
+        found: list[dict[str, int]] = []
+        look = LambdaCallback(on_epoch_end=lambda trainer, epoch, record: found.append(self.held()))
+        trainer = Trainer(network.model, network.loss, network.optimizer, rng=0)
+        trainer.fit(x, y, epochs, batch, callbacks=[look], verbose=False)
+        return found
+
+
+def resident() -> int:
+    """The bytes of this process that are in RAM now."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        psutil = importlib.import_module("psutil")  # where there is no /proc
+        return int(psutil.Process().memory_info().rss)
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def accelerators(backend: str) -> str:
@@ -135,3 +196,60 @@ class Network:
 
     def predict(self, x: Array) -> Array:
         return self.model(x)
+
+
+class Trained(Network):
+    """Steps as `Trainer` makes them, an epoch at a time: captured and replayed, where it does so.
+
+    An epoch's shuffle, which the host draws, and its record belong to it. What is warned of, such
+    as steps that cannot be captured, is kept in `remarks`.
+    """
+
+    def __init__(self, model: list[Any], optimizer: str, lr: float, remarks: list[str]) -> None:
+        super().__init__(model, optimizer, lr)
+        self.remarks = remarks
+
+    def load(self, weights: dict[str, Any]) -> None:
+        if not hasattr(self, "trainer"):
+            super().load(weights)
+            self.initial = self.optimizer.state_dict()
+            self.trainer = Trainer(self.model, self.loss, self.optimizer, rng=0)
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(self.initial)
+        self.trainer.epochs_done = 0
+
+    def first(self, x: Array, y: Array, batch: int, epochs: int) -> list[float]:
+        """The losses of short epochs."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            history = self.trainer.fit(x, y, epochs, batch, verbose=False)
+        self.remarks += [str(warning.message) for warning in caught]
+        return [float(loss) for loss in history["loss"]]
+
+    def fit(self, x: Array, y: Array, batch: int, steps: int) -> int:
+        """Whole epochs, until there are at least so many steps; how many there were."""
+        in_epoch = -(-len_of(x) // batch)
+        epochs = -(-steps // in_epoch)
+        self.trainer.fit(x, y, epochs, batch, verbose=False)
+        return epochs * in_epoch
+
+    def learn(
+        self,
+        x: Array,
+        y: Array,
+        batch: int,
+        epochs: int,
+        rates: list[float],
+        seed: int,
+        is_done: Callable[[int, Any], bool],
+    ) -> None:
+        """Epochs with their shuffles and rates, until `is_done` says so after one."""
+
+        def look(trainer: Trainer, epoch: int, record: Any) -> None:
+            if is_done(epoch, trainer.current_loss):
+                trainer.stop("done")
+
+        self.trainer.seed = seed
+        self.optimizer.lr = lambda step: rates[min(step, len(rates) - 1)]
+        callbacks = [LambdaCallback(on_epoch_end=look)]
+        self.trainer.fit(x, y, epochs, batch, callbacks=callbacks, verbose=False)

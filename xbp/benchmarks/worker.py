@@ -17,8 +17,15 @@ A side file defines a class ``Side`` of a dictionary of options, with
                                          rate(lr): a model such as ["mlp", 784, 4096, 10]
     identity(x)                          a call of a layer that does nothing, ready to be made
     products(shapes), copy(size, parts)  the same for matrix products, and for copying `size` bytes
+    launch(kernels, graph)               the same for kernels that do nothing
+    held()                               bytes: what its arrays take, at most and now, and what the
+                                         device has given to all processes
+    grow(model, …)                       memory after each epoch of a training
 
-of which it may leave out what it cannot do.
+of which it may leave out what it cannot do. Its list `remarks`, if it has one, holds what is to be
+told of the last command. Where the whole set stays on a device, a network may
+take the batch from it by itself, once it has been told ``feed(x, y)``: ``step_at(rows) -> loss``;
+and one that trains by the epoch has ``first(…)``, ``fit(…)`` and ``learn(…)`` (see side_xbp.py).
 """
 
 from __future__ import annotations
@@ -28,8 +35,9 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -39,6 +47,9 @@ from numpy.typing import NDArray
 class Worker:
     def __init__(self, side: Any) -> None:
         self.side = side
+        self.step: Callable[[int], Any]
+        self.turn: Callable[[int], int] = self._one_by_one
+        self.learned: tuple[Any, ...] = ()
 
     def versions(self, job: dict[str, Any]) -> dict[str, str]:
         return {"numpy": np.__version__, **self.side.versions}
@@ -47,15 +58,52 @@ class Worker:
 
     def train(self, job: dict[str, Any]) -> list[float]:
         """Training steps on the batches of a set, in turn; returns the losses of the first."""
-        batches = self._batches(job)
+        self.learned = ()
         self.network = self.side.network(job["model"], job["optimizer"], job["lr"])
         self.network.load(_weights(job))
+        if "order" in job:
+            return self._train_shuffled(job)
+        batches = self._batches(job)
 
         def step(i: int) -> Any:
             return self.network.step(*batches[i % len(batches)])
 
-        self.step: Callable[[int], Any] = step
+        self._time(step)
         return [float(self.side.to_host(step(i))) for i in range(job["guard"])]
+
+    def _train_shuffled(self, job: dict[str, Any]) -> list[float]:
+        """The same where each step takes its batch from the set, which lies on the device.
+
+        Returns the mean losses of two short epochs: a side that trains by the epoch tells no more.
+        """
+        (x, y), batch, network = self._set(job, "train"), job["batch"], self.network
+        guards = np.load(job["guard_orders"])
+        if hasattr(network, "fit"):
+            n = guards.shape[1]
+            losses: list[float] = network.first(x[:n, ...], y[:n], batch, len(guards))
+            self._time(lambda i: network.fit(x, y, batch, 1), lambda n: network.fit(x, y, batch, n))
+            return losses
+        step_at = self._step_at(x, y)
+        order = self._rows(np.load(job["order"])[0], batch)
+        self._time(lambda i: step_at(order[i % len(order)]))
+        return [self._mean(map(step_at, self._rows(guard, batch))) for guard in guards]
+
+    def _rows(self, order: NDArray[Any], batch: int) -> list[Any]:
+        """A shuffle, on the device, in parts of a batch each."""
+        on_device = self.side.array(order)
+        n = len(order)
+        return [on_device[first : min(first + batch, n)] for first in range(0, n, batch)]
+
+    def _step_at(self, x: Any, y: Any) -> Callable[[Any], Any]:
+        """A step on some rows of a set."""
+        network, take = self.network, self.side.take
+        if hasattr(network, "step_at"):
+            network.feed(x, y)
+            return network.step_at  # type: ignore[no-any-return]
+        return lambda rows: network.step(take(x, rows), take(y, rows))
+
+    def _mean(self, losses: Iterable[Any]) -> float:
+        return float(np.mean([float(self.side.to_host(loss)) for loss in losses]))
 
     def infer(self, job: dict[str, Any]) -> list[float]:
         """Logits of the same batches; returns the first ones' cross-entropy."""
@@ -66,7 +114,7 @@ class Worker:
         def step(i: int) -> Any:
             return network.predict(batches[i % len(batches)][0])
 
-        self.step = step
+        self._time(step)
         return [
             _cross_entropy(self.side.to_host(step(i)), self.side.to_host(batches[i][1]))
             for i in range(min(job["guard"], len(batches)))
@@ -74,18 +122,33 @@ class Worker:
 
     def call(self, job: dict[str, Any]) -> list[float]:
         call = self.side.identity(self.side.array(np.ones((1, 8), np.float32)))
-        self.step = lambda i: call()
+        self._time(lambda i: call())
         return []
 
     def products(self, job: dict[str, Any]) -> list[float]:
         multiply = self.side.products(job["shapes"])
-        self.step = lambda i: multiply()
+        self._time(lambda i: multiply())
         return []
 
     def copy(self, job: dict[str, Any]) -> list[float]:
         copy = self.side.copy(job["size"], job["parts"])
-        self.step = lambda i: copy()
+        self._time(lambda i: copy())
         return []
+
+    def launch(self, job: dict[str, Any]) -> list[float]:
+        launch = self.side.launch(job["kernels"], job["graph"])
+        self._time(lambda i: launch())
+        return []
+
+    def _time(self, step: Callable[[int], Any], turn: Callable[[int], int] | None = None) -> None:
+        """What is to be timed: one step, and how many steps are made if at least n are wanted."""
+        self.step, self.turn = step, turn or self._one_by_one
+
+    def _one_by_one(self, steps: int) -> int:
+        for i in range(steps):
+            value = self.step(i)
+        self.side.wait(value)
+        return steps
 
     # --- measuring ---
 
@@ -93,40 +156,99 @@ class Worker:
         """Seconds that `steps` steps take, after one that wakes threads and fills caches."""
         self.side.wait(self.step(0))
         start = time.perf_counter()
-        for i in range(job["steps"]):
-            value = self.step(i)
-        self.side.wait(value)
-        return time.perf_counter() - start
+        made = self.turn(job["steps"])
+        spent = time.perf_counter() - start
+        return spent * int(job["steps"]) / made
 
     def learn(self, job: dict[str, Any]) -> list[dict[str, float]]:
         """Train until `target` is reached; seconds so far and test accuracy after each epoch.
 
-        The network is the one that `train` made and warmed up, with new weights.
+        Without a target all epochs are made, and only after the last one, when the clock has been
+        read, the accuracy is asked for. The network is the one that `train` made and warmed up,
+        with new weights.
         """
-        side, network, batch = self.side, self.network, job["batch"]
-        x, y = self._set(job, "train")
-        x_test, labels = self._set(job, "test")
-        labels, n, n_test = side.to_host(labels), x.shape[0], x_test.shape[0]
-        orders = [side.array(order) for order in np.load(job["orders"])]
-        rates, epochs = iter(job["rates"]), []
+        network, batch = self.network, job["batch"]
+        # The same arrays for each seed: what has been captured with them stays good.
+        self.learned = self.learned or (*self._set(job, "train"), *self._set(job, "test"))
+        x, y, x_test, labels = self.learned
+        orders = [self._rows(order, batch) for order in np.load(job["orders"])]
+        rates, found = job["rates"], list[dict[str, float]]()
         network.load(_weights(job))
+        step_at, step = self._step_at(x, y), 0
+        self.side.wait(x)
         start = time.perf_counter()
-        for order in orders:
-            for first in range(0, n, batch):
-                rows = order[first : min(first + batch, n)]
-                network.rate(next(rates))
-                network.step(side.take(x, rows), side.take(y, rows))
-            correct = 0
-            for first in range(0, n_test, 1000):
-                part = slice(first, min(first + 1000, n_test))
-                logits = side.to_host(network.predict(x_test[part, ...]))
-                correct += int((logits.argmax(axis=1) == labels[part]).sum())
-            epochs.append(
-                {"seconds": time.perf_counter() - start, "accuracy": correct / len(labels)}
-            )
-            if epochs[-1]["accuracy"] >= job["target"]:
+
+        def is_done(epoch: int, loss: Any) -> bool:
+            if job["target"] is None and epoch < len(orders):
+                return False
+            self.side.wait(loss)
+            seconds = time.perf_counter() - start
+            accuracy = self._accuracy(x_test, labels)
+            if job["target"] is not None:
+                seconds = time.perf_counter() - start
+            found.append({"seconds": seconds, "accuracy": accuracy})
+            return job["target"] is not None and accuracy >= job["target"]
+
+        if hasattr(network, "learn"):
+            network.learn(x, y, batch, len(orders), rates, job["seed"], is_done)
+            return found
+        for epoch, order in enumerate(orders, start=1):
+            for rows in order:
+                network.rate(rates[step])
+                loss = step_at(rows)
+                step += 1
+            if is_done(epoch, loss):
                 break
-        return epochs
+        return found
+
+    def _accuracy(self, x: Any, y: Any) -> float:
+        labels, correct = self.side.to_host(y), 0
+        n = len(labels)
+        for first in range(0, n, 1000):
+            part = slice(first, min(first + 1000, n))
+            logits = self.side.to_host(self.network.predict(x[part, ...]))
+            correct += int((logits.argmax(axis=1) == labels[part]).sum())
+        return correct / n
+
+    def timeline(self, job: dict[str, Any]) -> dict[str, Any]:
+        """What the device did in about `steps` steps; see `summary`.
+
+        PyTorch's profiler listens to the driver (by CUPTI), so it sees the kernels of every library
+        of this process: one instrument for all sides. Replays of a graph that was captured before
+        the profiler's first use escape it with some versions (pytorch/pytorch#100441); with others
+        it hears nothing any more after a first use (lightseekorg/tokenspeed#1348). So it is tried
+        either way, `listen` being the first use.
+        """
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        if not torch.cuda.is_available():
+            msg = "kernels are counted by PyTorch's profiler, and this PyTorch has no GPU"
+            raise RuntimeError(msg)
+        self.side.wait(self.step(0))
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            made = self.turn(job["steps"])
+            torch.cuda.synchronize()
+        with TemporaryDirectory(prefix="xbp.") as folder:
+            path = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(path))
+            return summary(json.loads(path.read_text(encoding="utf-8"))["traceEvents"], made)
+
+    def listen(self, job: dict[str, Any]) -> None:
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]):
+            pass
+
+    def held(self, job: dict[str, Any]) -> dict[str, int]:
+        return self.side.held()  # type: ignore[no-any-return]
+
+    def grow(self, job: dict[str, Any]) -> list[dict[str, int]]:
+        """Memory after each of `epochs` epochs."""
+        self.network = self.side.network(job["model"], job["optimizer"], job["lr"])
+        self.network.load(_weights(job))
+        x, y = self._set(job, "train")
+        return self.side.grow(self.network, x, y, job["batch"], job["epochs"])  # type: ignore[no-any-return]
 
     def peak(self, job: dict[str, Any]) -> int:
         """The most memory, in bytes, that this process has had in RAM."""
@@ -154,6 +276,44 @@ class Worker:
         return self.side.array(x.reshape(-1, *job["shape"])), self.side.array(y)
 
 
+def summary(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """Where the device's time went, from the events of a trace in Chrome's format.
+
+    Returns
+    -------
+    dict
+        A step's "kernels" and "copies" (memory set included), the µs that it was "busy" with them
+        and, from the first one's begin to the last one's end, the "span"; and for the "largest" of
+        all kernels and copies by name: how many, and µs, a step.
+
+    Raises
+    ------
+    RuntimeError
+        No kernel has been seen.
+    """
+    kinds = {"kernel": "kernels", "gpu_memcpy": "copies", "gpu_memset": "copies"}
+    seen = sorted((e for e in events if e.get("cat") in kinds), key=lambda e: e["ts"])
+    counts, busy, end = {"kernels": 0, "copies": 0}, 0.0, 0.0
+    names: dict[str, list[float]] = {}
+    for event in seen:
+        counts[kinds[event["cat"]]] += 1
+        first, last = event["ts"], event["ts"] + event["dur"]
+        busy += max(0.0, last - max(first, end))  # what runs side by side counts once
+        end = max(end, last)
+        of_name = names.setdefault(event["name"], [0, 0.0])
+        of_name[0] += 1
+        of_name[1] += event["dur"]
+    if not counts["kernels"]:
+        msg = "the profiler saw no kernel; the driver may keep its counters from this user"
+        raise RuntimeError(msg)
+    largest = sorted(names.items(), key=lambda item: -item[1][1])[:12]
+    return {
+        **{kind: count / steps for kind, count in counts.items()},
+        **{"busy": busy / steps, "span": (end - seen[0]["ts"]) / steps},
+        "largest": [[name, count / steps, spent / steps] for name, (count, spent) in largest],
+    }
+
+
 def _weights(job: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
     with np.load(job["weights"]) as file:
         return dict(file)
@@ -178,6 +338,9 @@ def main(side_file: str, options: dict[str, Any]) -> None:
             if worker is None:
                 worker = Worker(runpy.run_path(side_file)["Side"](options))
             answer = {"answer": getattr(worker, command)(job)}
+            if remarks := getattr(worker.side, "remarks", []):
+                answer["remarks"] = remarks.copy()
+                remarks.clear()
         except Exception as error:
             text = str(error).strip().partition("\n")[0]
             answer = {"error": f"{type(error).__name__}: {text}"}

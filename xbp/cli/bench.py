@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +13,19 @@ import typer
 from xbp.arguments import integer
 from xbp.backend import find_backend
 from xbp.benchmarks.harness import Harness, Options, cpus
-from xbp.benchmarks.report import markdown, plot, results
-from xbp.benchmarks.workloads import SIDES, WORKLOADS
+from xbp.benchmarks.report import file_stem, markdown, plot, results
+from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
+from xbp.cli.files import prepare_folder
 from xbp.cli.train import BackendName, Device
 from xbp.errors import DataError, InputError, XBPError
 from xbp.training.files import replacing
 
 Workloads = Annotated[
     list[str] | None,
-    typer.Argument(help=f"What to measure; by default all of {', '.join(WORKLOADS)}."),
+    typer.Argument(
+        help=f"What to measure, of {', '.join(WORKLOADS)}; by default all that belongs to the "
+        "backend."
+    ),
 ]
 Sides = Annotated[
     list[str] | None,
@@ -43,6 +48,14 @@ Quick = Annotated[
 JSON = Annotated[Path | None, typer.Option("--json", help="A file for everything measured.")]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="A file for the tables.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="A file for a picture of the ratios.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        help="A folder for what of these three has no file of its own, under the name of the "
+        "processor or GPU: gpu_nvidia_h200.json, .md, .png.",
+    ),
+]
 
 
 def bench(
@@ -58,6 +71,7 @@ def bench(
     json_file: JSON = None,
     markdown_file: Markdown = None,
     plot_file: Plot = None,
+    output: Output = None,
 ) -> None:
     """Measure xbp and its peers side by side, and print tables.
 
@@ -65,9 +79,12 @@ def bench(
     threads; they take turns, round by round. Before anything is timed, their losses over the first
     steps must be the same. Peers that are not installed are named, with what installs them.
 
-    Everything takes about half an hour on two cores, which should have nothing else to do.
+    Everything takes about half an hour on two cores, which should have nothing else to do. On a
+    GPU (--backend cupy) the data stay on the device, PyTorch also replays a CUDA graph, and
+    kernels are counted.
     """
-    names, chosen = _of("workload", workloads, WORKLOADS), _of("side", side, SIDES)
+    names = _of("workload", workloads, WORKLOADS, backend)
+    chosen = _of("side", side, SIDES, backend)
     cores = len(cpus()) or os.cpu_count() or 1
     threads = cores if threads is None else integer("--threads", threads, least=1)
     if threads > cores:
@@ -81,6 +98,8 @@ def bench(
     find_backend(backend, device=device)
     for path in filter(None, (json_file, markdown_file, plot_file)):
         _check(path)
+    if output:
+        prepare_folder(output, ())
     options = Options(backend, device, threads, tf32, rounds, batches, quick)
     with Harness(options, chosen, lambda line: typer.echo(line, err=True)) as harness:
         missing = [f"{SIDES[s].title} ({harness.not_run[s]})" for s in harness.not_run]
@@ -89,19 +108,29 @@ def bench(
             raise InputError(msg)
         for line in missing:
             typer.echo(f"not run: {line}", err=True)
+        if output:
+            some = "_".join(names) if workloads else ""  # is not to replace all
+            stem = "_".join(filter(None, [str(output / file_stem(results(harness))), some]))
+            json_file = json_file or Path(f"{stem}.json")
+            markdown_file = markdown_file or Path(f"{stem}.md")
+            if find_spec("matplotlib"):
+                plot_file = plot_file or Path(f"{stem}.png")
+        files = json_file, markdown_file, plot_file
         for name in names:
             harness.measure(name)
             # After each workload: whoever stops a long run keeps what it has found.
-            _write(results(harness), json_file, markdown_file, plot_file)
+            _write(results(harness), *files)
     typer.echo(markdown(results(harness)), nl=False)
+    for path in filter(None, files if output else ()):
+        typer.echo(f"wrote {path}", err=True)
     if harness.failures:
         count = len(harness.failures)
         msg = f"{count} measurement{'s' * (count > 1)} failed; the table says at its end, which"
         raise XBPError(msg)
 
 
-def _of(what: str, wanted: list[str] | None, known: dict[str, Any]) -> list[str]:
-    """Those wanted, in the order in which they are known; all, where nobody chose.
+def _of(what: str, wanted: list[str] | None, known: dict[str, Any], backend: str) -> list[str]:
+    """Those wanted, in the order in which they are known; all of the backend, where nobody chose.
 
     Raises
     ------
@@ -112,7 +141,8 @@ def _of(what: str, wanted: list[str] | None, known: dict[str, Any]) -> list[str]
         if name not in known:
             msg = f"there is no {what} {name!r}; choose from {', '.join(known)}"
             raise InputError(msg)
-    return [name for name in known if name in (wanted or known)]
+    usual = [name for name, item in known.items() if takes_part(item.where, backend)]
+    return [name for name in known if name in (wanted or usual)]
 
 
 def _check(path: Path) -> None:

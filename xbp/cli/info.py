@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
+import warnings
 from importlib import metadata
 
 import typer
@@ -13,35 +13,46 @@ from rich.table import Table
 
 import xbp
 from xbp import accelerators
-from xbp.backend import LIBRARIES, Backend, brief, find_backend
+from xbp.backend import LIBRARIES, find_backend
+from xbp.cli import cuda
 from xbp.cli.report import new_table, show
 from xbp.errors import BackendError
+from xbp.testing.certificate import facts_of
 
 REQUIRED = ("numpy", "array-api-compat", "safetensors", "rich", "typer")
 OPTIONAL = (
-    *("cupy-cuda12x", "cupy-cuda13x", "cupy", "torch", "array-api-strict"),
-    *("matplotlib", "scipy"),
+    *(*cuda.WHEELS, "torch", "array-api-strict"),
+    *("ndonnx", "onnxruntime", "matplotlib", "scipy"),
 )
 
 
 def info() -> None:
-    """Say which versions are installed, and which backends and devices work here."""
-    show(_versions())
-    table, reasons = new_table("backend", "usable", "default device", left=3), []
-    backends: dict[str, Backend] = {}
+    """Say which versions are installed, which backends and devices work here, and why not."""
+    facts = cuda.look()
+    show(_versions(facts.driver))
+    table, remarks = new_table("backend", "usable", "default device", left=3), []
     for name in LIBRARIES:
         try:
-            backends[name] = find_backend(name)
-            table.add_row(name, "yes", str(backends[name].device))
+            with warnings.catch_warnings():  # of two CuPy wheels: below in a sentence
+                warnings.filterwarnings("ignore", r"(?s).*CuPy may not function correctly")
+                device = find_backend(name).device
+            table.add_row(name, "yes", str(device))
+            if name == "cupy":
+                remarks.append(f"cupy: {', '.join(map(' '.join, facts_of(name).items()))}")
         except BackendError as error:
             table.add_row(name, "no", "")
-            reasons.append(f"{name}: {error}")
+            remarks.append(f"{name}: {error}")
     show(table)
-    for line in reasons + (_cuda_devices() if "cupy" in backends else []):
+    devices = facts.driver.devices if facts.driver else ()
+    for line in (
+        *remarks,
+        *(f"cuda:{index}: {device}" for index, device in enumerate(devices)),
+        *(f"GPU: {line}" for line in cuda.diagnose(facts)),
+    ):
         typer.echo(line)
 
 
-def _versions() -> Table:
+def _versions(driver: cuda.Driver | None) -> Table:
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_row("xbp", xbp.__version__)
     table.add_row("python", platform.python_version())
@@ -52,6 +63,8 @@ def _versions() -> Table:
         version = _version(name)
         if version or name in REQUIRED:
             table.add_row(name, version or "not found")
+    if driver:
+        table.add_row("CUDA of the driver", f"up to {driver.version}")
     return table
 
 
@@ -60,17 +73,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except Exception:  # not installed, or half so
         return None
-
-
-def _cuda_devices() -> list[str]:
-    """A line for each CUDA device, or one that says why they cannot be listed."""
-    try:
-        runtime = importlib.import_module("cupy").cuda.runtime
-        lines = []
-        for index in range(runtime.getDeviceCount()):
-            device = runtime.getDeviceProperties(index)
-            memory = device["totalGlobalMem"] / 2**30
-            lines.append(f"cuda:{index}: {device['name'].decode()}, {memory:.0f} GiB")
-    except Exception as error:
-        return [f"cupy: the CUDA devices cannot be listed ({brief(error)})"]
-    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import shlex
 import sys
 import textwrap
@@ -16,7 +17,7 @@ import typer
 from rich.console import Console
 
 from xbp.backend import available_backends, find_backend
-from xbp.cli.files import prepare_file
+from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.report import new_table
 from xbp.errors import InputError
 from xbp.testing.certificate import (
@@ -45,6 +46,12 @@ JSON = Annotated[Path | None, typer.Option("--json", help="A file for the certif
 Markdown = Annotated[
     Path | None, typer.Option("--markdown", help="A file for the certificate, to be read.")
 ]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder for what of these two has no file of its own: parity_cupy.json, .md."
+    ),
+]
 
 
 WIDTH = 116  # of the table
@@ -55,6 +62,7 @@ def parity(
     only: Only = "",
     json_file: JSON = None,
     markdown_file: Markdown = None,
+    output: Output = None,
 ) -> None:
     """Check that every layer, loss, optimizer, initializer, primitive and accelerator of xbp, and
     a training of LeNet-5, give on each backend what numpy gives in float64, up to rounding.
@@ -65,6 +73,10 @@ def parity(
     names = list(dict.fromkeys(backend or available_backends()))
     for name in names:
         find_backend(name)  # refuses what is unknown, or does not work here
+    if output is not None:
+        prepare_folder(output, ())
+        json_file = json_file or output / f"{file_stem(names, only)}.json"
+        markdown_file = markdown_file or output / f"{file_stem(names, only)}.md"
     for path in (json_file, markdown_file):
         if path is not None:
             prepare_file(path)
@@ -129,6 +141,16 @@ def print_tables(certificate: Certificate) -> None:
         typer.echo(f"FAILED  {failure}")
     typer.echo(textwrap.fill(LEGEND, 100))
     typer.echo(certificate.verdict())
+
+
+def file_stem(backends: list[str], only: str) -> str:
+    """What a certificate is called; one of some cases shall not replace that of all.
+
+    >>> file_stem(["cupy"], ""), file_stem(["numpy", "cupy"], "LeNet-5 (tanh")
+    ('parity_cupy', 'parity_numpy_cupy_only_lenet_5_tanh')
+    """
+    part = re.sub(r"[^a-z0-9]+", "_", only.lower()).strip("_")
+    return "_".join(["parity", *backends, *(["only", part] if only else [])])
 
 
 def write(path: Path, text: str) -> None:
