@@ -12,6 +12,7 @@ those that run the broken function, the fastest first. No test against PyTorch i
 suite must do without.
 
 A fault that no test catches is a gap in the tests, to be closed, or changes nothing that anyone
-could see. Those of the second kind are in survivors.toml, with their reasons. The command exits
-with 1 if another one survives, if one of them is caught after all, or if one is no more there.
+could see. Those of the second kind are in survivors.toml, with their reasons. Two scores are
+printed: of all faults, and of those that change something. The command exits with 1 if another one
+survives, if one of them is caught after all, or if one is no more there.
 """

@@ -12,7 +12,7 @@ dropped         a statement left out, an accumulation that overwrites
 Left alone is what cannot change a result: which of two equal numbers is the smaller, what happens
 without memory, how long a thread waits. So are preprocessor directives, but for the bodies of
 macros. A fault that does not compile is none. Whatever crashes, hangs or runs out of memory is
-caught.
+caught; and whatever leaves an array or a workspace crashes, by tests/guards.py and guarded.c.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ BLANK = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'',
 DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
 MACRO = re.compile(r"#define \w+\([^)]*\)")
 STATEMENT = re.compile(r"(?<=[;{}:]|\))\s*((?:\w+\(|\*?[\w.]+(?:\[|->| [-+|&*]?= |\+\+))[^;{}]*;)")
-INVISIBLE = re.compile(r"failed|return 1;|spin|yield|SPINS|chunk|detach|MOST_THREADS|sleeping")
+INVISIBLE = re.compile(
+    r"failed|return 1;|spin|yield|SPINS|relax|_pause|chunk|detach|MOST_THREADS|sleeping"
+)
 """In a line about memory that ran out, or about waiting."""
 
 SANITIZE = ("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error")
 """An index beyond its array ends the process."""
+GUARDED = tuple(f"-D{name}=guarded_{name}" for name in ("malloc", "aligned_alloc", "free"))
+"""So does one beyond a workspace, and what is there before it is written is nan."""
 
 KEYWORDS = ("return", "for", "if", "while", "switch", "case", "break", "goto", "typedef", "struct")
 
@@ -161,6 +165,12 @@ def sources() -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in paths}
 
 
+def guards() -> dict[str, str]:
+    """The source of those functions, which tests/accelerators uses, too."""
+    path = Path(__file__).parents[1] / "accelerators" / "guarded.c"
+    return {path.name: path.read_text(encoding="utf-8")}
+
+
 def compile_into(folder: Path, texts: dict[str, str], flags: list[str], cc: str) -> Path | None:
     """The library of these sources, or None if they are not valid."""
     for name, text in texts.items():
@@ -198,7 +208,8 @@ class Switch:
         assert self.path is not None
         level = self.path.stem.rpartition("_")[2]
         options = [option for option in build.OPTIONS if not option.startswith("-O")]
-        return ["-O0", *SANITIZE, *options, *build.levels()[level], f"-DDIGEST={build.digest()}u"]
+        options += [*SANITIZE, *GUARDED, *build.levels()[level], f"-DDIGEST={build.digest()}u"]
+        return ["-O0", *options]
 
 
 class Exchangeable:
@@ -216,9 +227,14 @@ class Function:
     def __init__(self, switch: Switch, library: Any, name: str) -> None:
         self._switch, self._library, self._name = switch, library, name
 
+    @property
+    def _as_parameter_(self) -> Any:
+        """Itself, as an argument of another."""
+        return getattr(self._switch.replacement or self._library, self._name)
+
     def __call__(self, *arguments: Any) -> Any:
         self._switch.called.add(self._name)
-        function = getattr(self._switch.replacement or self._library, self._name)
+        function = self._as_parameter_
         for option in ("argtypes", "restype"):
             if option in vars(self):
                 setattr(function, option, vars(self)[option])

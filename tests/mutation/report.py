@@ -7,6 +7,7 @@ import ast
 import copy
 import gc
 import importlib
+import mmap
 import os
 import random
 import tempfile
@@ -37,6 +38,8 @@ FIRST = (
         "to_a_few_ulps",
     ),
 )
+ABOUT_KERNELS = "accelerators"
+"""In the names of the tests that faults in C are shown to."""
 QUICK = ("scaled", "shifted", "sign", "transposed", "axis", "waits")
 """A sample is of faults of these kinds, in what the tests with one of those in their names run."""
 
@@ -73,6 +76,7 @@ class Kernels:
         build = kernels.build_module()
         self.cc = build.compiler() if build else None
         self.texts = kernels.sources() if self.cc else {}
+        self.guards = kernels.guards()
         self.faults = [
             f for name, text in self.texts.items() for f in kernels.kernel_faults(name, text)
         ]
@@ -81,6 +85,7 @@ class Kernels:
         """Compile and use these; whether that was possible."""
         with tempfile.TemporaryDirectory() as folder:
             flags = suite.switch.flags()
+            texts = texts | self.guards
             library = kernels.compile_into(Path(folder), texts, flags, str(self.cc))
             if library is not None:
                 suite.switch.use(library)
@@ -125,9 +130,11 @@ class Run:
         indices = range(len(suite.items))
         if self.quick:
             here = [i for i in indices if any(part in suite.items[i].nodeid for part in FIRST)]
-            seen = suite.watch(here, self.options.jobs)
+        elif all(isinstance(fault, KernelFault) for fault in self.planted):
+            here = [i for i in indices if ABOUT_KERNELS in suite.items[i].nodeid]
         else:
-            seen = suite.watch(indices, self.options.jobs)
+            here = list(indices)
+        seen = suite.watch(here, self.options.jobs)
         self.orders = Orders(seen, [item.nodeid for item in suite.items])
         if not self.orders.kernels and not self.quick:
             self.say("no kernels are at work here: build them by xbp/accelerators/build.py")
@@ -168,7 +175,7 @@ class Run:
             tried = {index for index, _ in order}
             others = set(range(len(self.suite.items))) - tried
             order += [(index, 1.0) for index in sorted(others)]
-        return 0 if self.suite.catches(order) else 1
+        return 0 if self.suite.catches(order, self.orders.note) else 1
 
     def say(self, *lines: str) -> None:
         print(*lines, sep="\n", file=self.suite.out)
@@ -183,9 +190,12 @@ class Run:
                 self.say(f"{count[True]:8} {count.total():6}  {name}")
 
     def judge(self, survived: list[str], failing: list[str]) -> None:
-        total = len(self.planted)
-        share = 1 - len(survived) / total if total else 1.0
-        self.say(f"\n{total - len(survived)} of {total} faults caught: {100 * share:.2f} %")
+        caught, total = len(self.planted) - len(survived), len(self.planted)
+        visible = total - sum(name in self.known for name in survived)
+        share = caught / visible if visible else 1.0
+        self.say(f"\n{caught} of {total} faults caught: {100 * caught / (total or 1):.2f} %")
+        listed = f"without the {total - visible} that change nothing (survivors.toml)"
+        self.say(f"{caught} of {visible} {listed}: {100 * share:.2f} %")
         names = {str(fault) for fault in self.planted}
         problems = [
             f"not caught, and not listed: {name}" for name in survived if name not in self.known
@@ -208,14 +218,16 @@ def seen_failures(suite: Suite, seen: dict[int, Seen]) -> Iterator[tuple[str, Se
 
 
 class Orders:
-    """For a fault, the tests that run its function, the fastest first."""
+    """For a fault, the tests that run its function, the fastest first; of kernels, the test that
+    caught the most so far."""
 
     def __init__(self, seen: dict[int, Seen], names: list[str]) -> None:
+        self.caught = mmap.mmap(-1, 4 * len(names))  # shared by all processes
         self.seconds = {index: what.seconds for index, what in seen.items() if what.passed}
         self.by_function: dict[tuple[str, str], list[int]] = defaultdict(list)
         self.by_file: dict[str, set[int]] = defaultdict(set)
         # Hundreds of tests run a kernel somewhere; these are about nothing else.
-        about = {i for i in seen if seen[i].kernels and "accelerators" in names[i]}
+        about = {i for i in seen if seen[i].kernels and ABOUT_KERNELS in names[i]}
         self.kernels = sorted(about & self.seconds.keys(), key=self.seconds.__getitem__)
         for index in sorted(self.seconds, key=self.seconds.__getitem__):
             for file, name in seen[index].functions:
@@ -229,9 +241,15 @@ class Orders:
             return False
         return layered and (_file(fault), fault.function) in self.by_function
 
+    def note(self, index: int, change: int) -> None:
+        """A test begins, and may crash: +1; it has passed: -1."""
+        memoryview(self.caught).cast("I")[index] += change
+
     def __call__(self, fault: Fault | KernelFault) -> Iterable[tuple[int, float]]:
         if isinstance(fault, KernelFault):
-            return [(index, self.seconds[index]) for index in self.kernels]
+            count = memoryview(self.caught).cast("I")
+            order = sorted(self.kernels, key=lambda index: -count[index])
+            return [(index, self.seconds[index]) for index in order]
         file = _file(fault)
         indices = self.by_function.get((file, fault.function))
         if indices is None:  # a constant, or a function that nothing runs

@@ -155,13 +155,15 @@ class Suite:
                 seen |= pickle.loads(Path(folder, str(number)).read_bytes())
         return seen
 
-    def catches(self, order: Iterable[tuple[int, float]]) -> bool:
+    def catches(self, order: Iterable[tuple[int, float]], note: Callable[[int, int], None]) -> bool:
         """Whether one of these tests, (index, seconds that it usually takes), fails."""
         for index, seconds in order:
             # A test that hangs ends this process, which is a catch, too.
             signal.setitimer(signal.ITIMER_REAL, 5 + 20 * seconds)
+            note(index, 1)
             if not self.passes(index):
                 return True
+            note(index, -1)
         return False
 
 
