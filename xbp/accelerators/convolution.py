@@ -12,8 +12,6 @@ from xbp.accelerators.calls import DTYPES, address, addressable, images, incomin
 
 Real = NDArray[Any]
 Pair = tuple[int, int]
-LEAST_IMAGES = 2
-"""Below this a block, which has as many lanes as a vector, is so empty that the reference wins."""
 MOST_PLACES = 255
 """The place of a maximum in its window is kept in a byte, of which one value is taken."""
 
@@ -41,7 +39,7 @@ def convolve_rectify_pool(
     alike = weight.dtype == dtype and weight.shape[1] == c
     if bias is not None:
         alike = alike and bias.dtype == dtype and bias.shape == (o,)
-    if dtype not in DTYPES or n < LEAST_IMAGES or not fits or not alike:
+    if dtype not in DTYPES or n == 0 or not fits or not alike:
         return NotImplemented
     oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
     x, weight = addressable(x), np.ascontiguousarray(weight)
@@ -83,7 +81,7 @@ def average_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair) -> Any:
 def flatten(x: Real) -> Any:
     """See `xbp.primitives.flatten`; for images whose memory has the batch innermost."""
     dtype = x.dtype
-    if dtype not in DTYPES or x.ndim != 4 or x.strides[0] != x.itemsize or len(x) < LEAST_IMAGES:
+    if dtype not in DTYPES or x.ndim != 4 or x.strides[0] != x.itemsize or len(x) == 0:
         return NotImplemented
     x = addressable(x)
     n, c, h, w = x.shape
@@ -97,7 +95,7 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
     dtype = x.dtype
     n, c, h, w = x.shape
     kh, kw = kernel
-    if dtype not in DTYPES or n < LEAST_IMAGES or kh * kw > MOST_PLACES:
+    if dtype not in DTYPES or n == 0 or kh * kw > MOST_PLACES:
         return NotImplemented
     oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
     x, y = addressable(x), empty((n, c, oh, ow), dtype)
