@@ -277,6 +277,13 @@ def test_affine(
     assert all(np.array_equal(a, b) for a, b in zip((x, weight, dy), given, strict=True))
 
 
+def test_affine_of_just_enough_features(dtype: str) -> None:
+    lanes = native.lanes(np.dtype(dtype).itemsize)
+    x, weight = np.ones((4, lanes), dtype), np.ones((3, lanes), dtype)
+    assert np.array_equal(affine.affine(x, weight, None)[0], np.full((4, 3), lanes))
+    assert affine.affine(x[:, 1:], weight[:, 1:], None) is NotImplemented
+
+
 def test_affine_of_any_number_of_leading_axes(dtype: str) -> None:
     rng = np.random.default_rng(0)
     x, weight = rng.normal(size=(3, 5, 40)).astype(dtype), rng.normal(size=(9, 40)).astype(dtype)

@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from xbp import nn
+from xbp import nn, primitives
 from xbp.accelerators import native, product
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
@@ -181,6 +181,9 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
         assert {signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1} <= mask
 
 
+ONES = (1, 1), (1, 1)  # stride, padding
+
+
 class Numbers(ctypes.Structure):
     _fields_ = (("values", ctypes.c_size_t * 10),)
 
@@ -213,19 +216,29 @@ def test_a_thread_that_ends_leaves_no_workspace_behind(monkeypatch: pytest.Monke
     assert memory_in_use() - before < 2 * workspace
 
 
-def test_a_call_leaves_no_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def convolved() -> None:
+    y, backward = primitives.convolve(np.ones((2, 64, 3, 3)), np.ones((64, 64, 3, 3)), None, *ONES)
+    backward(y)
+
+
+def linear() -> None:
+    """With memory for one gradient of the size of the output."""
+    x, weight = np.ones((200, 16)), np.ones((64, 16))
+    y, backward = primitives.affine(x, weight, None, relu=True)
+    backward(y)
+
+
+@pytest.mark.parametrize(("run", "size"), [(convolved, 64 * 64 * 9 * 8), (linear, 200 * 64 * 8)])
+def test_a_call_leaves_no_memory_behind(
+    run: Callable[[], None], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(native, "threads", lambda: 1)
-    layer, x = nn.Conv2d(64, 64, 3, dtype="float64", rng=0), np.ones((2, 64, 3, 3))
-
-    def run(times: int) -> None:
-        for _ in range(times):
-            y, backward = layer.forward(x, training=True)
-            backward(y)
-
-    run(2)
+    for _ in range(2):
+        run()
     before = memory_in_use()
-    run(8)
-    assert memory_in_use() - before < 4 * 64 * 64 * 9 * 8  # half of that many copies of the weights
+    for _ in range(8):
+        run()
+    assert memory_in_use() - before < 4 * size
 
 
 def test_a_vector_has_as_many_lanes_as_it_has_bytes_for() -> None:

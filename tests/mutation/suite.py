@@ -129,7 +129,7 @@ class Suite:
                 names.add((code.co_filename, code.co_qualname))
 
         self.switch.called.clear()
-        faulthandler.dump_traceback_later(60, exit=True, file=self.err)  # whoever hangs is named
+        faulthandler.dump_traceback_later(300, exit=True, file=self.err)  # whoever hangs is named
         start = time.perf_counter()
         sys.setprofile(note)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -20,9 +19,8 @@ DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
 
 def addressable(array: Real) -> Real:
-    """`array`, or a copy, with elements at whole strides from an aligned beginning."""
-    whole = math.gcd(*array.strides) % array.itemsize == 0
-    return array if whole and array.flags.aligned else np.array(array)
+    """`array`, or a copy, whose entries are aligned, and so whole entries apart."""
+    return array if array.flags.aligned else np.array(array)
 
 
 def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
@@ -41,9 +39,9 @@ def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
 
 def address(array: Real | None) -> int | None:
     """Where the first entry of an array lies; None for none."""
-    if array is None or not _LIKE_C:
-        return None if array is None else array.ctypes.data
-    return _pointer(id(array) + _DATA).value
+    if array is None:
+        return None
+    return _pointer(id(array) + _DATA).value if _LIKE_C else array.ctypes.data
 
 
 # In CPython an id is an address, and an array there begins with an object's header and the address
@@ -51,7 +49,7 @@ def address(array: Real | None) -> int | None:
 # which a training step would need a hundred.
 _DATA = object.__basicsize__
 _pointer = ctypes.c_void_p.from_address
-_probe = np.empty(1)
+_probe = np.empty(())
 _LIKE_C = sys.implementation.name == "cpython" and (
     _pointer(id(_probe) + _DATA).value == _probe.ctypes.data
 )
