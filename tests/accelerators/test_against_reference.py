@@ -399,7 +399,16 @@ def test_what_does_not_fit_is_declined() -> None:
     window = ((1, 1), (0, 0))
     assert convolution.convolve(x[:0], weight, None, *window) is NotImplemented
     assert convolution.convolve(x, weight, None, (1, 1), (3, 0)) is NotImplemented
-    assert convolution.convolve(x.astype("f2"), weight, None, *window) is NotImplemented
+    assert convolution.convolve(x, weight, np.ones(2), *window) is NotImplemented
+    assert convolution.convolve(x, weight, np.ones(1, "f4"), *window) is NotImplemented
+    p = np.ones(5000)
+    assert elementwise.add_scaled(p, 1.0, np.ones(5000, "f4")) is NotImplemented
+    assert elementwise.add_scaled(p, 1.0, np.ones(1)) is NotImplemented
+    assert elementwise.add_scaled(p, np.ones(()), p) is NotImplemented
+    whole = np.ones((200, 200), np.int64)
+    assert product.matmul(whole, whole) is NotImplemented
+    half = [array.astype("f2") for array in (x, weight, np.ones(1))]
+    assert convolution.convolve(*half, *window) is NotImplemented
     assert convolution.max_pool(np.ones((8, 1, 20, 20)), (16, 16), *window) is NotImplemented
     assert (
         elementwise.add_scaled(np.ones((90, 90))[:, ::2], 1.0, np.ones((90, 45))) is NotImplemented

@@ -79,7 +79,8 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
         "from xbp.accelerators import native\n"
         "native.library_path = lambda level: pathlib.Path(sys.argv[1])\n"
         "assert native.library() is not None, native.status()\n"
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[2:]]))"
+        "options = ['-q', '-p', 'no:cacheprovider', '-W', 'ignore:Module already imported']\n"
+        "sys.exit(pytest.main([*options, *sys.argv[2:]]))"
     )
     chosen = ["-k", "in_threes and not unaligned and not mirrored"]
     chosen += [str(tests / "test_against_reference.py")]
@@ -93,6 +94,14 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "passed" in result.stdout
+
+
+@needs_kernels
+def test_the_number_of_lanes() -> None:
+    library = native.library()
+    assert library is not None
+    for itemsize in (4, 8):  # not from memory
+        assert native.lanes.__wrapped__(itemsize) == library.xbp_lanes(itemsize) > 1
 
 
 @needs_compiler
