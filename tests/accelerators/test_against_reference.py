@@ -353,6 +353,8 @@ def test_cross_entropy(labels: str, dtype: str) -> None:
     assert value.dtype == dtype and np.shape(value) == ()
     assert_close(np.asarray(value), truth, 13)
     assert_close(gradient, true_gradient, 7)
+    assert elementwise.cross_entropy(logits, target[:5], 0.5) is NotImplemented
+    assert elementwise.cross_entropy(logits, target.astype(dtype), 0.5) is NotImplemented
     for wrong in (7, -1):
         target = target.astype("int64")
         target[5] = wrong
