@@ -47,7 +47,7 @@ INVISIBLE = re.compile(
 )
 """In a line about memory that ran out, or about waiting."""
 
-SANITIZE = ("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error")
+SANITIZE = ("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error", "-fstack-protector-all")
 """An index beyond its array ends the process."""
 GUARDED = tuple(f"-D{name}=guarded_{name}" for name in ("malloc", "aligned_alloc", "free"))
 """So does one beyond a workspace, and what is there before it is written is nan."""
