@@ -237,6 +237,9 @@ def test_updates(n: int, numbers: str, dtype: str, machine: Emulation) -> None:
 
     calls: dict[str, tuple[Any, ...]] = {
         "add_scaled": (p, -0.3, g),
+        "accumulate": (p, 0.9, g),
+        "accumulate ": (p, 0.9, g, 0.25),
+        "rescale": (p, 0.7),
         "average": (p, 0.9, g),
         "average ": (p, 0.9, g, m),
         "normalized_step": (p, 0.3, m, 1.5, v, 1e-3),
@@ -255,12 +258,19 @@ def test_updates(n: int, numbers: str, dtype: str, machine: Emulation) -> None:
 def test_many_parameters_in_one_launch(dtype: str, machine: Emulation) -> None:
     rng = np.random.default_rng(0)
     sizes = [1, 700, 3, 256, 5000] + [7] * (passes.MOST - 5)
-    groups = [tuple(rng.normal(size=size).astype(dtype) for _ in range(2)) for size in sizes]
-    own = [tuple(machine.guarded(array) for array in group) for group in groups]
-    passes._in_place("add_scaled", own, (0.5,))
-    assert machine.launches == ["add_scaled"]
-    for (p, g), (before, _) in zip(own, groups, strict=True):
-        assert_close(p, before + 0.5 * g, 1)
+    for more in (0, 1, 2):  # than there is room for in one launch
+        many = [*sizes, *[9] * more]
+        before, g = ([rng.normal(size=size).astype(dtype) for size in many] for _ in range(2))
+        p = [machine.guarded(array) for array in before]
+        machine.launches.clear()
+        assert passes.add_scaled(p, 0.5, [machine.guarded(array) for array in g]) is None
+        assert machine.launches == ["add_scaled"] * (2 if more else 1)
+        for now, then, gradient in zip(p, before, g, strict=True):
+            assert_close(now, then + 0.5 * gradient, 1)
+    p[3] = p[3][:, None][::2]  # one that does not fit, and none of them is changed
+    same = [array.copy() for array in p]
+    assert passes.add_scaled(p, 0.5, [np.ones(array.shape, dtype) for array in p]) is NotImplemented
+    assert all(np.array_equal(now, then) for now, then in zip(p, same, strict=True))
 
 
 def test_updates_decline_what_does_not_fit() -> None:
@@ -581,6 +591,8 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     passes.average(p, 0.5, m)
     passes.average(p, 0.5, m, m)
     passes.add_scaled(p, 0.5, m)
+    passes.accumulate(p, 0.5, m, 0.25)
+    passes.rescale(p, 0.75)
     passes.normalized_step(p, 0.1, m, 1.5, m * m, 1e-3)
     yield p
     for classes in (10, 40):
@@ -750,7 +762,7 @@ def test_convolutions_and_pools_decline_what_does_not_fit(monkeypatch: pytest.Mo
 STEP = {  # of LeNet-5, with two images
     "convolve": 2, "convolve_to_weight": 2, "convolve_to_input": 1, "multiply": 9,
     "cross_entropy": 1,
-    "average": 10, "average_product": 10, "normalized_step": 10,
+    "average": 1, "average_product": 1, "normalized_step": 1,
 }  # fmt: skip
 
 

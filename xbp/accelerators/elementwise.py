@@ -84,8 +84,11 @@ def cross_entropy(logits: Real, target: Any, scale: float, rubbish: float | None
 
 
 def _in_place(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> Any:
-    """A pass that changes `to`; only where all lie in memory in the same way."""
-    if to.size < LEAST_ENTRIES:
+    """A pass that changes `to`; only where all lie in memory in the same way.
+
+    Of lists, each array comes by itself: there is no launch to save.
+    """
+    if isinstance(to, list) or to.size < LEAST_ENTRIES:
         return NotImplemented
     dtype, shape = to.dtype, to.shape
     if dtype not in DTYPES or not to.flags.carray:

@@ -110,6 +110,10 @@ class Adam(Optimizer):
             v = state["v_max"]
         normalized_step(p, factor, mean, scale, v, eps)
 
+    def takes_lists(self) -> bool:
+        own = type(self)
+        return own.update is Adam.update and own.mean is Adam.mean and not self.amsgrad
+
     def rate(self, lr: float, t: int) -> Numbers:
         """What `mean` is given of a step."""
         return (lr / (1 - self.betas[0] ** t),)

@@ -18,6 +18,7 @@ from xbp.backend import (
 )
 from xbp.errors import BackendError, InputError
 from xbp.nn.parameter import Parameter
+from xbp.primitives import rescale
 from xbp.primitives.updates import Scalar
 
 LearningRate: TypeAlias = "float | Callable[[int], float]"
@@ -127,7 +128,7 @@ class Optimizer:
         Parameters
         ----------
         p, g : array
-            Parameter and gradient; g is not to be changed.
+            Parameter and gradient; g is not to be changed. Lists of them, if it `takes_lists`.
         state : dict
             This parameter's arrays by their `state_names`, of `start` at first; to be updated in
             place.
@@ -139,6 +140,14 @@ class Optimizer:
             f"{type(self).__name__} has no update rule; define update(self, xp, p, g, state, lr, t)"
         )
         raise NotImplementedError(msg)
+
+    def takes_lists(self) -> bool:
+        """Whether `update` may be given all parameters at once, which a device can do faster.
+
+        Then `p`, `g` and the entries of `state` are lists of arrays. A rule takes them that does
+        nothing to arrays but to hand them to the functions of `xbp.primitives.updates`.
+        """
+        return False
 
     def start(self, xp: Namespace, p: Array) -> State:
         """The state of a parameter before its first update: zeros."""
@@ -154,34 +163,41 @@ class Optimizer:
         """
         for index, parameter in enumerate(self.parameters):
             self._check_place(index, parameter.data)  # all of them, before any is changed
-        lr = self.lr
-        known: dict[int, tuple[Scalar, ...]] = {}  # by t, which is the same for most
+        alike: dict[Any, list[int]] = {}  # those that may be updated at once: all, as a rule
         for index, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
-            t = self.counts[index] = self.counts[index] + 1
-            if t not in known:
-                known[t] = self.all_numbers(lr, t) if numbers is None else numbers[index]
-            decay, *others = known[t]
-            p, state = parameter.data, self.state[index]
-            xp = array_namespace(p)
-            if not state:
-                state |= self.start(xp, p)
-            self.update(xp, p, self._decay(p, parameter.grad, decay), state, *others)
+            p, t = parameter.data, self.counts[index] + 1
+            self.counts[index] = t
+            if not self.state[index]:
+                self.state[index] |= self.start(array_namespace(p), p)
+            alike.setdefault((t, type(p), p.dtype, p.device), []).append(index)
+        lr, at_once = self.lr, self.takes_lists()
+        for (t, *_), indices in alike.items():
+            own = self.all_numbers(lr, t) if numbers is None else numbers[indices[0]]
+            for those in [indices] if at_once else [[index] for index in indices]:
+                self._update(those, *own)
         self.steps += 1
 
     def all_numbers(self, lr: float, t: int) -> Numbers:
         """The factor of decoupled weight decay, and the `numbers` of the rule."""
         return 1 - lr * self.weight_decay, *self.numbers(lr, t)
 
-    def _decay(self, p: Array, g: Array, factor: Scalar) -> Array:
-        """The gradient with the penalty's; decoupled, the gradient alone and `p` decayed."""
-        if not self.weight_decay:
-            return g
-        if not self.decoupled_weight_decay:
-            return g + self.weight_decay * p
-        p *= factor
-        return g
+    def _update(self, indices: Sequence[int], decay: Scalar, *numbers: Scalar) -> None:
+        """Apply the rule to these parameters."""
+        p: list[Array] = [self.parameters[index].data for index in indices]
+        g: list[Array] = [self.parameters[index].grad for index in indices]
+        states = [self.state[index] for index in indices]
+        xp = array_namespace(p[0])
+        if self.weight_decay and self.decoupled_weight_decay:
+            rescale(p, decay)
+        elif self.weight_decay:
+            g = [own + self.weight_decay * at for own, at in zip(g, p, strict=True)]
+        if self.takes_lists():
+            joint = {name: [state[name] for state in states] for name in states[0]}
+            self.update(xp, p, g, joint, *numbers)
+        else:
+            self.update(xp, p[0], g[0], states[0], *numbers)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -9,7 +9,7 @@ from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
 from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, State
-from xbp.primitives.updates import Scalar, add_scaled
+from xbp.primitives.updates import Scalar, accumulate, add_scaled
 
 
 class SGD(Optimizer):
@@ -76,10 +76,12 @@ class SGD(Optimizer):
     ) -> None:
         if self.momentum:
             v = state["velocity"]
-            v *= self.momentum
-            v += share * g if self.dampening else g
+            accumulate(v, self.momentum, g, share if self.dampening else 1.0)
             g = g + self.momentum * v if self.nesterov else v
         add_scaled(p, rate, g)
+
+    def takes_lists(self) -> bool:
+        return type(self).update is SGD.update and not self.nesterov
 
     def state_names(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()

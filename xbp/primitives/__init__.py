@@ -19,9 +19,17 @@ from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.rectify import rectify
 from xbp.primitives.special import erf, erfc, sigmoid
-from xbp.primitives.updates import add_scaled, average, normalized_step, write_row
+from xbp.primitives.updates import (
+    accumulate,
+    add_scaled,
+    average,
+    normalized_step,
+    rescale,
+    write_row,
+)
 
 __all__ = [
+    "accumulate",
     "add_scaled",
     "affine",
     "average",
@@ -43,6 +51,7 @@ __all__ = [
     "philox4x32",
     "random_bits",
     "rectify",
+    "rescale",
     "sigmoid",
     "unpad2d",
     "windows",

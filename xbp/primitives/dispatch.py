@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from xbp import accelerators
@@ -37,6 +38,30 @@ class Primitive(Generic[F]):
         return self.reference(x, *args, **keywords)
 
 
+class Update(Primitive[F]):
+    """A primitive that changes its first argument in place, and takes lists, too.
+
+    Of lists in place of arrays each array of the first one is changed, with its partners in the
+    others: all parameters of a model, which an accelerator may change at once.
+    """
+
+    def __call__(self, x: Any, *args: Any) -> None:
+        if not isinstance(x, list):
+            super().__call__(x, *args)
+            return
+        fast = accelerators.find(self.name, type(x[0]))
+        if fast is None or fast(x, *args) is NotImplemented:
+            change = self.reference if fast is None else super().__call__
+            partners = (arg if isinstance(arg, list) else repeat(arg) for arg in args)
+            for own in zip(x, *partners, strict=False):
+                change(*own)
+
+
 def primitive(reference: F) -> F:
     """Let accelerators stand in for `reference`, whose signature it keeps."""
     return Primitive(reference)  # type: ignore[return-value]
+
+
+def update(reference: F) -> F:
+    """The same for one that changes its first argument, and returns nothing; it takes lists."""
+    return Update(reference)  # type: ignore[return-value]

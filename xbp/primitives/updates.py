@@ -1,6 +1,7 @@
 """What optimizers do to arrays in place: one pass over memory each, for who can do it in one.
 
-The first argument is changed, and decides; nothing is returned.
+The first argument is changed, and decides; nothing is returned. Lists may take the place of arrays
+(but of `write_row`'s): each array of the first list is changed, with its partners in the others.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import math
 from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
-from xbp.primitives.dispatch import primitive
+from xbp.primitives.dispatch import primitive, update
 
 Scalar: TypeAlias = "float | Array"
 """A number; in a step that a device has recorded and repeats, a 0-d array."""
 
 
-@primitive
+@update
 def add_scaled(p: Array, factor: Scalar, g: Array) -> None:
     """P ← p + factor · g.
 
@@ -27,7 +28,7 @@ def add_scaled(p: Array, factor: Scalar, g: Array) -> None:
     p += factor * g
 
 
-@primitive
+@update
 def average(mean: Array, beta: float, *factors: Array) -> None:
     """An exponential average: mean ← β · mean + (1 - β) · product of the factors.
 
@@ -41,7 +42,33 @@ def average(mean: Array, beta: float, *factors: Array) -> None:
     mean += math.prod(factors, start=1 - beta)
 
 
-@primitive
+@update
+def accumulate(total: Array, beta: float, g: Array, share: Scalar = 1.0) -> None:
+    """A sum that forgets: total ← β · total + share · g.
+
+    Parameters
+    ----------
+    total, g : arrays of one shape and dtype
+    beta : float
+    share : float, or 0-d array of that dtype
+    """
+    total *= beta
+    total += g if isinstance(share, float) and share == 1 else share * g
+
+
+@update
+def rescale(p: Array, factor: Scalar) -> None:
+    """P ← factor · p.
+
+    Parameters
+    ----------
+    p : array
+    factor : float, or 0-d array of its dtype
+    """
+    p *= factor
+
+
+@update
 def normalized_step(p: Array, rate: Scalar, m: Array, scale: Scalar, v: Array, eps: Scalar) -> None:
     """P ← p - rate · m / (scale · √v + eps).
 

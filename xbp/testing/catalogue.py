@@ -321,6 +321,15 @@ def _add_scaled(factor: float, p: Array, g: Array) -> None:
     primitives.add_scaled(p, factor, g)
 
 
+def _accumulate(numbers: tuple[float, float], total: Array, g: Array) -> None:
+    beta, share = numbers
+    primitives.accumulate(total, beta, g, share)
+
+
+def _rescale(factor: float, p: Array) -> None:
+    primitives.rescale(p, factor)
+
+
 def _average(beta: float, mean: Array, *factors: Array) -> None:
     primitives.average(mean, beta, *factors)
 
@@ -392,6 +401,9 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         for how in ("", "scattered")
         for name, numbers, others in (
             ("add_scaled", (_add_scaled, 0.3), (normal(*shape, seed=2),)),
+            ("accumulate", (_accumulate, (0.9, 1.0)), (normal(*shape, seed=2),)),
+            ("accumulate", (_accumulate, (0.7, 0.25)), (normal(*shape, seed=2),)),
+            ("rescale", (_rescale, 0.7), ()),
             ("average", (_average, 0.9), (normal(*shape, seed=2),)),
             ("average", (_average, 0.7), (normal(*shape, seed=2), normal(*shape, seed=3))),
             (

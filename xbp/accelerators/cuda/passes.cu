@@ -38,6 +38,8 @@ __device__ inline double read(const number &it) {
     }
 
 PASS(add_scaled, of.to[i] += s * of.a[i])
+PASS(accumulate, of.to[i] = s * of.to[i] + t * of.a[i])
+PASS(rescale, of.to[i] *= s)
 PASS(average, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i])
 PASS(average_product, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i] * of.b[i])
 PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))

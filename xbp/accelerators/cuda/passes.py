@@ -30,7 +30,17 @@ Pass = structure("Pass", of=Arrays * MOST, s=Number, t=Number, u=Number)
 
 def add_scaled(p: Array, factor: Any, g: Array) -> Any:
     """See `xbp.primitives.add_scaled`."""
-    return _in_place("add_scaled", [(p, g)], (factor,))
+    return _in_place("add_scaled", (p, g), (factor,))
+
+
+def accumulate(total: Array, beta: Any, g: Array, share: Any = 1.0) -> Any:
+    """See `xbp.primitives.accumulate`."""
+    return _in_place("accumulate", (total, g), (beta, share))
+
+
+def rescale(p: Array, factor: Any) -> Any:
+    """See `xbp.primitives.rescale`."""
+    return _in_place("rescale", (p,), (factor,))
 
 
 def average(mean: Array, beta: Any, *factors: Array) -> Any:
@@ -38,12 +48,12 @@ def average(mean: Array, beta: Any, *factors: Array) -> Any:
     if len(factors) not in (1, 2):
         return NotImplemented
     name = "average" if len(factors) == 1 else "average_product"
-    return _in_place(name, [(mean, *factors)], (beta,))
+    return _in_place(name, (mean, *factors), (beta,))
 
 
 def normalized_step(p: Array, rate: Any, m: Array, scale: Any, v: Array, eps: Any) -> Any:
     """See `xbp.primitives.normalized_step`."""
-    return _in_place("normalized_step", [(p, m, v)], (rate, scale, eps))
+    return _in_place("normalized_step", (p, m, v), (rate, scale, eps))
 
 
 def write_row(rows: Array, index: Array, value: Array) -> Any:
@@ -90,11 +100,13 @@ def add_up(rows: Array) -> Array:
 # --- how they are launched -----------------------------------------------------------------------
 
 
-def _in_place(name: str, groups: Sequence[tuple[Array, ...]], numbers: tuple[Any, ...]) -> Any:
-    """A pass that changes the first array of each group; where all of them lie in row-major order.
+def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...]) -> Any:
+    """A pass that changes the first array, which lies in row-major order.
 
-    Several groups are several parameters: up to `MOST` of one dtype in one launch.
+    Lists in place of arrays are several parameters of one dtype, `MOST` of them in each launch.
     """
+    lists = arrays if isinstance(arrays[0], list) else tuple([array] for array in arrays)
+    groups = list(zip(*lists, strict=True))
     first = groups[0][0]
     for to, *others in groups:
         alike = all(array.shape == to.shape for array in others)
@@ -102,7 +114,9 @@ def _in_place(name: str, groups: Sequence[tuple[Array, ...]], numbers: tuple[Any
             return NotImplemented
     if not all(isinstance(it, Real) or is_number(it, first) for it in numbers):
         return NotImplemented
-    _run(name, [(to, *map(dense, others)) for to, *others in groups], numbers)
+    for start in range(0, len(groups), MOST):
+        some = groups[start : start + MOST]
+        _run(name, [(to, *map(dense, others)) for to, *others in some], numbers)
     return None
 
 
@@ -121,7 +135,7 @@ def _run(
     task, largest = Pass(), 0
     for it, (to, *others) in zip(task.of, groups, strict=False):
         it.to, it.size = machine.address(to), to.size if size is None else size
-        it.a, it.b = (*(machine.address(array) for array in others), None)[:2]
+        it.a, it.b = (*(machine.address(array) for array in others), None, None)[:2]
         largest = max(largest, it.size)
     for it, given in zip((task.s, task.t, task.u), numbers, strict=False):
         if isinstance(given, Real):
@@ -142,4 +156,4 @@ def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
-ACCELERATORS = (add_scaled, average, normalized_step, write_row, rectify)
+ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, write_row, rectify)

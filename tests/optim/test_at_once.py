@@ -1,0 +1,117 @@
+"""Parameters that are updated at once change as each would by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from rules import RULES, Rule
+
+import xbp
+from xbp import nn, optim, primitives
+from xbp.backend import Array, Namespace, find_backend
+
+SHAPES = [("float64", (3, 4)), ("float32", (70, 60)), ("float64", ()), ("float32", (5,))] * 2
+
+
+def parameters(backend: xbp.Backend) -> list[nn.Parameter]:
+    rng = np.random.default_rng(0)
+    return [
+        nn.Parameter(backend.asarray(rng.normal(size=shape), dtype=dtype))
+        for dtype, shape in SHAPES
+    ]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_bit_for_bit(rule: Rule, backend: xbp.Backend) -> None:
+    together, alone = parameters(backend), parameters(backend)
+    joint, single = rule(together), [rule([parameter]) for parameter in alone]
+    rng = np.random.default_rng(1)
+    for step in range(8):  # RAdam's rule changes with the sixth
+        for index, (parameter, same) in enumerate(zip(together, alone, strict=True)):
+            # Some have no gradient now and then: they lag behind the others.
+            if (step, index) not in ((0, 1), (3, 2), (3, 6)):
+                dtype, shape = SHAPES[index]
+                gradient = rng.normal(size=shape)
+                for one in (parameter, same):
+                    one.add_grad(backend.asarray(gradient.copy(), dtype=dtype))
+        joint.step()
+        joint.zero_grad()
+        for optimizer in single:
+            optimizer.step()
+            optimizer.zero_grad()
+    for index, optimizer in enumerate(single):
+        a, b = (xbp.to_numpy(o.data) for o in (together[index], alone[index]))
+        assert a.dtype == b.dtype == SHAPES[index][0]
+        assert a.tobytes() == b.tobytes()
+        assert joint.counts[index] == optimizer.counts[0]
+        for name, state in optimizer.state[0].items():
+            expected = xbp.to_numpy(state).tobytes()
+            assert xbp.to_numpy(joint.state[index][name]).tobytes() == expected
+
+
+class HalfAdam(optim.Adam):
+    def mean(self, m: Array, g: Array, *rate: Any) -> tuple[Any, Array]:
+        return rate[0], m / 2
+
+
+class Plain(optim.SGD):
+    def update(self, xp: Namespace, p: Array, g: Array, state: Any, rate: Any, share: Any) -> None:
+        p += rate * g
+
+
+@pytest.mark.parametrize("kind", [HalfAdam, Plain])
+def test_a_rule_of_ones_own_is_given_arrays(kind: Any) -> None:
+    own = parameters(find_backend("numpy"))[:3:2]
+    before = [parameter.data.copy() for parameter in own]
+    optimizer = kind(own, lr=0.5)
+    for parameter in own:
+        parameter.add_grad(np.ones_like(parameter.data))
+    optimizer.step()
+    for parameter, old in zip(own, before, strict=True):
+        change = 0.25 if kind is HalfAdam else 0.5
+        assert np.abs(old - parameter.data - change).max() < 1e-8  # Adam's ε
+
+
+def at_once(optimizer: optim.Optimizer) -> list[int]:
+    """To how many parameters the rule is applied, call by call."""
+    calls = []
+    update = optimizer.update
+
+    def noted(xp: Any, p: Any, *others: Any) -> None:
+        calls.append(len(p) if isinstance(p, list) else 0)
+        update(xp, p, *others)
+
+    optimizer.update = noted  # type: ignore[method-assign]
+    for parameter in optimizer.parameters:
+        parameter.add_grad(np.ones_like(parameter.data))
+    optimizer.step()
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("make", "calls"),
+    [
+        (lambda p: optim.SGD(p, lr=0.1), [4, 4]),
+        (lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1), [4, 4]),
+        (lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), [0] * 8),
+        (optim.Adam, [4, 4]),
+        (optim.AdamW, [4, 4]),
+        (optim.RAdam, [4, 4]),
+        (lambda p: optim.Adam(p, amsgrad=True), [0] * 8),
+        (optim.NAdam, [0] * 8),
+        (optim.Adamax, [0] * 8),
+        (optim.Adagrad, [0] * 8),
+    ],
+)
+def test_which_rules_are_applied_to_all_of_a_dtype_at_once(make: Any, calls: list[int]) -> None:
+    assert at_once(make(parameters(find_backend("numpy")))) == calls
+
+
+def test_lists_with_partners_and_without() -> None:
+    a, b = [np.ones(3), np.ones((2, 5000))], [np.ones(3), np.full((2, 5000), 2.0)]
+    assert primitives.rescale(a, 3.0) is None
+    assert primitives.accumulate(a, 2.0, b, 0.5) is None
+    assert primitives.add_scaled(a, np.asarray(10.0), b) is None
+    assert [np.unique(array).tolist() for array in a] == [[16.5], [27.0]]
