@@ -197,7 +197,7 @@ class NumPy(Library):
 
 class CuPy(Library):
     name, module, root = "cupy", "array_api_compat.cupy", "cupy"
-    install = "pip install cupy-cuda12x (CUDA 12) or pip install cupy-cuda13x (CUDA 13)"
+    install = "pip install 'cupy-cuda13x[ctk]' (cupy-cuda12x for CUDA 12)"
 
     def device(self, device: Any) -> Any:
         cuda = importlib.import_module("cupy").cuda

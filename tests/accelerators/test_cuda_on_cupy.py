@@ -113,7 +113,8 @@ STAND_IN = r"""
 #include <cstddef>
 #include <cstdint>
 extern "C" {
-int calls, stream; size_t workspace; int fails;
+int calls, stream; size_t workspace; int fails, mode;
+int cublasSetMathMode(void *handle, int wanted) { mode = wanted; return handle != (void *)42; }
 int cublasCreate_v2(void **handle) { *handle = (void *)42; return fails; }
 int cublasSetStream_v2(void *handle, void *s) { calls++; stream = (int)(intptr_t)s; workspace = 0;
     return handle != (void *)42; }
@@ -181,6 +182,18 @@ def test_cublas(
 
 
 @needs_compiler
+@pytest.mark.parametrize(("wanted", "mode"), [(None, 0), ("0", 0), ("1", 3)])
+def test_tf32_as_cupy_is_told(
+    wanted: str | None, mode: int, blas: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("CUPY_TF32", wanted)
+    ctypes.c_int.in_dll(blas, "mode").value = 0
+    cublas.Handle(blas, 0)
+    assert ctypes.c_int.in_dll(blas, "mode").value == mode
+
+
 def test_an_error_of_cublas_is_one_sentence(blas: ctypes.CDLL) -> None:
     fails = ctypes.c_int.in_dll(blas, "fails")
     fails.value = 3

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import threading
 from functools import cache
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 Array = Any
 WORKSPACE = 32 << 20
 """Bytes: what cuBLAS takes for itself on a Hopper GPU. It is used by one product at a time."""
-NOT_TRANSPOSED, TRANSPOSED = 0, 1  # as in cublas_api.h
+NOT_TRANSPOSED, TRANSPOSED, TF32 = 0, 1, 3  # as in cublas_api.h
 
 
 @cache
@@ -35,6 +36,8 @@ def library() -> ctypes.CDLL | None:
 class Handle:
     """A cuBLAS handle on the current device, for the thread that makes it.
 
+    It multiplies float32 in TF32 where CuPy does: with CUPY_TF32=1 in the environment.
+
     Parameters
     ----------
     blas : ctypes.CDLL
@@ -45,6 +48,8 @@ class Handle:
     def __init__(self, blas: ctypes.CDLL, workspace: int) -> None:
         self.blas, self.handle, self.workspace = blas, ctypes.c_void_p(), workspace
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
+        if os.environ.get("CUPY_TF32") == "1":  # as CuPy does with its own handle
+            self.call("cublasSetMathMode", self.handle, TF32)
 
     def multiply(self, stream: int, a: Array, b: Array, c: Array, address: Any) -> bool:
         """c ← a b, for a dense `c`; False for operands that BLAS cannot read.
