@@ -59,6 +59,14 @@ def mirrored(x: Real) -> Real:
     return contiguous(x[..., ::-1])[..., ::-1]
 
 
+def cropped(x: Real) -> Real:
+    """A part of larger images, as wide as these are high, where they can be."""
+    n, c, h, w = x.shape
+    larger = np.zeros((n, c, h + 1, max(h, w)), x.dtype)
+    larger[:, :, :h, :w] = x
+    return larger[:, :, :h, :w]
+
+
 def unaligned(x: Real) -> Real:
     memory = np.empty(x.nbytes + 1, np.uint8)
     moved = memory[:-1].view(x.dtype).reshape(x.shape)
@@ -67,7 +75,7 @@ def unaligned(x: Real) -> Real:
     return moved
 
 
-LAYOUTS = {f.__name__: f for f in (contiguous, rows_first, mirrored, unaligned)}
+LAYOUTS = {f.__name__: f for f in (contiguous, rows_first, mirrored, cropped, unaligned)}
 
 
 def elsewhere(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -96,6 +104,9 @@ CONVOLUTIONS = [
     (1, 2, 9, 8, 5, (3, 3), (1, 1), (1, 1), True, (2, 2)),
     (33, 7, 5, 5, 7, (5, 5), (1, 1), (4, 4), True, (4, 2)),
     (9, 3, 12, 4, 3, (1, 4), (4, 3), (0, 3), True, (1, 1)),
+    # As wide as high only with their frame; one row, and more only with it:
+    (6, 2, 5, 3, 3, (2, 2), (1, 1), (0, 1), False, (1, 1)),
+    (6, 3, 1, 6, 4, (2, 3), (1, 1), (1, 0), False, (1, 1)),
 ]
 
 
@@ -155,6 +166,13 @@ def test_pooling(case: Any, layout: str, kind: str, dtype: str) -> None:
     assert_close(dx, true_backward(dy.astype(np.float64)), math.prod(window[0]))
     if window[0] == (1, 1):
         assert np.array_equal(dx, dy)
+
+
+def test_a_mean_goes_back_exactly(dtype: str) -> None:
+    """To the last bit of 1/3, which is 1, in each image."""
+    y, backward = convolution.average_pool(np.ones((35, 2, 4, 4), dtype), (2, 2), (2, 2), (0, 0))
+    third = np.asarray(1, dtype) / 3
+    assert np.all(backward(np.full(y.shape, third)) == third / 4)
 
 
 @pytest.mark.parametrize("n", [1, 15, 4096, 40_001])
