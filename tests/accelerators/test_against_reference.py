@@ -60,9 +60,9 @@ def mirrored(x: Real) -> Real:
 
 
 def cropped(x: Real) -> Real:
-    """A part of larger images, as wide as these are high, where they can be."""
+    """A part of images that are larger by what could be taken for the image's own sizes."""
     n, c, h, w = x.shape
-    larger = np.zeros((n, c, h + 1, max(h, w)), x.dtype)
+    larger = np.zeros((n, c, h + 1, h) if h > w else (n, c, h * w, w), x.dtype)
     larger[:, :, :h, :w] = x
     return larger[:, :, :h, :w]
 

@@ -86,19 +86,15 @@ static void NAME(pack)(const images *x, long first, long lanes, long c, long h, 
         }
 }
 
-/* The inverse: rows of vectors of images to (c, h, w) of them each. */
-static void NAME(unpack)(const vector *from, long plane, long row, const images *x, long first, long lanes,
-                         long c, long h, long w) {
-    real *data = (real *)x->data + first * x->n;
-    for (long i = 0; i < c; i++)
-        for (long j = 0; j < h; j++) {
-            real *to = data + i * x->c + j * x->h;
-            const vector *line = from + i * plane + j * row;
-            if (x->n == 1 && lanes == LANES)
-                for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, 1, LANES, line[k]);
-            else
-                for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, x->n, lanes, line[k]);
-        }
+/* The inverse for row h of images: [c][w] vectors of them to where they belong. */
+static void NAME(unpack_row)(const vector *from, const images *x, long first, long lanes, long c, long h,
+                             long w) {
+    real *to = (real *)x->data + first * x->n + h * x->h;
+    for (long i = 0; i < c; i++, to += x->c, from += w)
+        if (x->n == 1 && lanes == LANES)
+            for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, 1, LANES, from[k]);
+        else
+            for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, x->n, lanes, from[k]);
 }
 
 /* Lane by lane yes where m, else no. */
@@ -405,9 +401,7 @@ static void NAME(backward_part)(void *task, int part, int parts) {
             g.i0 = h < top ? top - h : 0;
             g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
             NAME(correlate)(&g, job->turned, NULL, t->c);
-            images dx = t->dx;
-            dx.data = (real *)dx.data + h * dx.h;
-            NAME(unpack)(line, t->w, 0, &dx, first, lanes, t->c, 1, t->w);
+            NAME(unpack_row)(line, &t->dx, first, lanes, t->c, h, t->w);
         }
     }
     /* The lanes of each sum, back in the order of the weights. */
