@@ -107,6 +107,8 @@ CONVOLUTIONS = [
     # As wide as high only with their frame; one row, and more only with it:
     (6, 2, 5, 3, 3, (2, 2), (1, 1), (0, 1), False, (1, 1)),
     (6, 3, 1, 6, 4, (2, 3), (1, 1), (1, 0), False, (1, 1)),
+    (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), True, (3, 2)),
+    (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), False, (2, 3)),
 ]
 
 
@@ -425,6 +427,7 @@ def test_what_does_not_fit_is_declined() -> None:
     assert elementwise.add_scaled(p, 1.0, np.ones(5000, "f4")) is NotImplemented
     assert elementwise.add_scaled(p, 1.0, np.ones(1)) is NotImplemented
     assert elementwise.add_scaled(p, np.ones(()), p) is NotImplemented
+    assert elementwise.add_scaled(p.astype("f2"), 1.0, p.astype("f2")) is NotImplemented
     whole = np.ones((200, 200), np.int64)
     assert product.matmul(whole, whole) is NotImplemented
     half = [array.astype("f2") for array in (x, weight, np.ones(1))]

@@ -273,6 +273,23 @@ def test_many_parameters_in_one_launch(dtype: str, machine: Emulation) -> None:
     assert all(np.array_equal(now, then) for now, then in zip(p, same, strict=True))
 
 
+@pytest.mark.usefixtures("_in_use")
+@pytest.mark.parametrize(
+    ("make", "launches"),
+    [
+        (lambda p: optim.SGD(p, 0.1), ["add_scaled"]),
+        (lambda p: optim.SGD(p, 0.1, 0.9), ["accumulate", "add_scaled"]),
+        (optim.AdamW, ["rescale", "average", "average_product", "normalized_step"]),
+    ],
+)
+def test_launches_of_an_optimizer(make: Any, launches: list[str], machine: Emulation) -> None:
+    parameters = [nn.Parameter(np.ones(size)) for size in (3, 300, 70)]
+    for parameter in parameters:
+        parameter.add_grad(np.ones_like(parameter.data))
+    make(parameters).step()
+    assert machine.launches == launches
+
+
 def test_updates_decline_what_does_not_fit() -> None:
     p = np.ones((4, 6))
     for to, factor, g in [

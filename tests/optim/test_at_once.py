@@ -11,6 +11,7 @@ from rules import RULES, Rule
 import xbp
 from xbp import nn, optim, primitives
 from xbp.backend import Array, Namespace, find_backend
+from xbp.primitives.dispatch import update
 
 SHAPES = [("float64", (3, 4)), ("float32", (70, 60)), ("float64", ()), ("float32", (5,))] * 2
 
@@ -113,5 +114,19 @@ def test_lists_with_partners_and_without() -> None:
     a, b = [np.ones(3), np.ones((2, 5000))], [np.ones(3), np.full((2, 5000), 2.0)]
     assert primitives.rescale(a, 3.0) is None
     assert primitives.accumulate(a, 2.0, b, 0.5) is None
+    assert primitives.accumulate(a, 1.0, b) is None
+    assert primitives.accumulate(a, 1.0, b, 2.0) is None
     assert primitives.add_scaled(a, np.asarray(10.0), b) is None
-    assert [np.unique(array).tolist() for array in a] == [[16.5], [27.0]]
+    assert [np.unique(array).tolist() for array in a] == [[19.5], [33.0]]
+
+
+def test_a_primitive_of_ones_own() -> None:
+    @update
+    def double(p: Array, times: int) -> None:
+        p *= 2**times
+
+    a, b = np.ones(2), np.ones(3)
+    double(a, 1)
+    double([a, b], 2)
+    assert a.tolist() == [8.0, 8.0]
+    assert b.tolist() == [4.0, 4.0, 4.0]

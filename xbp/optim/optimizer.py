@@ -170,7 +170,7 @@ class Optimizer:
             p, t = parameter.data, self.counts[index] + 1
             self.counts[index] = t
             if not self.state[index]:
-                self.state[index] |= self.start(array_namespace(p), p)
+                self.state[index] = self.start(array_namespace(p), p)
             alike.setdefault((t, type(p), p.dtype, p.device), []).append(index)
         lr, at_once = self.lr, self.takes_lists()
         for (t, *_), indices in alike.items():
