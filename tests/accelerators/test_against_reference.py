@@ -107,6 +107,7 @@ CONVOLUTIONS = [
     # As wide as high only with their frame; one row, and more only with it:
     (6, 2, 5, 3, 3, (2, 2), (1, 1), (0, 1), False, (1, 1)),
     (6, 3, 1, 6, 4, (2, 3), (1, 1), (1, 0), False, (1, 1)),
+    (5, 1, 20, 8, 8, (3, 3), (1, 1), (1, 1), False, (1, 1)),  # in several bands of rows
     (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), True, (3, 2)),
     (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), False, (2, 3)),
 ]
