@@ -15,6 +15,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mutation import kernels
 from mutation.faults import Fault, faults
@@ -92,11 +93,11 @@ class Kernels:
         return library is not None
 
 
-def expected() -> dict[str, bool]:
-    """The survivors that are known, and whether each may be caught now and then."""
+def expected() -> dict[str, dict[str, Any]]:
+    """The survivors that are known, with the group of each: its reason, and whether its faults are
+    caught `by_chance`, now and then."""
     listed = tomllib.loads((Path(__file__).parent / "survivors.toml").read_text(encoding="utf-8"))
-    groups = listed["group"]
-    return {fault: group.get("by_chance", False) for group in groups for fault in group["faults"]}
+    return {fault: group for group in listed["group"] for fault in group["faults"]}
 
 
 def main(parser: argparse.ArgumentParser) -> int:
@@ -202,10 +203,10 @@ class Run:
             f"not caught, and not listed: {name}" for name in survived if name not in self.known
         ]
         complete = not self.options.sample and not self.options.names
-        for name, by_chance in self.known.items():
+        for name, group in self.known.items():
             if complete and name not in names:
                 problems.append(f"listed, but there is no such fault: {name}")
-            elif name in names and name not in survived and not by_chance:
+            elif name in names and name not in survived and "by_chance" not in group:
                 problems.append(f"listed as a survivor, but caught: {name}")
         problems += [f"fails, though nothing is broken: {name}" for name in failing]
         self.say(*problems)
