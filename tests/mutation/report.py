@@ -34,8 +34,8 @@ FIRST = (
     *(
         "equal_the_definition",
         "known_answers",
-        "test_im2col_shows",
-        "test_col2im_adds",
+        "test_unfold_rows_shows",
+        "test_fold_rows_adds",
         "to_a_few_ulps",
     ),
 )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp.backend import Backend, backend_of
-from xbp.primitives import col2im, im2col, output_size, pad2d, unpad2d, windows
+from xbp.primitives import fold_rows, output_size, pad2d, unfold_rows, unpad2d, windows
 from xbp.primitives.images import images, rows_first
 
 Pair = tuple[int, int]
@@ -38,10 +38,9 @@ class Window(NamedTuple):
         return len(fits[0]), len(fits[1])
 
     @property
-    def columns_shape(self) -> tuple[int, int, int]:
-        n, c, _, _ = self.shape
-        oh, ow = self.output
-        return oh, c * self.kernel[0] * self.kernel[1], ow * n
+    def unfolded_shape(self) -> tuple[int, int, int, int, int]:
+        n, c, height, _ = self.shape
+        return height + 2 * self.padding[0], c, self.kernel[1], self.output[1], n
 
 
 @st.composite
@@ -82,106 +81,106 @@ def padded_entry(x: F64, n: int, c: int, i: int, j: int) -> float:
 
 
 def entries(window: Window) -> Any:
-    """(row, column) of a column matrix, with the place (n, c, i, j) of the image it shows.
+    """Each place of unfolded rows, with the place (n, c, i, j) of the image it shows.
 
-    From the docstring of im2col: matrix oh, row (c, u, v), column (ow, n), each in row-major order.
+    From the docstring of unfold_rows.
     """
-    (kh, kw), (sh, sw), (ph, pw) = window.kernel, window.stride, window.padding
-    n_images, channels, _, _ = window.shape
-    oh, ow = window.output
-    for r, c, u, v, s, n in np.ndindex(oh, channels, kh, kw, ow, n_images):
-        place = (r, (c * kh + u) * kw + v, s * n_images + n)
-        yield place, (n, c, r * sh + u - ph, s * sw + v - pw)
+    for h, c, v, s, n in np.ndindex(window.unfolded_shape):
+        column = s * window.stride[1] + v - window.padding[1]
+        yield (h, c, v, s, n), (n, c, h - window.padding[0], column)
 
 
-def naive_im2col(x: F64, window: Window) -> F64:
-    columns = np.full(window.columns_shape, np.nan)
+def naive_unfold(x: F64, window: Window) -> F64:
+    unfolded = np.full(window.unfolded_shape, np.nan)
     for place, position in entries(window):
-        columns[place] = padded_entry(x, *position)
-    return columns
+        unfolded[place] = padded_entry(x, *position)
+    return unfolded
 
 
-def naive_col2im(columns: F64, window: Window) -> F64:
+def naive_fold(unfolded: F64, window: Window) -> F64:
     x = np.zeros(window.shape)
     for place, (n, c, i, j) in entries(window):
         if 0 <= i < x.shape[2] and 0 <= j < x.shape[3]:
-            x[n, c, i, j] += columns[place]
+            x[n, c, i, j] += unfolded[place]
     return x
 
 
-# --- im2col and col2im ---------------------------------------------------------------------------
+# --- unfold_rows and fold_rows -------------------------------------------------------------------
 
 
 @every_corner
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_im2col_shows_every_window_of_every_image(
+def test_unfold_rows_shows_every_window_of_every_row(
     backend: Backend, dtype: str, window: Window
 ) -> None:
     host = arbitrary(window.shape).astype(dtype)
     x = backend.asarray(host)
-    columns = im2col(x, *window[1:])
-    assert backend_of(columns) == backend
-    assert columns.dtype == x.dtype
+    unfolded = unfold_rows(x, *window[1:])
+    assert backend_of(unfolded) == backend
+    assert unfolded.dtype == x.dtype
     # Copies only: nothing is rounded.
     np.testing.assert_array_equal(
-        xbp.to_numpy(columns), naive_im2col(host.astype(np.float64), window)
+        xbp.to_numpy(unfolded), naive_unfold(host.astype(np.float64), window)
     )
     np.testing.assert_array_equal(xbp.to_numpy(x), host)
 
 
 @every_corner
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_col2im_adds_every_window_where_it_came_from(
+def test_fold_rows_adds_every_window_where_it_came_from(
     backend: Backend, dtype: str, window: Window
 ) -> None:
-    host = np.round(arbitrary(window.columns_shape), 1) * 10  # integers: sums are exact
-    columns = backend.asarray(host, dtype=dtype)
-    x = col2im(columns, window.shape, *window[1:])
+    host = np.round(arbitrary(window.unfolded_shape), 1) * 10  # integers: sums are exact
+    unfolded = backend.asarray(host, dtype=dtype)
+    x = fold_rows(unfolded, window.shape, *window[1:])
     assert backend_of(x) == backend
-    assert x.dtype == columns.dtype
+    assert x.dtype == unfolded.dtype
     assert tuple(x.shape) == window.shape
-    np.testing.assert_array_equal(xbp.to_numpy(x), naive_col2im(host, window))
-    np.testing.assert_array_equal(xbp.to_numpy(columns), host)
+    np.testing.assert_array_equal(xbp.to_numpy(x), naive_fold(host, window))
+    np.testing.assert_array_equal(xbp.to_numpy(unfolded), host)
 
 
 @many
 @given(window=problems(), seed=st.integers(0, 2**32))
 def test_both_equal_the_loops_for_any_window(backend: Backend, window: Window, seed: int) -> None:
     x = np.round(10 * arbitrary(window.shape, seed))
-    columns = np.round(10 * arbitrary(window.columns_shape, seed))
-    found = im2col(backend.asarray(x), *window[1:])
-    np.testing.assert_array_equal(xbp.to_numpy(found), naive_im2col(x, window))
-    found = col2im(backend.asarray(columns), window.shape, *window[1:])
-    np.testing.assert_array_equal(xbp.to_numpy(found), naive_col2im(columns, window))
+    unfolded = np.round(10 * arbitrary(window.unfolded_shape, seed))
+    found = unfold_rows(backend.asarray(x), *window[1:])
+    np.testing.assert_array_equal(xbp.to_numpy(found), naive_unfold(x, window))
+    found = fold_rows(backend.asarray(unfolded), window.shape, *window[1:])
+    np.testing.assert_array_equal(xbp.to_numpy(found), naive_fold(unfolded, window))
 
 
 @many
 @given(window=problems(), seed=st.integers(0, 2**32))
-def test_col2im_is_the_adjoint_of_im2col(backend: Backend, window: Window, seed: int) -> None:
-    x, c = arbitrary(window.shape, seed), arbitrary(window.columns_shape, seed + 1)
-    there = xbp.to_numpy(im2col(backend.asarray(x), *window[1:])) * c
-    back = x * xbp.to_numpy(col2im(backend.asarray(c), window.shape, *window[1:]))
+def test_fold_rows_is_the_adjoint_of_unfold_rows(
+    backend: Backend, window: Window, seed: int
+) -> None:
+    x, c = arbitrary(window.shape, seed), arbitrary(window.unfolded_shape, seed + 1)
+    there = xbp.to_numpy(unfold_rows(backend.asarray(x), *window[1:])) * c
+    back = x * xbp.to_numpy(fold_rows(backend.asarray(c), window.shape, *window[1:]))
     # Both are the same products of x and c in another order; a sum of m terms may be off by m
-    # roundings (2^-53) of the sum of their sizes, and so may the sums inside col2im.
+    # roundings (2^-53) of the sum of their sizes, and so may the sums inside fold_rows.
     roundings = 2 * (there.size + 16) * 2.0**-53
     assert abs(there.sum() - back.sum()) <= roundings * (np.abs(there).sum() + 1e-300)
 
 
 @every_corner
 def test_the_order_in_memory_does_not_matter(window: Window) -> None:
-    x, columns = arbitrary(window.shape), arbitrary(window.columns_shape)
+    x, unfolded = arbitrary(window.shape), arbitrary(window.unfolded_shape)
     inner = np.transpose(np.ascontiguousarray(np.transpose(x, (2, 1, 3, 0))), (3, 1, 0, 2))
-    every_second = np.repeat(columns, 2, axis=2)[:, :, ::2]
-    np.testing.assert_array_equal(im2col(inner, *window[1:]), im2col(x, *window[1:]))
+    every_second = np.repeat(unfolded, 2, axis=2)[:, :, ::2]
+    np.testing.assert_array_equal(unfold_rows(inner, *window[1:]), unfold_rows(x, *window[1:]))
     np.testing.assert_array_equal(
-        col2im(every_second, window.shape, *window[1:]), col2im(columns, window.shape, *window[1:])
+        fold_rows(every_second, window.shape, *window[1:]),
+        fold_rows(unfolded, window.shape, *window[1:]),
     )
 
 
 def test_a_window_that_is_the_whole_image_is_the_image() -> None:
     x = arbitrary((1, 2, 3, 4))
-    columns = im2col(x, (3, 4), (1, 1), (0, 0))
-    assert columns.reshape(-1).tolist() == x.reshape(-1).tolist()
+    rows = unfold_rows(x, (3, 4), (1, 1), (0, 0))
+    assert rows.reshape(3, 2, 4).tolist() == x[0].transpose(1, 0, 2).tolist()
 
 
 # --- the rest ------------------------------------------------------------------------------------

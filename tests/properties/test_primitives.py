@@ -24,16 +24,21 @@ images = windows(LITTLE, lambda k: k, 1)
 
 
 def places(w: Windows) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(n, c, row, column) in the image and (p, c, u, v, q, n) in the columns, of each entry that
+    """(n, c, row, column) in the image and (h, c, v, q, n) in the unfolded rows, of each entry that
     windows have inside of the image.
     """
     n, c, height, width = w.shape
-    rows, columns = primitives.output_size(w.shape[2:], *w.window)
-    for b, channel, p, q in np.ndindex(n, c, rows, columns):
-        for u, v in np.ndindex(w.kernel):
-            i, j = p * w.stride[0] + u - w.padding[0], q * w.stride[1] + v - w.padding[1]
-            if 0 <= i < height and 0 <= j < width:
-                yield (b, channel, i, j), (p, channel, u, v, q, b)
+    columns = primitives.output_size(w.shape[2:], *w.window)[1]
+    for b, channel, i, q, v in np.ndindex(n, c, height, columns, w.kernel[1]):
+        j = q * w.stride[1] + v - w.padding[1]
+        if 0 <= j < width:
+            yield (b, channel, i, j), (i + w.padding[0], channel, v, q, b)
+
+
+def unfolded_shape(w: Windows) -> tuple[int, ...]:
+    n, c, height, _ = w.shape
+    columns = primitives.output_size(w.shape[2:], *w.window)[1]
+    return height + 2 * w.padding[0], c, w.kernel[1], columns, n
 
 
 def untouched(result: Any, *given: Host | None) -> Any:
@@ -46,35 +51,29 @@ def untouched(result: Any, *given: Host | None) -> Any:
 
 
 @given(images, dtypes, layouts, seeds)
-def test_columns_are_the_windows(w: Windows, dtype: str, layout: Any, rng: Any) -> None:
-    x = quarters(rng, *w.shape)
-    rows, columns = primitives.output_size(w.shape[2:], *w.window)
-    expected = np.zeros((rows, w.shape[1], *w.kernel, columns, w.shape[0]))
+def test_unfolded_rows_are_the_windows(w: Windows, dtype: str, layout: Any, rng: Any) -> None:
+    x, expected = quarters(rng, *w.shape), np.zeros(unfolded_shape(w))
     for here, there in places(w):
         expected[there] = x[here]
-    expected = expected.reshape(rows, w.shape[1] * math.prod(w.kernel), -1)
-    for way in ways():
-        with way:
-            found = untouched(lambda x: primitives.im2col(x, *w.window), layout(x.astype(dtype)))
-        check(found, expected, dtype, 0.0, "im2col")
-
-
-@given(images, dtypes, layouts, seeds)
-def test_columns_add_up_where_windows_overlap(
-    w: Windows, dtype: str, layout: Any, rng: Any
-) -> None:
-    rows, columns = primitives.output_size(w.shape[2:], *w.window)
-    y = quarters(rng, rows, w.shape[1], *w.kernel, columns, w.shape[0])
-    expected = np.zeros(w.shape)
-    for here, there in places(w):
-        expected[here] += y[there]
-    y = y.reshape(rows, w.shape[1] * math.prod(w.kernel), columns * w.shape[0])
     for way in ways():
         with way:
             found = untouched(
-                lambda y: primitives.col2im(y, w.shape, *w.window), layout(y.astype(dtype))
+                lambda x: primitives.unfold_rows(x, *w.window), layout(x.astype(dtype))
             )
-        check(found, expected, dtype, 0.0, "col2im")
+        check(found, expected, dtype, 0.0, "unfold_rows")
+
+
+@given(images, dtypes, layouts, seeds)
+def test_rows_add_up_where_windows_overlap(w: Windows, dtype: str, layout: Any, rng: Any) -> None:
+    y, expected = quarters(rng, *unfolded_shape(w)), np.zeros(w.shape)
+    for here, there in places(w):
+        expected[here] += y[there]
+    for way in ways():
+        with way:
+            found = untouched(
+                lambda y: primitives.fold_rows(y, w.shape, *w.window), layout(y.astype(dtype))
+            )
+        check(found, expected, dtype, 0.0, "fold_rows")
 
 
 @given(images, dtypes, layouts, seeds, st.sampled_from([0.0, -math.inf, 1.5]))

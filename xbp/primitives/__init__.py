@@ -14,7 +14,15 @@ from xbp.primitives.convolution import (
 )
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
-from xbp.primitives.images import col2im, flatten, im2col, output_size, pad2d, unpad2d, windows
+from xbp.primitives.images import (
+    flatten,
+    fold_rows,
+    output_size,
+    pad2d,
+    unfold_rows,
+    unpad2d,
+    windows,
+)
 from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.rectify import rectify
@@ -35,14 +43,13 @@ __all__ = [
     "average",
     "average_pool",
     "bincount",
-    "col2im",
     "convolve",
     "convolve_rectify_pool",
     "cross_entropy",
     "erf",
     "erfc",
     "flatten",
-    "im2col",
+    "fold_rows",
     "matmul",
     "max_pool",
     "normalized_step",
@@ -53,6 +60,7 @@ __all__ = [
     "rectify",
     "rescale",
     "sigmoid",
+    "unfold_rows",
     "unpad2d",
     "windows",
     "write_row",

@@ -14,12 +14,12 @@ from xbp.backend import Array, array_namespace
 from xbp.primitives.dispatch import primitive
 from xbp.primitives.images import (
     Pair,
-    col2im,
-    im2col,
+    fold_rows,
     images,
     output_size,
     pad2d,
     rows_first,
+    unfold_rows,
     unpad2d,
     windows,
 )
@@ -35,14 +35,14 @@ def convolve(
 ) -> tuple[Array, Callable[[Array, bool], Gradients]]:
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
-    With each window of x as a column of a matrix X (`im2col`), W as a matrix (out, in·kh·kw) and
-    δ = ∂L/∂y, it is a linear layer, and so are its gradients:
+    A linear layer for each row of y. With the windows of x that make row r as the columns of a
+    matrix Xᵣ, W as a matrix (out, kh·in·kw) and δ = ∂L/∂y:
 
-        y = W X + b,   ∂L/∂W = δ Xᵀ,   ∂L/∂b = Σ δ,   ∂L/∂X = Wᵀ δ,
+        yᵣ = W Xᵣ + b,   ∂L/∂W = Σᵣ δᵣ Xᵣᵀ,   ∂L/∂b = Σ δ,   ∂L/∂Xᵣ = Wᵀ δᵣ,
 
-    and ∂L/∂x adds the columns of ∂L/∂X up where their windows overlap (`col2im`). There is one
-    such matrix for each row of the output, so that the product's operands stay in cache.
-    (Chellapilla et al. 2006; Goodfellow et al. 2016, section 9.5.)
+    and ∂L/∂x adds up what the windows have in common (Chellapilla et al. 2006; Goodfellow et al.
+    2016, section 9.5). Xᵣ is never made: it is a slice of `unfold_rows`, which the next one
+    overlaps.
 
     Parameters
     ----------
@@ -58,21 +58,31 @@ def convolve(
         From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂weight, ∂L/∂bias).
     """
     xp = array_namespace(x)
-    out, _, *kernel = weight.shape
-    window = ((kernel[0], kernel[1]), stride, padding)
+    out, channels, kh, kw = weight.shape
+    window = ((kh, kw), stride, padding)
     oh, ow = output_size(x.shape[2:], *window)
-    X = im2col(x, *window)  # (OH, in·kh·kw, OW·N)
-    W = xp.reshape(weight, (out, -1))
-    y = matmul(W, X)  # (OH, out, OW·N)
+    unfolded = unfold_rows(x, *window)  # (H + 2p, in, kw, OW, N)
+    W = xp.reshape(xp.permute_dims(weight, (0, 2, 1, 3)), (out, -1))  # (out, kh·in·kw)
+    seen = [slice(top, top + kh) for top in range(0, oh * stride[0], stride[0])]
+    X = [xp.reshape(unfolded[rows, ...], (W.shape[1], -1)) for rows in seen]  # views: (…, OW·N)
+    y = xp.empty((oh, out, X[0].shape[1]), dtype=x.dtype, device=x.device)
+    for r in range(oh):
+        y[r, ...] = matmul(W, X[r])
     if bias is not None:
         y += xp.reshape(bias, (-1, 1))
 
     def backward(dy: Array, wants_dx: bool = True) -> Gradients:
-        delta = xp.reshape(rows_first(dy), (oh, out, -1))
+        delta = xp.reshape(rows_first(dy), y.shape)
         # X δᵀ in place of δ Xᵀ: the same product, twice as fast with few output channels.
-        dW = xp.sum(matmul(X, xp.matrix_transpose(delta)), axis=0).T
-        dx = col2im(matmul(W.T, delta), x.shape, *window) if wants_dx else None
-        return dx, xp.reshape(dW, weight.shape), xp.sum(delta, axis=(0, 2))
+        dW = sum(matmul(X[r], delta[r, ...].T) for r in range(oh)).T
+        dW = xp.permute_dims(xp.reshape(dW, (out, kh, channels, kw)), (0, 2, 1, 3))
+        if not wants_dx:
+            return None, dW, xp.sum(delta, axis=(0, 2))
+        dunfolded = xp.zeros_like(unfolded)
+        for r, rows in enumerate(seen):
+            dX = matmul(W.T, delta[r, ...])
+            dunfolded[rows, ...] += xp.reshape(dX, (kh, *unfolded.shape[1:]))
+        return fold_rows(dunfolded, x.shape, *window), dW, xp.sum(delta, axis=(0, 2))
 
     return images(xp.reshape(y, (oh, out, ow, -1))), backward
 

@@ -1,8 +1,9 @@
 """Windows of an image: how convolution and pooling look at their input.
 
 Images are NCHW to everyone outside. In memory their rows come first and the batch innermost
-(H, C, W, N): every slice below then copies or adds long contiguous runs, and a convolution is one
-matrix product a row. Elementwise functions keep that order, so it survives from layer to layer.
+(H, C, W, N): every slice below then copies or adds long contiguous runs, and a convolution is a
+matrix product for each row. Elementwise functions keep that order, so it survives from layer to
+layer.
 """
 
 from __future__ import annotations
@@ -73,8 +74,12 @@ def unpad2d(x: Array, padding: Pair) -> Array:
     return x[:, :, p : x.shape[2] - p, q : x.shape[3] - q]
 
 
-def im2col(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
-    """Every window of every image, as a column: the input of a convolution as a matrix product.
+def unfold_rows(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
+    """The windows of each row of each image, which overlap, side by side.
+
+    The part of a kernel's width alone: kernel rows overlap as well, but rows are outermost, and
+    those that a window needs, one below the other, are a slice of the result. (Cho & Brand 2017,
+    "MEC: Memory-efficient Convolution for Deep Neural Network".)
 
     Parameters
     ----------
@@ -83,28 +88,28 @@ def im2col(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
 
     Returns
     -------
-    array (OH, C·kh·kw, OW·N)
-        One matrix a row of the output. Column ``(ow, n)`` of matrix ``oh`` is the window of image
-        n at (oh, ow), its entries in the order of a weight's (C, kh, kw).
+    array (H + 2p, C, kw, OW, N)
+        Entry (h, c, j, s, n) is x[n, c, h - p, s·stride + j - q], and 0 outside of the image.
     """
     xp = array_namespace(x)
     n, c, h, w = x.shape
-    oh, ow = output_size((h, w), kernel, stride, padding)
+    size = output_size((h, w), kernel, stride, padding)
     padded = rows_first(pad2d(x, padding))
-    columns = xp.empty((oh, c, *kernel, ow, n), dtype=x.dtype, device=x.device)
-    for i, j, rows, cols in windows(kernel, stride, (oh, ow)):
-        columns[:, :, i, j, :, :] = padded[rows, :, cols, :]
-    return xp.reshape(columns, (oh, c * kernel[0] * kernel[1], ow * n))
+    shape = (padded.shape[0], c, kernel[1], size[1], n)
+    unfolded = xp.empty(shape, dtype=x.dtype, device=x.device)
+    for _, j, _, columns in windows((1, kernel[1]), stride, size):
+        unfolded[:, :, j, :, :] = padded[:, :, columns, :]
+    return unfolded
 
 
-def col2im(
-    columns: Array, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair
+def fold_rows(
+    unfolded: Array, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair
 ) -> Array:
-    """The transpose of `im2col` (its adjoint, not its inverse): windows add up where they overlap.
+    """The transpose of `unfold_rows` (its adjoint, not its inverse): windows add up in the image.
 
     Parameters
     ----------
-    columns : array (OH, C·kh·kw, OW·N)
+    unfolded : array (H + 2p, C, kw, OW, N)
     shape : (N, C, H, W)
         The shape of the image to return.
 
@@ -112,12 +117,11 @@ def col2im(
     -------
     array (N, C, H, W)
     """
-    xp = array_namespace(columns)
+    xp = array_namespace(unfolded)
     n, c, h, w = shape
-    p, q = padding
-    oh, ow = output_size((h, w), kernel, stride, padding)
-    columns = xp.reshape(columns, (oh, c, *kernel, ow, n))
-    padded = xp.zeros((h + 2 * p, c, w + 2 * q, n), dtype=columns.dtype, device=columns.device)
-    for i, j, rows, cols in windows(kernel, stride, (oh, ow)):
-        padded[rows, :, cols, :] += columns[:, :, i, j, :, :]
+    size = output_size((h, w), kernel, stride, padding)
+    framed = (unfolded.shape[0], c, w + 2 * padding[1], n)
+    padded = xp.zeros(framed, dtype=unfolded.dtype, device=unfolded.device)
+    for _, j, _, columns in windows((1, kernel[1]), stride, size):
+        padded[:, :, columns, :] += unfolded[:, :, j, :, :]
     return unpad2d(images(padded), padding)

@@ -277,10 +277,11 @@ SIDE_BY_SIDE: list[tuple[Shape, dict[str, tuple[int, int]]]] = [
 ]
 
 
-def _columns(shape: Shape, kernel: Any, stride: Any, padding: Any) -> Shape:
-    """The shape of what `im2col` makes."""
-    height, width = primitives.output_size((shape[2], shape[3]), kernel, stride, padding)
-    return height, shape[1] * kernel[0] * kernel[1], width * shape[0]
+def _unfolded(shape: Shape, kernel: Any, stride: Any, padding: Any) -> Shape:
+    """The shape of what `unfold_rows` makes."""
+    n, c, height, width = shape
+    columns = primitives.output_size((height, width), kernel, stride, padding)[1]
+    return height + 2 * padding[0], c, kernel[1], columns, n
 
 
 def _philox(*counter: Array) -> Array:
@@ -367,9 +368,9 @@ def _transposed(x: Array) -> Array:
 
 PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     # name, a function of arrays alone, their shapes (or the arrays themselves)
-    *(("im2col", partial(primitives.im2col, **w), (shape,)) for shape, w in WINDOWS),
+    *(("unfold_rows", partial(primitives.unfold_rows, **w), (shape,)) for shape, w in WINDOWS),
     *(
-        ("col2im", partial(primitives.col2im, shape=shape, **w), (_columns(shape, **w),))
+        ("fold_rows", partial(primitives.fold_rows, shape=shape, **w), (_unfolded(shape, **w),))
         for shape, w in WINDOWS
     ),
     ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),

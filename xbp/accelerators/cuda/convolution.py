@@ -39,7 +39,7 @@ MOST_COLUMNS = ROOM // THREADS - 1
 """Of a kernel: their sums of all threads of a block meet in shared memory, with the bias's."""
 MOST_KERNELS = 2**12
 """Pairs of channels. A block of threads for each row of each kernel reads all of x; where there are
-many more, `im2col` and one large product are expected to be faster."""
+many more, the reference's large products are expected to be faster."""
 
 
 def convolve(x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Any:
