@@ -352,15 +352,21 @@ def unaligned_rows(x: Real) -> Real:
 
 
 def test_matmul_gives_the_blas_its_threads_back() -> None:
-    if product.blas(np.dtype("float64")) is None:
+    functions = product.blas(np.dtype("float64"))
+    if functions is None:
         pytest.skip("numpy has another BLAS")
-    count = ctypes.CFUNCTYPE(ctypes.c_int)(product.blas(np.dtype("float64"))[1])  # type: ignore[index]
+    count = ctypes.CFUNCTYPE(ctypes.c_int)(functions[1])
+    change = ctypes.CFUNCTYPE(None, ctypes.c_int)(functions[2])
     before, a = count(), np.ones((300, 300))
-    with ThreadPoolExecutor(4) as executor:
-        assert all(
-            np.array_equal(c, a @ a) for c in executor.map(primitives.matmul, [a] * 40, [a] * 40)
-        )
-    assert count() == before
+    for threads in (before, before + 1):  # what it has by itself, and what it was told
+        change(threads)
+        try:
+            with ThreadPoolExecutor(4) as executor:
+                results = list(executor.map(primitives.matmul, [a] * 40, [a] * 40))
+            assert count() == threads
+        finally:
+            change(before)
+        assert all(np.array_equal(c, a @ a) for c in results)
 
 
 @pytest.mark.parametrize("labels", ["int64", "uint8", "int32"])

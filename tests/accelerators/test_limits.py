@@ -118,13 +118,15 @@ def test_a_parameter_of_a_dtype_that_no_kernel_has() -> None:
 
 
 def test_matrices_whose_rows_or_columns_overlap() -> None:
-    """Each is the one before, moved by one entry: BLAS would take them for shorter ones."""
+    """Each is the one before, moved by an entry or by 50: BLAS would take them for shorter ones."""
     a = np.random.default_rng(0).normal(size=(100, 300))
-    windows = np.lib.stride_tricks.sliding_window_view(np.arange(399.0), 300)  # (100, 300)
-    for left, right in [(windows, a.T), (windows.T, a), (a, windows.T), (a.T, windows)]:
-        # Sums of at most 300 products of order 1000, in another order.
-        expected = np.ascontiguousarray(left) @ np.ascontiguousarray(right)
-        np.testing.assert_allclose(primitives.matmul(left, right), expected, rtol=0, atol=1e-8)
+    for step in (1, 50):
+        numbers = np.arange(300.0 + 99 * step) / step
+        windows = np.lib.stride_tricks.sliding_window_view(numbers, 300)[::step]  # (100, 300)
+        for left, right in [(windows, a.T), (windows.T, a), (a, windows.T), (a.T, windows)]:
+            # Sums of at most 300 products of order 1000, in another order.
+            expected = np.ascontiguousarray(left) @ np.ascontiguousarray(right)
+            np.testing.assert_allclose(primitives.matmul(left, right), expected, rtol=0, atol=1e-8)
 
 
 def test_a_matrix_times_many() -> None:
