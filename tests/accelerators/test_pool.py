@@ -314,6 +314,15 @@ def test_the_blas_has_one_thread_while_there_are_products() -> None:
     assert blas.events == ONE
 
 
+def test_a_product_of_two_matrices_asks_and_tells_the_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    blas, a = Blas(), np.ones((300, 300))
+    addresses = tuple(ctypes.cast(f, ctypes.c_void_p).value for f in blas.functions)
+    monkeypatch.setattr(product, "blas", lambda dtype: addresses)
+    monkeypatch.setattr(native, "threads", lambda: 2)
+    assert product.matmul(a, a).shape == (300, 300)
+    assert blas.events == ["asked", 1, "product", "product", 7]  # each thread a half of it
+
+
 def test_no_product_begins_before_the_blas_is_held() -> None:
     blas = Blas()
     blas.waits["asked"] = go_on = threading.Event()
