@@ -35,14 +35,15 @@ def convolve(
 ) -> tuple[Array, Callable[[Array, bool], Gradients]]:
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
-    A linear layer for each row of y. With the windows of x that make row r as the columns of a
-    matrix Xᵣ, W as a matrix (out, kh·in·kw) and δ = ∂L/∂y:
+    A linear layer for each row of y. `unfold_rows` gives a matrix U with a column for each window
+    position along a row of x, image by image; what row r of y sees, of all rows of the kernel, is
+    the slice Uᵣ of its rows, which the next one overlaps. With W as a matrix (out, kh·in·kw) and
+    δ = ∂L/∂y,
 
-        yᵣ = W Xᵣ + b,   ∂L/∂W = Σᵣ δᵣ Xᵣᵀ,   ∂L/∂b = Σ δ,   ∂L/∂Xᵣ = Wᵀ δᵣ,
+        yᵣ = W Uᵣ + b,   ∂L/∂W = Σᵣ δᵣ Uᵣᵀ,   ∂L/∂b = Σ δ,   ∂L/∂Uᵣ = Wᵀ δᵣ,
 
-    and ∂L/∂x adds up what the windows have in common (Chellapilla et al. 2006; Goodfellow et al.
-    2016, section 9.5). Xᵣ is never made: it is a slice of `unfold_rows`, which the next one
-    overlaps.
+    and ∂L/∂U adds up where slices overlap (Chellapilla et al. 2006; Cho & Brand 2017; Goodfellow
+    et al. 2016, section 9.5).
 
     Parameters
     ----------
@@ -60,29 +61,31 @@ def convolve(
     xp = array_namespace(x)
     out, channels, kh, kw = weight.shape
     window = ((kh, kw), stride, padding)
-    oh, ow = output_size(x.shape[2:], *window)
     unfolded = unfold_rows(x, *window)  # (H + 2p, in, kw, OW, N)
-    W = xp.reshape(xp.permute_dims(weight, (0, 2, 1, 3)), (out, -1))  # (out, kh·in·kw)
-    seen = [slice(top, top + kh) for top in range(0, oh * stride[0], stride[0])]
-    X = [xp.reshape(unfolded[rows, ...], (W.shape[1], -1)) for rows in seen]  # views: (…, OW·N)
-    y = xp.empty((oh, out, X[0].shape[1]), dtype=x.dtype, device=x.device)
-    for r in range(oh):
-        y[r, ...] = matmul(W, X[r])
+    height, columns = channels * kw, unfolded.shape[3] * unfolded.shape[4]
+    U = xp.reshape(unfolded, (unfolded.shape[0] * height, columns))
+    W = xp.reshape(xp.permute_dims(weight, (0, 2, 1, 3)), (out, kh * height))
+    oh, ow = output_size(x.shape[2:], *window)
+    tops = range(0, oh * stride[0] * height, stride[0] * height)
+    seen = [slice(top, top + kh * height) for top in tops]
+    y = xp.empty((oh, out, columns), dtype=x.dtype, device=x.device)
+    for r, rows in enumerate(seen):
+        y[r, ...] = matmul(W, U[rows, :])
     if bias is not None:
         y += xp.reshape(bias, (-1, 1))
 
     def backward(dy: Array, wants_dx: bool = True) -> Gradients:
         delta = xp.reshape(rows_first(dy), y.shape)
-        # X δᵀ in place of δ Xᵀ: the same product, twice as fast with few output channels.
-        dW = sum(matmul(X[r], delta[r, ...].T) for r in range(oh)).T
+        # U δᵀ in place of δ Uᵀ: the same product, twice as fast with few output channels.
+        dW = sum(matmul(U[rows, :], delta[r, ...].T) for r, rows in enumerate(seen)).T
         dW = xp.permute_dims(xp.reshape(dW, (out, kh, channels, kw)), (0, 2, 1, 3))
-        if not wants_dx:
-            return None, dW, xp.sum(delta, axis=(0, 2))
-        dunfolded = xp.zeros_like(unfolded)
-        for r, rows in enumerate(seen):
-            dX = matmul(W.T, delta[r, ...])
-            dunfolded[rows, ...] += xp.reshape(dX, (kh, *unfolded.shape[1:]))
-        return fold_rows(dunfolded, x.shape, *window), dW, xp.sum(delta, axis=(0, 2))
+        dx = None
+        if wants_dx:
+            dU = xp.zeros_like(U)
+            for r, rows in enumerate(seen):
+                dU[rows, :] += matmul(W.T, delta[r, ...])
+            dx = fold_rows(xp.reshape(dU, unfolded.shape), x.shape, *window)
+        return dx, dW, xp.sum(delta, axis=(0, 2))
 
     return images(xp.reshape(y, (oh, out, ow, -1))), backward
 
