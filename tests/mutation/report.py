@@ -244,12 +244,16 @@ class Orders:
         return layered and (_file(fault), fault.function) in self.by_function
 
     def note(self, index: int, change: int) -> None:
-        """A test begins, and may crash: +1; it has passed: -1."""
-        memoryview(self.caught).cast("I")[index] += change
+        """A test begins, and may crash: +1; it has passed: -1.
+
+        Of two processes at once one may be lost, so that a count may also be below 0: it only
+        says which test goes first.
+        """
+        memoryview(self.caught).cast("i")[index] += change
 
     def __call__(self, fault: Fault | KernelFault) -> Iterable[tuple[int, float]]:
         if isinstance(fault, KernelFault):
-            count = memoryview(self.caught).cast("I")
+            count = memoryview(self.caught).cast("i")
             order = sorted(self.kernels, key=lambda index: -count[index])
             return [(index, self.seconds[index]) for index in order]
         file = _file(fault)
