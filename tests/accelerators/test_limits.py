@@ -130,5 +130,7 @@ def test_matrices_whose_rows_or_columns_overlap() -> None:
 
 
 def test_a_matrix_times_many() -> None:
-    a, many = np.ones((300, 300)), np.ones((2, 300, 300))
-    assert np.array_equal(primitives.matmul(a, many), a @ many)
+    a = np.ones((300, 300))
+    for many in (np.ones((2, 300, 300)), np.ones((300, 300, 2))):
+        assert np.array_equal(primitives.matmul(a, many), a @ many)
+        assert np.array_equal(primitives.matmul(many.mT, a), many.mT @ a)
