@@ -1,6 +1,6 @@
 """What is asked of CUDA where work is recorded, fetched and measured: without a GPU, by stand-ins.
 
-Whether CUDA does it is not shown here. Not yet run on a GPU.
+Whether CUDA does it is not shown here.
 """
 
 from __future__ import annotations

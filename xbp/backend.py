@@ -53,7 +53,7 @@ class Graph:
 
 
 class CuPyGraph(Graph):
-    """Not yet run on a GPU."""
+    """A CUDA graph by CuPy, with a stream and a memory pool of its own."""
 
     def __init__(self, device: Any) -> None:
         self.cuda, self.device = importlib.import_module("cupy").cuda, device
@@ -92,7 +92,7 @@ class CuPyGraph(Graph):
 
 
 class TorchGraph(Graph):
-    """Not yet run on a GPU."""
+    """A CUDA graph by torch. Not yet run on a GPU."""
 
     def __init__(self, device: Any) -> None:
         self.cuda, self.device = importlib.import_module("torch").cuda, device

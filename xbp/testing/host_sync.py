@@ -44,8 +44,8 @@ def assert_no_host_sync() -> Iterator[None]:
 
     Notes
     -----
-    The guards of CuPy and of torch on CUDA have not been run on a GPU yet; that CuPy's methods
-    raise before they touch a device is tested without one.
+    The guard of torch on CUDA has not been run on a GPU yet. That CuPy's methods raise before they
+    touch a device is tested without one.
 
     CuPy 14's arrays are of a Python class, whose methods are replaced here; its own functions that
     wait (``cupy.nonzero``, ``put``, ``choose``, ``percentile``, …) do so by one of these. Not seen

@@ -72,7 +72,8 @@ class Trainer:
     a new recording. What it keeps elsewhere is not noticed; nor would be what it changes itself in
     its forward, so that is refused. Metrics of xbp and functions are recorded too; a `Metric` of
     one's own is updated after each step. Callbacks run as ever. The trainer keeps the graph, and
-    with it the data on the device, for its next `fit`. Not yet run on a GPU.
+    with it the data on the device, for its next `fit`. Run on a GPU with CuPy; not yet with
+    PyTorch on CUDA.
 
     Examples
     --------

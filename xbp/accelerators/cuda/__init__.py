@@ -4,8 +4,8 @@ They are compiled by NVRTC when they are first used. What a launch does depends 
 waits for nothing, transfers nothing, allocates from CuPy's pool, and so can be captured into a CUDA
 graph. Sums are taken in a fixed order, without atomics: the same numbers come out each time.
 
-Not yet run on a GPU: the tests compile them for several architectures, and run them in an emulation
-on the CPU, against the references.
+Without a GPU the tests compile them for several architectures, and run them in an emulation on the
+CPU, against the references.
 """
 
 from collections.abc import Callable

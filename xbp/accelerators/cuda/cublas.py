@@ -5,7 +5,7 @@ is why CuPy refuses. A handle that has been given a workspace, and is told the s
 CUDA's manual asks (cuBLAS, section "CUDA Graphs Support"). It is called by ctypes in the library
 that CuPy has loaded, by four functions whose signatures are those of every cuBLAS since CUDA 11:
 nvmath-python's bindings, which wrap the same calls, are marked experimental and would be one more
-package. Not yet run on a GPU.
+package.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ CuPy raises NotImplementedError for every call of cuBLAS while a stream is captu
 - large ones go to cuBLAS by another door, `cublas.py`: a handle of our own;
 - where there is no cuBLAS to be found, the kernel of our own does those, too.
 
-It is the same in eager steps and in captured ones, so that both give the same bits. Not yet run on
-a GPU.
+It is the same in eager steps and in captured ones, so that both give the same bits.
 """
 
 from __future__ import annotations
