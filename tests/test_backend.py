@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from twin import twin
 
 import xbp
 from xbp import backend as backend_module
@@ -50,6 +51,21 @@ def strict() -> Backend:
 @pytest.fixture(autouse=True)
 def _numpy_is_set_and_then_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "_default", find_backend("numpy"))
+
+
+@pytest.mark.parametrize("name", [*HERE, "twin"])
+def test_equal_backends_have_equal_hashes(name: str) -> None:
+    with twin():
+        a, b = find_backend(name), find_backend(name)
+        assert a == b
+        assert hash(a) == hash(b)
+        assert {a: 1} == {b: 1}
+
+
+def test_backends_on_other_devices_are_others() -> None:
+    with twin():
+        places = {find_backend("twin", device=number) for number in (0, 1, 1, 0)}
+        assert len(places) == 2
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

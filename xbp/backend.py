@@ -352,6 +352,9 @@ class Backend:
             host = host.astype(dtype_name(dtype), copy=False)
         return library.place(self.xp, host, self.device)
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # CuPy's devices have no hash
+
     def __str__(self) -> str:
         return f"{self.name} ({self.device})"
 

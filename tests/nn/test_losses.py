@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from twin import namespace as twin_namespace
+from twin import twin
 
 import xbp
 from xbp import nn
+from xbp.backend import find_backend
 from xbp.errors import BackendError, InputError
+from xbp.testing.helpers import replaced
 
 WEIGHTS = [0.5, 2.0, 0.0]
 
@@ -57,6 +61,23 @@ def test_slopes_at_the_kinks() -> None:
     assert nn.HuberLoss()(zero, zero) == (0, 0)
     assert nn.HuberLoss(delta=2.0)(zero + 2, zero) == (2, 2)  # ½·2², where the tangent begins
     assert nn.HuberLoss(delta=2.0)(zero - 3, zero) == (4, -2)  # 2 (3 - 1)
+
+
+@pytest.mark.parametrize("name", xbp.available_backends())
+def test_the_slope_of_l1_is_the_sign(name: str) -> None:
+    backend = find_backend(name)
+    error = np.array([np.inf, 2.0, 5e-324, 0.0, -0.0, -5e-324, -2.0, -np.inf, np.nan])
+    _, gradient = nn.L1Loss("sum")(backend.asarray(error), backend.asarray(0 * np.ones(9)))
+    np.testing.assert_array_equal(xbp.to_numpy(gradient), np.sign(error))
+
+
+def test_l1_does_not_ask_for_the_sign_which_waits_for_cupy() -> None:
+    def sign(x: Any) -> Any:
+        raise AssertionError("array_api_compat.cupy.sign assigns through a mask")
+
+    with twin(), replaced(twin_namespace, sign=sign):
+        x = find_backend("twin").asarray([1.0])
+        assert nn.L1Loss()(x, 2 * x)[1].tolist() == [-1.0]
 
 
 def test_huber_is_half_the_square_inside_and_delta_times_l1_far_out() -> None:

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from twin import namespace as twin_namespace
+from twin import twin
 
 import xbp
 from xbp import nn
+from xbp.backend import find_backend
+from xbp.testing.helpers import replaced
 
 F64 = NDArray[np.float64]
 
@@ -240,6 +244,40 @@ def test_truncated_against_time_equals_explicit_chunks(cell: str, k: int) -> Non
         assert_close(dx[:, chunk], np.flip(dpart, axis=1))
     for name, gradient in gradients(plain).items():
         assert_close(gradients(layer)[f"{name}_reverse"], gradient)
+
+
+# --- a few arrays at a time ---
+
+
+@pytest.mark.parametrize("T", [1, 2, 8, 9, 64, 65, 70])
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_more_than_eight_arrays_are_joined_at_once(cell: str, T: int) -> None:
+    """More need a table of pointers on CuPy, whose upload cannot be recorded."""
+    joined: list[int] = []
+
+    def counting(name: str) -> Any:
+        function = getattr(twin_namespace, name)
+
+        def count(arrays: Any, **options: Any) -> Any:
+            joined.append(len(arrays))
+            return function(arrays, **options)
+
+        return count
+
+    def run(backend: xbp.Backend) -> list[F64]:
+        layer = make(cell, 2, 3, 5, bidirectional=True, truncate=4).to(backend)
+        x = backend.asarray(normal(1, 2, T, 2))
+        (y, state), backward = layer.run(x)
+        dx, dstate = backward(y, state)
+        return [xbp.to_numpy(a) for a in (y, dx, *flat(state), *flat(dstate))] + [
+            *gradients(layer).values()
+        ]
+
+    expected = run(find_backend("numpy"))
+    with twin(), replaced(twin_namespace, stack=counting("stack"), concat=counting("concat")):
+        for ours, theirs in zip(run(find_backend("twin")), expected, strict=True):
+            assert_close(ours, theirs)
+    assert max(joined) <= 8
 
 
 # --- the rest ------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from rules import RULES, Rule
+from twin import twin
 
-import xbp
+import xbp.accelerators
 from xbp import nn, optim, primitives
-from xbp.backend import Array, Namespace, find_backend
+from xbp.backend import Array, Namespace, array_namespace, find_backend
 from xbp.primitives.dispatch import update
 
 SHAPES = [("float64", (3, 4)), ("float32", (70, 60)), ("float64", ()), ("float32", (5,))] * 2
@@ -52,6 +53,34 @@ def test_bit_for_bit(rule: Rule, backend: xbp.Backend) -> None:
             assert xbp.to_numpy(joint.state[index][name]).tobytes() == expected
 
 
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_bit_for_bit_where_devices_have_no_hash(rule: Rule) -> None:
+    with twin(), xbp.accelerators.disabled():
+        backend, host = find_backend("twin"), find_backend("numpy")
+        there, here = parameters(backend), parameters(host)
+        optimizers = rule(there), rule(here)
+        for _ in range(3):
+            for place, own in ((backend, there), (host, here)):
+                for parameter in own:
+                    parameter.add_grad(
+                        place.asarray(np.ones(parameter.shape)).astype(parameter.data.dtype)
+                    )
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        for a, b in zip(there, here, strict=True):
+            assert type(a.data) is not type(b.data)
+            assert xbp.to_numpy(a.data).tobytes() == b.data.tobytes()
+
+
+def test_parameters_of_one_device_are_updated_at_once() -> None:
+    with twin():
+        backends = [find_backend("twin", device=number) for number in (0, 1, 0)]
+        data = [nn.Parameter(backend.asarray([1.0])) for backend in backends]
+        with data[0].data.device:
+            assert at_once(optim.Adam([data[0], data[2]])) == [2]
+
+
 class HalfAdam(optim.Adam):
     def mean(self, m: Array, g: Array, *rate: Any) -> tuple[Any, Array]:
         return rate[0], m / 2
@@ -68,7 +97,8 @@ def test_a_rule_of_ones_own_is_given_arrays(kind: Any) -> None:
     before = [parameter.data.copy() for parameter in own]
     optimizer = kind(own, lr=0.5)
     for parameter in own:
-        parameter.add_grad(np.ones_like(parameter.data))
+        xp = array_namespace(parameter.data)
+        parameter.add_grad(xp.ones_like(parameter.data))
     optimizer.step()
     for parameter, old in zip(own, before, strict=True):
         change = 0.25 if kind is HalfAdam else 0.5
@@ -86,7 +116,8 @@ def at_once(optimizer: optim.Optimizer) -> list[int]:
 
     optimizer.update = noted  # type: ignore[method-assign]
     for parameter in optimizer.parameters:
-        parameter.add_grad(np.ones_like(parameter.data))
+        xp = array_namespace(parameter.data)
+        parameter.add_grad(xp.ones_like(parameter.data))
     optimizer.step()
     return calls
 

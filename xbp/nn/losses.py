@@ -166,7 +166,9 @@ class L1Loss(RegressionLoss):
     """
 
     def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
-        return xp.abs(difference), xp.sign(difference)
+        # Not xp.sign, which waits for CuPy's device. What is neither above 0 nor below is 0 or nan.
+        below = xp.where(difference < 0, -1.0, difference)
+        return xp.abs(difference), xp.where(difference > 0, 1.0, below)
 
 
 class HuberLoss(RegressionLoss):

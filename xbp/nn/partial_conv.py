@@ -12,6 +12,7 @@ from xbp.initializers import Initializer, fan_in_uniform, map_by_map, zeros
 from xbp.nn.conv import Conv2d
 from xbp.nn.parameter import Parameter
 from xbp.nn.windowed import Size, Windowed
+from xbp.primitives import matmul
 from xbp.random import Seed, generator
 
 
@@ -94,11 +95,11 @@ class PartialConv2d(Conv2d):
         w = xp.reshape(self.weight.data, (self.weight.shape[0], -1))
 
         def backward(dW: Array) -> None:
-            dw = xp.matmul(P.T, xp.reshape(dW, (P.shape[0], -1)))
+            dw = matmul(P.T, xp.reshape(dW, (P.shape[0], -1)))
             self.weight.add_grad(xp.reshape(dw, self.weight.shape))
 
         shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        return xp.reshape(xp.matmul(P, w), shape), backward
+        return xp.reshape(matmul(P, w), shape), backward
 
     def options(self) -> str:
         return f"{super().options()}, {self.weight.shape[0]} connections"

@@ -8,7 +8,7 @@ for all time steps in one matrix product), runs the step over time, and its back
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, TypeAlias
@@ -254,14 +254,14 @@ class Recurrent(Layer):
         P, project_backward = affine(rows, W_ih, None if bias_ih is None else bias_ih.data)
         P = xp.reshape(P, (T, -1, width))
         times = range(T - 1, -1, -1) if suffix.endswith("_reverse") else range(T)
-        before: list[Array] = [None] * T
+        first = xp.expand_dims(states[0], axis=0)
         after: list[Array] = [None] * T
         steps: list[StepBackward] = [None] * T  # type: ignore[list-item]
         for t in times:
-            before[t] = states[0]
             q, _ = affine(states[0], W_hh, None if bias_hh is None else bias_hh.data)
             states, steps[t] = self.step(xp, P[t, ...], q, *states)
             after[t] = states[0]
+        h = _stack(xp, after)
         chunk = self.truncate or T
         starts = {t for earlier, t in pairwise(times) if earlier // chunk != t // chunk}
 
@@ -276,23 +276,26 @@ class Recurrent(Layer):
                 around = others[0]
                 dstates = (through_q if around is None else through_q + around, *others[1:])
             same = dp[0] is dq[0]  # as in every cell that adds p and q
-            dP = xp.reshape(xp.stack(dp), (-1, width))
-            dQ = dP if same else xp.reshape(xp.stack(dq), (-1, width))
+            dP = xp.reshape(_stack(xp, dp), (-1, width))
+            dQ = dP if same else xp.reshape(_stack(xp, dq), (-1, width))
+            # h before each step: the initial state, and all but the last of those after a step
+            before = [h[1:, ...], first] if times.step < 0 else [first, h[:-1, ...]]
+            rows_before = xp.reshape(xp.concat(before, axis=0), (-1, self.hidden_size))
             drows, dW_ih, db_ih = project_backward(dP, True)
             weight_ih.add_grad(dW_ih)
-            weight_hh.add_grad(matmul(dQ.T, xp.reshape(xp.stack(before), (-1, self.hidden_size))))
+            weight_hh.add_grad(matmul(dQ.T, rows_before))
             if bias_ih is not None and bias_hh is not None:
                 bias_ih.add_grad(db_ih)
                 bias_hh.add_grad(xp.sum(dQ, axis=0))
             return xp.reshape(drows, x.shape), dstates
 
-        return (xp.stack(after), states), backward
+        return (h, states), backward
 
     # --- states: a tuple inside, PyTorch's form outside ---
 
     def _stacked(self, xp: Namespace, states: list[States]) -> Any:
         """For each scan (h, …) → arrays (num_layers · directions, N, hidden_size)."""
-        stacked = tuple(xp.stack(arrays) for arrays in zip(*states, strict=True))
+        stacked = tuple(_stack(xp, arrays) for arrays in zip(*states, strict=True))
         return stacked if len(stacked) > 1 else stacked[0]
 
     def _states(self, xp: Namespace, x: Array, state: Any, what: str) -> States:
@@ -343,3 +346,19 @@ class Recurrent(Layer):
         }
         extra = [f"{name}={value}" for name, (value, default) in shown.items() if value != default]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *extra])
+
+
+MOST_AT_ONCE = 8
+"""CuPy joins more arrays than these by a table of pointers, whose upload cannot be recorded."""
+
+
+def _stack(xp: Namespace, arrays: Sequence[Array]) -> Array:
+    """`xp.stack` of any number of arrays, a few at a time, so that a device can record it."""
+    if len(arrays) <= MOST_AT_ONCE:
+        return xp.stack(arrays)
+    starts = range(0, len(arrays), MOST_AT_ONCE)
+    joined = [xp.stack(arrays[i : i + MOST_AT_ONCE]) for i in starts]
+    while len(joined) > 1:
+        starts = range(0, len(joined), MOST_AT_ONCE)
+        joined = [xp.concat(joined[i : i + MOST_AT_ONCE], axis=0) for i in starts]
+    return joined[0]

@@ -163,7 +163,9 @@ class Optimizer:
         """
         for index, parameter in enumerate(self.parameters):
             self._check_place(index, parameter.data)  # all of them, before any is changed
-        alike: dict[Any, list[int]] = {}  # those that may be updated at once: all, as a rule
+        # Parameters that can be updated at once: as a rule all of them. A device is compared and
+        # never hashed, as CuPy's has no hash and is a new object each time.
+        groups: list[tuple[tuple[Any, ...], list[int]]] = []
         for index, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
@@ -171,9 +173,15 @@ class Optimizer:
             self.counts[index] = t
             if not self.state[index]:
                 self.state[index] = self.start(array_namespace(p), p)
-            alike.setdefault((t, type(p), p.dtype, p.device), []).append(index)
+            kind = (t, type(p), p.dtype, p.device)
+            for other, indices in groups:
+                if kind == other:
+                    indices.append(index)
+                    break
+            else:
+                groups.append((kind, [index]))
         lr, at_once = self.lr, self.takes_lists()
-        for (t, *_), indices in alike.items():
+        for (t, *_), indices in groups:
             own = self.all_numbers(lr, t) if numbers is None else numbers[indices[0]]
             for those in [indices] if at_once else [[index] for index in indices]:
                 self._update(those, *own)
