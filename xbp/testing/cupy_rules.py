@@ -1,4 +1,4 @@
-"""What CuPy does with each function of the Array API: one table, read by the stand-ins and on a GPU.
+"""What CuPy does with each function of the Array API: a table that stand-ins and a GPU share.
 
 A name that no rule refuses is recorded in a CUDA graph, after one rehearsal. A rule refuses some
 calls of a name, by their arguments, for one of three reasons:
@@ -16,6 +16,7 @@ From the sources of CuPy 14.2 and array_api_compat 1.16, and where it is said so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
@@ -97,11 +98,14 @@ MANY, LARGE = 8, 2 * 2**20
 
 
 def _many(arrays: Any, *args: Any, **keywords: Any) -> bool:
-    """More than 8 arrays of one dtype, of less than 2 MiB on average: joined by way of a table of
-    pointers (``_concatenate`` in cupy/_core/_routines_manipulation.pyx; seen on an H200)."""
+    """More than 8 arrays of one dtype, of less than 2 MiB on average.
+
+    They are joined by way of a table of pointers (``_concatenate`` in
+    cupy/_core/_routines_manipulation.pyx; seen on an H200).
+    """
     if len(arrays) <= MANY or any(a.dtype != arrays[0].dtype for a in arrays):
         return False
-    size = sum(a.size * np.dtype(_name(a)).itemsize for a in arrays)
+    size = sum(math.prod(a.shape) * np.dtype(_name(a)).itemsize for a in arrays)
     return bool(size < LARGE * len(arrays))
 
 
@@ -144,56 +148,59 @@ def _product_of_floats(a: Any, b: Any, *args: Any, **keywords: Any) -> bool:
     return _floating(a, b) and not (a.ndim == 1 and b.ndim == 1)
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(text.split())
+
+
 # --- the table -----------------------------------------------------------------------------------
 
-_CREATION = "empty empty_like eye full full_like meshgrid ones ones_like tril triu zeros zeros_like"
-_ELEMENTWISE = """
+_SAFE = names("""
+    empty empty_like eye full full_like meshgrid ones ones_like tril triu zeros zeros_like
+
     abs acos acosh add asin asinh atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift
     bitwise_or bitwise_right_shift bitwise_xor ceil conj copysign cos cosh divide equal exp expm1
     floor floor_divide greater greater_equal hypot imag isfinite isinf isnan less less_equal log
     log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum
     multiply negative nextafter not_equal positive pow real reciprocal remainder round signbit sin
     sinh sqrt square subtract tan tanh trunc
-"""
-_SHAPES = """
+
     broadcast_arrays broadcast_shapes broadcast_to expand_dims flip matrix_transpose moveaxis
     permute_dims reshape roll squeeze tile unstack
-"""
-_REDUCTIONS = """
+
     all any argmax argmin count_nonzero cumulative_prod cumulative_sum diff max mean min prod std
     sum var
-"""
-_SEARCH = "searchsorted take_along_axis"
-_DTYPES = "astype can_cast finfo iinfo isdtype result_type"
-_LINALG = "linalg.cross linalg.diagonal linalg.matrix_transpose linalg.outer linalg.trace " + (
-    "linalg.vector_norm"
-)
-_THRUST = "argsort isin sort"
+
+    searchsorted take_along_axis
+
+    astype can_cast finfo iinfo isdtype result_type
+
+    linalg.cross linalg.diagonal linalg.matrix_transpose linalg.outer linalg.trace
+    linalg.vector_norm
+
+    __abs__ __eq__ __ge__ __gt__ __invert__ __iter__ __le__ __lt__ __ne__ __neg__ __pos__
+""")
+"""Creation, elementwise functions, shapes, reductions, search, dtypes, products without cuBLAS."""
+
+_THRUST = names("argsort isin sort")
 """Probably recorded: Thrust is asynchronous, with memory from the pool. Never run."""
 
-_OPERATORS = " ".join(
-    f"__{prefix}{name}__"
-    for name in "add and floordiv lshift mod mul or pow rshift sub truediv xor".split()
-    for prefix in ("", "r", "i")
-) + " __abs__ __eq__ __ge__ __gt__ __invert__ __le__ __lt__ __ne__ __neg__ __pos__ __iter__"
-
-_SAFE = " ".join(
-    (_CREATION, _ELEMENTWISE, _SHAPES, _REDUCTIONS, _SEARCH, _DTYPES, _LINALG, _THRUST, _OPERATORS)
-)
+_OPERATORS = names("add and floordiv lshift mod mul or pow rshift sub truediv xor")
 
 _PRODUCT = Rule(LIBRARY, _product_of_floats, "xbp.primitives.matmul")
 _SOLVER = Rule(LIBRARY)
 _READ = Rule(WAIT)
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    **{name: () for name in _SAFE.split()},
+    **dict.fromkeys((*_SAFE, *_THRUST), ()),
+    **{f"__{side}{name}__": () for name in _OPERATORS for side in ("", "r", "i")},
     # --- waits ---
     # array_api_compat assigns through a mask (cupy/_aliases.py; seen on an H200)
     "sign": (Rule(WAIT, _floating, "where(x > 0, 1.0, where(x < 0, -1.0, 0 * x))"),),
     "clip": (
         Rule(
             WAIT,
-            lambda x, /, min=None, max=None, **_: not (min is None and max is None),
+            lambda x, *args, **bounds: any(b is not None for b in (*args, *bounds.values())),
             "minimum(maximum(x, low), high)",
         ),
     ),
@@ -201,15 +208,14 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "arange": (Rule(WAIT, _any_array),),
     "linspace": (Rule(WAIT, _any_array),),
     "where": (Rule(WAIT, lambda *args: len(args) == 1),),
-    **{
-        name: (_READ,)
-        for name in ("nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values")
-    },
-    **{
-        f"__{name}__": (_READ,)
-        for name in ("bool", "complex", "contains", "float", "index", "int")
-    },
-    **{f"__{name}__": (_READ,) for name in ("dlpack", "format", "reduce", "repr", "str")},
+    **dict.fromkeys(
+        names("""
+            nonzero unique_all unique_counts unique_inverse unique_values
+            __bool__ __complex__ __contains__ __float__ __index__ __int__
+            __dlpack__ __format__ __reduce__ __repr__ __str__
+        """),
+        (_READ,),
+    ),
     "to_device": (Rule(WAIT, lambda x, device, /, **_: "cpu" in str(device).lower()),),
     "fill": (Rule(WAIT, lambda x, value: on_device(value)),),
     "from_dlpack": (_READ,),
@@ -226,21 +232,21 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(WAIT, _index_waits, "x[...] = where(mask, value, x)"),
         Rule(UPLOAD, _index_uploads, "an index that lies on the device"),
     ),
-    # --- library handles ---
-    **{
-        name: (_PRODUCT,)
-        for name in (
-            *("matmul", "tensordot", "vecdot", "__matmul__", "__rmatmul__", "__imatmul__"),
-            *("linalg.matmul", "linalg.tensordot", "linalg.vecdot"),
-        )
-    },
+    # --- handles of cuBLAS and cuSOLVER ---
+    **dict.fromkeys(
+        names("""
+            matmul tensordot vecdot __matmul__ __rmatmul__ __imatmul__
+            linalg.matmul linalg.tensordot linalg.vecdot
+        """),
+        (_PRODUCT,),
+    ),
     "linalg.matrix_power": (Rule(LIBRARY, lambda x, n: _floating(x)),),
     **{
         f"linalg.{name}": (_SOLVER,)
-        for name in """
+        for name in names("""
             cholesky det eig eigh eigvals eigvalsh inv matrix_norm matrix_rank pinv qr slogdet solve
             svd svdvals
-        """.split()
+        """)
     },
 }
 """By the name of a function or method, the calls that CuPy waits for or refuses to record."""
@@ -250,19 +256,15 @@ PRODUCTS = [name for name, rules in RULES.items() if _PRODUCT in rules]
 
 # --- numpy arrays among CuPy's -------------------------------------------------------------------
 
-SILENTLY_NUMPY = frozenset(
-    """
+SILENTLY_NUMPY = names("""
     sum prod max min mean std var argsort sort astype broadcast_arrays flip matrix_transpose
     permute_dims repeat reshape squeeze take
-    """.split()
-)
+""")
 """Functions that make a numpy array of a numpy array."""
 
-UPLOADS_NUMPY = frozenset(
-    """
+UPLOADS_NUMPY = names("""
     asarray diff real imag round tile tril triu empty_like full_like ones_like zeros_like
-    """.split()
-)
+""")
 """Functions that make an array on the device of a numpy array. All others raise TypeError."""
 
 

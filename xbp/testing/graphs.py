@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -16,9 +16,11 @@ from xbp.testing.helpers import replaced
 from xbp.testing.strictness import (
     THREAD,
     RecordingError,
+    arrays,
     as_strict_as_cupy,
     current,
     inside,
+    memory,
     refuse,
     replaced_functions,
 )
@@ -149,7 +151,8 @@ class Tape:
         listening: Callable[[Tape], AbstractContextManager[Any]] = lambda tape: nullcontext(),
     ) -> None:
         self.memory, self.listening = memory, listening
-        self.calls: list[tuple[Any, Any, Any, Any, Any]] = []
+        # Functions, arguments, results, and which arrays of the results were new memory
+        self.calls: list[tuple[Any, Any, Any, Any, list[tuple[int, NDArray[Any]]]]] = []
         self.blocks = set[int]()  # of memory, made in the recording
         self.written: list[tuple[NDArray[Any], NDArray[Any]]] = []  # memory of others, as it was
         self.dead = False
@@ -171,7 +174,7 @@ class Tape:
             for values, before in reversed(self.written):
                 values[...] = before
             for *_, new in self.calls:
-                for values in new:
+                for _, values in new:
                     values[...] = garbage(values.dtype)
             self.written.clear()
         if self.dead:
@@ -185,12 +188,13 @@ class Tape:
                 self.written.append((values, values.copy()))
         args, keywords = _frozen(args), _frozen(keywords)
         result = function(*args, **keywords)
-        new: list[NDArray[Any]] = []
+        new: list[tuple[int, NDArray[Any]]] = []
         if not changed:
             known = {block for block, _ in self.memory((args, keywords))}
-            made = [(block, values) for block, values in self.memory(result) if block not in known]
-            self.blocks.update(block for block, _ in made)
-            new = [values for _, values in made]
+            for place, (block, values) in enumerate(self.memory(result)):
+                if block not in known:
+                    self.blocks.add(block)
+                    new.append((place, values))
         # What was made is kept, too: so no block of memory is taken for another.
         self.calls.append((function, args, keywords, result, new))
         return result
@@ -199,10 +203,9 @@ class Tape:
         for function, args, keywords, _, new in self.calls:
             again = function(*args, **keywords)
             if new:
-                known = {block for block, _ in self.memory((args, keywords))}
-                made = [values for block, values in self.memory(again) if block not in known]
-                for values, now in zip(new, made, strict=True):
-                    values[...] = now
+                made = self.memory(again)
+                for place, values in new:
+                    values[...] = made[place][1]
 
 
 def garbage(dtype: np.dtype[Any]) -> Any:
@@ -220,8 +223,6 @@ def _frozen(tree: Any) -> Any:
 
 
 def _strict_memory(tree: Any) -> list[tuple[int, NDArray[Any]]]:
-    from xbp.testing.strictness import arrays, memory
-
     return [(memory(array), array._array) for array in arrays(tree)]
 
 
@@ -241,16 +242,10 @@ def _torch() -> list[tuple[Any, dict[str, Any]]]:
         refuse(Rule(WAIT), "to_numpy", "a torch tensor")
         return to_numpy(array)
 
-    def whose(tree: Any) -> str:
-        return "a torch tensor" if _tensors(tree) else ""
-
-    def call(name: str, original: Any, args: Any, keywords: Any) -> Any:
-        return original(*args, **keywords)
-
     refused = [name for name, rules in RULES.items() if rules]
     kind = importlib.import_module("torch").Tensor
     return [
-        *replaced_functions(xp, kind, whose, call, refused),
+        *replaced_functions(xp, kind, _whose, _call, refused),
         (
             library,
             {
@@ -265,6 +260,14 @@ def _torch() -> list[tuple[Any, dict[str, Any]]]:
             },
         ),
     ]
+
+
+def _whose(tree: Any) -> str:
+    return "a torch tensor" if _tensors(tree) else ""
+
+
+def _call(name: str, original: Any, args: Any, keywords: Any) -> Any:
+    return original(*args, **keywords)
 
 
 def _listening(tape: Tape) -> Any:

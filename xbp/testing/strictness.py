@@ -29,6 +29,7 @@ from xbp.testing.cupy_rules import (
     WAIT,
     Rule,
     is_numpy,
+    names,
     verdict,
 )
 from xbp.testing.helpers import replaced
@@ -100,6 +101,7 @@ def refuse(rule: Rule, name: str, whose: str) -> None:
         raise HostSyncError(msg)
 
 
+@functools.lru_cache(maxsize=1024)
 def held_against_the_table(
     name: str, original: Function, whose: Callable[[Any], str], call: Function
 ) -> Function:
@@ -143,11 +145,11 @@ def _by_a_primitive() -> bool:
 
 
 def replaced_functions(
-    xp: Any, kind: type, whose: Callable[[Any], str], call: Function, names: Iterable[str]
+    xp: Any, kind: type, whose: Callable[[Any], str], call: Function, those: Iterable[str]
 ) -> list[tuple[Any, dict[str, Function]]]:
     """What `replaced` takes: owners, and their functions held against the table."""
     found: dict[str, tuple[Any, dict[str, Function]]] = {}
-    for name in names:
+    for name in those:
         room, _, last = name.rpartition(".")
         method = last.startswith("__") or last in ("to_device", "fill")
         owner = kind if method else getattr(xp, room) if room else xp
@@ -160,11 +162,10 @@ def replaced_functions(
 
 # --- array_api_strict ----------------------------------------------------------------------------
 
-IN_PLACE = {
-    "__setitem__",
-    *(f"__i{name}__" for name in "add and floordiv lshift mod mul or pow rshift sub".split()),
-    *("__itruediv__", "__ixor__"),
-}
+IN_PLACE = names("""
+    __setitem__ __iadd__ __iand__ __ifloordiv__ __ilshift__ __imod__ __imul__ __ior__ __ipow__
+    __irshift__ __isub__ __itruediv__ __ixor__
+""")
 
 _lock, _blocks, _undo = threading.RLock(), 0, ExitStack()
 
@@ -203,6 +204,7 @@ def as_strict_as_cupy() -> Iterator[None]:
     TypeError: unhashable type: 'array_api_strict.Device'
     """
     global _blocks
+    LIBRARIES["array_api_strict"].namespace()  # or a sentence that says how to install it
     with _lock:
         if not _blocks:
             for owner, attributes in _strict():
@@ -232,25 +234,20 @@ def current(device: Any) -> Iterator[None]:
         THREAD.current = before
 
 
-@functools.cache
 def _strict() -> list[tuple[Any, dict[str, Any]]]:
     """Owners, and what is replaced in them."""
     library = LIBRARIES["array_api_strict"]
     xp: Any = library.namespace()
-    kind, cpu = type(xp.zeros(1)), xp.Device("CPU_DEVICE")
+    kind = type(xp.zeros(1))
     placed, to_numpy, fetched = library.place, library.to_numpy, library.fetch
-
-    def whose(tree: Any) -> str:
-        devices = [array._device for array in arrays(tree) if array._device != cpu]
-        return f"an array on {devices[0]._device}" if devices else ""
 
     def place(xp: Any, array: Any, device: Any) -> Any:
         with current(device):
             return placed(xp, np.array(array), device)  # a device shares no memory with the host
 
     def read(array: Any) -> Any:
-        if whose(array) and not THREAD.inside:
-            refuse(Rule(WAIT), "to_numpy", whose(array))
+        if _whose(array) and not THREAD.inside:
+            refuse(Rule(WAIT), "to_numpy", _whose(array))
         with inside():
             return to_numpy(array)
 
@@ -267,16 +264,20 @@ def _strict() -> list[tuple[Any, dict[str, Any]]]:
         msg = "unhashable type: 'array_api_strict.Device'"
         raise TypeError(msg)
 
-    kind_of_device, kind_of_dtype = type(cpu), type(xp.float32)
-    call = functools.partial(_call, xp)
+    kind_of_device, kind_of_dtype = xp.Device, type(xp.float32)
     return [
-        *replaced_functions(xp, kind, whose, call, RULES),
+        *replaced_functions(xp, kind, _whose, _call, RULES),
         (kind, {"device": property(lambda array: kind_of_device(array._device._device))}),
         (kind_of_device, {"__hash__": hashed}),
         (kind_of_dtype, {"__eq__": _equal_dtypes}),
         (library, {"place": place, "to_numpy": read, "fetch": fetch}),
         (library, {"activate": activate, "on": current}),
     ]
+
+
+def _whose(tree: Any) -> str:
+    devices = {array._device._device for array in arrays(tree)} - {"CPU_DEVICE"}
+    return f"an array on {min(devices)}" if devices else ""
 
 
 def arrays(tree: Any) -> list[Any]:
@@ -290,7 +291,8 @@ def arrays(tree: Any) -> list[Any]:
     return [tree] if hasattr(tree, "_array") else []
 
 
-def _call(xp: Any, name: str, original: Function, args: Any, keywords: Any) -> Any:
+def _call(name: str, original: Function, args: Any, keywords: Any) -> Any:
+    xp = sys.modules["array_api_strict"]
     if any(map(is_numpy, args)) and name != "asarray":
         if name in SILENTLY_NUMPY and is_numpy(args[0]):
             return getattr(np, name)(*args, **keywords)
@@ -333,6 +335,8 @@ def memory(array: Any) -> int:
 
 
 def _equal_dtypes(dtype: Any, other: Any) -> bool:
+    if type(other) is type(dtype):
+        return dtype._np_dtype is other._np_dtype  # numpy has one object of each
     try:
         return bool(dtype._np_dtype == np.dtype(getattr(other, "_np_dtype", other)))
     except TypeError:
@@ -417,7 +421,7 @@ def _quotient(rest: bool, *, swapped: bool = False) -> Any:
             result = original(x, y)
             if result is NotImplemented or result._array.dtype.kind != "f":
                 return result
-            a, b = ((b, a) if swapped else (a, b))
+            a, b = (b, a) if swapped else (a, b)
             a, b = (v.astype(result._array.dtype) for v in (a, b))
             with np.errstate(all="ignore"):
                 floor = np.floor(a / b)
