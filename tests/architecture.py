@@ -165,7 +165,6 @@ def against_the_plan(found: Iterable[Arrow]) -> tuple[set[tuple[str, str]], set[
 
 UPWARDS = {
     ("xbp.primitives.dispatch", "accelerators"),
-    ("xbp.training.resume", "xbp"),
 }
 """Arrows against the plan, from a file to a room: take out what is gone, add nothing."""
 
