@@ -268,6 +268,7 @@ def _strict() -> list[tuple[Any, dict[str, Any]]]:
     return [
         *replaced_functions(xp, kind, _whose, _call, RULES),
         (kind, {"device": property(lambda array: kind_of_device(array._device._device))}),
+        (kind, {"__array_ufunc__": None}),  # numpy leaves operators to the array, and raises else
         (kind_of_device, {"__hash__": hashed}),
         (kind_of_dtype, {"__eq__": _equal_dtypes}),
         (library, {"place": place, "to_numpy": read, "fetch": fetch}),
