@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -215,9 +216,13 @@ class _Run:
         draws: list[Any] = []
         random_bits = vars(xbp.random)["random_bits"]
 
+        thread = threading.get_ident()
+
         def recorded(*arguments: Any, **keywords: Any) -> Any:
-            draws.append(random_bits(*arguments, **keywords))
-            return draws[-1]
+            bits = random_bits(*arguments, **keywords)
+            if threading.get_ident() == thread:  # not the draws of somebody's training meanwhile
+                draws.append(bits)
+            return bits
 
         with use_backend(backend) as place, replaced(xbp.random, random_bits=recorded):
 
