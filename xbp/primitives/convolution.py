@@ -157,7 +157,7 @@ def chosen_places(padded: Array, y: Array, kernel: Pair, stride: Pair, padding: 
     best = xp.full_like(y, -math.inf)
     for k, (_, _, rows, columns) in enumerate(windows(kernel, stride, y.shape[2:])):
         v = padded[:, :, rows, columns]
-        better = (v > best) | (v != v)  # noqa: PLR0124 - a nan
+        better = (v > best) | (v != v)  # or a nan
         best, chosen = xp.where(better, v, best), xp.where(better, k, chosen)
     return chosen
 

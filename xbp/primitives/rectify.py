@@ -10,7 +10,9 @@ from xbp.primitives.dispatch import primitive
 
 @primitive
 def rectify(x: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """max(x, 0) for each entry; slope 0 for x ≤ 0, else 1. A nan stays nan, with slope 1 as in PyTorch.
+    """max(x, 0) for each entry; slope 0 for x ≤ 0, else 1. A nan stays nan, with slope 1.
+
+    All of it as in PyTorch.
 
     Parameters
     ----------

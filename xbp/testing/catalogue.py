@@ -251,7 +251,7 @@ LOSSES: list[tuple[str, str, Any, dict[str, Any]]] = [
     *(
         ("CrossEntropyLoss", target, z, {})
         for target in ("labels", "probabilities")
-        for z in (masked(6, 4), ends(6, 4))
+        for z in (masked(7, 5), ends(6, 4))
     ),
     *((name, "numbers", ends(5, 3), {}) for name in ("MSELoss", "HuberLoss")),
     ("BCEWithLogitsLoss", "events", ends(5, 3), {}),
