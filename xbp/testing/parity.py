@@ -175,16 +175,16 @@ def findings(
     names = available_backends() if backends is None else list(backends)
     host = [each(to_numpy, item) for item in inputs]
     found: list[Finding] = []
-    quiet = {} if all(map(_finite, leaves(tuple(host)))) else {"all": "ignore"}
+    quiet: Any = None if all(map(_finite, leaves(tuple(host)))) else "ignore"
     for dtype in dtypes:
         run = _Run(make, [each(partial(_as, dtype=dtype), item) for item in host], dtype, rng)
-        with accelerators.disabled(), np.errstate(**quiet):
+        with accelerators.disabled(), np.errstate(all=quiet):
             truth = run.on_host()
             allowed = bounds(run.on_host, truth, dtype)
         for name in names:
             backend = find_backend(name)
             try:
-                with _guard(backend), np.errstate(**quiet):
+                with _guard(backend), np.errstate(all=quiet):
                     results = run(name, dtype)
                 found += _compare(backend, dtype, results, truth, allowed)
             except Exception as error:
