@@ -21,6 +21,7 @@ ROOMS = {
     "errors": "sentences for users",
     "_version": "one number",
     "arguments": "checks of arguments",
+    "foreign": "what looks like an array, as one of numpy",
     "backend": "array libraries, devices, arrays, the current backend",
     "machine": "versions, processor, devices, commit",
     "primitives": "operations that may have a second implementation, with their gradients",
