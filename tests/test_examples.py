@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from processes import search_path
 
 import xbp
 
@@ -50,7 +49,7 @@ def run(name: str, *options: str) -> str:
         check=False,
         cwd=EXAMPLES.parent,
         env={
-            "PYTHONPATH": search_path(),
+            "PYTHONPATH": str(EXAMPLES.parent),
             "PATH": "",
             "PYTHONIOENCODING": "utf-8",
             "OPENBLAS_NUM_THREADS": "1",  # its threads wait for each other where others work, too

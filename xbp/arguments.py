@@ -6,7 +6,7 @@ import math
 import numbers
 from typing import Any
 
-from xbp.errors import InputError
+from xbp.errors import InputError, on_one_line
 
 
 def integer(name: str, value: Any, *, least: int) -> int:
@@ -61,3 +61,29 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         return value
     msg = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
     raise InputError(msg)
+
+
+def described(thing: Any) -> str:
+    """What somebody gave, for a sentence.
+
+    >>> described(3), described(int), described(len), described([1, 2]), described(None)
+    ('an int', 'the class int', 'the function len', 'a list of 2', 'None')
+    """
+    if thing is None:
+        return "None"
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    if hasattr(thing, "__qualname__"):
+        return f"the function {thing.__qualname__}"
+    if isinstance(thing, str):
+        return repr(on_one_line(thing, 60))
+    kind = type(thing).__name__
+    article = "an" if kind[0].lower() in "aeiou" else "a"
+    if isinstance(getattr(thing, "shape", None), tuple):
+        return f"{article} {kind} of shape {tuple(thing.shape)}"
+    return f"{article} {kind}" + (f" of {len(thing)}" if isinstance(thing, list | tuple) else "")
+
+
+def name_of(function: Any) -> str:
+    """A function by its name, anything else by its class."""
+    return getattr(function, "__qualname__", None) or type(function).__name__

@@ -13,6 +13,12 @@ class InputError(XBPError, ValueError):
     """An argument has the wrong shape, dtype, value or library."""
 
 
+class UnknownNameError(InputError, KeyError):
+    """There is nothing of that name."""
+
+    __str__ = Exception.__str__  # KeyError's puts the sentence into quotes
+
+
 class DataError(InputError):
     """A file is missing, malformed, or does not fit its companions."""
 

@@ -292,6 +292,7 @@ class TestResume:
         dropout.model[3].p = 0.4  # type: ignore[index]
         relu.model.layers = (*relu.model.layers[:2], nn.ReLU(), *relu.model.layers[3:])
         wide.model.layers = (*wide.model.layers[:4], nn.Linear(6, 4, rng=0))
+        wide.optimizer.parameters[-2:] = wide.model.layers[-1].parameters()
         loss = make()
         loss.loss = nn.CrossEntropyLoss("sum")
         for trainer, options, sentence in [

@@ -520,7 +520,7 @@ BAD_OPTIONS: list[tuple[Any, str]] = [
         lambda: make_trainer(["auc"]),
         "no metric 'auc'; give a function, a Metric or one of accuracy",
     ),
-    (lambda: make_trainer([[]]), r"no metric \[\]"),
+    (lambda: make_trainer([[]]), r"no metric like a list of 0"),
 ]
 
 

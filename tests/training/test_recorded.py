@@ -25,10 +25,16 @@ SAMPLES, BATCH = 30, 4  # seven steps, and one with the last two samples
 
 @pytest.fixture(autouse=True, params=["array_api_strict", "torch"])
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where steps are recorded, as CuPy would."""
+    """Where steps are recorded: on torch as a GPU would, on array_api_strict as it waits."""
     pytest.importorskip(request.param)
     with xbp.use_backend(request.param), emulated_graphs():
         yield request.param
+
+
+@pytest.fixture
+def frozen(place: str) -> None:
+    if place != "torch":
+        pytest.skip("nothing is frozen there")
 
 
 def data(n: int = SAMPLES, features: int = 5) -> Any:
@@ -88,9 +94,8 @@ def fit(trainer: xbp.Trainer, epochs: int = 2, **options: Any) -> Any:
 # --- what they compute ---
 
 
-@pytest.mark.parametrize("place", ["torch"], indirect=True)
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_every_optimizer(rule: Rule) -> None:
+def test_every_optimizer(rule: Rule, frozen: None) -> None:
     assert replayed(check_same(fit, optimizer=lambda model: rule(model.parameters())))
 
 
@@ -113,7 +118,7 @@ MODELS = [(convolutional, (1, 8, 8)), (recurrent, (5, 4)), (lstm, (5, 4))]
 
 
 @pytest.mark.parametrize(("make", "shape"), MODELS)
-def test_every_kind_of_network(make: Any, shape: tuple[int, ...]) -> None:
+def test_every_kind_of_network(make: Any, shape: tuple[int, ...], frozen: None) -> None:
     x = np.random.default_rng(0).normal(size=(14, *shape)).astype("float32")
     results = []
     for capture in (False, True):
@@ -400,11 +405,11 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_something_else_changes(change: Callable[[xbp.Trainer], Any]) -> None:
+def test_something_else_changes(change: Callable[[xbp.Trainer], Any], frozen: None) -> None:
     assert replayed(check_same(between(change)))
 
 
-def test_a_layer_that_thaws_counts_its_own_updates() -> None:
+def test_a_layer_that_thaws_counts_its_own_updates(frozen: None) -> None:
     """Its bias corrections are those of its first updates, where the others' are of later ones."""
 
     def run(trainer: xbp.Trainer) -> Any:
@@ -490,16 +495,16 @@ def own_rule(model: nn.Layer) -> optim.Optimizer:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": own_rule}, "OwnRule does not say which numbers"),
     ({"optimizer": lambda m: OwnStep(m.parameters(), 0.1)}, "OwnStep has a step of its own"),
-    ({"more": Reading}, "__float__ of .* waits"),
-    ({"more": Placing}, "asarray of .* copies from the host"),
+    ({"more": Reading}, "_local_scalar_dense waits"),
+    ({"more": Placing}, "place cannot be recorded"),
     ({"more": Counting}, "something that Counting keeps changes in each step"),
-    ({"more": Masking}, "__getitem__ of .* waits"),
+    ({"more": Masking}, "index waits|nonzero waits"),
 ]
 
 
 @pytest.mark.parametrize(("options", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
 def test_what_cannot_be_recorded_is_said_once_and_done_without(
-    options: dict[str, Any], reason: str
+    options: dict[str, Any], reason: str, frozen: None
 ) -> None:
     more = options.get("more")
     given = {name: value for name, value in options.items() if name != "more"}
@@ -511,6 +516,7 @@ def test_what_cannot_be_recorded_is_said_once_and_done_without(
     fit(eager)
     with pytest.warns(RuntimeWarning, match=reason) as caught:
         fit(fallen)
+    caught = [warning for warning in caught if warning.category is RuntimeWarning]
     assert len(caught) == 1
     fit(fallen)  # without another warning, which would be an error
     assert "\n" not in str(caught[0].message)
@@ -534,13 +540,15 @@ def test_a_step_of_ones_own_is_not_recorded() -> None:
     assert trainer.made == 16
 
 
-def test_a_rate_that_is_an_array_is_not_recorded() -> None:
-    trainer = trainer_of(None, optimizer=lambda m: optim.SGD(m.parameters(), lr=0.1))
-    rate = xbp.asarray(0.1, dtype="float32")
-    trainer.optimizer.lr = lambda step: rate  # type: ignore[assignment, return-value]
-    with pytest.warns(RuntimeWarning, match="rate is not a number"):
-        fit(trainer, callbacks=[LambdaCallback(on_epoch_end=lambda t, e, r: r.update(lr=0.1))])
-    assert trainer.optimizer.steps == 16
+def test_a_rate_that_is_an_array_is_a_number() -> None:
+    results = []
+    for rate in (0.125, xbp.asarray(0.125, dtype="float32")):
+        trainer = trainer_of(True, optimizer=lambda m: optim.SGD(m.parameters(), lr=0.1))
+        trainer.optimizer.lr = lambda step, rate=rate: rate
+        fit(trainer)
+        assert set(trainer.history["lr"]) == {0.125}
+        results.append(result(trainer))
+    assert results[0] == results[1]
 
 
 def test_options_that_change_in_each_step_are_given_up() -> None:
@@ -556,7 +564,7 @@ def test_options_that_change_in_each_step_are_given_up() -> None:
     assert result(fallen) == result(eager)
 
 
-def test_a_failed_recording_changes_nothing() -> None:
+def test_a_failed_recording_changes_nothing(frozen: None) -> None:
     class Late(nn.Layer):
         """Refuses to be recorded after the others, and after the optimizer's first updates."""
 
@@ -640,14 +648,14 @@ class Baked(optim.SGD):
         p -= 0.1 / (1 + self.steps) * g
 
 
-def test_a_frozen_number_is_noticed() -> None:
+def test_a_frozen_number_is_noticed(frozen: None) -> None:
     baked = lambda model: Baked(model.parameters(), lr=0.1)  # noqa: E731
     eager, fast = (trainer_of(capture, optimizer=baked) for capture in (False, True))
     assert fit(eager) != fit(fast)
     assert result(eager) != result(fast)
 
 
-def test_recording_computes_nothing_for_good() -> None:
+def test_recording_computes_nothing_for_good(frozen: None) -> None:
     graph = xbp.backend.graph_for(xbp.asarray([0.0]))
     assert graph is not None
     x, y = xbp.asarray([1.0, 2.0]), xbp.asarray([0.0, 0.0])
@@ -656,16 +664,13 @@ def test_recording_computes_nothing_for_good() -> None:
         y[...] = 2 * x
         x[:1] += 1
 
-    def values() -> Any:
-        return [xbp.to_numpy(array).tolist() for array in (x, y)]
-
     graph.record(function)
-    assert values() == [[1, 2], [0, 0]]
+    assert (x.tolist(), y.tolist()) == ([1, 2], [0, 0])
     graph.replay()
-    assert values() == [[2, 2], [2, 4]]
+    assert (x.tolist(), y.tolist()) == ([2, 2], [2, 4])
     x[...] = 5.0
     graph.replay()
-    assert values() == [[6, 5], [10, 10]]
+    assert (x.tolist(), y.tolist()) == ([6, 5], [10, 10])
 
 
 def test_what_is_emulated_ends_with_the_block(place: str) -> None:
@@ -689,7 +694,7 @@ def test_another_loss_takes_other_steps() -> None:
     check_same(fits)
 
 
-def test_what_a_trainer_had_on_the_device_is_free_when_it_goes() -> None:
+def test_what_a_trainer_had_on_the_device_is_free_when_it_goes(frozen: None) -> None:
     trainer = trainer_of(True)
     assert trainer.current_loss is None
     fit(trainer, callbacks=[LambdaCallback(on_fit_begin=lambda t: t.current_loss)])

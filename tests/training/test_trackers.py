@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp import nn, optim
-from xbp.errors import BackendError, DataError
+from xbp.errors import BackendError, DataError, InputError
 from xbp.training import Callback, Checkpoints, CSVLogger, LambdaCallback, MLflow, TensorBoard
 
 
@@ -76,13 +76,79 @@ def test_another_separator(tmp_path: Path) -> None:
     assert [float(row["val_loss"]) for row in rows] == history["val_loss"]
 
 
-def test_append_adds_lines_after_the_last_whole_one(tmp_path: Path) -> None:
+COLUMNS = b"epoch,lr,loss,accuracy,val_loss,val_accuracy"
+
+THERE = {
+    "an empty file": b"",
+    "a header": COLUMNS + b"\r\n",
+    "a header without a line break": COLUMNS,
+    "a line that was cut short": COLUMNS + b"\r\n1,0.1,0.9",
+    "a last line without a line break": COLUMNS + b"\n1,0.1,0.9,0.5,0.8,0.5",
+    "the mark of an editor": b"\xef\xbb\xbf" + COLUMNS + b"\r\n",
+    "other columns, too": b"note," + COLUMNS + b"\r\nmine,1,1,1,1,1,1\r\n",
+    "quoted names": b'"' + COLUMNS.replace(b",", b'","') + b'"\n',
+}
+
+
+@pytest.mark.parametrize("there", THERE.values(), ids=list(THERE))
+def test_append_keeps_every_byte_and_adds_lines(there: bytes, tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
+    path.write_bytes(there)
+    history = fit(CSVLogger(path, append=True), epochs=2)
+    content = path.read_bytes()
+    assert content.startswith(there)
+    added = content[len(there) :].decode().strip().splitlines()[-2:]
+    assert [float(line.split(",")[-2]) for line in added] == history["val_loss"]
+    lines = content.decode("utf-8-sig").splitlines()
+    assert len([line for line in lines if "val_loss" in line]) == 1
+    assert added == lines[-2:]
+
+
+NOT_THERE = {
+    "fewer columns": (b"epoch,lr,loss\n1,1,1\n", "none for accuracy, val_loss, val_accuracy"),
+    "another separator": (COLUMNS.replace(b",", b";") + b"\n", "none for epoch, lr"),
+    "no text": (b"\xff\xfe\x00\n", "is no CSV file in UTF-8"),
+    "a picture": (b"\x89PNG\r\n\x1a\n", "is no CSV file in UTF-8"),
+    "an empty line": (b"\n" + COLUMNS, "is no CSV file in UTF-8"),
+    "prose": (b"Dear reader,\nall is well", "none for epoch"),
+}
+
+
+@pytest.mark.parametrize(("there", "sentence"), NOT_THERE.values(), ids=list(NOT_THERE))
+def test_what_cannot_be_continued_is_refused_before_training(
+    there: bytes, sentence: str, tmp_path: Path
+) -> None:
+    path, trainer = tmp_path / "h.csv", make_trainer()
+    path.write_bytes(there)
+    with pytest.raises(DataError, match=sentence):
+        trainer.fit(*data(), 2, 16, data(), [CSVLogger(path, append=True)])
+    assert trainer.optimizer.steps == 0
+    assert path.read_bytes() == there
+
+
+def test_a_first_epoch_that_was_stopped_leaves_all_columns(tmp_path: Path) -> None:
+    path = tmp_path / "h.csv"
+    fit(CSVLogger(path, append=True), stop_at(2))
+    first = path.read_bytes()
+    assert first.splitlines()[0] == COLUMNS
     fit(CSVLogger(path, append=True), epochs=2)
-    whole = path.read_bytes()
-    path.write_bytes(whole + b"3,0.1,0.9")  # as a power failure may leave it
-    fit(CSVLogger(path, append=True), epochs=2)
-    assert path.read_bytes() == whole + whole.partition(b"\n")[2]
+    assert path.read_bytes().startswith(first)
+    assert path.read_bytes().count(b"\r\n") == 4
+
+
+def test_what_callbacks_record_has_its_column(tmp_path: Path) -> None:
+    def note(trainer: xbp.Trainer, epoch: int, record: dict[str, Any]) -> None:
+        record["twice"] = np.asarray(2 * epoch)
+
+    fit(LambdaCallback(on_epoch_end=note), CSVLogger(tmp_path / "h.csv"))
+    rows = list(csv.DictReader((tmp_path / "h.csv").read_text().splitlines()))
+    assert [row["twice"] for row in rows] == ["2.0", "4.0", "6.0"]
+
+
+@pytest.mark.parametrize("separator", ["", ",,", "\n", '"', 1, None])
+def test_a_separator_is_one_character(separator: Any) -> None:
+    with pytest.raises(InputError, match="separator must be one character"):
+        CSVLogger("h.csv", separator)
 
 
 def test_append_keeps_the_columns_of_the_file(tmp_path: Path) -> None:
@@ -169,7 +235,7 @@ fit(CSVLogger(sys.argv[1]), epochs=10**6)
 def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
     command = [sys.executable, "-c", ENDLESS, str(path), str(Path(__file__).parent)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     while process.poll() is None and (not path.exists() or path.stat().st_size < 10_000):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -236,6 +302,38 @@ def test_a_log_dir_that_is_a_file_gets_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "train").write_text("")
     with pytest.raises(DataError, match=r"cannot write to .*train"):
         fit(TensorBoard(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["file", "file/runs"])
+def test_a_log_dir_that_cannot_be_made_is_found_before_the_first_step(
+    name: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "file").write_text("")
+    trainer = make_trainer()
+    with pytest.raises(DataError, match=r"file.*' \((File exists|Not a directory)\)"):
+        trainer.fit(*data(), callbacks=[TensorBoard(tmp_path / name)])
+    assert trainer.optimizer.steps == 0
+
+
+@pytest.mark.parametrize("method", ["close", "flush"])
+def test_a_disk_that_fails_gets_one_sentence(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = pytest.importorskip("tensorboardX.event_file_writer").EventsWriter
+    real, failed = getattr(writer, method), []
+
+    def fail(self: Any) -> None:
+        real(self)
+        if method == "flush" and failed:
+            return
+        failed.append(self)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, method, fail)
+    with pytest.raises(DataError, match=r"cannot write to .* \(No space left on device\)"):
+        fit(TensorBoard(tmp_path))
+    assert len(failed) == (2 if method == "close" else 1)  # each of them is closed
 
 
 # --- MLflow ---
@@ -328,6 +426,19 @@ def test_a_training_that_is_resumed_goes_on_in_its_run(mlflow: FakeMLflow, tmp_p
     ]
     assert list(mlflow.metrics) == [1, 2, 3, 4]
     assert mlflow.parameters == {}  # MLflow refuses another value for one that is there
+
+
+def test_a_server_that_is_away_gets_one_sentence(mlflow: FakeMLflow) -> None:
+    for method in ("start_run", "log_params", "log_metrics", "end_run"):
+        mlflow.run = None
+        with pytest.MonkeyPatch.context() as patch:
+
+            def fail(*_: Any, **__: Any) -> None:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+            patch.setattr(mlflow, method, fail, raising=False)
+            with pytest.raises(DataError, match=r"MLflow cannot record .* \(Connection refused"):
+                fit(MLflow())
 
 
 def test_mlflow_itself(tmp_path: Path, monkeypatch: Any) -> None:

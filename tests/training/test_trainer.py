@@ -238,7 +238,7 @@ BAD_FITS = [
     ({"x": np.zeros((3, 2)), "y": np.zeros(4, int)}, r"same number of samples.*\(3, 2\).*\(4,\)"),
     ({"x": np.zeros((0, 2)), "y": np.zeros(0, int)}, "at least one"),
     ({"x": np.zeros((3, 5))}, r"expects input \(…, 2\).*\(1, 5\)"),
-    ({"x": np.zeros((3, 2), np.float32)}, "float32 input.*float64"),
+    ({"x": np.zeros((3, 2), np.uint8)}, "needs floating-point input, got uint8"),
     ({"y": np.array([0, 1, 3])}, "labels from 0 to 2 for 3 classes, got 3"),
     ({"y": np.array([0, -1, 2])}, "got -1"),
     ({"y": np.array([0.0, 1.0, 2.0])}, "integer labels"),

@@ -12,7 +12,6 @@ for CuPy they are CUDA kernels (`cuda`), compiled when they are first used.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,9 +20,7 @@ from xbp.accelerators import native
 
 Function = Callable[..., Any]
 
-_allowed = os.environ.get("XBP_ACCELERATE", "1") != "0"
-_disabling = 0  # blocks of `disabled` that are open, in all threads
-_lock = threading.Lock()  # of that count
+_enabled = os.environ.get("XBP_ACCELERATE", "1") != "0"
 _tables: dict[type, dict[str, Function]] = {}  # array type to {primitive: accelerator}
 
 
@@ -37,7 +34,7 @@ class Accelerator(NamedTuple):
 
 def find(name: str, kind: type) -> Function | None:
     """The accelerator of a primitive for arrays of type `kind`, or None."""
-    if _disabling or not _allowed:
+    if not _enabled:
         return None
     table = _tables.get(kind)
     if table is None:
@@ -86,10 +83,8 @@ def registered() -> list[Accelerator]:
 
 def status() -> str:
     """What is in use, in words, for `xbp info`."""
-    if not _allowed:
+    if not _enabled:
         return "switched off (XBP_ACCELERATE=0)"
-    if _disabling:
-        return "switched off (accelerators.disabled())"
     if native.library() is None:
         return f"none: {native.status()}"
     return f"numpy: compiled kernels, {native.status()}, {native.threads()} threads"
@@ -97,14 +92,12 @@ def status() -> str:
 
 def enabled() -> bool:
     """Whether accelerators are asked at all."""
-    return _allowed and not _disabling
+    return _enabled
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
     """Within the block, in all threads, the references compute.
-
-    Blocks are counted: while one is open, whichever thread opened it, accelerators stay off.
 
     Examples
     --------
@@ -113,11 +106,9 @@ def disabled() -> Iterator[None]:
     ...     xbp.accelerators.enabled()
     False
     """
-    global _disabling
-    with _lock:
-        _disabling += 1
+    global _enabled
+    before, _enabled = _enabled, False
     try:
         yield
     finally:
-        with _lock:
-            _disabling -= 1
+        _enabled = before

@@ -7,7 +7,7 @@ import math
 from xbp.arguments import choice, number
 from xbp.backend import Array, array_namespace, dtype_name, on_host, to_numpy
 from xbp.errors import InputError
-from xbp.nn.losses import EntrywiseLoss, Loss
+from xbp.nn.losses import EntrywiseLoss, Loss, advice
 from xbp.primitives import cross_entropy, sigmoid
 
 
@@ -63,10 +63,12 @@ class CrossEntropyLoss(Loss):
             self._check_labels(prediction, target)
             return
         xp = array_namespace(target)
-        sums = xp.sum(xp.astype(target, xp.float64), axis=1)
-        wrong = xp.any(target < 0) | xp.any(xp.abs(sums - 1) > 1e-3)
-        if bool(to_numpy(wrong)):
+        shares = xp.astype(target, xp.float64)
+        right = (xp.min(shares, axis=1) >= 0) & (xp.abs(xp.sum(shares, axis=1) - 1) <= 1e-3)
+        if not bool(to_numpy(xp.all(right))):  # nan is no probability either
             msg = f"{self} needs probabilities: no entry below 0, each row summing to 1"
+            if prediction.shape[1] == 1:
+                msg += "; for a model with a single output take BCEWithLogitsLoss"
             raise InputError(msg)
 
     def _check_shapes(self, prediction: Array, target: Array, *, same_length: bool = True) -> None:
@@ -80,6 +82,7 @@ class CrossEntropyLoss(Loss):
             msg = (
                 f"{self} needs integer labels of shape ({n},) or probabilities of shape "
                 f"({n}, {c}), got shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}"
+                f"{advice((n,), tuple(target.shape))}"
             )
             raise InputError(msg)
 
@@ -91,6 +94,8 @@ class CrossEntropyLoss(Loss):
                 f"{self} needs labels from 0 to {classes - 1} for {classes} classes, "
                 f"got {low if low < 0 else high}"
             )
+            if classes == 1:
+                msg += "; for a model with a single output take BCEWithLogitsLoss"
             raise InputError(msg)
 
 

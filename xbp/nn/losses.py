@@ -59,6 +59,19 @@ class Loss:
         return f"{type(self).__name__}({options})"
 
 
+def advice(wanted: tuple[Any, ...], given: tuple[int, ...]) -> str:
+    """How targets get the wanted shape, as the end of a sentence; empty where nobody knows.
+
+    >>> advice(("N", 1), (8,)), advice(("N",), (8, 1)), advice(("N", 3), (8, 1))
+    ('; give y[:, None]', '; give y[:, 0]', '')
+    """
+    if len(wanted) == len(given) + 1 and wanted[-1] == 1:
+        return "; give y[..., None]" if len(given) > 1 else "; give y[:, None]"
+    if len(wanted) == len(given) - 1 and given[-1] == 1:
+        return "; give y[..., 0]" if len(wanted) > 1 else "; give y[:, 0]"
+    return ""
+
+
 def _shown(value: Any) -> str:
     """An option, on one line."""
     return f"array of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
@@ -93,10 +106,9 @@ class EntrywiseLoss(Loss):
         """The namespace of both, and the target in the prediction's dtype; shapes must agree."""
         xp = self.namespace(prediction, target)
         if prediction.shape != target.shape:
-            msg = (
-                f"{self} needs a target of the prediction's shape {tuple(prediction.shape)}, "
-                f"got {tuple(target.shape)}"
-            )
+            shape, got = tuple(prediction.shape), tuple(target.shape)
+            msg = f"{self} needs a target of the prediction's shape {shape}, got {got}"
+            msg += advice(shape, got)
             raise InputError(msg)
         return xp, xp.astype(target, prediction.dtype)
 
@@ -108,11 +120,12 @@ class EntrywiseLoss(Loss):
 
     def check(self, prediction: Array, target: Array) -> None:
         if prediction.shape[1:] != target.shape[1:]:
-            expected = ("N", *prediction.shape[1:])
-            msg = (
-                f"{self} needs targets of shape ({', '.join(map(str, expected))}), like the "
-                f"model's output, got {tuple(target.shape)}"
-            )
+            expected, got = ("N", *prediction.shape[1:]), tuple(target.shape)
+            shape = f"({', '.join(map(str, expected))}{',' * (len(expected) == 1)})"
+            msg = f"{self} needs targets of shape {shape}, like the model's output, got {got}"
+            msg += advice(expected, got)
+            if target.ndim == 1 and not msg.endswith("]"):
+                msg += "; for labels of classes take CrossEntropyLoss, or make them one-hot"
             raise InputError(msg)
 
 

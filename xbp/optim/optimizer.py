@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any, TypeAlias
 
 from xbp.arguments import number
@@ -18,6 +17,7 @@ from xbp.backend import (
 )
 from xbp.errors import BackendError, InputError
 from xbp.nn.parameter import Parameter
+from xbp.optim.schedules import rate_of
 from xbp.primitives import rescale
 from xbp.primitives.updates import Scalar
 
@@ -99,10 +99,16 @@ class Optimizer:
         self._lr = value if callable(value) else number("lr", value, least=0)
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of step 0, 1, 2, …"""
-        lr = self._lr(step) if callable(self._lr) else self._lr
-        # A numpy scalar, as a schedule may return, would turn float32 arrays into float64.
-        return float(lr) if isinstance(lr, Real) else lr
+        """The learning rate of step 0, 1, 2, …
+
+        Raises
+        ------
+        InputError
+            A schedule gives something else than a finite number of at least 0.
+        """
+        if not callable(self._lr):
+            return self._lr
+        return rate_of(self._lr, f"step {step}", self._lr(step))
 
     # --- the step ---
 

@@ -14,8 +14,12 @@ a batch.
 from __future__ import annotations
 
 import math
+from numbers import Real
+from typing import Any
 
-from xbp.arguments import integer, number
+from xbp.arguments import described, integer, name_of, number
+from xbp.backend import library_of, to_numpy
+from xbp.errors import InputError
 
 
 class Schedule:
@@ -111,3 +115,32 @@ class OneCycleLR(Schedule):
 def _cosine(start: float, end: float, share: float) -> float:
     """From `start` (share 0) to `end` (share 1) along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def rate_of(schedule: Any, place: str, lr: Any) -> float:
+    """What a schedule gives, as a learning rate: a Python float.
+
+    Parameters
+    ----------
+    schedule : callable
+    place : str
+        Of what the rate is, as in ``"step 3"``.
+    lr : Python number, numpy scalar or 0-d array of any library
+
+    Raises
+    ------
+    InputError
+        It is something else, negative or not finite.
+    """
+    if type(lr) is float and 0 <= lr < math.inf:
+        return lr
+    if library_of(lr) is not None and lr.ndim == 0:
+        lr = to_numpy(lr).item()
+    real = isinstance(lr, Real) and not isinstance(lr, bool)
+    if real and math.isfinite(lr) and lr >= 0:
+        return float(lr)
+    msg = (
+        f"the learning rate of {place} must be a finite number of at least 0, "
+        f"got {lr if real else described(lr)} from the schedule {name_of(schedule)}"
+    )
+    raise InputError(msg)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from xbp.arguments import integer
 from xbp.backend import Array, array_namespace
 from xbp.errors import InputError
-from xbp.training.counting import CountingMetric, labels_of, within
+from xbp.nn.losses import advice
+from xbp.training.counting import CountingMetric, guesses, labels_of, within
 
 SINGLE = "use binary_accuracy"
 
@@ -16,7 +17,7 @@ def accuracy(prediction: Array, target: Array) -> Array:
     Parameters
     ----------
     prediction : array (N, C)
-        Logits or probabilities.
+        Logits or probabilities. A row with nan is wrong.
     target : array (N,) of integers, or (N, C)
         Labels; or probabilities, whose largest one then is the label.
 
@@ -33,7 +34,8 @@ def accuracy(prediction: Array, target: Array) -> Array:
     0.5
     """
     labels, xp = labels_of("accuracy", prediction, target, SINGLE), array_namespace(prediction)
-    right = xp.argmax(prediction, axis=1) == labels
+    guess, is_one = guesses(prediction)
+    right = (guess == labels) & is_one
     return xp.mean(xp.astype(right, xp.float64))  # so that counts stay exact in epoch averages
 
 
@@ -47,7 +49,8 @@ def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) ->
     target : array of the same shape
         0 or 1; any other value counts as missed.
     threshold : float, default 0
-        An entry that equals it counts as class 0. The logit 0 is the probability ½.
+        An entry that equals it counts as class 0, and nan as neither. The logit 0 is the
+        probability ½.
 
     Notes
     -----
@@ -69,10 +72,11 @@ def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) ->
     if prediction.shape != target.shape:
         msg = (
             f"binary_accuracy needs targets of the prediction's shape {tuple(prediction.shape)}, "
-            f"got {tuple(target.shape)}"
+            f"got {tuple(target.shape)}{advice(tuple(prediction.shape), tuple(target.shape))}"
         )
         raise InputError(msg)
     right = xp.astype(prediction > threshold, xp.float64) == xp.astype(target, xp.float64)
+    right = right & (prediction == prediction)  # nan is no class
     return xp.mean(xp.astype(right, xp.float64))  # as in accuracy
 
 
@@ -118,6 +122,9 @@ class TopKAccuracy(CountingMetric):
         right = xp.astype(self.right(prediction, labels), xp.int64)
         return xp.where(within(labels, self.classes), right, -1)
 
+    def true_labels(self, prediction: Array, target: Array) -> Array:
+        return labels_of(self.name, prediction, target, SINGLE, same_length=False)
+
     def right(self, prediction: Array, labels: Array) -> Array:
         xp = array_namespace(prediction)
         labels = xp.reshape(labels, (-1, 1))
@@ -139,7 +146,7 @@ class TopKAccuracy(CountingMetric):
 class Accuracy(TopKAccuracy):
     """The share of samples whose largest output is at the target; the first one among equals.
 
-    Counted exactly. In a Trainer ``"accuracy"`` means this.
+    Counted exactly. A row with nan is wrong. In a Trainer ``"accuracy"`` means this.
 
     Parameters
     ----------
@@ -165,4 +172,5 @@ class Accuracy(TopKAccuracy):
         super().__init__(1, name=name)
 
     def right(self, prediction: Array, labels: Array) -> Array:
-        return array_namespace(prediction).argmax(prediction, axis=1) == labels
+        guess, is_one = guesses(prediction)
+        return (guess == labels) & is_one

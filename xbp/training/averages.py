@@ -11,6 +11,7 @@ import numpy as np
 from xbp.backend import Array, Fetch, array_namespace, fetch, to_numpy
 from xbp.errors import InputError
 from xbp.training.counting import Metric, len_of
+from xbp.training.results import numbers_of, value_of
 
 
 class Mean(Metric):
@@ -19,7 +20,7 @@ class Mean(Metric):
     Parameters
     ----------
     name : str
-    function : callable ``(prediction, target) -> 0-d array``, optional
+    function : callable ``(prediction, target) -> number or 0-d array``, optional
         The value of a batch: a mean over its samples. Without it, use `add`.
     summed : bool, default False
         Whether the value of a batch is a sum, and so is the result.
@@ -33,6 +34,7 @@ class Mean(Metric):
         summed: bool = False,
     ) -> None:
         self.name, self.function, self.summed = name, function, summed
+        self.known: type | None = None  # what the function returns, where that is an array's value
         self.reset()
 
     def reset(self) -> None:
@@ -43,8 +45,24 @@ class Mean(Metric):
         self.checked = 0  # how many values `first_not_finite` has seen
 
     def update(self, prediction: Array, target: Array) -> None:
+        self.add(len_of(target), self.measure(prediction, target))
+
+    def measure(self, prediction: Array, target: Array) -> Array:
+        """What the function says of a batch; its result is checked where its type is a new one.
+
+        Raises
+        ------
+        InputError
+            It is no number and no 0-d array.
+        """
         assert self.function is not None
-        self.add(len_of(target), self.function(prediction, target))
+        given = self.function(prediction, target)
+        if type(given) is self.known:
+            return given
+        value = value_of(f"the metric {self.name}", given, prediction)
+        if value is given:
+            self.known = type(given)
+        return value
 
     def add(self, size: int, value: Array) -> None:
         """The value of one batch of `size` samples."""
@@ -129,7 +147,7 @@ class Averages:
         """The numbers over all batches so far."""
         numbers = self.loss.numbers()
         for name, metric in self.metrics.items():
-            numbers |= metric.numbers()
+            numbers |= numbers_of(f"the metric {name}", metric.numbers())
             vars(self.given[name]).update(vars(metric))
         return numbers
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xbp.arguments import integer
+from xbp.arguments import choice, integer
 from xbp.backend import to_numpy
 from xbp.errors import DataError
-from xbp.training.callbacks import Callback, improved, monitored, sign_of
+from xbp.training.callbacks import Callback, check_monitored, improved, monitored, sign_of
 from xbp.training.history import Record
 from xbp.training.resume import Checkpoint, capture
 from xbp.training.tensors import write_tensors
@@ -43,7 +43,9 @@ class Checkpoints(Callback):
     keep : int, default 3
         How many of the last ones are kept; older ones are deleted.
     monitor : str, optional
-        A name in the records, such as ``"val_loss"``: the checkpoint of its best epoch is kept too.
+        A name in the records, such as ``"val_loss"``: the checkpoint of its best epoch is kept too,
+        of all that the trainer has made with this object, in one `fit` or several. A value that is
+        infinite or nan is never the best.
     mode : {"auto", "min", "max"}, default "auto"
         As in `EarlyStopping`.
     notes : mapping, optional
@@ -52,7 +54,7 @@ class Checkpoints(Callback):
     Raises
     ------
     InputError
-        An argument is out of range; or, after the first epoch, there is no such record.
+        An argument is out of range; or, in `fit`, there is no such record.
     DataError
         In `fit`: the folder cannot be written to, or holds checkpoints of another run; or a
         checkpoint cannot be written, as when the disk is full. Training ends then, and the
@@ -99,11 +101,15 @@ class Checkpoints(Callback):
         self.every = None if every is None else integer("every", every, least=1)
         self.keep = integer("keep", keep, least=1)
         self.monitor = monitor
-        self.sign = sign_of(str(monitor), mode)
+        choice("mode", mode, ("auto", "min", "max"))
+        self.sign = 1 if monitor is None else sign_of(monitor, mode)
         self.notes = dict(notes or {})
         self.owner: Trainer | None = None  # whose checkpoints these are
+        self.best: float | None = None
 
     def on_fit_begin(self, trainer: Trainer) -> None:
+        if self.monitor is not None:
+            check_monitored(trainer, self.monitor)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = checkpoints_in(self.folder)
@@ -130,8 +136,9 @@ class Checkpoints(Callback):
                     f"step {last.steps}; resume that, or move the later ones away"
                 )
                 raise DataError(msg)
+        if own or self.owner is not trainer:
+            self.best = None
         self.owner = trainer
-        self.best: float | None = None
         if self.monitor is not None and own and self.folder / BEST in found:
             best = Checkpoint(self.folder / BEST)
             self.best = monitored(best.records[-1], self.monitor) if best.records else None

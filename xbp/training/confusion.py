@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from xbp.arguments import choice, integer
 from xbp.backend import Array, array_namespace, to_numpy
 from xbp.errors import InputError
-from xbp.training.scores import ClassMetric
+from xbp.training.scores import NO_CLASS, ClassMetric
 
 
 def confusion_matrix(labels: Any, predictions: Any, classes: int) -> NDArray[np.int64]:
@@ -113,7 +113,11 @@ class ConfusionMatrix(ClassMetric):
         super().__init__(name, num_classes, threshold)
 
     def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
-        return array_namespace(true).where(valid, true * self.classes + predicted, -1)
+        here = valid & (predicted != NO_CLASS)
+        return array_namespace(true).where(here, true * self.classes + predicted, -1)
+
+    def names(self, prediction: Array) -> list[str]:
+        return []
 
     def size(self) -> int:
         return self.classes**2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbp.backend import Array, array_namespace, dtype_name, to_numpy
 from xbp.errors import InputError
+from xbp.nn.losses import advice
 from xbp.primitives import bincount
 
 HELD = 2**16  # so many keys wait on the device before they are counted at once
@@ -38,6 +39,25 @@ class Metric:
 
     name: str
 
+    def check(self, prediction: Array, target: Array) -> None:
+        """Refuse a whole set of targets that do not fit such predictions, at the door, once.
+
+        Parameters
+        ----------
+        prediction : array
+            For one or more samples; only its shape and dtype count.
+        target : array
+            All targets. Looking at their values may wait for the device.
+
+        Raises
+        ------
+        InputError
+        """
+
+    def names(self, prediction: Array) -> list[str]:
+        """The names in `numbers`, for such predictions: to be known before the first step."""
+        return [self.name]
+
     def reset(self) -> None:
         """Forget all batches: make new state, as the old one may still be another copy's."""
         raise NotImplementedError(_missing(self, "reset(self)"))
@@ -54,7 +74,7 @@ class Metric:
         """The value as the numbers of a record, by their names."""
         return {self.name: self.compute()}
 
-    def fresh(self) -> Metric:
+    def fresh(self) -> Self:
         """A copy that has seen no batch."""
         twin = copy.copy(self)
         twin.reset()
@@ -88,6 +108,25 @@ class CountingMetric(Metric):
     def keys(self, prediction: Array, target: Array) -> Array:
         """int64 (n,), from 0 to ``size() - 1``; -1 for what cannot be counted. Sets `classes`."""
         raise NotImplementedError(_missing(self, "keys(self, prediction, target)"))
+
+    def true_labels(self, prediction: Array, target: Array) -> Array | None:
+        """All true labels, int64, a class being from 0 to ``classes - 1``; None where unknown."""
+        return None
+
+    def check(self, prediction: Array, target: Array) -> None:
+        twin = self.fresh()
+        twin.update(prediction[:1, ...], target[:1, ...])
+        labels = twin.true_labels(prediction, target)
+        if labels is None:
+            return
+        twin.samples = len_of(target)
+        twin.check_all_counted(int(to_numpy(within(labels, twin.classes)).sum()))
+        if target.ndim == 2 and target.shape[1] > 1 and not _are_codes(to_numpy(target)):
+            msg = (
+                f"{self.name} needs labels (N,), or rows of probabilities or with one place marked;"
+                f" these targets {tuple(target.shape)} are neither"
+            )
+            raise InputError(msg)
 
     def size(self) -> int:
         """How many keys there are, known after the first call of `keys` at the latest."""
@@ -169,7 +208,22 @@ class CountingMetric(Metric):
             raise InputError(msg)
 
 
-def labels_of(name: str, prediction: Array, target: Array, single: str) -> Array:
+def _are_codes(target: NDArray[Any]) -> bool:
+    """Whether rows (N, C) stand for labels, as those of a regression or of several labels do not.
+
+    They are probabilities, or have one value at the place of the label and another one elsewhere.
+    """
+    target = target.astype(np.float64)
+    if (target >= 0).all() and (np.abs(target.sum(axis=1) - 1) <= 1e-3).all():
+        return True
+    low, high = target.min(), target.max()
+    marked = (target == high).sum(axis=1)
+    return bool((marked == 1).all() and ((target == low) | (target == high)).all())
+
+
+def labels_of(
+    name: str, prediction: Array, target: Array, single: str, *, same_length: bool = True
+) -> Array:
     """The target's labels, int64 (N,), checked to fit outputs (N, C).
 
     Parameters
@@ -180,6 +234,8 @@ def labels_of(name: str, prediction: Array, target: Array, single: str) -> Array
     target : array (N,) of integers, or (N, C) of probabilities, of which the largest is taken
     single : str
         What to do for a single output.
+    same_length : bool, default True
+        Whether there must be as many outputs as targets.
 
     Raises
     ------
@@ -187,20 +243,32 @@ def labels_of(name: str, prediction: Array, target: Array, single: str) -> Array
         Something else was given.
     """
     xp = array_namespace(prediction)
-    if prediction.ndim != 2 or target.ndim not in (1, 2) or len_of(target) != len_of(prediction):
-        msg = (
-            f"{name} needs outputs (N, C) and labels (N,) or probabilities (N, C), "
-            f"got shapes {tuple(prediction.shape)} and {tuple(target.shape)}"
-        )
-        raise InputError(msg)
-    if prediction.shape[1] == 1:
+    if prediction.ndim == 2 and prediction.shape[1] == 1:
         msg = f"{name} needs outputs for two classes or more; for a single one {single}"
+        raise InputError(msg)
+    fits = prediction.ndim == 2 and target.shape[1:] in ((), prediction.shape[1:])
+    if not fits or target.ndim == 0 or (same_length and len_of(target) != len_of(prediction)):
+        msg = (
+            f"{name} needs outputs (N, C) and labels (N,) or probabilities (N, C), got shapes "
+            f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+            f"{advice(('N',), tuple(target.shape))}"
+        )
         raise InputError(msg)
     labels = target if target.ndim == 1 else xp.argmax(target, axis=1)
     if not xp.isdtype(labels.dtype, "integral"):
         msg = f"{name} needs integer labels, got {dtype_name(labels.dtype)}"
         raise InputError(msg)
     return xp.astype(labels, xp.int64)
+
+
+def guesses(prediction: Array) -> tuple[Array, Array]:
+    """Of outputs (N, C) the first largest one, int64 (N,), and whether none of the row is nan.
+
+    A row with nan has no largest one, and so predicts no class. (argmax gives the place of a nan.)
+    """
+    xp = array_namespace(prediction)
+    largest = xp.max(prediction, axis=1)
+    return xp.argmax(prediction, axis=1), largest == largest
 
 
 def within(labels: Array, classes: int) -> Array:

@@ -11,6 +11,28 @@ from pathlib import Path
 from xbp.errors import DataError
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path to which a file cannot be written, before the work whose result it is to hold.
+
+    Raises
+    ------
+    DataError
+        It is a folder, or there is no folder for it that can be written to.
+    """
+    import tempfile  # as below
+
+    path = Path(path)
+    if path.is_dir():
+        msg = f"{str(path)!r} is a folder, where a file is to be written; give another path"
+        raise DataError(msg)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be written ({error.strerror}); give a file elsewhere"
+        raise DataError(msg) from None
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, which then takes the place of `path`: it appears whole or not at all.

@@ -6,6 +6,7 @@ import csv
 import os
 from typing import TypeAlias
 
+from xbp.errors import UnknownNameError
 from xbp.training.files import replacing
 
 Record: TypeAlias = "dict[str, float]"
@@ -13,7 +14,9 @@ Record: TypeAlias = "dict[str, float]"
 
 
 class History:
-    """The records of all epochs; equal seeds give equal records, bit for bit.
+    """The records of all epochs of a `fit`.
+
+    Equal seeds give equal records, bit for bit, on one backend with one number of threads.
 
     Attributes
     ----------
@@ -39,10 +42,19 @@ class History:
         self.stopped = ""
 
     def __getitem__(self, name: str) -> list[float]:
-        """One quantity over all epochs that have it."""
+        """One quantity over all epochs that have it.
+
+        Raises
+        ------
+        UnknownNameError
+            No epoch has it.
+        """
         values = [record[name] for record in self.records if name in record]
         if not values:
-            raise KeyError(name)
+            names = list(dict.fromkeys(name for record in self.records for name in record))
+            what = f"only {', '.join(names)}" if names else "as it has no epoch"
+            msg = f"there is no {name!r} in the history, {what}"
+            raise UnknownNameError(msg)
         return values
 
     def __len__(self) -> int:

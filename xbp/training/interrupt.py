@@ -16,18 +16,29 @@ INTERRUPTED = "interrupted by Ctrl-C"
 
 @contextmanager
 def stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
-    """Let the first Ctrl-C ask `trainer` to stop; only the main thread may say so."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let the first Ctrl-C ask `trainer` to stop, and the second one do what it did before.
+
+    Nothing is changed in other threads than the main one, which may not, where SIGINT is ignored,
+    and where its handler is not Python's, so that it could not be put back. A handler that
+    somebody sets in the meantime is left in place.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or previous in (None, signal.SIG_IGN):
         yield
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def interrupt(signum: int, frame: Any) -> None:
         trainer.stop(INTERRUPTED)
         signal.signal(signal.SIGINT, previous)
 
-    signal.signal(signal.SIGINT, interrupt)
+    try:
+        signal.signal(signal.SIGINT, interrupt)
+    except ValueError:  # the main thread of a subinterpreter
+        yield
+        return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, previous)

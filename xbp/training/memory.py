@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from xbp.backend import Array, asked_for, backend_of, free_memory, on_host, out_of_memory
 from xbp.errors import OutOfMemoryError
-from xbp.nn import for_parameters
+from xbp.nn import Layer, for_parameters
 
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer
@@ -16,45 +18,88 @@ ARRAYS = 4
 """So many arrays as large as the one that did not fit a step is taken to need."""
 
 
-def too_large(trainer: Trainer, error: Exception, x: Array, y: Array) -> OutOfMemoryError:
-    """One sentence in place of `error`: what was asked for, and which batch size may do.
-
-    On a device smaller ones are tried; on the host, where a system may promise memory that it does
-    not have, and end the process that takes it, the size of what was asked for has to do.
-    """
+def step_too_large(trainer: Trainer, error: Exception, x: Array, y: Array) -> OutOfMemoryError:
+    """One sentence in place of `error`, which a step of training raised."""
     traceback.clear_frames(error.__traceback__)  # they hold the arrays of the step
     trainer.optimizer.zero_grad()
-    asked, free = asked_for(error), free_memory(x)
-    size = trainer.batch_size
-    while size > 1:
-        size //= 2
+
+    def attempt(size: int) -> None:
+        """Forward and backward of a smaller batch."""
+        try:
+            batch, target = x[:size, ...], y[:size, ...]
+            prediction, backward = trainer.model.forward(batch, training=True, rng=0)
+            for_parameters(backward)(trainer.loss(prediction, target)[1])
+        finally:
+            trainer.optimizer.zero_grad()
+
+    return too_large("a step", error, x, trainer.batch_size, attempt)
+
+
+@contextmanager
+def enough_memory(x: Array, size: int, what: str, model: Layer) -> Iterator[None]:
+    """One sentence in place of an error in the block, in which `model` is given batches of `x`.
+
+    Raises
+    ------
+    OutOfMemoryError
+    """
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        raise too_large(what, error, x, size, lambda n: model(x[:n, ...])) from None
+
+
+def too_large(
+    what: str, error: Exception, x: Array, size: int, attempt: Callable[[int], object]
+) -> OutOfMemoryError:
+    """One sentence in place of `error`: what was asked for, and which batch size may do.
+
+    On a device smaller ones are attempted; on the host, where a system may promise memory that it
+    does not have, and end the process that takes it, the size of what was asked for has to do.
+
+    Parameters
+    ----------
+    what : str
+        What needs too much, as in ``"a step"``.
+    error : Exception
+    x : array
+        Where it happened.
+    size : int
+        The batch size.
+    attempt : callable
+        The same with a smaller batch size.
+    """
+    asked, free, given = asked_for(error), free_memory(x), min(size, x.shape[0])
+    fitting = given
+    while fitting > 1:
+        fitting //= 2
         if not on_host(x):
-            enough = _tried(trainer, x[:size, ...], y[:size, ...])
+            enough = _succeeds(attempt, fitting)
         else:
-            enough = not (asked and free) or ARRAYS * asked * size <= free * trainer.batch_size
+            enough = not (asked and free) or ARRAYS * asked * fitting <= free * given
         if enough:
-            advice = f"a batch size of {size} would probably fit"
+            advice = f"a batch size of {fitting} would probably fit"
             break
     else:
         advice = "not even a batch size of 1 would fit: take a smaller model or dtype"
     wanted = f"{in_words(asked)} were asked for" if asked else "more was asked for than there is"
     there = f", {in_words(free)} were free" if free else ""
-    msg = f"a step with batch size {trainer.batch_size} needs too much memory: {wanted}{there}; "
+    msg = f"{what} with batch size {size} needs too much memory: {wanted}{there}; "
     return OutOfMemoryError(f"{msg}{advice} (on {backend_of(x)})")
 
 
-def _tried(trainer: Trainer, x: Array, y: Array) -> bool:
-    """Whether forward and backward find their memory."""
+def _succeeds(attempt: Callable[[int], object], size: int) -> bool:
+    """Whether an attempt with batches of this size finds its memory."""
     try:
-        prediction, backward = trainer.model.forward(x, training=True, rng=0)
-        for_parameters(backward)(trainer.loss(prediction, y)[1])
+        attempt(size)
     except Exception as error:
         if not out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)
         return False
-    finally:
-        trainer.optimizer.zero_grad()
     return True
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from xbp.arguments import described
 from xbp.backend import Array
 from xbp.errors import InputError
+from xbp.nn.losses import Loss
 from xbp.training.accuracy import Accuracy, TopKAccuracy, accuracy, binary_accuracy
 from xbp.training.averages import Mean
 from xbp.training.confusion import ConfusionMatrix
 from xbp.training.counting import Metric, len_of
 from xbp.training.scores import F1Score, Precision, Recall
 
-MetricLike: TypeAlias = "str | Metric | Callable[[Array, Array], Array]"
-"""A name of `METRICS`; a `Metric`; or a function ``(prediction, target) -> 0-d array``, the mean
-over a batch, on the device, which is averaged over the samples."""
+MetricLike: TypeAlias = "str | Metric | Callable[[Array, Array], Any]"
+"""A name of `METRICS`; a `Metric`; or a function ``(prediction, target) -> number or 0-d
+array``, the mean over a batch, left on the device, which is averaged over the samples."""
 
 METRICS: dict[str, Callable[[], Metric]] = {
     "accuracy": Accuracy,
@@ -38,11 +40,17 @@ def find_metrics(metrics: Iterable[MetricLike]) -> dict[str, Metric]:
     Raises
     ------
     InputError
-        There is no such metric, or two have the same name.
+        There is no such metric, or two have the same name, or they are not in a list.
     """
+    if isinstance(metrics, str | Metric | type) or not isinstance(metrics, Iterable):
+        msg = f"metrics must be a list of names, Metrics or functions, got {described(metrics)}"
+        raise InputError(f"{msg}; put it into a list")
     found: dict[str, Metric] = {}
     for given in metrics:
         metric = _find(given)
+        if not isinstance(getattr(metric, "name", None), str):
+            msg = f"a metric needs a name; give {type(metric).__name__} an attribute name"
+            raise InputError(msg)
         if metric.name in found or metric.name in RESERVED:
             msg = (
                 f"two quantities would be called {metric.name!r} in the records; give a metric a "
@@ -50,6 +58,13 @@ def find_metrics(metrics: Iterable[MetricLike]) -> dict[str, Metric]:
             )
             raise InputError(msg)
         found[metric.name] = metric
+    for name in ("loss", *found):
+        if f"val_{name}" in found:
+            msg = (
+                f"a metric cannot be called 'val_{name}', as {name!r} on validation data is called "
+                "that; give it another name"
+            )
+            raise InputError(msg)
     return found
 
 
@@ -58,11 +73,12 @@ def _find(metric: Any) -> Metric:
         return metric
     if isinstance(metric, type) and issubclass(metric, Metric):
         return metric()
-    if callable(metric):
+    if callable(metric) and not isinstance(metric, type | Loss):
         return Mean(getattr(metric, "__name__", type(metric).__name__), metric)
     if isinstance(metric, str) and metric in METRICS:
         return METRICS[metric]()
-    msg = f"there is no metric {metric!r}; give a function, a Metric or one of {', '.join(METRICS)}"
+    what = repr(metric) if isinstance(metric, str) else f"like {described(metric)}"
+    msg = f"there is no metric {what}; give a function, a Metric or one of {', '.join(METRICS)}"
     raise InputError(msg)
 
 

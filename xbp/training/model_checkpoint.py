@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from xbp.arguments import choice
 from xbp.errors import InputError
-from xbp.training.callbacks import Callback, improved, monitored, sign_of
+from xbp.training.callbacks import Callback, check_monitored, improved, monitored, sign_of
+from xbp.training.files import check_writable
 from xbp.training.history import Record
 from xbp.training.resume import capture
 from xbp.training.tensors import write_tensors
@@ -20,7 +22,9 @@ class ModelCheckpoint(Callback):
     """Write the model after each epoch, or after each that is the best so far.
 
     For a folder in which a training finds its way back after a kill, see `Checkpoints`; this is
-    Keras's callback of the name.
+    Keras's callback of the name. The best value is that of all epochs that the object has seen, in
+    every `fit` and of every trainer, so that a better file is never replaced by a worse one; a new
+    object begins anew. A value that is infinite or nan is never the best.
 
     Parameters
     ----------
@@ -30,7 +34,7 @@ class ModelCheckpoint(Callback):
     monitor : str, default "val_loss"
         A name in the records, for `save_best_only`.
     mode : {"auto", "min", "max"}, default "auto"
-        As in `EarlyStopping`.
+        As in `EarlyStopping`, for `save_best_only`.
     save_best_only : bool, default False
     save_weights_only : bool, default False
         Whether only the model is written, for `load_weights` or `load_model`; else a checkpoint,
@@ -39,9 +43,16 @@ class ModelCheckpoint(Callback):
     Raises
     ------
     InputError
-        An argument is out of range; or, after the first epoch, there is no such record.
+        An argument is out of range; or, in `fit`, there is no such record, or the path is no
+        pattern.
     DataError
-        The file cannot be written; an older one is untouched.
+        The file cannot be written, which is found out before the first step as far as can be; an
+        older one is untouched.
+
+    Warns
+    -----
+    UserWarning
+        Nothing was written in a `fit`, as no value was finite.
 
     Examples
     --------
@@ -60,11 +71,19 @@ class ModelCheckpoint(Callback):
         save_weights_only: bool = False,
     ) -> None:
         self.path, self.monitor = os.fspath(path), monitor
-        self.sign = sign_of(monitor, mode)
+        choice("mode", mode, ("auto", "min", "max"))
+        self.sign = sign_of(monitor, mode) if save_best_only else 1
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
+        self.best: float | None = None
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        self.best: float | None = None
+        if self.save_best_only:
+            check_monitored(trainer, self.monitor)
+        if trainer.may_have_more:
+            return  # who knows what the pattern may hold
+        path = self._path({"epoch": 1} | dict.fromkeys(trainer.expected[1:], 1.0))
+        if os.path.dirname(path) == os.path.dirname(self.path):  # noqa: PTH120
+            check_writable(path)
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:

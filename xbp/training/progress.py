@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from xbp.backend import to_numpy
 from xbp.training.callbacks import Callback
@@ -20,6 +20,7 @@ class ProgressBar(Callback):
     """
 
     def on_fit_begin(self, trainer: Trainer) -> None:
+        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -34,6 +35,7 @@ class ProgressBar(Callback):
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
+            console=Console(file=cast(Any, _Output())),
         )
         self.progress.start()
 
@@ -82,4 +84,25 @@ def percent(part: float, whole: float = 1) -> str:
 
 def on_terminal() -> bool:
     """Whether a person watches the standard output."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    try:
+        return bool(sys.stdout.isatty())
+    except (AttributeError, ValueError, OSError):  # None, or without isatty, or closed
+        return False
+
+
+class _Output:
+    """The standard output as rich needs it: whoever replaced it may have given it `write` alone."""
+
+    def __init__(self) -> None:
+        self.stream = sys.stdout
+
+    def write(self, text: str) -> int:
+        if self.stream is not None:
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        getattr(self.stream, "flush", int)()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

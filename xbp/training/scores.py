@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from xbp.arguments import choice, integer, number
 from xbp.backend import Array, array_namespace, dtype_name
 from xbp.errors import InputError
-from xbp.training.counting import CountingMetric, labels_of, len_of, within
+from xbp.training.counting import CountingMetric, guesses, labels_of, len_of, within
 
 Counts = NDArray[np.int64]
 
 AVERAGES = ("binary", "micro", "macro", "weighted")
+NO_CLASS = -2  # predicted where an output is nan; -1 is a label that is none
+
 SINGLE = "give threshold=0.0 for logits, 0.5 for probabilities"
 
 
@@ -50,16 +52,25 @@ class ClassMetric(CountingMetric):
         else:
             true = labels_of(self.name, prediction, target, SINGLE)
             classes = int(prediction.shape[1])
-            predicted = array_namespace(prediction).argmax(prediction, axis=1)
+            guess, is_one = guesses(prediction)
+            predicted = array_namespace(prediction).where(is_one, guess, NO_CLASS)
         if self.classes not in (0, classes):
             msg = f"{self.name} is for {self.classes} classes, but there are {classes} outputs"
             raise InputError(msg)
         self.classes = classes
-        valid = within(true, classes) & within(predicted, classes)
-        return self.keys_of(true, predicted, valid)
+        known = within(predicted, classes) | (predicted == NO_CLASS)
+        return self.keys_of(true, predicted, within(true, classes) & known)
 
     def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
+        """The keys of `CountingMetric`; a sample of which the model says nan has `NO_CLASS`."""
         raise NotImplementedError
+
+    def true_labels(self, prediction: Array, target: Array) -> Array:
+        if self.threshold is not None:
+            return _binary(target)
+        if prediction.ndim == 1:
+            return array_namespace(target).astype(target, array_namespace(target).int64)
+        return labels_of(self.name, prediction, target, SINGLE, same_length=False)
 
     def _of_one_output(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         xp, n = array_namespace(prediction), len_of(prediction)
@@ -69,11 +80,9 @@ class ClassMetric(CountingMetric):
                 f"got shapes {tuple(prediction.shape)} and {tuple(target.shape)}"
             )
             raise InputError(msg)
-        target = xp.reshape(target, (n,))
-        true = xp.astype(target, xp.int64)
-        if xp.isdtype(target.dtype, "real floating"):  # as losses take them; ½ is no class
-            true = xp.where(xp.astype(true, target.dtype) == target, true, -1)
-        return true, xp.astype(xp.reshape(prediction, (n,)) > self.threshold, xp.int64)
+        prediction = xp.reshape(prediction, (n,))
+        guess = xp.astype(prediction > self.threshold, xp.int64)
+        return _binary(target), xp.where(prediction == prediction, guess, NO_CLASS)
 
     def _of_labels(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         xp = array_namespace(prediction)
@@ -88,7 +97,8 @@ class ClassMetric(CountingMetric):
         if not self.classes:
             msg = f"{self.name} of predicted labels needs to know how many classes: num_classes="
             raise InputError(msg)
-        return xp.astype(target, xp.int64), xp.astype(prediction, xp.int64)
+        predicted = xp.astype(prediction, xp.int64)
+        return xp.astype(target, xp.int64), xp.where(predicted < 0, -1, predicted)
 
 
 class Score(ClassMetric):
@@ -163,7 +173,8 @@ class Score(ClassMetric):
         """Three for each sample: of the counters of hits, of predictions, of true classes."""
         xp, classes = array_namespace(true), self.classes
         hits = xp.where(true == predicted, true, -1)
-        keys = xp.stack([hits, predicted + classes, true + 2 * classes])
+        guessed = xp.where(predicted == NO_CLASS, -1, predicted + classes)
+        keys = xp.stack([hits, guessed, true + 2 * classes])
         return xp.reshape(xp.where(valid, keys, -1), (-1,))
 
     def size(self) -> int:
@@ -189,12 +200,24 @@ class Score(ClassMetric):
         weighted = self.average == "weighted" and weights.sum()
         return float(np.average(scores, weights=weights if weighted else None))
 
+    def check(self, prediction: Array, target: Array) -> None:
+        super().check(prediction, target)
+        twin = self.fresh()
+        twin.update(prediction[:1, ...], target[:1, ...])
+        twin.compute()  # refuses an average, or classes, that such outputs do not have
+
+    def names(self, prediction: Array) -> list[str]:
+        if self.average is not None:
+            return [self.name]
+        outputs = 2 if self.threshold is not None else prediction.shape[-1]
+        return [f"{self.name}_{k}" for k in self.labels or range(self.num_classes or int(outputs))]
+
     def numbers(self) -> dict[str, float]:
         if self.average is not None:
             return super().numbers()
         scores = self.compute()
-        labels = self.labels or range(self.classes)
-        return {f"{self.name}_{k}": v for k, v in zip(labels, scores.tolist(), strict=True)}
+        shown = self.labels or range(self.classes)
+        return {f"{self.name}_{k}": v for k, v in zip(shown, scores.tolist(), strict=True)}
 
     def _chosen(self, occurrences: Counts) -> Any:
         if self.average == "binary":
@@ -265,6 +288,16 @@ class F1Score(Score):
 
     def fraction(self, hits: Counts, predicted: Counts, true: Counts) -> tuple[Counts, Counts]:
         return 2 * hits, predicted + true
+
+
+def _binary(target: Array) -> Array:
+    """Targets (N,) or (N, 1) of any dtype as int64 (N,), -1 for what is no whole number."""
+    xp = array_namespace(target)
+    target = xp.reshape(target, (-1,))
+    true = xp.astype(target, xp.int64)
+    if xp.isdtype(target.dtype, "real floating"):  # as losses take them; ½ is no class
+        true = xp.where(xp.astype(true, target.dtype) == target, true, -1)
+    return true
 
 
 def _size(array: Array) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xbp.arguments import integer, number
-from xbp.training.callbacks import Callback, improved, monitored, sign_of
+from xbp.training.callbacks import Callback, check_monitored, improved, monitored, sign_of
 from xbp.training.history import Record
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 class EarlyStopping(Callback):
     """Stop when a monitored value has not improved for some epochs. (Prechelt 1998.)
+
+    Each `fit` begins anew: with no best value, no best parameters and all its patience. A value
+    that is infinite or nan is no improvement.
 
     Parameters
     ----------
@@ -24,15 +27,16 @@ class EarlyStopping(Callback):
     min_delta : float, default 0
         By how much a value must be better than the best one to count as an improvement.
     mode : {"auto", "min", "max"}, default "auto"
-        Whether smaller or larger is better; "auto": larger for accuracies, precision,
-        recall and F1, else smaller.
+        Whether smaller or larger is better. "auto" knows it of xbp's metrics and losses, and of
+        other usual names (``acc``, ``auc``, ``mse``, ``error``, …), with or without ``val_``.
     restore_best : bool, default True
         Whether the model gets back the parameters of its best epoch at the end.
 
     Raises
     ------
     InputError
-        An argument is out of range; or, after the first epoch, there is no such record.
+        An argument is out of range, or mode "auto" does not know; or, in `fit`, there is no such
+        record.
     """
 
     def __init__(
@@ -50,8 +54,9 @@ class EarlyStopping(Callback):
         self.restore_best = restore_best
 
     def on_fit_begin(self, trainer: Trainer) -> None:
+        check_monitored(trainer, self.monitor)
         self.best: float | None = None
-        self.best_epoch = 0
+        self.best_epoch = trainer.epochs_done  # patience begins here
         self.best_state: dict[str, Any] = {}
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
@@ -63,9 +68,8 @@ class EarlyStopping(Callback):
             if self.restore_best:
                 self.best_state = trainer.model.state_dict()
         elif epoch - self.best_epoch >= self.patience:
-            trainer.stop(
-                f"{self.monitor} has not improved since epoch {self.best_epoch} ({self.best:.6g})"
-            )
+            what = f"{self.monitor} has not improved since epoch {self.best_epoch}"
+            trainer.stop(what + (f" ({value})" if self.best is None else f" ({self.best:.6g})"))
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if self.best_state:
@@ -89,6 +93,8 @@ class EarlyStopping(Callback):
 class Convergence(Callback):
     """Stop when a monitored value changes by less than a tolerance from one epoch to the next.
 
+    Each `fit` begins anew: its first epoch is compared with none.
+
     Parameters
     ----------
     tolerance : float
@@ -98,7 +104,7 @@ class Convergence(Callback):
     Raises
     ------
     InputError
-        The tolerance is negative; or, after the first epoch, there is no such record.
+        The tolerance is negative; or, in `fit`, there is no such record.
     """
 
     def __init__(self, tolerance: float, monitor: str = "loss") -> None:
@@ -106,6 +112,7 @@ class Convergence(Callback):
         self.monitor = monitor
 
     def on_fit_begin(self, trainer: Trainer) -> None:
+        check_monitored(trainer, self.monitor)
         self.previous: float | None = None
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:

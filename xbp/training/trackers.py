@@ -8,13 +8,15 @@ import io
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xbp.errors import BackendError, DataError
+from xbp.errors import BackendError, DataError, InputError
 from xbp.training.callbacks import Callback
+from xbp.training.files import check_writable
 from xbp.training.history import Record
 
 if TYPE_CHECKING:
@@ -47,20 +49,28 @@ class CSVLogger(Tracker):
     """Write each record to a CSV file as soon as its epoch is over: a line an epoch.
 
     A line is written at once and whole, so the file of a run that was killed has whole lines; when
-    that run is resumed, the lines after its checkpoint are written anew. In the end the file is
-    that of ``History.to_csv``.
+    that run is resumed, the lines after its checkpoint are written anew. The columns are the
+    quantities of a whole epoch, also where the first one was stopped before its validation; what
+    callbacks put into the record of the first epoch comes after them. Else the file is that of
+    ``History.to_csv``.
 
     Parameters
     ----------
     path : path-like
     separator : str, default ","
+        One character.
     append : bool, default False
-        Whether lines are added to a file that exists; else it is replaced.
+        Whether lines are added to a file that exists, of which no byte is changed; else it is
+        replaced after the first step, by each `fit`.
 
     Raises
     ------
+    InputError
+        `separator` is no character.
     DataError
-        In `fit`: the file cannot be written, or it has other columns than the records.
+        In `fit`: the file cannot be written; or lines cannot be added to it, as it is no CSV file,
+        or has no columns for quantities of the records. Before the first step, but for what
+        callbacks put into a record.
 
     Examples
     --------
@@ -71,40 +81,67 @@ class CSVLogger(Tracker):
     def __init__(
         self, path: str | os.PathLike[str], separator: str = ",", append: bool = False
     ) -> None:
+        if not isinstance(separator, str) or len(separator) != 1 or separator in '"\r\n':
+            msg = f"separator must be one character, such as ',' or ';', got {separator!r}"
+            raise InputError(msg)
         self.path, self.separator, self.append = Path(path), separator, append
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         super().on_fit_begin(trainer)
         self.size: int | None = None  # in bytes, after the last line of this run
+        self.expected = trainer.expected
         self._change(None)  # find out now whether it can be written
+        if self.append:
+            self._check_columns(self._columns(), self.expected)
 
     def begin(self, trainer: Trainer) -> None:
-        if self.size is None and self.append:  # a line that was cut short is no line
-            content = self.path.read_bytes()
-            self.size = content.rfind(b"\n") + 1
+        if self.size is None and self.append:
+            content = self._content()
+            self.size = len(content)
+            if content and not content.endswith(b"\n"):  # the last line shall be one of its own
+                self._change(self.size, b"\r\n")
         self._change(self.size or 0)
 
     def write(self, epoch: int, record: Record) -> None:
-        names = self._columns()
+        names = self._columns() if self.size else []
         text = io.StringIO()
-        writer = csv.DictWriter(text, names or list(record), delimiter=self.separator)
+        columns = names or list(dict.fromkeys([*self.expected, *record]))
+        writer = csv.DictWriter(text, columns, delimiter=self.separator)
         if not names:
             writer.writeheader()
-        unknown = [name for name in record if name not in writer.fieldnames]
-        if unknown:
-            msg = (
-                f"{str(self.path)!r} has the columns {', '.join(writer.fieldnames)}, and none for "
-                f"{', '.join(unknown)}; choose another file, or append=False"
-            )
-            raise DataError(msg)
+        self._check_columns(columns, list(record))
         writer.writerow(record)
         self._change(self.size or 0, text.getvalue().encode())
 
+    def _check_columns(self, columns: list[str], names: list[str]) -> None:
+        """Refuse names that have no column, where there are columns."""
+        unknown = [name for name in names if name not in columns]
+        if columns and unknown:
+            msg = (
+                f"{str(self.path)!r} has the columns {', '.join(columns)}, and none for "
+                f"{', '.join(unknown)}; choose another file, or append=False"
+            )
+            raise DataError(msg)
+
     def _columns(self) -> list[str]:
-        if not self.size:
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return next(csv.reader(file, delimiter=self.separator))
+        """The names in the first line; none of an empty file."""
+        content = self._content()
+        try:
+            first = content.partition(b"\n")[0].decode("utf-8-sig")
+            names = next(csv.reader([first], delimiter=self.separator))
+        except (UnicodeDecodeError, csv.Error):
+            names = []
+        if content and not names:
+            msg = f"{str(self.path)!r} is no CSV file in UTF-8; choose another, or append=False"
+            raise DataError(msg)
+        return names
+
+    def _content(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            msg = f"cannot read {str(self.path)!r} ({error.strerror}); check its permissions"
+            raise DataError(msg) from None
 
     def _change(self, size: int | None, line: bytes = b"") -> None:
         """Cut the file to `size` bytes, and add a line, whole or not at all."""
@@ -147,6 +184,8 @@ class TensorBoard(Tracker):
     ------
     BackendError
         tensorboardX, which writes such files, is not installed.
+    DataError
+        In `fit`: the folder cannot be made, before the first step; or a file cannot be written.
 
     Examples
     --------
@@ -160,6 +199,12 @@ class TensorBoard(Tracker):
         self.messages = needed("tensorboardX.proto.event_pb2", "TensorBoard")
         self.writers: dict[str, Any] = {}
 
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        super().on_fit_begin(trainer)
+        with self._one_sentence(self.log_dir):
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+        check_writable(self.log_dir / "events")
+
     def write(self, epoch: int, record: Record) -> None:
         runs: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
         for name, value in record.items():
@@ -167,13 +212,18 @@ class TensorBoard(Tracker):
             runs[run][name.removeprefix("val_")] = value
         del runs["train"]["epoch"]
         for run, numbers in runs.items():
-            try:
-                if numbers:
+            if numbers:
+                with self._one_sentence(self.log_dir / run):
                     self._write(run, epoch, numbers)
-            except OSError as error:
-                where = str(self.log_dir / run)
-                msg = f"cannot write to {where!r} ({error.strerror}); choose another log_dir"
-                raise DataError(msg) from None
+
+    @contextmanager
+    def _one_sentence(self, folder: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where, why = str(folder), error.strerror or error
+            msg = f"cannot write to {where!r} ({why}); choose another log_dir, or free some space"
+            raise DataError(msg) from None
 
     def _write(self, run: str, epoch: int, numbers: dict[str, float]) -> None:
         # SummaryWriter hands events to a thread, and its flush does not wait for that one; these
@@ -184,8 +234,8 @@ class TensorBoard(Tracker):
             folder.mkdir(parents=True, exist_ok=True)
             writer = self.files.EventsWriter(str(folder / "events"), f".{epoch:06}")
             start = self.messages.SessionLog(status=self.messages.SessionLog.START)
-            writer.write_event(event(session_log=start))  # what was there from this step on is void
             self.writers[run] = writer
+            writer.write_event(event(session_log=start))  # what was there from this step on is void
         written = event()
         for name, value in numbers.items():
             written.summary.value.add(tag=name, simple_value=value)
@@ -193,9 +243,11 @@ class TensorBoard(Tracker):
         self.writers[run].flush()
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        for writer in self.writers.values():
-            writer.close()
-        self.writers.clear()
+        writers, self.writers = self.writers, {}
+        with ExitStack() as stack:  # closes each of them, whatever becomes of the others
+            for run, writer in writers.items():
+                stack.enter_context(self._one_sentence(self.log_dir / run))
+                stack.callback(writer.close)
 
 
 class MLflow(Tracker):
@@ -218,6 +270,8 @@ class MLflow(Tracker):
     ------
     BackendError
         MLflow is not installed.
+    DataError
+        In `fit`: it cannot write its files, or reach its server.
 
     Examples
     --------
@@ -243,7 +297,19 @@ class MLflow(Tracker):
         self.own = False  # whether the run is to be ended here
         self.handled = sys.exc_info()[1]  # by whoever calls fit
 
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            msg = f"MLflow cannot record this run ({error.strerror or error}); see its tracking_uri"
+            raise DataError(msg) from None
+
     def begin(self, trainer: Trainer) -> None:
+        with self._one_sentence():
+            self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
         mlflow, resumed = self.library, self.run_id is not None
         if mlflow.active_run() is None:
             if self.tracking_uri is not None:
@@ -267,13 +333,14 @@ class MLflow(Tracker):
 
     def write(self, epoch: int, record: Record) -> None:
         numbers = {name: value for name, value in record.items() if name != "epoch"}
-        self.library.log_metrics(numbers, step=epoch)
+        with self._one_sentence():
+            self.library.log_metrics(numbers, step=epoch)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if self.own:
-            failed = sys.exc_info()[1] is not self.handled
-            self.library.end_run("FAILED" if failed else "FINISHED")
-            self.own = False
+            self.own, failed = False, sys.exc_info()[1] is not self.handled
+            with self._one_sentence():
+                self.library.end_run("FAILED" if failed else "FINISHED")
 
     def state_dict(self) -> dict[str, Any]:
         return {"run_id": self.run_id}

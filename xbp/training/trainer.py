@@ -20,21 +20,33 @@ from xbp.backend import (
     graph_for,
     on_host,
     out_of_memory,
-    to_numpy,
 )
 from xbp.errors import InputError, NonFiniteError
-from xbp.nn import Layer, Loss, for_parameters, trace
+from xbp.nn import Layer, Loss, for_parameters
 from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed, permutation
 from xbp.training.averages import Averages
-from xbp.training.callbacks import Callback
+from xbp.training.callbacks import Callback, begun
 from xbp.training.checkpoints import open_checkpoint
+from xbp.training.diagnosis import Place, batch_of, not_finite
+from xbp.training.door import (
+    adds_names,
+    admit,
+    admit_alone,
+    admit_validation,
+    callbacks_of,
+    check_pieces,
+    check_schedule,
+    compare,
+    expected_names,
+)
 from xbp.training.history import History, Record
 from xbp.training.interrupt import stop_on_interrupt
-from xbp.training.memory import too_large
+from xbp.training.memory import enough_memory, step_too_large
 from xbp.training.metrics import MetricLike, find_metrics, len_of
 from xbp.training.progress import ProgressBar, on_terminal
 from xbp.training.recorded import ROWS, Pair, RecordedSteps
+from xbp.training.results import checked_loss, make_plain
 from xbp.training.resume import Checkpoint, restore
 from xbp.training.run import Run
 
@@ -45,18 +57,19 @@ class Trainer:
     """Fits a model to data: shuffled minibatches, validation, metrics, callbacks, a history.
 
     The order of epoch e depends on (seed, e) alone, the dropout masks of step t on (seed, t); so
-    the same seed gives the same history, bit for bit, on one backend, and the same batches and
-    masks on all of them.
+    the same seed gives the same history, bit for bit, on one backend with one number of threads,
+    and the same batches and masks on all of them.
 
     Parameters
     ----------
     model : Layer
     loss : Loss, or callable ``(prediction, target) -> (value, gradient)``
+        The value may be a number or a 0-d array.
     optimizer : Optimizer
         Made from ``model.parameters()``.
     metrics : sequence of str, Metric or callable, default ()
         ``"accuracy"``, ``"f1"``, … (`xbp.training.METRICS`), metrics such as ``ConfusionMatrix()``,
-        or functions ``(prediction, target) -> 0-d array``, means over the batch.
+        or functions ``(prediction, target) -> number or 0-d array``, means over the batch.
     rng : int, numpy.random.Generator or None
         Seed of shuffles and masks.
     capture : bool, optional
@@ -64,6 +77,18 @@ class Trainer:
         (CuPy, PyTorch on CUDA), with the same results as other steps, bit for bit. By default they
         are, unless the environment variable XBP_CAPTURE is 0 or something cannot be recorded, of
         which one warning tells; with True, an error. See the notes.
+
+    Raises
+    ------
+    InputError
+        Something is no model, loss, optimizer or metric, or the optimizer has none of the model's
+        parameters.
+
+    Warns
+    -----
+    UserWarning
+        The optimizer lacks trainable parameters of the model, or has others; a softmax or sigmoid
+        stands before a loss that has its own; a layer keeps an array outside of a `Parameter`.
 
     Notes
     -----
@@ -98,9 +123,11 @@ class Trainer:
         rng: Seed = None,
         capture: bool | None = None,
     ) -> None:
+        check_pieces(model, loss, optimizer)
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
+        self._compared = self._parameters()
         self.metrics = find_metrics(metrics)
         self.seed = fresh_seed(rng)
         self.stream = Stream(self.seed)
@@ -110,6 +137,11 @@ class Trainer:
         self._current_loss: Array = None
         self._recorded: RecordedSteps | None = None  # of the last fit, where there are such steps
         self.stop_reason = ""
+        self._known: type | None = None  # of the loss's values, once they have been checked
+        self.sample_shape: tuple[int, ...] | None = None  # of the data last admitted
+        self.quantities: list[str] = []  # the loss, and what the metrics measure
+        self.expected: list[str] = []  # what the records will hold, …
+        self.may_have_more = True  # … apart from what others put into them
         # Where a fit stands, for checkpoints:
         self.first_epoch = 0  # how many epochs had been done when it began
         self.steps_done = 0  # of the epoch that is under way; 0 between two epochs
@@ -134,13 +166,16 @@ class Trainer:
     ) -> History:
         """Train for some epochs, and return what happened.
 
-        A second call goes on where the first one ended, with a history of its own. Ctrl-C ends
-        training after the current step; a second Ctrl-C ends it at once.
+        A second call goes on where the first one ended, with a history of its own; an epoch that
+        was stopped in the middle is begun anew. Which callbacks remember what happened in an
+        earlier call, each of them says. Ctrl-C ends training after the current step; a second
+        Ctrl-C ends it at once. (Not where SIGINT is ignored, or its handler is not Python's.)
 
         Parameters
         ----------
         x, y : arrays of any library, with samples along the first axis
-            Moved to the model's backend once, as a whole.
+            Moved to the model's backend once, as a whole; floating-point x is converted to the
+            dtype of the model's parameters.
         epochs : int, default 1
         batch_size : int, default 32
             The last batch of an epoch may be smaller.
@@ -165,8 +200,10 @@ class Trainer:
         Raises
         ------
         InputError
-            Data do not fit each other, the model or the loss; or this is not the run of the
-            checkpoint. Nothing has been trained then.
+            Data do not fit each other, the model, the loss or a metric; a callback will not find
+            what it monitors; the schedule of the learning rate gives none for the last step; or
+            this is not the run of the checkpoint. Nothing has been trained then. In training: the
+            loss, a metric, a schedule or a callback gave something else than numbers.
         DataError
             The checkpoint is malformed.
         NonFiniteError
@@ -178,6 +215,12 @@ class Trainer:
         OutOfMemoryError
             A step needs more memory than there is; the sentence says which batch size may do.
 
+        Warns
+        -----
+        UserWarning
+            The learning rate has a schedule for another number of steps; or as in `Trainer`, where
+            the model has changed since.
+
         Notes
         -----
         Nothing in the steps of an epoch waits for a device, apart from callbacks that read values:
@@ -187,16 +230,22 @@ class Trainer:
         """
         epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
-        given = x, y
-        x, y = self._admit(x, y)
-        validation = None if validation_data is None else self._admit(*validation_data)
+        given, callbacks = (x, y), callbacks_of(callbacks)
+        self._known = None
+        if self._parameters() != self._compared:
+            compare(self.model, self.loss, self.optimizer)
+            self._compared = self._parameters()
+        x, y = admit(self, x, y)
+        validation = admit_validation(self, validation_data, (x, y))
+        self.expected = expected_names(self, validated=validation is not None)
+        self.may_have_more = adds_names(self, callbacks)
         self.steps_per_epoch = -(-len_of(x) // self.batch_size)
         self.resumed = None if resume is None else open_checkpoint(resume)
         self.first_epoch = self.resumed.first_epoch if self.resumed else self.epochs_done
         self.last_epoch = self.first_epoch + epochs
         self.history = History()
         self.stop_reason, self.steps_done = "", 0
-        callbacks = list(callbacks)
+        check_schedule(self, callbacks, *self._steps_to_come(epochs))
         if on_terminal() if verbose is None else verbose:
             callbacks.append(ProgressBar())
         # What is written last has seen what all others did.
@@ -206,9 +255,8 @@ class Trainer:
         with ExitStack() as stack:
             stack.callback(setattr, self, "run", None)  # it holds the data
             stack.enter_context(stop_on_interrupt(self))
-            for callback in self.callbacks:
-                stack.callback(callback.on_fit_end, self)
-                callback.on_fit_begin(self)
+            stack.enter_context(begun(self.callbacks, self))
+            stack.callback(self.optimizer.zero_grad)  # a step that failed leaves none
             if self.resumed:
                 restore(self, self.resumed)
             while self.epochs_done < self.last_epoch and not self.stop_reason:
@@ -217,10 +265,6 @@ class Trainer:
                 except NonFiniteError as error:
                     if not any(c.on_not_finite(self, error) for c in self.callbacks):
                         raise
-                except Exception as error:
-                    if not out_of_memory(error):
-                        raise
-                    raise too_large(self, error, x, y) from None
         self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
         return self.history
 
@@ -230,9 +274,12 @@ class Trainer:
         Raises
         ------
         InputError
-            Data do not fit each other, the model or the loss.
+            Data do not fit each other, the model, the loss or a metric.
+        OutOfMemoryError
+            A batch needs more memory than there is; the sentence says which size may do.
         """
-        return self._evaluate(*self._admit(x, y), integer("batch_size", batch_size, least=1))
+        batch_size = integer("batch_size", batch_size, least=1)
+        return self._evaluate(*admit(self, x, y), batch_size)
 
     def predict(self, x: Any, batch_size: int = 512) -> Array:
         """The model's outputs for all samples, in inference mode, where the model lives.
@@ -241,14 +288,14 @@ class Trainer:
         ------
         InputError
             There are no samples, or they do not fit the model.
+        OutOfMemoryError
+            A batch needs more memory than there is; the sentence says which size may do.
         """
-        x = self._backend().asarray(x)
-        if x.ndim == 0 or len_of(x) == 0:
-            msg = f"there is nothing to predict: x has shape {tuple(x.shape)}"
-            raise InputError(msg)
         batch_size = integer("batch_size", batch_size, least=1)
-        outputs = [self.model(batch) for batch in _slices(x, batch_size)]
-        return array_namespace(x).concat(outputs, axis=0)
+        x = admit_alone(self, x)
+        with enough_memory(x, batch_size, "predicting", self.model):
+            outputs = [self.model(batch) for batch in _slices(x, batch_size)]
+            return array_namespace(x).concat(outputs, axis=0)
 
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""
@@ -293,7 +340,7 @@ class Trainer:
     def _update(self, x: Array, y: Array, numbers: Any = None) -> Array:
         """A step, with random masks from where the stream is."""
         prediction, backward = self.model.forward(x, training=True, rng=self.stream)
-        self.current_loss, gradient = self.loss(prediction, y)
+        self.current_loss, gradient = self._measure(prediction, y)
         if on_host(self.current_loss) and not math.isfinite(self.current_loss):
             return prediction  # _epoch looks at the loss next, while the parameters are still good
         for_parameters(backward)(gradient)
@@ -303,6 +350,25 @@ class Trainer:
             self.optimizer.step(numbers)
         self.optimizer.zero_grad()
         return prediction
+
+    def _measure(self, prediction: Array, y: Array) -> tuple[Array, Array]:
+        """The loss and its gradient; what it returns is checked where its type is a new one."""
+        returned = self.loss(prediction, y)
+        if type(returned) is tuple and len(returned) == 2 and type(returned[0]) is self._known:
+            return returned
+        value, gradient = checked_loss(self.loss, returned, prediction)
+        if value is returned[0]:
+            self._known = type(value)
+        return value, gradient
+
+    def _steps_to_come(self, epochs: int) -> tuple[int, int]:
+        """The first step that will be made, and the one after the last, as a schedule counts."""
+        start, steps = self.optimizer.steps, epochs * self.steps_per_epoch
+        if self.resumed is None:
+            return start, start + steps
+        done = self.resumed.epochs_done - self.resumed.first_epoch
+        made = done * self.steps_per_epoch + self.resumed.steps_done
+        return self.resumed.steps, self.resumed.steps - made + steps
 
     # --- recorded steps ---
 
@@ -374,9 +440,14 @@ class Trainer:
         for step, indices in enumerate(rest, start=done + 1):
             lr = self.optimizer.lr
             if not self._step_recorded(step, lr):
-                batch = _batch(x, y, indices)
-                prediction = self.step(*batch)
-                self.seen.add(self.current_loss, prediction, batch[1])
+                try:
+                    batch = batch_of(x, y, indices)
+                    prediction = self.step(*batch)
+                    self.seen.add(self.current_loss, prediction, batch[1])
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise step_too_large(self, error, x, y) from None
             if free or step % LOOK_EVERY == 0:
                 self._check_finite(epoch, (x, y, indices), wait=free)
             self.steps_done = step
@@ -396,71 +467,35 @@ class Trainer:
         self.history.seconds.append(self.elapsed())
         for callback in self.callbacks:
             callback.on_epoch_end(self, epoch, record)
+            make_plain(record, f"{type(callback).__name__}.on_epoch_end")
 
     def _evaluate(self, x: Array, y: Array, batch_size: int) -> dict[str, float]:
         seen = Averages(self.loss, self.metrics)
-        for batch, target in zip(_slices(x, batch_size), _slices(y, batch_size), strict=True):
-            prediction = self.model(batch)
-            seen.add(self.loss(prediction, target)[0], prediction, target)
-        return seen.result()
+        with enough_memory(x, batch_size, "evaluating", self.model):
+            for batch, target in zip(_slices(x, batch_size), _slices(y, batch_size), strict=True):
+                prediction = self.model(batch)
+                seen.add(self._measure(prediction, target)[0], prediction, target)
+            return seen.result()
 
     # --- at the door, and when something went wrong ---
 
     def _backend(self) -> Backend:
         return self.model.backend() or get_backend()
 
-    def _admit(self, x: Any, y: Any) -> tuple[Array, Array]:
-        """Both arrays where the model lives, checked against each other, the model and the loss."""
-        backend = self._backend()
-        x, y = backend.asarray(x), backend.asarray(y)
-        if x.ndim == 0 or y.ndim == 0 or len_of(x) != len_of(y) or len_of(x) == 0:
-            msg = (
-                f"x and y need the same number of samples, at least one; they have shapes "
-                f"{tuple(x.shape)} and {tuple(y.shape)}"
-            )
-            raise InputError(msg)
-        if isinstance(self.loss, Loss):
-            self.loss.check(self.model(x[:1, ...]), y)
-        return x, y
+    def _parameters(self) -> tuple[int, ...]:
+        """The identities of the model's trainable parameters, and of the optimizer's."""
+        both = (self.model.parameters(), self.optimizer.parameters)
+        return tuple(id(parameter) for parameters in both for parameter in parameters)
 
-    def _check_finite(
-        self, epoch: int, place: tuple[Array, Array, Array], *, wait: bool = True
-    ) -> None:
-        seen = self.seen
-        step = seen.loss.first_not_finite(wait=wait)
-        if step is None:
-            return
-        batch = _batch(*place)
-        stream = Stream(self.seed, step=self.optimizer.steps)
-        culprit = "the loss itself: check the targets"
-        if not _finite(batch[0]):
-            culprit = "the input: check the data"
-        else:
-            for name, layer, y in trace(self.model, batch[0], training=True, rng=stream):
-                if not _finite(y):
-                    culprit = f"the output of layer {name!r}, {layer}"
-                    break
-        msg = (
-            f"the loss is {seen.loss.values[step]} in epoch {epoch}, step {step + 1}; the first "
-            f"thing not finite is {culprit}; a learning rate below {self.optimizer.lr:g} may help"
-        )
-        self.history.stopped = msg
-        raise NonFiniteError(msg)
+    def _check_finite(self, epoch: int, place: Place, *, wait: bool = True) -> None:
+        step = self.seen.loss.first_not_finite(wait=wait)
+        if step is not None:
+            msg = not_finite(self, epoch, step, place)
+            self.history.stopped = msg
+            raise NonFiniteError(msg)
 
 
 def _slices(array: Array, size: int, first: int = 0) -> Iterator[Array]:
     n = len_of(array)
     for start in range(first, n, size):
         yield array[start : min(start + size, n), ...]  # the standard has no slices past the end
-
-
-def _batch(x: Array, y: Array, indices: Array) -> tuple[Array, Array]:
-    xp = array_namespace(x)
-    return xp.take(x, indices, axis=0), xp.take(y, indices, axis=0)
-
-
-def _finite(array: Array) -> bool:
-    xp = array_namespace(array)
-    if not xp.isdtype(array.dtype, ("real floating", "complex floating")):
-        return True
-    return bool(to_numpy(xp.all(xp.isfinite(array))))

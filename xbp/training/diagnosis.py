@@ -1,0 +1,76 @@
+"""Where a loss that is infinite or nan comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from xbp.backend import Array, array_namespace, to_numpy
+from xbp.nn import trace
+from xbp.random import Stream
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+Place: TypeAlias = "tuple[Array, Array, Array]"
+"""All x, all y, and which of them are the batch."""
+
+
+def batch_of(x: Array, y: Array, indices: Array) -> tuple[Array, Array]:
+    xp = array_namespace(x)
+    return xp.take(x, indices, axis=0), xp.take(y, indices, axis=0)
+
+
+def not_finite(trainer: Trainer, epoch: int, step: int, place: Place) -> str:
+    """One sentence: the first thing that is not finite, of data, layers and loss, in this order.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    epoch : int
+        Counted from 1.
+    step : int
+        Which step of the epoch has that loss, counted from 0.
+    place : (x, y, indices)
+        On a device the step may be an earlier one than that of this batch.
+    """
+    optimizer, (x, y, _) = trainer.optimizer, place
+    advice = f"; a learning rate below {optimizer.lr:g} may help"
+    broken = [f"{n}[{i}]" for n, a in (("x", x), ("y", y)) if (i := _first_broken(a)) is not None]
+    if broken:
+        what = "the input" if broken[0].startswith("x") else "the target"
+        culprit, advice = f"{what}: check the data, first {broken[0]}", ""
+    else:
+        culprit = _layer(trainer, batch_of(*place)[0]) or "the loss itself: check the targets"
+    if optimizer.steps == 0:
+        advice = ""  # the parameters are the initial ones
+    value = trainer.seen.loss.values[step]
+    return (
+        f"the loss is {value} in epoch {epoch}, step {step + 1}; the first thing not finite is "
+        f"{culprit}{advice}"
+    )
+
+
+def _layer(trainer: Trainer, batch: Array) -> str:
+    """The first layer whose output is not finite, as it would be in training."""
+    stream = Stream(trainer.seed, step=trainer.optimizer.steps)
+    for name, layer, output in trace(trainer.model, batch, training=True, rng=stream):
+        if not _finite(output):
+            return f"the output of layer {name!r}, {layer}"
+    return ""
+
+
+def _first_broken(array: Array) -> int | None:
+    """The first sample in which something is infinite or nan."""
+    if _finite(array):
+        return None
+    finite = np.isfinite(to_numpy(array))
+    return int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
+
+
+def _finite(array: Array) -> bool:
+    xp = array_namespace(array)
+    if not xp.isdtype(array.dtype, ("real floating", "complex floating")):
+        return True
+    return bool(to_numpy(xp.all(xp.isfinite(array))))

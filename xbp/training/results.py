@@ -1,0 +1,114 @@
+"""What functions of the user return, as the numbers that training works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from xbp.arguments import described, name_of
+from xbp.backend import Array, array_namespace, backend_of, dtype_name, library_of, to_numpy
+from xbp.errors import InputError
+
+NUMBERS = ("bool", "integral", "real floating")
+
+
+def value_of(what: str, value: Any, beside: Array) -> Array:
+    """`value` as a 0-d array (or numpy scalar) where the array `beside` lives, without a wait.
+
+    Parameters
+    ----------
+    what : str
+        Whose value it is, for messages.
+    value : Python number, numpy scalar or 0-d array of any library
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    library = library_of(value)
+    if library is not None and value.ndim == 0:
+        xp = array_namespace(value)
+        if xp.isdtype(value.dtype, NUMBERS):
+            if library is not library_of(beside) or value.device != beside.device:
+                return backend_of(beside).asarray(to_numpy(value))
+            real = xp.isdtype(value.dtype, "real floating")
+            return value if real else xp.astype(xp.asarray(value), xp.float64)
+    elif isinstance(value, Real):
+        return backend_of(beside).asarray(float(value))
+    msg = f"{what} must return a number or a 0-d array, got {described(value)}"
+    raise InputError(msg)
+
+
+def number_of(what: str, value: Any) -> float:
+    """`value`, a Python number, numpy scalar or 0-d array of any library, as a Python number.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    if type(value) in (int, float):
+        return value  # type: ignore[no-any-return]
+    if library_of(value) is not None and value.ndim == 0:
+        value = to_numpy(value).item()
+    if isinstance(value, Real):
+        return float(value)
+    msg = f"{what} must be a number or a 0-d array, got {described(value)}"
+    raise InputError(msg)
+
+
+def make_plain(record: dict[str, Any], who: str) -> None:
+    """Make Python numbers of all that a record holds, after `who` may have changed it.
+
+    Raises
+    ------
+    InputError
+        Something is no number.
+    """
+    for name, value in record.items():
+        if type(value) not in (int, float):
+            record[name] = number_of(f"what {who} puts into the record as {name!r}", value)
+
+
+def numbers_of(what: str, numbers: Any) -> dict[str, float]:
+    """The `numbers` of a metric, as Python numbers.
+
+    Raises
+    ------
+    InputError
+        They are no mapping of names to numbers.
+    """
+    if not isinstance(numbers, Mapping):
+        msg = f"the numbers of {what} must be a dict of names to numbers, got {described(numbers)}"
+        raise InputError(msg)
+    return {name: number_of(f"what {what} computes", value) for name, value in numbers.items()}
+
+
+def checked_loss(loss: Any, returned: Any, prediction: Array) -> tuple[Array, Array]:
+    """What a loss returned for `prediction`, as (value, gradient).
+
+    Raises
+    ------
+    InputError
+        It is no pair of a number, or 0-d array, and an array of the prediction's shape and dtype.
+    """
+    what = f"the loss {name_of(loss)}"
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        msg = f"{what} must return (value, gradient), got {described(returned)}"
+        raise InputError(msg)
+    value, gradient = returned
+    value = value_of(f"{what}, as its value,", value, prediction)
+    if library_of(gradient) is not library_of(prediction):
+        msg = f"{what} must return a gradient beside the prediction, got {described(gradient)}"
+        raise InputError(msg)
+    kinds = [(tuple(array.shape), dtype_name(array.dtype)) for array in (gradient, prediction)]
+    if kinds[0] != kinds[1]:
+        (shape, dtype), (wanted, own) = kinds
+        msg = (
+            f"{what} must return a gradient of the prediction's shape {wanted} and dtype {own}, "
+            f"got {shape} and {dtype}"
+        )
+        raise InputError(msg)
+    return value, gradient
