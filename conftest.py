@@ -3,8 +3,17 @@
 Where xbp is installed pytest has found xbp's by itself; this is for a checkout that is not.
 """
 
+import os
 from importlib.util import find_spec
 
 pytest_plugins = ["pytester", "pytest_xbp"]
 
 collect_ignore_glob = [] if find_spec("ndonnx") else ["xbp/exchange/*.py"]  # no doctests there
+
+# Workers of pytest-xdist share the cores; numpy and the kernels read these as they are loaded. Two
+# threads at least, for what the kernels' own threads do is under test.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    share = (os.cpu_count() or 1) // workers
+    os.environ.setdefault("XBP_NUM_THREADS", str(max(2, share)))
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", str(max(1, share)))

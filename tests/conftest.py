@@ -3,6 +3,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from processes import search_path
 
 import xbp.backend
 
@@ -22,6 +23,14 @@ if importlib.util.find_spec("hypothesis"):
         "nightly", settings.get_profile("xbp"), max_examples=200, derandomize=False, print_blob=True
     )
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "xbp"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _processes_find_xbp() -> Iterator[None]:
+    """Those that tests start, however xbp was put on the path of this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", search_path())
+        yield
 
 
 @pytest.fixture(autouse=True)

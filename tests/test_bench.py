@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import search_path
 
 import xbp
 from xbp.benchmarks import harness as harness_module
@@ -76,8 +77,8 @@ def side(tmp_path, monkeypatch):
         file = tmp_path / f"side_{name}.py"
         text = f"import os, runpy, sys\nBase = runpy.run_path({str(SIDE_XBP)!r})['Side']\n"
         file.write_text(text + "class Side(Base):\n" + "".join(f"    {x}\n" for x in lines))
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        new = Side(name, str(file), "xbp", environment={"PYTHONPATH": path}, **options)
+        path = {"PYTHONPATH": search_path()}
+        new = Side(name, str(file), "xbp", environment=path, **options)
         monkeypatch.setitem(SIDES, name, new)
         for key, workload in WORKLOADS.items():
             if "xbp" in workload.sides and name != "xbp":
@@ -974,6 +975,5 @@ def test_a_failure_ends_with_status_2_after_the_tables(command, side):
 
 def test_import_xbp_does_not_load_the_benchmarks():
     code = "import sys, xbp; print('xbp.benchmarks' in sys.modules)"
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.strip() == b"False"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from processes import search_path
 
 import xbp
 from xbp import nn
@@ -70,8 +71,8 @@ def command(monkeypatch, capsys):
 def fresh(*args: object, python: str = "", **environment: object) -> Result:
     """Run ``python -m xbp …`` in an interpreter of its own, or the statements `python` there."""
     start = ["-c", python] if python else ["-m", "xbp"]
-    paths = [str(environment.pop("first_path", ROOT)), str(ROOT)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100"}
+    first = environment.pop("first_path", ROOT)
+    env = os.environ | {"PYTHONPATH": search_path(first), "COLUMNS": "100"}
     done = subprocess.run(
         [sys.executable, *start, *map(str, args)],
         env=env | {name: str(value) for name, value in environment.items()},
@@ -527,7 +528,6 @@ class TestMistakes:
         for args in (["--help"], ["--version"]):
             process = subprocess.Popen(
                 [sys.executable, "-m", "xbp", *args],
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -542,7 +542,6 @@ class TestMistakes:
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(
                 [sys.executable, "-m", "xbp", "--version"],
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=full,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +15,7 @@ import xbp
 from xbp import nn
 from xbp.backend import why_unavailable
 from xbp.cli import main
-from xbp.testing import certificate
-from xbp.testing.certificate import Certificate, Row, facts_of, surroundings
+from xbp.testing.certificate import Certificate, Row
 
 STRICT = "array_api_strict"
 needs_strict = pytest.mark.skipif(bool(why_unavailable(STRICT)), reason="no array-api-strict")
@@ -193,120 +190,6 @@ def test_bad_usage_is_one_sentence_and_status_2(
     assert result.code == 2
     assert result.err.startswith(f"Error: {sentence}")
     assert result.err.count("\n") == 1
-
-
-# --- what it was run on --------------------------------------------------------------------------
-
-
-def fake_cupy(**broken: Any) -> Any:
-    """As much of CuPy as a certificate asks, with the values of an H200."""
-    properties = {"name": b"NVIDIA H200", "totalGlobalMem": 150_121_545_728, "major": 9, "minor": 0}
-    runtime = {
-        "getDeviceCount": lambda: 2,
-        "getDeviceProperties": lambda index: properties | {"pciBusID": index},
-        "driverGetVersion": lambda: 12080,
-        "runtimeGetVersion": lambda: 13000,
-    } | broken
-    cuda = SimpleNamespace(
-        is_available=lambda: True,
-        Device=lambda index: SimpleNamespace(id=index),
-        runtime=SimpleNamespace(**runtime),
-    )
-    return SimpleNamespace(cuda=cuda)
-
-
-@pytest.fixture
-def with_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def install(smi: str = "570.86.15\n570.86.15", **broken: Any) -> None:
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(**broken))
-        monkeypatch.setitem(sys.modules, "array_api_compat.cupy", SimpleNamespace())
-        monkeypatch.setattr(certificate, "_output", lambda *command: smi)
-
-    return install
-
-
-def test_the_facts_of_a_gpu(with_gpu: Callable[..., None]) -> None:
-    with_gpu()
-    assert facts_of("cupy") == {
-        "device": "NVIDIA H200, compute capability 9.0, 140 GiB",
-        "driver": "570.86.15",
-        "CUDA of the driver": "12.8",
-        "CUDA runtime": "13.0",
-    }
-
-
-def test_a_gpu_without_nvidia_smi(with_gpu: Callable[..., None]) -> None:
-    with_gpu(smi="")
-    facts = facts_of("cupy")
-    assert "driver" not in facts and facts["CUDA runtime"] == "13.0"
-
-
-def test_a_gpu_that_does_not_answer_does_not_cost_the_certificate(
-    with_gpu: Callable[..., None],
-) -> None:
-    def fails(index: int) -> Any:
-        msg = "cudaErrorUnknown: unknown error"
-        raise RuntimeError(msg)
-
-    with_gpu(getDeviceProperties=fails)
-    assert facts_of("cupy")["more"] == (
-        "cannot be told (RuntimeError: cudaErrorUnknown: unknown error)"
-    )
-
-
-def test_the_facts_of_torch_on_the_cpu() -> None:
-    torch = pytest.importorskip("torch")
-    assert facts_of("torch") == {"device": "cpu", "threads": str(torch.get_num_threads())}
-
-
-def test_the_facts_of_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = SimpleNamespace(
-        cuda=SimpleNamespace(
-            get_device_capability=lambda device: (9, 0),
-            get_device_name=lambda device: "NVIDIA H200",
-        ),
-        version=SimpleNamespace(cuda="12.8"),
-    )
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setattr(certificate, "_output", lambda *command: "570.86.15")
-    assert certificate._torch_facts(SimpleNamespace(type="cuda")) == {
-        "device": "NVIDIA H200, compute capability 9.0",
-        "driver": "570.86.15",
-        "CUDA runtime": "12.8",
-    }
-
-
-def test_the_commit_is_that_of_xbps_own_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "xbp"
-    package.mkdir()
-    (package / "__init__.py").touch()
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "first")
-    commit = git("rev-parse", "HEAD")
-    installed = tmp_path / "venv" / "xbp" / "__init__.py"  # inside of somebody's repository
-    installed.parent.mkdir(parents=True)
-    monkeypatch.setattr(xbp, "__file__", str(installed))
-    assert "commit" not in surroundings()
-    monkeypatch.setattr(xbp, "__file__", str(package / "__init__.py"))
-    assert surroundings()["commit"] == commit
-    (package / "new.py").touch()
-    assert surroundings()["commit"] == f"{commit}, with changes to xbp"
-
-
-def test_programs_that_are_missing_or_fail_say_nothing() -> None:
-    assert certificate._output("no-such-program-anywhere") == ""
-    assert certificate._output(sys.executable, "-c", "print(1); raise SystemExit(3)") == ""
-    assert certificate._output(sys.executable, "-c", "print(1)") == "1"
 
 
 # --- the certificate itself ----------------------------------------------------------------------

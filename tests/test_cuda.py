@@ -235,16 +235,6 @@ def test_hardware(tmp_path):
     assert cuda._hardware(tmp_path)
 
 
-def test_wheels(monkeypatch):
-    def version(name):
-        if name not in BOTH:
-            raise cuda.metadata.PackageNotFoundError
-        return BOTH[name]
-
-    monkeypatch.setattr(cuda.metadata, "version", version)
-    assert cuda._wheels() == BOTH
-
-
 class TestLibraries:
     def test_those_that_are_not_found(self, monkeypatch):
         def load(name):
@@ -273,7 +263,7 @@ class TestLibraries:
     def test_only_next_to_a_gpu(self, monkeypatch, driver, wheels, looks):
         """To find them they are loaded, which takes a second."""
         monkeypatch.setattr(cuda, "ask_driver", lambda: driver)
-        monkeypatch.setattr(cuda, "_wheels", lambda: wheels)
+        monkeypatch.setattr(cuda, "versions", lambda names: wheels)
         monkeypatch.setattr(cuda, "_missing", lambda: ("cublas",))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
         facts = cuda.look()

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from processes import search_path
 
 import xbp
 
@@ -49,7 +50,7 @@ def run(name: str, *options: str) -> str:
         check=False,
         cwd=EXAMPLES.parent,
         env={
-            "PYTHONPATH": str(EXAMPLES.parent),
+            "PYTHONPATH": search_path(),
             "PATH": "",
             "PYTHONIOENCODING": "utf-8",
             "OPENBLAS_NUM_THREADS": "1",  # its threads wait for each other where others work, too

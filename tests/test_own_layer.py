@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from installed import ROOT, run_pytest
+from processes import ROOT, run_pytest
 
 PROJECT = ROOT / "examples" / "own_layer"
 TWO = "--xbp-backends=numpy,array_api_strict"

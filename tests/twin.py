@@ -184,6 +184,7 @@ def twin() -> Iterator[Twin]:
         for table, key, value in (
             (backend.LIBRARIES, "twin", library),
             (backend._LIBRARY_OF_ROOT, "twin", library),
+            (backend._LIBRARY_OF_TYPE, Array, library),
             (backend._NAMESPACE_OF_TYPE, Array, namespace),
         ):
             table[key] = value  # type: ignore[index]

@@ -1,6 +1,7 @@
 """xbp: backpropagation written once, on the Python Array API, for numpy and CuPy alike."""
 
 from xbp import datasets, errors, initializers, models, nn, optim, random, training
+from xbp._version import __version__
 from xbp.backend import (
     Backend,
     asarray,
@@ -12,9 +13,8 @@ from xbp.backend import (
 )
 from xbp.training import History, Trainer
 
-__version__ = "0.1.0"
-
 __all__ = [
+    "__version__",
     "Backend",
     "History",
     "Trainer",

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.errors import BackendError, InputError
+from xbp.foreign import as_host, check_kind, check_numbers
 
 Array: TypeAlias = Any
 """An array of any library that speaks the Array API; Python has no type for it yet."""
@@ -161,6 +162,16 @@ class Library:
     def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
         return xp.asarray(array, device=device)
 
+    def plain(self, array: Array) -> Array:
+        """`array`, where it lives, without what a library has beyond dense arrays of numbers.
+
+        Raises
+        ------
+        InputError
+            It is sparse, masked, quantized, …: no dense array of numbers.
+        """
+        return array
+
     def to_numpy(self, array: Array) -> NDArray[Any]:
         return np.asarray(array)
 
@@ -193,6 +204,13 @@ class NumPy(Library):
         # arrays as fresh pages, to be zeroed one by one (a third of the time of LeNet-5's), until
         # it has seen that such blocks come and go; of up to 32 MiB it learns (mallopt(3)).
         np.empty(2**25 - 2**16, np.uint8)
+
+    def plain(self, array: Array) -> Array:
+        check_kind(array)
+        return array
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return as_host(array)
 
 
 class CuPy(Library):
@@ -293,8 +311,34 @@ class Torch(Library):
             array = array.copy()
         return xp.asarray(array, device=device)
 
+    def plain(self, array: Array) -> Array:
+        torch = importlib.import_module("torch")
+        for wrong, what, way in (
+            (array.is_nested, "is nested", "x.to_padded_tensor(…)"),
+            (array.layout is not torch.strided, "is sparse or packed", "x.to_dense()"),
+            (array.is_quantized, "is quantized", "x.dequantize()"),
+            (array.device.type == "meta", "has no values", "one that is not on the meta device"),
+        ):
+            if wrong:
+                msg = f"this {type(array).__name__} {what}, and xbp takes dense arrays; give {way}"
+                raise InputError(msg)
+        if array.requires_grad:
+            array = array.detach()  # xbp's backward is its own
+        if type(array) is not torch.Tensor:
+            array = array.as_subclass(torch.Tensor)
+        if array.is_conj() or array.is_neg():
+            array = array.resolve_conj().resolve_neg()
+        name = str(array.dtype)
+        if name.startswith(("torch.bfloat16", "torch.float8")):
+            return array.float()  # which holds all their values
+        return array.to(torch.complex64) if name == "torch.complex32" else array
+
     def to_numpy(self, array: Array) -> NDArray[Any]:
-        return array.detach().cpu().numpy()  # type: ignore[no-any-return]
+        try:
+            return self.plain(array).cpu().numpy()  # type: ignore[no-any-return]
+        except (TypeError, NotImplementedError) as error:
+            msg = f"torch cannot hand this {type(array).__name__} to numpy ({brief(error)})"
+            raise InputError(msg) from None
 
     def on_host(self, array: Array) -> bool:
         return bool(array.device.type == "cpu")
@@ -344,12 +388,15 @@ class Backend:
 
     def asarray(self, obj: Any, *, dtype: Any = None) -> Array:
         """`obj` as an array of this backend; see `xbp.asarray`."""
-        library = LIBRARIES[self.name]
+        library, name = LIBRARIES[self.name], None if dtype is None else dtype_name(dtype)
         if self.xp is not np and library_of(obj) is library and obj.device == self.device:
-            return self.xp.asarray(obj, dtype=None if dtype is None else resolve(self.xp, dtype))
+            obj = library.plain(obj)
+            name = _target(obj, obj.dtype, name)
+            return self.xp.asarray(obj, dtype=None if name is None else getattr(self.xp, name))
         host = as_numbers(obj)
-        if dtype is not None:
-            host = host.astype(dtype_name(dtype), copy=False)
+        name = _target(obj, host.dtype, name)
+        if name is not None:
+            host = host.astype(name, copy=False)
         return library.place(self.xp, host, self.device)
 
     def __hash__(self) -> int:
@@ -494,13 +541,17 @@ def asarray(obj: Any, *, dtype: Any = None) -> Array:
     Parameters
     ----------
     obj : array of any library, number, or nested sequence of numbers
+        Also what has ``__array__``, a buffer, DLPack or ``__cuda_array_interface__``: a data frame,
+        a memory map. a float of fewer bits becomes float32; a tensor that requires a gradient is
+        detached.
     dtype : str or dtype of any library, optional
         ``"float32"``, ``numpy.float32``, …; None keeps what `obj` has (Python floats: float64).
 
     Raises
     ------
     InputError
-        `obj` does not hold numbers.
+        `obj` does not hold numbers, or more than numbers: a mask, a unit; it is sparse or
+        quantized, or a sequence of no known length; or it is complex and `dtype` is not.
 
     Examples
     --------
@@ -514,7 +565,24 @@ def asarray(obj: Any, *, dtype: Any = None) -> Array:
 def to_numpy(array: Any) -> NDArray[Any]:
     """`array` of any library as a numpy array, waiting for its device if it has one."""
     library = library_of(array)
-    return np.asarray(array) if library is None else library.to_numpy(array)
+    if library is not None:
+        return library.to_numpy(array)
+    if hasattr(type(array), "__cuda_array_interface__") and not hasattr(array, "__array__"):
+        return _from_a_gpu(array)
+    return as_host(array)
+
+
+def plain(array: Array) -> Array:
+    """`array`, where it lives, as one that holds numbers and no more.
+
+    Raises
+    ------
+    InputError
+        It is no array, or has a mask, a unit, …; see `asarray`.
+    """
+    array_namespace(array)
+    library = library_of(array)
+    return array if library is None else library.plain(array)
 
 
 def fetch(array: Array) -> Fetch:
@@ -560,26 +628,59 @@ _ASKED = re.compile(r"allocat\w+:? ([\d.,]+) (bytes|[KMGTPE]iB)")
 
 def as_numbers(obj: Any) -> NDArray[Any]:
     """`obj` as a numpy array of booleans or numbers, in the machine's byte order."""
-    try:
-        host = to_numpy(obj)
-    except ValueError:
-        msg = f"cannot make an array of this {type(obj).__name__}; its rows must be equally long"
-        raise InputError(msg) from None
-    if host.dtype.kind not in "biufc":
-        msg = (
-            f"cannot make an array of {type(obj).__name__} with dtype {host.dtype}; "
-            "xbp takes booleans and numbers"
-        )
-        raise InputError(msg)
+    host = to_numpy(obj)
+    check_numbers(obj, host)
     return host.astype(host.dtype.newbyteorder("="), copy=False)
 
 
+def _from_a_gpu(obj: Any) -> NDArray[Any]:
+    """What has ``__cuda_array_interface__``, through CuPy. Not yet run on a GPU."""
+    cupy = LIBRARIES["cupy"]
+    try:
+        return cupy.to_numpy(cupy.namespace().asarray(obj))
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        msg = f"this {type(obj).__name__} is on a GPU, and CuPy cannot read it ({brief(error)})"
+        raise InputError(msg) from None
+
+
+def _target(obj: Any, dtype: Any, wanted: str | None) -> str | None:
+    """The name of the dtype to convert `obj` to, from its own; None where it stays as it is.
+
+    Raises
+    ------
+    InputError
+        An imaginary part would be dropped, or xbp has no such dtype.
+    """
+    own = str(dtype).rpartition(".")[2]
+    if wanted is not None and own.startswith("c") and not wanted.startswith("c"):
+        msg = f"this {type(obj).__name__} is {own}, and cannot become {wanted}; give its real part"
+        raise InputError(msg)
+    if wanted is not None or own in _DTYPE_NAMES:
+        return wanted
+    if own == "float16":
+        return "float32"  # which holds all its values
+    msg = f'this {type(obj).__name__} is {own}, which xbp lacks; name another dtype, as "float64"'
+    raise InputError(msg)
+
+
 def library_of(array: Any) -> Library | None:
-    """The library of the table to which an array belongs; None for anything else."""
-    root = type(array).__module__.partition(".")[0]
-    if root == "numpy" and not isinstance(array, np.ndarray | np.generic):
-        return None
-    return _LIBRARY_OF_ROOT.get(root)
+    """The library of the table to which an array belongs; None for anything else.
+
+    An array of a subclass, of whatever module, belongs where its base does. Remembered by type.
+    """
+    kind = type(array)
+    try:
+        return _LIBRARY_OF_TYPE[kind]
+    except KeyError:
+        found = (
+            _LIBRARY_OF_ROOT.get(base.__module__.partition(".")[0])
+            for base in kind.__mro__
+            if base.__name__ in _ARRAYS
+        )
+        library = _LIBRARY_OF_TYPE[kind] = next(filter(None, found), None)
+        return library
 
 
 def backend_of(array: Array) -> Backend:
@@ -630,6 +731,7 @@ def array_namespace(array: Array) -> Namespace:
 
 def _find_namespace(array: Any) -> Namespace:
     if isinstance(array, np.ndarray | np.generic):
+        check_kind(array)
         return np
     import array_api_compat
 
@@ -640,7 +742,11 @@ def _find_namespace(array: Any) -> Namespace:
         raise InputError(msg) from None
 
 
+_ARRAYS = ("ndarray", "generic", "Tensor", "Array")
+"""The names of the libraries' classes of arrays."""
+
 _LIBRARY_OF_ROOT = {library.root: library for library in LIBRARIES.values()}
+_LIBRARY_OF_TYPE: dict[type, Library | None] = {}
 _NAMESPACE_OF_TYPE: dict[type, Namespace] = {}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import without_foreign_plugins
 
 from xbp import accelerators, nn
 from xbp.accelerators import build, convolution, native, product
@@ -22,7 +23,7 @@ needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="there is n
 def run(code: str, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -50,6 +51,7 @@ def test_each_level_that_runs_here_passes_against_the_reference(level: str) -> N
         pytest.skip(f"{level} is not built, or this processor cannot run it")
     tests = Path(__file__).with_name("test_against_reference.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    command += without_foreign_plugins("hypothesispytest")
     command += ["-k", "in_pairs and not unaligned and not mirrored"]
     result = subprocess.run(
         command,
@@ -82,7 +84,11 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
         "options = ['-q', '-p', 'no:cacheprovider', '-W', 'ignore:Module already imported']\n"
         "sys.exit(pytest.main([*options, *sys.argv[2:]]))"
     )
-    chosen = ["-k", "in_threes and not unaligned and not mirrored"]
+    chosen = [
+        *without_foreign_plugins("hypothesispytest"),
+        "-k",
+        "in_threes and not unaligned and not mirrored",
+    ]
     chosen += [str(tests / "test_against_reference.py")]
     result = subprocess.run(
         [sys.executable, "-c", code, str(library), *chosen],

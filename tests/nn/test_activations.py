@@ -178,7 +178,7 @@ def test_the_tanh_form_keeps_its_digits_far_below_zero() -> None:
         (nn.SiLU(), lambda x: x * math.exp(x), lambda x: (1 + x) * math.exp(x)),
         (nn.Sigmoid(), lambda x: math.exp(x), lambda x: math.exp(x)),
     ],
-    ids=repr,
+    ids=["Softplus", "SiLU", "Sigmoid"],
 )
 def test_exponential_tails(layer: nn.Layer, values: Any, slopes: Any) -> None:
     """For x below -40 each is e^x, but for a relative e^-40."""

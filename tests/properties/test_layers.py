@@ -313,4 +313,4 @@ def test_relu_at_its_kink_and_at_the_ends(data: st.DataObject) -> None:
                 y, backward = nn.ReLU().forward(layout(x.astype(dtype)))
                 dx = backward(layout(dy.astype(dtype)))
             np.testing.assert_array_equal(y, np.where(x < 0, 0, x).astype(dtype))
-            np.testing.assert_array_equal(dx, np.where(x > 0, dy, 0))
+            np.testing.assert_array_equal(dx, np.where(x <= 0, 0, dy))

@@ -308,7 +308,7 @@ def test_accelerators_are_candidates_not_the_truth(monkeypatch: pytest.MonkeyPat
         seen.append(accelerators.enabled())
         return nn.ReLU()
 
-    monkeypatch.setattr(accelerators, "_enabled", True)
+    monkeypatch.setattr(accelerators, "_allowed", True)
     check_parity(make, X, backends=["numpy"], dtypes=["float32"])
     assert seen.count(True) == 1  # the candidate's
     assert not seen[0]  # the truth's

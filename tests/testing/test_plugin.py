@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from installed import run_pytest
+from processes import run_pytest, without_foreign_plugins
 
 import pytest_xbp
 from xbp.backend import LIBRARIES
@@ -29,7 +29,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
         pytester.makepyfile(source)
         pytester.makeini(f"[pytest]\n{ini}")
         usual = ("-p", "pytest_xbp", "--strict-markers", "--strict-config", "-Werror", "-rA")
-        return pytester.runpytest_inprocess(*usual, *arguments)
+        return pytester.runpytest_inprocess(*usual, *without_foreign_plugins(), *arguments)
 
     return run_file
 
@@ -80,7 +80,9 @@ def test_numbers_reach_the_summary_from_workers_of_xdist(tmp_path: Path) -> None
     pytest.importorskip("xdist")
     pytest.importorskip("array_api_strict")
     (tmp_path / "test_it.py").write_text(USES)
-    done = run_pytest(tmp_path, "-n2", "--xbp-backends", "numpy,array_api_strict")
+    done = run_pytest(
+        tmp_path, "-n2", "--xbp-backends", "numpy,array_api_strict", plugins=("xdist",)
+    )
     assert done.returncode == 0, done.stdout
     assert "array_api_strict: 2 ran\nnumpy: 2 ran\n" in done.stdout
 

@@ -25,16 +25,10 @@ SAMPLES, BATCH = 30, 4  # seven steps, and one with the last two samples
 
 @pytest.fixture(autouse=True, params=["array_api_strict", "torch"])
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where steps are recorded: on torch as a GPU would, on array_api_strict as it waits."""
+    """Where steps are recorded, as CuPy would."""
     pytest.importorskip(request.param)
     with xbp.use_backend(request.param), emulated_graphs():
         yield request.param
-
-
-@pytest.fixture
-def frozen(place: str) -> None:
-    if place != "torch":
-        pytest.skip("nothing is frozen there")
 
 
 def data(n: int = SAMPLES, features: int = 5) -> Any:
@@ -94,8 +88,9 @@ def fit(trainer: xbp.Trainer, epochs: int = 2, **options: Any) -> Any:
 # --- what they compute ---
 
 
+@pytest.mark.parametrize("place", ["torch"], indirect=True)
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_every_optimizer(rule: Rule, frozen: None) -> None:
+def test_every_optimizer(rule: Rule) -> None:
     assert replayed(check_same(fit, optimizer=lambda model: rule(model.parameters())))
 
 
@@ -118,7 +113,7 @@ MODELS = [(convolutional, (1, 8, 8)), (recurrent, (5, 4)), (lstm, (5, 4))]
 
 
 @pytest.mark.parametrize(("make", "shape"), MODELS)
-def test_every_kind_of_network(make: Any, shape: tuple[int, ...], frozen: None) -> None:
+def test_every_kind_of_network(make: Any, shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=(14, *shape)).astype("float32")
     results = []
     for capture in (False, True):
@@ -405,11 +400,11 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_something_else_changes(change: Callable[[xbp.Trainer], Any], frozen: None) -> None:
+def test_something_else_changes(change: Callable[[xbp.Trainer], Any]) -> None:
     assert replayed(check_same(between(change)))
 
 
-def test_a_layer_that_thaws_counts_its_own_updates(frozen: None) -> None:
+def test_a_layer_that_thaws_counts_its_own_updates() -> None:
     """Its bias corrections are those of its first updates, where the others' are of later ones."""
 
     def run(trainer: xbp.Trainer) -> Any:
@@ -495,16 +490,16 @@ def own_rule(model: nn.Layer) -> optim.Optimizer:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": own_rule}, "OwnRule does not say which numbers"),
     ({"optimizer": lambda m: OwnStep(m.parameters(), 0.1)}, "OwnStep has a step of its own"),
-    ({"more": Reading}, "_local_scalar_dense waits"),
-    ({"more": Placing}, "place cannot be recorded"),
+    ({"more": Reading}, "__float__ of .* waits"),
+    ({"more": Placing}, "asarray of .* copies from the host"),
     ({"more": Counting}, "something that Counting keeps changes in each step"),
-    ({"more": Masking}, "index waits|nonzero waits"),
+    ({"more": Masking}, "__getitem__ of .* waits"),
 ]
 
 
 @pytest.mark.parametrize(("options", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
 def test_what_cannot_be_recorded_is_said_once_and_done_without(
-    options: dict[str, Any], reason: str, frozen: None
+    options: dict[str, Any], reason: str
 ) -> None:
     more = options.get("more")
     given = {name: value for name, value in options.items() if name != "more"}
@@ -564,7 +559,7 @@ def test_options_that_change_in_each_step_are_given_up() -> None:
     assert result(fallen) == result(eager)
 
 
-def test_a_failed_recording_changes_nothing(frozen: None) -> None:
+def test_a_failed_recording_changes_nothing() -> None:
     class Late(nn.Layer):
         """Refuses to be recorded after the others, and after the optimizer's first updates."""
 
@@ -648,14 +643,14 @@ class Baked(optim.SGD):
         p -= 0.1 / (1 + self.steps) * g
 
 
-def test_a_frozen_number_is_noticed(frozen: None) -> None:
+def test_a_frozen_number_is_noticed() -> None:
     baked = lambda model: Baked(model.parameters(), lr=0.1)  # noqa: E731
     eager, fast = (trainer_of(capture, optimizer=baked) for capture in (False, True))
     assert fit(eager) != fit(fast)
     assert result(eager) != result(fast)
 
 
-def test_recording_computes_nothing_for_good(frozen: None) -> None:
+def test_recording_computes_nothing_for_good() -> None:
     graph = xbp.backend.graph_for(xbp.asarray([0.0]))
     assert graph is not None
     x, y = xbp.asarray([1.0, 2.0]), xbp.asarray([0.0, 0.0])
@@ -664,13 +659,16 @@ def test_recording_computes_nothing_for_good(frozen: None) -> None:
         y[...] = 2 * x
         x[:1] += 1
 
+    def values() -> Any:
+        return [xbp.to_numpy(array).tolist() for array in (x, y)]
+
     graph.record(function)
-    assert (x.tolist(), y.tolist()) == ([1, 2], [0, 0])
+    assert values() == [[1, 2], [0, 0]]
     graph.replay()
-    assert (x.tolist(), y.tolist()) == ([2, 2], [2, 4])
+    assert values() == [[2, 2], [2, 4]]
     x[...] = 5.0
     graph.replay()
-    assert (x.tolist(), y.tolist()) == ([6, 5], [10, 10])
+    assert values() == [[6, 5], [10, 10]]
 
 
 def test_what_is_emulated_ends_with_the_block(place: str) -> None:
@@ -694,7 +692,7 @@ def test_another_loss_takes_other_steps() -> None:
     check_same(fits)
 
 
-def test_what_a_trainer_had_on_the_device_is_free_when_it_goes(frozen: None) -> None:
+def test_what_a_trainer_had_on_the_device_is_free_when_it_goes() -> None:
     trainer = trainer_of(True)
     assert trainer.current_loss is None
     fit(trainer, callbacks=[LambdaCallback(on_fit_begin=lambda t: t.current_loss)])

@@ -12,6 +12,7 @@ for CuPy they are CUDA kernels (`cuda`), compiled when they are first used.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ from xbp.accelerators import native
 
 Function = Callable[..., Any]
 
-_enabled = os.environ.get("XBP_ACCELERATE", "1") != "0"
+_allowed = os.environ.get("XBP_ACCELERATE", "1") != "0"
+_disabling = 0  # blocks of `disabled` that are open, in all threads
+_lock = threading.Lock()  # of that count
 _tables: dict[type, dict[str, Function]] = {}  # array type to {primitive: accelerator}
 
 
@@ -34,7 +37,7 @@ class Accelerator(NamedTuple):
 
 def find(name: str, kind: type) -> Function | None:
     """The accelerator of a primitive for arrays of type `kind`, or None."""
-    if not _enabled:
+    if _disabling or not _allowed:
         return None
     table = _tables.get(kind)
     if table is None:
@@ -83,8 +86,10 @@ def registered() -> list[Accelerator]:
 
 def status() -> str:
     """What is in use, in words, for `xbp info`."""
-    if not _enabled:
+    if not _allowed:
         return "switched off (XBP_ACCELERATE=0)"
+    if _disabling:
+        return "switched off (accelerators.disabled())"
     if native.library() is None:
         return f"none: {native.status()}"
     return f"numpy: compiled kernels, {native.status()}, {native.threads()} threads"
@@ -92,12 +97,14 @@ def status() -> str:
 
 def enabled() -> bool:
     """Whether accelerators are asked at all."""
-    return _enabled
+    return _allowed and not _disabling
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
     """Within the block, in all threads, the references compute.
+
+    Blocks are counted: while one is open, whichever thread opened it, accelerators stay off.
 
     Examples
     --------
@@ -106,9 +113,11 @@ def disabled() -> Iterator[None]:
     ...     xbp.accelerators.enabled()
     False
     """
-    global _enabled
-    before, _enabled = _enabled, False
+    global _disabling
+    with _lock:
+        _disabling += 1
     try:
         yield
     finally:
-        _enabled = before
+        with _lock:
+            _disabling -= 1

@@ -143,7 +143,7 @@ int NAME(affine_backward)(const affine *t) {
     if (t->relu) {
         job.delta = delta = malloc(t->n * t->out * sizeof(real));
         if (!delta) return 1;
-        for (long k = 0; k < t->n * t->out; k++) delta[k] = y[k] > 0 ? dy[k] : 0;
+        for (long k = 0; k < t->n * t->out; k++) delta[k] = y[k] <= 0 ? 0 : dy[k];
     }
     in_parallel(NAME(affine_backward_part), &job, t->threads);
     free(delta);

@@ -217,17 +217,16 @@ INLINE void NAME(pool_row)(const long pool_h, const long pool_w, const convoluti
                 UNROLL for (long s = 0; s < pool_h; s++) {
                     UNROLL for (long u = 0; u < pool_w; u++) {
                         const vector v = from[s * window + u];
-                        const mask better = (v > best) | (v != v); /* nan: the last word */
+                        const mask better = (v > best) | (v != v); /* nan: the last of them */
                         best = NAME(choose)(better, v, best);
                         at = (better & (whole)(s * pool_w + u)) | (~better & at);
                     }
                 }
-                mask none = best != best;
                 if (t->relu) {
-                    none |= best <= 0;
-                    best = NAME(choose)(best <= 0, (vector){0}, best);
+                    const mask none = best <= 0;
+                    best = NAME(choose)(none, (vector){0}, best);
+                    at |= none; /* all bits set, of which the lowest eight are NOWHERE */
                 }
-                at |= none; /* all bits set, of which the lowest eight are NOWHERE */
                 const NAME(bytes) places = __builtin_convertvector(at, NAME(bytes));
                 memcpy(where + q * LANES, &places, sizeof places);
             }

@@ -38,7 +38,7 @@ LOOP(average, to[i] = s * to[i] + t * a[i])
 LOOP(average_product, to[i] = s * to[i] + t * a[i] * b[i])
 LOOP(scaled_step, to[i] -= s * a[i] / (t * SQRT(b[i]) + u))
 LOOP(rectify, to[i] = a[i] <= 0 ? 0 : a[i]) /* nan stays nan */
-LOOP(rectify_backward, to[i] = a[i] > 0 ? b[i] : 0)
+LOOP(rectify_backward, to[i] = a[i] <= 0 ? 0 : b[i])
 
 /* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], and
  * gradient = scale · (p - one-hot). The sum is taken in double precision. Of a label that is no

@@ -18,8 +18,11 @@ static void NAME(pool_part)(void *task, int part, int parts) {
             for (long p = 0; p < t->oh; p++)
                 for (long q = 0; q < t->ow; q++, where += LANES) {
                     const vector *window = x + c * plane + p * t->stride_h * row + q * t->stride_w;
-                    vector best = window[0];
-                    mask at = {0};
+                    /* The first place that is no frame, of which a window may have nothing larger. */
+                    const long top = t->pad_h - p * t->stride_h, left = t->pad_w - q * t->stride_w;
+                    const long s0 = top > 0 ? top : 0, u0 = left > 0 ? left : 0;
+                    vector best = t->average ? window[0] : window[s0 * row + u0];
+                    mask at = (mask){0} + (whole)(s0 * t->kw + u0);
                     for (long s = 0; s < t->kh; s++)
                         for (long u = s == 0; u < t->kw; u++) {
                             const vector v = window[s * row + u];
@@ -32,10 +35,8 @@ static void NAME(pool_part)(void *task, int part, int parts) {
                             at = (better & (whole)(s * t->kw + u)) | (~better & at);
                         }
                     if (t->average) best *= share;
-                    else {
-                        at |= best != best;
+                    else
                         for (long lane = 0; lane < LANES; lane++) where[lane] = (uint8_t)at[lane];
-                    }
                     NAME(store)((real *)t->y.data + first * t->y.n + c * t->y.c + p * t->y.h + q * t->y.w,
                                 t->y.n, lanes, best);
                 }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import xbp
+from xbp import machine
 from xbp.benchmarks.workloads import (
     SIDES,
     WORKLOADS,
@@ -33,6 +34,7 @@ from xbp.benchmarks.workloads import (
     traffic,
 )
 from xbp.errors import InputError, XBPError
+from xbp.machine import cpus
 from xbp.optim import OneCycleLR
 from xbp.random import permutation
 
@@ -165,11 +167,6 @@ class Worker:
         self.errors.close()
 
 
-def cpus() -> list[int]:
-    """Those this process may use, where the system says so."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
 def environment(name: str, options: Options, threads: int) -> dict[str, str]:
     """A worker's: the number of threads for all libraries, and nothing that changes how they wait.
 
@@ -192,7 +189,7 @@ def environment(name: str, options: Options, threads: int) -> dict[str, str]:
     env |= {"CUPY_TF32": "01"[options.tf32], "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     env |= {} if on_gpu(options.backend) else {"JAX_PLATFORMS": "cpu"}
     if name in XBP:
-        root = str(Path(xbp.__file__).parents[1])
+        root = str(machine.ROOT)
         env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])])
     return env | SIDES[name].environment
 
@@ -236,7 +233,7 @@ class Harness:
         self.failures: list[str] = []
         self.workers: dict[str, Worker] = {}
         self.sides = list(sides)
-        self.machine = machine()
+        self.machine = conditions()
 
     def __enter__(self) -> Harness:
         with ExitStack() as stack:
@@ -673,29 +670,14 @@ def threads_label(n: int) -> str:
 # --- where and when ------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
     """What the numbers depend on besides the libraries."""
-    root = Path(xbp.__file__).parents[1]
-    commit = ""
-    if (root / ".git").exists():
-        describe = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-        with suppress(OSError):
-            commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": commit,
-        "processor": processor(),
+        "commit": machine.commit(digits=7),
+        "processor": machine.processor(),
         "cpus": len(cpus()) or os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -19,7 +19,7 @@ import xbp.accelerators
 from xbp import nn, optim
 from xbp.backend import Array
 from xbp.benchmarks.workloads import make_model
-from xbp.testing.certificate import facts_of
+from xbp.machine import facts_of
 from xbp.training import LambdaCallback, Trainer
 from xbp.training.metrics import len_of
 

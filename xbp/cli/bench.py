@@ -12,12 +12,13 @@ import typer
 
 from xbp.arguments import integer
 from xbp.backend import find_backend
-from xbp.benchmarks.harness import Harness, Options, cpus
+from xbp.benchmarks.harness import Harness, Options
 from xbp.benchmarks.report import file_stem, markdown, plot, results
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
 from xbp.cli.files import prepare_folder
 from xbp.cli.train import BackendName, Device
 from xbp.errors import DataError, InputError, XBPError
+from xbp.machine import cpus
 from xbp.training.files import replacing
 
 Workloads = Annotated[

@@ -13,9 +13,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module, metadata, util
+from importlib import import_module, util
 from pathlib import Path
 from typing import Any
+
+from xbp.machine import Device, cuda_version, versions
 
 OLDEST_CUPY = 14
 OLDEST_DRIVER = {12: "525", 13: "580"}
@@ -30,20 +32,6 @@ NEEDED = ("cudart", "nvrtc", "cublas")
 
 # What cuInit says: cuda.h, enum cudaError_enum.
 NO_DEVICE, NOT_READY, MISMATCH = 100, 802, 803
-
-
-@dataclass(frozen=True)
-class Device:
-    """A CUDA device: its name, compute capability and memory in bytes."""
-
-    name: str
-    capability: tuple[int, int]
-    memory: int
-
-    def __str__(self) -> str:
-        major, minor = self.capability
-        memory = f"{self.memory / 2**30:.0f} GiB"
-        return f"{self.name}, compute capability {major}.{minor}, {memory}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class Driver:
 
     @property
     def version(self) -> str:
-        return f"{self.major}.{self.cuda % 1000 // 10}"
+        return cuda_version(self.cuda)
 
 
 @dataclass(frozen=True)
@@ -235,7 +223,7 @@ def _listed(names: list[str]) -> str:
 
 def look() -> Facts:
     """What there is on this machine; whatever cannot be found out counts as absent."""
-    driver, wheels = ask_driver(), _wheels()
+    driver, wheels = ask_driver(), versions(WHEELS)
     return Facts(
         driver=driver,
         hardware=_hardware(),
@@ -279,14 +267,6 @@ def _int_from(function: Any, *arguments: Any) -> int:
     value = ctypes.c_int()
     function(ctypes.byref(value), *arguments)
     return value.value
-
-
-def _wheels() -> dict[str, str]:
-    found = {}
-    for name in WHEELS:
-        with suppress(Exception):  # not installed, or half so
-            found[name] = str(metadata.version(name))
-    return found
 
 
 def _hardware(root: Path = Path("/sys/bus/pci/devices")) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from importlib import metadata
 
 import typer
 from rich import box
@@ -17,7 +16,7 @@ from xbp.backend import LIBRARIES, find_backend
 from xbp.cli import cuda
 from xbp.cli.report import new_table, show
 from xbp.errors import BackendError
-from xbp.testing.certificate import facts_of
+from xbp.machine import facts_of, version
 
 REQUIRED = ("numpy", "array-api-compat", "safetensors", "rich", "typer")
 OPTIONAL = (
@@ -60,16 +59,9 @@ def _versions(driver: cuda.Driver | None) -> Table:
     table.add_row("accelerators", accelerators.status())
     table.add_row("XBP_BACKEND", os.environ.get("XBP_BACKEND") or "not set, so numpy")
     for name in (*REQUIRED, *OPTIONAL):
-        version = _version(name)
-        if version or name in REQUIRED:
-            table.add_row(name, version or "not found")
+        found = version(name)
+        if found or name in REQUIRED:
+            table.add_row(name, found or "not found")
     if driver:
         table.add_row("CUDA of the driver", f"up to {driver.version}")
     return table
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except Exception:  # not installed, or half so
-        return None

@@ -20,14 +20,13 @@ from xbp.backend import available_backends, find_backend
 from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.report import new_table
 from xbp.errors import InputError
+from xbp.machine import facts_of, surroundings
 from xbp.testing.certificate import (
     COLUMNS,
     LEGEND,
     Certificate,
     Progress,
     certify,
-    facts_of,
-    surroundings,
 )
 from xbp.training.files import replacing
 from xbp.training.progress import on_terminal

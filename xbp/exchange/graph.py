@@ -12,7 +12,7 @@ import spox
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-import xbp
+from xbp._version import __version__
 
 Node: TypeAlias = Any
 """An onnx.NodeProto, for which there are no types."""
@@ -28,7 +28,7 @@ def finished(inputs: Mapping[str, Any], y: Any, weights: Mapping[str, NDArray[An
     The inputs that have the names of `weights` become constants of the model ("initializers").
     """
     model = spox.build(dict(inputs), {OUTPUT: y})
-    model.producer_name, model.producer_version = "xbp", xbp.__version__
+    model.producer_name, model.producer_version = "xbp", __version__
     graph = model.graph
     nodes = list(without_repeats(list(without_empty_cases(graph.node))))
     nodes = with_output_named(useful(nodes))

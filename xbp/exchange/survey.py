@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any, NamedTuple
 
 from xbp.errors import InputError
 from xbp.exchange.export import largest, needed, run
 from xbp.exchange.graph import OPSET
 from xbp.exchange.recording import recorded
+from xbp.machine import version
 from xbp.testing.catalogue import Item, catalogue
 
 TOLERANCE = 1e-5
@@ -115,7 +115,7 @@ def main() -> None:
     packages = ("ndonnx", "onnx", "onnxruntime")
     for name in packages:
         needed(name)
-    versions = [f"{name} {metadata.version(name)}" for name in packages]
+    versions = [f"{name} {version(name)}" for name in packages]
     facts = {"opset": OPSET, "tolerance": TOLERANCE, "versions": ", ".join(versions)}
     sys.stdout.write(HEADER.format(**facts))
     for item in items():

@@ -52,7 +52,7 @@ class ReLU(Elementwise):
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
         y = xp.maximum(x, 0.0)
-        return y, lambda: xp.astype(y > 0, y.dtype)
+        return y, lambda: xp.where(y <= 0, 0.0, xp.ones_like(y))
 
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
@@ -101,7 +101,7 @@ class ELU(Elementwise):
         scale, alpha = self.scale, self.alpha
         low = xp.minimum(x, 0.0)  # eˣ of large x would overflow, though it is not used there
         y = scale * (xp.maximum(x, 0.0) + alpha * xp.expm1(low))
-        return y, lambda: scale * xp.where(x > 0, 1.0, alpha * xp.exp(low))
+        return y, lambda: scale * xp.where(x <= 0, alpha * xp.exp(low), 1.0)
 
     def options(self) -> str:
         return f"alpha={self.alpha:g}"

@@ -231,14 +231,19 @@ class Layer:
             has been changed then.
         """
         own = dict(self._all_names(""))
+        if not isinstance(state, Mapping):
+            kind = type(state).__name__
+            msg = f"a state is a dict of names to arrays, as from state_dict(); got a {kind}"
+            raise InputError(msg)
         state = {name: as_numbers(value) for name, value in state.items()}
         problems = [f"{name!r} is missing" for name in own if name not in state]
         problems += [f"{name!r} is unknown" for name in state if name not in own]
-        problems += [
-            f"{name!r} has shape {state[name].shape} in place of {own[name].shape}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
-        ]
+        common = {name: (state[name], own[name]) for name in own if name in state}
+        for name, (new, old) in common.items():
+            if new.shape != old.shape:
+                problems.append(f"{name!r} has shape {new.shape} in place of {old.shape}")
+            elif new.dtype.kind == "c" and "complex" not in str(old.data.dtype):
+                problems.append(f"{name!r} is complex in place of {dtype_name(old.data.dtype)}")
         if problems:
             msg = f"the state does not fit this {type(self).__name__}: {', '.join(problems)}"
             raise InputError(msg)

@@ -11,6 +11,8 @@ from xbp.backend import (
     backend_of,
     dtype_name,
     find_backend,
+    is_floating,
+    plain,
     resolve,
 )
 from xbp.errors import InputError
@@ -26,11 +28,18 @@ class Parameter:
     Parameters
     ----------
     data : array
-        Of any backend. It is not copied; optimizers update it in place.
+        Of any backend, floating-point if `trainable`. It is not copied; optimizers update it in
+        place. A tensor that requires a gradient is detached: xbp's backward is its own.
     trainable : bool, default True
         False makes it a constant: it moves, is converted and is saved with its layer, but is not
         among `Layer.parameters`, so that no optimizer made afterwards changes it, and takes no
         gradient. May be set later, to freeze what has been learned.
+
+    Raises
+    ------
+    InputError
+        `data` is no array, has a mask or a unit, or is trainable and holds no floating-point
+        numbers.
 
     Attributes
     ----------
@@ -51,9 +60,15 @@ class Parameter:
     __slots__ = ("data", "grad", "trainable")
 
     def __init__(self, data: Array, *, trainable: bool = True) -> None:
-        xp = array_namespace(data)  # refuses what is no array
+        data = plain(data)
         # A numpy scalar cannot be updated in place; the array of it can.
-        self.data = data if hasattr(data, "__setitem__") else xp.asarray(data)
+        self.data = data if hasattr(data, "__setitem__") else array_namespace(data).asarray(data)
+        if trainable and not is_floating(self.data):
+            msg = (
+                f"a Parameter holds floating-point numbers, got {self.data.dtype}; convert them "
+                "with xbp.asarray(x, dtype=…), or make it trainable=False"
+            )
+            raise InputError(msg)
         self.trainable = trainable
         self.grad: Array | None = None
 

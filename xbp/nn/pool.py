@@ -36,7 +36,7 @@ class MaxPool2d(_Pool2d):
     Notes
     -----
     Input (N, C, H, W), output (N, C, OH, OW) with OH = ⌊(H + 2·padding - kh)/stride⌋ + 1.
-    A window that holds a nan gives nan, and passes no gradient on.
+    A window that holds a nan gives nan, and the last nan takes its gradient, as in PyTorch.
 
     Raises
     ------

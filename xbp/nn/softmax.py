@@ -40,11 +40,11 @@ class Softmax(Layer):
         return y, backward
 
     def shifted(self, xp: Namespace, x: Array) -> Array:
-        """`x` less its largest entry along the axis."""
+        """`x` less its largest entry along the axis; an empty axis stays empty."""
         if not -x.ndim <= self.axis < x.ndim:
             msg = f"{self} got input of shape {tuple(x.shape)}, which has no axis {self.axis}"
             raise InputError(msg)
-        return x - xp.max(x, axis=self.axis, keepdims=True)
+        return x - xp.max(x, axis=self.axis, keepdims=True) if x.shape[self.axis] else x
 
     def options(self) -> str:
         return f"axis={self.axis}"

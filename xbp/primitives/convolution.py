@@ -24,6 +24,7 @@ from xbp.primitives.images import (
     windows,
 )
 from xbp.primitives.product import matmul
+from xbp.primitives.rectify import rectified
 
 Gradients: TypeAlias = "tuple[Array, Array, Array]"
 """∂L/∂x, or None where it is not wanted, ∂L/∂weight and ∂L/∂bias."""
@@ -97,7 +98,8 @@ def max_pool(
     """y[n, c, r, s] = max_ij x[n, c, r·stride + i, s·stride + j], framed by -∞.
 
     ∂L/∂x sums ∂L/∂y of all windows in which that entry is the largest, among equals the first in
-    row-major order. A window that holds a nan gives nan, and passes no gradient on.
+    row-major order. A window that holds a nan gives nan, and the last nan takes its gradient. The
+    frame is never chosen, even where all else is -∞. (All of it as in PyTorch.)
 
     Parameters
     ----------
@@ -119,18 +121,45 @@ def max_pool(
 
     def backward(dy: Array) -> Array:
         dx = xp.zeros_like(padded)
-        unclaimed = xp.ones_like(y, dtype=xp.bool)
-        for rows, columns in places:
-            first = unclaimed & (padded[:, :, rows, columns] == y)
-            share = dy * xp.astype(first, dy.dtype)
+        chosen = chosen_places(padded, y, kernel, stride, padding)
+        for k, (rows, columns) in enumerate(places):
+            share = xp.where(chosen == k, dy, 0.0)
             if stride == kernel:  # windows side by side: each entry has one share
                 dx[:, :, rows, columns] = share
             else:
                 dx[:, :, rows, columns] += share
-            unclaimed = unclaimed ^ first
         return unpad2d(dx, padding)
 
     return y, backward
+
+
+def chosen_places(padded: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
+    """Which place of its window, counted in row-major order, each maximum in `y` comes from.
+
+    Parameters
+    ----------
+    padded : array (N, C, H + 2p, W + 2q)
+        The image, framed by -∞.
+    y : array (N, C, OH, OW)
+    kernel, stride, padding : (int, int)
+
+    Returns
+    -------
+    array (N, C, OH, OW) of int32
+    """
+    xp = array_namespace(padded)
+    # To begin with, the first place that is no frame.
+    chosen = xp.zeros_like(y, dtype=xp.int32)
+    for r in range(min(y.shape[2], -(-padding[0] // stride[0]))):
+        chosen[:, :, r, :] += (padding[0] - r * stride[0]) * kernel[1]
+    for s in range(min(y.shape[3], -(-padding[1] // stride[1]))):
+        chosen[:, :, :, s] += padding[1] - s * stride[1]
+    best = xp.full_like(y, -math.inf)
+    for k, (_, _, rows, columns) in enumerate(windows(kernel, stride, y.shape[2:])):
+        v = padded[:, :, rows, columns]
+        better = (v > best) | (v != v)  # or a nan
+        best, chosen = xp.where(better, v, best), xp.where(better, k, chosen)
+    return chosen
 
 
 @primitive
@@ -184,6 +213,9 @@ def convolve_rectify_pool(
     In one call, because the image between them, the largest array of a convolutional network, then
     need not go to memory and back. ReLU's slope at 0 is 0, and the maximum is that of `max_pool`.
 
+    An x that is not finite makes ∂L/∂weight nan even where no gradient comes through (0 · ∞), as in
+    PyTorch. The CUDA kernel alone leaves those products out, and their nan.
+
     Parameters
     ----------
     x, weight, bias, stride, padding
@@ -206,7 +238,7 @@ def convolve_rectify_pool(
         y = xp.maximum(y, 0.0)
 
     def backward(dy: Array, wants_dx: bool = True) -> Gradients:
-        delta = xp.astype(y > 0, dy.dtype) * dy if relu else dy
+        delta = rectified(dy, y) if relu else dy
         if pool != (1, 1):
             delta = pool_backward(delta)
         return convolve_backward(delta, wants_dx)  # type: ignore[no-any-return]

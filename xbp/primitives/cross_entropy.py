@@ -14,7 +14,9 @@ def cross_entropy(
 ) -> tuple[Array, Array]:
     """L = -scale · Σ_nc t_nc log p_nc with p = softmax(z), and ∂L/∂z = scale (p Σ_c t_c - t).
 
-    log p is computed as z - max z - log Σ e^(z - max z), finite and accurate for finite logits.
+    log p is computed as z - max z - log Σ e^(z - max z), finite and accurate for finite logits. A
+    logit of -∞ is a class that cannot be: its p is 0, and 0 log 0 counts as 0. A row of nothing
+    else, a logit of +∞ or a nan makes the loss nan, as in PyTorch.
 
     Parameters
     ----------
@@ -45,7 +47,8 @@ def cross_entropy(
     norm = xp.sum(powers, axis=1, keepdims=True)
     if rubbish is not None:
         norm = norm + xp.exp(rubbish - peak)
-    loss = -scale * xp.sum(t * (shifted - xp.log(norm)))
+    terms = xp.where(t == 0, 0.0, t * (shifted - xp.log(norm)))
+    loss = -scale * xp.sum(terms)
     return loss, scale * (powers / norm * total - t)
 
 

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import xbp
-from xbp import accelerators
+from xbp import accelerators, machine
 from xbp.backend import Array, to_numpy
 from xbp.errors import DataError
-from xbp.testing import certificate
 from xbp.training import Callback, History
 from xbp.training.files import replacing
 from xbp.training.history import Record
@@ -276,4 +275,4 @@ def load_test_set(run: Run, data_dir: Path | None) -> tuple[NDArray[np.uint8], N
 
 def surroundings() -> dict[str, str]:
     """Versions of everything, the processor, and which accelerators are in use."""
-    return certificate.surroundings() | {"accelerators": accelerators.status()}
+    return machine.surroundings() | {"accelerators": accelerators.status()}

@@ -1,14 +1,16 @@
 """Checks for layers, losses, functions, optimizers: gradients, parity of backends, hidden waits."""
 
 from xbp.testing.gradients import check_gradients
-from xbp.testing.graphs import RecordingError, emulated_graphs
-from xbp.testing.host_sync import HostSyncError, assert_no_host_sync
+from xbp.testing.graphs import emulated_graphs
+from xbp.testing.host_sync import assert_no_host_sync
 from xbp.testing.parity import Finding, check_parity, findings
+from xbp.testing.strictness import HostSyncError, RecordingError, as_strict_as_cupy
 
 __all__ = [
     "Finding",
     "HostSyncError",
     "RecordingError",
+    "as_strict_as_cupy",
     "assert_no_host_sync",
     "check_gradients",
     "check_parity",

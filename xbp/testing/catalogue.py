@@ -124,6 +124,27 @@ def wide(*shape: int) -> Host:
     return 100 * normal(*shape)
 
 
+def ends(*shape: int) -> Host:
+    """Infinities and nan: among normal numbers, and samples of nothing but -∞.
+
+    The last samples have nan, so that a batch of one has an infinity, and a finite neighbour.
+    """
+    x = normal(*shape)
+    flat = x.reshape(-1)
+    flat[1 : -(x.size // 3) : 7] = -np.inf
+    flat[4 : -(x.size // 3) : 13] = np.inf
+    flat[-2] = np.nan
+    x[1] = -np.inf
+    return x
+
+
+def masked(n: int, classes: int) -> Host:
+    """Logits of -∞, as of classes that are ruled out, but for the labels 0, 1, …, n - 1."""
+    z = normal(n, classes)
+    z[np.arange(n), (np.arange(n) + 1) % classes] = -np.inf
+    return z
+
+
 def words(*shape: int) -> Host:
     """32-bit words, as int64."""
     return np.random.default_rng(1).integers(0, 2**32, shape)
@@ -188,6 +209,15 @@ LAYERS: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = [
     ("ScaledTanh", (0.5, 3.0), (4, 7), {}),
     ("Softmax", (1,), (2, 3, 5, 2), {}),
     ("LogSoftmax", (1,), (2, 3, 5, 2), {}),
+    *((name, (), x, {}) for name in (*RELATIVES, *SMOOTH) for x in (ends(5, 6),)),
+    *(("ReLU", (), x, {}) for x in (ends(5, 2, 67, 59),)),
+    *(
+        (name, arguments, ends(5, 2, 6, 5), {})
+        for name in ("MaxPool2d", "AvgPool2d")
+        for arguments in ((2,), ((3, 2), (2, 1), (1, 1)))
+    ),
+    ("Linear", (33, 65), ends(16, 33), {}),
+    ("Conv2d", (2, 3, 3), ends(5, 2, 7, 6), {"padding": 1}),
     ("Negation", (), (4, 7), {}),
     ("EuclideanRBF", ([[1, -1, 1], [0.5, 1, 2]],), (4, 3), {}),
     ("EuclideanRBF", ([[1, -1]] * 3,), (4, 5, 2), {}),
@@ -218,6 +248,13 @@ LOSSES: list[tuple[str, str, Any, dict[str, Any]]] = [
     ("CrossEntropyLoss", "labels", (5, 3), {}),
     ("CrossEntropyLoss", "labels", wide(33, 10), {"reduction": "sum"}),
     ("CrossEntropyLoss", "probabilities", (5, 3), {}),
+    *(
+        ("CrossEntropyLoss", target, z, {})
+        for target in ("labels", "probabilities")
+        for z in (masked(7, 5), ends(6, 4))
+    ),
+    *((name, "numbers", ends(5, 3), {}) for name in ("MSELoss", "HuberLoss")),
+    ("BCEWithLogitsLoss", "events", ends(5, 3), {}),
     ("RejectingCrossEntropyLoss", "labels", (5, 3), {}),
     ("RejectingCrossEntropyLoss", "labels", (6, 4), {"reduction": "sum", "penalty": -0.5}),
 ]
@@ -384,12 +421,33 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     *(
         (name, getattr(primitives, name), (x,))
         for name in ("erf", "erfc", "sigmoid")
-        for x in ((7, 9), 3 * normal(64), wide(5, 6))
+        for x in ((7, 9), 3 * normal(64), wide(5, 6), ends(5, 6))
     ),
     *(
         ("cross_entropy", partial(primitives.cross_entropy, **options), (z, t))
         for z, options in ((normal(5, 3), {"scale": 0.2}), (wide(33, 10), {"scale": 1.0}))
         for t in (np.arange(len(z)) % z.shape[1], normal(*z.shape) ** 2)
+    ),
+    *(
+        ("cross_entropy", partial(primitives.cross_entropy, scale=0.5, **options), (z, t))
+        for z in (masked(6, 4), ends(6, 4), masked(5, 40))
+        for t in (np.arange(len(z)) % z.shape[1], np.eye(*z.shape))
+        for options in ({}, {"rubbish": 1.5})
+    ),
+    *(
+        (name, partial(_updated, "", *numbers), (normal(*shape, seed=4), *others))
+        for shape in ((7, 9), (257, 129))
+        for name, numbers, others in (
+            ("add_scaled", (_add_scaled, 0.3), (ends(*shape),)),
+            ("accumulate", (_accumulate, (0.9, 1.0)), (ends(*shape),)),
+            ("average", (_average, 0.9), (ends(*shape),)),
+            ("average", (_average, 0.7), (ends(*shape), ends(*shape))),
+            (
+                "normalized_step",
+                (_normalized_step, (0.1, 1.5, 1e-3)),
+                (ends(*shape), ends(*shape) ** 2),
+            ),
+        )
     ),
     (
         "cross_entropy",
@@ -418,6 +476,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         ("matmul", primitives.matmul, (a, (a[-1], n)))
         for a, n in (((7, 9), 5), ((3, 4, 5), 2), ((129, 70), 90), ((2, 600), 300))
     ),
+    *(("matmul", primitives.matmul, (ends(m, 70), (70, 90))) for m in (5, 129)),
     ("write_row", _row_written, (normal(5, 3), np.asarray([2]), normal(3, seed=2))),
     ("philox4x32", _philox, tuple(words(4, 33))),
     ("random_bits", _bits, ((2,),)),
@@ -440,13 +499,18 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     *(
         ("rectify", partial(_rectify, transposed=transposed), (x,))
         for transposed in (False, True)
-        for x in ((7, 9), sparse(5, 2, 67, 59), (257, 129))
+        for x in ((7, 9), sparse(5, 2, 67, 59), (257, 129), ends(5, 6), ends(257, 129))
     ),
     *(
         ("affine", partial(_affine, relu=relu), (x, (out, x[-1]), *bias))
         for x, out in (((5, 40), 3), ((37, 90), 21), ((64, 300), 150), ((3, 7, 33), 65))
         for relu in (False, True)
         for bias in ((), ((out,),))
+    ),
+    *(("affine", partial(_affine, relu=relu), (ends(37, 90), (21, 90))) for relu in (False, True)),
+    *(
+        ("convolve", partial(_convolve, stride=(1, 1), padding=(1, 1)), (ends(*x), (3, 2, 3, 3)))
+        for x in ((5, 2, 7, 6), (18, 2, 7, 6))
     ),
     *(
         ("convolve", partial(_convolve, stride=stride, padding=padding), (x, w, *bias))
@@ -466,7 +530,7 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         (name, partial(_pool, getattr(primitives, name), **w), (x,))
         for name in ("max_pool", "average_pool")
         for shape, w in (*WINDOWS, *SIDE_BY_SIDE)
-        for x in (normal(*shape), sparse(*shape))
+        for x in (normal(*shape), sparse(*shape), *((ends(*shape),) if shape[0] > 1 else ()))
         if 2 * max(w["padding"]) <= min(w["kernel"])
     ),
 ]
@@ -594,7 +658,7 @@ def _differentiable(
     def make() -> nn.Layer:
         return _Differentiable(function)
 
-    yield Item("primitive", name, case, make, filled, bool(np.all(filled[0])))
+    yield Item("primitive", name, case, make, filled, _smooth(filled[0]))
     yield Item("primitive", name, f"{case}, scattered", lambda: _Scattered(make()), filled)
 
 
@@ -635,7 +699,7 @@ def _cases(
     make_scattered: Callable[[], Any],
 ) -> Iterator[Item]:
     first = tuple(array[:1] for array in inputs)
-    smooth = bool(np.all(inputs[0])) and "truncate" not in call  # a part of a gradient is none
+    smooth = _smooth(inputs[0]) and "truncate" not in call  # a part of a gradient is none
     yield Item(kind, name, f"{call} of {_shape(inputs[0])}", make, inputs, smooth)
     yield Item(kind, name, f"{call} of {_shape(first[0])}", make, first, smooth)
     yield Item(kind, name, f"{call} of {_shape(inputs[0])}, scattered", make_scattered, inputs)
@@ -650,8 +714,14 @@ def _filled(x: Any) -> Host:
     return normal(*x) if isinstance(x, tuple) else x
 
 
+def _smooth(x: Host) -> bool:
+    """Whether there are derivatives to compare with: no kink is met, and no infinity."""
+    return bool(np.all(x)) and bool(np.all(np.isfinite(x)))
+
+
 def _shape(array: Host) -> str:
-    return f"{array.shape}{'' if np.all(array) else ' with zeros'}"
+    found = {"zeros": array == 0, "infinities": np.isinf(array), "nan": np.isnan(array)}
+    return " ".join([str(array.shape), *(f"with {what}" for what, it in found.items() if it.any())])
 
 
 def _arguments(function: Callable[..., Any]) -> str:

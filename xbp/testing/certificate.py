@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import platform
-import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from itertools import groupby
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-import xbp
-from xbp.backend import brief, find_backend
+from xbp.backend import brief
 from xbp.testing.catalogue import Item, catalogue, working_accelerators
 from xbp.testing.curves import Training, sees_waits
 from xbp.testing.parity import Finding
@@ -258,107 +250,3 @@ def _plain(value: Any) -> Any:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-# --- what it was run on ---------------------------------------------------------------------------
-
-DISTRIBUTIONS = (
-    *("numpy", "array-api-compat", "array-api-strict", "torch"),
-    *("cupy-cuda12x", "cupy-cuda13x", "cupy"),
-)
-
-
-def surroundings() -> dict[str, str]:
-    """Versions of everything, the commit if xbp runs from a checkout, and the processor."""
-    versions = {"xbp": xbp.__version__}
-    commit = _commit()
-    if commit:
-        versions["commit"] = commit
-    versions["python"] = platform.python_version()
-    for name in DISTRIBUTIONS:
-        with suppress(Exception):  # not installed, or half so
-            versions[name] = metadata.version(name)
-    versions["system"] = f"{platform.system()} {platform.machine()}"
-    versions["processor"] = _processor()
-    return versions
-
-
-def facts_of(name: str) -> dict[str, str]:
-    """What is known about a backend's default device: its name, driver, runtime."""
-    backend = find_backend(name)
-    facts = {"device": str(getattr(backend.device, "_device", backend.device))}
-    try:
-        if name == "cupy":
-            facts |= _cuda_facts(backend.device.id)
-        elif name == "torch":
-            facts |= _torch_facts(backend.device)
-    except Exception as error:  # a certificate without it is better than none
-        facts["more"] = f"cannot be told ({brief(error)})"
-    return facts
-
-
-def _cuda_facts(index: int) -> dict[str, str]:
-    runtime = importlib.import_module("cupy").cuda.runtime
-    device = runtime.getDeviceProperties(index)
-    capability = f"compute capability {device['major']}.{device['minor']}"
-    memory = f"{device['totalGlobalMem'] / 2**30:.0f} GiB"
-    facts = {"device": f"{device['name'].decode()}, {capability}, {memory}"}
-    driver = _driver()
-    if driver:
-        facts["driver"] = driver
-    facts["CUDA of the driver"] = _cuda_version(runtime.driverGetVersion())
-    facts["CUDA runtime"] = _cuda_version(runtime.runtimeGetVersion())
-    return facts
-
-
-def _torch_facts(device: Any) -> dict[str, str]:
-    torch = importlib.import_module("torch")
-    if device.type != "cuda":
-        return {"threads": str(torch.get_num_threads())}
-    major, minor = torch.cuda.get_device_capability(device)
-    name = torch.cuda.get_device_name(device)
-    facts = {"device": f"{name}, compute capability {major}.{minor}"}
-    return facts | {"driver": _driver() or "unknown", "CUDA runtime": str(torch.version.cuda)}
-
-
-def _cuda_version(number: int) -> str:
-    """As people write it.
-
-    >>> _cuda_version(12080)
-    '12.8'
-    """
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _driver() -> str:
-    """The version of NVIDIA's driver; empty where it does not say."""
-    answer = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return answer.splitlines()[0].strip() if answer else ""
-
-
-def _commit() -> str:
-    """The commit of the checkout that xbp runs from, and whether files have changed since."""
-    root = Path(xbp.__file__).parents[1]
-    if not (root / ".git").exists():  # an installed xbp may lie inside of somebody's repository
-        return ""
-    commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
-    changed = commit and _output("git", "-C", str(root), "status", "--porcelain", "--", "xbp")
-    return f"{commit}, with changes to xbp" if changed else commit
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _output(*command: str) -> str:
-    """What a program prints; empty if there is no such program, or it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xbp.backend import LIBRARIES, Fetch, Graph
+from xbp.testing.cupy_rules import RULES, WAIT, Rule
 from xbp.testing.helpers import replaced
-
-_WAITING = ("_local_scalar_dense", "is_nonzero", "item", "equal", "allclose")
-_DATA_DEPENDENT = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
-
-
-class RecordingError(RuntimeError):
-    """Something that a GPU could not record."""
+from xbp.testing.strictness import (
+    THREAD,
+    RecordingError,
+    arrays,
+    as_strict_as_cupy,
+    current,
+    inside,
+    memory,
+    refuse,
+    replaced_functions,
+)
 
 
 @contextmanager
 def emulated_graphs() -> Iterator[None]:
-    """Within the block, a `Trainer` records its steps on torch's CPU and array_api_strict, too.
+    """Within the block, a `Trainer` records its steps on array_api_strict and torch's CPU, too.
 
-    Torch's CPU plays a GPU. A recording is the list of its operations with all their arguments, as
-    they were; a replay makes the same calls on the same memory. So a number that Python computes
+    They play a GPU with CuPy. A recording is the list of the operations with all their arguments,
+    as they were; a replay makes the same calls on the same memory. So a number that Python computes
     anew in each step, or what it draws or counts, is frozen as in a CUDA graph, and training with
     it differs from training without: ``Trainer(…, capture=False)``. While it is recorded, nothing
-    is computed for good, and reading a value or placing an array raises `RecordingError`.
+    is computed for good: arrays that were made in it hold garbage until the first replay.
 
-    array_api_strict, on its device1, only makes each step again, Python and all. That shows that
-    steps wait for nothing (`assert_no_host_sync`), and not what is frozen.
+    What CuPy refuses to record raises `RecordingError`, by the table of `xbp.testing.cupy_rules`:
+    waits, uploads, and products that do not go through `xbp.primitives`. The recording stays open;
+    but a wait for what was fetched ends it, and `record` raises, whoever caught that error.
+
+    array_api_strict is besides `as_strict_as_cupy`; there only calls of its namespace and of the
+    methods of its arrays are seen. Of torch every operation is seen, whoever asks for it.
+
+    Raises
+    ------
+    BackendError
+        array_api_strict is not installed.
 
     Examples
     --------
@@ -50,41 +65,19 @@ def emulated_graphs() -> Iterator[None]:
     True
     """
     with ExitStack() as stack:
-        strict, torch = LIBRARIES["array_api_strict"], LIBRARIES["torch"]
-        placed, fetched = strict.place, strict.fetch
-        # What is placed shares memory with the host, which it does with no device.
+        stack.enter_context(as_strict_as_cupy())
+        strict = LIBRARIES["array_api_strict"]
+        fetched = strict.fetch
         stack.enter_context(
             replaced(
                 strict,
-                graph=lambda device: _Again(),
+                graph=lambda device: Emulated(Tape(_strict_memory), current, device),
                 fetch=lambda array: _late(fetched(array), lambda: strict.to_numpy(array)),
-                place=lambda xp, array, device: placed(xp, np.array(array), device),
             )
         )
-        taping: list[Any] = []
-
-        def refusing(name: str) -> Callable[..., Any]:
-            original = getattr(torch, name)
-
-            def function(*arguments: Any) -> Any:
-                if taping:
-                    msg = f"{name} cannot be recorded"
-                    raise RecordingError(msg)
-                return original(*arguments)
-
-            return function
-
-        place, to_numpy = refusing("place"), refusing("to_numpy")
-        stack.enter_context(
-            replaced(
-                torch,
-                graph=lambda device: _Taped(taping),
-                on_host=lambda array: False,
-                place=lambda xp, array, device: place(xp, np.array(array), device),
-                to_numpy=to_numpy,
-                fetch=lambda array: _late(Fetch(to_numpy(array).copy())),
-            )
-        )
+        if importlib.util.find_spec("torch"):
+            for owner, attributes in _torch():
+                stack.enter_context(replaced(owner, **attributes))
         yield
 
 
@@ -92,78 +85,210 @@ def _late(found: Fetch, wait: Callable[[], object] = lambda: None) -> Fetch:
     """On its way when it is first asked for; until it has been asked twice, one has to `wait`."""
     asked: list[bool] = []
 
+    def kills(name: str) -> None:
+        if THREAD.tape is not None:
+            THREAD.tape.dead = True
+            refuse(Rule(WAIT), name, "what was fetched")
+
     def done() -> bool:
+        kills("done")
         asked.append(True)
         return len(asked) > 1
 
-    return Fetch(found.host, done, lambda: None if len(asked) > 1 else wait())
+    def waited() -> object:
+        kills("wait")
+        return None if len(asked) > 1 else wait()
+
+    return Fetch(found.host, done, waited)
 
 
-class _Again(Graph):
-    def record(self, function: Callable[[], object]) -> None:
-        self.replay = function  # type: ignore[assignment, method-assign]
-
-
-class _Taped(Graph):
-    """A list of torch's operations.
+class Emulated(Graph):
+    """A graph that is a tape.
 
     Parameters
     ----------
-    taping : list
-        Not empty while something is recorded.
+    tape : Tape
+    on : callable
+        Makes the device of the graph the current one for a block, as `CuPyGraph` does.
+    device
     """
 
-    def __init__(self, taping: list[Any]) -> None:
-        self.taping = taping
-        self.calls: list[tuple[Any, Any, Any, Any]] = []
+    def __init__(
+        self, tape: Tape, on: Callable[[Any], AbstractContextManager[None]], device: Any
+    ) -> None:
+        self.tape, self.on, self.device = tape, on, device
+
+    def rehearse(self, function: Callable[[], object]) -> None:
+        with self.on(self.device):
+            function()
 
     def record(self, function: Callable[[], object]) -> None:
-        dispatch: Any = importlib.import_module("torch.utils._python_dispatch")
-        calls, created, written = self.calls, set[int](), list[tuple[Any, Any]]()
-
-        def called(func: Any, args: Any, keywords: Any) -> Any:
-            _refuse(func, args)
-            for tensor in _changed(func, args, keywords):
-                if _memory(tensor) not in created:
-                    written.append((tensor, tensor.clone()))
-            result = func(*args, **keywords)
-            if not _changed(func, args, keywords):
-                known = {_memory(tensor) for tensor in _tensors((args, keywords))}
-                new = [t for t in _tensors(result) if _memory(t) not in known]  # and no view
-                created.update(map(_memory, new))
-                calls.append((func, args, keywords, new))
-            else:
-                calls.append((func, args, keywords, []))
-            return result
-
-        class Tape(dispatch.TorchDispatchMode):  # type: ignore[misc]
-            def __torch_dispatch__(
-                self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-            ) -> Any:
-                return called(func, args, kwargs or {})
-
-        self.taping.append(self)
-        try:
-            with Tape():
-                function()
-        finally:
-            self.taping.pop()
-            for tensor, before in reversed(written):
-                tensor.copy_(before)
+        with self.on(self.device):
+            self.tape.record(function)
 
     def replay(self) -> None:
-        for func, args, keywords, results in self.calls:
-            again = func(*args, **keywords)
-            for tensor, value in zip(results, _tensors(again) if results else [], strict=True):
-                tensor.copy_(value)
+        with inside():
+            self.tape.replay()
+
+
+Memory = Callable[[Any], "list[tuple[int, NDArray[Any]]]"]
+"""Of all arrays in a nest of containers, which block of memory each lies in, and its values."""
+
+
+class Tape:
+    """Calls, and the memory that they read and write.
+
+    Parameters
+    ----------
+    memory : callable
+    listening : callable
+        Makes a block in which operations come to `take`.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        listening: Callable[[Tape], AbstractContextManager[Any]] = lambda tape: nullcontext(),
+    ) -> None:
+        self.memory, self.listening = memory, listening
+        # Functions, arguments, results, and which arrays of the results were new memory
+        self.calls: list[tuple[Any, Any, Any, Any, list[tuple[int, NDArray[Any]]]]] = []
+        self.blocks = set[int]()  # of memory, made in the recording
+        self.written: list[tuple[NDArray[Any], NDArray[Any]]] = []  # memory of others, as it was
+        self.dead = False
+
+    def record(self, function: Callable[[], object]) -> None:
+        """Take down what `function` does, and undo it.
+
+        Raises
+        ------
+        RecordingError
+            By what `function` does, or because it has waited for the device.
+        """
+        THREAD.tape = self
+        try:
+            with self.listening(self):
+                function()
+        finally:
+            THREAD.tape = None
+            for values, before in reversed(self.written):
+                values[...] = before
+            for *_, new in self.calls:
+                for _, values in new:
+                    values[...] = garbage(values.dtype)
+            self.written.clear()
+        if self.dead:
+            msg = "the recording was ended by a wait for the device"
+            raise RecordingError(msg)
+
+    def take(self, function: Any, args: Any, keywords: Any, changed: Any) -> Any:
+        """Call a function, and remember how; `changed` are the arguments that it writes to."""
+        for block, values in self.memory(changed):
+            if block not in self.blocks:
+                self.written.append((values, values.copy()))
+        args, keywords = _frozen(args), _frozen(keywords)
+        result = function(*args, **keywords)
+        new: list[tuple[int, NDArray[Any]]] = []
+        if not changed:
+            known = {block for block, _ in self.memory((args, keywords))}
+            for place, (block, values) in enumerate(self.memory(result)):
+                if block not in known:
+                    self.blocks.add(block)
+                    new.append((place, values))
+        # What was made is kept, too: so no block of memory is taken for another.
+        self.calls.append((function, args, keywords, result, new))
+        return result
+
+    def replay(self) -> None:
+        for function, args, keywords, _, new in self.calls:
+            again = function(*args, **keywords)
+            if new:
+                made = self.memory(again)
+                for place, values in new:
+                    values[...] = made[place][1]
+
+
+def garbage(dtype: np.dtype[Any]) -> Any:
+    """What memory holds that nobody wrote: nan, True, or an integer that is no index."""
+    return np.nan if dtype.kind in "fc" else dtype.kind == "b" or np.iinfo(dtype).max
+
+
+def _frozen(tree: Any) -> Any:
+    """Containers and numpy arrays as they are now, whatever becomes of them."""
+    if isinstance(tree, dict):
+        return {name: _frozen(part) for name, part in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(map(_frozen, tree))
+    return tree.copy() if isinstance(tree, np.ndarray) else tree
+
+
+def _strict_memory(tree: Any) -> list[tuple[int, NDArray[Any]]]:
+    return [(memory(array), array._array) for array in arrays(tree)]
+
+
+# --- torch ---------------------------------------------------------------------------------------
+
+_WAITING = ("_local_scalar_dense", "is_nonzero", "item", "equal", "allclose")
+_DATA_DEPENDENT = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
+
+
+def _torch() -> list[tuple[Any, dict[str, Any]]]:
+    """Owners, and what is replaced in them."""
+    library: Any = LIBRARIES["torch"]
+    xp = library.namespace()
+    placed, to_numpy = library.place, library.to_numpy
+
+    def read(array: Any) -> Any:
+        refuse(Rule(WAIT), "to_numpy", "a torch tensor")
+        return to_numpy(array)
+
+    refused = [name for name, rules in RULES.items() if rules]
+    kind = importlib.import_module("torch").Tensor
+    return [
+        *replaced_functions(xp, kind, _whose, _call, refused),
+        (
+            library,
+            {
+                "graph": lambda device: Emulated(
+                    Tape(_torch_memory, _listening), lambda device: nullcontext(), device
+                ),
+                "on_host": lambda array: False,
+                # What is placed shares memory with the host, which it does with no device.
+                "place": lambda xp, array, device: placed(xp, np.array(array), device),
+                "to_numpy": read,
+                "fetch": lambda array: _late(Fetch(to_numpy(array).copy())),
+            },
+        ),
+    ]
+
+
+def _whose(tree: Any) -> str:
+    return "a torch tensor" if _tensors(tree) else ""
+
+
+def _call(name: str, original: Any, args: Any, keywords: Any) -> Any:
+    return original(*args, **keywords)
+
+
+def _listening(tape: Tape) -> Any:
+    dispatch: Any = importlib.import_module("torch.utils._python_dispatch")
+
+    class Listening(dispatch.TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            _refuse(func, args)
+            return tape.take(func, args, kwargs or {}, _changed(func, args, kwargs or {}))
+
+    return Listening()
 
 
 def _refuse(func: Any, args: Any) -> None:
+    """What waits by other ways than the table's."""
     name = func._schema.name.partition("::")[2]
     masks = name == "index" and any(str(t.dtype) == "torch.bool" for t in _tensors(args[1]))
     if name in _WAITING or name in _DATA_DEPENDENT or masks:
-        msg = f"{name} waits for the device, which cannot be recorded"
-        raise RecordingError(msg)
+        refuse(Rule(WAIT), name, "a torch tensor")
 
 
 def _changed(func: Any, args: Any, keywords: Any) -> list[Any]:
@@ -184,8 +309,8 @@ def _tensors(tree: Any) -> list[Any]:
     return [tree] if hasattr(tree, "untyped_storage") else []
 
 
-def _memory(tensor: Any) -> int:
-    return int(tensor.untyped_storage()._cdata)
+def _torch_memory(tree: Any) -> list[tuple[int, NDArray[Any]]]:
+    return [(int(t.untyped_storage()._cdata), t.detach().numpy()) for t in _tensors(tree)]
 
 
 __all__ = ["RecordingError", "emulated_graphs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,15 +37,38 @@ def numbered(name: str, tree: Any) -> list[str]:
 
 @contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Within the block, `owner` has these attributes; what it inherits, it inherits again."""
-    before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
-    try:
+    """Within the block, `owner` has these attributes; what it inherits, it inherits again.
+
+    Blocks of several threads may overlap: the last one opened counts, and when all are left, the
+    owner is as it was before the first.
+    """
+    key = object()  # this block
+    with _lock:
         for name, value in attributes.items():
+            layers = _replacements.setdefault((id(owner), name), [(None, _attribute(owner, name))])
+            layers.append((key, value))
             setattr(owner, name, value)
+    try:
         yield
     finally:
-        for name in attributes:
-            if name in before:
-                setattr(owner, name, before[name])
-            else:
-                delattr(owner, name)
+        with _lock:
+            for name in attributes:
+                layers = _replacements[id(owner), name]
+                layers[:] = [layer for layer in layers if layer[0] is not key]
+                value = layers[-1][1]
+                if len(layers) == 1:
+                    del _replacements[id(owner), name]
+                if value is _INHERITED:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, value)
+
+
+_INHERITED = object()
+_lock = threading.Lock()
+_replacements: dict[tuple[int, str], list[tuple[object, Any]]] = {}
+"""What an attribute was at first, and what each open block has made of it, in order."""
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    return vars(owner).get(name, _INHERITED)

@@ -8,24 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from xbp.backend import LIBRARIES
 from xbp.errors import BackendError
 from xbp.testing.helpers import replaced
+from xbp.testing.strictness import HostSyncError, as_strict_as_cupy, waits_refused
 
 _CONVERSIONS = ("__float__", "__int__", "__bool__", "__index__", "__complex__")
-
-_DATA_DEPENDENT = ("nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values")
-"""Functions of the standard whose result's shape depends on values."""
 
 _CUPY_METHODS = (
     *("get", "item", "tolist", "tobytes", "tofile", "dump", "dumps", "nonzero", "argwhere"),
     *("compress", "__reduce__", "__str__", "__repr__", "__format__"),
 )
 _CUPY_FUNCTIONS = ("deviceSynchronize", "streamSynchronize", "eventSynchronize")
-
-
-class HostSyncError(AssertionError):
-    """Code that must not wait for the device read a value from it."""
 
 
 @contextmanager
@@ -36,11 +29,13 @@ def assert_no_host_sync() -> Iterator[None]:
 
     - reading a value: ``float(x)``, ``bool(x)``, ``if x > 0``, ``xbp.to_numpy(x)``, …;
     - a shape that depends on values: ``x[mask]``, ``xp.nonzero(x)``, ``xp.unique_values(x)``, …;
-    - on CuPy also printing, pickling, ``.item()``, ``.tolist()``, and ``synchronize`` of streams
-      and events.
+    - whatever else CuPy waits for by `cupy_rules`: ``xp.sign`` of floats, ``xp.clip``, slices with
+      bounds that are arrays, printing, pickling, …;
+    - on CuPy itself also ``.item()``, ``.tolist()``, and ``synchronize`` of streams and events.
 
-    array_api_strict stands in for a GPU on its device1, which needs no hardware. CuPy, and torch on
-    CUDA, are guarded if they have been imported before the block begins.
+    array_api_strict stands in for a GPU on its device1, which needs no hardware, and is as strict
+    as CuPy meanwhile (`as_strict_as_cupy`). CuPy, and torch on CUDA, are guarded if they have been
+    imported before the block begins.
 
     Notes
     -----
@@ -66,7 +61,7 @@ def assert_no_host_sync() -> Iterator[None]:
     ...     x = xbp.asarray([1.0])
     ...     bool(x[0] > 0)
     Traceback (most recent call last):
-    xbp.testing.host_sync.HostSyncError: __bool__ of an array on device1 waits for the device
+    xbp.testing.strictness.HostSyncError: __bool__ of an array on device1 waits for the device
     """
     cupy, torch = sys.modules.get("cupy"), sys.modules.get("torch")
     with ExitStack() as stack:
@@ -75,41 +70,9 @@ def assert_no_host_sync() -> Iterator[None]:
         if torch is not None and torch.cuda.is_available():
             stack.enter_context(_torch_guarded(torch))
         if cupy is None or importlib.util.find_spec("array_api_strict"):
-            _guard_strict(stack)
+            stack.enter_context(as_strict_as_cupy())
+            stack.enter_context(waits_refused())
         yield
-
-
-def _guard_strict(stack: ExitStack) -> None:
-    library = LIBRARIES["array_api_strict"]
-    xp: Any = library.namespace()
-    kind, cpu = type(xp.zeros(1)), xp.Device("CPU_DEVICE")
-
-    def waits(array: Any) -> bool:
-        return isinstance(array, kind) and array.device != cpu
-
-    def place(array: Any) -> str:
-        return f"an array on {str(array.device).rpartition('(')[2].strip(chr(39) + ')')}"
-
-    def guarded(name: str, original: Callable[..., Any], culprit: int = 0) -> Callable[..., Any]:
-        def function(*args: Any, **keywords: Any) -> Any:
-            if waits(args[culprit]):
-                raise _error(name, place(args[culprit]))
-            return original(*args, **keywords)
-
-        return function
-
-    def getitem(self: Any, key: Any) -> Any:
-        for index in key if isinstance(key, tuple) else (key,):
-            if waits(index) and index.dtype == xp.bool:
-                raise _error("indexing with a mask", place(self))
-        return indexed(self, key)
-
-    indexed = kind.__getitem__
-    methods = {name: guarded(name, getattr(kind, name)) for name in (*_CONVERSIONS, "__dlpack__")}
-    stack.enter_context(replaced(kind, **methods, __getitem__=getitem))
-    functions = {name: guarded(name, getattr(xp, name)) for name in _DATA_DEPENDENT}
-    stack.enter_context(replaced(xp, **functions))
-    stack.enter_context(replaced(library, to_numpy=guarded("to_numpy", library.to_numpy)))
 
 
 def _guard_cupy(stack: ExitStack, cupy: Any) -> None:

@@ -248,7 +248,8 @@ def bounds(
             sample = run(_rounded)
         for key, total in squares.items():
             if truth[key].dtype.kind == "f":
-                distance = np.asarray(sample[key]) - truth[key]
+                with np.errstate(invalid="ignore"):  # ∞ - ∞
+                    distance = np.asarray(sample[key]) - truth[key]
                 total += np.where(np.isfinite(distance), distance, 0.0) ** 2
     factor = LAMBDA * (u / unit) * (1 + roundoff("float64") / u)
     least = float(np.finfo(dtype).tiny)

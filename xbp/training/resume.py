@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import xbp
+from xbp._version import __version__
 from xbp.arguments import integer, number
 from xbp.backend import Array, dtype_name, library_of
 from xbp.errors import DataError, InputError, on_one_line
@@ -57,7 +57,7 @@ def capture(trainer: Trainer) -> tuple[dict[str, Array], dict[str, Any]]:
     return arrays, {
         "format": FORMAT,
         "version": 1,
-        "xbp": xbp.__version__,
+        "xbp": __version__,
         "backend": backend and backend.name,
         "model": recipe_of(trainer.model),
         "run": trainer.run.description if trainer.run else {},

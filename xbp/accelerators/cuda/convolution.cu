@@ -83,8 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution
         int place = 0;
         #pragma unroll
         for (int k = 1; k < PLACES; k++)
-            if (sum[k][o] > best || sum[k][o] != sum[k][o]) best = sum[k][o], place = k; /* nan: the last word */
-        if (best != best) place = NOWHERE;
+            if (sum[k][o] > best || sum[k][o] != sum[k][o]) best = sum[k][o], place = k; /* nan: the last */
         if (RELU && best <= 0) best = 0, place = NOWHERE;
         p.y[(first + o) * all + at] = best;
         if (CHOSEN) p.where[(first + o) * all + at] = place;

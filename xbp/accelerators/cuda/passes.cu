@@ -44,7 +44,7 @@ PASS(average, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i])
 PASS(average_product, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i] * of.b[i])
 PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
 PASS(rectify, of.to[i] = of.a[i] <= 0 ? 0 : of.a[i]) /* nan stays nan */
-PASS(rectify_to_input, of.to[i] = of.a[i] > 0 ? of.b[i] : 0)
+PASS(rectify_to_input, of.to[i] = of.a[i] <= 0 ? 0 : of.b[i])
 
 /* to[i] = Σ_k a[k · size + i] over s rows, in their order. */
 extern "C" __global__ void __launch_bounds__(THREADS) add_up(const pass p) {

@@ -16,18 +16,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) pool(const pooling p) {
     if (at >= C * ROWS * COLUMNS * p.n) return;
     const int image = at % p.n, column = at / p.n % COLUMNS, row = at / p.n / COLUMNS % ROWS;
     const real *plane = p.x + at / p.n / COLUMNS / ROWS * H * W * p.n + image;
-    const real frame = AVERAGE ? 0 : -1 / (real)0;
     real best = 0;
-    int place = 0;
+    int place = NOWHERE;
     #pragma unroll
     for (int k = 0; k < KH * KW; k++) {
         const int r = row * STRIDE_H - PAD_H + k / KW, q = column * STRIDE_W - PAD_W + k % KW;
-        const real v = r >= 0 && r < H && q >= 0 && q < W ? plane[(r * W + q) * p.n] : frame;
+        const bool inside = r >= 0 && r < H && q >= 0 && q < W;
+        const real v = inside ? plane[(r * W + q) * p.n] : 0;
         if (AVERAGE) best += v;
-        else if (k == 0 || v > best || v != v) best = v, place = k; /* nan: the last word */
+        else if (inside && (place == NOWHERE || v > best || v != v)) best = v, place = k; /* nan: the last */
     }
     p.y[at] = AVERAGE ? best / (KH * KW) : best;
-    if (!AVERAGE) p.where[at] = best != best ? NOWHERE : place;
+    if (!AVERAGE) p.where[at] = place;
 }
 
 /* ∂L/∂x of a pixel: what the windows that hold it have for it. */

@@ -9,7 +9,7 @@
 struct product {
     const real *a, *b;
     const real *bias; /* a number for each column of C, or none */
-    const real *mask; /* like A, if MASKED: where it is not positive, A counts as 0 */
+    const real *mask; /* like A, if MASKED: where it is at most 0, A counts as 0 */
     real *c, *sums;   /* SUMS: of the rows of A */
     long long a_row, a_column, b_row, b_column; /* steps from row to row, from column to column */
     int m, n, k;
@@ -27,7 +27,7 @@ __device__ inline void stage(real *to, const real *from, const real *mask, int d
     for (int e = threadIdx.x; e < DEPTH * SIDE; e += THREADS) {
         const int k = step == 1 ? e % DEPTH : e / SIDE, s = step == 1 ? e / DEPTH : e % SIDE;
         const long long at = k * step + s * step_side;
-        const bool counts = k < depth && s < side && (!mask || mask[at] > 0);
+        const bool counts = k < depth && s < side && (!mask || !(mask[at] <= 0));
         to[k * PITCH + s] = counts ? from[at] : 0;
     }
 }

@@ -1,0 +1,224 @@
+"""The rooms of xbp, who imports whom, and where that goes upwards or in a circle.
+
+    python tests/architecture.py            # rooms, arrows between them, what is not as it shall be
+    python tests/architecture.py nn.layer   # the files that one file imports, and those it serves
+
+`ROOMS` is the plan: a room imports from those below it. `UPWARDS` and `CIRCLES` are what is against
+the plan today; `test_imports.py` wants them exactly so, and they can only become fewer.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+ROOMS = {
+    "errors": "sentences for users",
+    "_version": "one number",
+    "arguments": "checks of arguments",
+    "foreign": "what looks like an array, as one of numpy",
+    "backend": "array libraries, devices, arrays, the current backend",
+    "machine": "versions, processor, devices, commit",
+    "primitives": "operations that may have a second implementation, with their gradients",
+    "random": "seeds and streams",
+    "initializers": "initial weights",
+    "accelerators": "second implementations: C for numpy, kernels for CuPy",
+    "parallel": "groups of processes",
+    "nn": "layers and losses",
+    "optim": "update rules and schedules",
+    "datasets": "where data come from",
+    "data": "how data are given to training",
+    "images": "pictures of users",
+    "models": "networks by name",
+    "training": "the loop, its callbacks, metrics and files",
+    "estimators": "scikit-learn's interface",
+    "xbp": "the public names",
+    "testing": "gradients, parity, stand-ins for a GPU",
+    "exchange": "ONNX",
+    "report": "pages about runs",
+    "benchmarks": "side by side with peers",
+    "cli": "one file a command",
+    "__main__": "python -m xbp",
+}
+"""From the ground up, with what each is for: a room imports from those above it in this table."""
+
+
+class Arrow(NamedTuple):
+    """An import of one file by another."""
+
+    source: str
+    target: str
+    kind: str
+    """"" as soon as the file is imported, "lazy" in a function, "typing" for annotations alone."""
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def files(root: Path = ROOT) -> dict[str, Path]:
+    """Modules by their names: ``"xbp.nn.layer"``; a package is its ``__init__.py``."""
+    found = {}
+    for path in sorted((root / "xbp").rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room(module: str) -> str:
+    """ "nn" of "xbp.nn.layer"; "xbp" of "xbp"."""
+    return module.split(".")[1] if "." in module else module
+
+
+def arrows(modules: Mapping[str, Path]) -> list[Arrow]:
+    """All imports of modules by modules."""
+    return [
+        arrow
+        for name, path in modules.items()
+        for arrow in sorted(set(_imports(name, path, modules)))
+        if arrow.target != name
+    ]
+
+
+def _imports(name: str, path: Path, modules: Mapping[str, Path]) -> Iterator[Arrow]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node, kind in _statements(ast.parse(path.read_text(encoding="utf-8")), ""):
+        match node:
+            case ast.Import(names=names):
+                targets = [alias.name for alias in names]
+            case ast.ImportFrom(module=module, names=names, level=level):
+                above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+                base = ".".join([*above, module] if module else above)
+                whole = [f"{base}.{alias.name}" for alias in names]
+                targets = [each if each in modules else base for each in whole]
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=v)]):
+                targets = [str(v)]
+            case _:
+                continue
+        for target in targets:
+            if target in modules:
+                yield Arrow(name, target, kind)
+
+
+def _statements(node: ast.AST, kind: str) -> Iterator[tuple[ast.AST, str]]:
+    """Every node within `node`, and of which kind an import would be there."""
+    for child in ast.iter_child_nodes(node):
+        inner = kind
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            inner = kind or "lazy"
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            inner = "typing"
+        yield child, inner
+        yield from _statements(child, inner)
+
+
+# --- judging -------------------------------------------------------------------------------------
+
+
+def upwards(found: Iterable[Arrow]) -> list[Arrow]:
+    """Those into a room that is not below their own."""
+    order = {name: index for index, name in enumerate(ROOMS)}
+    return [a for a in found if order[room(a.target)] > order[room(a.source)]]
+
+
+def circles(found: Iterable[Arrow]) -> list[list[str]]:
+    """Sets of files of which each imports, by way of others, each other. (Tarjan 1972.)"""
+    targets: dict[str, list[str]] = {}
+    for arrow in found:
+        targets.setdefault(arrow.source, []).append(arrow.target)
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    closed: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = lowest[name] = len(index)
+        stack.append(name)
+        for target in targets.get(name, ()):
+            if target not in index:
+                visit(target)
+                lowest[name] = min(lowest[name], lowest[target])
+            elif target in stack:
+                lowest[name] = min(lowest[name], index[target])
+        if lowest[name] == index[name]:
+            circle = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(circle) > 1:
+                closed.append(sorted(circle))
+
+    for name in list(targets):
+        if name not in index:
+            visit(name)
+    return sorted(closed)
+
+
+def against_the_plan(found: Iterable[Arrow]) -> tuple[set[tuple[str, str]], set[tuple[str, ...]]]:
+    """What goes upwards, as (file, room); and which files import in a circle even without that."""
+    found = list(found)
+    wrong = set(upwards(found))
+    rest = circles(arrow for arrow in found if arrow not in wrong)
+    return {(a.source, room(a.target)) for a in wrong}, {tuple(circle) for circle in rest}
+
+
+UPWARDS = {
+    ("xbp.primitives.dispatch", "accelerators"),
+}
+"""Arrows against the plan, from a file to a room: take out what is gone, add nothing."""
+
+CIRCLES = {
+    (
+        "xbp.training.callbacks",
+        "xbp.training.checkpoints",
+        "xbp.training.interrupt",
+        "xbp.training.memory",
+        "xbp.training.progress",
+        "xbp.training.recorded",
+        "xbp.training.resume",
+        "xbp.training.run",
+        "xbp.training.trainer",
+    ),
+}
+"""Files that import one another, within a room: take out what is gone, add nothing."""
+
+
+# --- showing -------------------------------------------------------------------------------------
+
+
+def picture(found: list[Arrow]) -> Iterator[str]:
+    """Rooms from the top down, each with the rooms it imports, and what is against the plan."""
+    wrong = set(upwards(found))
+    between = {(room(a.source), room(a.target)) for a in found}
+    for name in reversed(ROOMS):
+        below = [other for other in reversed(ROOMS) if (name, other) in between and other != name]
+        yield f"{name:13} {ROOMS[name]}\n{'':13} -> {', '.join(below) or 'nothing'}"
+    rest = circles(arrow for arrow in found if arrow not in wrong)
+    yield f"\narrows upwards: {len(wrong)}; circles of files without them: {len(rest)}\n"
+    yield from (f"upwards: {shown(arrow)}" for arrow in sorted(wrong))
+    for circle in rest:
+        inside = [a for a in found if a.source in circle and a.target in circle]
+        yield f"circle of {len(circle)} files, by {len(inside)} imports:"
+        yield from (f"    {shown(arrow)}" for arrow in inside)
+
+
+def neighbours(found: list[Arrow], name: str) -> Iterator[str]:
+    """All arrows from a file, and to it."""
+    yield from (shown(arrow) for arrow in found if name in (arrow.source, arrow.target))
+
+
+def shown(arrow: Arrow) -> str:
+    return f"{arrow.source} -> {arrow.target}" + (f" ({arrow.kind})" if arrow.kind else "")
+
+
+def main() -> None:
+    found = arrows(files())
+    asked = [name if name.startswith("xbp") else f"xbp.{name}" for name in sys.argv[1:]]
+    for line in [line for name in asked for line in neighbours(found, name)] or picture(found):
+        sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    main()

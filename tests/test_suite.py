@@ -1,0 +1,50 @@
+"""The suite itself: it runs wherever it is put, and in several processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from processes import ROOT, without_foreign_plugins
+
+TESTS = ROOT / "tests"
+
+
+def test_ids_are_the_same_in_every_process() -> None:
+    """pytest-xdist needs it: no address of an object, no order of a set is in an id."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    processes = [
+        subprocess.Popen(
+            [*command, *without_foreign_plugins("hypothesispytest")],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (
+        [line for line in process.communicate()[0].splitlines() if "::" in line]
+        for process in processes
+    )
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(first) == len(set(first)) > 1000
+    assert first == second
+
+
+def test_no_id_has_an_address(request: pytest.FixtureRequest) -> None:
+    """Two processes may by chance be given the same."""
+    ids = [item.nodeid for item in request.session.items]
+    assert [name for name in ids if re.search(r"\bat 0x[0-9a-f]{6,}", name)] == []
+
+
+def test_one_function_says_where_processes_find_xbp() -> None:
+    """A PYTHONPATH written down anew would lose that of the user."""
+    texts = {path: path.read_text(encoding="utf-8") for path in TESTS.rglob("*.py")}
+    settings = re.compile(r"""['"]PYTHONPATH['"]\s*:\s*(?!search_path\()(\S+)""")
+    assert {
+        path.name: found for path, text in texts.items() if (found := settings.findall(text))
+    } == {}
