@@ -153,7 +153,7 @@ def test_by_default_every_backend_that_works_here(
         asked.extend(names)
         return []
 
-    monkeypatch.setattr("xbp.cli.parity.certify", certify)
+    monkeypatch.setattr("xbp.testing.certificate.certify", certify)
     command()
     assert asked == xbp.available_backends()
 

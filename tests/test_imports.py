@@ -49,13 +49,37 @@ optimizer.step()
 """
 
 
+HELP = """
+import sys, xbp.cli
+sys.argv = ["xbp", "--help"]
+try:
+    xbp.cli.main()
+except SystemExit:
+    pass
+"""
+
+
 @pytest.mark.parametrize("then", ["", TRAIN], ids=["import xbp", "a step on numpy"])
 def test_nothing_is_imported_that_was_not_asked_for(then: str) -> None:
+    loaded = {root(module) for module in loaded_by(then)}
+    assert loaded.isdisjoint(UNASKED), f"imported unasked: {loaded & set(UNASKED)}"
+
+
+def test_help_on_the_command_line_does_without_the_catalogue() -> None:
+    """Typer and rich write it; what only one command needs, that command imports."""
+    modules = loaded_by(HELP)
+    assert "xbp.cli.parity" in modules
+    assert {root(module) for module in modules} & set(UNASKED) <= {"rich", "typer"}
+    assert not {module for module in modules if module.startswith("xbp.testing")}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that `code`, after ``import xbp``, loads in a process of its own."""
     # What the interpreter loads by itself (.pth files of some environments) is not xbp's doing.
     code = (
         "import sys; before = set(sys.modules); import xbp\n"
-        + then
-        + "\nprint(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+        + code
+        + "\nprint('loaded', *set(sys.modules) - before)"
     )
     environment = {key: value for key, value in os.environ.items() if key != "XBP_BACKEND"}
     done = subprocess.run(
@@ -67,9 +91,9 @@ def test_nothing_is_imported_that_was_not_asked_for(then: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
-    assert "xbp" in loaded
-    assert loaded.isdisjoint(UNASKED), f"imported unasked: {loaded & set(UNASKED)}"
+    modules = set(done.stdout.rpartition("loaded ")[2].split())
+    assert "xbp" in modules
+    return modules
 
 
 # --- written once --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,15 +21,11 @@ from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.report import new_table
 from xbp.errors import InputError
 from xbp.machine import facts_of, surroundings
-from xbp.testing.certificate import (
-    COLUMNS,
-    LEGEND,
-    Certificate,
-    Progress,
-    certify,
-)
 from xbp.training.files import replacing
 from xbp.training.progress import on_terminal
+
+if TYPE_CHECKING:
+    from xbp.testing.certificate import Certificate, Progress
 
 Backends = Annotated[
     list[str] | None,
@@ -69,6 +65,8 @@ def parity(
     The exit status is 1 if anything does not. A backend is checked on its default device;
     CUDA_VISIBLE_DEVICES chooses another GPU.
     """
+    from xbp.testing.certificate import Certificate, certify  # with the catalogue: all of xbp
+
     names = list(dict.fromkeys(backend or available_backends()))
     for name in names:
         find_backend(name)  # refuses what is unknown, or does not work here
@@ -126,6 +124,8 @@ def progress_bar() -> Iterator[Progress]:
 
 def print_tables(certificate: Certificate) -> None:
     """One for each backend, what failed at the top; then every failure, and the verdict."""
+    from xbp.testing.certificate import COLUMNS, LEGEND
+
     for backend, facts in certificate.backends.items():
         typer.echo(f"{backend} ({facts['device']})")
         table, kind = new_table(*COLUMNS, left=2), ""
