@@ -173,6 +173,8 @@ CIRCLES = {
     (
         "xbp.training.callbacks",
         "xbp.training.checkpoints",
+        "xbp.training.diagnosis",
+        "xbp.training.door",
         "xbp.training.interrupt",
         "xbp.training.memory",
         "xbp.training.progress",
