@@ -64,6 +64,18 @@ def test_dtypes_equal_numpys(xp: Any) -> None:
         assert x.dtype != "nothing"
 
 
+def test_a_numpy_scalar_takes_part_in_promotion(xp: Any) -> None:
+    x = xp.asarray([1.0, 2.0], dtype=xp.float32)
+    assert (2.0 * x).dtype == xp.float32
+    assert (np.float64(2) * x).dtype == (x * np.float64(2)).dtype == xp.float64
+    with pytest.raises(TypeError):
+        x *= np.float64(2)
+
+
+def test_a_backend_has_a_hash(xp: Any) -> None:
+    assert hash(xbp.get_backend()) == hash(find_backend("array_api_strict"))
+
+
 # --- numpy arrays ---
 
 

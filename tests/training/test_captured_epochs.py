@@ -6,15 +6,12 @@ On array_api_strict as strict as CuPy, and on CuPy itself where there is one (no
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
-from catalogue import CASES, Case, normal
-from rules import RULES
+from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check
 
 import xbp
 from xbp import nn, optim, training
@@ -25,168 +22,6 @@ from xbp.testing import emulated_graphs
 pytest.importorskip("array_api_strict")
 
 PLACES = [name for name in ("array_api_strict", "cupy") if name in available_backends()]
-BATCH, SAMPLES = 2, 9  # a rehearsal, a recording, two replays, and a batch of another size
-
-CALLBACKS: dict[str, Callable[[Path], Any]] = {
-    "CSVLogger": lambda path: training.CSVLogger(path / "log.csv"),
-    "Callback": lambda path: training.Callback(),
-    "Checkpoints": lambda path: training.Checkpoints(path / "checkpoints"),
-    "Convergence": lambda path: training.Convergence(1e-9),
-    "EarlyStopping": lambda path: training.EarlyStopping("loss", restore_best=True),
-    "LambdaCallback": lambda path: training.LambdaCallback(on_step_end=lambda t, s: t.current_loss),
-    "LearningRateScheduler": lambda path: training.LearningRateScheduler(lambda epoch: 0.01),
-    "MLflow": lambda path: training.MLflow(tracking_uri=f"sqlite:///{path}/mlflow.db"),
-    "ModelCheckpoint": lambda path: training.ModelCheckpoint(path / "best.safetensors", "loss"),
-    "ProgressBar": lambda path: training.ProgressBar(),
-    "TensorBoard": lambda path: training.TensorBoard(path / "board"),
-    "TerminateOnNaN": lambda path: training.TerminateOnNaN(),
-}
-NEEDS = {"MLflow": "mlflow", "TensorBoard": "tensorboard"}
-
-METRICS: dict[str, Callable[[], Any]] = {
-    **{name: lambda name=name: name for name in training.METRICS},
-    "Accuracy": training.Accuracy,
-    "ConfusionMatrix": training.ConfusionMatrix,
-    "F1Score": lambda: training.F1Score(average="micro"),
-    "Precision": training.Precision,
-    "Recall": training.Recall,
-    "TopKAccuracy": lambda: training.TopKAccuracy(2),
-    "accuracy()": lambda: training.accuracy,
-}
-
-
-class Epoch(NamedTuple):
-    """What is trained for an epoch.
-
-    Attributes
-    ----------
-    name : str
-    model : callable
-        Makes it anew.
-    data : callable
-        Makes x and y.
-    loss, rule, metrics : callable
-        Make the loss, the optimizer of some parameters, the metrics.
-    callback : str
-        One of `CALLBACKS`, or empty.
-    """
-
-    name: str
-    model: Callable[[], nn.Layer]
-    data: Callable[[], tuple[Any, Any]]
-    loss: Callable[[], Any] = nn.MSELoss
-    rule: Callable[[Any], optim.Optimizer] = lambda p: optim.SGD(p, 0.1, momentum=0.9)
-    metrics: Callable[[], list[Any]] = list
-    callback: str = ""
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def many(array: Any) -> Any:
-    """`SAMPLES` rows of it, one after the other."""
-    return np.resize(array, (SAMPLES, *array.shape[1:]))
-
-
-def behind_a_slope(layer: nn.Layer | None = None) -> nn.Layer:
-    """With a parameter in front, so that each model has one, and its gradient comes that far."""
-    layers = [] if layer is None else [layer]
-    return nn.Sequential(nn.PReLU(dtype="float64"), *layers)
-
-
-def of_layer(case: Case) -> Epoch:
-    def data() -> tuple[Any, Any]:
-        x = many(case.inputs()[0])
-        with xbp.use_backend("numpy"):
-            y = case.make().forward(x, training=True, rng=0)[0]
-        return x, np.random.default_rng(4).normal(size=y.shape)
-
-    return Epoch(case.name, lambda: behind_a_slope(case.make()), data)
-
-
-def of_loss(case: Case) -> Epoch:
-    def data() -> tuple[Any, Any]:
-        prediction, target = case.inputs()
-        return many(prediction), many(target)
-
-    return Epoch(case.name, behind_a_slope, data, case.make)
-
-
-def classifier() -> nn.Layer:
-    return nn.Sequential(nn.Linear(3, 4, rng=0), nn.ReLU(), nn.Dropout(0.2), nn.Linear(4, 6, rng=1))
-
-
-def of_classes(name: str, **more: Any) -> Epoch:
-    def data() -> tuple[Any, Any]:
-        x = np.random.default_rng(5).normal(size=(SAMPLES, 3)).astype("float32")
-        return x, np.arange(SAMPLES) % 6
-
-    return Epoch(name, classifier, data, nn.CrossEntropyLoss, **more)
-
-
-def of_two_classes(name: str) -> Epoch:
-    def data() -> tuple[Any, Any]:
-        x = np.random.default_rng(6).normal(size=(SAMPLES, 1))
-        return x, 1.0 * (x > 0)
-
-    metrics = lambda: [training.binary_accuracy]  # noqa: E731
-    return Epoch(name, behind_a_slope, data, nn.BCEWithLogitsLoss, metrics=metrics)
-
-
-LONG = [
-    Case(f"{kind.__name__} of 11 steps", lambda kind=kind: kind(2, 3, dtype="float64", rng=0),
-         normal(2, 11, 2), None) for kind in (nn.RNN, nn.LSTM, nn.GRU)
-] + [
-    Case("GRU of 11 steps, both directions, truncated", lambda: nn.GRU(
-        2, 3, bidirectional=True, truncate=4, dtype="float64", rng=0), normal(2, 11, 2), None),
-    Case("RNN of five layers, both directions", lambda: nn.RNN(
-        2, 2, 5, bidirectional=True, dropout=0.5, dtype="float64", rng=0), normal(2, 3, 2), None),
-]  # fmt: skip
-
-
-def epochs() -> Iterator[Epoch]:
-    for case in (*CASES, *LONG):
-        if case.name == "CrossEntropyLoss of weights that do not sum to 1":
-            continue  # a Trainer does not take them
-        is_loss = issubclass(getattr(nn, case.kind), Loss)
-        yield of_loss(case) if is_loss else of_layer(case)
-    for rule in RULES:
-        yield of_classes(str(rule), rule=rule)
-    for name, metric in METRICS.items():
-        yield of_classes(f"metric {name}", metrics=lambda metric=metric: [metric()])
-    for name in CALLBACKS:
-        yield of_classes(f"callback {name}", callback=name)
-    yield of_two_classes("metric binary_accuracy")
-
-
-EPOCHS = list(epochs())
-
-
-def trained(epoch: Epoch, capture: bool, path: Path) -> tuple[Any, xbp.Trainer]:
-    """All that an epoch changes, in bits, and what it says."""
-    model = epoch.model()
-    trainer = xbp.Trainer(
-        model, epoch.loss(), epoch.rule(model.parameters()), epoch.metrics(), rng=7, capture=capture
-    )
-    callbacks = []
-    if epoch.callback:
-        path = path / f"captured={capture}"
-        path.mkdir()
-        callbacks.append(CALLBACKS[epoch.callback](path))
-    trainer.fit(*epoch.data(), epochs=1, batch_size=BATCH, callbacks=callbacks)
-    state = {**model.state_dict(), **trainer.optimizer.state_dict()}
-    bits = {name: (np.shape(value), np.asarray(value).tobytes()) for name, value in state.items()}
-    said = [{k: str(v) for k, v in record.items()} for record in trainer.history.records]
-    return (bits, said), trainer
-
-
-def check(epoch: Epoch, path: Path) -> None:
-    """An epoch captured and one that is not change the same, and the first one was replayed."""
-    without, _ = trained(epoch, False, path)
-    captured, trainer = trained(epoch, True, path)
-    assert captured == without
-    assert trainer._recorded is not None
-    assert trainer._recorded.recordings[BATCH].recorded
 
 
 @pytest.fixture(params=PLACES)
@@ -199,7 +34,7 @@ def stand_in(name: str) -> AbstractContextManager[None]:
     return nullcontext() if name == "cupy" else emulated_graphs()
 
 
-@pytest.mark.parametrize("epoch", EPOCHS, ids=str)
+@pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)
 def test_a_captured_epoch_is_an_epoch(epoch: Epoch, place: str, tmp_path: Path) -> None:
     if epoch.callback in NEEDS and not importlib.util.find_spec(NEEDS[epoch.callback]):
         pytest.skip(f"needs {NEEDS[epoch.callback]}")
@@ -207,7 +42,7 @@ def test_a_captured_epoch_is_an_epoch(epoch: Epoch, place: str, tmp_path: Path) 
 
 
 def test_everything_that_trains_is_in_the_table() -> None:
-    names = " ".join(epoch.name for epoch in EPOCHS).replace("(", " ").split()
+    names = " ".join(EPOCHS).replace("(", " ").split()
     kinds = (nn.Layer, Loss, optim.Optimizer)
     public = {name: getattr(room, name) for room in (nn, optim) for name in room.__all__}
     expected = {n for n, k in public.items() if isinstance(k, type) and issubclass(k, kinds)}

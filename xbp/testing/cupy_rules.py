@@ -185,15 +185,18 @@ _SAFE = names("""
 _THRUST = names("argsort isin sort")
 """Probably recorded: Thrust is asynchronous, with memory from the pool. Never run."""
 
-_OPERATORS = names("add and floordiv lshift mod mul or pow rshift sub truediv xor")
+OPERATORS = tuple(
+    f"__{side}{name}__"
+    for name in names("add and floordiv lshift mod mul or pow rshift sub truediv xor")
+    for side in ("", "r", "i")
+)
 
 _PRODUCT = Rule(LIBRARY, _product_of_floats, "xbp.primitives.matmul")
 _SOLVER = Rule(LIBRARY)
 _READ = Rule(WAIT)
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    **dict.fromkeys((*_SAFE, *_THRUST), ()),
-    **{f"__{side}{name}__": () for name in _OPERATORS for side in ("", "r", "i")},
+    **dict.fromkeys((*_SAFE, *_THRUST, *OPERATORS), ()),
     # --- waits ---
     # array_api_compat assigns through a mask (cupy/_aliases.py; seen on an H200)
     "sign": (Rule(WAIT, _floating, "where(x > 0, 1.0, where(x < 0, -1.0, 0 * x))"),),
@@ -268,4 +271,13 @@ UPLOADS_NUMPY = names("""
 """Functions that make an array on the device of a numpy array. All others raise TypeError."""
 
 
-__all__ = ["PRODUCTS", "RULES", "SILENTLY_NUMPY", "UPLOADS_NUMPY", "Rule", "Verdict", "verdict"]
+__all__ = [
+    "OPERATORS",
+    "PRODUCTS",
+    "RULES",
+    "SILENTLY_NUMPY",
+    "UPLOADS_NUMPY",
+    "Rule",
+    "Verdict",
+    "verdict",
+]

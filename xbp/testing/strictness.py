@@ -19,7 +19,7 @@ import numpy as np
 
 from xbp.backend import LIBRARIES, get_backend
 from xbp.testing.cupy_rules import (
-    LIBRARY,
+    OPERATORS,
     PRODUCTS,
     RULES,
     SAFE,
@@ -177,6 +177,7 @@ def as_strict_as_cupy() -> Iterator[None]:
     - A ``Device`` has no hash, and each ``array.device`` is a new one; so it is compared with
       ``==``, and is no key.
     - dtypes equal numpy's, so that they do not tell an array from a numpy array.
+    - A numpy scalar takes part in the promotion of dtypes, other than a Python number.
     - Of a numpy array, some functions make a numpy array, silently; some make an array of the
       device; all others, operators and assignments refuse it.
     - Creation ignores ``device=``, and each result lies on the current device of the thread: a new
@@ -298,6 +299,8 @@ def _call(name: str, original: Function, args: Any, keywords: Any) -> Any:
         if name in SILENTLY_NUMPY and is_numpy(args[0]):
             return getattr(np, name)(*args, **keywords)
         args = _without_numpy(xp, name, args)
+    if name in OPERATORS and any(isinstance(a, np.generic) for a in args):
+        args = tuple(_array_of_scalar(xp, a) if isinstance(a, np.generic) else a for a in args)
     function = OTHER_VALUES[name](original) if name in OTHER_VALUES else original
     if THREAD.tape is None:
         result = function(*args, **keywords)
@@ -342,6 +345,11 @@ def _equal_dtypes(dtype: Any, other: Any) -> bool:
         return bool(dtype._np_dtype == np.dtype(getattr(other, "_np_dtype", other)))
     except TypeError:
         return False
+
+
+def _array_of_scalar(xp: Any, scalar: Any) -> Any:
+    """A numpy scalar takes part in promotion, other than a Python number."""
+    return xp.asarray(np.asarray(scalar), device=THREAD.current or xp.Device("device1"))
 
 
 def _without_numpy(xp: Any, name: str, args: Any) -> Any:
@@ -450,4 +458,4 @@ OTHER_VALUES: dict[str, Callable[[Function], Function]] = {
     "__imod__": _quotient(True),
 }
 
-__all__ = ["HostSyncError", "LIBRARY", "RecordingError", "as_strict_as_cupy"]
+__all__ = ["HostSyncError", "RecordingError", "as_strict_as_cupy"]
