@@ -21,6 +21,7 @@ ROOMS = {
     "errors": "sentences for users",
     "_version": "one number",
     "arguments": "checks of arguments",
+    "paths": "what a path leads to, before it is read",
     "foreign": "what looks like an array, as one of numpy",
     "backend": "array libraries, devices, arrays, the current backend",
     "machine": "versions, processor, devices, commit",

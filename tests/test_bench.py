@@ -898,7 +898,10 @@ class TestNumbers:
         (["--batch", "0"], ["--batch"]),
         (["call", "--batch", "8"], ["--batch says nothing to call"]),
         (["--backend", "nupmy"], ["no backend 'nupmy'"]),
-        (["call", "--json", "no/such/folder/r.json"], ["no/such/folder/r.json", "exists"]),
+        (
+            ["call", "--json", "no/such/folder/r.json"],
+            ["no/such/folder/r.json", "its folder does not exist"],
+        ),
         (["lenet5-train", "--quick", "--side", "xbp", "--batch", "9999"], ["1024", "9999"]),
     ],
 )

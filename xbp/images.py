@@ -12,13 +12,13 @@ import os
 import struct
 import warnings
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbp.errors import DataError, InputError
+from xbp.paths import open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,19 +53,17 @@ def read_grey(path: str | os.PathLike[str]) -> Grey:
         raise InputError(msg) from None
 
     name = repr(str(path))
-    if not Path(path).is_file():  # a pipe would wait for ever
-        kind = "is no file" if Path(path).exists() else "does not exist"
-        msg = f"{name} {kind}; give a PNG or JPEG file"
-        raise DataError(msg)
     try:
-        with warnings.catch_warnings():
+        with open_file(path, "a PNG or JPEG file") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the limit here is the lower one
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
                 image.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))  # a JPEG is decoded smaller
                 upright = ImageOps.exif_transpose(image)
                 return _brightness(upright)
+    except DataError:
+        raise
     except Image.DecompressionBombError:
         msg = f"{name} has more than {MOST_PIXELS // 10**6} megapixels; give a smaller picture"
     except UnidentifiedImageError:

@@ -155,7 +155,7 @@ class TestRefuses:
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
     def test_named_pipe_instead_of_waiting_for_it(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
-        assert "no regular file" in refusal(tmp_path / "pipe")
+        assert "is a FIFO" in refusal(tmp_path / "pipe")
 
     def test_unreadable_path(self, tmp_path):
         assert "cannot be read (File name too long)" in refusal(tmp_path / ("x" * 300))

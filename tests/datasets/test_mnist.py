@@ -147,11 +147,11 @@ class TestDataDir:
 
     def test_refuses_a_missing_folder(self, tmp_path):
         message = refusal(tmp_path / "absent")
-        assert f"{str(tmp_path / 'absent')!r} is not a folder" in message
+        assert f"{str(tmp_path / 'absent')!r} is no folder" in message
         assert all(name in message for name in MD5)
 
     def test_refuses_a_file_for_a_folder(self, folder):
-        assert "is not a folder" in refusal(folder / TRAIN_IMAGES)
+        assert "is no folder but a file" in refusal(folder / TRAIN_IMAGES)
 
     def test_refuses_an_unreadable_folder(self, tmp_path):
         assert repr(str(tmp_path / ("x" * 300))) in refusal(tmp_path / ("x" * 300))

@@ -229,7 +229,7 @@ class TestFiles:
 
     def test_not_there(self, tmp_path):
         self.refused(tmp_path / "none.png", "does not exist")
-        self.refused(tmp_path, "is no file")
+        self.refused(tmp_path, "is a folder, where a PNG or JPEG file was expected")
 
     @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
     def test_no_image(self, tmp_path, content):

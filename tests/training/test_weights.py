@@ -78,7 +78,7 @@ def test_files_that_are_not_weights_are_refused(tmp_path: Path) -> None:
     for path, sentence in [
         (tmp_path / "bad.safetensors", "no safetensors file"),
         (tmp_path / "none.safetensors", "does not exist"),
-        (tmp_path, "no safetensors file"),
+        (tmp_path, "is a folder, where a safetensors file was expected"),
     ]:
         with pytest.raises(DataError, match=sentence):
             load_weights(path)

@@ -15,11 +15,11 @@ from xbp.backend import find_backend
 from xbp.benchmarks.harness import Harness, Options
 from xbp.benchmarks.report import file_stem, markdown, plot, results
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
-from xbp.cli.files import prepare_folder
+from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.train import BackendName, Device
-from xbp.errors import DataError, InputError, XBPError
+from xbp.errors import InputError, XBPError
 from xbp.machine import cpus
-from xbp.training.files import replacing
+from xbp.training.files import replacing, write_text
 
 Workloads = Annotated[
     list[str] | None,
@@ -98,7 +98,7 @@ def bench(
         raise InputError(msg)
     find_backend(backend, device=device)
     for path in filter(None, (json_file, markdown_file, plot_file)):
-        _check(path)
+        prepare_file(path)
     if output:
         prepare_folder(output, ())
     options = Options(backend, device, threads, tf32, rounds, batches, quick)
@@ -146,21 +146,12 @@ def _of(what: str, wanted: list[str] | None, known: dict[str, Any], backend: str
     return [name for name in known if name in (wanted or usual)]
 
 
-def _check(path: Path) -> None:
-    """Refuse a file that cannot be written, before anything is measured."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        msg = f"cannot write {str(path)!r}; give a file in a folder that exists"
-        raise DataError(msg)
-
-
 def _write(found: dict[str, Any], *files: Path | None) -> None:
     json_file, markdown_file, plot_file = files
     if json_file:
-        with replacing(json_file) as path:
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(found, indent=1) + "\n")
     if markdown_file:
-        with replacing(markdown_file) as path:
-            path.write_text(markdown(found), encoding="utf-8")
+        write_text(markdown_file, markdown(found))
     if plot_file:
         with replacing(plot_file) as path:
             plot(found).savefig(path, format="png")

@@ -12,6 +12,7 @@ from xbp.backend import use_backend
 from xbp.cli.files import prepare_file
 from xbp.errors import DataError
 from xbp.exchange import Exported, to_onnx
+from xbp.paths import kind_of
 from xbp.training import load_model
 from xbp.training.checkpoints import open_checkpoint
 
@@ -54,8 +55,10 @@ def weights_of(source: Path) -> Path:
     DataError
         There is none in the folder.
     """
-    if not source.is_dir() or (source / WEIGHTS).exists():
-        return source / WEIGHTS if source.is_dir() else source
+    if kind_of(source) != "a folder":
+        return source
+    if kind_of(source / WEIGHTS):
+        return source / WEIGHTS
     last = open_checkpoint(source)
     if last is None:
         msg = f"{str(source)!r} holds no {WEIGHTS}; give a folder that xbp train has written"

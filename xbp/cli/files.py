@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from xbp.errors import DataError
+from xbp.training.files import check_writable
+from xbp.training.staging import staging
 
 
 def prepare_folder(folder: Path, names: Iterable[str]) -> None:
@@ -15,25 +16,25 @@ def prepare_folder(folder: Path, names: Iterable[str]) -> None:
     Raises
     ------
     DataError
-        It is a file, cannot be made or written to, or holds a folder of one of the names.
+        It is a file, cannot be made or written to, or holds what cannot be replaced by a file of
+        one of the names, such as a folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".xbp."):
+        with staging(folder):
             pass
     except FileExistsError:
         msg = f"{str(folder)!r} is a file, where --output needs a folder; choose another"
         raise DataError(msg) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a name with a null byte
+        reason = getattr(error, "strerror", None) or error
         msg = (
-            f"{str(folder)!r} is no folder that can be written to ({error.strerror}); "
+            f"{str(folder)!r} is no folder that can be written to ({reason}); "
             "choose another with --output"
         )
         raise DataError(msg) from None
-    for path in (folder / name for name in names):
-        if path.is_dir():
-            msg = f"{str(path)!r} is a folder, where a file is to be written; move it away"
-            raise DataError(msg)
+    for name in names:
+        check_writable(folder / name)
 
 
 def prepare_file(path: Path) -> None:
@@ -42,14 +43,6 @@ def prepare_file(path: Path) -> None:
     Raises
     ------
     DataError
-        It is a folder, or there is no folder for it that can be written to.
+        See `check_writable`.
     """
-    if path.is_dir():
-        msg = f"{str(path)!r} is a folder, where a file is to be written; give a file"
-        raise DataError(msg)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".xbp."):
-            pass
-    except OSError as error:
-        msg = f"{str(path)!r} cannot be written ({error.strerror}); give a file elsewhere"
-        raise DataError(msg) from None
+    check_writable(path)

@@ -21,7 +21,7 @@ from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.report import new_table
 from xbp.errors import InputError
 from xbp.machine import facts_of, surroundings
-from xbp.training.files import replacing
+from xbp.training.files import write_text
 from xbp.training.progress import on_terminal
 
 if TYPE_CHECKING:
@@ -154,6 +154,5 @@ def file_stem(backends: list[str], only: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """A file, whole or not at all, and a line that says so."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     typer.echo(f"wrote {path}")

@@ -19,10 +19,11 @@ from xbp.errors import DataError, InputError
 from xbp.images import isolate, read_grey
 from xbp.models import LeNet5
 from xbp.nn import Layer
+from xbp.paths import require_folder
 from xbp.report.contents import outputs, softmax
 from xbp.report.run import WEIGHTS
 from xbp.training import load_model
-from xbp.training.files import replacing
+from xbp.training.files import write_text
 from xbp.training.progress import percent
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that xbp train has written.")]
@@ -82,8 +83,7 @@ def predict(
             )
         show(table)
     if json_file is not None and str(json_file) != "-":
-        with replacing(json_file) as path:
-            path.write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(answers, indent=1) + "\n")
     if len(read) < len(answers):
         raise typer.Exit(2)
 
@@ -96,9 +96,7 @@ def load_classifier(folder: Path) -> Layer:
     DataError
         There is none.
     """
-    if not folder.is_dir():
-        msg = f"{str(folder)!r} is no folder; give one that xbp train has written"
-        raise DataError(msg)
+    require_folder(folder, "one that xbp train has written")
     model = load_model(folder / WEIGHTS)
     if not isinstance(model, LeNet5):
         msg = f"{str(folder / WEIGHTS)!r} holds a {type(model).__name__}; give a folder of LeNet-5"

@@ -9,20 +9,15 @@ An IDX file is, with every number big-endian::
 
 import math
 import os
-import stat
 import struct
 import zlib
-from io import BufferedReader
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbp.errors import DataError
-
-if TYPE_CHECKING:
-    import gzip
+from xbp.paths import open_file
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 64  # numpy's own limit
@@ -59,22 +54,16 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     import gzip  # here, as it takes milliseconds of `import xbp`
 
-    path = Path(path)
     name = repr(str(path))  # quoted, so that a strange file name cannot break the sentence
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            msg = f"{name} is {kind}, where an IDX file was expected; give the path of one file"
-            raise DataError(msg)
-        with path.open("rb") as file:
-            if file.peek(2)[:2] != _GZIP_MAGIC:
-                return _read_stream(file, status.st_size, name)
+        with open_file(path, "an IDX file (plain or gzip-compressed)") as file:
+            size = os.fstat(file.fileno()).st_size
+            compressed = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            if not compressed:
+                return _read_stream(file, size, name)
             with gzip.open(file) as content:
-                return _read_stream(content, status.st_size * _MAX_DEFLATE_RATIO, name)
-    except FileNotFoundError as error:
-        msg = f"{name} does not exist; give the path of an IDX file, plain or gzip-compressed"
-        raise DataError(msg) from error
+                return _read_stream(cast(IO[bytes], content), size * _MAX_DEFLATE_RATIO, name)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         msg = f"{name} is a truncated or corrupt gzip file ({error}); fetch it again"
         raise DataError(msg) from error
@@ -86,7 +75,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise DataError(msg) from error
 
 
-def _read_stream(stream: "BufferedReader | gzip.GzipFile", limit: int, name: str) -> NDArray[Any]:
+def _read_stream(stream: IO[bytes], limit: int, name: str) -> NDArray[Any]:
     """Parse `stream`, which can hold at most `limit` bytes."""
     dtype, shape = _read_header(stream, name)
     promised = math.prod(shape) * dtype.itemsize
@@ -114,9 +103,7 @@ def _read_stream(stream: "BufferedReader | gzip.GzipFile", limit: int, name: str
         raise DataError(msg) from error
 
 
-def _read_header(
-    stream: "BufferedReader | gzip.GzipFile", name: str
-) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _read_header(stream: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Read the type and the shape, and leave `stream` at the first item."""
     header = stream.read(4)
     if not header:

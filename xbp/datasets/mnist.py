@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from xbp.arguments import number
 from xbp.datasets.idx import read_idx
 from xbp.errors import DataError, InputError
+from xbp.paths import kind_of, require_folder
 
 Images: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[Any]
@@ -116,19 +117,13 @@ def standardize_images(
 
 def _find_files(folder: Path) -> list[Path]:
     """Return the paths of the four files, in the order of `_FILES`."""
-    try:
-        if not folder.is_dir():
-            msg = f"{_quote(folder)} is not a folder; give one that holds {', '.join(_FILES)}"
-            raise DataError(msg)
-        return [_find_file(folder, name) for name in _FILES]
-    except OSError as error:
-        msg = f"{_quote(folder)} cannot be read ({error.strerror}); check its path and permissions"
-        raise DataError(msg) from error
+    require_folder(folder, f"one that holds {', '.join(_FILES)}")
+    return [_find_file(folder, name) for name in _FILES]
 
 
 def _find_file(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
+        if kind_of(path) not in ("", "a folder"):
             return path
     msg = (
         f"{_quote(folder)} lacks {name}; put {', '.join(_FILES)} there, each plain or as .gz, "

@@ -17,7 +17,7 @@ from xbp.report import contents, figures
 from xbp.report.figures import FIRST, SECOND, Curve
 from xbp.report.run import WEIGHTS, Run, load_history, load_test_set
 from xbp.training import History, load_model
-from xbp.training.files import replacing
+from xbp.training.files import write_text
 from xbp.training.progress import percent
 
 MOST_CLASSES = 30  # whose confusion matrix can be read
@@ -77,8 +77,7 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
         "ink": figures.ink,
     }
     text = environment.get_template("page.html").render(**_content(run, history, model, x, y))
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _content(

@@ -21,8 +21,9 @@ import xbp
 from xbp import accelerators, machine
 from xbp.backend import Array, to_numpy
 from xbp.errors import DataError
+from xbp.paths import kind_of, open_file, require_folder
 from xbp.training import Callback, History
-from xbp.training.files import replacing
+from xbp.training.files import write_text
 from xbp.training.history import Record
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ class Run:
         DataError
             It cannot be written.
         """
-        with replacing(folder / RECORD) as path:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Run:
@@ -110,14 +110,9 @@ class Run:
             There is no such folder, no record in it, or it is malformed.
         """
         path = folder / RECORD
-        if not folder.is_dir():
-            msg = f"{str(folder)!r} is no folder; give one that xbp train has written"
-            raise DataError(msg)
+        text = _read(folder, RECORD)
         try:
-            content = json.loads(_read(path), parse_constant=_refuse)
-        except FileNotFoundError:
-            msg = f"{str(folder)!r} holds no {RECORD}; give a folder that xbp train has written"
-            raise DataError(msg) from None
+            content = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             msg = f"{str(path)!r} is no JSON ({error}); train again"
             raise DataError(msg) from None
@@ -164,20 +159,31 @@ def _refuse(constant: str) -> None:
     raise ValueError(msg)
 
 
-def _read(path: Path) -> str:
-    """A text of moderate size."""
+def _read(folder: Path, name: str) -> str:
+    """A text of moderate size, which a run has left in `folder`.
+
+    Raises
+    ------
+    DataError
+        There is no such folder or file, or it cannot be read, or is no text or too long.
+    """
+    path = folder / name
+    require_folder(folder, "one that xbp train has written")
+    if not kind_of(path):
+        msg = f"{str(folder)!r} holds no {name}; give a folder that xbp train has written"
+        raise DataError(msg)
     try:
-        with path.open("rb") as file:
+        with open_file(path, "a file of text") as file:
             content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            msg = f"{str(path)!r} is larger than {LARGEST:,} bytes; train again"
-            raise DataError(msg)
-        return content.decode("utf-8")
-    except FileNotFoundError:
-        raise
+        if len(content) <= LARGEST:
+            return content.decode("utf-8")
+        why = f"is larger than {LARGEST:,} bytes"
+    except UnicodeDecodeError as error:
+        why = f"is no text in UTF-8 ({error})"
     except OSError as error:
-        msg = f"{str(path)!r} cannot be read ({error.strerror}); check its permissions"
-        raise DataError(msg) from None
+        why = f"cannot be read ({error.strerror})"
+    msg = f"{str(path)!r} {why}; train again"
+    raise DataError(msg)
 
 
 def load_history(folder: Path) -> History:
@@ -189,8 +195,9 @@ def load_history(folder: Path) -> History:
         It is missing, empty or malformed.
     """
     path, history = folder / HISTORY, History()
+    text = _read(folder, HISTORY)
     try:
-        for row in csv.DictReader(_read(path).splitlines(), strict=True, restval=""):
+        for row in csv.DictReader(text.splitlines(), strict=True, restval=""):
             record = {name: float(text) for name, text in row.items() if text}
             if not {"epoch", "lr", "loss"} <= set(record) or not all(
                 math.isfinite(value) for value in record.values()
@@ -201,9 +208,6 @@ def load_history(folder: Path) -> History:
         if not history.records:
             msg = "there is no epoch in it"
             raise ValueError(msg)
-    except FileNotFoundError:
-        msg = f"{str(folder)!r} holds no {HISTORY}; give a folder that xbp train has written"
-        raise DataError(msg) from None
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         msg = f"{str(path)!r} is no history of a run ({error}); train again"
         raise DataError(msg) from None

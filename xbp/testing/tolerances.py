@@ -69,7 +69,11 @@ _EXACT = {
     *(np.maximum, np.minimum, np.fmax, np.fmin, np.clip, np.heaviside, np.ldexp),
     *(np.floor, np.ceil, np.trunc, np.rint, np.nextafter),
 }
-_PRODUCTS = {np.matmul, np.vecdot, np.matvec, np.vecmat}
+_PRODUCTS = {np.matmul, np.vecdot} | {
+    getattr(np, name)
+    for name in ("matvec", "vecmat")
+    if hasattr(np, name)  # since numpy 2.2
+}
 _PRODUCTS_WITHOUT_UFUNC = {np.dot, np.inner, np.vdot, np.tensordot, np.einsum}
 _BACKWARD_STABLE = {
     *(np.linalg.cholesky, np.linalg.det, np.linalg.eigh, np.linalg.eigvalsh, np.linalg.inv),

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from xbp.arguments import choice, integer
 from xbp.backend import to_numpy
 from xbp.errors import DataError
+from xbp.paths import kind_of, same_place
 from xbp.training.callbacks import Callback, check_monitored, improved, monitored, sign_of
 from xbp.training.history import Record
 from xbp.training.resume import Checkpoint, capture
+from xbp.training.staging import sweep
 from xbp.training.tensors import write_tensors
 
 if TYPE_CHECKING:
@@ -113,14 +115,12 @@ class Checkpoints(Callback):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = checkpoints_in(self.folder)
-            for leftover in self.folder.glob(".*.safetensors.*"):  # of a process that was killed
-                import shutil  # here, as it takes milliseconds of `import xbp`
-
-                shutil.rmtree(leftover, ignore_errors=True)
+            sweep(self.folder)
         except OSError as error:
             msg = f"{str(self.folder)!r} cannot hold checkpoints ({error.strerror}); choose another"
             raise DataError(msg) from None
-        own = trainer.resumed is not None and trainer.resumed.file.path.parent == self.folder
+        resumed = trainer.resumed
+        own = resumed is not None and same_place(resumed.file.path.parent, self.folder)
         if found and not own and self.owner is not trainer:
             msg = (
                 f"{str(self.folder)!r} holds checkpoints of another run, such as {found[-1].name}; "
@@ -192,9 +192,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint | None:
     """
     path = Path(path)
     try:
-        if not path.is_dir():
-            named = path.exists() or path.suffix == ".safetensors"
-            return Checkpoint(path) if named else None
+        kind = kind_of(path)
+        if kind != "a folder":
+            return Checkpoint(path) if kind or path.suffix == ".safetensors" else None
         found = checkpoints_in(path)
     except OSError as error:
         msg = f"{str(path)!r} cannot be read ({error.strerror}); check its path and permissions"

@@ -1,68 +1,270 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, wherever their names lead.
+
+A new content is written beside the file, brought to the disk, and takes the place of the old one by
+a rename. What a rename would destroy is kept: a symbolic link is followed; what is no plain file
+(a terminal, ``/dev/null``, a FIFO, ``/dev/stdout``) is written to. Where the renamed file would be
+another one to its users (it has a second hard link, an owner who cannot be kept, a folder that may
+not be changed, or is a mount point), the whole content is copied over the old one, after room has
+been found for it: such a copy is not atomic.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from xbp.errors import DataError
+from xbp.paths import KINDS, StrPath
+from xbp.training.staging import staging
 
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Refuse a path to which a file cannot be written, before the work whose result it is to hold.
-
-    Raises
-    ------
-    DataError
-        It is a folder, or there is no folder for it that can be written to.
-    """
-    import tempfile  # as below
-
-    path = Path(path)
-    if path.is_dir():
-        msg = f"{str(path)!r} is a folder, where a file is to be written; give another path"
-        raise DataError(msg)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."):
-            pass
-    except OSError as error:
-        msg = f"{str(path)!r} cannot be written ({error.strerror}); give a file elsewhere"
-        raise DataError(msg) from None
+TABLES = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")
+"""Folders that list the open files of a process."""
+MOST_LINKS = 40  # that the kernel follows
+NOT_TO_BE_RENAMED = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
+NO_NEIGHBOURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+REFUSED = ("a folder", "a block device", "a socket")
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to, which then takes the place of `path`: it appears whole or not at all.
+def replacing(path: StrPath) -> Iterator[Path]:
+    """A path to write to; its content then becomes that of `path`, whole or not at all.
 
-    What was written is on the disk before the old file goes, whose permissions the new one keeps;
-    then the folder is, so that a power failure finds the one or the other.
+    The content is on the disk before the old one goes, and then the folder is, so that a power
+    failure finds the one or the other. Mode, owner, group and extended attributes of the old file
+    are kept; a new file has those of any file that the process makes (its umask). See the module
+    for links and special files.
 
     Raises
     ------
     DataError
-        It cannot be written: its folder does not exist, the disk is full, …
+        It cannot be written: its folder does not exist, the disk is full, it is a folder, a socket
+        or a block device, a FIFO that nobody reads, …
     """
-    import tempfile  # here, as it takes milliseconds of `import xbp`
-
-    path = Path(path)
+    target = None
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            temporary = Path(folder) / path.name
+        target = Target(path)
+        with target.staging() as folder:
+            temporary = folder / target.path.name
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            if path.exists():
-                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
-            temporary.replace(path)
+            target.take(temporary)
     except OSError as error:
-        msg = f"cannot write {str(path)!r} ({error.strerror}); the previous file is untouched"
+        reason = error.strerror or error
+        after = target.state if target else "check its folder and permissions"
+        msg = f"cannot write {str(path)!r} ({reason}); {after}"
         raise DataError(msg) from None
-    with suppress(OSError):  # not every system can do this to a folder
-        folder_itself = os.open(path.parent, os.O_RDONLY)
+
+
+def write_text(path: StrPath, text: str) -> None:
+    """A text as UTF-8, by `replacing`; what UTF-8 lacks, as in some names of files, is escaped.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def check_writable(path: StrPath) -> None:
+    """Refuse now what `replacing` would refuse later, as far as it can be known.
+
+    Raises
+    ------
+    DataError
+        See `replacing`.
+    """
+    try:
+        with Target(path).staging():
+            pass
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be written ({error.strerror or error}); give a file elsewhere"
+        raise DataError(msg) from None
+
+
+class Target:
+    """What the name of a file leads to.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Attributes
+    ----------
+    path : Path
+        Without symbolic links.
+    state : str
+        What is to be said of the file, or to be done, where it could not be written.
+
+    Raises
+    ------
+    DataError
+        It is of a kind that is not written to.
+    OSError
+        It cannot be reached.
+    """
+
+    def __init__(self, path: StrPath) -> None:
+        self.state = "check its folder, permissions and the free space"
+        self.status = _status(path)
+        kind = KINDS.get(stat.S_IFMT(self.status.st_mode)) if self.status else None
+        if kind in REFUSED:
+            msg = f"{str(path)!r} is {kind}, where a file is to be written; give another path"
+            raise DataError(msg)
+        self.path, in_table = _resolved(path)
+        self.plain = not in_table and (self.status is None or stat.S_ISREG(self.status.st_mode))
+        self.copied = bool(self.plain and self.status and self.status.st_nlink > 1)
+        if self.plain and self.status:
+            self.state = "the previous file is untouched"
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """The folder for the new content: beside the file, wherever it can be renamed."""
+        with ExitStack() as stack:
+            yield self._staging(stack)
+
+    def _staging(self, stack: ExitStack) -> Path:
+        import tempfile  # here, as it takes milliseconds of `import xbp`
+
+        if self.plain:
+            if self.status:  # a file that is protected is not replaced
+                os.close(os.open(self.path, os.O_WRONLY))
+            try:
+                return stack.enter_context(staging(self.path.parent))
+            except OSError as error:
+                if isinstance(error, FileNotFoundError):
+                    raise FileNotFoundError(error.errno, "its folder does not exist") from None
+                if self.status is None or error.errno not in NO_NEIGHBOURS:
+                    raise
+                self.copied = True
+        return stack.enter_context(staging(Path(tempfile.gettempdir())))
+
+    def take(self, temporary: Path) -> None:
+        """Make the content of `temporary` that of the file."""
+        if self.plain:
+            with temporary.open("rb") as content:
+                os.fsync(content.fileno())
+            if not self.copied and self._rename(temporary):
+                return
+        with temporary.open("rb") as content:
+            self._overwrite(content) if self.plain else self._send(content)
+
+    def _rename(self, temporary: Path) -> bool:
+        """Whether `temporary` took the place of the file; not so where users would see another."""
+        if self.status and not _made_alike(temporary, self.path, self.status):
+            return False
         try:
-            os.fsync(folder_itself)
-        finally:
-            os.close(folder_itself)
+            temporary.replace(self.path)
+        except OSError as error:
+            if self.status is None or error.errno not in NOT_TO_BE_RENAMED:
+                raise
+            return False
+        with suppress(OSError):  # not every system can do this to a folder
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return True
+
+    def _overwrite(self, content: BinaryIO) -> None:
+        """Copy `content` over the file, for which room is found before a byte of it changes."""
+        import shutil
+
+        with os.fdopen(os.open(self.path, os.O_WRONLY), "wb") as file:
+            _make_room(file.fileno(), os.fstat(content.fileno()).st_size)
+            self.state = "it is incomplete now: write it again"
+            shutil.copyfileobj(content, file)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _send(self, content: BinaryIO) -> None:
+        """Write `content` to what is no plain file."""
+        import shutil
+
+        for stream in (sys.stdout, sys.stderr):  # what was said before comes before
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        with os.fdopen(self._descriptor(), "wb") as file:
+            shutil.copyfileobj(content, file)
+
+    def _descriptor(self) -> int:
+        if self.path.parent == Path("/dev/fd") or self.path.parent == _own_table():
+            return os.dup(int(self.path.name))  # which goes on where others have written
+        try:
+            # Without a wait for a reader, where the file is a FIFO.
+            flags = os.O_WRONLY | os.O_TRUNC | os.O_NOCTTY | os.O_NONBLOCK
+            descriptor = os.open(self.path, flags)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise OSError(errno.ENXIO, "nobody reads from it") from None
+            raise
+        os.set_blocking(descriptor, True)
+        return descriptor
+
+
+def _status(path: StrPath) -> os.stat_result | None:
+    """Of what is there, links followed; None where nothing is."""
+    try:
+        return Path(path).stat()
+    except FileNotFoundError:
+        return None
+    except ValueError as error:  # a name with a null byte
+        raise OSError(errno.EINVAL, str(error)) from None
+
+
+def _own_table() -> Path:
+    return Path(f"/proc/{os.getpid()}/fd")
+
+
+def _resolved(path: StrPath) -> tuple[Path, bool]:
+    """`path` without symbolic links, and whether it is in a table of open files.
+
+    The entries of such a table look like links, but lead to what is open, whatever its name.
+    """
+    path = Path(path)
+    for _ in range(MOST_LINKS + 1):
+        path = Path(os.path.realpath(path.parent), path.name)
+        if TABLES.fullmatch(str(path.parent)):
+            return path, True
+        if not path.is_symlink():
+            return path, False
+        path = path.parent / path.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def _made_alike(temporary: Path, path: Path, status: os.stat_result) -> bool:
+    """Give owner, group, mode and extended attributes to `temporary`, if that can be done."""
+    try:
+        new = temporary.stat()
+        if (new.st_uid, new.st_gid) != (status.st_uid, status.st_gid):
+            os.chown(temporary, status.st_uid, status.st_gid)
+        temporary.chmod(stat.S_IMODE(status.st_mode))
+        for name in os.listxattr(path) if hasattr(os, "listxattr") else ():
+            value = os.getxattr(path, name)
+            if name not in os.listxattr(temporary) or os.getxattr(temporary, name) != value:
+                os.setxattr(temporary, name, value)
+    except OSError as error:
+        return error.errno == errno.ENOTSUP  # a file system without such attributes
+    return True
+
+
+def _make_room(descriptor: int, size: int) -> None:
+    """Let the system set aside what a file needs to grow to `size` bytes, if it can do that."""
+    old = os.fstat(descriptor).st_size
+    if size <= old or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, old, size - old)
+    except OSError as error:
+        os.ftruncate(descriptor, old)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise

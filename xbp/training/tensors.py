@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from xbp.backend import to_numpy
 from xbp.errors import DataError, InputError, on_one_line
+from xbp.paths import open_file
 from xbp.training.files import replacing
 
 DTYPES = {  # of the format and numpy alike
@@ -136,15 +136,12 @@ class TensorFile:
 
         self.path = Path(path)
         self.name = repr(str(path))  # quoted, so that a strange name cannot break a sentence
+        open_file(path, "a safetensors file").close()  # its reader takes any failure for absence
         try:
-            if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would wait for ever
-                self.refuse("is no file, where a safetensors file was expected")
             file: Any = safe_open(self.path, framework="np")
             names = file.keys()
             slices = {name: file.get_slice(name) for name in names}
             text = (file.metadata() or {}).get(KEY, "{}")
-        except FileNotFoundError:
-            self.refuse("does not exist; give the path of a .safetensors file")
         except (SafetensorError, OSError, ValueError) as error:
             self.refuse(f"is no safetensors file ({error}); fetch or write it again")
         self._file = file

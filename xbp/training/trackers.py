@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xbp.errors import BackendError, DataError, InputError
+from xbp.paths import require_plain
 from xbp.training.callbacks import Callback
 from xbp.training.files import check_writable
 from xbp.training.history import Record
@@ -88,6 +89,7 @@ class CSVLogger(Tracker):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         super().on_fit_begin(trainer)
+        require_plain(self.path, "a CSV file")
         self.size: int | None = None  # in bytes, after the last line of this run
         self.expected = trainer.expected
         self._change(None)  # find out now whether it can be written

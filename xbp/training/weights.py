@@ -87,8 +87,9 @@ def load_model(path: str | os.PathLike[str]) -> Layer:
     if dtypes not in ({"float32"}, {"float64"}):
         file.refuse(f"has weights of {sorted(dtypes)}, where float32 or float64 was expected")
     model.astype(dtypes.pop())
+    arrays = part(file.read(), prefix)
     try:
-        model.load_state_dict(part(file.read(), prefix))
+        model.load_state_dict(arrays)
     except InputError as error:
         file.refuse(f"does not fit the model that it names: {error}")
     return model

@@ -1,0 +1,190 @@
+"""What is read: a path that leads to no plain file, or to one that may not be read, is said so."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nobody import as_nobody, open_to_all
+
+import xbp
+from xbp.cli.export import weights_of
+from xbp.cli.predict import load_classifier
+from xbp.datasets.idx import read_idx
+from xbp.errors import DataError
+from xbp.paths import kind_of, same_place
+from xbp.report.run import Run, load_history
+from xbp.training import Checkpoints, load_model, load_weights
+from xbp.training.checkpoints import open_checkpoint
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="special files are POSIX")
+
+
+def picture(path: Path) -> Any:
+    pytest.importorskip("PIL")
+    from xbp.images import read_grey
+
+    return read_grey(path)
+
+
+FILES: dict[str, Callable[[Path], Any]] = {
+    "an IDX file": read_idx,
+    "weights": load_weights,
+    "a model": load_model,
+    "a checkpoint": open_checkpoint,
+    "a picture": picture,
+}
+FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {  # and a file that is read in it
+    "a set": (xbp.datasets.load_mnist, "train-images-idx3-ubyte"),
+    "a record": (Run.load, "run.json"),
+    "a history": (load_history, "history.csv"),
+    "a classifier": (load_classifier, "model.safetensors"),
+    "weights": (lambda folder: load_weights(weights_of(folder)), "model.safetensors"),
+    "the last checkpoint": (open_checkpoint, "step-00000001.safetensors"),
+}
+MNIST = [f"{a}-{b}-ubyte" for a in ("train", "t10k") for b in ("images-idx3", "labels-idx1")]
+
+
+def once(sentence: str, path: Path) -> None:
+    """One sentence, which names the path once."""
+    assert sentence.count(str(path)) == 1 and sentence.isprintable(), sentence
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+SPECIAL = [
+    (fifo, "a FIFO"),
+    (Path.mkdir, "a folder"),
+    (loop, "(Too many levels of symbolic links)"),
+]
+
+
+@pytest.mark.parametrize(("make", "said"), SPECIAL)
+@pytest.mark.parametrize("what", FILES)
+def test_what_is_no_file(
+    tmp_path: Path, what: str, make: Callable[[Path], None], said: str
+) -> None:
+    if (what, said) == ("a checkpoint", "a folder"):
+        pytest.skip("that is where checkpoints are")
+    path = tmp_path / "it.safetensors"
+    make(path)
+    with pytest.raises(DataError, match=re.escape(said)) as error:
+        FILES[what](path)
+    once(str(error.value), path)
+
+
+@pytest.mark.parametrize(("make", "said"), [SPECIAL[0], SPECIAL[2]])
+@pytest.mark.parametrize("what", FOLDERS)
+def test_what_is_no_file_in_a_folder(
+    tmp_path: Path, what: str, make: Callable[[Path], None], said: str
+) -> None:
+    load, name = FOLDERS[what]
+    for other in MNIST:
+        (tmp_path / other).write_bytes(b"")
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=re.escape(said)) as error:
+        load(tmp_path)
+    once(str(error.value), tmp_path / name)
+
+
+@pytest.mark.parametrize(("make", "said"), [SPECIAL[0], SPECIAL[2]])
+@pytest.mark.parametrize("what", [name for name in FOLDERS if "weights" not in name])
+def test_what_is_no_folder(
+    tmp_path: Path, what: str, make: Callable[[Path], None], said: str
+) -> None:
+    make(tmp_path / "it")
+    with pytest.raises(DataError, match=re.escape(said)) as error:
+        FOLDERS[what][0](tmp_path / "it")
+    once(str(error.value), tmp_path / "it")
+
+
+@pytest.mark.parametrize("what", FILES)
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_what_may_not_be_read_is_not_said_to_be_missing(
+    tmp_path: Path, what: str, where: str
+) -> None:
+    if what == "a picture":
+        pytest.importorskip("PIL.Image")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "it.safetensors"
+    path.write_bytes(b"x")
+    open_to_all(folder)
+    (path if where == "file" else folder).chmod(0)
+    try:
+        said = as_nobody(lambda: FILES[what](path))
+    finally:
+        folder.chmod(0o755)
+    assert said.startswith("DataError") and "(Permission denied)" in said
+    once(said, path)
+
+
+@pytest.mark.parametrize("what", FOLDERS)
+def test_nor_is_a_folder(tmp_path: Path, what: str) -> None:
+    (tmp_path / "private" / "run").mkdir(parents=True)
+    open_to_all(tmp_path)
+    (tmp_path / "private").chmod(0)
+    try:
+        said = as_nobody(lambda: FOLDERS[what][0](tmp_path / "private" / "run"))
+    finally:
+        (tmp_path / "private").chmod(0o755)
+    assert said.startswith("DataError") and "(Permission denied)" in said
+    once(said, tmp_path / "private" / "run")
+
+
+def test_a_name_with_a_null_byte() -> None:
+    with pytest.raises(DataError, match=r"cannot be read .*null"):
+        kind_of("a\0b")
+
+
+def test_a_corrupt_model_is_said_so_once(tmp_path: Path) -> None:
+    """The refusal of the reader is not wrapped in another one."""
+    path = tmp_path / "m.safetensors"
+    model = xbp.models.MLP(2, 2, rng=0)
+    xbp.training.save_weights(model.state_dict(), path, model=model)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is corrupt") as error:
+        load_model(path)
+    once(str(error.value), path)
+
+
+# --- one folder, spelled in two ways -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", ["relative", "dots", "link"])
+def test_one_folder_spelled_in_two_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a"
+    (tmp_path / "link").symlink_to(folder)
+    other = {"relative": Path("a"), "dots": tmp_path / "b" / ".." / "a", "link": Path("link")}
+
+    def fit(epochs: int, where: Path, resume: Path) -> xbp.History:
+        x = np.linspace(-1, 1, 16, dtype=np.float32).reshape(8, 2)
+        model = xbp.models.MLP(2, 2, rng=0)
+        trainer = xbp.Trainer(
+            model, xbp.nn.MSELoss(), xbp.optim.SGD(model.parameters(), 0.1), rng=0
+        )
+        return trainer.fit(x, x, epochs, callbacks=[Checkpoints(where)], resume=resume)
+
+    (tmp_path / "b").mkdir()
+    fit(1, folder, folder)
+    assert len(fit(2, other[spelling], folder)) == 2
+    assert len(fit(3, folder, other[spelling])) == 3
+    assert same_place(folder, other[spelling]) and not same_place(folder, tmp_path)
+    assert same_place("none/x", tmp_path / "none" / "x")

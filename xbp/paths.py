@@ -1,0 +1,108 @@
+"""What a path leads to, asked before anything is read from it and said in one sentence."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from xbp.errors import DataError
+
+StrPath = str | os.PathLike[str]
+
+KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def kind_of(path: StrPath) -> str:
+    """One of `KINDS`, links followed; empty where nothing is.
+
+    Raises
+    ------
+    DataError
+        It cannot be found out: a folder may not be entered, links go round in a circle, …
+    """
+    try:
+        return KINDS.get(stat.S_IFMT(Path(path).stat().st_mode), "no plain file")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:  # the latter for a name with a null byte
+        raise _unreadable(path, error) from None
+
+
+def open_file(path: StrPath, what: str) -> BinaryIO:
+    """A plain file, open to be read; a FIFO or a device, which might wait for ever, is refused.
+
+    Parameters
+    ----------
+    path : path-like
+    what : str
+        What is expected there, with its article: ``"an IDX file"``.
+
+    Raises
+    ------
+    DataError
+        There is nothing, or no plain file, or it may not be read.
+    """
+    require_plain(path, what)
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError:
+        msg = f"{str(path)!r} does not exist; give the path of {what}"
+        raise DataError(msg) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def require_plain(path: StrPath, what: str) -> None:
+    """Refuse what is there, if it is no plain file.
+
+    Raises
+    ------
+    DataError
+        See `open_file`.
+    """
+    kind = kind_of(path)
+    if kind not in ("", "a file"):
+        msg = f"{str(path)!r} is {kind}, where {what} was expected; give the path of a plain file"
+        raise DataError(msg)
+
+
+def require_folder(path: StrPath, what: str) -> None:
+    """Refuse what is no folder that may be entered.
+
+    Parameters
+    ----------
+    path : path-like
+    what : str
+        What to give: ``"one that xbp train has written"``.
+
+    Raises
+    ------
+    DataError
+    """
+    kind = kind_of(path)
+    if kind != "a folder":
+        found = f" but {kind}" if kind else ""
+        msg = f"{str(path)!r} is no folder{found}; give {what}"
+        raise DataError(msg)
+
+
+def same_place(one: StrPath, other: StrPath) -> bool:
+    """Whether two paths, spelled alike or not, lead to one file or folder."""
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _unreadable(path: StrPath, error: OSError | ValueError) -> DataError:
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"{str(path)!r} cannot be read ({reason}); check its path and permissions")
