@@ -186,7 +186,8 @@ class Optimizer:
                     break
             else:
                 groups.append((kind, [index]))
-        lr, at_once = self.lr, self.takes_lists()
+        lr = self.lr if numbers is None else 0.0  # of a recorded step it is among the numbers
+        at_once = self.takes_lists()
         for (t, *_), indices in groups:
             own = self.all_numbers(lr, t) if numbers is None else numbers[indices[0]]
             for those in [indices] if at_once else [[index] for index in indices]:

@@ -141,7 +141,8 @@ class CountingMetric(Metric):
         self._held = 0
 
     def update(self, prediction: Array, target: Array) -> None:
-        self.add(len_of(target), self.keys(prediction, target))
+        keys = self.keys(prediction, target)  # refuses a target without an axis
+        self.add(len_of(target), keys)
 
     def add(self, samples: int, keys: Array) -> None:
         """So many more samples, which have these keys."""
@@ -258,7 +259,7 @@ def labels_of(
     if not xp.isdtype(labels.dtype, "integral"):
         msg = f"{name} needs integer labels, got {dtype_name(labels.dtype)}"
         raise InputError(msg)
-    return xp.astype(labels, xp.int64)
+    return xp.astype(labels, xp.int64, copy=False)
 
 
 def guesses(prediction: Array) -> tuple[Array, Array]:
@@ -267,8 +268,7 @@ def guesses(prediction: Array) -> tuple[Array, Array]:
     A row with nan has no largest one, and so predicts no class. (argmax gives the place of a nan.)
     """
     xp = array_namespace(prediction)
-    largest = xp.max(prediction, axis=1)
-    return xp.argmax(prediction, axis=1), largest == largest
+    return xp.argmax(prediction, axis=1), xp.all(prediction == prediction, axis=1)
 
 
 def within(labels: Array, classes: int) -> Array:
