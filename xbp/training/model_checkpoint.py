@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from xbp.arguments import choice
@@ -98,6 +99,12 @@ class ModelCheckpoint(Callback):
             save_weights(trainer.model.state_dict(), path, model=trainer.model)
         else:
             write_tensors(path, *capture(trainer))
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        measured = any(self.monitor in record for record in trainer.history.records)
+        if self.save_best_only and self.best is None and measured:
+            msg = f"{self.path!r} was not written, as no {self.monitor} was finite"
+            warnings.warn(msg, UserWarning, stacklevel=2)
 
     def _path(self, record: Record) -> str:
         try:
