@@ -14,7 +14,7 @@ import pytest
 import xbp
 from xbp import nn
 from xbp.backend import why_unavailable
-from xbp.cli import main
+from xbp.cli import main, parity
 from xbp.testing.catalogue import catalogue
 from xbp.testing.certificate import Certificate, Row
 
@@ -65,8 +65,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_backend_that_passes(command: Command) -> None:
     result = command("--backend", STRICT, "--only", "tanh(")
     assert result.code == 0, result.err
-    lines = [line for line in result.out.splitlines() if "layer Tanh" in line]
-    assert [line.split()[2] for line in lines] == ["float32", "float64"]
+    lines = [line for line in result.out.splitlines() if line.startswith("Tanh")]
+    assert [line.split()[1] for line in lines] == ["float32", "float64"]
     assert all(line.split()[-2:] == ["0", "passed"] for line in lines)
     assert result.out.splitlines()[-1].startswith("passed: all ")
     assert result.out.splitlines()[-1].endswith("; 0 hidden waits")
@@ -151,13 +151,37 @@ def test_by_default_every_backend_that_works_here(
 ) -> None:
     asked: list[str] = []
 
-    def certify(names: list[str], only: str, progress: object) -> list[Row]:
+    def certify(names: list[str], only: str, progress: object, jobs: object) -> list[Row]:
         asked.extend(names)
         return []
 
     monkeypatch.setattr("xbp.testing.certificate.certify", certify)
     command()
     assert asked == xbp.available_backends()
+
+
+@needs_strict
+def test_progress_is_told_where_no_person_watches(command: Command) -> None:
+    lines = command("--backend", STRICT, "--only", "L1Loss").err.splitlines()
+    assert lines[0] == "0 of 12 cases" and lines[-1] == "12 of 12 cases"
+    assert 3 < len(lines) <= 12
+
+
+def test_progress_is_ten_lines_however_many_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    for done in range(831):
+        parity.tell(done, 830, "")
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{done} of 830 cases" for done in range(0, 831, 83)]
+
+
+def test_the_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row of the whole catalogue is one line."""
+    items = list({(item.kind, item.name): item for item in catalogue()}.values())
+    rows = [row(item.name, kind=item.kind, waits=10, cases=100, forward=1e9) for item in items]
+    parity.print_tables(Certificate(rows, {}, {"torch": {"device": "cpu"}}))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len([line for line in lines if line.rstrip().endswith("passed")]) == len(rows)
 
 
 # --- bad usage -----------------------------------------------------------------------------------
@@ -183,6 +207,7 @@ def test_cupy_without_a_gpu_is_one_sentence_and_status_2(command: Command) -> No
         (["--only", "no such thing"], "no case has 'no such thing' in it"),
         (["--json", "nowhere/p.json"], "'nowhere/p.json' cannot be written"),
         (["--markdown", "."], "'.' is a folder"),
+        (["--jobs", "0"], "--jobs must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_status_2(

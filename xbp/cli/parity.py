@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from xbp.arguments import integer
 from xbp.backend import available_backends, find_backend
 from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.report import new_table
@@ -47,9 +48,18 @@ Output = Annotated[
         help="A folder for what of these two has no file of its own: parity_cupy.json, .md."
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        help="The number of processes, which share the device and the cores: by default one a "
+        "core, 8 at most, and fewer for few cases. The certificate is the same."
+    ),
+]
 
-
-WIDTH = 116  # of the table
+WIDTH = 80
+"""Columns of a terminal that the tables fit into."""
+LINES = 10
+"""Lines of progress where there is no terminal."""
 
 
 def parity(
@@ -58,6 +68,7 @@ def parity(
     json_file: JSON = None,
     markdown_file: Markdown = None,
     output: Output = None,
+    jobs: Jobs = None,
 ) -> None:
     """Check that every layer, loss, optimizer, initializer, primitive and accelerator of xbp, and
     a training of LeNet-5, give on each backend what numpy gives in float64, up to rounding.
@@ -67,6 +78,7 @@ def parity(
     """
     from xbp.testing.certificate import Certificate, certify  # with the catalogue: all of xbp
 
+    jobs = None if jobs is None else integer("--jobs", jobs, least=1)
     names = list(dict.fromkeys(backend or available_backends()))
     for name in names:
         find_backend(name)  # refuses what is unknown, or does not work here
@@ -85,7 +97,7 @@ def parity(
     start, date = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     versions = surroundings()  # now: files may change while they are being checked
     with progress_bar() as progress:
-        rows = certify(names, only, progress)
+        rows = certify(names, only, progress, jobs)
     if not rows:
         msg = f"no case has {only!r} in it; try a name, such as --only Conv2d"
         raise InputError(msg)
@@ -106,9 +118,9 @@ def parity(
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar, if a person watches; it leaves nothing behind."""
+    """A bar that leaves nothing behind, if a person watches; else some lines for a log."""
     if not on_terminal():
-        yield lambda done, total, case: None
+        yield tell
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -122,6 +134,12 @@ def progress_bar() -> Iterator[Progress]:
         yield update
 
 
+def tell(done: int, total: int, case: str) -> None:
+    """A line on the error output at the start, and after each tenth of the cases."""
+    if total and (done == 0 or done * LINES // total > (done - 1) * LINES // total):
+        typer.echo(f"{done} of {total} cases", err=True)
+
+
 def print_tables(certificate: Certificate) -> None:
     """One for each backend, what failed at the top; then every failure, and the verdict."""
     from xbp.testing.certificate import COLUMNS, LEGEND
@@ -129,16 +147,18 @@ def print_tables(certificate: Certificate) -> None:
     for backend, facts in certificate.backends.items():
         typer.echo(f"{backend} ({facts['device']})")
         table, kind = new_table(*COLUMNS, left=2), ""
+        table.padding, table.show_edge = (0, 0), False  # narrow: the columns' gaps are enough
         for row in certificate.failing_first(backend):
-            if kind not in ("", row.kind):
+            if kind != row.kind:
                 table.add_section()
+                table.add_row(f"{row.kind}:")
             kind = row.kind
-            table.add_row(*row.cells())
+            table.add_row(row.name, *row.cells()[1:])
         # Nothing of it may be cut off, wherever it goes.
         Console(markup=False, emoji=False, highlight=False, width=WIDTH).print(table)
     for failure in certificate.failures:
         typer.echo(f"FAILED  {failure}")
-    typer.echo(textwrap.fill(LEGEND, 100))
+    typer.echo(textwrap.fill(LEGEND, WIDTH))
     typer.echo(certificate.verdict())
 
 

@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from xbp.backend import brief
 from xbp.testing.catalogue import Item, catalogue, working_accelerators
 from xbp.testing.curves import Training, sees_waits
 from xbp.testing.parity import Finding
+from xbp.testing.workers import check_all, usual_jobs
 
 LEGEND = (
     "forward, backward, state: the largest distance of a result to numpy's in float64, in units of "
@@ -72,15 +70,18 @@ class Row:
         )
 
 
-COLUMNS = ("item", "dtype", "cases", "forward", "backward", "state", "bits", "waits", "verdict")
+COLUMNS = ("item", "dtype", "cases", "forward", "backward", "state", "bits", "waits", "result")
 
 
 Progress: TypeAlias = "Callable[[int, int, str], None]"
-"""Is told how many cases are done, of how many, and which one is next."""
+"""Is told how many cases are done, of how many, and which one was the last."""
 
 
 def certify(
-    backends: Iterable[str], only: str = "", progress: Progress = lambda done, total, case: None
+    backends: Iterable[str],
+    only: str = "",
+    progress: Progress = lambda done, total, case: None,
+    jobs: int | None = 1,
 ) -> list[Row]:
     """Run the catalogue.
 
@@ -91,6 +92,9 @@ def certify(
     only : str
         Run only the cases with this text, in whatever letters, in their kind, name or call.
     progress : callable, optional
+    jobs : int, optional
+        In this many processes; None for as many as the cores and the cases make worth while. The
+        rows are the same.
 
     Returns
     -------
@@ -99,14 +103,18 @@ def certify(
     """
     backends = list(backends)
     watched = {name for name in backends if sees_waits(name)}
-    items = [item for item in catalogue() if _matches(item, only)]
+    items = {i: item for i, item in enumerate(catalogue()) if _matches(item, only)}
+    jobs = usual_jobs(len(items)) if jobs is None else min(jobs, max(1, len(items)))
+    progress(0, len(items), "")
+    checked: dict[int, list[Finding]] = {}
+    for number, findings in check_all(items, backends, jobs):
+        checked[number] = findings
+        progress(len(checked), len(items), items[number].case)
     rows: list[Row] = []
     found: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
-    for done, item in enumerate(items):
-        progress(done, len(items), item.case)
-        pairs = ((item.case, finding) for finding in _check(item, backends))
+    for number, item in items.items():
+        pairs = ((item.case, finding) for finding in checked[number])
         found.setdefault((item.kind, item.name), []).extend(pairs)
-    progress(len(items), len(items), "")
     rows = [
         row
         for (kind, name), group in found.items()
@@ -117,19 +125,6 @@ def certify(
 
 def _matches(item: Item | Training, text: str) -> bool:
     return text.casefold() in f"{item.kind} {item.name} {item.case}".casefold()
-
-
-def _check(item: Item | Training, backends: list[str]) -> list[Finding]:
-    try:
-        with np.errstate(all="ignore"):  # numbers that are not finite are compared, not announced
-            return item.check(backends)
-    except Exception as error:  # in computing the truth
-        problem = f"there is nothing to compare with: numpy fails with {brief(error)}"
-        return [
-            Finding(backend, dtype, "the truth", "forward", 0.0, 0.0, problem)
-            for backend in backends
-            for dtype in ("float32", "float64")
-        ]
 
 
 def _summarize(
