@@ -976,6 +976,25 @@ def test_a_failure_ends_with_status_2_after_the_tables(command, side):
     assert "1 measurement failed" in err.splitlines()[-1]
 
 
+def test_each_row_is_written_before_the_next_is_measured(command, tmp_path, monkeypatch):
+    file, written = tmp_path / "r.json", []
+
+    def rows():
+        return [r["label"] for r in json.loads(file.read_text())["rows"]] if file.exists() else []
+
+    prepare = Harness._prepare
+
+    def look(self, *args):
+        written.append(rows())
+        return prepare(self, *args)
+
+    monkeypatch.setattr(Harness, "_prepare", look)
+    options = ("--quick", "--side", "xbp", "--batch", "8", "--batch", "16", "--json", file)
+    assert command("lenet5-train", *options)[0] == 0
+    assert written == [[], ["8"]]
+    assert rows() == ["8", "16"]
+
+
 def test_import_xbp_does_not_load_the_benchmarks():
     code = "import sys, xbp; print('xbp.benchmarks' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 
-from xbp import accelerators, models, nn, optim
-from xbp.accelerators import cuda
+from xbp import models, nn, optim
 from xbp.accelerators.cuda import launch
+from xbp.accelerators.cuda.ahead import Program, programs
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 
@@ -56,54 +56,36 @@ def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
     return ptx.value.decode()
 
 
-class Recorded(emulation.Emulation):
-    """Computes nothing, and remembers with which macros each file was to be compiled."""
+def wanted(dtype: str) -> dict[Program, set[str]]:
+    """What a training step of LeNet-5 launches, with a batch of 64; and the two files it spares."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[tuple[str, tuple[Any, ...]], set[str]] = {}
+    def step() -> None:
+        model = models.LeNet5(rng=0).astype(dtype)
+        optimizer = optim.Adam(model.parameters())
+        logits, backward = model.forward(np.zeros((64, 1, 28, 28), dtype), training=True)
+        labels = np.arange(64, dtype=np.uint8) % 10
+        nn.for_parameters(backward)(nn.CrossEntropyLoss()(logits, labels)[1])
+        optimizer.step()
 
-    def empty(self, shape: Any, dtype: Any) -> Any:
-        return np.zeros(shape, dtype)
-
-    def launch(
-        self, kernel: tuple[str, str], macros: dict[str, Any], grid: Any, threads: int, task: Any
-    ) -> None:
-        self.seen.setdefault((kernel[0], tuple(macros.items())), set()).add(kernel[1])
-
-
-def step(dtype: str, monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    """What a training step of LeNet-5 launches, with a batch of 64."""
-    machine = Recorded()
-    monkeypatch.setitem(launch.machines, "numpy", machine)
-    table = {function.__name__: function for function in cuda.ACCELERATORS}
-    monkeypatch.setitem(accelerators._tables, np.ndarray, table)
-    model = models.LeNet5(rng=0).astype(dtype)
-    optimizer = optim.Adam(model.parameters())
-    logits, backward = model.forward(np.zeros((64, 1, 28, 28), dtype), training=True)
-    labels = np.arange(64, dtype=np.uint8) % 10
-    nn.for_parameters(backward)(nn.CrossEntropyLoss()(logits, labels)[1])
-    optimizer.step()
-    machine.launch(("philox.cu", "philox"), {}, (1, 1), 256, None)
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}
-    for average in (0, 1):
-        macros = {"real": launch.REALS[dtype], "AVERAGE": average, **pool}
-        machine.launch(("pooling.cu", "pool"), macros, (1, 1), 1, None)
-    return machine
+    of_pools = ({"real": launch.REALS[dtype], "AVERAGE": average, **pool} for average in (0, 1))
+    return {
+        **programs(step),
+        ("philox.cu", ()): {"philox"},
+        **{("pooling.cu", tuple(macros.items())): {"pool"} for macros in of_pools},
+    }
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", launch.REALS)
-def test_every_file_compiles(
-    dtype: str, architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_file_compiles(dtype: str, architecture: str) -> None:
     supported = (ctypes.c_int * 99)()
     nvrtc().nvrtcGetSupportedArchs(supported)  # type: ignore[union-attr]
     if int(architecture[3:]) not in supported:
         pytest.skip(f"this NVRTC knows no {architecture}")
     whole = architecture == "sm_90" and dtype == "float32"
-    seen = step(dtype, monkeypatch).seen
+    seen = wanted(dtype)
     files = dict(list(seen))
     assert files.keys() == {path.name for path in Path(launch.__file__).parent.glob("*.cu")}
     for file, macros in seen if whole else files.items():

@@ -224,6 +224,7 @@ class Harness:
         self, options: Options, sides: Iterable[str], say: Callable[[str], None] = lambda _: None
     ) -> None:
         self.options, self.say = options, say
+        self.found: Callable[[], None] = lambda: None  # is called after each row
         self.on_gpu = self.resident = on_gpu(options.backend)  # then data stay on the device
         self.scale = QUICK if options.quick else Scale(**(LARGE if self.on_gpu else {}))
         self.rounds = options.rounds or self.scale.rounds
@@ -620,6 +621,7 @@ class Harness:
         medians = {side: median(values) for side, values in costs.items()}
         row |= {"costs": costs, "medians": medians, "ratios": ratios}
         self.rows.append({"workload": name, "label": label} | row | (checked or {}))
+        self.found()
 
 
 def deviation(values: list[float], expected: list[float]) -> float:

@@ -117,9 +117,10 @@ def bench(
             if find_spec("matplotlib"):
                 plot_file = plot_file or Path(f"{stem}.png")
         files = json_file, markdown_file, plot_file
+        # After each row, the picture after each workload: whoever stops a long run keeps those.
+        harness.found = lambda: _write(results(harness), json_file, markdown_file)
         for name in names:
             harness.measure(name)
-            # After each workload: whoever stops a long run keeps what it has found.
             _write(results(harness), *files)
     typer.echo(markdown(results(harness)), nl=False)
     for path in filter(None, files if output else ()):
@@ -146,8 +147,12 @@ def _of(what: str, wanted: list[str] | None, known: dict[str, Any], backend: str
     return [name for name in known if name in (wanted or usual)]
 
 
-def _write(found: dict[str, Any], *files: Path | None) -> None:
-    json_file, markdown_file, plot_file = files
+def _write(
+    found: dict[str, Any],
+    json_file: Path | None,
+    markdown_file: Path | None,
+    plot_file: Path | None = None,
+) -> None:
     if json_file:
         write_text(json_file, json.dumps(found, indent=1) + "\n")
     if markdown_file:

@@ -26,6 +26,7 @@ import numpy as np
 import xbp
 from xbp.backend import brief
 from xbp.errors import XBPError
+from xbp.machine import cpus
 from xbp.testing.catalogue import Item, catalogue
 from xbp.testing.curves import Training
 from xbp.testing.parity import Finding
@@ -43,10 +44,8 @@ THREADS = (
 
 
 def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many this process may use."""
+    return len(cpus()) or os.cpu_count() or 1
 
 
 def usual_jobs(cases: int) -> int:

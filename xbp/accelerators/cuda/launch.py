@@ -80,12 +80,15 @@ class CuPy:
         function = self.functions.get(key)
         if function is None:
             file, name = kernel
-            module = self.cupy.RawModule(code=source(file), options=options(macros))
-            function = self.functions[key] = module.get_function(name)
+            function = self.functions[key] = self.module(file, macros).get_function(name)
         # CuPy passes a numpy array of one entry by value, whatever that entry is.
         import numpy as np
 
         function(grid, (threads,), (np.frombuffer(bytes(task), f"V{ctypes.sizeof(task)}"),))
+
+    def module(self, file: str, macros: dict[str, Any]) -> Any:
+        """A `cupy.RawModule`, which CuPy compiles when it is first used, and keeps on disk."""
+        return self.cupy.RawModule(code=source(file), options=options(macros))
 
     def multiply(self, a: Array, b: Array, c: Array) -> bool:
         blas, cuda = cublas.library(), self.cupy.cuda
@@ -116,10 +119,14 @@ machines: dict[str, Machine] = {}
 
 def machine_of(array: Array) -> Machine:
     """What runs kernels on an array."""
-    root = type(array).__module__.partition(".")[0]
-    if root not in machines:
-        machines[root] = CuPy()
-    return machines[root]
+    return machine_for(type(array).__module__.partition(".")[0])
+
+
+def machine_for(package: str) -> Machine:
+    """What runs kernels on the arrays of a package."""
+    if package not in machines:
+        machines[package] = CuPy()
+    return machines[package]
 
 
 # --- arrays --------------------------------------------------------------------------------------

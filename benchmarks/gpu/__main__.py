@@ -1,0 +1,157 @@
+"""The command; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import benchmarks.gpu
+from benchmarks.gpu.page import headline, page
+from benchmarks.gpu.parts import GPU_ONLY, Part, Settings, parts
+from benchmarks.gpu.running import ROOT, Outcome, Running, stop_all, wait_for_one
+from benchmarks.gpu.schedule import END, allowance, forecast
+from xbp.benchmarks.workloads import on_gpu
+from xbp.training.files import write_text
+
+
+class Run:
+    """Runs parts within a time, and writes the page after each.
+
+    Attributes
+    ----------
+    outcomes : dict of str to Outcome
+        By the parts' names.
+    """
+
+    def __init__(self, settings: Settings, facts: dict[str, str], minutes: float, end: float):
+        self.settings, self.facts, self.minutes, self.end = settings, facts, minutes, end
+        self.known = parts(settings)
+        self.outcomes = {part.name: Outcome(part, "not reached") for part in self.known}
+        self.running: list[Running] = []
+
+    @property
+    def left(self) -> float:
+        return self.end - time.perf_counter()
+
+    def go(self, chosen: Sequence[Part]) -> None:
+        """First those that run together, then the others one by one."""
+        try:
+            left = self.left
+            for part in chosen:
+                if part.together:
+                    self.start(part, allowance(part, left))
+            self.finish()
+            for part in chosen:
+                if not part.together:
+                    self.start(part, allowance(part, self.left))
+                    self.finish()
+        finally:  # an interrupt
+            stop_all(self.running)
+            for one in self.running:
+                self.outcomes[one.part.name] = one.outcome()
+            self.write()
+
+    def start(self, part: Part, allowed: float) -> None:
+        if not allowed:
+            print(f"{part.name}: not reached; {max(0, self.left):.0f} s are left", flush=True)
+            return
+        most = "" if allowed == math.inf else f", {allowed:.0f} s at most"
+        print(f"{part.name}: {part.what}{most}", flush=True)
+        self.running.append(Running(part, self.settings.log(part.name), allowed))
+
+    def finish(self) -> None:
+        """Wait for all that run, and write the page after each."""
+        while self.running:
+            ended = wait_for_one(self.running).outcome()
+            self.outcomes[ended.part.name] = ended
+            self.write()
+            said = f"{ended.how}, {ended.seconds:.0f} s; {headline(ended, self.settings)}"
+            print(f"{ended.part.name}: {said}", flush=True)
+
+    def write(self) -> None:
+        outcomes = self.outcomes | {one.part.name: one.outcome() for one in self.running}
+        gpu_only = () if on_gpu(self.settings.backend) else GPU_ONLY
+        left_out = dict.fromkeys(gpu_only, "only on a GPU")
+        text = page([*outcomes.values()], self.settings, self.facts, self.minutes, left_out)
+        write_text(self.page, text)
+
+    @property
+    def page(self) -> Path:
+        return self.settings.folder / f"{self.settings.stem}.md"
+
+
+def ask(backend: str, seconds: float) -> dict[str, str]:
+    """Device, versions and commit; why not, where it cannot be told."""
+    command = [sys.executable, "-m", "benchmarks.gpu.facts", backend]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"device": "unknown", "facts": f"no answer in {seconds:.0f} s"}
+    if done.returncode:
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        return {"device": "unknown", "facts": last}
+    facts: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return facts
+
+
+def file_stem(backend: str, facts: dict[str, str], quick: bool = False) -> str:
+    """What the names of all files begin with.
+
+    >>> file_stem("cupy", {"device": "NVIDIA H200, compute capability 9.0, 140 GiB"})
+    'gpu_nvidia_h200'
+    >>> file_stem("numpy", {"device": "cpu"}, quick=True)
+    'trial_numpy_quick'
+    """
+    device = re.sub(r"[^a-z0-9]+", "_", facts["device"].partition(",")[0].lower()).strip("_")
+    name = f"gpu_{device}" if on_gpu(backend) else f"trial_{backend}"
+    return name + "_quick" * quick
+
+
+def main() -> None:
+    began = time.perf_counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=benchmarks.gpu.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="only these; by default all")
+    parser.add_argument("--minutes", type=float, help="that there are; by default no limit")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--backend", default="cupy")
+    parser.add_argument("--quick", action="store_true", help="only try that all of it works")
+    given = parser.parse_args()
+    minutes = math.inf if given.minutes is None else given.minutes
+    if not minutes * 60 > END:
+        parser.error(f"--minutes must be more than {END / 60:.2g}, got {minutes:g}")
+    folder = given.output.absolute()
+    facts = ask(given.backend, min(120.0, minutes * 60 / 4))
+    stem = file_stem(given.backend, facts, given.quick)
+    settings = Settings(given.backend, folder, stem, given.quick, given.minutes is not None)
+    settings.log("").parent.mkdir(parents=True, exist_ok=True)
+    run = Run(settings, facts, minutes, began + minutes * 60)
+    names = [part.name for part in run.known]
+    for name in given.parts:
+        if name not in names:
+            parser.error(f"there is no part {name!r}; choose from {', '.join(names)}")
+    chosen = [part for part in run.known if part.name in (given.parts or names)]
+    late = [part.name for part in chosen if part.name not in forecast(chosen, run.left)]
+    if late:
+        print(f"probably not reached: {', '.join(late)}", flush=True)
+    run.go(chosen)
+    print(f"wrote {run.page}")
+    sys.exit(any(run.outcomes[part.name].how != "done" for part in chosen))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Kernels compiled before they are needed, by several threads.
+
+Which kernels a network takes, with which macros, follows from shapes alone. So a run of it on numpy
+arrays, by a machine that computes nothing, tells; there is no need of a GPU. NVRTC compiles without
+holding Python's lock, and CuPy keeps what it made on disk (``~/.cupy/kernel_cache``, or
+``CUPY_CACHE_DIR``) by source, macros, architecture and version, for later processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from xbp import accelerators
+from xbp.accelerators import cuda
+from xbp.accelerators.cuda import launch
+from xbp.accelerators.cuda.launch import Array, Shape
+
+Program: TypeAlias = "tuple[str, tuple[tuple[str, Any], ...]]"
+"""A file and its macros: what NVRTC compiles at once."""
+
+
+class Recorder:
+    """A `launch.Machine` that computes nothing and keeps what would have been compiled.
+
+    Attributes
+    ----------
+    seen : dict
+        For each `Program`, the names of its kernels that were to be launched.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[Program, set[str]] = {}
+
+    def empty(self, shape: Shape, dtype: Any) -> Array:
+        return np.zeros(shape, dtype)
+
+    def address(self, array: Array) -> int:
+        return 0
+
+    def launch(
+        self,
+        kernel: tuple[str, str],
+        macros: dict[str, Any],
+        grid: tuple[int, int],
+        threads: int,
+        task: ctypes.Structure,
+    ) -> None:
+        file, name = kernel
+        self.seen.setdefault((file, tuple(macros.items())), set()).add(name)
+
+    def multiply(self, a: Array, b: Array, c: Array) -> bool:
+        return False  # where there is no cuBLAS, a kernel multiplies
+
+
+def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
+    """What the kernels for CuPy need compiled in `run`, which computes on numpy arrays.
+
+    Meanwhile numpy arrays hold no meaningful numbers in any thread: this is for the start of a
+    process. Programs come in the order of their first use.
+
+    Examples
+    --------
+    >>> from xbp import nn
+    >>> layer, x = nn.ReLU(), np.ones((2, 3), "float32")
+    >>> for (file, macros), kernels in programs(lambda: layer.forward(x)[1](x)).items():
+    ...     print(file, macros, sorted(kernels))
+    passes.cu (('real', 'float'),) ['rectify', 'rectify_to_input']
+    """
+    recorder = Recorder()
+    tables: tuple[dict[Any, Any], ...] = (accelerators._tables, launch.machines)
+    before = [dict(table) for table in tables]
+    accelerators.register(np.ndarray, cuda.ACCELERATORS)
+    launch.machines["numpy"] = recorder
+    try:
+        run()
+    finally:
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
+    return recorder.seen
+
+
+def compile_ahead(wanted: Iterable[Program], threads: int | None = None) -> int:
+    """Compile programs for CuPy's current device, and load them; how many there were.
+
+    Parameters
+    ----------
+    wanted : iterable of (file, macros)
+        As `programs` gives them.
+    threads : int, optional
+        At most this many at a time: by default as many as there are cores.
+    """
+    import cupy
+
+    device, machine = cupy.cuda.Device(), launch.machine_for("cupy")
+    assert isinstance(machine, launch.CuPy)
+
+    def compile_one(program: Program) -> None:
+        file, macros = program
+        with device:  # it belongs to the thread
+            machine.module(file, dict(macros)).compile()
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return len(list(pool.map(compile_one, wanted)))
