@@ -502,7 +502,41 @@ class TestMistakes:
         (tmp_path / "history.csv").write_text("of an older run")
         result = fresh(*options(small, tmp_path, lr=1e30))
         assert_sentence(result, "epoch 1, step 2", "layer '", "learning rate")
-        assert rows(tmp_path) == []
+        assert (tmp_path / "history.csv").read_text() == "of an older run"
+        assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+    def test_a_run_that_diverges_looks_like_no_good_one(
+        self, command, small, tmp_path, monkeypatch
+    ):
+        """Nothing of it stands beside an older model; and a good run takes its traces away."""
+        assert command(*options(small, tmp_path, epochs=1)).code == 0
+        older = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+        def poison(self, trainer, epoch, record):
+            trainer.model[7].weight.data[0, 0] = float("nan")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(EpochLines, "on_epoch_end", poison)
+            assert_sentence(command(*options(small, tmp_path)), str(tmp_path / "diverged.csv"))
+        assert {name: (tmp_path / name).read_bytes() for name in older} == older
+        assert {path.name for path in tmp_path.iterdir()} == {*older, "diverged.csv"}
+        assert command(*options(small, tmp_path, epochs=1)).code == 0
+        assert {path.name for path in tmp_path.iterdir()} == set(older)
+
+    def test_a_report_of_an_older_run_goes(self, command, small, tmp_path):
+        for name in ("report.html", "diverged.csv"):
+            (tmp_path / name).write_text("of an older run")
+        assert command(*options(small, tmp_path, epochs=1)).code == 0
+        assert not (tmp_path / "report.html").exists()
+        assert not (tmp_path / "diverged.csv").exists()
+
+    def test_a_model_that_only_guesses_gets_a_hint(self, command, small, tmp_path):
+        hint = "the model has learned nothing that helps"
+        result = command(*options(small, tmp_path, lr=1000, epochs=1))
+        assert result.code == 0
+        assert f"{hint}: one who always says the same class is right for " in result.out
+        assert "try a --learning-rate below 1000" in result.out
+        assert hint not in command(*options(small, tmp_path, epochs=4)).out
 
     def test_nan_in_a_later_epoch_keeps_the_earlier_ones(
         self, command, small, tmp_path, monkeypatch
@@ -513,7 +547,9 @@ class TestMistakes:
         monkeypatch.setattr(EpochLines, "on_epoch_end", poison)
         result = command(*options(small, tmp_path))
         assert_sentence(result, "epoch 2, step 1", "layer '7', Linear")
-        assert [row["epoch"] for row in rows(tmp_path)] == ["1"]
+        with (tmp_path / "diverged.csv").open(newline="", encoding="utf-8") as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]
+        assert not (tmp_path / "history.csv").exists()
         assert not (tmp_path / "model.safetensors").exists()
 
     def test_the_system_refuses_something(self, command, small, tmp_path, monkeypatch):

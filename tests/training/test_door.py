@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -506,3 +509,33 @@ def test_the_names_of_records_are_known() -> None:
 
 def mean_of_first(prediction: Any, target: Any) -> Any:
     return prediction[:, 0].mean()
+
+
+def test_frames_of_pandas() -> None:
+    """Floats of 64 bits for a model of 32, and a column of targets for one output."""
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(inputs(), columns=["a", "b"])
+    model = network(1, dtype="float32")
+    trainer = xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
+    refused(trainer, r"give y\[:, None\]", table, table["a"])
+    assert len(trainer.fit(table, table[["a"]], validation_data=(table, table[["a"]]))) == 1
+
+
+@pytest.mark.parametrize("where", ["", "on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end"])
+def test_data_are_free_when_fit_has_ended(where: str) -> None:
+    """As an error has no circle of references, wherever it comes from."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError
+
+    gc.disable()
+    try:
+        x = inputs().copy()
+        held = weakref.ref(x)
+        with suppress(RuntimeError):
+            callbacks = [LambdaCallback(**{where: fail})] if where else []
+            make().fit(x, LABELS, callbacks=callbacks)
+        del x
+        assert held() is None
+    finally:
+        gc.enable()

@@ -106,6 +106,40 @@ def test_on_a_device_smaller_batches_are_tried(backend: str) -> None:
             assert greedy.asked[-1] == max(8 if room else 1, 1)
 
 
+class Wide(nn.Layer):
+    """Has no room for so many samples in inference."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        if not training and x.shape[0] > self.room:
+            raise numpys(x.shape[0])
+        return x, lambda dy: dy
+
+
+@pytest.mark.parametrize("backend", ["numpy", "array_api_strict"])
+def test_predicting_and_evaluating_say_it_too(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(backend)
+    monkeypatch.setattr("xbp.training.memory.free_memory", lambda array: 32 * GIB)
+    x = np.ones((64, 2))
+    with xbp.use_backend(backend):
+        trainer = trainer_of(Wide(8))
+        for what, call in {
+            "predicting with batch size 32": lambda: trainer.predict(x, 32),
+            "evaluating with batch size 64": lambda: trainer.evaluate(x, x, 64),
+            "evaluating with batch size 512": lambda: trainer.fit(x, x, validation_data=(x, x)),
+        }.items():
+            with pytest.raises(OutOfMemoryError, match="would probably fit") as caught:
+                call()
+            assert str(caught.value).startswith(f"{what} needs too much memory: ")
+            assert "a batch size of 8 would" in str(caught.value)
+            assert caught.value.__suppress_context__
+        assert trainer.predict(x, 8).shape == (64, 2)
+
+
 def test_what_was_tried_may_fail_in_another_way() -> None:
     pytest.importorskip("array_api_strict")
 

@@ -97,7 +97,7 @@ def test_something_else_is_one_sentence_that_names_the_function(kind: str) -> No
         (make(metrics=[named]), [], "the metric named must return a number or a 0-d array, got "),
         (make(loss), [], r"the loss .*loss, as its value, must return a number"),
         (make(named), [], r"the loss .*named must return \(value, gradient\)"),
-        (make(), [LambdaCallback(on_epoch_end=put)], "LambdaCallback.on_epoch_end .* 'own'"),
+        (make(), [LambdaCallback(on_epoch_end=put)], "what .*put puts into the record as 'own'"),
     ]:
         with pytest.raises(InputError, match=sentence) as error:
             trainer.fit(*data(), batch_size=4, callbacks=callbacks)
@@ -211,3 +211,12 @@ def test_a_record_of_numpys_numbers_can_be_saved_and_monitored(tmp_path: Any) ->
     trainer.fit(*data(), 2, callbacks=callbacks)
     assert (tmp_path / "m-0.50").exists()
     assert capture(trainer)[1]["history"]["records"][1]["val_loss"] == 0.5
+
+
+def test_a_state_that_is_no_dict_names_its_callback(tmp_path: Any) -> None:
+    class Odd(LambdaCallback):
+        def state_dict(self) -> Any:
+            return [1]
+
+    with pytest.raises(InputError, match=r"Odd.state_dict must return a dict .* got a list of 1"):
+        make().fit(*data(), callbacks=[Odd(), Checkpoints(tmp_path)])

@@ -42,6 +42,9 @@ from xbp.training.progress import on_terminal, percent
 app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
 
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
+DIVERGED = "diverged.csv"
+"""The history of a run that came to a loss that is not finite; that of a good one is `HISTORY`."""
+RESULTS = (HISTORY, WEIGHTS, RECORD, CURVES, CONFUSION, REPORT, DIVERGED)
 
 
 BackendName = Annotated[
@@ -66,7 +69,10 @@ LearningRate = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option(help="Of weights and shuffles; the same one repeats a run exactly.")
+    int,
+    typer.Option(
+        help="Of weights and shuffles; the same one, with as many threads, repeats a run exactly."
+    ),
 ]
 DType = Annotated[str, typer.Option(help="The type of all numbers: float32 or float64.")]
 Limit = Annotated[int | None, typer.Option(help="Use only the first training images.")]
@@ -215,14 +221,15 @@ def train_classifier(
     ------
     XBPError
         Something is wrong with an option or the data: nothing has been trained then. Or the loss
-        became infinite or nan: the history has been written then.
+        became infinite or nan: the history so far is in `DIVERGED` then, and older results are
+        what they were.
     """
     options.check()
     backend = find_backend(options.backend, device=options.device)
     xbp.set_backend(backend.name, device=options.device)
     model = make_model(options.classes, dtype=options.dtype, rng=options.seed)
     train, test = load(title, image_size, options)
-    prepare_folder(options.output, (HISTORY, WEIGHTS, RECORD, CURVES, CONFUSION, REPORT))
+    prepare_folder(options.output, RESULTS)
     started = datetime.now(UTC).isoformat(timespec="seconds")
 
     typer.echo(f"{title} on {backend}")
@@ -245,6 +252,8 @@ def train_classifier(
     typer.echo("\ntest set, class by class")
     show(class_table(matrix))
     typer.echo(f"test loss {test_loss:.4f}, test accuracy {percent(matrix.trace(), matrix.sum())}")
+    if hint := hint_of(matrix, options):
+        typer.echo(hint)
     typer.echo(
         f"trained in {seconds:.1f} s, tests after each epoch included, at {rate:,.0f} images/s"
         + (f"; peak memory {memory}" if memory else "")
@@ -322,7 +331,7 @@ def fit(
     Raises
     ------
     NonFiniteError
-        The loss became infinite or nan. The history until then has been written.
+        The loss became infinite or nan. The history until then has been written to `DIVERGED`.
     """
     stopwatch = Stopwatch()
     saving = []
@@ -345,9 +354,12 @@ def fit(
             verbose=False,
             resume=options.resume and checkpoints_of(options.resume),
         )
-    except NonFiniteError:
-        trainer.history.to_csv(options.output / HISTORY)
-        raise
+    except NonFiniteError as error:
+        if not len(trainer.history):
+            raise
+        trainer.history.to_csv(options.output / DIVERGED)
+        msg = f"{error}; the epochs before are in {str(options.output / DIVERGED)!r}"
+        raise NonFiniteError(msg) from None
     if trainer.epochs_done < options.epochs:
         typer.echo(f"training ended early: {history.stopped}")
     # The last batch of a whole epoch may be smaller than the others.
@@ -357,7 +369,7 @@ def fit(
 
 
 def write(trainer: Trainer, matrix: NDArray[np.int64], run: Run, options: Options) -> None:
-    """All files of a run, and one line that names them."""
+    """All files of a run, and one line that names them; those of an older run go."""
     folder = options.output
     trainer.history.to_csv(folder / HISTORY)
     save_weights(trainer.model.state_dict(), folder / WEIGHTS, model=trainer.model)
@@ -378,7 +390,22 @@ def write(trainer: Trainer, matrix: NDArray[np.int64], run: Run, options: Option
     if options.report:
         write_report(folder, folder / REPORT)
         written.append(REPORT)
+    for name in RESULTS:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
     typer.echo(f"wrote {', '.join(written)} to {folder}")
+
+
+def hint_of(matrix: NDArray[np.int64], options: Options) -> str:
+    """What to do where the model guesses no better than one who always says the same class."""
+    commonest = matrix.sum(axis=1).max()
+    if matrix.trace() > commonest:
+        return ""
+    share = percent(commonest, matrix.sum())
+    return (
+        f"the model has learned nothing that helps: one who always says the same class is right for"
+        f" {share}; try a --learning-rate below {options.lr:g}, or more images or epochs"
+    )
 
 
 def command_line(context: typer.Context) -> str:

@@ -40,7 +40,7 @@ class Run:
     Attributes
     ----------
     command : str
-        The command that repeats it.
+        The command that repeats it, exactly on one backend with one number of threads.
     title : str
         What the model is called.
     classes : int

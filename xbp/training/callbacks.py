@@ -159,19 +159,22 @@ def begun(callbacks: Sequence[Callback], trainer: Trainer) -> Iterator[None]:
     Only those end that have begun, and all of them do. The first error is the one that is raised;
     later ones are notes of it.
     """
-    begun: list[Callback] = []
-    first: BaseException | None = None
+    started: list[Callback] = []
     try:
         for callback in callbacks:
             callback.on_fit_begin(trainer)
-            begun.append(callback)
+            started.append(callback)
         yield
     except BaseException as error:
-        first = error
+        _end(started, trainer, error)
         raise
-    finally:
-        failed = first
-        for callback in reversed(begun):
+    _end(started, trainer, None)
+
+
+def _end(callbacks: Sequence[Callback], trainer: Trainer, earlier: BaseException | None) -> None:
+    first = earlier
+    try:
+        for callback in reversed(callbacks):
             try:
                 callback.on_fit_end(trainer)
             except BaseException as error:
@@ -180,8 +183,10 @@ def begun(callbacks: Sequence[Callback], trainer: Trainer) -> Iterator[None]:
                 else:
                     what = f"{type(callback).__name__}.on_fit_end"
                     first.add_note(f"and {what} failed: {type(error).__name__}: {error}")
-        if first is not failed and first is not None:
+        if first is not None and first is not earlier:
             raise first
+    finally:
+        del first, earlier  # no circle of references, so that memory is free at once
 
 
 def monitored(record: Record, name: str) -> float:

@@ -33,7 +33,8 @@ class Checkpoints(Callback):
     Each is one safetensors file with the parameters, running statistics and other constants, the
     optimizer's state, the position, the history and the state of the other callbacks. It appears
     whole or not at all, whenever the process is killed. After a kill, the same program with
-    ``trainer.fit(…, resume=folder)`` goes on from the last one.
+    ``trainer.fit(…, resume=folder)`` goes on from the last one; bit for bit on one backend with one
+    number of threads, see `xbp.training.resume`.
 
     Parameters
     ----------

@@ -13,12 +13,13 @@ assumed to do it; additions in any order (`scatter_add`, `cumsum`) do not.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xbp._version import __version__
-from xbp.arguments import integer, number
+from xbp.arguments import described, integer, number
 from xbp.backend import Array, dtype_name, library_of
 from xbp.errors import DataError, InputError, on_one_line
 from xbp.models.registry import recipe_of
@@ -50,7 +51,12 @@ def capture(trainer: Trainer) -> tuple[dict[str, Array], dict[str, Any]]:
     callbacks = []
     for index, callback in enumerate(stateful(trainer.callbacks)):
         values: dict[str, Any] = {}
-        _sort(f"callbacks.{index}.", callback.state_dict(), arrays, values)
+        state = callback.state_dict()
+        if not isinstance(state, Mapping):
+            what = f"{type(callback).__name__}.state_dict"
+            msg = f"{what} must return a dict of names to values, got {described(state)}"
+            raise InputError(msg)
+        _sort(f"callbacks.{index}.", state, arrays, values)
         callbacks.append({"class": type(callback).__name__, "state": values})
     backend = trainer.model.backend()
     reason = trainer.stop_reason
@@ -83,7 +89,7 @@ def stateful(callbacks: list[Callback]) -> list[Callback]:
 
 
 def _sort(
-    prefix: str, state: dict[str, Any], arrays: dict[str, Array], rest: dict[str, Any]
+    prefix: str, state: Mapping[str, Any], arrays: dict[str, Array], rest: dict[str, Any]
 ) -> None:
     """Put what is an array into `arrays`, and everything else into `rest`."""
     for name, value in state.items():

@@ -7,10 +7,9 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 
-from xbp.arguments import integer
+from xbp.arguments import integer, name_of
 from xbp.backend import (
     Array,
     Backend,
@@ -252,19 +251,19 @@ class Trainer:
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
         self.run = Run(self, (x, y), validation)
         self._prepare_recording(given, (x, y))
-        with ExitStack() as stack:
-            stack.callback(setattr, self, "run", None)  # it holds the data
-            stack.enter_context(stop_on_interrupt(self))
-            stack.enter_context(begun(self.callbacks, self))
-            stack.callback(self.optimizer.zero_grad)  # a step that failed leaves none
-            if self.resumed:
-                restore(self, self.resumed)
-            while self.epochs_done < self.last_epoch and not self.stop_reason:
-                try:
-                    self._epoch(x, y, validation)
-                except NonFiniteError as error:
-                    if not any(c.on_not_finite(self, error) for c in self.callbacks):
-                        raise
+        try:
+            with stop_on_interrupt(self), begun(self.callbacks, self):
+                if self.resumed:
+                    restore(self, self.resumed)
+                while self.epochs_done < self.last_epoch and not self.stop_reason:
+                    try:
+                        self._epoch(x, y, validation)
+                    except NonFiniteError as error:
+                        if not any(c.on_not_finite(self, error) for c in self.callbacks):
+                            raise
+        finally:
+            self.run = None  # it holds the data
+            self.optimizer.zero_grad()  # a step that failed leaves no gradients
         self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
         return self.history
 
@@ -467,7 +466,7 @@ class Trainer:
         self.history.seconds.append(self.elapsed())
         for callback in self.callbacks:
             callback.on_epoch_end(self, epoch, record)
-            make_plain(record, f"{type(callback).__name__}.on_epoch_end")
+            make_plain(record, name_of(callback.on_epoch_end))
 
     def _evaluate(self, x: Array, y: Array, batch_size: int) -> dict[str, float]:
         seen = Averages(self.loss, self.metrics)
