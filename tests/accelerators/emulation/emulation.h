@@ -27,13 +27,13 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
-enum { MOST_THREADS = 256, STACK = 1 << 16, RUNNING = 0, DONE = -1 };
+enum { MOST_THREADS = 1024, WARP = 32, STACK = 1 << 16, RUNNING = 0, DONE = -1 };
 
 struct fiber {
     ucontext_t first;
     jmp_buf at;
     bool begun;
-    int state; /* RUNNING, DONE, or the line of the barrier at which it waits */
+    int state; /* RUNNING, DONE, or the barrier at which it waits: its line; below DONE, a warp's */
     char *stack;
 };
 
@@ -58,7 +58,8 @@ static void body() { /* a fiber's life: one thread after another */
 static void resume(int thread) {
     fiber &f = fibers[thread];
     current = thread;
-    threadIdx = {(unsigned)thread, 0, 0};
+    const unsigned t = thread, row = t / blockDim.x;
+    threadIdx = {t % blockDim.x, row % blockDim.y, row / blockDim.y};
     f.state = RUNNING;
     if (_setjmp(scheduler)) return;
     if (f.begun) _longjmp(f.at, 1);
@@ -83,26 +84,40 @@ static void arrange(int *to, int n, int order) {
     }
 }
 
+/* Whether threads wait for their warp; `failed` if the others of it do not wait there. */
+static bool warps_wait(int threads, int *failed) {
+    bool waiting = false;
+    for (int i = 0; i < threads; i++) {
+        const int state = fibers[i].state, first = fibers[i - i % WARP].state;
+        waiting = waiting || state < DONE;
+        if (state != first && (state < DONE || first < DONE)) *failed = 1;
+    }
+    return waiting && !*failed;
+}
+
 extern "C" char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[] __attribute__((weak));
 
-static int launch(int blocks_x, int blocks_y, int threads, int order) {
+static int launch(dim3 grid, dim3 shape, int order) {
+    const int blocks = grid.x * grid.y * grid.z, threads = shape.x * shape.y * shape.z;
     if (threads > MOST_THREADS) return 2;
-    const int blocks = blocks_x * blocks_y;
     int *block = (int *)malloc(blocks * sizeof(int)), thread[MOST_THREADS], failed = 0;
     arrange(block, blocks, order);
     arrange(thread, threads, order);
-    gridDim = {(unsigned)blocks_x, (unsigned)blocks_y, 1};
-    blockDim = {(unsigned)threads, 1, 1};
+    gridDim = grid;
+    blockDim = shape;
     for (int b = 0; b < blocks && !failed; b++) {
-        blockIdx = {(unsigned)(block[b] % blocks_x), (unsigned)(block[b] / blocks_x), 0};
+        const unsigned at = block[b], row = at / grid.x;
+        blockIdx = {at % grid.x, row % grid.y, row / grid.y};
         if (__start_shared_memory)
             memset(__start_shared_memory, 0xFF, (size_t)(__stop_shared_memory - __start_shared_memory));
         for (int state = RUNNING; state != DONE && !failed;) {
-            for (int i = 0; i < threads; i++) {
-                resume(thread[i]);
-                if (i == 0) state = fibers[thread[i]].state;
-                else if (fibers[thread[i]].state != state) failed = 1; /* not all at one barrier */
-            }
+            for (int i = 0; i < threads; i++) resume(thread[i]);
+            while (warps_wait(threads, &failed))
+                for (int i = 0; i < threads; i++)
+                    if (fibers[thread[i]].state < DONE) resume(thread[i]);
+            state = fibers[0].state;
+            for (int i = 0; i < threads; i++)
+                if (fibers[i].state != state) failed = 1; /* not all at one barrier */
         }
     }
     for (int i = 0; i < threads && failed; i++) fibers[i].begun = false; /* where they stand is lost */
@@ -113,11 +128,12 @@ static int launch(int blocks_x, int blocks_y, int threads, int order) {
 } /* namespace emulation */
 
 #define __syncthreads() emulation::leave(__LINE__)
+#define __syncwarp(...) emulation::leave(emulation::DONE - __LINE__)
 
 /* A kernel `name`, by the name under which it is found, `emulated_name`. */
 #define EMULATED(name, task)                                                                        \
     extern "C" int emulated_##name(void *given, int blocks_x, int blocks_y, int threads, int order) { \
         emulation::run = [](void *it) { name(*(const task *)it); };                                 \
         emulation::argument = given;                                                                \
-        return emulation::launch(blocks_x, blocks_y, threads, order);                               \
+        return emulation::launch({(unsigned)blocks_x, (unsigned)blocks_y, 1}, {(unsigned)threads, 1, 1}, order); \
     }

@@ -1,0 +1,237 @@
+"""What the stand-in must do as a GPU does, and what xbp does on its two devices.
+
+Run by `python tests/cupy_on_cpu`; pytest does not collect this file by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cupy
+import numpy as np
+import pytest
+
+import xbp
+from xbp import nn, optim
+
+double = cupy.RawKernel(
+    'extern "C" __global__ void twice(float *x) { x[threadIdx.x] *= 2; }', "twice"
+)
+UNSUPPORTED, INVALIDATED = (f"StreamCapture{it}" for it in ("Unsupported", "Invalidated"))
+
+
+@contextmanager
+def stream() -> Iterator[Any]:
+    with cupy.cuda.Stream(non_blocking=True) as made:
+        yield made
+    assert not made.is_capturing()
+
+
+# --- the stand-in --------------------------------------------------------------------------------
+
+
+def test_it_is_the_stand_in() -> None:
+    assert cupy.cuda.runtime.getDeviceProperties(0)["name"] == b"CUDA on a CPU"
+    assert cupy.cuda.runtime.getDeviceCount() == 2
+
+
+FUNCTIONS = (
+    *("sqrt", "exp", "log", "tanh", "sin", "floor", "rint", "log1p", "expm1", "abs", "square"),
+    *("cumsum", "argmax", "sum", "mean", "max", "var", "prod", "sort", "argsort", "flip", "diff"),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_cupys_own_kernels_compute(function: str, dtype: str) -> None:
+    x = np.random.default_rng(0).uniform(0.1, 2, (3, 700)).astype(dtype)
+    found, wanted = getattr(cupy, function)(cupy.asarray(x)).get(), getattr(np, function)(x)
+    assert found.dtype == wanted.dtype
+    # 2100 terms, summed in another order; the products are near 0.
+    np.testing.assert_allclose(found, wanted, rtol=2100 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("shapes", [((5, 7), (7, 3)), ((2, 5, 7), (2, 7, 3)), ((2, 5, 7), (7, 3))])
+def test_products(shapes: Any, dtype: str) -> None:
+    a, b = (np.random.default_rng(0).integers(-4, 5, shape).astype(dtype) for shape in shapes)
+    for back in (1, -1):
+        found = cupy.asarray(a)[..., ::back] @ cupy.asarray(b)
+        np.testing.assert_array_equal(found.get(), a[..., ::back] @ b)  # exact: small integers
+
+
+def test_new_memory_is_nan_and_too_much_is_refused() -> None:
+    with cupy.cuda.using_allocator(cupy.cuda.memory._malloc):
+        assert np.isnan(cupy.empty(16, "f4").get()).all()
+    with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+        cupy.empty(1 << 34, "u1")
+
+
+def test_a_copy_says_truly_where_it_goes() -> None:
+    host, device = np.zeros(4, "f4"), cupy.zeros(4, "f4")
+    runtime = cupy.cuda.runtime
+    with pytest.raises(runtime.CUDARuntimeError, match="InvalidValue"):
+        runtime.memcpy(device.data.ptr, host.ctypes.data, 16, runtime.memcpyDeviceToDevice)
+    with pytest.raises(runtime.CUDARuntimeError, match="InvalidValue"):
+        runtime.memcpy(host.ctypes.data, device.data.ptr, 16, runtime.memcpyHostToDevice)
+
+
+def test_a_capture_computes_nothing_until_it_is_launched() -> None:
+    x = cupy.ones(4, "f4")
+    double((1,), (4,), (x,))  # compiled now
+    with stream() as s:
+        s.begin_capture()
+        double((1,), (4,), (x,))
+        graph = s.end_capture()
+    assert x.get().tolist() == [2] * 4
+    graph.launch()
+    graph.launch()
+    assert x.get().tolist() == [8] * 4
+
+
+def test_scalars_are_frozen_in_a_capture() -> None:
+    x, step = cupy.zeros(4, "f4"), 1.0
+    x += step
+    with stream() as s:
+        s.begin_capture()
+        x += step
+        graph = s.end_capture()
+    step = 100.0
+    graph.launch()
+    assert x.get().tolist() == [2] * 4
+
+
+@pytest.mark.parametrize("wait", ["stream", "device", "question"])
+def test_a_wait_ends_a_capture(wait: str) -> None:
+    with stream() as s:
+        s.begin_capture()
+        if wait == "question":
+            assert not s.done  # CuPy takes the error for a no
+        else:
+            with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match=UNSUPPORTED):
+                (s if wait == "stream" else cupy.cuda.Device()).synchronize()
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match=INVALIDATED):
+            s.end_capture()
+        s.synchronize()
+
+
+REFUSED = {
+    "asarray": lambda x: cupy.asarray([1.0, 2.0]),
+    "get": lambda x: x.get(),
+    "float": lambda x: float(x[0]),
+    "mask": lambda x: x[x > 0],
+    "stack": lambda x: cupy.stack([x] * 9),
+    "product": lambda x: x.reshape(2, 2) @ x.reshape(2, 2),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_cupy_refuses_in_a_capture(what: str) -> None:
+    x = cupy.ones(4, "f4")
+    REFUSED[what](x)
+    with stream() as s:
+        s.begin_capture()
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            REFUSED[what](x)
+        s.end_capture()  # the capture has gone on
+
+
+def test_a_blocking_stream_does_not_bear_the_default_one() -> None:
+    x = cupy.ones(4, "f4")
+    with cupy.cuda.Stream() as s:
+        s.begin_capture()
+        with cupy.cuda.Stream.null, pytest.raises(Exception, match="CAPTURE_IMPLICIT"):
+            x += 1
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match=INVALIDATED):
+            s.end_capture()
+
+
+def test_a_device_has_its_own_memory_and_streams() -> None:
+    x = cupy.ones(4, "f4")
+    with cupy.cuda.Device(1):
+        assert cupy.zeros(2).device.id == 1
+        with pytest.raises(ValueError, match="device"):
+            x + 1
+
+
+# --- xbp -----------------------------------------------------------------------------------------
+
+
+Bits = dict[str, bytes]
+
+
+def recurrent(name: str) -> nn.Layer:
+    return nn.Sequential(getattr(nn, name)(5, 4, rng=0), nn.Last())
+
+
+def run(
+    capture: bool,
+    model: nn.Layer | None = None,
+    loss: Any = None,
+    optimizer: Any = optim.SGD,
+    shape: tuple[int, ...] = (18, 5),
+) -> Bits:
+    """Two epochs where arrays are born: the bits of the parameters and the optimizer's state."""
+    model = model or nn.Linear(5, 3, rng=0)
+    updates = optimizer(model.parameters(), lr=0.01)
+    trainer = xbp.Trainer(model, loss or nn.MSELoss(), updates, rng=1, capture=capture)
+    x = np.random.default_rng(2).normal(size=shape).astype("float32")
+    trainer.fit(x, xbp.to_numpy(model(xbp.asarray(x))) + 1, epochs=2, batch_size=4)
+    found = {**model.state_dict(), **updates.state_dict()}
+    return {name: np.asarray(value).tobytes() for name, value in found.items()}
+
+
+@pytest.fixture(autouse=True)
+def _on_cupy() -> None:
+    xbp.set_backend("cupy")
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss, nn.L1Loss, nn.HuberLoss])
+def test_losses_are_captured(loss: Any) -> None:
+    assert run(True, loss=loss()) == run(False, loss=loss())
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_long_recurrences_are_captured(name: str) -> None:
+    shape = (18, 12, 5)
+    eager, captured = (run(how, recurrent(name), shape=shape) for how in (False, True))
+    assert captured == eager
+
+
+def rules() -> list[Any]:
+    found = [it for it in vars(optim).values() if isinstance(it, type)]
+    return [it for it in found if issubclass(it, optim.Optimizer) and it is not optim.Optimizer]
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_every_optimizer_is_captured(rule: Any) -> None:
+    assert run(True, optimizer=rule) == run(False, optimizer=rule)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_the_second_device(capture: bool) -> None:
+    with xbp.use_backend("cupy", device=1):
+        found = run(capture)
+    assert found == run(capture)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_the_second_device_in_another_thread(capture: bool) -> None:
+    """For all threads it was asked for in this one."""
+    found: list[Any] = []
+
+    def there() -> None:
+        try:
+            found.append(run(capture))
+        except Exception as error:
+            found.append(error)
+
+    wanted = run(capture)
+    xbp.set_backend("cupy", device=1)
+    thread = threading.Thread(target=there)
+    thread.start()
+    thread.join()
+    assert found == [wanted]
