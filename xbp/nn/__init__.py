@@ -31,6 +31,7 @@ from xbp.nn.sequential import Sequential, trace
 from xbp.nn.shape import Flatten, Last
 from xbp.nn.softmax import LogSoftmax, Softmax
 from xbp.nn.subsample import Subsample2d
+from xbp.nn.summary import LayerSummary, summary
 
 __all__ = [
     "AvgPool2d",
@@ -50,6 +51,7 @@ __all__ = [
     "L1Loss",
     "LSTM",
     "Last",
+    "LayerSummary",
     "Layer",
     "LeakyReLU",
     "Linear",
@@ -76,5 +78,6 @@ __all__ = [
     "Subsample2d",
     "Tanh",
     "for_parameters",
+    "summary",
     "trace",
 ]

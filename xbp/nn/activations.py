@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from xbp.arguments import choice, number, positive
 from xbp.backend import Array, Namespace
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.layer import Backward, Layer, Rng, not_both
 from xbp.primitives import erfc, rectify, sigmoid
 
 
@@ -39,7 +39,10 @@ class Elementwise(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        y, derivative = self.formula(self.namespace(x), x)
+        result = self.formula(self.namespace(x), x)
+        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+            raise not_both(self, "formula", "y, derivative", result)
+        y, derivative = result
 
         def backward(dy: Array) -> Array:
             return derivative() * dy
@@ -205,7 +208,10 @@ class Gated(Elementwise):
         raise NotImplementedError(msg)
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        g, derivative = self.gate(xp, x)
+        result = self.gate(xp, x)
+        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+            raise not_both(self, "gate", "g, derivative", result)
+        g, derivative = result
         return x * g, lambda: g + x * derivative()
 
 

@@ -96,7 +96,7 @@ class Conv2d(Windowed):
 
     def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
         """W (out, in, kh, kw), and what adds to the gradient of its parameter, given ∂L/∂W."""
-        return self.weight.data, self.weight.add_grad
+        return self.weight.lend()
 
     def offsets(self) -> tuple[Array, Callable[[Array], None]] | tuple[None, None]:
         """b (out,), and what adds to its gradient; None where there is none."""

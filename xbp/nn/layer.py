@@ -23,8 +23,9 @@ from xbp.backend import (
     to_numpy,
     whereabouts,
 )
-from xbp.errors import BackendError, InputError
+from xbp.errors import BackendError, InputError, XBPError
 from xbp.nn.parameter import Parameter
+from xbp.nn.parts import check_nothing_hidden, within
 
 Backward: TypeAlias = Callable[[Array], Array]
 """Takes ∂L/∂y, adds to each `Parameter.grad` of its layer, returns ∂L/∂x."""
@@ -86,10 +87,58 @@ Rng: TypeAlias = "xbp.random.Seed | xbp.random.Stream"
 L = TypeVar("L", bound="Layer")
 
 
+def run_forward(
+    layer: Layer, x: Array, *, training: bool = False, rng: Rng = None
+) -> tuple[Array, Backward]:
+    """``layer.forward(x, training=…, rng=…)``, of which it is sure that it has both results.
+
+    Raises
+    ------
+    InputError
+        It returns something else, or does not take these arguments.
+    """
+    try:
+        result = layer.forward(x, training=training, rng=rng)
+    except TypeError:
+        check_arguments(layer)
+        raise
+    if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+        raise not_both(layer, "forward", "output, backward", result)
+    return result
+
+
+def not_both(owner: object, method: str, wanted: str, result: Any) -> InputError:
+    """What to say of a method that returns something else than a result and a function."""
+    kind = type(result).__name__
+    if isinstance(result, tuple):
+        kind = f"{len(result)} things: ({', '.join(type(item).__name__ for item in result)})"
+    return InputError(
+        f"{type(owner).__name__}.{method} must return ({wanted}), of which the second is a "
+        f"function; it returned {kind}"
+    )
+
+
+def check_arguments(layer: Layer) -> None:
+    """Refuse a forward that does not take `training` and `rng` by name."""
+    import inspect  # here, as it takes milliseconds of `import xbp`
+
+    try:
+        inspect.signature(layer.forward).bind(None, training=False, rng=None)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"{type(layer).__name__}.forward must be defined as forward(self, x, *, "
+            f"training=False, rng=None), as it is called with all of them ({error})"
+        )
+        raise InputError(msg) from None
+
+
 class Layer:
     """Base of all layers. A new one defines `forward`, and `__init__` if it has parameters.
 
-    Parameters and sublayers are found by being attributes; they are named after them.
+    Parameters and sublayers are found by being attributes, or in lists, tuples and dicts that are,
+    however nested; they are named after them: ``weight``, ``blocks.0.weight``,
+    ``heads.left.weight``. What cannot be walked in order, by name, and again (sets, generators,
+    other objects, functions) must hold none: that is refused where they are first asked for.
 
     Examples
     --------
@@ -103,10 +152,10 @@ class Layer:
     ...
     ...     def forward(self, x, *, training=False, rng=None):
     ...         xp = self.namespace(x)
-    ...         s = self.scale.data
+    ...         s, add_grad = self.scale.lend()
     ...
     ...         def backward(dy):
-    ...             self.scale.add_grad(xp.sum(dy * x, axis=0))
+    ...             add_grad(xp.sum(dy * x, axis=0))
     ...             return s * dy
     ...
     ...         return s * x, backward
@@ -132,13 +181,26 @@ class Layer:
         y : array
         backward : callable
             ``dx = backward(dy)``, which also adds to each `Parameter.grad`.
+
+        Notes
+        -----
+        Until it has run, the backward needs what the forward saw. It holds x and y themselves, and
+        does not notice when they are changed in place: do not. The same goes for parameters, whose
+        change by an optimizer's step, by `Parameter.assign`, `load_state_dict`, or ``p.data -= …``
+        it does notice, and refuses to run (see `Parameter.lend`). A parameter's new array
+        (``p.data = …``, `to`, `astype`) leaves it the old one.
         """
         msg = f"{type(self).__name__} has no forward; define forward(self, x, *, training, rng)"
         raise NotImplementedError(msg)
 
     def __call__(self, x: Array) -> Array:
         """Inference: the output alone."""
-        return self.forward(x)[0]
+        result = self.forward(x)
+        if type(result) is tuple and len(result) == 2:
+            y, backward = result
+            if callable(backward):
+                return y
+        raise not_both(self, "forward", "output, backward", result)
 
     # --- what forward may ask ---
 
@@ -160,41 +222,76 @@ class Layer:
             )
             raise InputError(msg)
         for value in vars(self).values():
-            if isinstance(value, Parameter):
+            kind = type(value)
+            if kind is int:
+                continue
+            if kind is Parameter:
                 data = value.data
-                if array_namespace(data) is not xp or data.device != x.device:
-                    msg = (
-                        f"{self} got input on {whereabouts(x)}, but its parameters are on "
-                        f"{whereabouts(data)}; move the model with .to(…) or the input with "
-                        "xbp.asarray(…)"
-                    )
-                    raise BackendError(msg)
-                if data.dtype != x.dtype:
-                    msg = (
-                        f"{self} got {dtype_name(x.dtype)} input, but its parameters are "
-                        f"{dtype_name(data.dtype)}; convert the input with "
-                        f"xbp.asarray(x, dtype={dtype_name(data.dtype)!r}) or the model with "
-                        f".astype({dtype_name(x.dtype)!r})"
-                    )
-                    raise InputError(msg)
+                if (
+                    array_namespace(data) is not xp
+                    or data.device != x.device
+                    or data.dtype != x.dtype
+                ):
+                    raise self._apart(x, data)
+            elif kind is tuple or kind is list or kind is dict:
+                if value and (kind is not tuple or type(value[0]) is not int):
+                    for item in value.values() if kind is dict else value:
+                        if isinstance(item, Parameter):
+                            self._check_beside(x, item.data)
+            elif isinstance(value, Parameter):
+                self._check_beside(x, value.data)
         return xp
+
+    def _check_beside(self, x: Array, data: Array) -> None:
+        beside = array_namespace(data) is array_namespace(x) and data.device == x.device
+        if not beside or data.dtype != x.dtype:
+            raise self._apart(x, data)
+
+    def _apart(self, x: Array, data: Array) -> XBPError:
+        """What to say of an input and a parameter that differ in library, device or dtype."""
+        if array_namespace(data) is not array_namespace(x) or data.device != x.device:
+            return BackendError(
+                f"{self} got input on {whereabouts(x)}, but its parameters are on "
+                f"{whereabouts(data)}; move the model with .to(…) or the input with "
+                "xbp.asarray(…)"
+            )
+        return InputError(
+            f"{self} got {dtype_name(x.dtype)} input, but its parameters are "
+            f"{dtype_name(data.dtype)}; convert the input with "
+            f"xbp.asarray(x, dtype={dtype_name(data.dtype)!r}) or the model with "
+            f".astype({dtype_name(x.dtype)!r})"
+        )
 
     # --- what it is made of ---
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """The direct sublayers and their names; members of a list are named ``list.0``, …"""
-        for name, value in vars(self).items():
-            if isinstance(value, Layer):
-                yield name, value
-            elif isinstance(value, list | tuple):
-                for index, item in enumerate(value):
-                    if isinstance(item, Layer):
-                        yield f"{name}.{index}", item
+        """The direct sublayers and their names: ``stem``, ``blocks.0``, ``heads.left``, …"""
+        for name, part in within(self, PARTS):
+            if isinstance(part, Layer):
+                yield name, part
+
+    def tree(self, inside: tuple[Layer, ...] = ()) -> Iterator[Layer]:
+        """The layer itself, and all that it is made of; a shared one as often as it is used.
+
+        Raises
+        ------
+        InputError
+            A layer is a part of itself.
+        """
+        if any(self is outer for outer in inside):
+            msg = (
+                f"this {type(self).__name__} is a part of itself; hold the layer around it by "
+                "weakref.proxy(…)"
+            )
+            raise InputError(msg)
+        yield self
+        for _, child in self.children():
+            yield from child.tree((*inside, self))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, Parameter) pairs of all that is trainable, each once, under its first name."""
         seen: set[int] = set()
-        for name, parameter in self._all_names(""):
+        for name, parameter in self._found():
             if parameter.trainable and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield name, parameter
@@ -205,21 +302,26 @@ class Layer:
 
     def _all_names(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
         """All Parameters, constants too; a shared one comes under each of its names."""
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter):
-                yield prefix + name, value
-            elif isinstance(value, list | tuple):
-                for index, item in enumerate(value):
-                    if isinstance(item, Parameter):
-                        yield f"{prefix}{name}.{index}", item
+        for name, part in within(self, PARTS):
+            if isinstance(part, Parameter):
+                yield prefix + name, part
         for name, child in self.children():
             yield from child._all_names(f"{prefix}{name}.")
+
+    def _found(self) -> list[tuple[str, Parameter]]:
+        """`_all_names`, of which it is sure that they are all: nothing is hidden."""
+        layers = list(self.tree())
+        named = list(self._all_names(""))
+        known = {id(part) for part in layers} | {id(parameter) for _, parameter in named}
+        for layer in layers:
+            check_nothing_hidden(layer, PARTS, known)
+        return named
 
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
         """Names to numpy arrays: copies of all parameters, a shared one under each of its names."""
-        return {name: to_numpy(p.data).copy() for name, p in self._all_names("")}
+        return {name: to_numpy(p.data).copy() for name, p in self._found()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy arrays of any library into the parameters, in place; all of them, or none.
@@ -230,7 +332,7 @@ class Layer:
             A name is missing or unknown, a shape differs, or something holds no numbers. Nothing
             has been changed then.
         """
-        own = dict(self._all_names(""))
+        own = dict(self._found())
         if not isinstance(state, Mapping):
             kind = type(state).__name__
             msg = f"a state is a dict of names to arrays, as from state_dict(); got a {kind}"
@@ -255,13 +357,13 @@ class Layer:
 
         Make an optimizer after this: its state stays where the parameters were when it was made.
         """
-        for _, parameter in self._all_names(""):
+        for _, parameter in self._found():
             parameter.to(backend, device=device)
         return self
 
     def astype(self: L, dtype: Any) -> L:
         """Convert all parameters to a dtype, e.g. ``"float64"``, in place; returns the layer."""
-        for _, parameter in self._all_names(""):
+        for _, parameter in self._found():
             parameter.astype(dtype)
         return self
 
@@ -278,3 +380,6 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options()})"
+
+
+PARTS: tuple[type[Layer | Parameter], ...] = (Parameter, Layer)

@@ -87,9 +87,9 @@ class Linear(Layer):
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             msg = f"{self} expects input (…, {self.in_features}), got shape {tuple(x.shape)}"
             raise InputError(msg)
-        bias = self.bias
-        y, gradients = affine(x, self.weight.data, None if bias is None else bias.data, relu=relu)
-        return y, adding(gradients, self.weight.add_grad, None if bias is None else bias.add_grad)
+        (weight, add_weight_grad), bias = self.weight.lend(), self.bias
+        y, gradients = affine(x, weight, None if bias is None else bias.data, relu=relu)
+        return y, adding(gradients, add_weight_grad, None if bias is None else bias.add_grad)
 
     def options(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from xbp.backend import (
@@ -44,6 +45,8 @@ class Parameter:
     Attributes
     ----------
     data : array
+    version : int
+        How often `data` has been changed in place, as far as it is known; see `lend`.
     grad : array or None
         None until a backward ran; then of the shape and dtype of `data`, where `data` lives.
 
@@ -57,9 +60,10 @@ class Parameter:
     [2.0, 4.0]
     """
 
-    __slots__ = ("data", "grad", "trainable")
+    __slots__ = ("data", "grad", "trainable", "version")
 
     def __init__(self, data: Array, *, trainable: bool = True) -> None:
+        self.version = 0
         data = plain(data)
         # A numpy scalar cannot be updated in place; the array of it can.
         self.data = data if hasattr(data, "__setitem__") else array_namespace(data).asarray(data)
@@ -83,6 +87,40 @@ class Parameter:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.data.shape)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What ``p.data -= …`` does, too: it changes the array in place, and sets it.
+        if name == "data" and getattr(self, "data", None) is value:
+            self.changed()
+        object.__setattr__(self, name, value)
+
+    def changed(self) -> None:
+        """Note that `data` was changed in place: backwards that need it as it was are stale."""
+        _set_version(self, self.version + 1)
+
+    def lend(self) -> tuple[Array, Callable[[Array], None]]:
+        """`data` for a forward, and the `add_grad` of its backward, which needs `data` unchanged.
+
+        Returns
+        -------
+        data : array
+        add_grad : callable
+            As the method; but it raises InputError if `data` has been changed in place since, as
+            by an optimizer's step between forward and backward: the gradients are wrong then.
+        """
+        data, version = self.data, self.version
+
+        def add_grad(grad: Array) -> None:
+            if self.version != version:
+                msg = (
+                    f"{self!r} was changed between a forward and its backward, whose gradients "
+                    "would be wrong; run the backward before the optimizer's step, or the forward "
+                    "again"
+                )
+                raise InputError(msg)
+            self.add_grad(grad)
+
+        return data, add_grad
+
     def add_grad(self, grad: Array) -> None:
         """Add a backward pass's contribution; where a parameter is used twice, they sum.
 
@@ -101,15 +139,16 @@ class Parameter:
             )
             raise InputError(msg)
         if self.trainable:
-            self.grad = grad if self.grad is None else self.grad + grad
+            _set_grad(self, grad if self.grad is None else self.grad + grad)
 
     def zero_grad(self) -> None:
         """Forget the gradient: the next backward starts anew."""
-        self.grad = None
+        _set_grad(self, None)
 
     def assign(self, value: Any) -> None:
         """Copy `value`, an array of any library, into `data`, in place."""
         self.data[...] = backend_of(self.data).asarray(value, dtype=self.data.dtype)
+        self.changed()
 
     def to(self, backend: Any, *, device: Any = None) -> None:
         """Move data and gradient to a backend; see `Layer.to`."""
@@ -125,3 +164,8 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={dtype_name(self.data.dtype)})"
+
+
+_set_grad: Callable[[Parameter, Array], None] = vars(Parameter)["grad"].__set__
+_set_version: Callable[[Parameter, int], None] = vars(Parameter)["version"].__set__
+# Past `__setattr__`, which would take longer, and is for what others set.

@@ -92,11 +92,12 @@ class PartialConv2d(Conv2d):
 
     def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
         P = self.placement.data
-        w = xp.reshape(self.weight.data, (self.weight.shape[0], -1))
+        weight, add_grad = self.weight.lend()
+        w = xp.reshape(weight, (weight.shape[0], -1))
 
         def backward(dW: Array) -> None:
             dw = matmul(P.T, xp.reshape(dW, (P.shape[0], -1)))
-            self.weight.add_grad(xp.reshape(dw, self.weight.shape))
+            add_grad(xp.reshape(dw, self.weight.shape))
 
         shape = (self.out_channels, self.in_channels, *self.kernel_size)
         return xp.reshape(matmul(P, w), shape), backward

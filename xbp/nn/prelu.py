@@ -68,10 +68,11 @@ class PReLU(Layer):
             raise InputError(msg)
         shape = tuple(channels if axis == 1 else 1 for axis in range(x.ndim))
         shared = tuple(axis for axis in range(x.ndim) if shape[axis] == 1)
-        a, low = xp.reshape(self.weight.data, shape), xp.minimum(x, 0.0)
+        weight, add_grad = self.weight.lend()
+        a, low = xp.reshape(weight, shape), xp.minimum(x, 0.0)
 
         def backward(dy: Array) -> Array:
-            self.weight.add_grad(xp.reshape(xp.sum(dy * low, axis=shared), (channels,)))
+            add_grad(xp.reshape(xp.sum(dy * low, axis=shared), (channels,)))
             return xp.where(x > 0, dy, a * dy)
 
         return xp.maximum(x, 0.0) + a * low, backward

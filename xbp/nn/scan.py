@@ -249,7 +249,7 @@ class Recurrent(Layer):
         (T, _, features), width = x.shape, self.gates * self.hidden_size
         weight_ih, weight_hh = (getattr(self, f"weight_{which}_{suffix}") for which in ("ih", "hh"))
         bias_ih, bias_hh = (getattr(self, f"bias_{w}_{suffix}", None) for w in ("ih", "hh"))
-        W_ih, W_hh = weight_ih.data, weight_hh.data
+        (W_ih, add_ih), (W_hh, add_hh) = weight_ih.lend(), weight_hh.lend()
         rows = xp.reshape(x, (-1, features))
         P, project_backward = affine(rows, W_ih, None if bias_ih is None else bias_ih.data)
         P = xp.reshape(P, (T, -1, width))
@@ -282,8 +282,8 @@ class Recurrent(Layer):
             before = [h[1:, ...], first] if times.step < 0 else [first, h[:-1, ...]]
             rows_before = xp.reshape(xp.concat(before, axis=0), (-1, self.hidden_size))
             drows, dW_ih, db_ih = project_backward(dP, True)
-            weight_ih.add_grad(dW_ih)
-            weight_hh.add_grad(matmul(dQ.T, rows_before))
+            add_ih(dW_ih)
+            add_hh(matmul(dQ.T, rows_before))
             if bias_ih is not None and bias_hh is not None:
                 bias_ih.add_grad(db_ih)
                 bias_hh.add_grad(xp.sum(dQ, axis=0))

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.fusion import fused
-from xbp.nn.layer import Backward, Layer, Rng, for_parameters, with_part
+from xbp.nn.layer import (
+    Backward,
+    Layer,
+    Rng,
+    check_arguments,
+    for_parameters,
+    not_both,
+    run_forward,
+    with_part,
+)
 from xbp.random import Stream, as_stream
 
 
@@ -30,7 +39,12 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer) -> None:
         for index, layer in enumerate(layers):
             if not isinstance(layer, Layer):
-                msg = f"Sequential takes layers; argument {index} is a {type(layer).__name__}"
+                kind = type(layer).__name__
+                if isinstance(layer, type):
+                    kind = f"type; make a layer of it, {layer.__name__}(…)"
+                elif isinstance(layer, list | tuple):
+                    kind = f"{kind}; give its layers one by one, Sequential(*layers)"
+                msg = f"Sequential takes layers; argument {index} is a {kind}"
                 raise InputError(msg)
         self.layers = layers
 
@@ -39,8 +53,15 @@ class Sequential(Layer):
     ) -> tuple[Array, Backward]:
         rng = as_stream(rng) if training else None  # one stream: each layer draws its own part
         backwards = []
-        for layer in fused(self.layers):
-            x, backward = layer.forward(x, training=training, rng=rng)
+        for layer in fused(self.layers):  # `run_forward`, without a call
+            try:
+                result = layer.forward(x, training=training, rng=rng)
+            except TypeError:
+                check_arguments(layer)
+                raise
+            if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+                raise not_both(layer, "forward", "output, backward", result)
+            x, backward = result
             backwards.append(backward)
 
         def backward_all(dy: Array) -> Array:
@@ -93,7 +114,7 @@ def trace(
     """
     stream: Stream | None = as_stream(rng) if training else None
     if not isinstance(layer, Sequential):
-        yield name, layer, layer.forward(x, training=training, rng=stream)[0]
+        yield name, layer, run_forward(layer, x, training=training, rng=stream)[0]
         return
     for key, child in layer.children():
         for step in trace(

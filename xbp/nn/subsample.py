@@ -87,10 +87,11 @@ class Subsample2d(AvgPool2d):
         self.output_size(x, self.channels)  # refuses another number of channels
         mean, spread = super().forward(x)
         k = math.prod(self.kernel_size)
-        w, b = (xp.reshape(p.data, (-1, 1, 1)) for p in (self.weight, self.bias))
+        weight, add_grad = self.weight.lend()
+        w, b = (xp.reshape(array, (-1, 1, 1)) for array in (weight, self.bias.data))
 
         def backward(dy: Array) -> Array:
-            self.weight.add_grad(k * xp.sum(dy * mean, axis=(0, 2, 3)))
+            add_grad(k * xp.sum(dy * mean, axis=(0, 2, 3)))
             self.bias.add_grad(xp.sum(dy, axis=(0, 2, 3)))
             return spread(k * w * dy)
 

@@ -192,6 +192,8 @@ class Optimizer:
             own = self.all_numbers(lr, t) if numbers is None else numbers[indices[0]]
             for those in [indices] if at_once else [[index] for index in indices]:
                 self._update(those, *own)
+            for index in indices:
+                self.parameters[index].changed()
         self.steps += 1
 
     def all_numbers(self, lr: float, t: int) -> Numbers:

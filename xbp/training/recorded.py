@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from xbp.backend import Array, array_namespace, backend_of, dtype_name, graph_for
 from xbp.errors import InputError
-from xbp.nn import Layer
+from xbp.nn.parts import containers
 from xbp.optim import Optimizer
 from xbp.primitives import write_row
 from xbp.random import words_of
@@ -89,10 +89,9 @@ class RecordedSteps:
     def _look_around(self) -> None:
         """Find whose options and which arrays may be frozen."""
         model, optimizer = self.trainer.model, self.optimizer
-        self.owners = [*_layers(model), self.trainer.loss]
+        self.owners = [*model.tree(), self.trainer.loss]
         self.options = [getattr(owner, "__dict__", {}) for owner in self.owners]
-        values = [value for options in self.options for value in options.values()]
-        self.members = [value for value in values if type(value) in (list, tuple)]
+        self.members = [held for owner in self.owners for held in containers(owner)]
         found = [p for _, p in model._all_names("")] + optimizer.parameters
         self.parameters = list({id(parameter): parameter for parameter in found}.values())
 
@@ -152,6 +151,7 @@ class RecordedSteps:
             self.wasted = 0
             for index in recording.moved:
                 counts[index] += 1
+                self.optimizer.parameters[index].changed()
             self.optimizer.steps, self.optimizer.counts = steps + 1, counts
         self.trainer.current_loss = None  # it is in a row
         self.row += 1
@@ -221,7 +221,7 @@ class RecordedSteps:
         for options in self.options:
             found += options.values()
         for members in self.members:
-            found += members
+            found += members.values() if isinstance(members, dict) else members
         found += [value for name, value in vars(self.optimizer).items() if name not in MOVING]
         found += self.trainer.stream.key
         for parameter in self.parameters:
@@ -400,12 +400,6 @@ def _look(metric: Metric, prediction: Array, target: Array) -> Array:
         return metric.keys(prediction, target)
     assert isinstance(metric, Mean)
     return metric.measure(prediction, target)
-
-
-def _layers(layer: Layer) -> Iterator[Layer]:
-    yield layer
-    for _, child in layer.children():
-        yield from _layers(child)
 
 
 MOVING = ("steps", "counts", "state", "_lr")

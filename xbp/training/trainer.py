@@ -22,6 +22,7 @@ from xbp.backend import (
 )
 from xbp.errors import InputError, NonFiniteError
 from xbp.nn import Layer, Loss, for_parameters
+from xbp.nn.layer import run_forward
 from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed, permutation
 from xbp.training.averages import Averages
@@ -338,7 +339,7 @@ class Trainer:
 
     def _update(self, x: Array, y: Array, numbers: Any = None) -> Array:
         """A step, with random masks from where the stream is."""
-        prediction, backward = self.model.forward(x, training=True, rng=self.stream)
+        prediction, backward = run_forward(self.model, x, training=True, rng=self.stream)
         self.current_loss, gradient = self._measure(prediction, y)
         if on_host(self.current_loss) and not math.isfinite(self.current_loss):
             return prediction  # _epoch looks at the loss next, while the parameters are still good
