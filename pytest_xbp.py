@@ -41,6 +41,8 @@ ORDINARY = {"skip_backends": pytest.mark.skip, "xfail_backends": pytest.mark.xfa
 
 KEYWORDS = {"skip_backends": {"reason"}, "xfail_backends": {"reason", "raises", "run", "strict"}}
 
+ALONE = "numpy alone ran, the reference; pip install array-api-strict compares it with another"
+
 BACKEND = pytest.StashKey[str]()
 """On an item: the name of its backend. On its reports it is the attribute `xbp_backend`."""
 
@@ -170,8 +172,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name, counts in sorted(fates.items()):
         del counts[""]
         counts["ran"] += 0  # says "0 ran" where none did
-        told = [f"{counts.pop('ran')} ran", *(f"{n} {fate}" for fate, n in counts.items())]
+        told = [
+            f"{counts['ran']} ran",
+            *(f"{n} {fate}" for fate, n in counts.items() if fate != "ran"),
+        ]
         terminalreporter.line(f"{name}: {', '.join(told)}")
+    ran = {name for name, counts in fates.items() if counts["ran"]}
+    if ran == {"numpy"} != fates.keys():  # else it is meant
+        terminalreporter.line(ALONE)
 
 
 def _fate(report: pytest.TestReport) -> str:

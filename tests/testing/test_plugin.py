@@ -76,6 +76,16 @@ def test_a_test_runs_on_each_backend_which_is_current_meanwhile(tmp_path: Path) 
     assert "5 passed, 2 skipped" in done.stdout
 
 
+def test_the_summary_says_where_nothing_was_compared(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = "*numpy alone ran, the reference; pip install array-api-strict *"
+    monkeypatch.setitem(sys.modules, "array_api_strict", None)
+    run(USES).stdout.fnmatch_lines([alone])
+    run(USES, "--xbp-backends", "numpy").stdout.no_fnmatch_line(alone)
+    monkeypatch.undo()
+    pytest.importorskip("array_api_strict")
+    run(USES, "--xbp-backends", "numpy,array_api_strict").stdout.no_fnmatch_line(alone)
+
+
 def test_numbers_reach_the_summary_from_workers_of_xdist(tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     pytest.importorskip("array_api_strict")

@@ -204,23 +204,26 @@ class Layer:
 
     # --- what forward may ask ---
 
-    def namespace(self, x: Array) -> Namespace:
+    def namespace(self, x: Array, *, integers: bool = False) -> Namespace:
         """The Array API namespace of `x`, which must match this layer's own parameters.
+
+        Parameters
+        ----------
+        x : array
+        integers : bool, default False
+            Whether the layer takes integers, such as tokens, in place of floating-point numbers.
 
         Raises
         ------
         BackendError
             `x` belongs to another library, or lies on another device, than a parameter.
         InputError
-            `x` is no array, is not floating-point, or has another dtype than a parameter.
+            `x` is no array, is not floating-point (not integers, if those are wanted), or has
+            another dtype than a parameter.
         """
         xp = array_namespace(x)
-        if not is_floating(x):
-            msg = (
-                f"{self} needs floating-point input, got {dtype_name(x.dtype)}; "
-                "convert it with xbp.asarray(x, dtype=…)"
-            )
-            raise InputError(msg)
+        if not is_floating(x) or integers:
+            return self._integers(x, xp, integers)
         for value in vars(self).values():
             kind = type(value)
             if kind is int:
@@ -240,6 +243,22 @@ class Layer:
                             self._check_beside(x, item.data)
             elif isinstance(value, Parameter):
                 self._check_beside(x, value.data)
+        return xp
+
+    def _integers(self, x: Array, xp: Namespace, wanted: bool) -> Namespace:
+        """Check an input of integers, or one that should be."""
+        if not wanted:
+            msg = (
+                f"{self} needs floating-point input, got {dtype_name(x.dtype)}; convert numbers "
+                "with xbp.asarray(x, dtype=…); a layer of tokens calls namespace(x, integers=True)"
+            )
+            raise InputError(msg)
+        if not xp.isdtype(x.dtype, "integral"):
+            msg = f"{self} needs integers, such as tokens, got {dtype_name(x.dtype)}"
+            raise InputError(msg)
+        for _, part in within(self, (Parameter,)):
+            if array_namespace(part.data) is not xp or part.data.device != x.device:
+                raise self._apart(x, part.data)
         return xp
 
     def _check_beside(self, x: Array, data: Array) -> None:

@@ -159,6 +159,9 @@ class Parameter:
     def astype(self, dtype: Any) -> None:
         """Convert data and gradient to a dtype; see `Layer.astype`."""
         xp = array_namespace(self.data)
+        if "complex" in str(self.data.dtype) and "complex" not in dtype_name(dtype):
+            msg = f"{self!r} is complex, and cannot become {dtype_name(dtype)}"
+            raise InputError(msg)
         self.data = xp.astype(self.data, resolve(xp, dtype))
         self.grad = None if self.grad is None else xp.astype(self.grad, self.data.dtype)
 

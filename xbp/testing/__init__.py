@@ -3,12 +3,13 @@
 from xbp.testing.gradients import check_gradients
 from xbp.testing.graphs import emulated_graphs
 from xbp.testing.host_sync import assert_no_host_sync
-from xbp.testing.parity import Finding, check_parity, findings
+from xbp.testing.parity import Finding, OnlyReferenceWarning, check_parity, findings
 from xbp.testing.strictness import HostSyncError, RecordingError, as_strict_as_cupy
 
 __all__ = [
     "Finding",
     "HostSyncError",
+    "OnlyReferenceWarning",
     "RecordingError",
     "as_strict_as_cupy",
     "assert_no_host_sync",

@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import Backend, asarray, backend_of, library_of, to_numpy
-from xbp.testing.helpers import each, leaves, numbered
+from xbp.backend import Backend, asarray, backend_of, dtype_name, library_of, to_numpy
+from xbp.errors import InputError
+from xbp.nn.layer import run_forward
+from xbp.testing.helpers import check_instance, each, leaves, numbered
 from xbp.testing.tolerances import LAMBDA, roundoff
 
 Host: TypeAlias = "NDArray[Any]"
@@ -60,7 +62,9 @@ def check_gradients(
         A layer is copied and converted to float64; the original is not touched.
     *inputs : arrays
         For a layer x, or a tuple of arrays if it takes that; for a loss prediction and target.
-        They decide the backend; lists and numbers become arrays on the current one.
+        They decide the backend; lists and numbers become arrays on the current one. Integers stay
+        what they are if the layer takes them (tokens, positions), without a gradient; else they
+        become floats.
     rng : int, default 0
         Seed of r, of the directions, and of the layer's random masks.
     most : int, default 200
@@ -73,6 +77,10 @@ def check_gradients(
     AssertionError
         A gradient is wrong, naming the array, its worst entry and both derivatives; or an entry
         lies on a kink of the function, where there is no derivative to compare with.
+    InputError
+        `subject` is no layer or loss, or a class in place of one; its forward does not return
+        (output, backward), or its loss (value, gradient); or an input, a parameter or an output is
+        complex: derivatives here are those of real functions.
 
     Examples
     --------
@@ -81,7 +89,13 @@ def check_gradients(
     >>> check_gradients(nn.Linear(3, 2, rng=0), np.ones((4, 3)))
     >>> check_gradients(nn.CrossEntropyLoss(), np.zeros((1, 3)), np.array([2]))
     """
+    check_instance("check_gradients", subject)
+    if not inputs:
+        msg = "check_gradients needs inputs, as in check_gradients(layer, x)"
+        raise InputError(msg)
     first, *rest = (each(_array, item) for item in inputs)
+    for name, part in zip(numbered("the input", first), leaves(first), strict=True):
+        _check_real(subject, name, part)
     function = (_Layer if hasattr(subject, "forward") else _Loss)(
         subject, backend_of(leaves(first)[0]), first, rest, rng
     )
@@ -110,6 +124,16 @@ def _array(item: Any) -> Any:
     return item if library_of(item) else asarray(item)
 
 
+def _check_real(subject: Any, name: str, array: Any) -> None:
+    dtype = dtype_name(array.dtype)
+    if dtype.startswith("complex"):
+        msg = (
+            f"{subject!r}: {name} is {dtype}, and check_gradients knows real functions alone; "
+            "give real and imaginary parts as arrays of their own"
+        )
+        raise InputError(msg)
+
+
 # --- the functions -------------------------------------------------------------------------------
 
 
@@ -118,13 +142,29 @@ class _Layer:
 
     def __init__(self, layer: Any, place: Backend, x: Any, rest: list[Any], rng: int) -> None:
         self.original, self.place, self.rng = layer, place, rng
+        for name, parameter in self.named(layer):
+            _check_real(layer, f"parameter {name}", parameter.data)
         self.layer = copy.deepcopy(layer).astype("float64").to(place)
         self.inputs = numbered("the input", x)
         self.shape = each(lambda array: None, x)
-        parts = (to_numpy(part).astype(np.float64) for part in leaves(x))
-        self.values = dict(zip(self.inputs, parts, strict=True))
-        self.values |= {name: to_numpy(p.data).copy() for name, p in self.named(self.layer)}
+        hosts = dict(zip(self.inputs, map(to_numpy, leaves(x)), strict=True))
+        self.fixed = {name: host for name, host in hosts.items() if host.dtype.kind in "biu"}
+        parameters = {name: to_numpy(p.data).copy() for name, p in self.named(self.layer)}
+        self.values: dict[str, Host] = {}
+        self._set_values(hosts, parameters)
+        if self.fixed:
+            try:
+                self.forward(self.layer, self.values)
+            except InputError:  # it wants floats
+                self.fixed = {}
+                self._set_values(hosts, parameters)
         self.complex: Any = None
+
+    def _set_values(self, inputs: dict[str, Host], parameters: dict[str, Host]) -> None:
+        moving = {
+            name: x.astype(np.float64) for name, x in inputs.items() if name not in self.fixed
+        }
+        self.values = moving | parameters
 
     @staticmethod
     def named(layer: Any) -> list[tuple[str, Any]]:
@@ -133,10 +173,10 @@ class _Layer:
     def forward(self, layer: Any, values: dict[str, Host]) -> tuple[Any, Any]:
         for name, parameter in self.named(layer):
             parameter.data = self.place.asarray(values[name].copy())
-        parts = iter(self.place.asarray(values[name]) for name in self.inputs)
-        return layer.forward(  # type: ignore[no-any-return]
-            each(lambda _: next(parts), self.shape), training=True, rng=self.rng
-        )
+        given = values | self.fixed
+        parts = iter(self.place.asarray(given[name]) for name in self.inputs)
+        x = each(lambda _: next(parts), self.shape)
+        return run_forward(layer, x, training=True, rng=self.rng)
 
     def weights(self, y: Any) -> list[Host]:
         generator = np.random.default_rng(self.rng)
@@ -157,11 +197,22 @@ class _Layer:
     def gradients(self) -> dict[str, Host]:
         named = self.named(self.layer)
         y, backward = self.forward(self.layer, self.values)
+        for part in leaves(y):
+            _check_real(self.original, "the output", part)
         r = iter(self.place.asarray(part) for part in self.weights(y))
         dy = each(lambda _: next(r), y)
         for _, parameter in named:
             parameter.zero_grad()
-        dx = map(to_numpy, leaves(backward(dy)))
+        dx = leaves(backward(dy))
+        if len(dx) != len(self.inputs) or any(
+            part is None for name, part in zip(self.inputs, dx, strict=True) if name in self.values
+        ):
+            got = ", ".join(type(part).__name__ for part in dx)
+            msg = (
+                f"the backward of {self.original!r} must return ∂L/∂x, an array for "
+                f"{' and for '.join(self.inputs)}; it returned {got}"
+            )
+            raise InputError(msg)
         once = {name: to_numpy(p.grad).copy() for name, p in named if p.grad is not None}
         for name, _ in named:
             assert name in once, (
@@ -172,7 +223,8 @@ class _Layer:
             assert np.allclose(
                 to_numpy(parameter.grad), 2 * once[name], rtol=1e-12, atol=0, equal_nan=True
             ), f"{self.original!r}: a second backward does not add to the gradient of {name}"
-        return dict(zip(self.inputs, dx, strict=True)) | once
+        found = {n: to_numpy(p) for n, p in zip(self.inputs, dx, strict=True) if n in self.values}
+        return found | once
 
 
 class _Loss:
@@ -182,13 +234,23 @@ class _Loss:
         self.original, self.place, self.rest = loss, place, rest
         self.values = {"the prediction": to_numpy(x).astype(np.float64)}
 
+    def _both(self, prediction: Any) -> tuple[Any, Any]:
+        result = self.original(prediction, *self.rest)
+        if not isinstance(result, tuple) or len(result) != 2:
+            kind = type(result).__name__
+            msg = (
+                f"{self.original!r} must return (value, gradient), as losses do; it returned {kind}"
+            )
+            raise InputError(msg)
+        return result
+
     def __call__(self, values: dict[str, Host]) -> tuple[Any, float]:
-        value = self.original(self.place.asarray(values["the prediction"]), *self.rest)[0]
+        value = self._both(self.place.asarray(values["the prediction"]))[0]
         return to_numpy(value)[()], float(np.abs(to_numpy(value)))
 
     def gradients(self) -> dict[str, Host]:
         prediction = self.place.asarray(self.values["the prediction"])
-        return {"the prediction": to_numpy(self.original(prediction, *self.rest)[1])}
+        return {"the prediction": to_numpy(self._both(prediction)[1])}
 
 
 # --- the comparison ------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from xbp.errors import InputError
+
 
 def leaves(tree: Any) -> list[Any]:
     """What a nested tuple holds, from left to right; of anything else, itself."""
@@ -33,6 +35,14 @@ def numbered(name: str, tree: Any) -> list[str]:
     if not isinstance(tree, tuple):
         return [name]
     return [leaf for i, part in enumerate(tree) for leaf in numbered(f"{name}[{i}]", part)]
+
+
+def check_instance(check: str, subject: Any) -> None:
+    """Refuse what is neither a layer nor a loss: a class, above all."""
+    if isinstance(subject, type) or not (hasattr(subject, "forward") or callable(subject)):
+        kind = f"the class {subject.__name__}" if isinstance(subject, type) else repr(subject)
+        msg = f"{check} takes a layer or a loss, such as nn.Linear(3, 2); got {kind}"
+        raise InputError(msg)
 
 
 @contextmanager
