@@ -67,8 +67,8 @@ UNNAMED = {"no keywords": (NoKeywords, SIGNATURE), "no rng": (NoRng, SIGNATURE)}
 
 
 def train(layer: nn.Layer) -> object:
-    optimizer = optim.SGD([nn.Parameter(np.ones(1))], 0.1)
-    return xbp.Trainer(layer, nn.MSELoss(), optimizer).step(X, X)
+    layer.weight = nn.Parameter(np.ones(1))  # type: ignore[attr-defined]
+    return xbp.Trainer(layer, nn.MSELoss(), optim.SGD(layer.parameters(), 0.1)).step(X, X)
 
 
 USES: dict[str, Callable[[Callable[[], nn.Layer]], object]] = {
