@@ -304,6 +304,7 @@ BAD_PIECES: list[tuple[dict[str, Any], str]] = [
     ({"metrics": [nn.MSELoss()]}, "no metric like a MSELoss"),
     ({"metrics": [nn.MSELoss]}, "no metric like the class MSELoss"),
     ({"metrics": [3]}, "no metric like an int"),
+    ({"capture": "yes"}, "capture must be True, False or None, got 'yes'"),
     ({"metrics": [Metric()]}, "a metric needs a name"),
     ({"metrics": [Accuracy(name="val_loss")]}, "cannot be called 'val_loss'"),
     ({"metrics": [Accuracy(), Accuracy(name="val_accuracy")]}, "cannot be called 'val_acc"),
@@ -327,6 +328,7 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"callbacks": [EarlyStopping]}, r"the class EarlyStopping; make one with EarlyStopping\("),
     ({"callbacks": [print]}, r"the function print; wrap it, as in LambdaCallback\(on_epoch_end"),
     ({"callbacks": [None]}, "callbacks must be Callbacks, got None"),
+    ({"resume": 3}, "a checkpoint has a path, got an int"),
     ({"validation_data": inputs()}, r"a pair \(x, y\), got a ndarray of shape \(12, 2\)"),
     ({"validation_data": inputs(2)}, r"a pair \(x, y\), got a ndarray of shape \(2, 2\)"),
     ({"validation_data": (inputs(), LABELS, LABELS)}, r"a pair \(x, y\), got a tuple of 3"),
@@ -345,6 +347,12 @@ def test_an_argument_of_another_type_gets_one_sentence(
     refused(make(metrics=["accuracy"]), sentence, inputs(), LABELS, **change)
 
 
+def test_none_stands_for_no_callbacks_and_no_metrics() -> None:
+    model = network()
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.1), None)
+    assert len(trainer.fit(inputs(), LABELS, callbacks=None)) == 1
+
+
 def test_validation_targets_are_compared_with_those_of_training() -> None:
     y = NUMBERS[:, :1]
     valid = inputs(), y[:, 0]
@@ -354,7 +362,7 @@ def test_validation_targets_are_compared_with_those_of_training() -> None:
 def test_a_single_sample_is_no_batch() -> None:
     trainer, square = make(), nn.Sequential(nn.Linear(2, 2, dtype="float64", rng=0))
     for one in (trainer, xbp.Trainer(square, nn.MSELoss(), optim.SGD(square.parameters(), 1))):
-        with pytest.raises(InputError, match=r"expects input \(…, 2\)"):
+        with pytest.raises(InputError, match=r"x of shape \(2,\) is no batch .* give x\[None\]"):
             one.predict(inputs()[0])
     trainer.fit(inputs(), LABELS)
     with pytest.raises(InputError, match=r"of a single sample.* give x\[None\]"):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xbp.arguments import choice, integer
+from xbp.arguments import choice, described, integer
 from xbp.backend import to_numpy
 from xbp.errors import DataError
 from xbp.paths import kind_of, same_place
@@ -191,6 +191,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint | None:
     DataError
         It is malformed, or cannot be read.
     """
+    if not isinstance(path, str | os.PathLike):
+        msg = f"a checkpoint has a path, got {described(path)}"
+        raise DataError(msg)
     path = Path(path)
     try:
         kind = kind_of(path)

@@ -68,6 +68,12 @@ def check_pieces(model: Any, loss: Any, optimizer: Any) -> None:
     _check_attributes(model)
 
 
+def parameters_of(trainer: Trainer) -> tuple[int, ...]:
+    """The identities of the model's trainable parameters, and of the optimizer's."""
+    both = (trainer.model.parameters(), trainer.optimizer.parameters)
+    return tuple(id(parameter) for parameters in both for parameter in parameters)
+
+
 def compare(model: Layer, loss: Any, optimizer: Optimizer) -> None:
     """Compare the optimizer's parameters with those of the model.
 
@@ -198,8 +204,15 @@ def admit_alone(trainer: Trainer, x: Any) -> Array:
             "axis were expected; give x[None]"
         )
         raise InputError(msg)
-    if x.ndim == 1:  # some layers take a vector for a sample
-        _one_output(model, x)
+    if x.ndim == 1:  # a layer may take a whole vector for one sample
+        try:
+            _one_output(model, x)
+        except InputError as error:
+            msg = (
+                f"x of shape {tuple(x.shape)} is no batch for this model ({error}); samples lie "
+                "along the first axis: for a single one give x[None]"
+            )
+            raise InputError(msg) from None
     return x
 
 
@@ -280,13 +293,15 @@ def _names(metrics: Iterable[Metric], prediction: Array) -> Iterator[str]:
 
 
 def callbacks_of(given: Any) -> list[Callback]:
-    """The callbacks of a `fit`.
+    """The callbacks of a `fit`; None stands for none.
 
     Raises
     ------
     InputError
         It is no iterable of them.
     """
+    if given is None:
+        return []
     if isinstance(given, Callback | str | type) or not isinstance(given, Iterable):
         msg = f"callbacks must be a list of Callbacks, got {described(given)}; put it into a list"
         raise InputError(msg)
@@ -318,6 +333,20 @@ def adds_names(trainer: Trainer, callbacks: Sequence[Callback]) -> bool:
 
 
 # --- the learning rate ---
+
+
+def steps_to_come(trainer: Trainer, epochs: int) -> tuple[int, int]:
+    """The first step that will be made, and the one after the last, as a schedule counts."""
+    start, steps, resumed = (
+        trainer.optimizer.steps,
+        epochs * trainer.steps_per_epoch,
+        trainer.resumed,
+    )
+    if resumed is None:
+        return start, start + steps
+    done = resumed.epochs_done - resumed.first_epoch
+    made = done * trainer.steps_per_epoch + resumed.steps_done
+    return resumed.steps, resumed.steps - made + steps
 
 
 def check_schedule(trainer: Trainer, callbacks: Sequence[Callback], start: int, end: int) -> None:

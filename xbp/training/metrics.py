@@ -34,14 +34,16 @@ METRICS: dict[str, Callable[[], Metric]] = {
 RESERVED = ("epoch", "lr", "loss")
 
 
-def find_metrics(metrics: Iterable[MetricLike]) -> dict[str, Metric]:
-    """Metrics by the names they have in records.
+def find_metrics(metrics: Iterable[MetricLike] | None) -> dict[str, Metric]:
+    """Metrics by the names they have in records; None stands for none.
 
     Raises
     ------
     InputError
         There is no such metric, or two have the same name, or they are not in a list.
     """
+    if metrics is None:
+        return {}
     if isinstance(metrics, str | Metric | type) or not isinstance(metrics, Iterable):
         msg = f"metrics must be a list of names, Metrics or functions, got {described(metrics)}"
         raise InputError(f"{msg}; put it into a list")

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from xbp.arguments import integer, name_of
+from xbp.arguments import described, integer, name_of
 from xbp.backend import (
     Array,
     Backend,
@@ -39,6 +39,8 @@ from xbp.training.door import (
     check_schedule,
     compare,
     expected_names,
+    parameters_of,
+    steps_to_come,
 )
 from xbp.training.history import History, Record
 from xbp.training.interrupt import stop_on_interrupt
@@ -118,16 +120,19 @@ class Trainer:
         model: Layer,
         loss: Loss | Callable[[Array, Array], tuple[Array, Array]],
         optimizer: Optimizer,
-        metrics: Sequence[MetricLike] = (),
+        metrics: Sequence[MetricLike] | None = (),
         *,
         rng: Seed = None,
         capture: bool | None = None,
     ) -> None:
         check_pieces(model, loss, optimizer)
+        if capture not in (None, True, False):
+            msg = f"capture must be True, False or None, got {described(capture)}"
+            raise InputError(msg)
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
-        self._compared = self._parameters()
+        self._compared = parameters_of(self)
         self.metrics = find_metrics(metrics)
         self.seed = fresh_seed(rng)
         self.stream = Stream(self.seed)
@@ -159,7 +164,7 @@ class Trainer:
         epochs: int = 1,
         batch_size: int = 32,
         validation_data: tuple[Any, Any] | None = None,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Iterable[Callback] | None = (),
         *,
         verbose: bool | None = None,
         resume: str | os.PathLike[str] | None = None,
@@ -232,9 +237,9 @@ class Trainer:
         self.batch_size = integer("batch_size", batch_size, least=1)
         given, callbacks = (x, y), callbacks_of(callbacks)
         self._known = None
-        if self._parameters() != self._compared:
+        if parameters_of(self) != self._compared:
             compare(self.model, self.loss, self.optimizer)
-            self._compared = self._parameters()
+            self._compared = parameters_of(self)
         x, y = admit(self, x, y)
         validation = admit_validation(self, validation_data, (x, y))
         self.expected = expected_names(self, validated=validation is not None)
@@ -245,7 +250,7 @@ class Trainer:
         self.last_epoch = self.first_epoch + epochs
         self.history = History()
         self.stop_reason, self.steps_done = "", 0
-        check_schedule(self, callbacks, *self._steps_to_come(epochs))
+        check_schedule(self, callbacks, *steps_to_come(self, epochs))
         if on_terminal() if verbose is None else verbose:
             callbacks.append(ProgressBar())
         # What is written last has seen what all others did.
@@ -361,15 +366,6 @@ class Trainer:
             self._known = type(value)
         return value, gradient
 
-    def _steps_to_come(self, epochs: int) -> tuple[int, int]:
-        """The first step that will be made, and the one after the last, as a schedule counts."""
-        start, steps = self.optimizer.steps, epochs * self.steps_per_epoch
-        if self.resumed is None:
-            return start, start + steps
-        done = self.resumed.epochs_done - self.resumed.first_epoch
-        made = done * self.steps_per_epoch + self.resumed.steps_done
-        return self.resumed.steps, self.resumed.steps - made + steps
-
     # --- recorded steps ---
 
     def _prepare_recording(self, given: Pair, data: Pair) -> None:
@@ -481,11 +477,6 @@ class Trainer:
 
     def _backend(self) -> Backend:
         return self.model.backend() or get_backend()
-
-    def _parameters(self) -> tuple[int, ...]:
-        """The identities of the model's trainable parameters, and of the optimizer's."""
-        both = (self.model.parameters(), self.optimizer.parameters)
-        return tuple(id(parameter) for parameters in both for parameter in parameters)
 
     def _check_finite(self, epoch: int, place: Place, *, wait: bool = True) -> None:
         step = self.seen.loss.first_not_finite(wait=wait)
