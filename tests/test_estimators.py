@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,15 @@ pytest.importorskip("sklearn")
 
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_iris
-from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    cross_val_score,
+    train_test_split,
+)
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -28,6 +36,8 @@ from xbp import nn, optim
 from xbp.errors import InputError
 from xbp.estimators import NeuralNetClassifier, NeuralNetRegressor
 from xbp.random import generator
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 ROOT = Path(__file__).parent.parent
 X, Y = load_iris(return_X_y=True)
@@ -190,6 +200,211 @@ def test_partial_fit_goes_on_where_it_ended() -> None:
     parts.partial_fit(X[:50], NAMES[:50])  # a single class now
     assert parts.predict_proba(X).shape == (150, 3)
     assert NeuralNetRegressor(8).partial_fit(X, Y).partial_fit(X, Y).n_iter_ == 2
+
+
+# --- weights of samples and classes --------------------------------------------------------------
+
+FULL: dict[str, Any] = {"batch_size": 1000, "random_state": 0, "max_iter": 6, "learning_rate": 0.02}
+COUNTS = np.random.default_rng(0).integers(0, 4, len(X))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "array_api_strict", "torch"])
+@pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetRegressor])
+def test_integer_weights_are_repetitions(kind: Any, backend: str) -> None:
+    pytest.importorskip(backend)
+    y = Y if kind is NeuralNetClassifier else X @ np.ones((4, 2))
+    weighted = kind(8, backend=backend, **FULL).fit(X, y, sample_weight=COUNTS)
+    repeated = kind(8, backend=backend, **FULL).fit(
+        np.repeat(X, COUNTS, 0), np.repeat(y, COUNTS, 0)
+    )
+    # float64: the same sums in another order, over six steps
+    assert weighted.loss_curve_ == pytest.approx(repeated.loss_curve_, rel=1e-9)
+    for ours, theirs in zip(weighted.model_.state_dict().values(),
+                            repeated.model_.state_dict().values(), strict=True):  # fmt: skip
+        assert ours == pytest.approx(theirs, rel=1e-7, abs=1e-9)
+    assert weighted.loss_curve_ != kind(8, backend=backend, **FULL).fit(X, y).loss_curve_
+
+
+@pytest.mark.parametrize("ours", [NeuralNetClassifier, NeuralNetRegressor])
+def test_weighted_steps_are_scikit_learns(ours: Any) -> None:
+    """One step of plain gradient descent from the same parameters."""
+    theirs: Any = MLPClassifier if ours is NeuralNetClassifier else MLPRegressor
+    y = Y if ours is NeuralNetClassifier else X[:, 0] * X[:, 1]
+    weight = np.random.default_rng(1).uniform(0, 3, len(X))
+    known = [np.unique(y)] if theirs is MLPClassifier else []
+    options: dict[str, Any] = {"hidden_layer_sizes": 5, "activation": "tanh", "alpha": 0.0,
+                               "batch_size": len(X), "random_state": 0}  # fmt: skip
+    plain = {"solver": "sgd", "momentum": 0.0, **options}
+    start, peer = (
+        theirs(learning_rate_init=rate, **plain).partial_fit(X, y, weight, *known)
+        for rate in (1e-300, 0.1)
+    )
+    # scikit-learn's squared error has a factor ½, so that its rate is to be halved here.
+    rate = 0.1 if ours is NeuralNetClassifier else 0.05
+    net = ours(optimizer="sgd", learning_rate=rate, **options).partial_fit(X, y, *known)
+    net.model_.load_state_dict(parameters(start))
+    net.partial_fit(X, y, sample_weight=weight)
+    for name, value in parameters(peer).items():
+        # float64, 150 samples: some hundred roundings
+        assert net.model_.state_dict()[name] == pytest.approx(value, rel=1e-11, abs=1e-13)
+    assert not np.allclose(parameters(peer)["0.weight"], parameters(start)["0.weight"])
+    factor = 1 if ours is NeuralNetClassifier else 0.5
+    assert factor * net.loss_ == pytest.approx(peer.loss_, rel=1e-11)
+
+
+def parameters(peer: Any) -> dict[str, Any]:
+    """Those of a network of scikit-learn, under our names."""
+    layers = zip((0, 2), peer.coefs_, peer.intercepts_, strict=True)
+    return {
+        f"{i}.{name}": value for i, w, b in layers for name, value in (("weight", w.T), ("bias", b))
+    }
+
+
+def test_classes_are_weighted_by_a_mapping_or_balanced() -> None:
+    few, labels = np.r_[0:50, 50:60], NAMES[np.r_[0:50, 50:60]]
+    factors = {"setosa": 0.5, "versicolor": 3.0}
+    by_class = NeuralNetClassifier(8, class_weight=factors, **FULL).fit(X[few], labels)
+    by_sample = NeuralNetClassifier(8, **FULL).fit(
+        X[few], labels, sample_weight=[factors[label] for label in labels]
+    )
+    assert by_class.loss_curve_ == by_sample.loss_curve_
+    balanced = NeuralNetClassifier(8, class_weight="balanced", **FULL).fit(X[few], labels)
+    same = {"setosa": 60 / (2 * 50), "versicolor": 60 / (2 * 10)}
+    expected = NeuralNetClassifier(8, class_weight=same, **FULL).fit(X[few], labels)
+    assert balanced.loss_curve_ == expected.loss_curve_
+    both = NeuralNetClassifier(8, class_weight=same, **FULL).fit(X[few], labels, np.ones(60))
+    assert both.loss_curve_ == expected.loss_curve_
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.ones(149), "sample_weight.shape == "),
+        (np.ones((150, 1)), "1D"),
+        (-np.ones(150), "[Nn]egative"),
+        (np.full(150, np.nan), "NaN"),
+        (np.zeros(150), "all weights are 0|at least one non-zero"),
+    ],
+)
+def test_bad_weights_are_refused(weight: Any, message: str) -> None:
+    for model, y in ((NeuralNetClassifier(3), Y), (NeuralNetRegressor(3), X[:, 0])):
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, y, sample_weight=weight)
+        assert not hasattr(model, "n_iter_")
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ("even", "class_weight must be one of 'balanced', got 'even'"),
+        ({0: 1, "other": 2}, "class_weight has a class 'other'; the classes are"),
+        ({0: -1}, "a class_weight must be a finite number from 0, got -1"),
+        ({0: "much"}, "a class_weight must be a finite number"),
+    ],
+)
+def test_bad_class_weights_are_refused(weight: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        NeuralNetClassifier(3, class_weight=weight).fit(X, Y)
+
+
+def test_balanced_classes_need_all_data_at_once() -> None:
+    with pytest.raises(InputError, match="needs all data at once"):
+        NeuralNetClassifier(3, class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
+
+
+# --- what scikit-learn's users look for ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [None, np.linspace(0.5, 2, len(X))])
+def test_scores_of_what_is_held_out(weight: Any) -> None:
+    options: dict[str, Any] = {"early_stopping": True, "random_state": 3, "max_iter": 4}
+    for kind, y, score in (
+        (NeuralNetClassifier, Y, accuracy_score), (NeuralNetRegressor, X[:, 0], r2_score)
+    ):  # fmt: skip
+        model = kind(8, learning_rate=0.01, **options).fit(X, y, weight)
+        assert len(model.validation_scores_) == model.n_iter_ == 4
+        assert model.best_validation_score_ == max(model.validation_scores_)
+        assert model.best_loss_ is None and model.loss_ == model.loss_curve_[-1]
+        state = np.random.RandomState(3)
+        state.randint(2**31 - 1)  # the seed of the network
+        parts = [X, y] if weight is None else [X, y, weight]
+        split = train_test_split(
+            *parts, test_size=0.1, random_state=state,
+            stratify=y if kind is NeuralNetClassifier else None,
+        )  # fmt: skip
+        x_held, y_held, *held = split[1::2]
+        kept = int(np.argmin(model.trainer_.history["val_loss"]))
+        expected = score(y_held, model.predict(x_held), sample_weight=held[0] if held else None)
+        assert model.validation_scores_[kept] == pytest.approx(expected, rel=1e-12)
+
+
+def test_there_are_none_without_early_stopping() -> None:
+    model = NeuralNetClassifier(8, **QUICK).fit(X, Y)
+    assert model.validation_scores_ is None and model.best_validation_score_ is None
+    assert model.best_loss_ == min(model.loss_curve_) and model.n_outputs_ == 3
+
+
+def test_a_loss_that_has_not_settled_is_a_warning() -> None:
+    with pytest.warns(ConvergenceWarning, match="not settled after max_iter=2 epochs"):
+        NeuralNetClassifier(3, max_iter=2).fit(X, Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NeuralNetClassifier(3, tol=10.0, n_iter_no_change=2).fit(X, Y)
+        NeuralNetClassifier(3).partial_fit(X, Y, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "y"), [(NeuralNetClassifier, NAMES), (NeuralNetRegressor, X[:, 0])]
+)
+def test_a_column_of_targets_is_taken_for_a_row_with_a_warning(kind: Any, y: Any) -> None:
+    flat = kind(4, **QUICK, random_state=0).fit(X, y)
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        column = kind(4, **QUICK, random_state=0).fit(X, y[:, None])
+    assert column.predict(X).shape == (150,) and column.loss_curve_ == flat.loss_curve_
+    assert column.score(X, y) == flat.score(X, y)
+
+
+def test_a_regressor_refuses_another_number_of_outputs() -> None:
+    model = NeuralNetRegressor(4).partial_fit(X, X[:, :2])
+    for y in (X[:, 0], X[:, :3]):
+        with pytest.raises(InputError, match="targets of shape"):
+            model.partial_fit(X, y)
+
+
+def test_logarithms_of_probabilities() -> None:
+    model = NeuralNetClassifier(8, learning_rate=0.5, max_iter=100, random_state=0).fit(X, Y)
+    logarithms = model.predict_log_proba(100 * X)
+    assert np.isfinite(logarithms).all() and logarithms.min() < -800  # e^-800 is 0 in float64
+    assert np.exp(logarithms) == pytest.approx(model.predict_proba(100 * X), abs=1e-12)
+
+
+def test_scikit_learns_names_of_activations() -> None:
+    same = [NeuralNetClassifier(4, name, **QUICK, random_state=0).fit(X, Y).predict_proba(X)
+            for name in ("logistic", "sigmoid")]  # fmt: skip
+    assert np.array_equal(*same)
+    linear = NeuralNetRegressor((5, 4), "identity", max_iter=3, random_state=0).fit(X, Y)
+    state = linear.model_.state_dict()
+    expected = X
+    for layer in (0, 2, 4):
+        expected = expected @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
+    assert linear.predict(X) == pytest.approx(expected[:, 0], rel=1e-12)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_warm_start_goes_on(early_stopping: bool) -> None:
+    options: dict[str, Any] = {"random_state": 0, "dropout": 0.2, "early_stopping": early_stopping}
+    warm = NeuralNetClassifier(8, max_iter=2, warm_start=True, **options).fit(X, NAMES)
+    model, before = warm.model_, warm.loss_curve_[:]
+    warm.fit(X, NAMES)
+    assert warm.model_ is model and warm.loss_curve_[:2] == before and warm.n_iter_ == 4
+    if not early_stopping:  # which begins the second time with the best epoch of the first
+        whole = NeuralNetClassifier(8, max_iter=4, **options).fit(X, NAMES)
+        assert warm.loss_curve_ == whole.loss_curve_
+    with pytest.raises(InputError, match="there is no class 'x'; the classes are"):
+        warm.fit(X, ["x"] * 150)
+    with pytest.raises(ValueError, match="expecting 4 features"):
+        warm.fit(X[:, :3], NAMES)
+    assert warm.set_params(warm_start=False).fit(X, NAMES).n_iter_ == 2
 
 
 # --- scikit-learn's world ------------------------------------------------------------------------

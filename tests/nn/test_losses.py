@@ -194,3 +194,50 @@ def test_a_weight_elsewhere_is_named() -> None:
         weight = xbp.asarray(WEIGHTS)
     with pytest.raises(BackendError, match=r"on numpy.* a pos_weight on array_api_strict"):
         nn.BCEWithLogitsLoss(pos_weight=weight)(Z, Z)
+
+
+# --- weights of samples --------------------------------------------------------------------------
+
+WEIGHTED = [
+    (nn.MSELoss("mean", factor=0.5), "numbers"),
+    (nn.L1Loss("sum"), "numbers"),
+    (nn.HuberLoss("batchmean"), "numbers"),
+    (nn.BCEWithLogitsLoss(pos_weight=2.0), "shares"),
+    (nn.BCEWithLogitsLoss("sum"), "shares"),
+    (nn.CrossEntropyLoss(), "labels"),
+    (nn.CrossEntropyLoss("sum"), "labels"),
+    (nn.CrossEntropyLoss(), "probabilities"),
+    (nn.RejectingCrossEntropyLoss(), "labels"),
+]
+
+
+@pytest.mark.parametrize(("loss", "kind"), WEIGHTED, ids=lambda value: str(value))
+def test_an_integer_weight_is_a_repetition(loss: Any, kind: str, backend: str) -> None:
+    rng = np.random.default_rng(0)
+    z, counts = rng.normal(size=(6, 3)), np.array([1, 0, 2, 3, 1, 2])
+    shares = rng.dirichlet(np.ones(3), 6)
+    t = {"numbers": rng.normal(size=(6, 3)), "shares": shares, "probabilities": shares,
+         "labels": np.array([0, 1, 2, 2, 1, 0])}[kind]  # fmt: skip
+    place = xbp.asarray
+    value, gradient = loss(place(z), place(t), place(counts))
+    repeated = np.repeat(np.arange(6), counts)
+    expected, slopes = loss(place(z[repeated]), place(t[repeated]))
+    # float64, sums of nine terms in another order
+    assert float(xbp.to_numpy(value)) == pytest.approx(float(xbp.to_numpy(expected)), rel=1e-13)
+    total = np.zeros_like(z)
+    np.add.at(total, repeated, xbp.to_numpy(slopes))
+    assert xbp.to_numpy(gradient) == pytest.approx(total, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(("loss", "kind"), WEIGHTED[::2], ids=lambda value: str(value))
+def test_weights_that_are_all_0_give_0(loss: Any, kind: str) -> None:
+    t = np.array([0, 1]) if kind == "labels" else np.full((2, 3), 1 / 3)
+    value, gradient = loss(np.ones((2, 3)), t, np.zeros(2))
+    assert value == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), ()])
+def test_weights_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    for loss, t in ((nn.MSELoss(), np.ones((2, 3))), (nn.CrossEntropyLoss(), np.array([0, 1]))):
+        with pytest.raises(InputError, match=r"needs weights of shape \(2,\), one a sample"):
+            loss(np.ones((2, 3)), t, np.ones(shape))

@@ -9,6 +9,7 @@ from xbp.backend import Array, array_namespace, dtype_name, on_host, to_numpy
 from xbp.errors import InputError
 from xbp.nn.losses import EntrywiseLoss, Loss, advice
 from xbp.primitives import cross_entropy, sigmoid
+from xbp.primitives.cross_entropy import one_hot
 
 
 class CrossEntropyLoss(Loss):
@@ -27,7 +28,9 @@ class CrossEntropyLoss(Loss):
     -----
     `prediction` holds logits (N, C); `target` holds integer labels (N,) from 0 to C - 1, or
     probabilities (N, C). A label out of range is an error where values can be read without waiting
-    for a device; on a device it makes the loss nan, and `check` is the door that refuses it.
+    for a device; on a device it makes the loss nan, and `check` is the door that refuses it. A call
+    may be given the weight of each sample, at least 0, as a third argument (N,): see
+    `Loss.relative`.
 
     Raises
     ------
@@ -48,11 +51,18 @@ class CrossEntropyLoss(Loss):
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = choice("reduction", reduction, ("mean", "sum"))
 
-    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
-        self.namespace(prediction, target)  # refuses what does not belong together
+    def __call__(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        xp = self.namespace(prediction, target)  # refuses what does not belong together
         self._check_shapes(prediction, target)
         scale = 1 / prediction.shape[0] if self.reduction == "mean" else 1.0
-        value, gradient = cross_entropy(prediction, target, scale, self.rubbish)
+        shares = target
+        if weight is not None:  # L_n is linear in t_n
+            if target.ndim == 1:
+                shares = one_hot(xp, target, prediction.shape[1], prediction.dtype)
+            shares = self.relative(prediction, weight) * xp.astype(shares, prediction.dtype)
+        value, gradient = cross_entropy(prediction, shares, scale, self.rubbish)
         if target.ndim == 1 and on_host(target) and math.isnan(value):
             self._check_labels(prediction, target)  # a label that is no class makes the loss nan
         return value, gradient
@@ -151,7 +161,9 @@ class BCEWithLogitsLoss(EntrywiseLoss):
             pos_weight = number("pos_weight", pos_weight, least=0)
         self.pos_weight = pos_weight
 
-    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> tuple[Array, Array]:
         xp, target = self.matched(prediction, target)
         x, positive, negative = prediction, self._weight(prediction) * target, 1 - target
         losses = (
@@ -159,8 +171,12 @@ class BCEWithLogitsLoss(EntrywiseLoss):
             + negative * xp.maximum(x, 0.0)
             + (positive + negative) * xp.log1p(xp.exp(-xp.abs(x)))
         )
+        slopes = negative * sigmoid(x) - positive * sigmoid(-x)
         scale = self.scale(x)
-        return scale * xp.sum(losses), scale * (negative * sigmoid(x) - positive * sigmoid(-x))
+        if weight is not None:
+            r = self.relative(x, weight)
+            losses, slopes = r * losses, r * slopes
+        return scale * xp.sum(losses), scale * slopes
 
     def check(self, prediction: Array, target: Array) -> None:
         super().check(prediction, target)

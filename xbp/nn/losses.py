@@ -37,6 +37,31 @@ class Loss:
         InputError
         """
 
+    reduction = "mean"
+
+    def relative(self, prediction: Array, weight: Array) -> Array:
+        """The factor of each sample's loss, in the prediction's dtype: (N, 1, …), as many axes.
+
+        It is r_n = w_n N / Σ w for a mean, which then is Σ w_n ℓ_n / Σ w as in scikit-learn, and
+        r_n = w_n for a sum. So integer weights count a sample as often as repeating it would. Where
+        all weights are 0, r is.
+
+        Raises
+        ------
+        InputError
+            `weight` is not of shape (N,).
+        """
+        xp = self.namespace(prediction, weight, "weight")
+        n = prediction.shape[0]
+        if weight.shape != (n,):
+            msg = f"{self} needs weights of shape ({n},), one a sample, got {tuple(weight.shape)}"
+            raise InputError(msg)
+        weight = xp.astype(weight, prediction.dtype)
+        if self.reduction != "sum":
+            total = xp.sum(weight)
+            weight = weight * (n / xp.where(total > 0, total, 1.0))
+        return xp.reshape(weight, (-1, *[1] * (prediction.ndim - 1)))
+
     def namespace(self, prediction: Array, target: Array, name: str = "target") -> Namespace:
         """The common Array API namespace of both; mixing libraries or devices is an error."""
         xp = array_namespace(prediction)
@@ -90,7 +115,8 @@ class EntrywiseLoss(Loss):
     Notes
     -----
     `prediction` and `target` have the same shape; a target of another dtype is converted. The
-    gradient is factor · ∂ℓ/∂y / count, with the same count as the reduction.
+    gradient is factor · ∂ℓ/∂y / count, with the same count as the reduction. A call may be given
+    the weight of each sample, at least 0, as a third argument (N,): see `Loss.relative`.
 
     Raises
     ------
@@ -140,10 +166,15 @@ class RegressionLoss(EntrywiseLoss):
         msg = f"{type(self).__name__} has no formula; define formula(self, xp, difference)"
         raise NotImplementedError(msg)
 
-    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> tuple[Array, Array]:
         xp, target = self.matched(prediction, target)
         values, slopes = self.formula(xp, prediction - target)
         scale = self.scale(prediction)
+        if weight is not None:
+            r = self.relative(prediction, weight)
+            values, slopes = r * values, r * slopes
         return scale * xp.sum(values), scale * slopes
 
 

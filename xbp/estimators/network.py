@@ -1,38 +1,35 @@
-"""Dense networks as scikit-learn's estimators: in pipelines, grid searches, cross-validation.
-
-scikit-learn is imported here and nowhere else in xbp, and comes with the ``sklearn`` extra. So
-``import xbp`` does not give this module: write ``from xbp.estimators import NeuralNetClassifier``.
-"""
+"""What the estimators share: a network, its training, and what is known after it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from xbp import nn, optim
 from xbp.arguments import choice, integer, number
-from xbp.backend import Array, Backend, dtype_name, to_numpy
+from xbp.backend import Array, Backend, dtype_name
 from xbp.errors import InputError
+from xbp.estimators.weighting import WeightedLoss, packed
 from xbp.models import MLP
 from xbp.models.mlp import Activation
 from xbp.random import generator
 from xbp.training import Callback, EarlyStopping, Trainer
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.model_selection import train_test_split
-    from sklearn.utils import check_random_state
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    msg = f"xbp.estimators needs scikit-learn 1.6 or later ({error}): pip install scikit-learn"
-    raise ImportError(msg) from None
-
-__all__ = ["NeuralNetClassifier", "NeuralNetRegressor"]
+from xbp.training.history import Record
 
 
 class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -44,7 +41,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         The units of each hidden layer; ``()`` makes the model linear.
     activation : str, callable, or sequence with one a hidden layer; default "relu"
         The name of any elementwise layer of `xbp.nn` in lower case (``"sigmoid"``, ``"gelu"``…),
-        or what `models.MLP` takes.
+        or what `models.MLP` takes; also scikit-learn's "logistic" and "identity".
     dropout : float, or sequence with one a hidden layer; default 0
     optimizer : str or callable, default "adam"
         The name of any optimizer of `xbp.optim` in lower case, or a function that makes one, such
@@ -61,7 +58,8 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         The number of epochs, unless training ends earlier.
     tol : float, default 0.0001
     n_iter_no_change : int, default 10
-        Training ends when the loss has not become better by more than `tol` for so many epochs.
+        Training ends when the loss has not become better by more than `tol` for so many epochs;
+        if it does not within `max_iter` epochs, `fit` gives a ConvergenceWarning.
     early_stopping : bool, default False
         Whether that is the loss on a share of the data which is not trained on; the model then
         keeps the parameters of its best epoch.
@@ -75,6 +73,9 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         None is that of X: float32, or float64 for anything else.
     verbose : bool, default False
         Whether to show a progress bar.
+    warm_start : bool, default False
+        Whether another `fit` goes on from the parameters that the last one ended with, and with
+        its optimizer. Features and classes must be the same.
 
     Attributes
     ----------
@@ -82,8 +83,17 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     trainer_ : Trainer
     loss_curve_ : list of float
         The mean loss of each epoch.
+    loss_, best_loss_ : float
+        The last one and the lowest; `best_loss_` is None with `early_stopping`.
+    validation_scores_ : list of float, or None
+        With `early_stopping`, the score (accuracy, R²) of each epoch of this `fit` on what was held
+        out. What ends training, and chooses the epoch that is kept, is the loss there.
+    best_validation_score_ : float or None
+        The highest of them.
     n_iter_ : int
         How many epochs have been made.
+    n_outputs_ : int
+        How many numbers the network puts out.
     n_features_in_ : int
     feature_names_in_ : array of str
         Where X had named columns.
@@ -108,6 +118,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         backend: str | Backend | None = None,
         dtype: str | None = None,
         verbose: bool = False,
+        warm_start: bool = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -125,10 +136,11 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.backend = backend
         self.dtype = dtype
         self.verbose = verbose
+        self.warm_start = warm_start
 
     # --- what the two differ in ---
 
-    loss: nn.Loss
+    loss: nn.CrossEntropyLoss | nn.MSELoss
 
     def _learn(self, y: NDArray[Any]) -> int:
         """Learn from all targets what values they have; returns the number of outputs."""
@@ -138,15 +150,27 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         """What the loss takes for y."""
         raise NotImplementedError
 
+    def _weights(self, y: NDArray[Any]) -> NDArray[Any] | None:
+        """The weight of each sample that follows from its target; None if there are none."""
+        return None
+
+    def _score_of(self, outputs: Array, y: NDArray[Any], weight: NDArray[Any] | None) -> float:
+        """What `score` says of such outputs, for what `_targets` gave."""
+        raise NotImplementedError
+
     # --- fitting ---
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train from new initial weights.
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train from new initial weights, or with `warm_start` from those of the last `fit`.
 
         Parameters
         ----------
         X : array-like (n_samples, n_features)
         y : array-like (n_samples,), of a regressor also (n_samples, n_outputs)
+            A single column is taken for (n_samples,), with a DataConversionWarning.
+        sample_weight : array-like (n_samples,), optional
+            At least 0. The loss of a batch is Σ w_n L_n / Σ w_n, as in scikit-learn: an integer
+            weight counts a sample as often as repeating it in its batch would.
 
         Raises
         ------
@@ -154,39 +178,57 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             A parameter is out of range, or the data do not fit (then by scikit-learn).
         NonFiniteError
             The loss became infinite or nan.
+
+        Warns
+        -----
+        ConvergenceWarning
+            The loss was still becoming better after `max_iter` epochs.
         """
         epochs = integer("max_iter", self.max_iter, least=1)
         share = number("validation_fraction", self.validation_fraction, least=0, most=1)
         patience = integer("n_iter_no_change", self.n_iter_no_change, least=1)
         tol = number("tol", self.tol, least=0)
-        X, y = self._admit(X, y, reset=True)
-        outputs = self._learn(y)
-        y, random_state = self._targets(y), self._start(outputs)
-        if not self.early_stopping:
-            stop = EarlyStopping("loss", patience, tol, restore_best=False)
-            return self._train(X, y, epochs, callbacks=[stop])
-        X, X_held, y, y_held = train_test_split(
-            X,
-            y,
-            test_size=share,
-            random_state=random_state,
-            stratify=y if isinstance(self, ClassifierMixin) else None,
+        warm = bool(self.warm_start) and hasattr(self, "n_iter_")
+        X, y, weight = self._admit(X, y, sample_weight, reset=not warm)
+        outputs = self.n_outputs_ if warm else self._learn(y)
+        y = self._targets(y)
+        weight = self._all_weights(y, weight)
+        random_state = self._start(outputs, warm=warm)
+        parts, held = [X, y] if weight is None else [X, y, weight], None
+        if self.early_stopping:
+            stratify = y if isinstance(self, ClassifierMixin) else None
+            split = train_test_split(
+                *parts, test_size=share, random_state=random_state, stratify=stratify
+            )
+            parts, held = split[0::2], split[1::2]
+        stop = EarlyStopping(
+            "val_loss" if held else "loss", patience, tol, restore_best=held is not None
         )
-        stop = EarlyStopping("val_loss", patience, tol)
-        return self._train(X, y, epochs, (X_held, y_held), [stop])
+        self._train(parts, epochs, held, stop)
+        if len(self.trainer_.history) == epochs and not self.trainer_.stop_reason:
+            msg = (
+                f"the loss has not settled after max_iter={epochs} epochs; raise max_iter, or tol, "
+                "or the learning rate"
+            )
+            warnings.warn(msg, ConvergenceWarning, stacklevel=2)
+        return self
 
-    def _partial_fit(self, X: Any, y: Any, known: Any = None) -> Self:
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, known: Any = None) -> Self:
         """One epoch; the first call learns about the targets from `known`, or else from y."""
         first = not hasattr(self, "n_iter_")
-        X, y = self._admit(X, y, reset=first)
+        X, y, weight = self._admit(X, y, sample_weight, reset=first)
         outputs = self._learn(y if known is None else known) if first else 0
-        y = self._targets(y)  # what is refused here has started nothing
+        y = self._targets(y)  # what is refused here and in the next line has started nothing
+        weight = self._all_weights(y, weight)
         if first:
             self._start(outputs)
-        return self._train(X, y, epochs=1)
+        self._train([X, y] if weight is None else [X, y, weight], epochs=1)
+        return self
 
-    def _admit(self, X: Any, y: Any, *, reset: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        """X in the model's dtype, and y; `reset` chooses that dtype, and how many features."""
+    def _admit(
+        self, X: Any, y: Any, weight: Any, *, reset: bool
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+        """X in the model's dtype, y, and weights; `reset` chooses dtype and number of features."""
         dtype: Any = [np.float64, np.float32]
         if not reset:
             dtype = self.dtype_
@@ -196,14 +238,30 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         X, y = validate_data(
             self, X, y, reset=reset, dtype=dtype, multi_output=free, y_numeric=free
         )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if weight is not None:
+            weight = _check_sample_weight(weight, X, dtype=X.dtype, ensure_non_negative=True)
         self.dtype_: str = X.dtype.name
-        return X, y
+        return X, y, weight
 
-    def _start(self, outputs: int) -> np.random.RandomState:
+    def _all_weights(self, y: NDArray[Any], weight: NDArray[Any] | None) -> NDArray[Any] | None:
+        """Those given, times those that follow from the targets."""
+        own = self._weights(y)
+        if own is not None:
+            weight = own if weight is None else own * weight
+        if weight is not None and not weight.any():
+            msg = "all weights are 0, so there is nothing to learn from"
+            raise InputError(msg)
+        return weight
+
+    def _start(self, outputs: int, *, warm: bool = False) -> np.random.RandomState:
         """Make the network and its trainer; returns the generator that their seed came from."""
-        self.__dict__.pop("n_iter_", None)  # the sign of being fitted: set when training has ended
         random_state: np.random.RandomState = check_random_state(self.random_state)
         rng = generator(int(random_state.randint(2**31 - 1)))
+        if warm:
+            return random_state
+        self.__dict__.pop("n_iter_", None)  # the sign of being fitted: set when training has ended
         hidden = self.hidden_layer_sizes
         self.model_ = MLP(
             self.n_features_in_,
@@ -221,23 +279,35 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         optimizer = make(self.model_.parameters(), lr=self.learning_rate, weight_decay=decay)
         self.trainer_ = Trainer(self.model_, self.loss, optimizer, rng=rng)
         self.loss_curve_: list[float] = []
+        self.n_outputs_ = outputs
         return random_state
 
     def _train(
         self,
-        X: NDArray[Any],
-        y: NDArray[Any],
+        parts: Sequence[NDArray[Any]],
         epochs: int,
-        validation: tuple[NDArray[Any], NDArray[Any]] | None = None,
-        callbacks: Sequence[Callback] = (),
-    ) -> Self:
-        size = min(200, len(X)) if self.batch_size == "auto" else self.batch_size
+        held: Sequence[NDArray[Any]] | None = None,
+        *callbacks: Callback,
+    ) -> None:
+        """Train on (X, targets) or (X, targets, weights), and measure what is held out."""
+        size = min(200, len(parts[0])) if self.batch_size == "auto" else self.batch_size
         size = integer("batch_size", size, least=1)
+        scores = None if held is None else _Scores(self, held)
+        trainer, weighted = self.trainer_, len(parts) == 3
+        trainer.loss = WeightedLoss(self.loss) if weighted else self.loss
+        x, y = packed(parts) if weighted else parts
+        validation: Any = held and (packed(held) if weighted else tuple(held))
+        every = [*callbacks, *([scores] if scores else [])]
         verbose = bool(self.verbose)
-        history = self.trainer_.fit(X, y, epochs, size, validation, callbacks, verbose=verbose)
+        try:
+            history = trainer.fit(x, y, epochs, size, validation, every, verbose=verbose)
+        finally:
+            trainer.loss = self.loss
         self.loss_curve_ += history["loss"]
-        self.n_iter_ = len(self.loss_curve_)
-        return self
+        self.n_iter_, self.loss_ = len(self.loss_curve_), self.loss_curve_[-1]
+        self.best_loss_ = None if scores else min(self.loss_curve_)
+        self.validation_scores_ = scores and scores.values
+        self.best_validation_score_ = max(scores.values) if scores else None
 
     def _outputs(self, X: Any) -> Array:
         """The network's outputs for X, where the network lives."""
@@ -245,128 +315,33 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return self.trainer_.predict(validate_data(self, X, reset=False, dtype=self.dtype_))
 
 
-class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
-    """A dense network that classifies: softmax and cross-entropy on one logit for each class.
+class _Scores(Callback):
+    """The score of each epoch on what is held out."""
 
-    Two classes are no exception, so that there is one path for all of them. Nothing is lost by
-    it: softmax(z)₁ = σ(z₁ - z₀), which is the sigmoid of a single logit z₁ - z₀.
+    def __init__(self, net: NeuralNet, held: Sequence[NDArray[Any]]) -> None:
+        self.net, self.held = net, held
+        self.values: list[float] = []
 
-    See `NeuralNet` for the parameters. Labels may be numbers, booleans or strings.
-
-    Attributes
-    ----------
-    classes_ : array (n_classes,)
-        The labels, sorted; the columns of `predict_proba`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xbp.estimators import NeuralNetClassifier
-    >>> X, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), ["cold", "cold", "warm", "warm"]
-    >>> classifier = NeuralNetClassifier(8, learning_rate=0.1, max_iter=50, random_state=0)
-    >>> classifier.fit(X, y).predict([[-3.0], [3.0]]).tolist()
-    ['cold', 'warm']
-    """
-
-    loss = nn.CrossEntropyLoss()
-
-    def _learn(self, y: NDArray[Any]) -> int:
-        check_classification_targets(y)
-        self.classes_ = np.unique(y)
-        return len(self.classes_)
-
-    def _targets(self, y: NDArray[Any]) -> NDArray[Any]:
-        unknown = np.setdiff1d(y, self.classes_).tolist()
-        if unknown:
-            msg = f"there is no class {unknown[0]!r}; the classes are {self.classes_.tolist()}"
-            raise InputError(msg)
-        return np.searchsorted(self.classes_, y)
-
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
-        """Train for one epoch on these data, going on from where the last call ended.
-
-        Parameters
-        ----------
-        X, y
-            As in `fit`, but some classes may be absent.
-        classes : array-like
-            All labels that will ever come; needed in the first call, unless `fit` came before it.
-
-        Raises
-        ------
-        ValueError
-            As in `fit`; or a label is not one of the classes, or there are no classes.
-        """
-        known = None if classes is None else np.unique(classes)
-        if not hasattr(self, "n_iter_"):
-            if known is None:
-                msg = "the first partial_fit needs classes, all labels that will ever come"
-                raise InputError(msg)
-        elif known is not None and not np.array_equal(known, self.classes_):
-            msg = f"classes must stay {self.classes_.tolist()}, got {known.tolist()}"
-            raise InputError(msg)
-        return self._partial_fit(X, y, known)
-
-    def predict_proba(self, X: Any) -> NDArray[Any]:
-        """The probability of each class, (n_samples, n_classes)."""
-        return to_numpy(nn.Softmax()(self._outputs(X)))
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """The most probable class of each sample."""
-        largest = to_numpy(self._outputs(X)).argmax(axis=1)
-        return np.asarray(self.classes_[largest])
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        x, y, *weight = self.held
+        self.values.append(self.net._score_of(trainer.predict(x), y, weight[0] if weight else None))
 
 
-class NeuralNetRegressor(RegressorMixin, NeuralNet):  # type: ignore[misc]
-    """A dense network for numbers: linear outputs, trained on their mean squared error.
+def _identity() -> nn.Layer:
+    """The layer that changes nothing."""
+    return nn.LeakyReLU(negative_slope=1.0)
 
-    See `NeuralNet` for the parameters. Targets far from a standard deviation of 1 are learned
-    better when scaled, as by ``sklearn.compose.TransformedTargetRegressor``.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xbp.estimators import NeuralNetRegressor
-    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
-    >>> regressor = NeuralNetRegressor(32, learning_rate=0.01, max_iter=300, random_state=0)
-    >>> regressor.fit(X, X[:, 0] ** 2).score(X, X[:, 0] ** 2) > 0.95
-    True
-    """
-
-    loss = nn.MSELoss()
-
-    def _learn(self, y: NDArray[Any]) -> int:
-        self._flat = y.ndim == 1
-        return 1 if self._flat else int(y.shape[1])
-
-    def _targets(self, y: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(y, dtype=self.dtype_).reshape(len(y), -1)
-
-    def partial_fit(self, X: Any, y: Any) -> Self:
-        """Train for one epoch on these data, going on from where the last call ended.
-
-        Parameters
-        ----------
-        X, y
-            As in `fit`.
-        """
-        return self._partial_fit(X, y)
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """(n_samples,), or (n_samples, n_outputs) where `fit` was given such targets."""
-        y = to_numpy(self._outputs(X))
-        return y.ravel() if self._flat else y
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
+ALIASES = {"logistic": nn.Sigmoid, "identity": _identity}
+"""scikit-learn's names for what has another one here."""
 
 
 def _activation(value: Any) -> Any:
     """What `models.MLP` takes for an activation, names replaced by classes."""
     if isinstance(value, list | tuple):
         return [_activation(one) for one in value]
+    if isinstance(value, str) and value in ALIASES:
+        return ALIASES[value]
     return _named("activation", value, nn, nn.Elementwise)
 
 
