@@ -63,6 +63,12 @@ def test_products(shapes: Any, dtype: str) -> None:
         np.testing.assert_array_equal(found.get(), a[..., ::back] @ b)  # exact: small integers
 
 
+def test_sums_along_an_axis_use_shared_memory_of_a_size_that_the_launch_says() -> None:
+    x = np.random.default_rng(0).integers(-9, 10, (3, 700)).astype("float64")
+    found = cupy.cumsum(cupy.asarray(x), axis=1)
+    np.testing.assert_array_equal(found.get(), np.cumsum(x, axis=1))
+
+
 def test_new_memory_is_nan_and_too_much_is_refused() -> None:
     with cupy.cuda.using_allocator(cupy.cuda.memory._malloc):
         assert np.isnan(cupy.empty(16, "f4").get()).all()

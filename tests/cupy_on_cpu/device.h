@@ -11,6 +11,7 @@
 #include <tuple>
 #include <utility>
 
+#define MOST_DYNAMIC (48 << 10) /* bytes of shared memory that a launch may ask for */
 #define __host__
 #define __forceinline__ inline
 #define __noinline__
@@ -20,6 +21,8 @@
 #include "mathematics.h"
 
 namespace emulation {
+
+__shared__ double dynamic[MOST_DYNAMIC / sizeof(double)];
 
 /* What the thread `from` of this one's warp has; each gives its own. */
 template <class T> static T exchange(T own, int from) {

@@ -127,8 +127,7 @@ CUresult cuLaunchKernel(CUfunction given, unsigned blocks_x, unsigned blocks_y, 
     auto *f = (function *)given;
     if (f->of->device != device) return (CUresult)INVALID_HANDLE;
     const size_t blocks = (size_t)blocks_x * blocks_y * blocks_z, threads = (size_t)threads_x * threads_y * threads_z;
-    if (!blocks || !threads || threads > 1024) return (CUresult)INVALID_VALUE;
-    if (shared) return (CUresult)NOT_SUPPORTED;
+    if (!blocks || !threads || threads > 1024 || shared > 48 << 10) return (CUresult)INVALID_VALUE;
     std::vector<std::vector<char>> copies; /* by value, as they are now */
     for (size_t i = 0; i < f->sizes.size(); i++)
         copies.emplace_back((char *)arguments[i], (char *)arguments[i] + f->sizes[i]);

@@ -20,6 +20,8 @@ FLAGS = (
     *("-O1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-w", "-fpermissive"),
     *("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"),
 )
+SHARED = re.compile(r"extern\s+__shared__\s+([\w:<> ]+?)\s*(\w+)\s*\[\s*\]\s*;")
+"""Shared memory whose size the launch says: the same for all that a kernel declares."""
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
 
 
@@ -39,7 +41,7 @@ def main(folder: Path, options: list[str]) -> int:
         seen = subprocess.run(read, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
         if seen.returncode:
             return 1
-        text = source.read_text()
+        text = SHARED.sub(r"\1 *\2 = (\1 *)emulation::dynamic;", source.read_text())
         found = {name: name for name in KERNEL.findall(seen.stdout)}
         asked = (folder / "expressions").read_text().splitlines()
         found = {f"expression_{i}": it for i, it in enumerate(asked)} or found
