@@ -737,3 +737,17 @@ def test_a_layer_shows_its_class_and_its_options() -> None:
 
     assert repr(Shown()) == str(Shown()) == "Shown(3, p=0.5)"
     assert repr(Block()) == "Block()"
+
+
+def test_trainers_and_optimizers_say_what_they_are() -> None:
+    layer = nn.Linear(2, 1, rng=0)
+    optimizer = optim.SGD(layer.parameters(), 0.1, momentum=0.9)
+    assert repr(optimizer).startswith("SGD(2 parameters, lr=0.1, ")
+    assert "momentum=0.9" in repr(optimizer)
+    trainer = repr(xbp.Trainer(layer, nn.MSELoss(), optimizer, rng=3))
+    assert trainer.startswith("Trainer(Linear, MSELoss(") and trainer.endswith(", rng=3)")
+
+
+def test_a_summary_is_a_function_of_nn() -> None:
+    (row,) = nn.summary(nn.Linear(3, 2, rng=0), (3,))
+    assert (row.output_shape, row.parameters) == ((2,), 8)

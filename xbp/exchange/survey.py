@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xbp.errors import InputError
 from xbp.exchange.export import largest, needed, run
 from xbp.exchange.graph import OPSET
@@ -91,7 +93,8 @@ def items() -> Iterator[Item]:
     """Every layer and model of the catalogue, once for each way in which it is made and fed."""
     for item in catalogue():
         if isinstance(item, Item) and item.kind in ("layer", "model"):
-            if len(item.inputs[0]) > 1 and not item.case.endswith("scattered"):
+            first = item.inputs[0]
+            if len(first) > 1 and not item.case.endswith("scattered") and np.isfinite(first).all():
                 yield item
 
 

@@ -87,6 +87,12 @@ class Optimizer:
         self.state: list[State] = [{} for _ in self.parameters]
         self.counts = [0] * len(self.parameters)  # a parameter without gradient is not counted
 
+    def __repr__(self) -> str:
+        own = ("parameters", "steps", "state", "counts", "_lr")
+        options = {"lr": self._lr} | {k: v for k, v in vars(self).items() if k not in own}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"{type(self).__name__}({len(self.parameters)} parameters, {shown})"
+
     # --- the learning rate ---
 
     @property

@@ -155,6 +155,10 @@ class Trainer:
         self.callbacks: list[Callback] = []
         self.elapsed_before = 0.0  # seconds of an interrupted epoch, before it was interrupted
 
+    def __repr__(self) -> str:
+        model, loss = type(self.model).__name__, repr(self.loss)
+        return f"Trainer({model}, {loss}, {self.optimizer!r}, rng={self.seed})"
+
     # --- what a user calls ---
 
     def fit(
