@@ -205,3 +205,10 @@ def test_a_bias_may_change_as_no_backward_reads_it() -> None:
     layer.bias.assign(np.zeros(2))
     expected = np.ones((4, 2)) @ layer.weight.data
     np.testing.assert_allclose(backward(np.ones_like(y)), expected, rtol=1e-15)
+
+
+def test_a_layer_for_inference_alone_has_no_backward() -> None:
+    make = layer_of(lambda x: (x, None))
+    np.testing.assert_array_equal(nn.Sequential(make())(X), X)
+    with pytest.raises(InputError, match=RETURNS):
+        nn.Sequential(make()).forward(X)

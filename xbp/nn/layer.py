@@ -198,7 +198,7 @@ class Layer:
         result = self.forward(x)
         if type(result) is tuple and len(result) == 2:
             y, backward = result
-            if callable(backward):
+            if callable(backward) or backward is None:  # a layer for inference alone has none
                 return y
         raise not_both(self, "forward", "output, backward", result)
 
