@@ -37,6 +37,7 @@ from xbp import nn, optim
 from xbp.errors import InputError
 from xbp.estimators import NeuralNetClassifier, NeuralNetRegressor
 from xbp.random import generator
+from xbp.testing import emulated_graphs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -226,6 +227,17 @@ def test_integer_weights_are_repetitions(kind: Any, backend: str) -> None:
     assert weighted.loss_curve_ != kind(8, backend=backend, **FULL).fit(X, y).loss_curve_
 
 
+@pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetRegressor])
+def test_weighted_steps_can_be_recorded(kind: Any) -> None:
+    pytest.importorskip("array_api_strict")
+    options: dict[str, Any] = {"backend": "array_api_strict", "batch_size": 64, "max_iter": 3}
+    ordinary = kind(5, random_state=0, **options).fit(X, Y, COUNTS)
+    with emulated_graphs():
+        recorded = kind(5, random_state=0, **options).fit(X, Y, COUNTS)
+    assert recorded.trainer_._recorded is not None
+    assert recorded.loss_curve_ == ordinary.loss_curve_
+
+
 @pytest.mark.parametrize("ours", [NeuralNetClassifier, NeuralNetRegressor])
 def test_weighted_steps_are_scikit_learns(ours: Any) -> None:
     """One step of plain gradient descent from the same parameters."""
@@ -275,8 +287,12 @@ def test_classes_are_weighted_by_a_mapping_or_balanced() -> None:
     same = {"setosa": 60 / (2 * 50), "versicolor": 60 / (2 * 10)}
     expected = NeuralNetClassifier(8, class_weight=same, **FULL).fit(X[few], labels)
     assert balanced.loss_curve_ == expected.loss_curve_
-    both = NeuralNetClassifier(8, class_weight=same, **FULL).fit(X[few], labels, np.ones(60))
-    assert both.loss_curve_ == expected.loss_curve_
+    more = np.linspace(1, 2, 60)
+    both = NeuralNetClassifier(8, class_weight=same, **FULL).fit(X[few], labels, more)
+    product = [same[label] * factor for label, factor in zip(labels, more, strict=True)]
+    assert (
+        both.loss_curve_ == NeuralNetClassifier(8, **FULL).fit(X[few], labels, product).loss_curve_
+    )
 
 
 @pytest.mark.parametrize(
