@@ -10,7 +10,8 @@ Levenberg-Marquardt took twenty, to 0.95 % of errors without distorted images.
 import argparse
 
 import xbp
-from xbp import nn, optim
+from xbp import optim
+from xbp.models import lenet1998
 from xbp.nn.summary import summary
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -45,7 +46,7 @@ x, x_test = (xbp.datasets.standardize_images(images, **scale) for images in (x_t
 steps = -(-len(x) // options.batch_size) * options.epochs
 optimizer = optim.Adam(model.parameters(), lr=optim.OneCycleLR(options.lr, steps))
 trainer = xbp.Trainer(
-    model, nn.RejectingCrossEntropyLoss(), optimizer, ["accuracy"], rng=options.seed
+    model, lenet1998.RejectingCrossEntropyLoss(), optimizer, ["accuracy"], rng=options.seed
 )
 history = trainer.fit(x, y_train, options.epochs, options.batch_size)
 for record in history.records:

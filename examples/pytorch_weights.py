@@ -2,7 +2,7 @@
 
 Names, shapes and the order of the gates of LSTM and GRU are the same in both, so that the file that
 one has written is read by the other. A recurrent layer needs batch_first=True in PyTorch; layers
-that PyTorch lacks (PartialConv2d, Subsample2d, EuclideanRBF) stay at home.
+that PyTorch lacks (those of xbp.models.lenet1998) stay at home.
 
 python examples/pytorch_weights.py
 """

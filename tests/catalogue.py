@@ -16,6 +16,13 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp import initializers, nn
+from xbp.models.lenet1998 import (
+    EuclideanRBF,
+    Negation,
+    PartialConv2d,
+    RejectingCrossEntropyLoss,
+    Subsample2d,
+)
 
 Arrays = tuple[NDArray[Any], ...]
 
@@ -30,7 +37,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """The name of the class in xbp.nn."""
+        """The name of the class, in xbp.nn or in xbp.models.lenet1998."""
         return self.name.partition(" ")[0]
 
 
@@ -193,10 +200,10 @@ CASES = [
     Case("Conv2d with strides and padding", conv(2, 2, (3, 2), (2, 1), (1, 2)),
          normal(3, 2, 7, 6), conv_oracle((2, 1), (1, 2))),
     Case("Conv2d with gaps", conv(2, 2, 2, 3), normal(2, 2, 9, 8), conv_oracle((3, 3))),
-    Case("PartialConv2d", lambda: nn.PartialConv2d(TABLE, 3, **LENET), normal(2, 3, 5, 6),
+    Case("PartialConv2d", lambda: PartialConv2d(TABLE, 3, **LENET), normal(2, 3, 5, 6),
          lambda s, x: oracles.partial_conv2d(x, s["weight"], s["bias"], TABLE)),
     Case("PartialConv2d without bias, with strides and padding",
-         lambda: nn.PartialConv2d(TABLE, (3, 2), (2, 1), (1, 2), False, dtype="float64", rng=0),
+         lambda: PartialConv2d(TABLE, (3, 2), (2, 1), (1, 2), False, dtype="float64", rng=0),
          normal(2, 3, 7, 6), lambda s, x: oracles.partial_conv2d(
              x, s["weight"], None, TABLE, (2, 1), (1, 2))),
     Case("MaxPool2d", lambda: nn.MaxPool2d(2), distinct(2, 3, 4, 6),
@@ -243,10 +250,10 @@ CASES = [
          carried_oracle(oracles.gru_cell, 2, 1)),
     Case("Last", lambda: nn.Last(), normal(3, 4, 2),
          lambda s, x: np.array([sample[-1] for sample in x])),
-    Case("Subsample2d", lambda: nn.Subsample2d(3, **LENET), normal(2, 3, 4, 6),
+    Case("Subsample2d", lambda: Subsample2d(3, **LENET), normal(2, 3, 4, 6),
          lambda s, x: oracles.subsample2d(x, s["weight"], s["bias"], (2, 2), (2, 2), (0, 0))),
     Case("Subsample2d overlapping, padded",
-         lambda: nn.Subsample2d(2, (3, 2), (1, 2), (0, 1), **LENET), normal(2, 2, 5, 6),
+         lambda: Subsample2d(2, (3, 2), (1, 2), (0, 1), **LENET), normal(2, 2, 5, 6),
          lambda s, x: oracles.subsample2d(x, s["weight"], s["bias"], (3, 2), (1, 2), (0, 1))),
     Case("Flatten", lambda: nn.Flatten(), normal(3, 2, 4, 5), lambda s, x: oracles.flatten(x)),
     Case("Dropout", lambda: nn.Dropout(0.3), normal(3, 7), dropout_oracle(0.3), False),
@@ -277,10 +284,10 @@ CASES = [
          lambda s, x: oracles.scaled_tanh(x, 1.7159, 2 / 3)),
     Case("ScaledTanh with options", lambda: nn.ScaledTanh(0.5, 3.0), normal(4, 6),
          lambda s, x: oracles.scaled_tanh(x, 0.5, 3.0)),
-    Case("Negation", lambda: nn.Negation(), normal(4, 6), lambda s, x: 0.0 - x),
-    Case("EuclideanRBF", lambda: nn.EuclideanRBF([[1, -1, 1], [0.5, 1, 2]], dtype="float64"),
+    Case("Negation", lambda: Negation(), normal(4, 6), lambda s, x: 0.0 - x),
+    Case("EuclideanRBF", lambda: EuclideanRBF([[1, -1, 1], [0.5, 1, 2]], dtype="float64"),
          normal(4, 3), lambda s, x: oracles.euclidean_rbf(x, s["codes"])),
-    Case("EuclideanRBF over sequences", lambda: nn.EuclideanRBF([[1, -1]] * 3, dtype="float64"),
+    Case("EuclideanRBF over sequences", lambda: EuclideanRBF([[1, -1]] * 3, dtype="float64"),
          normal(4, 5, 2), lambda s, x: oracles.euclidean_rbf(x.reshape(-1, 2), s["codes"])
          .reshape(4, 5, 3)),
     Case("Softmax", lambda: nn.Softmax(), normal(4, 6), lambda s, x: oracles.softmax(x, -1)),
@@ -323,10 +330,10 @@ CASES = [
     Case("CrossEntropyLoss of weights that do not sum to 1", lambda: nn.CrossEntropyLoss("sum"),
          lambda: (*normal(5, 3)(), np.arange(15.0).reshape(5, 3)),
          regression(oracles.cross_entropy, "sum")),
-    Case("RejectingCrossEntropyLoss", lambda: nn.RejectingCrossEntropyLoss(), with_labels(5, 3),
+    Case("RejectingCrossEntropyLoss", lambda: RejectingCrossEntropyLoss(), with_labels(5, 3),
          regression(oracles.rejecting_cross_entropy, 1.0)),
-    Case("RejectingCrossEntropyLoss summed, with another penalty",
-         lambda: nn.RejectingCrossEntropyLoss("sum", penalty=-0.5), with_labels(6, 4),
+    Case("RejectingCrossEntropyLoss summed, with another penalty, uint8",
+         lambda: RejectingCrossEntropyLoss("sum", penalty=-0.5), with_labels(6, 4, dtype="uint8"),
          regression(oracles.rejecting_cross_entropy, -0.5, "sum")),
 ]  # fmt: skip
 

@@ -7,18 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 from catalogue import CASES, Case, normal
 from rules import RULES
 
 import xbp
 from xbp import nn, optim, training
-from xbp.backend import Library
 from xbp.nn.losses import Loss
-
-devices_follow_arrays = pytest.mark.skipif(
-    not hasattr(Library, "on"), reason="the library does not yet make an array's device current"
-)
 
 BATCH, SAMPLES = 2, 9  # a rehearsal, a recording, two replays, and a batch of another size
 
@@ -143,7 +137,7 @@ def epochs() -> Iterator[Epoch]:
     for case in (*CASES, *LONG):
         if case.name == "CrossEntropyLoss of weights that do not sum to 1":
             continue  # a Trainer does not take them
-        is_loss = issubclass(getattr(nn, case.kind), Loss)
+        is_loss = isinstance(case.make(), Loss)
         yield of_loss(case) if is_loss else of_layer(case)
     for rule in RULES:
         yield of_classes(str(rule), rule=rule)

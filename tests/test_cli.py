@@ -26,6 +26,7 @@ from xbp.cli import cuda, main
 from xbp.cli.report import EpochLines, Stopwatch
 from xbp.datasets import load_mnist, standardize_images
 from xbp.errors import InputError
+from xbp.models import lenet1998
 from xbp.nn.summary import summary
 from xbp.training import History, load_weights
 from xbp.training.confusion import confusion_matrix
@@ -271,7 +272,7 @@ class TestTraining:
         model = xbp.models.LeNet5(variant="1998")
         model.load_state_dict(load_weights(tmp_path / "model.safetensors"))
         _, (x, y) = load_mnist(small)
-        value, _ = nn.RejectingCrossEntropyLoss()(model(standardize_images(x)), y)
+        value, _ = lenet1998.RejectingCrossEntropyLoss()(model(standardize_images(x)), y)
         # One batch here, another order of summation there, in float32.
         assert float(rows(tmp_path)[-1]["val_loss"]) == pytest.approx(float(value), rel=1e-5)
 

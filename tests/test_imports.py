@@ -33,7 +33,10 @@ UNASKED = (
 LIBRARIES = {"array_api_compat", "array_api_strict", "cupy", "jax", "numpy", "torch"}
 ALIASES = {"np", "cp", "jnp"}
 WRITTEN_ONCE = sorted(
-    path for room in ("nn", "optim") for path in (PACKAGE / room).rglob("*.py") if path.is_file()
+    path
+    for room in ("nn", "optim", "models")
+    for path in (PACKAGE / room).rglob("*.py")
+    if path.is_file()
 )
 
 

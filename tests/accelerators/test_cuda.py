@@ -350,11 +350,8 @@ def test_rectify_declines_what_has_gaps() -> None:
 
 
 @pytest.mark.parametrize("shape", [(13, 7), (300, 10), (5, 33), (3, 1500), (1, 1)])
-@pytest.mark.parametrize("rubbish", [None, 1.5])
 @pytest.mark.parametrize("labels", ["int64", "uint8", "int32", "probabilities"])
-def test_cross_entropy(
-    shape: tuple[int, int], labels: str, rubbish: float | None, dtype: str, machine: Emulation
-) -> None:
+def test_cross_entropy(shape: tuple[int, int], labels: str, dtype: str, machine: Emulation) -> None:
     rng = np.random.default_rng(0)
     logits = (10 * rng.normal(size=shape)).astype(dtype)
     if labels == "probabilities":
@@ -362,20 +359,19 @@ def test_cross_entropy(
     else:
         target = rng.integers(0, min(shape[1], 256), shape[0]).astype(labels)
     given = machine.guarded(logits), machine.guarded(target)
-    value, gradient = cross_entropy.cross_entropy(*given, 0.5, rubbish)
+    value, gradient = cross_entropy.cross_entropy(*given, 0.5)
     reference = primitives.cross_entropy.reference  # type: ignore[attr-defined]
     double = target if target.ndim == 1 else target.astype("f8")
-    truth, true_gradient = reference(logits.astype("f8"), double, 0.5, rubbish)
+    truth, true_gradient = reference(logits.astype("f8"), double, 0.5)
     assert value.dtype == dtype and value.shape == ()
     assert_close(value, truth, sum(shape))
     assert_close(gradient, true_gradient, shape[1])
 
 
 @pytest.mark.parametrize("level", [-2000.0, 0.0, 2000.0])
-@pytest.mark.parametrize("rubbish", [None, -1999.0, 1999.0])
-def test_no_exponential_overflows(level: float, rubbish: float | None, dtype: str) -> None:
+def test_no_exponential_overflows(level: float, dtype: str) -> None:
     logits = level + np.arange(12.0).reshape(3, 4).astype(dtype)
-    given = logits, np.array([1, 0, 3]), 1.0, rubbish
+    given = logits, np.array([1, 0, 3]), 1.0
     value, gradient = cross_entropy.cross_entropy(*given)
     reference = primitives.cross_entropy.reference  # type: ignore[attr-defined]
     truth, true_gradient = reference(logits.astype("f8"), *given[1:])

@@ -21,6 +21,7 @@ from xbp.errors import BackendError, DataError, InputError  # noqa: E402
 from xbp.exchange import export, to_onnx  # noqa: E402
 from xbp.exchange.recording import recorded  # noqa: E402
 from xbp.exchange.survey import items, row  # noqa: E402
+from xbp.models import lenet1998  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ITEMS = list(items())
@@ -53,8 +54,9 @@ def test_the_file_computes_what_the_layer_does(item: Any) -> None:
 
 def test_every_layer_and_model_is_among_them() -> None:
     bases = {"Elementwise", "Layer"}
-    offered = {name for name in nn.__all__ if isinstance(vars(nn)[name], type)}
-    layers = {name for name in offered if issubclass(vars(nn)[name], nn.Layer)}
+    offered = [vars(room)[name] for room in (nn, lenet1998) for name in room.__all__]
+    kinds = [kind for kind in offered if isinstance(kind, type)]
+    layers = {kind.__name__ for kind in kinds if issubclass(kind, nn.Layer)}
     assert {item.name for item in ITEMS} == layers - bases | set(xbp.models.__all__)
 
 
@@ -404,7 +406,7 @@ class Chooses(nn.Layer):
 
 
 def test_a_choice_that_depends_on_values_is_left_alone(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Softplus(), nn.Negation(), Chooses(), nn.Softplus())
+    model = nn.Sequential(nn.Softplus(), lenet1998.Negation(), Chooses(), nn.Softplus())
     exported = to_onnx(model, tmp_path / "model.onnx", (3,))
     assert exported.nodes["If"] == 1
     weights = onnx.load(tmp_path / "model.onnx").graph.initializer

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp import nn, optim
+from xbp.models import lenet1998
 from xbp.report.run import StepCurve
 from xbp.training import (
     Callback,
@@ -88,12 +89,12 @@ def of1998() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 2, 3, padding=1, dtype="float64", rng=rng),
         nn.ScaledTanh(),
-        nn.Subsample2d(2, dtype="float64", rng=rng),
-        nn.PartialConv2d(table, 3, dtype="float64", rng=rng),
+        lenet1998.Subsample2d(2, dtype="float64", rng=rng),
+        lenet1998.PartialConv2d(table, 3, dtype="float64", rng=rng),
         nn.ScaledTanh(),
         nn.Flatten(),
-        nn.EuclideanRBF(np.where(codes, 1.0, -1.0), dtype="float64"),
-        nn.Negation(),
+        lenet1998.EuclideanRBF(np.where(codes, 1.0, -1.0), dtype="float64"),
+        lenet1998.Negation(),
     )
 
 
@@ -260,7 +261,7 @@ TRAININGS: dict[str, Training] = {
     ),
     "1998": Training(
         of1998,
-        nn.RejectingCrossEntropyLoss,
+        lenet1998.RejectingCrossEntropyLoss,
         lambda p: optim.SGD(p, optim.StepLR(0.02, 4)),
         spread(10, 1, 8, 8, dtype="float64"),
         classes(10, 2),

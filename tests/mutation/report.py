@@ -23,10 +23,11 @@ from mutation.kernels import NOT_COMPILED, KernelFault
 from mutation.plant import install
 from mutation.suite import ERROR, ROOT, Seen, Suite, processes
 
-SOURCES = ("xbp/nn", "xbp/optim", "xbp/primitives", "xbp/accelerators")
+SOURCES = ("xbp/nn", "xbp/optim", "xbp/primitives", "xbp/accelerators", "xbp/models/lenet1998")
 FILES = ("xbp/initializers.py", "xbp/random.py")
 TESTS = (
     *("tests/nn", "tests/optim", "tests/primitives", "tests/accelerators", "tests/properties"),
+    "tests/models/lenet1998",
     *("tests/test_initializers.py", "tests/test_random.py"),
 )
 FIRST = (
@@ -238,7 +239,7 @@ class Orders:
 
     def quick(self, fault: Fault | KernelFault) -> bool:
         """Whether it is of a kind that the tests here, of its very function, should catch."""
-        layered = fault.module.startswith(("xbp.nn", "xbp.optim", "xbp.primitives"))
+        layered = fault.module.startswith(("xbp.nn", "xbp.optim", "xbp.primitives", "xbp.models"))
         if isinstance(fault, KernelFault) or fault.kind not in QUICK:
             return False
         return layered and (_file(fault), fault.function) in self.by_function

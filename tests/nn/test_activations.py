@@ -205,6 +205,7 @@ def test_expm1_keeps_elus_digits_near_zero() -> None:
 
 
 BAD = [
+    (lambda: nn.ScaledTanh(amplitude=float("nan")), "amplitude must be a finite number"),
     (lambda: nn.ELU("1"), "alpha must be a finite number, got '1'"),  # type: ignore[arg-type]
     (lambda: nn.ELU(float("inf")), "alpha.*inf"),
     (lambda: nn.Softplus(0), "beta must be a finite number above 0, got 0"),

@@ -27,14 +27,10 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("connected", ["all", "some"])
-def test_in_one_pass_or_layer_by_layer(chain: str, connected: str, backend: Any) -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_in_one_pass_or_layer_by_layer(chain: str, bias: bool, backend: Any) -> None:
     def make() -> nn.Sequential:
-        if connected == "all":
-            conv = nn.Conv2d(2, 3, 3, dtype="float64", rng=0)
-        else:
-            table = [[True, False], [True, True], [False, True]]
-            conv = nn.PartialConv2d(table, 3, dtype="float64", rng=0)
+        conv = nn.Conv2d(2, 3, 3, bias=bias, dtype="float64", rng=0)
         return nn.Sequential(conv, *CHAINS[chain]())
 
     x = backend.asarray(np.random.default_rng(0).normal(size=(5, 2, 8, 8)))
@@ -99,10 +95,6 @@ def test_a_chain_without_the_gradient_of_its_input_goes_through_all_layers_backw
         parameter.zero_grad()
     nn.for_parameters(model.forward(x, training=True)[1])(y)
     assert all(np.array_equal(p.grad, g) for p, g in zip(model.parameters(), wanted, strict=True))
-
-
-def test_a_convolution_of_some_maps_is_fused_too() -> None:
-    assert len(list(fused((nn.PartialConv2d([[1, 0], [1, 1]], 3), nn.ReLU())))) == 1
 
 
 def test_images_of_another_shape_are_refused_in_one_sentence() -> None:

@@ -14,6 +14,7 @@ import xbp
 from xbp import nn
 from xbp.backend import find_backend
 from xbp.errors import BackendError, InputError
+from xbp.models.lenet1998 import RejectingCrossEntropyLoss
 from xbp.testing.helpers import replaced
 
 WEIGHTS = [0.5, 2.0, 0.0]
@@ -207,7 +208,7 @@ WEIGHTED = [
     (nn.CrossEntropyLoss(), "labels"),
     (nn.CrossEntropyLoss("sum"), "labels"),
     (nn.CrossEntropyLoss(), "probabilities"),
-    (nn.RejectingCrossEntropyLoss(), "labels"),
+    (RejectingCrossEntropyLoss(), "labels"),
 ]
 
 

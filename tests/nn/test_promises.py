@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import xbp
 from xbp import nn, optim
 from xbp.errors import InputError
+from xbp.models import lenet1998
 from xbp.testing import check_gradients, check_parity
 
 Real = NDArray[Any]
@@ -120,10 +121,13 @@ LAYERS: dict[str, tuple[Callable[[], nn.Layer], Real]] = {
         np.ones((2, 1, 4, 4)),
     ),
     "PartialConv2d": (
-        lambda: nn.PartialConv2d([[True]], 2, dtype="float64", rng=0),
+        lambda: lenet1998.PartialConv2d([[True]], 2, dtype="float64", rng=0),
         np.ones((2, 1, 4, 4)),
     ),
-    "Subsample2d": (lambda: nn.Subsample2d(1, dtype="float64", rng=0), np.ones((2, 1, 4, 4))),
+    "Subsample2d": (
+        lambda: lenet1998.Subsample2d(1, dtype="float64", rng=0),
+        np.ones((2, 1, 4, 4)),
+    ),
     "PReLU": (lambda: nn.PReLU(dtype="float64"), -np.ones((2, 3))),
     "RNN": (lambda: nn.RNN(3, 2, dtype="float64", rng=0), np.ones((2, 3, 3))),
     "LSTM": (lambda: nn.LSTM(3, 2, dtype="float64", rng=0), np.ones((2, 3, 3))),

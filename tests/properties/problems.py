@@ -29,6 +29,7 @@ from properties.drawing import (
 )
 
 from xbp import nn, primitives
+from xbp.models import lenet1998
 
 SMOOTH = 2.0**-17
 """The step of a central difference where its error, of h² for truncation and ε/h for rounding, is
@@ -109,7 +110,7 @@ def partial_conv2d(draw: st.DrawFn, budget: int) -> Problem:
     table[:, rng.integers(w.shape[1])] = 1  # each output map needs an input
     bias, table = draw(st.booleans()), table.tolist()
     return Problem(
-        nn.PartialConv2d(table, *w.window, bias, dtype="float64", rng=0),
+        lenet1998.PartialConv2d(table, *w.window, bias, dtype="float64", rng=0),
         (quarters(rng, *w.shape),),
         lambda s, x: oracles.partial_conv2d(
             x, s["weight"], s.get("bias"), table, w.stride, w.padding
@@ -147,7 +148,7 @@ def avg_pool2d(draw: st.DrawFn, budget: int) -> Problem:
 def subsample2d(draw: st.DrawFn, budget: int) -> Problem:
     w = draw(windows(budget, lambda k: k // 2, 1))
     return Problem(
-        nn.Subsample2d(w.shape[1], *w.window, dtype="float64", rng=0),
+        lenet1998.Subsample2d(w.shape[1], *w.window, dtype="float64", rng=0),
         (quarters(draw(seeds), *w.shape),),
         lambda s, x: oracles.subsample2d(x, s["weight"], s["bias"], *w.window),
         step=1.0,
@@ -182,7 +183,7 @@ def euclidean_rbf(draw: st.DrawFn, budget: int) -> Problem:
     n, m, features, out = sizes(draw, budget, batches, few, st.integers(1, 20), st.integers(1, 12))
     rng, shape = draw(seeds), draw(st.sampled_from([(n, features), (n, m, features)]))
     return Problem(
-        nn.EuclideanRBF(quarters(rng, out, features), dtype="float64"),
+        lenet1998.EuclideanRBF(quarters(rng, out, features), dtype="float64"),
         (quarters(rng, *shape),),
         lambda s, x: oracles.euclidean_rbf(x.reshape(-1, features), s["codes"]).reshape(
             (*shape[:-1], out)
@@ -451,7 +452,7 @@ TABLE: dict[str, Problems] = {
     "GRU": partial(recurrent, kind=nn.GRU, cells={"gru": oracles.gru_cell}),
     "Last": partial(rearranged, make=nn.Last, oracle=lambda x: x[:, -1], least=2),
     "Flatten": partial(rearranged, make=nn.Flatten, oracle=oracles.flatten),
-    "Negation": partial(rearranged, make=nn.Negation, oracle=lambda x: 0.0 - x),
+    "Negation": partial(rearranged, make=lenet1998.Negation, oracle=lambda x: 0.0 - x),
     "Dropout": dropout,
     "ReLU": partial(rectifier, kind=nn.ReLU, oracle=oracles.relu),
     "LeakyReLU": partial(
@@ -492,7 +493,7 @@ TABLE: dict[str, Problems] = {
     ),
     "RejectingCrossEntropyLoss": partial(
         cross_entropy,
-        kind=nn.RejectingCrossEntropyLoss,
+        kind=lenet1998.RejectingCrossEntropyLoss,
         oracle=oracles.rejecting_cross_entropy,
         penalties=st.sampled_from([1.0, 0.0, -0.5]),
     ),

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 import xbp
 from xbp import nn, optim
 from xbp.errors import InputError, OutOfMemoryError
-from xbp.testing.catalogue import LAYERS, MODELS
+from xbp.models import lenet1998
+from xbp.testing.catalogue import LAYERS, LAYERS_OF_1998, MODELS
 from xbp.training import (
     Accuracy,
     Callback,
@@ -69,7 +70,7 @@ def refused(trainer: xbp.Trainer, sentence: str, *args: Any, **options: Any) -> 
 
 # --- the shapes of targets ---
 
-CLASS_LOSSES = [nn.CrossEntropyLoss, nn.RejectingCrossEntropyLoss]
+CLASS_LOSSES = [nn.CrossEntropyLoss, lenet1998.RejectingCrossEntropyLoss]
 ENTRY_LOSSES = [nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss]
 CLASS_METRICS: list[Any] = [
     *(Accuracy, F1Score, Precision, ConfusionMatrix, partial(TopKAccuracy, 2)),
@@ -279,10 +280,10 @@ def test_an_array_that_is_no_parameter_is_told_of() -> None:
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("item", LAYERS + MODELS, ids=lambda item: item[0])
+@pytest.mark.parametrize("item", LAYERS + LAYERS_OF_1998 + MODELS, ids=lambda item: item[0])
 def test_no_layer_of_xbp_keeps_such_an_array(item: Any) -> None:
     name, args, _, options = item
-    make = getattr(nn, name, None) or getattr(xbp.models, name)
+    (make,) = (vars(room)[name] for room in (nn, lenet1998, xbp.models) if name in room.__all__)
     model = network(3, make(*args, **options))
     xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
 

@@ -62,10 +62,10 @@ def rectify(x: Real) -> Any:
     return y, backward
 
 
-def cross_entropy(logits: Real, target: Any, scale: float, rubbish: float | None = None) -> Any:
-    """See `xbp.primitives.cross_entropy`; for labels that are classes, without a class beside."""
+def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
+    """See `xbp.primitives.cross_entropy`; for labels that are classes."""
     dtype = logits.dtype
-    if dtype not in DTYPES or target.ndim != 1 or rubbish is not None or logits.size == 0:
+    if dtype not in DTYPES or target.ndim != 1 or logits.size == 0:
         return NotImplemented
     n, classes = logits.shape
     if target.shape != (n,) or target.dtype.kind not in "iu":

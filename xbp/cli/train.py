@@ -30,6 +30,7 @@ from xbp.cli.report import (
 )
 from xbp.cli.resume import CHECKPOINTS, checkpoints_of, notes_of, take_options, where_it_goes_on
 from xbp.errors import DataError, NonFiniteError
+from xbp.models import lenet1998
 from xbp.nn.summary import summary
 from xbp.report import check_packages, write_report
 from xbp.report.run import HISTORY, RECORD, REPORT, WEIGHTS, Run, StepCurve, surroundings
@@ -191,7 +192,7 @@ def lenet5(
         *(checkpoint_every, resume, notes_of(context)),
     )
     model = partial(xbp.models.LeNet5, activation=activation, pool=pool, variant=variant)
-    loss = nn.CrossEntropyLoss() if variant is None else nn.RejectingCrossEntropyLoss()
+    loss = nn.CrossEntropyLoss() if variant is None else lenet1998.RejectingCrossEntropyLoss()
     train_classifier("LeNet-5", model, loss, (28, 28), options)
 
 

@@ -40,11 +40,11 @@ class LeNet5(nn.Sequential):
     activation : {"relu", "tanh"}, default "relu"
     pool : {"max", "average"}, default "max"
     variant : {"1998"}, optional
-        The network of the paper: 1.7159 tanh(⅔ a) after each layer up to F6; S2 and S4 with a
-        coefficient and a bias that are learned (`Subsample2d`); C3 connected to S2 as in table I
-        (`PartialConv2d`); the output the distances of F6 to fixed codes (`EuclideanRBF`), the
-        stylised images of the ten digits; initial weights U(-2.4/fan_in, 2.4/fan_in). Biases
-        start at 0, on which the paper is silent.
+        The network of the paper, whose layers are in `xbp.models.lenet1998`: 1.7159 tanh(⅔ a)
+        after each layer up to F6; S2 and S4 with a coefficient and a bias that are learned
+        (`Subsample2d`); C3 connected to S2 as in table I (`PartialConv2d`); the output the
+        distances of F6 to fixed codes (`EuclideanRBF`), the stylised images of the ten digits;
+        initial weights U(-2.4/fan_in, 2.4/fan_in). Biases start at 0, on which the paper is silent.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
@@ -53,8 +53,8 @@ class LeNet5(nn.Sequential):
     -----
     Input (N, 1, 28, 28), output logits (N, num_classes). Those of the 1998 variant are the RBF
     units' penalties with the sign turned, so that the largest is the answer here, too;
-    `RejectingCrossEntropyLoss` is the loss of the paper. It pads with 0, the paper with -0.1, its
-    background.
+    `xbp.models.lenet1998.RejectingCrossEntropyLoss` is the loss of the paper. It pads with 0, the
+    paper with -0.1, its background.
 
     Raises
     ------

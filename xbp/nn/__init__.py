@@ -6,7 +6,6 @@ from xbp.nn.activations import (
     SELU,
     Elementwise,
     LeakyReLU,
-    Negation,
     ReLU,
     ScaledTanh,
     Sigmoid,
@@ -21,16 +20,13 @@ from xbp.nn.layer import Backward, Layer, for_parameters
 from xbp.nn.linear import Linear
 from xbp.nn.losses import EntrywiseLoss, HuberLoss, L1Loss, Loss, MSELoss, RegressionLoss
 from xbp.nn.parameter import Parameter
-from xbp.nn.partial_conv import PartialConv2d
 from xbp.nn.pool import AvgPool2d, MaxPool2d
 from xbp.nn.prelu import PReLU
-from xbp.nn.rbf import EuclideanRBF, RejectingCrossEntropyLoss
 from xbp.nn.recurrent import GRU, LSTM, RNN
 from xbp.nn.scan import Recurrent
 from xbp.nn.sequential import Sequential, trace
 from xbp.nn.shape import Flatten, Last
 from xbp.nn.softmax import LogSoftmax, Softmax
-from xbp.nn.subsample import Subsample2d
 from xbp.nn.summary import LayerSummary, summary
 
 __all__ = [
@@ -42,7 +38,6 @@ __all__ = [
     "Dropout",
     "ELU",
     "Elementwise",
-    "EuclideanRBF",
     "EntrywiseLoss",
     "Flatten",
     "GELU",
@@ -59,15 +54,12 @@ __all__ = [
     "Loss",
     "MSELoss",
     "MaxPool2d",
-    "Negation",
     "PReLU",
     "Parameter",
-    "PartialConv2d",
     "RNN",
     "ReLU",
     "Recurrent",
     "RegressionLoss",
-    "RejectingCrossEntropyLoss",
     "SELU",
     "ScaledTanh",
     "Sequential",
@@ -75,7 +67,6 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Softplus",
-    "Subsample2d",
     "Tanh",
     "for_parameters",
     "summary",

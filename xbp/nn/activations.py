@@ -142,13 +142,6 @@ class Tanh(Elementwise):
         return y, lambda: 1 - y * y
 
 
-class Negation(Elementwise):
-    """-x: penalties, of which the least is best, become logits, of which the largest is."""
-
-    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        return -x, lambda: -xp.ones_like(x)
-
-
 class ScaledTanh(Elementwise):
     """A tanh(Sx), with slope A S (1 - tanh²(Sx)).
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace
+from xbp.backend import Array
 from xbp.initializers import Initializer, fan_in_uniform
 from xbp.nn.layer import Backward, Rng, adding
 from xbp.nn.parameter import Parameter
@@ -87,20 +87,18 @@ class Conv2d(Windowed):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        return self.compute(x, convolve)
+
+    def compute(
+        self, x: Array, operation: Callable[..., Any], **options: Any
+    ) -> tuple[Array, Backward]:
+        """`forward` by `convolve`, or by a primitive that goes on after it."""
+        self.namespace(x)  # checks where x is
         self.output_size(x, self.in_channels)  # checks the shape
-        weight, add_weight_grad = self.kernels(xp)
-        bias, add_bias_grad = self.offsets()
-        y, gradients = convolve(x, weight, bias, self.stride, self.padding)
-        return y, adding(gradients, add_weight_grad, add_bias_grad)
-
-    def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
-        """W (out, in, kh, kw), and what adds to the gradient of its parameter, given ∂L/∂W."""
-        return self.weight.lend()
-
-    def offsets(self) -> tuple[Array, Callable[[Array], None]] | tuple[None, None]:
-        """b (out,), and what adds to its gradient; None where there is none."""
-        return (None, None) if self.bias is None else (self.bias.data, self.bias.add_grad)
+        (weight, add_weight_grad), bias = self.weight.lend(), self.bias
+        offsets = None if bias is None else bias.data
+        y, gradients = operation(x, weight, offsets, self.stride, self.padding, **options)
+        return y, adding(gradients, add_weight_grad, None if bias is None else bias.add_grad)
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

@@ -46,8 +46,6 @@ class CrossEntropyLoss(Loss):
     (1.386294, [[0.25, -0.75, 0.25, 0.25]])
     """
 
-    rubbish: float | None = None  # the logit of a class beside the C, which is never the target
-
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = choice("reduction", reduction, ("mean", "sum"))
 
@@ -62,10 +60,17 @@ class CrossEntropyLoss(Loss):
             if target.ndim == 1:
                 shares = one_hot(xp, target, prediction.shape[1], prediction.dtype)
             shares = self.relative(prediction, weight) * xp.astype(shares, prediction.dtype)
-        value, gradient = cross_entropy(prediction, shares, scale, self.rubbish)
+        value, gradient = self.compute(prediction, shares, scale)
         if target.ndim == 1 and on_host(target) and math.isnan(value):
             self._check_labels(prediction, target)  # a label that is no class makes the loss nan
         return value, gradient
+
+    def compute(self, logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
+        """`scale` times the sum over the samples, and its gradient; the arguments fit each other.
+
+        A label that is no class makes the value nan.
+        """
+        return cross_entropy(logits, target, scale)
 
     def check(self, prediction: Array, target: Array) -> None:
         self._check_shapes(prediction, target, same_length=False)

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from xbp.backend import Array
 from xbp.nn.activations import ReLU
 from xbp.nn.conv import Conv2d
-from xbp.nn.layer import Backward, Layer, Rng, adding
+from xbp.nn.layer import Backward, Layer, Rng
 from xbp.nn.linear import Linear
-from xbp.nn.partial_conv import PartialConv2d
 from xbp.nn.pool import MaxPool2d
 from xbp.primitives.convolution import convolve_rectify_pool
 
@@ -23,15 +22,7 @@ class ConvBlock(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        conv = self.conv
-        xp = conv.namespace(x)
-        conv.output_size(x, conv.in_channels)  # checks the shape
-        weight, add_weight_grad = conv.kernels(xp)
-        bias, add_bias_grad = conv.offsets()
-        y, gradients = convolve_rectify_pool(
-            x, weight, bias, conv.stride, conv.padding, relu=self.relu, pool=self.pool
-        )
-        return y, adding(gradients, add_weight_grad, add_bias_grad)
+        return self.conv.compute(x, convolve_rectify_pool, relu=self.relu, pool=self.pool)
 
 
 class LinearBlock(Layer):
@@ -55,7 +46,7 @@ def fused(layers: Sequence[Layer]) -> Iterator[Layer]:
     while index < end:
         layer = layers[index]
         index += 1
-        if type(layer) is Conv2d or type(layer) is PartialConv2d:
+        if type(layer) is Conv2d:
             relu = index < end and type(layers[index]) is ReLU
             index += relu
             pool = (1, 1)

@@ -9,9 +9,7 @@ from xbp.primitives.dispatch import primitive
 
 
 @primitive
-def cross_entropy(
-    logits: Array, target: Array, scale: float, rubbish: float | None = None
-) -> tuple[Array, Array]:
+def cross_entropy(logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
     """L = -scale · Σ_nc t_nc log p_nc with p = softmax(z), and ∂L/∂z = scale (p Σ_c t_c - t).
 
     log p is computed as z - max z - log Σ e^(z - max z), finite and accurate for finite logits. A
@@ -25,8 +23,6 @@ def cross_entropy(
     target : array (N,) of integer labels, or (N, C) of probabilities
         t; a label is one-hot. One that is no class makes the loss nan.
     scale : float
-    rubbish : float, optional
-        The logit of one more class, which is never the target: p = e^z / (e^rubbish + Σ e^z).
 
     Returns
     -------
@@ -40,13 +36,9 @@ def cross_entropy(
         t = xp.astype(target, logits.dtype)
         total = xp.sum(t, axis=1, keepdims=True)
     peak = xp.max(logits, axis=1, keepdims=True)
-    if rubbish is not None:
-        peak = xp.maximum(peak, rubbish)
     shifted = logits - peak
     powers = xp.exp(shifted)
     norm = xp.sum(powers, axis=1, keepdims=True)
-    if rubbish is not None:
-        norm = norm + xp.exp(rubbish - peak)
     terms = xp.where(t == 0, 0.0, t * (shifted - xp.log(norm)))
     loss = -scale * xp.sum(terms)
     return loss, scale * (powers / norm * total - t)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xbp import accelerators, initializers, models, nn, optim, primitives
 from xbp.backend import Array, array_namespace, brief, use_backend
+from xbp.models import lenet1998
 from xbp.testing.curves import TRAININGS, Training
 from xbp.testing.gradients import check_gradients
 from xbp.testing.helpers import each, replaced
@@ -79,14 +80,16 @@ class Item:
 
 def catalogue() -> Iterator[Item | Training]:
     """All items, kind by kind; then whole trainings."""
-    for name, arguments, shape, options in LAYERS:
-        yield from _layer("layer", nn, name, arguments, shape, options)
+    for module, layers in ((nn, LAYERS), (lenet1998, LAYERS_OF_1998)):
+        for name, arguments, shape, options in layers:
+            yield from _layer("layer", module, name, arguments, shape, options)
     yield from _layer("layer", _Cells, "Recurrent", (2, 3, 2), (2, 4, 2), {"bidirectional": True})
     yield from _network()
     for name, arguments, shape, options in MODELS:
         yield from _layer("model", models, name, arguments, shape, options)
-    for name, target, shape, options in LOSSES:
-        yield from _loss(name, target, shape, options)
+    for module, losses in ((nn, LOSSES), (lenet1998, LOSSES_OF_1998)):
+        for name, target, shape, options in losses:
+            yield from _loss(module, name, target, shape, options)
     for name, options in OPTIMIZERS:
         yield from _optimizer(name, options)
     yield from _clipping()
@@ -170,8 +173,6 @@ LAYERS: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = [
     ("Conv2d", (2, 3, (3, 2)), (3, 2, 7, 6), {"stride": (2, 1), "padding": (1, 2)}),
     ("Conv2d", (2, 2, 2), (2, 2, 9, 8), {"stride": 3}),
     ("Conv2d", (3, 17, 3), (18, 3, 8, 7), {}),
-    ("PartialConv2d", (CONNECTIONS, 3), (2, 3, 5, 6), {}),
-    ("PartialConv2d", (CONNECTIONS, (3, 2), (2, 1), (1, 2), False), (2, 3, 7, 6), {}),
     *(
         (name, arguments, x, {})
         for name in ("MaxPool2d", "AvgPool2d")
@@ -183,8 +184,6 @@ LAYERS: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = [
             ((3, 1), (2, 2, 5, 6)),
         )
     ),
-    ("Subsample2d", (3,), (2, 3, 4, 6), {}),
-    ("Subsample2d", (2, (3, 2), (1, 2), (1, 1)), (2, 2, 5, 6), {}),
     *(
         (name, arguments, (2, 5, 3), options)
         for name in ("RNN", "LSTM", "GRU")
@@ -218,9 +217,16 @@ LAYERS: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = [
     ),
     ("Linear", (33, 65), ends(16, 33), {}),
     ("Conv2d", (2, 3, 3), ends(5, 2, 7, 6), {"padding": 1}),
-    ("Negation", (), (4, 7), {}),
+]
+
+LAYERS_OF_1998: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = [
+    ("PartialConv2d", (CONNECTIONS, 3), (2, 3, 5, 6), {}),
+    ("PartialConv2d", (CONNECTIONS, (3, 2), (2, 1), (1, 2), False), (2, 3, 7, 6), {}),
+    ("Subsample2d", (3,), (2, 3, 4, 6), {}),
+    ("Subsample2d", (2, (3, 2), (1, 2), (1, 1)), (2, 2, 5, 6), {}),
     ("EuclideanRBF", ([[1, -1, 1], [0.5, 1, 2]],), (4, 3), {}),
     ("EuclideanRBF", ([[1, -1]] * 3,), (4, 5, 2), {}),
+    ("Negation", (), (4, 7), {}),
 ]
 
 MODELS: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = [
@@ -255,8 +261,17 @@ LOSSES: list[tuple[str, str, Any, dict[str, Any]]] = [
     ),
     *((name, "numbers", ends(5, 3), {}) for name in ("MSELoss", "HuberLoss")),
     ("BCEWithLogitsLoss", "events", ends(5, 3), {}),
+]
+
+LOSSES_OF_1998: list[tuple[str, str, Any, dict[str, Any]]] = [
     ("RejectingCrossEntropyLoss", "labels", (5, 3), {}),
     ("RejectingCrossEntropyLoss", "labels", (6, 4), {"reduction": "sum", "penalty": -0.5}),
+    ("RejectingCrossEntropyLoss", "probabilities", (5, 3), {}),
+    *(
+        ("RejectingCrossEntropyLoss", target, z, {})
+        for target in ("labels", "probabilities")
+        for z in (masked(7, 5), ends(6, 4))
+    ),
 ]
 
 DECAY = {"lr": 0.01, "weight_decay": 0.5}
@@ -429,10 +444,9 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         for t in (np.arange(len(z)) % z.shape[1], normal(*z.shape) ** 2)
     ),
     *(
-        ("cross_entropy", partial(primitives.cross_entropy, scale=0.5, **options), (z, t))
+        ("cross_entropy", partial(primitives.cross_entropy, scale=0.5), (z, t))
         for z in (masked(6, 4), ends(6, 4), masked(5, 40))
         for t in (np.arange(len(z)) % z.shape[1], np.eye(*z.shape))
-        for options in ({}, {"rubbish": 1.5})
     ),
     *(
         (name, partial(_updated, "", *numbers), (normal(*shape, seed=4), *others))
@@ -448,11 +462,6 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
                 (ends(*shape), ends(*shape) ** 2),
             ),
         )
-    ),
-    (
-        "cross_entropy",
-        partial(primitives.cross_entropy, scale=0.5, rubbish=1.5),
-        (normal(5, 3), np.arange(5) % 3),
     ),
     *(
         (name, partial(_updated, how, *numbers), (shape, *others))
@@ -569,12 +578,12 @@ def _network() -> Iterator[Item]:
     yield from _cases("layer", "Sequential", call, make, (x,), lambda: _Scattered(make()))
 
 
-def _loss(name: str, target: str, y: Any, options: dict[str, Any]) -> Iterator[Item]:
+def _loss(module: Any, name: str, target: str, y: Any, options: dict[str, Any]) -> Iterator[Item]:
     y = _filled(y)
     n, rng = len(y), np.random.default_rng(3)
 
     def make() -> Any:
-        return getattr(nn, name)(**options)
+        return getattr(module, name)(**options)
 
     t: Host
     if target == "labels":

@@ -6,7 +6,7 @@ struct cross_entropy_task {
     const real *logits, *weights; /* the targets: probabilities, or */
     const LABEL *labels;
     real *gradient, *partial; /* partial: a loss for each block */
-    double scale, rubbish;
+    double scale;
     int n, classes;
 };
 
@@ -35,10 +35,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const cross_
     const real lowest = -1 / (real)0;
     real mine = lowest;
     for (int c = lane; c < classes; c += LANES) mine = larger(z[c], mine);
-    if (RUBBISH) mine = larger(mine, (real)p.rubbish);
     COMBINED(peak, larger, mine)
     real norm = 0, total = p.labels ? 1 : 0, loss = 0;
-    if (RUBBISH && lane == 0) norm = exp((real)p.rubbish - peak);
     for (int c = lane; c < classes; c += LANES) norm += exp(z[c] - peak);
     COMBINED(whole, sum_of, norm)
     if (!p.labels) {

@@ -20,7 +20,7 @@ from xbp.accelerators.cuda.passes import add_up
 Task = structure(
     "Task",
     **dict.fromkeys(("logits", "weights", "labels", "gradient", "partial"), pointer),
-    **dict.fromkeys(("scale", "rubbish"), ctypes.c_double),
+    scale=ctypes.c_double,
     **dict.fromkeys(("n", "classes"), ctypes.c_int),
 )
 THREADS = 256  # as in cross_entropy.cu
@@ -33,7 +33,7 @@ LABELS = {
 }  # fmt: skip
 
 
-def cross_entropy(logits: Array, target: Array, scale: float, rubbish: float | None = None) -> Any:
+def cross_entropy(logits: Array, target: Array, scale: float) -> Any:
     """See `xbp.primitives.cross_entropy`."""
     n, classes = logits.shape
     labelled = target.ndim == 1
@@ -47,14 +47,13 @@ def cross_entropy(logits: Array, target: Array, scale: float, rubbish: float | N
     gradient, partial = machine.empty((n, classes), dtype), machine.empty((count, 1), dtype)
     task = Task(
         logits=machine.address(logits), gradient=machine.address(gradient),
-        partial=machine.address(partial), scale=scale, rubbish=rubbish or 0.0, n=n, classes=classes,
+        partial=machine.address(partial), scale=scale, n=n, classes=classes,
         **{"labels" if labelled else "weights": machine.address(target)},
     )  # fmt: skip
     macros = {
         "real": REALS[dtype.name],
         "LABEL": LABELS.get(target.dtype.name, "int"),
         "LANES": lanes,
-        "RUBBISH": int(rubbish is not None),
     }
     machine.launch(("cross_entropy.cu", "cross_entropy"), macros, (count, 1), THREADS, task)
     loss = partial if count == 1 else add_up(partial)

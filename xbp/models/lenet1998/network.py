@@ -1,4 +1,4 @@
-"""LeNet-5 as it was in 1998: the layers, the connections of C3, and the codes of the digits."""
+"""The layers of LeNet-5, the connections of C3, and the codes of the digits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from xbp import nn
 from xbp.initializers import lenet_uniform, zeros
+from xbp.models.lenet1998.negation import Negation
+from xbp.models.lenet1998.partial_conv import PartialConv2d
+from xbp.models.lenet1998.rbf import EuclideanRBF
+from xbp.models.lenet1998.subsample import Subsample2d
 
 if TYPE_CHECKING:
     from xbp.random import Generator
@@ -58,17 +62,17 @@ def layers(dtype: Any, rng: Generator) -> list[nn.Layer]:
     return [
         nn.Conv2d(1, 6, 5, padding=2, **biased),
         nn.ScaledTanh(),
-        nn.Subsample2d(6, **subsampling),
+        Subsample2d(6, **subsampling),
         nn.ScaledTanh(),
-        nn.PartialConv2d(CONNECTIONS, 5, **options),
+        PartialConv2d(CONNECTIONS, 5, **options),
         nn.ScaledTanh(),
-        nn.Subsample2d(16, **subsampling),
+        Subsample2d(16, **subsampling),
         nn.ScaledTanh(),
         nn.Conv2d(16, 120, 5, **biased),
         nn.ScaledTanh(),
         nn.Flatten(),
         nn.Linear(120, 84, **biased),
         nn.ScaledTanh(),
-        nn.EuclideanRBF(CODES, dtype=dtype),
-        nn.Negation(),
+        EuclideanRBF(CODES, dtype=dtype),
+        Negation(),
     ]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from xbp.backend import Array, Namespace, asarray
+from xbp.backend import Array, asarray
 from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform, map_by_map, zeros
-from xbp.nn.conv import Conv2d
-from xbp.nn.parameter import Parameter
+from xbp.nn import Backward, Parameter
+from xbp.nn.layer import Rng, adding
 from xbp.nn.windowed import Size, Windowed
-from xbp.primitives import matmul
+from xbp.primitives import convolve, matmul
 from xbp.random import Seed, generator
 
 
-class PartialConv2d(Conv2d):
+class PartialConv2d(Windowed):
     """y[n, o] = b[o] + Σ_c W[o, c] ⋆ x[n, c], the sum over those c that o is connected to.
 
     With the kernels of the connections as rows of a matrix w, in the order in which they stand in
@@ -58,8 +58,9 @@ class PartialConv2d(Conv2d):
 
     Examples
     --------
-    >>> from xbp import nn
-    >>> layer = nn.PartialConv2d([[True, False], [True, True]], kernel_size=5, rng=0)
+    >>> from xbp.models import lenet1998
+    >>> table = [[True, False], [True, True]]
+    >>> layer = lenet1998.PartialConv2d(table, kernel_size=5, rng=0)
     >>> layer.weight.shape, layer.bias.shape
     ((3, 5, 5), (2,))
     """
@@ -77,7 +78,7 @@ class PartialConv2d(Conv2d):
         weight_init: Initializer = fan_in_uniform,
         bias_init: Initializer = zeros,
     ) -> None:
-        Windowed.__init__(self, kernel_size, stride, padding)
+        super().__init__(kernel_size, stride, padding)
         table = _checked(connections)
         self.out_channels, self.in_channels = len(table), len(table[0])
         rng = generator(rng)
@@ -90,20 +91,28 @@ class PartialConv2d(Conv2d):
         P = [[float(place == column) for column in columns] for place in range(len(flat))]
         self.placement = Parameter(asarray(P, dtype=dtype), trainable=False)
 
-    def kernels(self, xp: Namespace) -> tuple[Array, Callable[[Array], None]]:
-        P = self.placement.data
-        weight, add_grad = self.weight.lend()
-        w = xp.reshape(weight, (weight.shape[0], -1))
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp = self.namespace(x)
+        self.output_size(x, self.in_channels)  # checks the shape
+        P, bias = self.placement.data, self.bias
+        w, add_grad = self.weight.lend()
+        W = matmul(P, xp.reshape(w, (w.shape[0], -1)))
+        kernels = xp.reshape(W, (self.out_channels, self.in_channels, *self.kernel_size))
+        offsets = None if bias is None else bias.data
+        y, gradients = convolve(x, kernels, offsets, self.stride, self.padding)
 
-        def backward(dW: Array) -> None:
-            dw = matmul(P.T, xp.reshape(dW, (P.shape[0], -1)))
-            add_grad(xp.reshape(dw, self.weight.shape))
+        def add_weight_grad(dW: Array) -> None:
+            dw = matmul(P.T, xp.reshape(dW, W.shape))
+            add_grad(xp.reshape(dw, w.shape))
 
-        shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        return xp.reshape(matmul(P, w), shape), backward
+        return y, adding(gradients, add_weight_grad, None if bias is None else bias.add_grad)
 
     def options(self) -> str:
-        return f"{super().options()}, {self.weight.shape[0]} connections"
+        channels = f"{self.in_channels}, {self.out_channels}"
+        more = f"bias={self.bias is not None}, {self.weight.shape[0]} connections"
+        return f"{channels}, {super().options()}, {more}"
 
 
 def _checked(connections: Iterable[Iterable[bool]]) -> list[list[bool]]:

@@ -1,15 +1,13 @@
-"""Output units that measure the distance to a code for each class, and the loss that goes with."""
+"""Output units that measure the distance to a code for each class."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from xbp.arguments import number
 from xbp.backend import Array, asarray
 from xbp.errors import InputError
-from xbp.nn.cross_entropy import CrossEntropyLoss
-from xbp.nn.layer import Backward, Layer, Rng
-from xbp.nn.parameter import Parameter
+from xbp.nn import Backward, Layer, Parameter
+from xbp.nn.layer import Rng
 
 
 class EuclideanRBF(Layer):
@@ -43,8 +41,8 @@ class EuclideanRBF(Layer):
     Examples
     --------
     >>> import numpy as np
-    >>> from xbp import nn
-    >>> layer = nn.EuclideanRBF([[-1, 1], [1, 1]], dtype="float64")
+    >>> from xbp.models import lenet1998
+    >>> layer = lenet1998.EuclideanRBF([[-1, 1], [1, 1]], dtype="float64")
     >>> y, backward = layer.forward(np.array([[-1.0, 0.0]]))
     >>> y.tolist(), backward(np.array([[1.0, 0.0]])).tolist(), layer.parameters()
     ([[1.0, 5.0]], [[0.0, -2.0]], [])
@@ -75,38 +73,3 @@ class EuclideanRBF(Layer):
     def options(self) -> str:
         classes, features = self.codes.shape
         return f"{classes} codes of {features}"
-
-
-class RejectingCrossEntropyLoss(CrossEntropyLoss):
-    """L_n = -z_label + log(e^-j + Σ_c e^z_c): cross-entropy beside a "rubbish" class of logit -j.
-
-    With the penalties y = -z this is the discriminative criterion of LeCun, Bottou, Bengio &
-    Haffner 1998, eq. 9. It pulls the penalty of the right class down towards 0 for as long as it
-    is above j, even when all others are higher, and leaves those alone that are far above j. The
-    gradient is p - t as ever, with p_c = e^z_c / (e^-j + Σ_c e^z_c), which sum to less than 1.
-
-    Parameters
-    ----------
-    reduction : {"mean", "sum"}, default "mean"
-        Over the samples.
-    penalty : float, default 1
-        j, that of rubbish.
-
-    Notes
-    -----
-    `prediction` holds z = -y; the rest is as for `CrossEntropyLoss`, labels and errors too.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xbp import nn
-    >>> loss = nn.RejectingCrossEntropyLoss(penalty=0.0)
-    >>> value, gradient = loss(np.array([[0.0, 0.0]]), np.array([1]))
-    >>> round(float(value), 6), gradient.round(6).tolist()  # of three classes that are equal
-    (1.098612, [[0.333333, -0.666667]])
-    """
-
-    def __init__(self, reduction: str = "mean", *, penalty: float = 1.0) -> None:
-        super().__init__(reduction)
-        self.penalty = number("penalty", penalty)
-        self.rubbish = -self.penalty

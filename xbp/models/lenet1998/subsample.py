@@ -9,9 +9,8 @@ from typing import Any
 from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.initializers import Initializer, fan_in_uniform, zeros
-from xbp.nn.layer import Backward, Rng
-from xbp.nn.parameter import Parameter
-from xbp.nn.pool import AvgPool2d
+from xbp.nn import AvgPool2d, Backward, Parameter
+from xbp.nn.layer import Rng
 from xbp.nn.windowed import Size
 from xbp.random import Seed, generator
 
@@ -54,8 +53,8 @@ class Subsample2d(AvgPool2d):
     Examples
     --------
     >>> import numpy as np
-    >>> from xbp import nn
-    >>> layer = nn.Subsample2d(1, dtype="float64")
+    >>> from xbp.models import lenet1998
+    >>> layer = lenet1998.Subsample2d(1, dtype="float64")
     >>> layer.load_state_dict({"weight": np.array([0.5]), "bias": np.array([-1.0])})
     >>> layer(np.array([[[[1.0, 2.0], [4.0, 3.0]]]])).tolist()
     [[[[4.0]]]]
