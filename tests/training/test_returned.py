@@ -182,10 +182,11 @@ def test_no_step_is_made_after_a_loss_that_is_not_finite(kind: str) -> None:
 
 def test_data_that_are_not_finite_are_named_before_the_learning_rate() -> None:
     for broken, culprit in ((0, "the input: check the data, first x[7]"), (1, "the target")):
-        x, y = data()
+        (x, y), trainer = data(), make()
+        trainer.fit(x, y)  # so that the rate could be to blame
         (x, y)[broken][7] = np.inf
         with np.errstate(all="ignore"), pytest.raises(NonFiniteError) as error:
-            make().fit(x, y)
+            trainer.fit(x, y)
         assert culprit in str(error.value)
         assert "learning rate" not in str(error.value)
     trainer = make()
