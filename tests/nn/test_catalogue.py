@@ -36,6 +36,7 @@ def test_the_table_has_every_layer_and_loss() -> None:
         "for_parameters",
         "trace",
         "summary",
+        "LayerSummary",
     }  # tested in test_core.py and test_summary.py
     of_1998 = {name for name in lenet1998.__all__ if isinstance(vars(lenet1998)[name], type)}
     assert {case.kind for case in CASES} >= set(nn.__all__) - abstract - containers | of_1998

@@ -38,7 +38,7 @@ def strict() -> str:
 
 
 def test_every_layer_and_loss_is_in_it() -> None:
-    tools = {"for_parameters", "trace"}
+    tools = {"LayerSummary", "for_parameters", "summary", "trace"}
     of_1998 = {name for name in lenet1998.__all__ if isinstance(vars(lenet1998)[name], type)}
     assert names("layer", "loss") == set(nn.__all__) - BASES - tools | of_1998
 
