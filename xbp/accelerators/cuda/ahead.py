@@ -4,6 +4,10 @@ Which kernels a network takes, with which macros, follows from shapes alone. So 
 arrays, by a machine that computes nothing, tells; there is no need of a GPU. NVRTC compiles without
 holding Python's lock, and CuPy keeps what it made on disk (``~/.cupy/kernel_cache``, or
 ``CUPY_CACHE_DIR``) by source, macros, architecture and version, for later processes.
+
+What threads gain depends on NVRTC, which may take one program at a time: on two busy cores, NVRTC
+13.5 compiled the 18 programs of the benchmarks no sooner with four threads than with one, in a
+third of a second of processor time each. Not yet run on a GPU.
 """
 
 from __future__ import annotations
