@@ -670,7 +670,11 @@ def library_of(array: Any) -> Library | None:
 
     An array of a subclass, of whatever module, belongs where its base does. Remembered by type.
     """
-    kind = type(array)
+    return library_of_type(type(array))
+
+
+def library_of_type(kind: type) -> Library | None:
+    """The same for arrays of type `kind`."""
     try:
         return _LIBRARY_OF_TYPE[kind]
     except KeyError:
@@ -703,6 +707,52 @@ def whereabouts(array: Any) -> str:
     library = library_of(array)
     name = type(array).__name__ if library is None else library.name
     return f"{name} ({getattr(array, 'device', 'no device')})"
+
+
+def check_beside(
+    owner: Any,
+    what: str,
+    array: Array,
+    other: str,
+    neighbour: Array,
+    advice: str = "move one of them with xbp.asarray(…)",
+) -> None:
+    """Refuse an array of another library, or on another device, than the one it is used with.
+
+    Neither shape nor dtype tells them apart: CuPy has numpy's.
+
+    Parameters
+    ----------
+    owner : object
+        Who was given both, as messages show it.
+    what, array
+        An array, in words: ``"a target"``.
+    other, neighbour
+        The one that it has to fit, with its verb: ``"the prediction is"``.
+    advice : str
+
+    Raises
+    ------
+    BackendError
+    InputError
+        One of them is no array.
+    """
+    kind = type(array)
+    if kind is type(neighbour) and (kind is HostArray or array.device == neighbour.device):
+        return
+    together = array_namespace(array) is array_namespace(neighbour)  # a numpy scalar and an array
+    if not together or array.device != neighbour.device:
+        msg = (
+            f"{owner} got {what} on {whereabouts(array)}, where {other} on "
+            f"{whereabouts(neighbour)}; {advice}"
+        )
+        raise BackendError(msg)
+
+
+HOST: Namespace = np
+HostArray = np.ndarray
+"""The type of arrays that have but one device. Where a call counts, two of them are let pass by
+``type(a) is type(b) is HostArray`` before `check_beside` is asked."""
 
 
 def on_host(array: Array) -> bool:

@@ -193,7 +193,7 @@ def test_a_weight_elsewhere_is_named() -> None:
     pytest.importorskip("array_api_strict")
     with xbp.use_backend("array_api_strict"):
         weight = xbp.asarray(WEIGHTS)
-    with pytest.raises(BackendError, match=r"on numpy.* a pos_weight on array_api_strict"):
+    with pytest.raises(BackendError, match=r"on numpy.* the pos_weight is on array_api_strict"):
         nn.BCEWithLogitsLoss(pos_weight=weight)(Z, Z)
 
 

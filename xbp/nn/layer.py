@@ -8,18 +8,24 @@ the closure frees the memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial, wraps
 from typing import Any, TypeAlias, TypeVar
 
 import xbp.random
 from xbp.backend import (
+    HOST,
     Array,
     Backend,
+    HostArray,
     Namespace,
     array_namespace,
     as_numbers,
     backend_of,
+    check_beside,
     dtype_name,
     is_floating,
+    library_of,
+    library_of_type,
     to_numpy,
     whereabouts,
 )
@@ -83,6 +89,62 @@ def adding(
 
 Rng: TypeAlias = "xbp.random.Seed | xbp.random.Stream"
 """What a forward's `rng` takes: an int, a numpy Generator, a Stream, or None for fresh entropy."""
+
+
+class CheckedBackward(partial[Any]):
+    """A layer's backward that refuses a gradient which does not lie where the output does.
+
+    It is what each layer's `forward` returns, whoever wrote it: `Layer.__init_subclass__` sees to
+    that. As a `partial` it costs a call of a layer the least: ``_run(layer, place, run, dy)``.
+    """
+
+    __slots__ = ()
+
+    def for_parameters(self, dy: Array) -> None:
+        """See the function of this name."""
+        layer, place, run = self.args
+        _run(layer, place, for_parameters(run), dy)
+
+
+def _run(layer: Layer, place: Any, run: Backward, dy: Array) -> Array:
+    """A layer's own backward, ``run(dy)``, after a look at where `dy` lies.
+
+    `place` is the type of the output if that says it all, else its type and device: the output
+    itself is not kept, so that its memory is free as soon as it can be.
+    """
+    if type(dy) is not place:
+        kind, device = place if isinstance(place, tuple) else (place, "cpu")
+        mine, theirs = library_of_type(kind), library_of(dy)
+        if mine and theirs and (mine is not theirs or dy.device != device):
+            msg = (
+                f"{layer} got a gradient on {whereabouts(dy)}, where its output is on "
+                f"{mine.name} ({device}); move the gradient with xbp.asarray(…)"
+            )
+            raise BackendError(msg)
+    return run(dy)
+
+
+def _checked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's own `forward`, but its backward is a `CheckedBackward`."""
+
+    @wraps(forward)
+    def checked(self: Layer, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
+        y, backward = forward(self, x, training=training, rng=rng)
+        place = HostArray if type(y) is HostArray else (type(y), getattr(y, "device", None))
+        return y, CheckedBackward(_run, self, place, backward)
+
+    @wraps(forward)
+    def checked_with_arguments_of_its_own(self: Layer, *args: Any, **options: Any) -> Any:
+        y, backward = forward(self, *args, **options)
+        place = type(y), getattr(y, "device", None)
+        return y, CheckedBackward(_run, self, place, backward)
+
+    usual: Any = getattr(forward, "__kwdefaults__", None) == {"training": False, "rng": None}
+    usual = usual and forward.__code__.co_argcount == 2 and not forward.__code__.co_flags & 12
+    return checked if usual else checked_with_arguments_of_its_own  # which takes longer
+
+
+MOVE = "move the model with .to(…) or the input with xbp.asarray(…)"
 
 L = TypeVar("L", bound="Layer")
 
@@ -163,6 +225,11 @@ class Layer:
     [[1.0, 2.0]]
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls):
+            cls.forward = _checked(cls.forward)  # type: ignore[method-assign]
+
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
@@ -221,9 +288,12 @@ class Layer:
             `x` is no array, is not floating-point (not integers, if those are wanted), or has
             another dtype than a parameter.
         """
-        xp = array_namespace(x)
-        if not is_floating(x) or integers:
-            return self._integers(x, xp, integers)
+        if type(x) is HostArray and x.dtype.kind == "f" and not integers:
+            xp = HOST  # the way of most calls, and the shortest
+        else:
+            xp = array_namespace(x)
+            if not is_floating(x) or integers:
+                return self._integers(x, xp, integers)
         for value in vars(self).values():
             kind = type(value)
             if kind is int:

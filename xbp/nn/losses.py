@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from xbp.arguments import choice, number, positive
-from xbp.backend import Array, Namespace, array_namespace, dtype_name, whereabouts
-from xbp.errors import BackendError, InputError
+from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name
+from xbp.errors import InputError
 
 
 class Loss:
@@ -65,12 +65,7 @@ class Loss:
     def namespace(self, prediction: Array, target: Array, name: str = "target") -> Namespace:
         """The common Array API namespace of both; mixing libraries or devices is an error."""
         xp = array_namespace(prediction)
-        if array_namespace(target) is not xp or target.device != prediction.device:
-            msg = (
-                f"{self} got a prediction on {whereabouts(prediction)} and a {name} on "
-                f"{whereabouts(target)}; move one of them with xbp.asarray(…)"
-            )
-            raise BackendError(msg)
+        check_beside(self, "a prediction", prediction, f"the {name} is", target)
         if prediction.ndim == 0 or prediction.shape[0] == 0:
             msg = f"{self} needs at least one sample, got shape {tuple(prediction.shape)}"
             raise InputError(msg)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from xbp.backend import (
     Array,
+    HostArray,
     array_namespace,
     asarray,
     backend_of,
+    check_beside,
     dtype_name,
     find_backend,
     is_floating,
@@ -21,6 +23,9 @@ from xbp.initializers import Initializer
 
 if TYPE_CHECKING:
     from xbp.random import Generator
+
+
+CHECK_BACKWARD = "check the backward that computed it"
 
 
 class Parameter:
@@ -128,16 +133,23 @@ class Parameter:
 
         Raises
         ------
+        BackendError
+            `grad` is not where `data` is.
         InputError
             `grad` does not have the shape or dtype of `data`: an error in somebody's backward.
         """
+        if not type(grad) is type(self.data) is HostArray:
+            what = "a gradient", grad, "its data are", self.data
+            check_beside("a parameter", *what, CHECK_BACKWARD)
         if grad.shape != self.data.shape or grad.dtype != self.data.dtype:
             msg = (
                 f"a gradient of shape {tuple(grad.shape)} and dtype {grad.dtype} does not fit its "
                 f"parameter of shape {self.shape} and dtype {self.data.dtype}; "
-                "check the backward that computed it"
+                f"{CHECK_BACKWARD}"
             )
             raise InputError(msg)
+        if not (self.grad is None or type(grad) is type(self.grad) is HostArray):
+            check_beside("a parameter", "a gradient", grad, "its other gradient is", self.grad)
         if self.trainable:
             _set_grad(self, grad if self.grad is None else self.grad + grad)
 

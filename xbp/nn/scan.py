@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any, ClassVar, TypeAlias
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace, array_namespace, dtype_name, whereabouts
-from xbp.errors import BackendError, InputError
+from xbp.backend import Array, Namespace, check_beside, dtype_name
+from xbp.errors import InputError
 from xbp.initializers import uniform
 from xbp.nn.dropout import Dropout
 from xbp.nn.layer import Backward, Layer, Rng
@@ -228,6 +228,7 @@ class Recurrent(Layer):
             y = xp.concat(outputs, axis=2) if D > 1 else outputs[0]
 
         def backward(dy: Array, dstate: Any = None) -> tuple[Array, Any]:
+            check_beside(self, "a gradient", dy, "the input is", x)
             dfinal = self._states(xp, x, dstate, "gradient of the final state")
             dinitial: list[States] = [()] * len(scans)
             dy = xp.permute_dims(dy, (1, 0, 2))
@@ -311,12 +312,7 @@ class Recurrent(Layer):
             msg = f"{self} expects as {what} {names} of shape {shape} for this input, got {got}"
             raise InputError(msg)
         for s in states:
-            if array_namespace(s) is not xp or s.device != x.device:
-                msg = (
-                    f"{self} got input on {whereabouts(x)} and an {what} on {whereabouts(s)}; "
-                    "move one of them with xbp.asarray(…)"
-                )
-                raise BackendError(msg)
+            check_beside(self, "input", x, f"the {what} is", s)
             if s.dtype != x.dtype:
                 msg = (
                     f"{self} got {dtype_name(x.dtype)} input and a {dtype_name(s.dtype)} {what}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xbp.arguments import number
-from xbp.backend import Array, array_namespace
+from xbp.backend import Array, array_namespace, check_beside
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
 
@@ -33,6 +33,8 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
     ------
     InputError
         No parameter has a gradient, or max_norm is out of range.
+    BackendError
+        Gradients and parameters are not all on one device.
 
     Examples
     --------
@@ -48,7 +50,11 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
     if not owned:
         msg = "no parameter has a gradient to clip; run a backward first"
         raise InputError(msg)
-    xp = array_namespace(owned[0][1])
+    first = owned[0][1]
+    for p, g in owned:
+        check_beside("clip_grad_norm", "a gradient", g, "the first one is", first)
+        check_beside("clip_grad_norm", "a gradient", g, "its parameter is", p.data)
+    xp = array_namespace(first)
     norm = xp.sqrt(sum(xp.sum(g * g) for _, g in owned))
     scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     for p, g in owned:

@@ -8,14 +8,15 @@ from typing import Any, TypeAlias
 from xbp.arguments import number
 from xbp.backend import (
     Array,
+    HostArray,
     Namespace,
     array_namespace,
     backend_of,
+    check_beside,
     dtype_name,
     to_numpy,
-    whereabouts,
 )
-from xbp.errors import BackendError, InputError
+from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
 from xbp.optim.schedules import rate_of
 from xbp.primitives import rescale
@@ -174,7 +175,7 @@ class Optimizer:
             The `all_numbers` of each parameter, as 0-d arrays. Without them, this step's.
         """
         for index, parameter in enumerate(self.parameters):
-            self._check_place(index, parameter.data)  # all of them, before any is changed
+            self._check_place(index, parameter)  # all of them, before any is changed
         # Parameters that can be updated at once: as a rule all of them. A device is compared and
         # never hashed, as CuPy's has no hash and is a new object each time.
         groups: list[tuple[tuple[Any, ...], list[int]]] = []
@@ -227,14 +228,15 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.zero_grad()
 
-    def _check_place(self, index: int, data: Array) -> None:
+    def _check_place(self, index: int, parameter: Parameter) -> None:
+        name, data = type(self).__name__, parameter.data
+        if not (parameter.grad is None or type(data) is type(parameter.grad) is HostArray):
+            what, other = f"parameter {index}", "its gradient is"
+            check_beside(name, what, data, other, parameter.grad, "run a backward after moving")
         for array in self.state[index].values():
-            if type(array) is not type(data) or array.device != data.device:
-                msg = (
-                    f"{type(self).__name__} has its state on {whereabouts(array)}, but parameter "
-                    f"{index} has moved to {whereabouts(data)}; make the optimizer after moving"
-                )
-                raise BackendError(msg)
+            if not type(data) is type(array) is HostArray:
+                what, other = f"parameter {index}", "the optimizer's state is"
+                check_beside(name, what, data, other, array, "make the optimizer after moving")
             if array.dtype != data.dtype:
                 msg = (
                     f"{type(self).__name__} has its state in {dtype_name(array.dtype)}, but "

@@ -8,6 +8,10 @@ from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from xbp import accelerators
+from xbp.backend import HostArray, check_beside, library_of
+
+NO_ARRAYS = frozenset({bool, int, float, str, tuple, list, type(None)})
+"""What else primitives take."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,6 +21,11 @@ class Primitive(Generic[F]):
 
     Where an accelerator is registered for the first argument's type it is asked; what it declines
     with ``NotImplemented``, and everything else, is computed by the reference.
+
+    Raises
+    ------
+    BackendError
+        In a call with arrays of several libraries or devices: an accelerator trusts what it gets.
 
     Attributes
     ----------
@@ -30,12 +39,21 @@ class Primitive(Generic[F]):
         update_wrapper(self, reference)
 
     def __call__(self, x: Any, *args: Any, **keywords: Any) -> Any:
-        fast = accelerators.find(self.name, type(x))
+        kind = type(x)
+        for other in args:
+            if not kind is type(other) is HostArray and type(other) not in NO_ARRAYS:
+                self._check(x, other)
+        fast = accelerators.find(self.name, kind)
         if fast is not None:
             result = fast(x, *args, **keywords)
             if result is not NotImplemented:
                 return result
         return self.reference(x, *args, **keywords)
+
+    def _check(self, x: Any, other: Any) -> None:
+        # A numpy scalar is a number, wherever it is used.
+        if library_of(other) is not None and hasattr(other, "__setitem__"):
+            check_beside(self.name, "an array", other, "its first one is", x)
 
 
 class Update(Primitive[F]):

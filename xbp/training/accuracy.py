@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xbp.arguments import integer
-from xbp.backend import Array, array_namespace
+from xbp.backend import Array, array_namespace, check_beside
 from xbp.errors import InputError
 from xbp.nn.losses import advice
 from xbp.training.counting import CountingMetric, guesses, labels_of, within
@@ -33,6 +33,7 @@ def accuracy(prediction: Array, target: Array) -> Array:
     >>> float(accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])))
     0.5
     """
+    check_beside("accuracy", "a prediction", prediction, "the target is", target)
     labels, xp = labels_of("accuracy", prediction, target, SINGLE), array_namespace(prediction)
     guess, is_one = guesses(prediction)
     right = (guess == labels) & is_one
@@ -68,6 +69,7 @@ def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) ->
     >>> float(binary_accuracy(np.array([[2.0], [-1.0]]), np.array([[1], [1]])))
     0.5
     """
+    check_beside("binary_accuracy", "a prediction", prediction, "the target is", target)
     xp = array_namespace(prediction)
     if prediction.shape != target.shape:
         msg = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xbp.backend import Array, Fetch, array_namespace, fetch, to_numpy
+from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, to_numpy
 from xbp.errors import InputError
 from xbp.training.counting import Metric, len_of
 from xbp.training.results import numbers_of, value_of
@@ -45,6 +45,7 @@ class Mean(Metric):
         self.checked = 0  # how many values `first_not_finite` has seen
 
     def update(self, prediction: Array, target: Array) -> None:
+        check_beside(self.name, "a prediction", prediction, "the target is", target)
         self.add(len_of(target), self.measure(prediction, target))
 
     def measure(self, prediction: Array, target: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import Array, array_namespace, dtype_name, to_numpy
+from xbp.backend import Array, array_namespace, check_beside, dtype_name, to_numpy
 from xbp.errors import InputError
 from xbp.nn.losses import advice
 from xbp.primitives import bincount
@@ -141,11 +141,15 @@ class CountingMetric(Metric):
         self._held = 0
 
     def update(self, prediction: Array, target: Array) -> None:
+        check_beside(self.name, "a prediction", prediction, "the target is", target)
         keys = self.keys(prediction, target)  # refuses a target without an axis
         self.add(len_of(target), keys)
 
     def add(self, samples: int, keys: Array) -> None:
         """So many more samples, which have these keys."""
+        before = self._waiting[0] if self._waiting else self._counted
+        if not isinstance(before, int):
+            check_beside(self.name, "a batch", keys, "the one before is", before)
         self.samples += samples
         self._waiting += (keys,)
         self._held += len_of(keys)
