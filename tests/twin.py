@@ -28,7 +28,11 @@ class AnotherDeviceError(RuntimeError):
 
 
 class Current(threading.local):
-    device = 0
+    """What belongs to a thread, and is 0 in a new one."""
+
+    def __init__(self) -> None:
+        self.device = 0
+        self.before: list[int] = []
 
 
 current = Current()
@@ -38,11 +42,10 @@ class Device:
     """Compared by ==, with nothing but its own kind; the current one within a ``with`` block."""
 
     __hash__ = None  # type: ignore[assignment]
-    __slots__ = ("before", "id")
+    __slots__ = ("id",)
 
     def __init__(self, number: int) -> None:
         self.id = number
-        self.before: list[int] = []
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and other.id == self.id
@@ -54,12 +57,12 @@ class Device:
         current.device = self.id
 
     def __enter__(self) -> Device:
-        self.before.append(current.device)
+        current.before.append(current.device)
         self.use()
         return self
 
     def __exit__(self, *error: object) -> None:
-        current.device = self.before.pop()
+        current.device = current.before.pop()
 
 
 class Array(np.ndarray):
@@ -159,6 +162,9 @@ class Twin(Library):
     def activate(self, device: Any) -> None:
         device.use()
 
+    def on(self, device: Any) -> Any:
+        return device
+
     def place(self, xp: Any, array: NDArray[Any], device: Any) -> Array:
         with device:
             return _own(np.array(array))  # type: ignore[no-any-return]
@@ -186,6 +192,7 @@ def twin() -> Iterator[Twin]:
             (backend._LIBRARY_OF_ROOT, "twin", library),
             (backend._LIBRARY_OF_TYPE, Array, library),
             (backend._NAMESPACE_OF_TYPE, Array, namespace),
+            (backend._LIBRARY_OF_TYPE, Array, library),
         ):
             table[key] = value  # type: ignore[index]
             stack.callback(table.pop, key)  # type: ignore[attr-defined]

@@ -11,10 +11,11 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,10 @@ Array: TypeAlias = Any
 
 Namespace: TypeAlias = Any
 """The module of functions that belongs to an array: numpy, array_api_compat.cupy, …"""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Graph:
@@ -57,9 +62,12 @@ class CuPyGraph(Graph):
     """A CUDA graph by CuPy, with a stream and a memory pool of its own."""
 
     def __init__(self, device: Any) -> None:
-        self.cuda, self.device = importlib.import_module("cupy").cuda, device
+        cupy = importlib.import_module("cupy")
+        self.cuda, self.device = cupy.cuda, device
         with device:
-            self.pool, self.stream = self.cuda.MemoryPool(), self.cuda.Stream(non_blocking=True)
+            self.pool = self.cuda.MemoryPool(partial(_memory_for_a_graph, cupy))
+            self.pool.set_limit(size=0)  # at a limit, too, a pool frees its unused blocks
+            self.stream = self.cuda.Stream(non_blocking=True)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -89,7 +97,31 @@ class CuPyGraph(Graph):
             self.graph = self.stream.end_capture()
 
     def replay(self) -> None:
-        self.graph.launch()  # on the current stream
+        with self.device:
+            self.graph.launch()  # on the current stream
+
+
+def _memory_for_a_graph(cupy: Any, size: int) -> Any:
+    """Memory from the device for the pool of a graph.
+
+    Where there is none, CuPy's pool would free its own unused blocks and ask again. But the graph
+    uses those, at the addresses that were recorded. So in their place the unused blocks of the
+    common pool are freed; and if that does not help, the error is one which CuPy's pool lets pass.
+
+    Raises
+    ------
+    MemoryError
+    """
+    cuda = cupy.cuda
+    for last in (False, True):
+        try:
+            return cuda.MemoryPointer(cuda.Memory(size), 0)
+        except (MemoryError, cuda.runtime.CUDARuntimeError) as error:
+            if last or not out_of_memory(error):
+                msg = f"Out of memory allocating {size:,} bytes for a graph"
+                raise (MemoryError(msg) if out_of_memory(error) else error) from None
+            cupy.get_default_memory_pool().free_all_blocks()
+    raise AssertionError
 
 
 class TorchGraph(Graph):
@@ -131,6 +163,9 @@ class Fetch(NamedTuple):
         return self.host
 
 
+ANYWHERE: AbstractContextManager[None] = nullcontext()
+
+
 class Library:
     """An array library: how to import it, place arrays with it, and bring them to the host."""
 
@@ -157,7 +192,15 @@ class Library:
         raise BackendError(msg)
 
     def activate(self, device: Any) -> None:
-        """Make `device` the one on which the library allocates, if it keeps such a setting."""
+        """Make `device` the calling thread's current one, if the library has such a setting."""
+
+    def on(self, device: Any) -> AbstractContextManager[Any]:
+        """A block in which `device` is the current one of this thread, if there is such a thing.
+
+        Where there is, new arrays and results are born on the current device, wherever the operands
+        are. So whatever makes arrays enters such a block first.
+        """
+        return ANYWHERE
 
     def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
         return xp.asarray(array, device=device)
@@ -235,21 +278,26 @@ class CuPy(Library):
     def activate(self, device: Any) -> None:
         device.use()  # array_api_compat.cupy ignores device= (cupy allocates on the current one)
 
+    def on(self, device: Any) -> AbstractContextManager[Any]:
+        return device  # type: ignore[no-any-return]
+
     def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
         with device:
             return xp.asarray(array)
 
     def to_numpy(self, array: Array) -> NDArray[Any]:
-        return array.get()  # type: ignore[no-any-return]
+        with array.device:  # whose current stream is waited for
+            return array.get()  # type: ignore[no-any-return]
 
     def on_host(self, array: Array) -> bool:
         return False
 
     def fetch(self, array: Array) -> Fetch:
-        pinned = importlib.import_module("cupyx").empty_pinned(array.shape, array.dtype)
-        array = self.namespace().asarray(array, order="C")
-        array.data.copy_to_host_async(pinned.ctypes.data, array.nbytes)
-        event = importlib.import_module("cupy").cuda.get_current_stream().record()
+        with array.device:
+            pinned = importlib.import_module("cupyx").empty_pinned(array.shape, array.dtype)
+            array = self.namespace().asarray(array, order="C")
+            array.data.copy_to_host_async(pinned.ctypes.data, array.nbytes)
+            event = importlib.import_module("cupy").cuda.get_current_stream().record()
         return Fetch(pinned, lambda: bool(event.done), event.synchronize)
 
     def graph(self, device: Any) -> Graph | None:
@@ -258,6 +306,7 @@ class CuPy(Library):
     def free_memory(self, device: Any) -> int | None:
         cupy = importlib.import_module("cupy")
         with device:
+            # This pool alone: a graph uses memory of its own pool that seems to be free there.
             cupy.get_default_memory_pool().free_all_blocks()
             return int(cupy.cuda.runtime.memGetInfo()[0])
 
@@ -390,14 +439,19 @@ class Backend:
         """`obj` as an array of this backend; see `xbp.asarray`."""
         library, name = LIBRARIES[self.name], None if dtype is None else dtype_name(dtype)
         if self.xp is not np and library_of(obj) is library and obj.device == self.device:
-            obj = library.plain(obj)
-            name = _target(obj, obj.dtype, name)
-            return self.xp.asarray(obj, dtype=None if name is None else getattr(self.xp, name))
+            with library.on(self.device):
+                obj = library.plain(obj)
+                name = _target(obj, obj.dtype, name)
+                return self.xp.asarray(obj, dtype=None if name is None else getattr(self.xp, name))
         host = as_numbers(obj)
         name = _target(obj, host.dtype, name)
         if name is not None:
             host = host.astype(name, copy=False)
         return library.place(self.xp, host, self.device)
+
+    def on_device(self) -> AbstractContextManager[Any]:
+        """A block in which new arrays and results are born here; see `Library.on`."""
+        return LIBRARIES[self.name].on(self.device)
 
     def __hash__(self) -> int:
         return hash(self.name)  # CuPy's devices have no hash
@@ -456,16 +510,14 @@ def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
     ...     backend.name
     'numpy'
     """
-    previous = _override.get() or _default  # not get_backend: XBP_BACKEND need not be usable
     backend = find_backend(name, device=device)
-    LIBRARIES[backend.name].activate(backend.device)
-    token = _override.set(backend)
-    try:
-        yield backend
-    finally:
-        _override.reset(token)
-        if previous is not None:
-            LIBRARIES[previous.name].activate(previous.device)
+    with backend.on_device():
+        LIBRARIES[backend.name].activate(backend.device)
+        token = _override.set(backend)
+        try:
+            yield backend
+        finally:
+            _override.reset(token)
 
 
 def get_backend() -> Backend:
@@ -589,6 +641,26 @@ def fetch(array: Array) -> Fetch:
     """The values of `array` on their way to the host, without a wait for its device."""
     library = library_of(array)
     return Fetch(np.asarray(array)) if library is None else library.fetch(array)
+
+
+def on_device_of(array: Any) -> AbstractContextManager[Any]:
+    """A block in which new arrays and results are born beside `array`; see `Library.on`."""
+    library = None if type(array) is HostArray else library_of(array)
+    return ANYWHERE if library is None else library.on(array.device)
+
+
+def there(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, run on the device of the first array among its arguments."""
+
+    @wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        for array in (*args, *options.values()):
+            if library_of(array) is not None:
+                with on_device_of(array):
+                    return function(*args, **options)
+        return function(*args, **options)
+
+    return run
 
 
 def graph_for(array: Array) -> Graph | None:

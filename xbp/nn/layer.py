@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
-from typing import Any, TypeAlias, TypeVar
+from types import FunctionType
+from typing import Any, TypeAlias
 
 import xbp.random
 from xbp.backend import (
@@ -21,11 +22,11 @@ from xbp.backend import (
     array_namespace,
     as_numbers,
     backend_of,
-    check_beside,
     dtype_name,
     is_floating,
     library_of,
     library_of_type,
+    on_device_of,
     to_numpy,
     whereabouts,
 )
@@ -107,46 +108,55 @@ class CheckedBackward(partial[Any]):
 
 
 def _run(layer: Layer, place: Any, run: Backward, dy: Array) -> Array:
-    """A layer's own backward, ``run(dy)``, after a look at where `dy` lies.
+    """A layer's own backward, ``run(dy)``, after a look at where `dy` lies, and there.
 
     `place` is the type of the output if that says it all, else its type and device: the output
     itself is not kept, so that its memory is free as soon as it can be.
     """
-    if type(dy) is not place:
-        kind, device = place if isinstance(place, tuple) else (place, "cpu")
-        mine, theirs = library_of_type(kind), library_of(dy)
-        if mine and theirs and (mine is not theirs or dy.device != device):
-            msg = (
-                f"{layer} got a gradient on {whereabouts(dy)}, where its output is on "
-                f"{mine.name} ({device}); move the gradient with xbp.asarray(…)"
-            )
-            raise BackendError(msg)
-    return run(dy)
+    if type(dy) is place:
+        return run(dy)
+    kind, device = place if isinstance(place, tuple) else (place, "cpu")
+    mine, theirs = library_of_type(kind), library_of(dy)
+    if mine and theirs and (mine is not theirs or dy.device != device):
+        msg = (
+            f"{layer} got a gradient on {whereabouts(dy)}, where its output is on "
+            f"{mine.name} ({device}); move the gradient with xbp.asarray(…)"
+        )
+        raise BackendError(msg)
+    with on_device_of(dy):
+        return run(dy)
 
 
-def _checked(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A class's own `forward`, but its backward is a `CheckedBackward`."""
+def _placed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's own `forward`, run on the device of its input, with a `CheckedBackward`."""
 
-    @wraps(forward)
-    def checked(self: Layer, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
-        y, backward = forward(self, x, training=training, rng=rng)
+    def checked(layer: Layer, result: Any) -> Any:
+        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+            return result  # those who call it refuse it
+        y, backward = result
         place = HostArray if type(y) is HostArray else (type(y), getattr(y, "device", None))
-        return y, CheckedBackward(_run, self, place, backward)
+        return y, CheckedBackward(_run, layer, place, backward)
 
     @wraps(forward)
-    def checked_with_arguments_of_its_own(self: Layer, *args: Any, **options: Any) -> Any:
-        y, backward = forward(self, *args, **options)
-        place = type(y), getattr(y, "device", None)
-        return y, CheckedBackward(_run, self, place, backward)
+    def placed(self: Layer, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
+        if type(x) is HostArray:
+            result = forward(self, x, training=training, rng=rng)
+            if type(result) is tuple and len(result) == 2 and type(result[1]) is FunctionType:
+                y, backward = result
+                if type(y) is HostArray:  # the shortest way, which most calls take
+                    return y, CheckedBackward(_run, self, HostArray, backward)
+            return checked(self, result)
+        with on_device_of(x):
+            return checked(self, forward(self, x, training=training, rng=rng))
+
+    @wraps(forward)
+    def placed_with_arguments_of_its_own(self: Layer, *args: Any, **options: Any) -> Any:
+        with on_device_of(args[0] if args else None):
+            return checked(self, forward(self, *args, **options))
 
     usual: Any = getattr(forward, "__kwdefaults__", None) == {"training": False, "rng": None}
     usual = usual and forward.__code__.co_argcount == 2 and not forward.__code__.co_flags & 12
-    return checked if usual else checked_with_arguments_of_its_own  # which takes longer
-
-
-MOVE = "move the model with .to(…) or the input with xbp.asarray(…)"
-
-L = TypeVar("L", bound="Layer")
+    return placed if usual else placed_with_arguments_of_its_own  # which takes longer
 
 
 def run_forward(
@@ -228,7 +238,7 @@ class Layer:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "forward" in vars(cls):
-            cls.forward = _checked(cls.forward)  # type: ignore[method-assign]
+            cls.forward = _placed(cls.forward)  # type: ignore[method-assign]
 
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None

@@ -10,12 +10,17 @@ import math
 from typing import Any
 
 from xbp.arguments import choice, number, positive
-from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name
+from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name, there
 from xbp.errors import InputError
 
 
 class Loss:
     """Base of all losses. A subclass defines ``__call__(prediction, target)``, and may `check`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = there(cls.__call__)  # type: ignore[method-assign]
 
     def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         """The value of the loss, 0-d, and its gradient with respect to `prediction`."""

@@ -15,6 +15,7 @@ from xbp.backend import (
     dtype_name,
     find_backend,
     is_floating,
+    on_device_of,
     plain,
     resolve,
 )
@@ -150,8 +151,13 @@ class Parameter:
             raise InputError(msg)
         if not (self.grad is None or type(grad) is type(self.grad) is HostArray):
             check_beside("a parameter", "a gradient", grad, "its other gradient is", self.grad)
-        if self.trainable:
-            _set_grad(self, grad if self.grad is None else self.grad + grad)
+        if not self.trainable:
+            return
+        if self.grad is None:
+            _set_grad(self, grad)
+        else:
+            with on_device_of(grad):
+                _set_grad(self, self.grad + grad)
 
     def zero_grad(self) -> None:
         """Forget the gradient: the next backward starts anew."""
@@ -159,7 +165,8 @@ class Parameter:
 
     def assign(self, value: Any) -> None:
         """Copy `value`, an array of any library, into `data`, in place."""
-        self.data[...] = backend_of(self.data).asarray(value, dtype=self.data.dtype)
+        with on_device_of(self.data):
+            self.data[...] = backend_of(self.data).asarray(value, dtype=self.data.dtype)
         self.changed()
 
     def to(self, backend: Any, *, device: Any = None) -> None:
@@ -174,8 +181,9 @@ class Parameter:
         if "complex" in str(self.data.dtype) and "complex" not in dtype_name(dtype):
             msg = f"{self!r} is complex, and cannot become {dtype_name(dtype)}"
             raise InputError(msg)
-        self.data = xp.astype(self.data, resolve(xp, dtype))
-        self.grad = None if self.grad is None else xp.astype(self.grad, self.data.dtype)
+        with on_device_of(self.data):
+            self.data = xp.astype(self.data, resolve(xp, dtype))
+            self.grad = None if self.grad is None else xp.astype(self.grad, self.data.dtype)
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={dtype_name(self.data.dtype)})"

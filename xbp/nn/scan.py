@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, TypeAlias
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace, check_beside, dtype_name
+from xbp.backend import Array, Namespace, check_beside, dtype_name, there
 from xbp.errors import InputError
 from xbp.initializers import uniform
 from xbp.nn.dropout import Dropout
@@ -173,6 +173,7 @@ class Recurrent(Layer):
         (y, _), backward = self.run(x, training=training, rng=rng)
         return y, lambda dy: backward(dy)[0]
 
+    @there
     def run(
         self, x: Array, state: Any = None, *, training: bool = False, rng: Rng = None
     ) -> tuple[tuple[Array, Any], RunBackward]:
@@ -227,6 +228,7 @@ class Recurrent(Layer):
                 scans.append(scan)
             y = xp.concat(outputs, axis=2) if D > 1 else outputs[0]
 
+        @there
         def backward(dy: Array, dstate: Any = None) -> tuple[Array, Any]:
             check_beside(self, "a gradient", dy, "the input is", x)
             dfinal = self._states(xp, x, dstate, "gradient of the final state")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xbp.arguments import number
-from xbp.backend import Array, array_namespace, check_beside
+from xbp.backend import Array, array_namespace, check_beside, on_device_of
 from xbp.errors import InputError
 from xbp.nn.parameter import Parameter
 
@@ -55,8 +55,9 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
         check_beside("clip_grad_norm", "a gradient", g, "the first one is", first)
         check_beside("clip_grad_norm", "a gradient", g, "its parameter is", p.data)
     xp = array_namespace(first)
-    norm = xp.sqrt(sum(xp.sum(g * g) for _, g in owned))
-    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for p, g in owned:
-        p.grad = xp.astype(scale, g.dtype) * g  # a new array: g may be a view of something
+    with on_device_of(first):
+        norm = xp.sqrt(sum(xp.sum(g * g) for _, g in owned))
+        scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+        for p, g in owned:
+            p.grad = xp.astype(scale, g.dtype) * g  # a new array: g may be a view of something
     return norm

@@ -14,6 +14,7 @@ from xbp.backend import (
     backend_of,
     check_beside,
     dtype_name,
+    on_device_of,
     to_numpy,
 )
 from xbp.errors import InputError
@@ -185,7 +186,8 @@ class Optimizer:
             p, t = parameter.data, self.counts[index] + 1
             self.counts[index] = t
             if not self.state[index]:
-                self.state[index] = self.start(array_namespace(p), p)
+                with on_device_of(p):
+                    self.state[index] = self.start(array_namespace(p), p)
             kind = (t, type(p), p.dtype, p.device)
             for other, indices in groups:
                 if kind == other:
@@ -197,8 +199,9 @@ class Optimizer:
         at_once = self.takes_lists()
         for (t, *_), indices in groups:
             own = self.all_numbers(lr, t) if numbers is None else numbers[indices[0]]
-            for those in [indices] if at_once else [[index] for index in indices]:
-                self._update(those, *own)
+            with on_device_of(self.parameters[indices[0]].data):
+                for those in [indices] if at_once else [[index] for index in indices]:
+                    self._update(those, *own)
             for index in indices:
                 self.parameters[index].changed()
         self.steps += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xbp.arguments import integer
-from xbp.backend import Array, array_namespace, check_beside
+from xbp.backend import Array, array_namespace, check_beside, there
 from xbp.errors import InputError
 from xbp.nn.losses import advice
 from xbp.training.counting import CountingMetric, guesses, labels_of, within
@@ -11,6 +11,7 @@ from xbp.training.counting import CountingMetric, guesses, labels_of, within
 SINGLE = "use binary_accuracy"
 
 
+@there
 def accuracy(prediction: Array, target: Array) -> Array:
     """The share of samples whose largest output is at the target; the first one among equals.
 
@@ -40,6 +41,7 @@ def accuracy(prediction: Array, target: Array) -> Array:
     return xp.mean(xp.astype(right, xp.float64))  # so that counts stay exact in epoch averages
 
 
+@there
 def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) -> Array:
     """The share of entries that are above the threshold where the target is 1, and only there.
 

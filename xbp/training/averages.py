@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, to_numpy
+from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, on_device_of, to_numpy
 from xbp.errors import InputError
 from xbp.training.counting import Metric, len_of
 from xbp.training.results import numbers_of, value_of
@@ -46,7 +46,8 @@ class Mean(Metric):
 
     def update(self, prediction: Array, target: Array) -> None:
         check_beside(self.name, "a prediction", prediction, "the target is", target)
-        self.add(len_of(target), self.measure(prediction, target))
+        with on_device_of(prediction):
+            self.add(len_of(target), self.measure(prediction, target))
 
     def measure(self, prediction: Array, target: Array) -> Array:
         """What the function says of a batch; its result is checked where its type is a new one.
@@ -84,7 +85,8 @@ class Mean(Metric):
             values = self.waiting[0]
             if len(self.waiting) > 1:
                 xp = array_namespace(values)
-                values = xp.concat([xp.reshape(value, (-1,)) for value in self.waiting])
+                with on_device_of(values):
+                    values = xp.concat([xp.reshape(value, (-1,)) for value in self.waiting])
             self.waiting.clear()
             self.fetched = fetch(values)
             self.look(wait=wait)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import Array, array_namespace, check_beside, dtype_name, to_numpy
+from xbp.backend import Array, array_namespace, check_beside, dtype_name, on_device_of, to_numpy
 from xbp.errors import InputError
 from xbp.nn.losses import advice
 from xbp.primitives import bincount
@@ -142,8 +142,9 @@ class CountingMetric(Metric):
 
     def update(self, prediction: Array, target: Array) -> None:
         check_beside(self.name, "a prediction", prediction, "the target is", target)
-        keys = self.keys(prediction, target)  # refuses a target without an axis
-        self.add(len_of(target), keys)
+        with on_device_of(prediction):
+            keys = self.keys(prediction, target)  # refuses a target without an axis
+            self.add(len_of(target), keys)
 
     def add(self, samples: int, keys: Array) -> None:
         """So many more samples, which have these keys."""
@@ -158,7 +159,8 @@ class CountingMetric(Metric):
 
     def _count(self) -> None:
         xp = array_namespace(self._waiting[0])
-        self._counted = self._counted + bincount(xp.concat(self._waiting), self.size())
+        with on_device_of(self._waiting[0]):
+            self._counted = self._counted + bincount(xp.concat(self._waiting), self.size())
         self._waiting, self._held = (), 0
 
     def counts(self) -> NDArray[np.int64]:

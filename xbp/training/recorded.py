@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import Array, array_namespace, backend_of, dtype_name, graph_for
+from xbp.backend import Array, array_namespace, backend_of, dtype_name, graph_for, on_device_of
 from xbp.errors import InputError
 from xbp.nn.parts import containers
 from xbp.optim import Optimizer
@@ -360,7 +360,9 @@ class Recording:
 
     def said(self, name: str, first: int, end: int) -> Array:
         """A copy of some rows, which later steps leave alone."""
-        return self.steps.xp.asarray(self.rows[name][first:end, ...], copy=True)
+        rows = self.rows[name]
+        with on_device_of(rows):
+            return self.steps.xp.asarray(rows[first:end, ...], copy=True)
 
 
 def check(trainer: Trainer) -> None:

@@ -7,7 +7,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from xbp.arguments import described, integer, name_of
 from xbp.backend import (
@@ -17,6 +18,7 @@ from xbp.backend import (
     brief,
     get_backend,
     graph_for,
+    on_device_of,
     on_host,
     out_of_memory,
 )
@@ -53,6 +55,23 @@ from xbp.training.resume import Checkpoint, restore
 from xbp.training.run import Run
 
 LOOK_EVERY = ROWS  # steps between two looks at the losses of a device
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _on_its_device(
+    method: Callable[Concatenate[Trainer, P], R],
+) -> Callable[Concatenate[Trainer, P], R]:
+    """`method`, run with the model's device as the current one: in any thread."""
+
+    @wraps(method)
+    def run(self: Trainer, *args: P.args, **options: P.kwargs) -> R:
+        with self._backend().on_device():
+            return method(self, *args, **options)
+
+    return run  # type: ignore[return-value]  # mypy tells a name of self from a position
 
 
 class Trainer:
@@ -161,6 +180,7 @@ class Trainer:
 
     # --- what a user calls ---
 
+    @_on_its_device
     def fit(
         self,
         x: Any,
@@ -277,6 +297,7 @@ class Trainer:
         self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
         return self.history
 
+    @_on_its_device
     def evaluate(self, x: Any, y: Any, batch_size: int = 512) -> dict[str, float]:
         """The loss and each metric over a whole set, in inference mode.
 
@@ -290,6 +311,7 @@ class Trainer:
         batch_size = integer("batch_size", batch_size, least=1)
         return self._evaluate(*admit(self, x, y), batch_size)
 
+    @_on_its_device
     def predict(self, x: Any, batch_size: int = 512) -> Array:
         """The model's outputs for all samples, in inference mode, where the model lives.
 
@@ -321,8 +343,9 @@ class Trainer:
 
         The value of the loss becomes ``trainer.current_loss``, on the device.
         """
-        self.stream.advance(self.optimizer.steps)
-        return self._update(x, y)
+        with on_device_of(x):
+            self.stream.advance(self.optimizer.steps)
+            return self._update(x, y)
 
     @property
     def current_loss(self) -> Array:

@@ -14,12 +14,15 @@ import ctypes
 import importlib
 import os
 import threading
+import weakref
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 Array = Any
 WORKSPACE = 32 << 20
 """Bytes: what cuBLAS takes for itself on a Hopper GPU. It is used by one product at a time."""
+PER_THREAD = 2  # cudaStreamPerThread
 NOT_TRANSPOSED, TRANSPOSED, TF32 = 0, 1, 3  # as in cublas_api.h
 
 
@@ -41,18 +44,20 @@ class Handle:
     Parameters
     ----------
     blas : ctypes.CDLL
-    workspace : int
-        The address of `WORKSPACE` bytes on the device, which the caller keeps.
     """
 
-    def __init__(self, blas: ctypes.CDLL, workspace: int) -> None:
-        self.blas, self.handle, self.workspace = blas, ctypes.c_void_p(), workspace
+    def __init__(self, blas: ctypes.CDLL) -> None:
+        self.blas, self.handle = blas, ctypes.c_void_p()
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
         if os.environ.get("CUPY_TF32") == "1":  # as CuPy does with its own handle
             self.call("cublasSetMathMode", self.handle, TF32)
 
-    def multiply(self, stream: int, a: Array, b: Array, c: Array, address: Any) -> bool:
+    def multiply(
+        self, stream: int, workspace: int, a: Array, b: Array, c: Array, address: Any
+    ) -> bool:
         """c ← a b, for a dense `c`; False for operands that BLAS cannot read.
+
+        `workspace` is the address of `WORKSPACE` bytes that no other stream uses.
 
         BLAS knows columns where c has rows, so what it is asked for is cᵀ = bᵀ aᵀ.
         """
@@ -64,7 +69,7 @@ class Handle:
         one, zero = number(1), number(0)
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
         # Another stream takes the workspace away.
-        size, where = ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(self.workspace)
+        size, where = ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(workspace)
         self.call("cublasSetWorkspace_v2", self.handle, where, size)
         self.call(
             f"cublas{kind}gemm_v2", self.handle, right[0], left[0], n, m, k,
@@ -96,7 +101,30 @@ def stored(matrix: Array) -> tuple[int, int] | None:
 
 
 class Handles(threading.local):
-    """The calling thread's handle for each device, and the memory of its workspace."""
+    """The calling thread's handle for each device: two threads must not use one at once."""
 
     def __init__(self) -> None:
-        self.of: dict[int, tuple[Handle, Any]] = {}
+        self.of: dict[int, Handle] = {}
+
+
+class Workspaces:
+    """A workspace for each stream: of two products at once each writes into its own.
+
+    Products of one stream wait for one another, whichever thread asks for them, so they share one.
+    It is kept for as long as the stream, whose products may be recorded in a graph; so the graph
+    must own the stream.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[tuple[int, ...], Any] = {}
+
+    def get(self, device: int, stream: Any, allocate: Callable[[int], Any]) -> int:
+        """The address of the workspace for a stream of CuPy's on the current device."""
+        key: tuple[int, ...] = (device, stream.ptr)
+        if stream.ptr == PER_THREAD:  # one address, but a stream in each thread
+            key = (*key, threading.get_ident())
+        memory = self.of.get(key)
+        if memory is None:
+            memory = self.of.setdefault(key, allocate(WORKSPACE))
+            weakref.finalize(stream, self.of.pop, key, None)
+        return int(memory.ptr)

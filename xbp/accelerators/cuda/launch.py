@@ -60,7 +60,7 @@ class CuPy:
 
         self.cupy: Any = cupy
         self.functions: dict[Any, Any] = {}
-        self.handles = cublas.Handles()
+        self.handles, self.workspaces = cublas.Handles(), cublas.Workspaces()
 
     def empty(self, shape: Shape, dtype: Any) -> Array:
         return self.cupy.empty(shape, dtype)
@@ -96,10 +96,10 @@ class CuPy:
             return False
         device = cuda.runtime.getDevice()
         if device not in self.handles.of:
-            memory = cuda.alloc(cublas.WORKSPACE)
-            self.handles.of[device] = cublas.Handle(blas, memory.ptr), memory
-        handle, _ = self.handles.of[device]
-        return handle.multiply(cuda.get_current_stream().ptr, a, b, c, self.address)
+            self.handles.of[device] = cublas.Handle(blas)
+        stream = cuda.get_current_stream()
+        workspace = self.workspaces.get(device, stream, cuda.alloc)
+        return self.handles.of[device].multiply(stream.ptr, workspace, a, b, c, self.address)
 
 
 def options(macros: dict[str, Any]) -> tuple[str, ...]:
