@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 import xbp
-from xbp.backend import LIBRARIES, CuPyGraph, TorchGraph, fetch, graph_for
+from xbp.backend import (
+    LIBRARIES,
+    CuPyGraph,
+    TorchGraph,
+    asked_for,
+    fetch,
+    graph_for,
+    out_of_memory,
+)
 
 Said = list[str]
 
@@ -32,6 +40,12 @@ def between(said: Said, name: str) -> Iterator[None]:
         yield
     finally:
         said.append(f"] {name}")
+
+
+class OnDevice(np.ndarray):
+    """An array whose device can be told."""
+
+    device: Any = None
 
 
 class Stream:
@@ -67,7 +81,11 @@ class Stream:
 @pytest.fixture
 def cupy(said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
     outside = Stream(said, "outside")
-    pool = SimpleNamespace(malloc=len, free_all_blocks=lambda: said.append("free all"))
+    pool = SimpleNamespace(
+        malloc=len,
+        free_all_blocks=lambda: said.append("free all"),
+        set_limit=lambda *, size: said.append(f"limit {size}"),
+    )
 
     def using(malloc: Any) -> Any:
         assert malloc is len
@@ -77,14 +95,30 @@ def cupy(said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
         assert non_blocking
         return Stream(said, "aside")
 
+    def memory(size: int) -> int:
+        said.append(f"take {size}")
+        if said.count(f"take {size}") <= size:  # so often there is none
+            raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+        return size
+
+    def memory_pool(allocator: Any) -> Any:
+        pool.allocator = allocator
+        return pool
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
     cuda = SimpleNamespace(
-        MemoryPool=lambda: pool,
+        MemoryPool=memory_pool,
+        Memory=memory,
+        MemoryPointer=lambda memory, offset: memory,
         Stream=stream,
         using_allocator=using,
         get_current_stream=lambda: outside,
-        runtime=SimpleNamespace(memGetInfo=lambda: (123, 456)),
+        runtime=SimpleNamespace(memGetInfo=lambda: (123, 456), CUDARuntimeError=CUDARuntimeError),
     )
-    module = SimpleNamespace(cuda=cuda, get_default_memory_pool=lambda: pool)
+    common = SimpleNamespace(free_all_blocks=lambda: said.append("free all in common"))
+    module = SimpleNamespace(cuda=cuda, get_default_memory_pool=lambda: common)
     monkeypatch.setitem(sys.modules, "cupy", module)
     return module
 
@@ -99,7 +133,7 @@ def cupy_graph(said: Said, cupy: Any) -> CuPyGraph:
 
     graph = LIBRARIES["cupy"].graph(Device())
     assert isinstance(graph, CuPyGraph)
-    assert said == ["device [", "] device"]
+    assert said == ["device [", "limit 0", "] device"]
     said.clear()
     return graph
 
@@ -117,7 +151,24 @@ def test_cupy_rehearses_and_records_aside_and_replays_where_one_is(cupy: Any, sa
     assert said == [*BEFORE, "record", "work", "end", *AFTER]
     said.clear()
     graph.replay()
-    assert said == ["launch"]
+    assert said == ["device [", "launch", "] device"]
+
+
+def test_a_graphs_pool_frees_nothing_where_there_is_too_little_memory(
+    cupy: Any, said: Said
+) -> None:
+    """CuPy's pool frees its unused blocks where its allocator raises a CUDARuntimeError."""
+    take = cupy_graph(said, cupy).pool.allocator
+    assert take(0) == 0
+    assert said == ["take 0"]
+    assert take(1) == 1
+    assert said[1:] == ["take 1", "free all in common", "take 1"]
+    with pytest.raises(MemoryError) as caught:
+        take(2)
+    assert out_of_memory(caught.value)
+    assert asked_for(caught.value) == 2
+    assert not isinstance(caught.value, cupy.cuda.runtime.CUDARuntimeError)
+    assert "free all" not in said
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -147,16 +198,18 @@ def test_cupy_fetches_without_a_wait(
 
     monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=empty_pinned))
     monkeypatch.setattr(library, "namespace", lambda: SimpleNamespace(asarray=asarray))
-    found = library.fetch(np.ones(2, np.float32))
-    assert said == ["8 bytes to True", "outside marked"]
+    array = np.ones(2, np.float32).view(OnDevice)
+    array.device = between(said, "device")
+    found = library.fetch(array)
+    assert said == ["device [", "8 bytes to True", "outside marked", "] device"]
     assert not found.done()
     assert found.values() is pinned[0]
-    assert said[2:] == ["wait"]
+    assert said[4:] == ["wait"]
 
 
 def test_free_memory_of_a_gpu(cupy: Any, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LIBRARIES["cupy"].free_memory(between(said, "device")) == 123
-    assert said == ["device [", "free all", "] device"]
+    assert said == ["device [", "free all in common", "] device"]
     cuda = SimpleNamespace(
         empty_cache=lambda: said.append("empty"), mem_get_info=lambda device: (7, 8)
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import gc
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +35,8 @@ Array.__module__ = "cupy"
 
 
 class Stream:
-    ptr = 77
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
 
 
 class CuPy:
@@ -44,10 +47,11 @@ class CuPy:
         self.launched: list[tuple[str, Any, Any, Any]] = []
         self.allocated: list[Any] = []
         self.cuda = SimpleNamespace(
-            runtime=SimpleNamespace(getDevice=lambda: 0),
+            runtime=SimpleNamespace(getDevice=lambda: self.device),
             alloc=self.alloc,
-            get_current_stream=Stream,
+            get_current_stream=lambda: self.stream,
         )
+        self.stream, self.device = Stream(77), 0
 
     def empty(self, shape: Any, dtype: Any) -> Any:
         return np.zeros(shape, dtype).view(Array)
@@ -113,12 +117,13 @@ STAND_IN = r"""
 #include <cstddef>
 #include <cstdint>
 extern "C" {
-int calls, stream; size_t workspace; int fails, mode;
+int calls, stream; size_t workspace, at; int fails, mode;
 int cublasSetMathMode(void *handle, int wanted) { mode = wanted; return handle != (void *)42; }
 int cublasCreate_v2(void **handle) { *handle = (void *)42; return fails; }
 int cublasSetStream_v2(void *handle, void *s) { calls++; stream = (int)(intptr_t)s; workspace = 0;
     return handle != (void *)42; }
-int cublasSetWorkspace_v2(void *handle, void *at, size_t size) { workspace = at ? size : 0;
+int cublasSetWorkspace_v2(void *handle, void *where, size_t size) {
+    workspace = where ? size : 0; at = (size_t)where;
     return handle != (void *)42; }
 }
 /* C ← α op(A) op(B) + β C, all of them column by column, as in cublas_api.h */
@@ -172,13 +177,44 @@ def test_cublas(
         assert machine.multiply(a, b, c)
         # Sums of seven products of order 1.
         np.testing.assert_allclose(c, a @ b, rtol=0, atol=1e-5 if dtype == "float32" else 1e-14)
-    assert ctypes.c_int.in_dll(blas, "stream").value == Stream.ptr
+    assert ctypes.c_int.in_dll(blas, "stream").value == cupy.stream.ptr
     assert ctypes.c_size_t.in_dll(blas, "workspace").value == cublas.WORKSPACE
     assert [memory.size for memory in cupy.allocated] == [cublas.WORKSPACE]
     gaps = a[:, :1].repeat(14, 1)[:, ::2]
     for unfit in (a[:, ::-1], a[::-1], np.broadcast_to(a[0], (5, 7)), gaps):
         assert not machine.multiply(unfit, b, c)
         assert not machine.multiply(b.T, unfit.T, c)
+
+
+@needs_compiler
+def test_each_stream_has_a_workspace_as_long_as_it_lives(
+    blas: ctypes.CDLL, cupy: CuPy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cublas, "library", lambda: blas)
+    a = np.ones((2, 2)).view(Array)
+    machine = launch.machine_of(a)
+
+    def used(stream: Stream, device: int = 0, *, thread: bool = False) -> int:
+        """Where the workspace of a product lies."""
+        cupy.stream, cupy.device = stream, device
+        if thread:
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(machine.multiply, a, a, machine.empty((2, 2), "f8")).result()
+        else:
+            assert machine.multiply(a, a, machine.empty((2, 2), "f8"))
+        return ctypes.c_size_t.in_dll(blas, "at").value
+
+    null, aside, own = Stream(0), Stream(123), Stream(cublas.PER_THREAD)
+    first = used(null)
+    assert used(null, thread=True) == first  # one stream: one product after the other
+    others = [used(aside), used(null, 1), used(own), used(own, thread=True)]
+    assert len({first, *others}) == 5
+    assert used(aside, thread=True) == used(aside) == others[0]
+    assert len(machine.workspaces.of) == 5
+    cupy.stream = null
+    del aside
+    gc.collect()
+    assert len(machine.workspaces.of) == 4
 
 
 @needs_compiler
@@ -190,7 +226,7 @@ def test_tf32_as_cupy_is_told(
     if wanted is not None:
         monkeypatch.setenv("CUPY_TF32", wanted)
     ctypes.c_int.in_dll(blas, "mode").value = 0
-    cublas.Handle(blas, 0)
+    cublas.Handle(blas)
     assert ctypes.c_int.in_dll(blas, "mode").value == mode
 
 
@@ -198,7 +234,7 @@ def test_an_error_of_cublas_is_one_sentence(blas: ctypes.CDLL) -> None:
     fails = ctypes.c_int.in_dll(blas, "fails")
     fails.value = 3
     with pytest.raises(RuntimeError, match="cublasCreate_v2 failed with status 3"):
-        cublas.Handle(blas, 0)
+        cublas.Handle(blas)
     fails.value = 0
 
 

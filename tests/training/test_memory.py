@@ -10,7 +10,7 @@ import pytest
 
 import xbp
 from xbp import nn, optim
-from xbp.backend import asked_for, free_memory, out_of_memory
+from xbp.backend import LIBRARIES, asked_for, free_memory, out_of_memory
 from xbp.errors import OutOfMemoryError, XBPError
 from xbp.testing import emulated_graphs
 from xbp.training.memory import in_words
@@ -138,6 +138,23 @@ def test_predicting_and_evaluating_say_it_too(
             assert "a batch size of 8 would" in str(caught.value)
             assert caught.value.__suppress_context__
         assert trainer.predict(x, 8).shape == (64, 2)
+
+
+def test_what_was_taken_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last attempt, whose memory a library would keep, no other may follow."""
+    pytest.importorskip("array_api_strict")
+    events: list[Any] = []
+    greedy = Greedy(8, torchs)
+    with xbp.use_backend("array_api_strict") as backend:
+        library = LIBRARIES["array_api_strict"]
+
+        def free(device: Any) -> None:
+            assert device == backend.device
+            events.append(len(greedy.asked))
+
+        monkeypatch.setattr(library, "free_memory", free, raising=False)
+        sentence(trainer_of(greedy), 64)
+    assert events[-1] == len(greedy.asked)
 
 
 def test_what_was_tried_may_fail_in_another_way() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
 from types import FunctionType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import xbp.random
 from xbp.backend import (
@@ -202,6 +202,9 @@ def check_arguments(layer: Layer) -> None:
             f"training=False, rng=None), as it is called with all of them ({error})"
         )
         raise InputError(msg) from None
+
+
+L = TypeVar("L", bound="Layer")
 
 
 class Layer:

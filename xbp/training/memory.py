@@ -85,6 +85,7 @@ def too_large(
             break
     else:
         advice = "not even a batch size of 1 would fit: take a smaller model or dtype"
+    free_memory(x)  # gives back what the attempts took, for whatever the process does next
     wanted = f"{in_words(asked)} were asked for" if asked else "more was asked for than there is"
     there = f", {in_words(free)} were free" if free else ""
     msg = f"{what} with batch size {size} needs too much memory: {wanted}{there}; "
