@@ -192,7 +192,6 @@ def twin() -> Iterator[Twin]:
             (backend._LIBRARY_OF_ROOT, "twin", library),
             (backend._LIBRARY_OF_TYPE, Array, library),
             (backend._NAMESPACE_OF_TYPE, Array, namespace),
-            (backend._LIBRARY_OF_TYPE, Array, library),
         ):
             table[key] = value  # type: ignore[index]
             stack.callback(table.pop, key)  # type: ignore[attr-defined]
