@@ -8,7 +8,7 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -301,12 +301,20 @@ class FakeDevice:
     """As cupy.cuda.Device: it becomes the current one by `use`, and for a while by `with`."""
 
     current = 0
+    before: ClassVar[list[int]] = []
 
     def __init__(self, index: int) -> None:
         self.id = index
 
     def use(self) -> None:
         FakeDevice.current = self.id
+
+    def __enter__(self) -> None:
+        FakeDevice.before.append(FakeDevice.current)
+        self.use()
+
+    def __exit__(self, *error: object) -> None:
+        FakeDevice.current = FakeDevice.before.pop()
 
 
 @pytest.fixture
