@@ -172,15 +172,15 @@ UPWARDS = {
 
 CIRCLES = {
     (
-        "xbp.training.callbacks",
-        "xbp.training.checkpoints",
+        "xbp.training.callbacks.base",
+        "xbp.training.callbacks.progress",
+        "xbp.training.callbacks.rates",
         "xbp.training.diagnosis",
         "xbp.training.door",
+        "xbp.training.files.resume",
         "xbp.training.interrupt",
         "xbp.training.memory",
-        "xbp.training.progress",
         "xbp.training.recorded",
-        "xbp.training.resume",
         "xbp.training.run",
         "xbp.training.trainer",
     ),

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import xbp
 from xbp import nn, optim
 from xbp.training import Callback, Checkpoints, EarlyStopping
-from xbp.training.checkpoints import checkpoints_in
-from xbp.training.tensors import TensorFile
+from xbp.training.files.checkpoints import checkpoints_in
+from xbp.training.files.tensors import TensorFile
 
 EPOCHS, STEPS_PER_EPOCH, EVERY = 8, 7, 3
 

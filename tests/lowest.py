@@ -27,9 +27,9 @@ TESTS = (
     "tests/test_imports.py",
     "tests/test_random.py",
     "tests/test_estimators.py",
-    "tests/training/test_files.py",
-    "tests/training/test_trackers.py",
-    "tests/training/test_weights.py",
+    "tests/training/files/test_files.py",
+    "tests/training/callbacks/test_trackers.py",
+    "tests/training/files/test_weights.py",
     "tests/testing/test_tolerances.py",
     "tests/datasets/test_mnist.py",
 )

@@ -29,7 +29,7 @@ from xbp.errors import InputError
 from xbp.models import lenet1998
 from xbp.nn.summary import summary
 from xbp.training import History, load_weights
-from xbp.training.confusion import confusion_matrix
+from xbp.training.metrics.confusion import confusion_matrix
 
 ROOT = Path(xbp.__file__).parents[1]
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

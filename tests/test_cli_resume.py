@@ -9,8 +9,8 @@ import pytest
 from test_cli import assert_sentence, command, options, own_backend, small  # noqa: F401
 
 from xbp.cli.report import Stopwatch
-from xbp.training.checkpoints import checkpoints_in
-from xbp.training.tensors import TensorFile, write_tensors
+from xbp.training.files.checkpoints import checkpoints_in
+from xbp.training.files.tensors import TensorFile, write_tensors
 
 RESULTS = ("history.csv", "model.safetensors")
 

@@ -20,7 +20,7 @@ from xbp.errors import DataError
 from xbp.paths import kind_of, same_place
 from xbp.report.run import Run, load_history
 from xbp.training import Checkpoints, load_model, load_weights
-from xbp.training.checkpoints import open_checkpoint
+from xbp.training.files.checkpoints import open_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="special files are POSIX")
 

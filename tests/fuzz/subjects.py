@@ -21,7 +21,7 @@ from xbp import nn, optim
 from xbp.datasets import read_idx
 from xbp.report.run import Run
 from xbp.training import Checkpoints, EarlyStopping, load_model, load_weights, save_weights
-from xbp.training.tensors import DIGEST, KEY, TensorFile, _digest
+from xbp.training.files.tensors import DIGEST, KEY, TensorFile, _digest
 
 Mutation = Callable[[random.Random, bytes, list[bytes]], bytes]
 

@@ -43,7 +43,7 @@ from xbp.random import Stream, permutation
 from xbp.report.run import RECORD, Run, load_history, load_test_set
 from xbp.testing.certificate import Certificate, Row
 from xbp.training import CSVLogger, load_model, load_weights, save_weights
-from xbp.training.checkpoints import open_checkpoint
+from xbp.training.files.checkpoints import open_checkpoint
 
 EXPECTED = json.loads((FILES / "expected.json").read_text(encoding="utf-8"))
 LOOSE = ROUNDING["float32"]

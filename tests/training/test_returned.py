@@ -22,7 +22,7 @@ from xbp.training import (
     Metric,
     ModelCheckpoint,
 )
-from xbp.training.resume import capture
+from xbp.training.files.resume import capture
 
 
 def data(n: int = 12) -> tuple[NDArray[Any], NDArray[Any]]:

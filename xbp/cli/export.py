@@ -14,7 +14,7 @@ from xbp.errors import DataError
 from xbp.exchange import Exported, to_onnx
 from xbp.paths import kind_of
 from xbp.training import load_model
-from xbp.training.checkpoints import open_checkpoint
+from xbp.training.files.checkpoints import open_checkpoint
 
 WEIGHTS = "model.safetensors"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xbp.errors import DataError
 from xbp.training.files import check_writable
-from xbp.training.staging import staging
+from xbp.training.files.staging import staging
 
 
 def prepare_folder(folder: Path, names: Iterable[str]) -> None:

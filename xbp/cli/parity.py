@@ -22,8 +22,8 @@ from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.report import new_table
 from xbp.errors import InputError
 from xbp.machine import facts_of, surroundings
+from xbp.training.callbacks.progress import on_terminal
 from xbp.training.files import write_text
-from xbp.training.progress import on_terminal
 
 if TYPE_CHECKING:
     from xbp.testing.certificate import Certificate, Progress

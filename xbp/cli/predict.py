@@ -23,8 +23,8 @@ from xbp.paths import require_folder
 from xbp.report.contents import outputs, softmax
 from xbp.report.run import WEIGHTS
 from xbp.training import load_model
+from xbp.training.callbacks.progress import percent
 from xbp.training.files import write_text
-from xbp.training.progress import percent
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that xbp train has written.")]
 Files = Annotated[

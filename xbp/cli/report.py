@@ -17,8 +17,8 @@ from xbp.arguments import integer, number
 from xbp.backend import to_numpy
 from xbp.nn.summary import LayerSummary
 from xbp.training import Callback
+from xbp.training.callbacks.progress import epoch_line, percent
 from xbp.training.history import Record
-from xbp.training.progress import epoch_line, percent
 
 if TYPE_CHECKING:
     from xbp.training import Trainer

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from xbp.errors import DataError, InputError
-from xbp.training.checkpoints import open_checkpoint
+from xbp.training.files.checkpoints import open_checkpoint
 
 CHECKPOINTS = "checkpoints"
 FREE = ("backend", "device", "data_dir", "report", "checkpoint_every")

@@ -35,10 +35,10 @@ from xbp.nn.summary import summary
 from xbp.report import check_packages, write_report
 from xbp.report.run import HISTORY, RECORD, REPORT, WEIGHTS, Run, StepCurve, surroundings
 from xbp.training import Callback, Checkpoints, ProgressBar, Trainer, save_weights
-from xbp.training.confusion import confusion_matrix
+from xbp.training.callbacks.progress import on_terminal, percent
 from xbp.training.files import replacing
 from xbp.training.metrics import len_of
-from xbp.training.progress import on_terminal, percent
+from xbp.training.metrics.confusion import confusion_matrix
 
 app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import xbp
 from xbp.backend import Array, backend_of, dtype_name, to_numpy
 from xbp.nn import Flatten, Layer, trace
-from xbp.training.confusion import confusion_matrix
+from xbp.training.metrics.confusion import confusion_matrix
 
 MISTAKES = 24  # how many are shown
 MAPS = 64  # of a layer, at most

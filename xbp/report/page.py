@@ -17,8 +17,8 @@ from xbp.report import contents, figures
 from xbp.report.figures import FIRST, SECOND, Curve
 from xbp.report.run import WEIGHTS, Run, load_history, load_test_set
 from xbp.training import History, load_model
+from xbp.training.callbacks.progress import percent
 from xbp.training.files import write_text
-from xbp.training.progress import percent
 
 MOST_CLASSES = 30  # whose confusion matrix can be read
 

@@ -2,11 +2,19 @@
 
 from xbp.training.callbacks import (
     Callback,
+    Checkpoints,
+    Convergence,
+    CSVLogger,
+    EarlyStopping,
     LambdaCallback,
     LearningRateScheduler,
+    MLflow,
+    ModelCheckpoint,
+    ProgressBar,
+    TensorBoard,
     TerminateOnNaN,
 )
-from xbp.training.checkpoints import Checkpoints
+from xbp.training.files.weights import load_model, load_weights, save_weights
 from xbp.training.history import History
 from xbp.training.metrics import (
     METRICS,
@@ -20,12 +28,7 @@ from xbp.training.metrics import (
     accuracy,
     binary_accuracy,
 )
-from xbp.training.model_checkpoint import ModelCheckpoint
-from xbp.training.progress import ProgressBar
-from xbp.training.stopping import Convergence, EarlyStopping
-from xbp.training.trackers import CSVLogger, MLflow, TensorBoard
 from xbp.training.trainer import Trainer
-from xbp.training.weights import load_model, load_weights, save_weights
 
 __all__ = [
     "METRICS",

@@ -24,8 +24,9 @@ from xbp.errors import InputError, OutOfMemoryError
 from xbp.nn import BCEWithLogitsLoss, CrossEntropyLoss, Layer, Loss, Sequential, Sigmoid, Softmax
 from xbp.nn.losses import advice
 from xbp.optim import Optimizer
-from xbp.training.callbacks import Callback, LearningRateScheduler
-from xbp.training.counting import Metric, len_of
+from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.rates import LearningRateScheduler
+from xbp.training.metrics.counting import Metric, len_of
 
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer

@@ -7,7 +7,7 @@ import os
 from typing import TypeAlias
 
 from xbp.errors import UnknownNameError
-from xbp.training.files import replacing
+from xbp.training.files.writing import replacing
 
 Record: TypeAlias = "dict[str, float]"
 """One epoch: its number, the learning rate, the loss, and what else was measured."""

@@ -26,8 +26,8 @@ from xbp.nn.parts import containers
 from xbp.optim import Optimizer
 from xbp.primitives import write_row
 from xbp.random import words_of
-from xbp.training.averages import Mean
-from xbp.training.counting import CountingMetric, Metric, len_of
+from xbp.training.metrics.averages import Mean
+from xbp.training.metrics.counting import CountingMetric, Metric, len_of
 
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer

@@ -10,7 +10,7 @@ import numpy as np
 
 from xbp.backend import Array, to_numpy
 from xbp.errors import on_one_line
-from xbp.training.tensors import plain_scalar
+from xbp.training.files.tensors import plain_scalar
 
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer

@@ -27,9 +27,8 @@ from xbp.nn import Layer, Loss, for_parameters
 from xbp.nn.layer import run_forward
 from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed, permutation
-from xbp.training.averages import Averages
-from xbp.training.callbacks import Callback, begun
-from xbp.training.checkpoints import open_checkpoint
+from xbp.training.callbacks.base import Callback, begun
+from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.diagnosis import Place, batch_of, not_finite
 from xbp.training.door import (
     adds_names,
@@ -44,14 +43,16 @@ from xbp.training.door import (
     parameters_of,
     steps_to_come,
 )
+from xbp.training.files.checkpoints import Checkpoint, open_checkpoint
+from xbp.training.files.resume import restore
 from xbp.training.history import History, Record
 from xbp.training.interrupt import stop_on_interrupt
 from xbp.training.memory import enough_memory, step_too_large
-from xbp.training.metrics import MetricLike, find_metrics, len_of
-from xbp.training.progress import ProgressBar, on_terminal
+from xbp.training.metrics.averages import Averages
+from xbp.training.metrics.counting import len_of
+from xbp.training.metrics.names import MetricLike, find_metrics
 from xbp.training.recorded import ROWS, Pair, RecordedSteps
 from xbp.training.results import checked_loss, make_plain
-from xbp.training.resume import Checkpoint, restore
 from xbp.training.run import Run
 
 LOOK_EVERY = ROWS  # steps between two looks at the losses of a device
@@ -216,10 +217,10 @@ class Trainer:
         resume : path-like, optional
             A checkpoint, or the folder of a `Checkpoints`, whose last one is meant: this call, made
             as the interrupted one was by a trainer that was made alike, goes on from there, with
-            the result of a run that was never interrupted (see `xbp.training.resume`). A folder
-            that is missing or has no checkpoint yet means to start from the beginning. Data, model,
-            loss, optimizer, batch size and callbacks with a state must be the same; `epochs`, which
-            counts from where the interrupted call began, may be larger.
+            the result of a run that was never interrupted (see `xbp.training.files.resume`). A
+            folder that is missing or has no checkpoint yet means to start from the beginning. Data,
+            model, loss, optimizer, batch size and callbacks with a state must be the same;
+            `epochs`, which counts from where the interrupted call began, may be larger.
 
         Returns
         -------

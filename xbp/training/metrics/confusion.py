@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from xbp.arguments import choice, integer
 from xbp.backend import Array, array_namespace, to_numpy
 from xbp.errors import InputError
-from xbp.training.scores import NO_CLASS, ClassMetric
+from xbp.training.metrics.scores import NO_CLASS, ClassMetric
 
 
 def confusion_matrix(labels: Any, predictions: Any, classes: int) -> NDArray[np.int64]:

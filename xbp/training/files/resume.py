@@ -12,29 +12,26 @@ assumed to do it; additions in any order (`scatter_add`, `cumsum`) do not.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xbp._version import __version__
-from xbp.arguments import described, integer, number
+from xbp.arguments import described
 from xbp.backend import Array, dtype_name, library_of
 from xbp.errors import DataError, InputError, on_one_line
 from xbp.models.registry import recipe_of
 from xbp.random import Stream
-from xbp.training.averages import Averages
-from xbp.training.callbacks import Callback
+from xbp.training.callbacks.base import Callback
+from xbp.training.files.checkpoints import FORMAT, Checkpoint
+from xbp.training.files.tensors import part
 from xbp.training.interrupt import INTERRUPTED
+from xbp.training.metrics.averages import Averages
 from xbp.training.run import difference
-from xbp.training.tensors import TensorFile, part
 
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer
-
-FORMAT = "xbp checkpoint"
-
 
 # --- taking ---
 
@@ -100,62 +97,6 @@ def _sort(
 
 
 # --- giving back ---
-
-
-class Checkpoint:
-    """A file of `capture`, opened: its document is read and checked, its arrays are not yet read.
-
-    Raises
-    ------
-    DataError
-        It is missing, malformed or no checkpoint of xbp.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.file = TensorFile(path)
-        self.document = self.file.document
-        if self.document.get("format") != FORMAT or self.document.get("version") != 1:
-            self.file.refuse("is no checkpoint of this version of xbp; give another file")
-        self.position = self.section("position", dict)
-        try:
-            for name in ("seed", "first_epoch", "epochs_done", "steps_done", "steps"):
-                setattr(self, name, integer(f"its {name}", self.position.get(name), least=0))
-            self.seconds = number("its seconds", self.position.get("seconds"), least=0)
-            lr = self.document.get("lr")
-            self.lr = None if lr is None else number("its lr", lr, least=0)
-        except InputError as error:
-            self.file.refuse(f"is malformed: {error}")
-        self.stopped = self.position.get("stopped")
-        self.run = self.section("run", dict)
-        self.callbacks = self.section("callbacks", list)
-        self.counts = self.section("optimizer", dict)
-        if self.counts.get("steps") != self.steps or self.steps >= 2**53:
-            self.file.refuse("is malformed: its optimizer stands at another step")
-        self._check_history()
-
-    seed: int
-    first_epoch: int
-    epochs_done: int
-    steps_done: int
-    steps: int
-
-    def section(self, name: str, kind: type) -> Any:
-        value = self.document.get(name)
-        if not isinstance(value, kind):
-            self.file.refuse(f"is malformed: its {name!r} is no {kind.__name__}")
-        return value
-
-    def _check_history(self) -> None:
-        history = self.section("history", dict)
-        self.records, self.times = history.get("records"), history.get("seconds")
-        right = isinstance(self.stopped, str) and all(
-            isinstance(column, list) and len(column) == self.epochs_done - self.first_epoch
-            for column in (self.records, self.times)
-        )
-        right = right and all(isinstance(record, dict) for record in self.records)
-        numbers = [value for record in self.records for value in record.values()] if right else []
-        if not right or not all(type(value) in (int, float) for value in numbers + self.times):
-            self.file.refuse("is malformed: its history does not fit its epochs")
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:

@@ -28,7 +28,7 @@ from xbp.training import (
     load_weights,
     save_weights,
 )
-from xbp.training.callbacks import sign_of
+from xbp.training.callbacks.monitoring import sign_of
 
 
 def data(n: int = 48) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from xbp.backend import to_numpy
-from xbp.training.callbacks import Callback
+from xbp.training.callbacks.base import Callback
 from xbp.training.history import Record
 
 if TYPE_CHECKING:

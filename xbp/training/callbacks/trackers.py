@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from xbp.errors import BackendError, DataError, InputError
 from xbp.paths import require_plain
-from xbp.training.callbacks import Callback
-from xbp.training.files import check_writable
+from xbp.training.callbacks.base import Callback
+from xbp.training.files.writing import check_writable
 from xbp.training.history import Record
 
 if TYPE_CHECKING:

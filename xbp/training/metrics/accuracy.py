@@ -6,7 +6,7 @@ from xbp.arguments import integer
 from xbp.backend import Array, array_namespace, check_beside, there
 from xbp.errors import InputError
 from xbp.nn.losses import advice
-from xbp.training.counting import CountingMetric, guesses, labels_of, within
+from xbp.training.metrics.counting import CountingMetric, guesses, labels_of, within
 
 SINGLE = "use binary_accuracy"
 

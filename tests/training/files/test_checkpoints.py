@@ -20,9 +20,9 @@ import xbp
 from xbp import nn, optim
 from xbp.errors import DataError, InputError, NonFiniteError
 from xbp.training import Callback, Checkpoints, Convergence, EarlyStopping, load_model
-from xbp.training.checkpoints import checkpoints_in
-from xbp.training.staging import staging
-from xbp.training.tensors import TensorFile, write_tensors
+from xbp.training.files.checkpoints import checkpoints_in
+from xbp.training.files.staging import staging
+from xbp.training.files.tensors import TensorFile, write_tensors
 
 EPOCHS, BATCH, STEPS_PER_EPOCH = 4, 8, 5  # the last batch of an epoch holds 4 samples
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xbp.backend import to_numpy
 from xbp.errors import DataError, InputError, on_one_line
 from xbp.paths import open_file
-from xbp.training.files import replacing
+from xbp.training.files.writing import replacing
 
 DTYPES = {  # of the format and numpy alike
     "BOOL": "bool",

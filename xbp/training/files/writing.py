@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from xbp.errors import DataError
 from xbp.paths import KINDS, StrPath
-from xbp.training.staging import staging
+from xbp.training.files.staging import staging
 
 TABLES = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")
 """Folders that list the open files of a process."""

@@ -1,30 +1,28 @@
-"""Checkpoints: files from which a training goes on as if nothing had happened."""
+"""A callback that writes checkpoints, from which a training goes on as if nothing had happened."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xbp.arguments import choice, described, integer
+from xbp.arguments import choice, integer
 from xbp.backend import to_numpy
 from xbp.errors import DataError
-from xbp.paths import kind_of, same_place
-from xbp.training.callbacks import Callback, check_monitored, improved, monitored, sign_of
+from xbp.paths import same_place
+from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
+from xbp.training.files.checkpoints import BEST, Checkpoint, checkpoints_in, open_checkpoint
+from xbp.training.files.resume import capture
+from xbp.training.files.staging import sweep
+from xbp.training.files.tensors import write_tensors
 from xbp.training.history import Record
-from xbp.training.resume import Checkpoint, capture
-from xbp.training.staging import sweep
-from xbp.training.tensors import write_tensors
 
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer
-
-STEP = re.compile(r"step-(\d{1,18})\.safetensors")
-BEST = "best.safetensors"
 
 
 class Checkpoints(Callback):
@@ -34,7 +32,7 @@ class Checkpoints(Callback):
     optimizer's state, the position, the history and the state of the other callbacks. It appears
     whole or not at all, whenever the process is killed. After a kill, the same program with
     ``trainer.fit(…, resume=folder)`` goes on from the last one; bit for bit on one backend with one
-    number of threads, see `xbp.training.resume`.
+    number of threads, see `xbp.training.files.resume`.
 
     Parameters
     ----------
@@ -170,42 +168,3 @@ class Checkpoints(Callback):
         for old in steps[: -self.keep]:
             with suppress(OSError):
                 old.unlink()
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, by their steps; one called best comes first."""
-    names = (path for path in folder.iterdir() if path.name == BEST or STEP.fullmatch(path.name))
-    return sorted(names, key=_step)
-
-
-def _step(path: Path) -> int:
-    match = STEP.fullmatch(path.name)
-    return int(match[1]) if match else -1
-
-
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint | None:
-    """The checkpoint at `path`, or the last one in the folder `path`; None where there is none.
-
-    Raises
-    ------
-    DataError
-        It is malformed, or cannot be read.
-    """
-    if not isinstance(path, str | os.PathLike):
-        msg = f"a checkpoint has a path, got {described(path)}"
-        raise DataError(msg)
-    path = Path(path)
-    try:
-        kind = kind_of(path)
-        if kind != "a folder":
-            return Checkpoint(path) if kind or path.suffix == ".safetensors" else None
-        found = checkpoints_in(path)
-    except OSError as error:
-        msg = f"{str(path)!r} cannot be read ({error.strerror}); check its path and permissions"
-        raise DataError(msg) from None
-    try:
-        # Killed between the two files of a best epoch, the last one is called best.
-        return max(map(Checkpoint, found[:1] + found[-1:]), key=lambda c: c.steps, default=None)
-    except DataError as error:
-        msg = f"{error}; or move it away, to go on from the one before"
-        raise DataError(msg) from None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xbp.arguments import choice, integer, number
 from xbp.backend import Array, array_namespace, dtype_name
 from xbp.errors import InputError
-from xbp.training.counting import CountingMetric, guesses, labels_of, len_of, within
+from xbp.training.metrics.counting import CountingMetric, guesses, labels_of, len_of, within
 
 Counts = NDArray[np.int64]
 

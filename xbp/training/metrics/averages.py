@@ -10,7 +10,7 @@ import numpy as np
 
 from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, on_device_of, to_numpy
 from xbp.errors import InputError
-from xbp.training.counting import Metric, len_of
+from xbp.training.metrics.counting import Metric, len_of
 from xbp.training.results import numbers_of, value_of
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from xbp.arguments import choice
 from xbp.errors import InputError, NonFiniteError
-from xbp.optim.schedules import rate_of
 from xbp.training.history import Record
 
 if TYPE_CHECKING:
@@ -99,59 +95,6 @@ class LambdaCallback(Callback):
         vars(self).update(functions)  # in place of the methods
 
 
-class LearningRateScheduler(Callback):
-    """Set the learning rate of each epoch: lr = schedule(epoch), with epoch = 0, 1, 2, …
-
-    It takes the place of the optimizer's own rate or schedule. The epochs of several `fit` of a
-    trainer are counted on, and the last rate stays with the optimizer. For a rate that changes from
-    step to step, give the optimizer a function of the step as its `lr` (see `xbp.optim.schedules`).
-
-    Parameters
-    ----------
-    schedule : callable ``int -> number or 0-d array``
-        Epochs are counted from 0, as in Keras.
-
-    Raises
-    ------
-    InputError
-        `schedule` is not callable; or, in training, it gives something else than a finite rate of
-        at least 0.
-
-    Examples
-    --------
-    >>> from xbp.training import LearningRateScheduler
-    >>> halved = LearningRateScheduler(lambda epoch: 0.1 * 0.5**epoch)  # 0.1, 0.05, 0.025, …
-    """
-
-    def __init__(self, schedule: Callable[[int], float]) -> None:
-        if not callable(schedule):
-            msg = f"schedule must be a function of the epoch, got {type(schedule).__name__}"
-            raise InputError(msg)
-        self.schedule = schedule
-
-    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
-        lr = self.schedule(epoch - 1)
-        trainer.optimizer.lr = rate_of(self.schedule, f"epoch {epoch}", lr)
-
-
-class TerminateOnNaN(Callback):
-    """Where the loss becomes infinite or nan, end training; without it, `fit` raises the reason.
-
-    The reason is then ``history.stopped``: epoch, step, and the first layer whose output is not
-    finite. The epoch has no record. Training also ends after an epoch whose validation loss is not
-    finite.
-    """
-
-    def on_not_finite(self, trainer: Trainer, error: NonFiniteError) -> bool:
-        trainer.stop(str(error))
-        return True
-
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
-        value = record.get("val_loss", 0.0)
-        if not math.isfinite(value):
-            trainer.stop(f"the validation loss is {value} after epoch {epoch}")
-
-
 @contextmanager
 def begun(callbacks: Sequence[Callback], trainer: Trainer) -> Iterator[None]:
     """`on_fit_begin` of all; in the end, from the last to the first, `on_fit_end`.
@@ -187,69 +130,3 @@ def _end(callbacks: Sequence[Callback], trainer: Trainer, earlier: BaseException
             raise first
     finally:
         del first, earlier  # no circle of references, so that memory is free at once
-
-
-def monitored(record: Record, name: str) -> float:
-    """The value called `name`, or a sentence that says which ones there are."""
-    if name not in record:
-        raise InputError(_no_such(name, list(record)))
-    return record[name]
-
-
-def check_monitored(trainer: Trainer, name: str) -> None:
-    """Refuse a name that no record of this training will have, before its first step.
-
-    Raises
-    ------
-    InputError
-        There will be no such quantity, as far as that can be known: a callback of somebody else
-        may put more into the records.
-    """
-    if name not in trainer.expected and not trainer.may_have_more:
-        raise InputError(_no_such(name, trainer.expected))
-
-
-def _no_such(name: str, names: Sequence[str]) -> str:
-    validated = any(known.startswith("val_") for known in names)
-    hint = "; give fit validation_data" if name.startswith("val_") and not validated else ""
-    return f"there is no {name!r} to monitor, only {', '.join(names)}{hint}"
-
-
-LARGER = "accuracy acc precision recall f1 auc auroc auprc iou dice r2 bleu psnr ssim kappa mcc"
-SMALLER = "loss error err mse mae rmse mape nll perplexity ppl entropy crossentropy bce deviance lr"
-NEUTRAL = (
-    "val train test epoch mean absolute squared root macro micro weighted binary balanced "
-    "categorical top"
-)
-
-
-def sign_of(monitor: str, mode: str) -> int:
-    """1 where smaller is better, -1 where larger is.
-
-    In mode "auto" that is read from the words of the name, if all of them are known: larger is
-    better for accuracy, acc, precision, recall, f1, auc, …, smaller for loss, error, mse, …
-
-    Raises
-    ------
-    InputError
-        `mode` is none, or it is "auto" and the name says nothing, or both.
-    """
-    if choice("mode", mode, ("auto", "min", "max")) != "auto":
-        return 1 if mode == "min" else -1
-    words = {word for word in re.split(r"[\W_]+", str(monitor)) if word and not word.isdecimal()}
-    words -= set(NEUTRAL.split())
-    for known, sign in ((LARGER, -1), (SMALLER, 1)):
-        if words and words <= set(known.split()):
-            return sign
-    msg = (
-        f"mode='auto' does not know whether {monitor!r} should be large or small; "
-        "give mode='max' or mode='min'"
-    )
-    raise InputError(msg)
-
-
-def improved(best: float | None, value: float, sign: int, min_delta: float = 0.0) -> bool:
-    """Whether `value` is the first finite one, or better than the best by more than `min_delta`."""
-    if not math.isfinite(value):
-        return False
-    return best is None or math.isnan(best) or sign * (best - value) > min_delta

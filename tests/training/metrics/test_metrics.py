@@ -31,8 +31,8 @@ from xbp.training import (
     binary_accuracy,
     counting,
 )
-from xbp.training.averages import Averages
-from xbp.training.confusion import confusion_matrix
+from xbp.training.metrics.averages import Averages
+from xbp.training.metrics.confusion import confusion_matrix
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int64", "float32", "uint8"])

@@ -22,7 +22,7 @@ from xbp.errors import DataError
 from xbp.testing.helpers import replaced
 from xbp.training import CSVLogger, History, load_weights, save_weights
 from xbp.training.files import check_writable, replacing, write_text
-from xbp.training.staging import OLD, START, staging, sweep
+from xbp.training.files.staging import OLD, START, staging, sweep
 
 posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX")
 pytestmark = posix
@@ -368,7 +368,8 @@ class TestLeftovers:
             temporary.write_bytes(NEW_TEXT)
             write(tmp_path / "other")
             script = (  # and for another one
-                "import sys; from pathlib import Path; from xbp.training.staging import sweep\n"
+                "import sys; from pathlib import Path\n"
+                "from xbp.training.files.staging import sweep\n"
                 "sweep(Path(sys.argv[1]))"
             )
             subprocess.run([sys.executable, "-c", script, tmp_path], check=True)

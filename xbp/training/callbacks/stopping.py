@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from xbp.arguments import integer, number
-from xbp.training.callbacks import Callback, check_monitored, improved, monitored, sign_of
+from xbp.errors import NonFiniteError
+from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.history import Record
 
 if TYPE_CHECKING:
@@ -129,3 +132,21 @@ class Convergence(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         previous = state["previous"]
         self.previous = None if previous is None else float(previous)
+
+
+class TerminateOnNaN(Callback):
+    """Where the loss becomes infinite or nan, end training; without it, `fit` raises the reason.
+
+    The reason is then ``history.stopped``: epoch, step, and the first layer whose output is not
+    finite. The epoch has no record. Training also ends after an epoch whose validation loss is not
+    finite.
+    """
+
+    def on_not_finite(self, trainer: Trainer, error: NonFiniteError) -> bool:
+        trainer.stop(str(error))
+        return True
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+        value = record.get("val_loss", 0.0)
+        if not math.isfinite(value):
+            trainer.stop(f"the validation loss is {value} after epoch {epoch}")

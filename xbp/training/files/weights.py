@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xbp.errors import InputError
 from xbp.models.registry import rebuild, recipe_of
 from xbp.nn import Layer
-from xbp.training.tensors import TensorFile, part, write_tensors
+from xbp.training.files.tensors import TensorFile, part, write_tensors
 
 
 def save_weights(

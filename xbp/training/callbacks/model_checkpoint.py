@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from xbp.arguments import choice
 from xbp.errors import InputError
-from xbp.training.callbacks import Callback, check_monitored, improved, monitored, sign_of
-from xbp.training.files import check_writable
+from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
+from xbp.training.files.resume import capture
+from xbp.training.files.tensors import write_tensors
+from xbp.training.files.weights import save_weights
+from xbp.training.files.writing import check_writable
 from xbp.training.history import Record
-from xbp.training.resume import capture
-from xbp.training.tensors import write_tensors
-from xbp.training.weights import save_weights
 
 if TYPE_CHECKING:
     from xbp.training.trainer import Trainer

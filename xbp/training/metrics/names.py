@@ -9,11 +9,10 @@ from xbp.arguments import described
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.losses import Loss
-from xbp.training.accuracy import Accuracy, TopKAccuracy, accuracy, binary_accuracy
-from xbp.training.averages import Mean
-from xbp.training.confusion import ConfusionMatrix
-from xbp.training.counting import Metric, len_of
-from xbp.training.scores import F1Score, Precision, Recall
+from xbp.training.metrics.accuracy import Accuracy, TopKAccuracy
+from xbp.training.metrics.averages import Mean
+from xbp.training.metrics.counting import Metric
+from xbp.training.metrics.scores import F1Score, Precision, Recall
 
 MetricLike: TypeAlias = "str | Metric | Callable[[Array, Array], Any]"
 """A name of `METRICS`; a `Metric`; or a function ``(prediction, target) -> number or 0-d
@@ -82,20 +81,3 @@ def _find(metric: Any) -> Metric:
     what = repr(metric) if isinstance(metric, str) else f"like {described(metric)}"
     msg = f"there is no metric {what}; give a function, a Metric or one of {', '.join(METRICS)}"
     raise InputError(msg)
-
-
-__all__ = [
-    "METRICS",
-    "Accuracy",
-    "ConfusionMatrix",
-    "F1Score",
-    "Metric",
-    "MetricLike",
-    "Precision",
-    "Recall",
-    "TopKAccuracy",
-    "accuracy",
-    "binary_accuracy",
-    "find_metrics",
-    "len_of",
-]

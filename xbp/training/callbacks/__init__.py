@@ -1,0 +1,24 @@
+"""What a `Trainer` calls between its steps and epochs."""
+
+from xbp.training.callbacks.base import Callback, LambdaCallback
+from xbp.training.callbacks.checkpoints import Checkpoints
+from xbp.training.callbacks.model_checkpoint import ModelCheckpoint
+from xbp.training.callbacks.progress import ProgressBar
+from xbp.training.callbacks.rates import LearningRateScheduler
+from xbp.training.callbacks.stopping import Convergence, EarlyStopping, TerminateOnNaN
+from xbp.training.callbacks.trackers import CSVLogger, MLflow, TensorBoard
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "Checkpoints",
+    "Convergence",
+    "EarlyStopping",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "MLflow",
+    "ModelCheckpoint",
+    "ProgressBar",
+    "TensorBoard",
+    "TerminateOnNaN",
+]

@@ -1,0 +1,81 @@
+"""The value that a callback monitors: its name, its direction, its best."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from xbp.arguments import choice
+from xbp.errors import InputError
+from xbp.training.history import Record
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+
+def monitored(record: Record, name: str) -> float:
+    """The value called `name`, or a sentence that says which ones there are."""
+    if name not in record:
+        raise InputError(_no_such(name, list(record)))
+    return record[name]
+
+
+def check_monitored(trainer: Trainer, name: str) -> None:
+    """Refuse a name that no record of this training will have, before its first step.
+
+    Raises
+    ------
+    InputError
+        There will be no such quantity, as far as that can be known: a callback of somebody else
+        may put more into the records.
+    """
+    if name not in trainer.expected and not trainer.may_have_more:
+        raise InputError(_no_such(name, trainer.expected))
+
+
+def _no_such(name: str, names: Sequence[str]) -> str:
+    validated = any(known.startswith("val_") for known in names)
+    hint = "; give fit validation_data" if name.startswith("val_") and not validated else ""
+    return f"there is no {name!r} to monitor, only {', '.join(names)}{hint}"
+
+
+LARGER = "accuracy acc precision recall f1 auc auroc auprc iou dice r2 bleu psnr ssim kappa mcc"
+SMALLER = "loss error err mse mae rmse mape nll perplexity ppl entropy crossentropy bce deviance lr"
+NEUTRAL = (
+    "val train test epoch mean absolute squared root macro micro weighted binary balanced "
+    "categorical top"
+)
+
+
+def sign_of(monitor: str, mode: str) -> int:
+    """1 where smaller is better, -1 where larger is.
+
+    In mode "auto" that is read from the words of the name, if all of them are known: larger is
+    better for accuracy, acc, precision, recall, f1, auc, …, smaller for loss, error, mse, …
+
+    Raises
+    ------
+    InputError
+        `mode` is none, or it is "auto" and the name says nothing, or both.
+    """
+    if choice("mode", mode, ("auto", "min", "max")) != "auto":
+        return 1 if mode == "min" else -1
+    words = {word for word in re.split(r"[\W_]+", str(monitor)) if word and not word.isdecimal()}
+    words -= set(NEUTRAL.split())
+    for known, sign in ((LARGER, -1), (SMALLER, 1)):
+        if words and words <= set(known.split()):
+            return sign
+    msg = (
+        f"mode='auto' does not know whether {monitor!r} should be large or small; "
+        "give mode='max' or mode='min'"
+    )
+    raise InputError(msg)
+
+
+def improved(best: float | None, value: float, sign: int, min_delta: float = 0.0) -> bool:
+    """Whether `value` is the first finite one, or better than the best by more than `min_delta`."""
+    if not math.isfinite(value):
+        return False
+    return best is None or math.isnan(best) or sign * (best - value) > min_delta

@@ -1,0 +1,48 @@
+"""Learning rates that change from epoch to epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from xbp.errors import InputError
+from xbp.optim.schedules import rate_of
+from xbp.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from xbp.training.trainer import Trainer
+
+
+class LearningRateScheduler(Callback):
+    """Set the learning rate of each epoch: lr = schedule(epoch), with epoch = 0, 1, 2, …
+
+    It takes the place of the optimizer's own rate or schedule. The epochs of several `fit` of a
+    trainer are counted on, and the last rate stays with the optimizer. For a rate that changes from
+    step to step, give the optimizer a function of the step as its `lr` (see `xbp.optim.schedules`).
+
+    Parameters
+    ----------
+    schedule : callable ``int -> number or 0-d array``
+        Epochs are counted from 0, as in Keras.
+
+    Raises
+    ------
+    InputError
+        `schedule` is not callable; or, in training, it gives something else than a finite rate of
+        at least 0.
+
+    Examples
+    --------
+    >>> from xbp.training import LearningRateScheduler
+    >>> halved = LearningRateScheduler(lambda epoch: 0.1 * 0.5**epoch)  # 0.1, 0.05, 0.025, …
+    """
+
+    def __init__(self, schedule: Callable[[int], float]) -> None:
+        if not callable(schedule):
+            msg = f"schedule must be a function of the epoch, got {type(schedule).__name__}"
+            raise InputError(msg)
+        self.schedule = schedule
+
+    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+        lr = self.schedule(epoch - 1)
+        trainer.optimizer.lr = rate_of(self.schedule, f"epoch {epoch}", lr)
