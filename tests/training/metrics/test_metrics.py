@@ -29,8 +29,8 @@ from xbp.training import (
     TopKAccuracy,
     accuracy,
     binary_accuracy,
-    counting,
 )
+from xbp.training.metrics import counting
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.confusion import confusion_matrix
 
