@@ -23,7 +23,7 @@ from xbp import nn, optim, primitives
 from xbp.backend import Backend, find_backend, why_unavailable
 from xbp.errors import BackendError
 from xbp.training import METRICS, ConfusionMatrix, accuracy, binary_accuracy
-from xbp.training.averages import Mean
+from xbp.training.metrics.averages import Mean
 
 PLACES = [
     ("numpy", None),
