@@ -395,9 +395,13 @@ def other_seed(trainer: xbp.Trainer) -> None:
     trainer.stream = xbp.random.Stream(99, step=trainer.optimizer.steps)
 
 
+def another_loss(trainer: xbp.Trainer) -> None:
+    trainer.loss = nn.CrossEntropyLoss("sum")
+
+
 CHANGES = [
     earlier_state, scaled, replaced, other_dropout, other_layer, another_dropout, other_betas,
-    frozen_layer, a_step_by_hand, a_gradient_by_hand, other_seed,
+    frozen_layer, a_step_by_hand, a_gradient_by_hand, other_seed, another_loss,
 ]  # fmt: skip
 
 

@@ -223,7 +223,7 @@ class RecordedSteps:
         for members in self.members:
             found += members.values() if isinstance(members, dict) else members
         found += [value for name, value in vars(self.optimizer).items() if name not in MOVING]
-        found += self.trainer.stream.key
+        found += (self.trainer.model, self.trainer.loss, *self.trainer.stream.key)
         for parameter in self.parameters:
             found += (parameter.data, parameter.trainable)
         for state in self.optimizer.state:
