@@ -42,11 +42,11 @@ class RejectingCrossEntropyLoss(CrossEntropyLoss):
     def __init__(self, reduction: str = "mean", *, penalty: float = 1.0) -> None:
         super().__init__(reduction)
         self.penalty = number("penalty", penalty)
-        self.rubbish = -self.penalty  # its logit; checkpoints name it among the loss's options
+        self.rubbish = -self.penalty  # the logit of that class; checkpoints hold it, by this name
 
     def compute(self, logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
         xp = array_namespace(logits)
-        if target.ndim == 1:  # before there is one class more: its label is no class here
+        if target.ndim == 1:  # one-hot among C classes, where the label C is out of range
             target = one_hot(xp, target, logits.shape[1], logits.dtype)
         column = xp.zeros((logits.shape[0], 1), dtype=logits.dtype, device=logits.device)
         z = xp.concat([logits, column + self.rubbish], axis=1)
