@@ -238,6 +238,19 @@ def test_weights_that_are_all_0_give_0(loss: Any, kind: str) -> None:
     assert value == 0 and not gradient.any()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), RejectingCrossEntropyLoss()], ids=str)
+def test_whole_numbers_may_be_probabilities(loss: Any, weighted: bool, backend: str) -> None:
+    """Of another dtype than the logits: not each library multiplies or joins the two."""
+    z, labels = np.random.default_rng(0).normal(size=(3, 4)), np.array([2, 0, 2])
+    more = [xbp.asarray(np.array([1.0, 0.5, 2.0]))] if weighted else []
+    value, gradient = loss(xbp.asarray(z), xbp.asarray(np.eye(4, dtype=np.int64)[labels]), *more)
+    expected, slopes = loss(xbp.asarray(z), xbp.asarray(labels), *more)
+    # float64, the same sums in another order
+    assert float(xbp.to_numpy(value)) == pytest.approx(float(xbp.to_numpy(expected)), rel=1e-14)
+    assert xbp.to_numpy(gradient) == pytest.approx(xbp.to_numpy(slopes), rel=1e-13, abs=1e-15)
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 1), ()])
 def test_weights_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     for loss, t in ((nn.MSELoss(), np.ones((2, 3))), (nn.CrossEntropyLoss(), np.array([0, 1]))):

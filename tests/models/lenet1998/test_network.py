@@ -39,6 +39,7 @@ def test_the_layers_of_1998_have_the_papers_sizes_and_numbers_of_parameters() ->
     # Each of C1 … F6 is squashed (but for the flattening, which is no layer of the paper's).
     names = [row.kind for row in rows if row.kind != "Flatten"]
     assert names[1:12:2] == ["ScaledTanh"] * 6
+    assert rows[9].kind == "ScaledTanh" and rows[10].kind == "Flatten"
     # The numbers of connections that it gives: weights and bias of a unit, times its units.
     per_unit = {"C1": 25 + 1, "S2": 4 + 1, "S4": 4 + 1, "C5": 400 + 1}
     units = {"C1": 6 * 28 * 28, "S2": 6 * 14 * 14, "S4": 16 * 5 * 5, "C5": 120}
