@@ -22,7 +22,6 @@ ROOMS = {
     "_version": "one number",
     "arguments": "checks of arguments",
     "paths": "what a path leads to, before it is read",
-    "foreign": "what looks like an array, as one of numpy",
     "backend": "array libraries, devices, arrays, the current backend",
     "machine": "versions, processor, devices, commit",
     "primitives": "operations that may have a second implementation, with their gradients",

@@ -35,6 +35,6 @@ def _processes_find_xbp() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _same_backend_after_each_test() -> Iterator[None]:
-    before = xbp.backend._default
+    before = xbp.backend.current._default
     yield
-    xbp.backend._default = before
+    xbp.backend.current._default = before

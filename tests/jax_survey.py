@@ -50,7 +50,7 @@ def survey() -> None:
     from rules import RULES, assert_close, problem, trained
 
     importlib.import_module("jax").config.update("jax_enable_x64", True)  # else float64 is float32
-    xbp.backend.LIBRARIES["jax"] = xbp.backend._LIBRARY_OF_ROOT["jaxlib"] = JAX()
+    xbp.backend.LIBRARIES["jax"] = xbp.backend.libraries._LIBRARY_OF_ROOT["jaxlib"] = JAX()
     start, gradients = problem()
 
     def step(rule: Any) -> None:

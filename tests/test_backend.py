@@ -15,12 +15,12 @@ import pytest
 from twin import twin
 
 import xbp
-from xbp import backend as backend_module
 from xbp.backend import (
     LIBRARIES,
     Backend,
     array_namespace,
     backend_of,
+    current,
     dtype_name,
     find_backend,
     library_of,
@@ -50,7 +50,7 @@ def strict() -> Backend:
 
 @pytest.fixture(autouse=True)
 def _numpy_is_set_and_then_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_module, "_default", find_backend("numpy"))
+    monkeypatch.setattr(current, "_default", find_backend("numpy"))
 
 
 @pytest.mark.parametrize("name", [*HERE, "twin"])

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp import backend
-from xbp.backend import Library
+from xbp.backend import Library, arrays, libraries
 
 
 class AnotherDeviceError(RuntimeError):
@@ -188,10 +187,10 @@ def twin() -> Iterator[Twin]:
     library = Twin()
     with ExitStack() as stack:
         for table, key, value in (
-            (backend.LIBRARIES, "twin", library),
-            (backend._LIBRARY_OF_ROOT, "twin", library),
-            (backend._LIBRARY_OF_TYPE, Array, library),
-            (backend._NAMESPACE_OF_TYPE, Array, namespace),
+            (libraries.LIBRARIES, "twin", library),
+            (libraries._LIBRARY_OF_ROOT, "twin", library),
+            (libraries._LIBRARY_OF_TYPE, Array, library),
+            (arrays._NAMESPACE_OF_TYPE, Array, namespace),
         ):
             table[key] = value  # type: ignore[index]
             stack.callback(table.pop, key)  # type: ignore[attr-defined]

@@ -39,3 +39,8 @@ def on_one_line(text: object, most: int = 400) -> str:
     """What shall be quoted in a sentence, of a file or another library: printable, and not long."""
     shown = "".join(c if c.isprintable() else " " for c in str(text)[: most + 1])
     return shown if len(shown) <= most else f"{shown[:most]} …"
+
+
+def brief(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

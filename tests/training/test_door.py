@@ -419,7 +419,7 @@ def test_data_for_which_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> Non
         raise MemoryError
 
     trainer = make()
-    monkeypatch.setattr("xbp.backend.as_numbers", no_room)
+    monkeypatch.setattr("xbp.backend.places.as_numbers", no_room)
     with pytest.raises(OutOfMemoryError, match=r"no room for data of shape \(12, 2\)"):
         trainer.predict(inputs())
 

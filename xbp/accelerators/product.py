@@ -24,7 +24,7 @@ LEAST_PRODUCTS = 2**18
 MOST_DIRECT = 2**23
 """Above this a BLAS wins, which first rearranges the operands; see affine.h."""
 NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
-LEAST_KEPT = 2**25  # bytes; below it malloc keeps freed memory itself, see NumPy in xbp/backend.py
+LEAST_KEPT = 2**25  # bytes; below it malloc keeps freed memory itself, see `NumPy.activate`
 COUNTS_REFERENCES = (
     sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 )

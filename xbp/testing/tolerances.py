@@ -50,7 +50,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp import backend
+from xbp.backend import arrays
 from xbp.testing.helpers import replaced
 
 SAMPLES = 8
@@ -216,8 +216,8 @@ def _arithmetic(dtype: str, unit: float, seed: int) -> Iterator[None]:
     Rounded.dtype_modelled, Rounded.unit = np.dtype(dtype), unit
     Rounded.rng = np.random.default_rng(seed)
     kinds = (Rounded, np.ndarray, np.float64, np.bool, np.int64)
-    namespaces = {**backend._NAMESPACE_OF_TYPE, **dict.fromkeys(kinds, _Namespace())}
-    with replaced(backend, _NAMESPACE_OF_TYPE=namespaces), np.errstate(all="ignore"):
+    namespaces = {**arrays._NAMESPACE_OF_TYPE, **dict.fromkeys(kinds, _Namespace())}
+    with replaced(arrays, _NAMESPACE_OF_TYPE=namespaces), np.errstate(all="ignore"):
         yield
 
 

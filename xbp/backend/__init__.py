@@ -1,0 +1,99 @@
+"""The ground floor: array libraries, their devices and arrays, and the backend that is set.
+
+Computation never asks which backend is set: it follows its inputs (`array_namespace`). A backend
+only says where *new* arrays are born: parameters, data, random numbers.
+
+From the ground up: `foreign` (what looks like an array), `memory` and `graphs`, `libraries` (the
+table of libraries), `arrays` (questions about arrays), `dtypes`, `places` (backends), `current`.
+"""
+
+from xbp.backend.arrays import (
+    HOST,
+    HostArray,
+    array_namespace,
+    as_numbers,
+    check_beside,
+    fetch,
+    free_memory,
+    graph_for,
+    is_floating,
+    on_device_of,
+    on_host,
+    plain,
+    there,
+    to_numpy,
+    whereabouts,
+)
+from xbp.backend.current import asarray, get_backend, set_backend, use_backend
+from xbp.backend.dtypes import dtype_name, resolve
+from xbp.backend.graphs import CuPyGraph, Graph, TorchGraph
+from xbp.backend.libraries import (
+    ANYWHERE,
+    LIBRARIES,
+    Array,
+    ArrayAPIStrict,
+    CuPy,
+    Fetch,
+    Library,
+    Namespace,
+    NumPy,
+    Torch,
+    library_of,
+    library_of_type,
+)
+from xbp.backend.memory import asked_for, out_of_memory
+from xbp.backend.places import (
+    Backend,
+    available_backends,
+    backend_of,
+    find_backend,
+    why_unavailable,
+)
+from xbp.errors import brief
+
+__all__ = [
+    "ANYWHERE",
+    "HOST",
+    "LIBRARIES",
+    "Array",
+    "ArrayAPIStrict",
+    "Backend",
+    "CuPy",
+    "CuPyGraph",
+    "Fetch",
+    "Graph",
+    "HostArray",
+    "Library",
+    "Namespace",
+    "NumPy",
+    "Torch",
+    "TorchGraph",
+    "array_namespace",
+    "as_numbers",
+    "asarray",
+    "asked_for",
+    "available_backends",
+    "backend_of",
+    "brief",
+    "check_beside",
+    "dtype_name",
+    "fetch",
+    "find_backend",
+    "free_memory",
+    "get_backend",
+    "graph_for",
+    "is_floating",
+    "library_of",
+    "library_of_type",
+    "on_device_of",
+    "on_host",
+    "out_of_memory",
+    "plain",
+    "resolve",
+    "set_backend",
+    "there",
+    "to_numpy",
+    "use_backend",
+    "whereabouts",
+    "why_unavailable",
+]

@@ -1,0 +1,212 @@
+"""Questions about arrays of any library: their namespace, their device, their values on the host.
+
+Computation never asks which backend is set: it follows its inputs (`array_namespace`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.backend.foreign import as_host, check_kind, check_numbers
+from xbp.backend.graphs import Graph
+from xbp.backend.libraries import (
+    ANYWHERE,
+    Array,
+    Fetch,
+    Namespace,
+    library_of,
+    read_from_gpu,
+)
+from xbp.errors import BackendError, InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+# --- namespaces ----------------------------------------------------------------------------------
+
+
+HOST: Namespace = np
+HostArray = np.ndarray
+"""The type of arrays that have but one device. Where a call counts, two of them are let pass by
+``type(a) is type(b) is HostArray`` before `check_beside` is asked."""
+
+
+def array_namespace(array: Array) -> Namespace:
+    """The Array API namespace of `array`: where its functions live.
+
+    numpy arrays give numpy itself, which has conformed since 2.0; array_api_compat wraps the
+    others. The answer is remembered by type, since every layer asks for it on every call.
+
+    Raises
+    ------
+    InputError
+        `array` is no array.
+    """
+    kind = type(array)
+    xp = _NAMESPACE_OF_TYPE.get(kind)
+    if xp is None:
+        xp = _NAMESPACE_OF_TYPE[kind] = _find_namespace(array)
+    return xp
+
+
+def _find_namespace(array: Any) -> Namespace:
+    if isinstance(array, np.ndarray | np.generic):
+        check_kind(array)
+        return np
+    import array_api_compat
+
+    try:
+        return array_api_compat.array_namespace(array)
+    except TypeError:
+        msg = f"expected an array, got {type(array).__name__}; make one with xbp.asarray"
+        raise InputError(msg) from None
+
+
+_NAMESPACE_OF_TYPE: dict[type, Namespace] = {}
+
+
+def is_floating(array: Array) -> bool:
+    """Whether an array holds floating-point numbers, real or complex; remembered by dtype."""
+    key = type(array), array.dtype
+    floating = _IS_FLOATING.get(key)
+    if floating is None:
+        xp, kinds = array_namespace(array), ("real floating", "complex floating")
+        floating = _IS_FLOATING[key] = xp.isdtype(array.dtype, kinds)
+    return floating
+
+
+_IS_FLOATING: dict[tuple[type, Any], bool] = {}
+
+
+# --- values on the host --------------------------------------------------------------------------
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """`array` of any library as a numpy array, waiting for its device if it has one."""
+    library = library_of(array)
+    if library is not None:
+        return library.to_numpy(array)
+    if hasattr(type(array), "__cuda_array_interface__") and not hasattr(array, "__array__"):
+        return read_from_gpu(array)
+    return as_host(array)
+
+
+def as_numbers(obj: Any) -> NDArray[Any]:
+    """`obj` as a numpy array of booleans or numbers, in the machine's byte order."""
+    host = to_numpy(obj)
+    check_numbers(obj, host)
+    return host.astype(host.dtype.newbyteorder("="), copy=False)
+
+
+def plain(array: Array) -> Array:
+    """`array`, where it lives, as one that holds numbers and no more.
+
+    Raises
+    ------
+    InputError
+        It is no array, or has a mask, a unit, …; see `asarray`.
+    """
+    array_namespace(array)
+    library = library_of(array)
+    return array if library is None else library.plain(array)
+
+
+def fetch(array: Array) -> Fetch:
+    """The values of `array` on their way to the host, without a wait for its device."""
+    library = library_of(array)
+    return Fetch(np.asarray(array)) if library is None else library.fetch(array)
+
+
+def on_host(array: Array) -> bool:
+    """Whether the values of `array` can be read without waiting for a device."""
+    library = library_of(array)
+    return library is not None and library.on_host(array)
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+def on_device_of(array: Any) -> AbstractContextManager[Any]:
+    """A block in which new arrays and results are born beside `array`; see `Library.on`."""
+    library = None if type(array) is HostArray else library_of(array)
+    return ANYWHERE if library is None else library.on(array.device)
+
+
+def there(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, run on the device of the first array among its arguments."""
+
+    @wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        for array in (*args, *options.values()):
+            if library_of(array) is not None:
+                with on_device_of(array):
+                    return function(*args, **options)
+        return function(*args, **options)
+
+    return run
+
+
+def whereabouts(array: Any) -> str:
+    """Library and device of an array, for messages: ``"numpy (cpu)"``."""
+    library = library_of(array)
+    name = type(array).__name__ if library is None else library.name
+    return f"{name} ({getattr(array, 'device', 'no device')})"
+
+
+def check_beside(
+    owner: Any,
+    what: str,
+    array: Array,
+    other: str,
+    neighbour: Array,
+    advice: str = "move one of them with xbp.asarray(…)",
+) -> None:
+    """Refuse an array of another library, or on another device, than the one it is used with.
+
+    Neither shape nor dtype tells them apart: CuPy has numpy's.
+
+    Parameters
+    ----------
+    owner : object
+        Who was given both, as messages show it.
+    what, array
+        An array, in words: ``"a target"``.
+    other, neighbour
+        The one that it has to fit, with its verb: ``"the prediction is"``.
+    advice : str
+
+    Raises
+    ------
+    BackendError
+    InputError
+        One of them is no array.
+    """
+    kind = type(array)
+    if kind is type(neighbour) and (kind is HostArray or array.device == neighbour.device):
+        return
+    together = array_namespace(array) is array_namespace(neighbour)  # a numpy scalar and an array
+    if not together or array.device != neighbour.device:
+        msg = (
+            f"{owner} got {what} on {whereabouts(array)}, where {other} on "
+            f"{whereabouts(neighbour)}; {advice}"
+        )
+        raise BackendError(msg)
+
+
+def graph_for(array: Array) -> Graph | None:
+    """A new graph for the device of `array`, if what it does can be recorded."""
+    library = library_of(array)
+    return None if library is None else library.graph(array.device)
+
+
+def free_memory(array: Array) -> int | None:
+    """Bytes that could be taken where `array` lives; None where nobody says how many."""
+    library = library_of(array)
+    return None if library is None else library.free_memory(array.device)

@@ -1,0 +1,117 @@
+"""The current backend: the place where new arrays are born unless somebody names another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from xbp.backend.libraries import LIBRARIES, Array
+from xbp.backend.places import Backend, find_backend
+from xbp.errors import BackendError
+
+_default: Backend | None = None  # set_backend's choice, for the whole process
+_override: ContextVar[Backend | None] = ContextVar("xbp_backend", default=None)  # use_backend's
+
+
+def set_backend(name: str, *, device: Any = None) -> Backend:
+    """Choose where new arrays are born, for the whole process.
+
+    Inside a `use_backend` block the choice holds until the block ends. Arrays that exist already
+    stay where they are: move a model with ``layer.to(name)``.
+
+    Parameters
+    ----------
+    name : {"numpy", "cupy", "array_api_strict", "torch"}
+    device : optional
+        A device of that library, e.g. ``1`` or ``"cuda:1"``; None is its default.
+
+    Raises
+    ------
+    BackendError
+        The backend is unknown, not installed, or has no such device.
+
+    Examples
+    --------
+    >>> import xbp
+    >>> print(xbp.set_backend("numpy"))
+    numpy (cpu)
+    """
+    global _default
+    backend = find_backend(name, device=device)
+    LIBRARIES[backend.name].activate(backend.device)
+    if _override.get() is None:
+        _default = backend
+    else:
+        _override.set(backend)
+    return backend
+
+
+@contextmanager
+def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
+    """`set_backend` for a ``with`` block: restored at its end and on any error.
+
+    Examples
+    --------
+    >>> import xbp
+    >>> with xbp.use_backend("numpy") as backend:
+    ...     backend.name
+    'numpy'
+    """
+    backend = find_backend(name, device=device)
+    with backend.on_device():
+        LIBRARIES[backend.name].activate(backend.device)
+        token = _override.set(backend)
+        try:
+            yield backend
+        finally:
+            _override.reset(token)
+
+
+def get_backend() -> Backend:
+    """The backend on which new arrays are born now.
+
+    It is numpy until `set_backend` or `use_backend` says otherwise, or the environment variable
+    ``XBP_BACKEND`` did so when it was first asked for.
+    """
+    global _default
+    override = _override.get()
+    if override is not None:
+        return override
+    if _default is None:
+        try:
+            _default = find_backend(os.environ.get("XBP_BACKEND") or "numpy")
+        except BackendError as error:
+            msg = f"the environment variable XBP_BACKEND cannot be followed: {error}"
+            raise BackendError(msg) from None
+        LIBRARIES[_default.name].activate(_default.device)
+    return _default
+
+
+def asarray(obj: Any, *, dtype: Any = None) -> Array:
+    """`obj` as an array on the current backend, copied only where it must be.
+
+    Parameters
+    ----------
+    obj : array of any library, number, or nested sequence of numbers
+        Also what has ``__array__``, a buffer, DLPack or ``__cuda_array_interface__``: a data frame,
+        a memory map. a float of fewer bits becomes float32; a tensor that requires a gradient is
+        detached.
+    dtype : str or dtype of any library, optional
+        ``"float32"``, ``numpy.float32``, …; None keeps what `obj` has (Python floats: float64).
+
+    Raises
+    ------
+    InputError
+        `obj` does not hold numbers, or more than numbers: a mask, a unit; it is sparse or
+        quantized, or a sequence of no known length; or it is complex and `dtype` is not.
+
+    Examples
+    --------
+    >>> import xbp
+    >>> xbp.asarray([[1, 2], [3, 4]], dtype="float32").shape
+    (2, 2)
+    """
+    return get_backend().asarray(obj, dtype=dtype)

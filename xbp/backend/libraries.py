@@ -1,0 +1,348 @@
+"""The table of array libraries, one class each: all that xbp knows of them by name.
+
+A new one is one class here and one entry in `LIBRARIES`; what it records, if anything, is in
+`xbp.backend.graphs`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.backend.foreign import as_host, check_kind
+from xbp.backend.graphs import CuPyGraph, Graph, TorchGraph
+from xbp.backend.memory import out_of_memory
+from xbp.errors import BackendError, InputError, brief
+
+Array: TypeAlias = Any
+"""An array of any library that speaks the Array API; Python has no type for it yet."""
+
+Namespace: TypeAlias = Any
+"""The module of functions that belongs to an array: numpy, array_api_compat.cupy, …"""
+
+
+class Fetch(NamedTuple):
+    """Values on their way to the host."""
+
+    host: NDArray[Any]
+    done: Callable[[], bool] = lambda: True
+    wait: Callable[[], object] = lambda: None
+
+    def values(self) -> NDArray[Any]:
+        """Them, waiting for the device if need be."""
+        self.wait()
+        return self.host
+
+
+ANYWHERE: AbstractContextManager[None] = nullcontext()
+
+
+class Library:
+    """An array library: how to import it, place arrays with it, and bring them to the host."""
+
+    name: str
+    module: str  # the namespace that speaks the Array API
+    root: str  # the top-level package of its array types
+    install: str  # what makes it usable where it is missing
+
+    def namespace(self) -> Namespace:
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            msg = (
+                f"the {self.name!r} backend is not installed ({error}); "
+                f"install it with: {self.install}"
+            )
+            raise BackendError(msg) from None
+
+    def device(self, device: Any) -> Any:
+        """The library's own device for a user's choice, None meaning the default one."""
+        if device in (None, "cpu"):
+            return "cpu"
+        msg = f"the {self.name!r} backend has no device {device!r}; its only device is 'cpu'"
+        raise BackendError(msg)
+
+    def activate(self, device: Any) -> None:
+        """Make `device` the calling thread's current one, if the library has such a setting."""
+
+    def on(self, device: Any) -> AbstractContextManager[Any]:
+        """A block in which `device` is the current one of this thread, if there is such a thing.
+
+        Where there is, new arrays and results are born on the current device, wherever the operands
+        are. So whatever makes arrays enters such a block first.
+        """
+        return ANYWHERE
+
+    def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
+        return xp.asarray(array, device=device)
+
+    def plain(self, array: Array) -> Array:
+        """`array`, where it lives, without what a library has beyond dense arrays of numbers.
+
+        Raises
+        ------
+        InputError
+            It is sparse, masked, quantized, …: no dense array of numbers.
+        """
+        return array
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return np.asarray(array)
+
+    def on_host(self, array: Array) -> bool:
+        """Whether reading a value is free of any wait for a device."""
+        return True
+
+    def fetch(self, array: Array) -> Fetch:
+        """Begin to bring `array` to the host, without a wait."""
+        return Fetch(self.to_numpy(array))
+
+    def graph(self, device: Any) -> Graph | None:
+        """A new graph, where the library can record what `device` is asked to do."""
+        return None
+
+    def free_memory(self, device: Any) -> int | None:
+        """Bytes that could be taken now, if the system says so."""
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return None
+
+
+class NumPy(Library):
+    name, module, root = "numpy", "numpy", "numpy"
+    install = "pip install numpy"
+
+    def activate(self, device: Any) -> None:
+        # glibc hands large freed blocks back to the system, and a training step then gets all its
+        # arrays as fresh pages, to be zeroed one by one (a third of the time of LeNet-5's), until
+        # it has seen that such blocks come and go; of up to 32 MiB it learns (mallopt(3)).
+        np.empty(2**25 - 2**16, np.uint8)
+
+    def plain(self, array: Array) -> Array:
+        check_kind(array)
+        return array
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return as_host(array)
+
+
+class CuPy(Library):
+    name, module, root = "cupy", "array_api_compat.cupy", "cupy"
+    install = "pip install 'cupy-cuda13x[ctk]' (cupy-cuda12x for CUDA 12)"
+
+    def device(self, device: Any) -> Any:
+        cuda = importlib.import_module("cupy").cuda
+        if not cuda.is_available():
+            msg = (
+                "the 'cupy' backend is installed but finds no CUDA device; check that "
+                "nvidia-smi lists a GPU and that the CuPy wheel fits the driver's CUDA version"
+            )
+            raise BackendError(msg)
+        count = cuda.runtime.getDeviceCount()
+        index = _device_index(device, "cuda")
+        if index is None or not 0 <= index < count:
+            msg = f"the 'cupy' backend has no device {device!r}; choose one of 0 to {count - 1}"
+            raise BackendError(msg)
+        return cuda.Device(index)
+
+    def activate(self, device: Any) -> None:
+        device.use()  # array_api_compat.cupy ignores device= (cupy allocates on the current one)
+
+    def on(self, device: Any) -> AbstractContextManager[Any]:
+        return device  # type: ignore[no-any-return]
+
+    def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
+        with device:
+            return xp.asarray(array)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        with array.device:  # whose current stream is waited for
+            return array.get()  # type: ignore[no-any-return]
+
+    def on_host(self, array: Array) -> bool:
+        return False
+
+    def fetch(self, array: Array) -> Fetch:
+        with array.device:
+            pinned = importlib.import_module("cupyx").empty_pinned(array.shape, array.dtype)
+            array = self.namespace().asarray(array, order="C")
+            array.data.copy_to_host_async(pinned.ctypes.data, array.nbytes)
+            event = importlib.import_module("cupy").cuda.get_current_stream().record()
+        return Fetch(pinned, lambda: bool(event.done), event.synchronize)
+
+    def graph(self, device: Any) -> Graph | None:
+        return CuPyGraph(device)
+
+    def free_memory(self, device: Any) -> int | None:
+        cupy = importlib.import_module("cupy")
+        with device:
+            # This pool alone: a graph uses memory of its own pool that seems to be free there.
+            cupy.get_default_memory_pool().free_all_blocks()
+            return int(cupy.cuda.runtime.memGetInfo()[0])
+
+
+class ArrayAPIStrict(Library):
+    """The standard's reference implementation, on its fake accelerator `device1`.
+
+    Nothing there reaches the host by accident, so code that runs on it will run on a GPU.
+    """
+
+    name, module, root = "array_api_strict", "array_api_strict", "array_api_strict"
+    install = "pip install array-api-strict"
+
+    def device(self, device: Any) -> Any:
+        strict = self.namespace()
+        names = ("device1", "device2", "CPU_DEVICE")
+        chosen = "device1" if device is None else str(getattr(device, "_device", device))
+        if chosen not in names:
+            msg = f"the 'array_api_strict' backend has no device {device!r}; choose one of {names}"
+            raise BackendError(msg)
+        return strict.Device(chosen)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        strict = self.namespace()
+        return np.asarray(strict.asarray(array, device=strict.Device("CPU_DEVICE")))
+
+    def on_host(self, array: Array) -> bool:
+        return bool(array.device == self.namespace().Device("CPU_DEVICE"))
+
+    def fetch(self, array: Array) -> Fetch:
+        # Not `self.to_numpy`, which `assert_no_host_sync` guards: the fake device is never behind.
+        return Fetch(ArrayAPIStrict.to_numpy(self, array))
+
+
+class Torch(Library):
+    name, module, root = "torch", "array_api_compat.torch", "torch"
+    install = "pip install torch"
+
+    def device(self, device: Any) -> Any:
+        torch = importlib.import_module("torch")
+        try:
+            return torch.empty(0, device="cpu" if device is None else device).device
+        except (RuntimeError, AssertionError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            msg = f"the 'torch' backend cannot use device {device!r} ({reason}); try 'cpu'"
+            raise BackendError(msg) from None
+
+    def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
+        # torch shares memory with numpy, and has neither read-only tensors nor negative strides.
+        if not array.flags.writeable or min(array.strides, default=0) < 0:
+            array = array.copy()
+        return xp.asarray(array, device=device)
+
+    def plain(self, array: Array) -> Array:
+        torch = importlib.import_module("torch")
+        for wrong, what, way in (
+            (array.is_nested, "is nested", "x.to_padded_tensor(…)"),
+            (array.layout is not torch.strided, "is sparse or packed", "x.to_dense()"),
+            (array.is_quantized, "is quantized", "x.dequantize()"),
+            (array.device.type == "meta", "has no values", "one that is not on the meta device"),
+        ):
+            if wrong:
+                msg = f"this {type(array).__name__} {what}, and xbp takes dense arrays; give {way}"
+                raise InputError(msg)
+        if array.requires_grad:
+            array = array.detach()  # xbp's backward is its own
+        if type(array) is not torch.Tensor:
+            array = array.as_subclass(torch.Tensor)
+        if array.is_conj() or array.is_neg():
+            array = array.resolve_conj().resolve_neg()
+        name = str(array.dtype)
+        if name.startswith(("torch.bfloat16", "torch.float8")):
+            return array.float()  # which holds all their values
+        return array.to(torch.complex64) if name == "torch.complex32" else array
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        try:
+            return self.plain(array).cpu().numpy()  # type: ignore[no-any-return]
+        except (TypeError, NotImplementedError) as error:
+            msg = f"torch cannot hand this {type(array).__name__} to numpy ({brief(error)})"
+            raise InputError(msg) from None
+
+    def on_host(self, array: Array) -> bool:
+        return bool(array.device.type == "cpu")
+
+    def fetch(self, array: Array) -> Fetch:
+        if self.on_host(array):
+            return super().fetch(array)
+        torch = importlib.import_module("torch")
+        pinned = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
+        pinned.copy_(array, non_blocking=True)
+        event = torch.cuda.current_stream(array.device).record_event()
+        return Fetch(pinned.numpy(), event.query, event.synchronize)
+
+    def graph(self, device: Any) -> Graph | None:
+        return TorchGraph(device) if device.type == "cuda" else None
+
+    def free_memory(self, device: Any) -> int | None:
+        if device.type != "cuda":
+            return super().free_memory(device)
+        torch = importlib.import_module("torch")
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+LIBRARIES: dict[str, Library] = {
+    library.name: library for library in (NumPy(), CuPy(), ArrayAPIStrict(), Torch())
+}
+
+
+def library_of(array: Any) -> Library | None:
+    """The library of the table to which an array belongs; None for anything else.
+
+    An array of a subclass, of whatever module, belongs where its base does. Remembered by type.
+    """
+    return library_of_type(type(array))
+
+
+def library_of_type(kind: type) -> Library | None:
+    """The same for arrays of type `kind`."""
+    try:
+        return _LIBRARY_OF_TYPE[kind]
+    except KeyError:
+        found = (
+            _LIBRARY_OF_ROOT.get(base.__module__.partition(".")[0])
+            for base in kind.__mro__
+            if base.__name__ in _ARRAYS
+        )
+        library = _LIBRARY_OF_TYPE[kind] = next(filter(None, found), None)
+        return library
+
+
+_ARRAYS = ("ndarray", "generic", "Tensor", "Array")
+"""The names of the libraries' classes of arrays."""
+
+_LIBRARY_OF_ROOT = {library.root: library for library in LIBRARIES.values()}
+_LIBRARY_OF_TYPE: dict[type, Library | None] = {}
+
+
+def read_from_gpu(obj: Any) -> NDArray[Any]:
+    """The values of an object that has ``__cuda_array_interface__``, through CuPy.
+
+    Not yet run on a GPU.
+    """
+    cupy = LIBRARIES["cupy"]
+    try:
+        return cupy.to_numpy(cupy.namespace().asarray(obj))
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        msg = f"this {type(obj).__name__} is on a GPU, and CuPy cannot read it ({brief(error)})"
+        raise InputError(msg) from None
+
+
+def _device_index(device: Any, prefix: str) -> int | None:
+    """0 for None, n for n, "n" and "cuda:n", and for a device object that has an `id`."""
+    text = str(getattr(device, "id", 0 if device is None else device)).removeprefix(prefix)
+    text = text.removeprefix(":") or "0"
+    return int(text) if text.isdecimal() else None
