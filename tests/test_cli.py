@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import typer
 from processes import search_path
 
 import xbp
 from xbp import nn
 from xbp.backend import LIBRARIES, why_unavailable
-from xbp.cli import cuda, main
+from xbp.cli import COMMANDS, app, cuda, main
 from xbp.cli.report import EpochLines, Stopwatch
 from xbp.datasets import load_mnist, standardize_images
 from xbp.errors import InputError
@@ -593,6 +594,23 @@ class TestMistakes:
 class TestInfo:
     def test_version(self, command):
         assert command("--version") == Result(0, f"xbp {xbp.__version__}\n", "")
+
+    def test_without_a_command(self, command):
+        result = command()
+        assert (result.code, result.out) == (2, command("--help").out)
+
+    def test_a_command_that_there_is_not(self, command):
+        result = command("inf")
+        assert result.code == 2
+        assert "No such command 'inf'." in result.err
+        if hasattr(typer.main.get_command(app), "suggest_commands"):  # not yet in 0.15.4
+            assert "Did you mean 'info'?" in result.err
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_the_list_of_commands_says_what_each_says_of_itself(self, name):
+        group = typer.main.get_command(app)
+        own, _, _ = group.get_command(None, name).help.partition("\n\n")
+        assert " ".join(own.split()) == COMMANDS[name][2]
 
     @pytest.mark.parametrize(
         ("args", "parts"),

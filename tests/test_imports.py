@@ -70,17 +70,44 @@ def test_nothing_is_imported_that_was_not_asked_for(then: str) -> None:
 
 def test_help_on_the_command_line_does_without_the_catalogue() -> None:
     """Typer and rich write it; what only one command needs, that command imports."""
-    modules = loaded_by(HELP)
-    assert "xbp.cli.parity" in modules
-    assert {root(module) for module in modules} & set(UNASKED) <= {"rich", "typer"}
-    assert not {module for module in modules if module.startswith("xbp.testing")}
+    modules = loaded_by(HELP, whole=False)
+    ours = {module for module in modules if root(module) == "xbp"}
+    assert ours == {"xbp", "xbp._version", "xbp.cli", "xbp.errors"}
+    assert {root(module) for module in modules} & {*UNASKED, *LIBRARIES} <= {"rich", "typer"}
+    assert "typer.rich_utils" not in modules, "it takes as long to import as all else together"
 
 
-def loaded_by(code: str) -> set[str]:
-    """The modules that `code`, after ``import xbp``, loads in a process of its own."""
+def test_import_xbp_alone_waits_for_nothing() -> None:
+    modules = loaded_by("", whole=False)
+    assert {module for module in modules if root(module) == "xbp"} == {"xbp", "xbp._version"}
+    assert "numpy" not in modules
+
+
+@pytest.mark.parametrize("name", sorted({*xbp.__all__, *xbp._ROOMS} - {"__version__"}))
+def test_a_public_name_is_imported_when_it_is_first_asked_for(name: str) -> None:
+    found = xbp.__getattr__(name)  # type: ignore[attr-defined]
+    assert found is getattr(xbp, name) is vars(xbp)[name]
+    assert name in dir(xbp)
+
+
+def test_type_checkers_are_told_of_the_same_names() -> None:
+    source = ast.parse(Path(xbp.__file__).read_text(encoding="utf-8"))
+    told = next(node for node in source.body if isinstance(node, ast.If))
+    names = {alias.name for node in told.body for alias in node.names}  # type: ignore[attr-defined]
+    assert names == set(xbp.__all__) - {"__version__"}
+    with pytest.raises(AttributeError, match="module 'xbp' has no attribute 'nobody'"):
+        xbp.nobody  # type: ignore[attr-defined]  # noqa: B018
+
+
+def loaded_by(code: str, *, whole: bool = True) -> set[str]:
+    """The modules that `code`, after ``import xbp``, loads in a process of its own.
+
+    By default all public names have been asked for before it.
+    """
     # What the interpreter loads by itself (.pth files of some environments) is not xbp's doing.
     code = (
         "import sys; before = set(sys.modules); import xbp\n"
+        + ("from xbp import *\n" if whole else "")
         + code
         + "\nprint('loaded', *set(sys.modules) - before)"
     )

@@ -1,17 +1,25 @@
-"""xbp: backpropagation written once, on the Python Array API, for numpy and CuPy alike."""
+"""xbp: backpropagation written once, on the Python Array API, for numpy and CuPy alike.
 
-from xbp import datasets, errors, initializers, models, nn, optim, random, training
+What the names stand for is imported when it is first asked for (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from xbp._version import __version__
-from xbp.backend import (
-    Backend,
-    asarray,
-    available_backends,
-    get_backend,
-    set_backend,
-    to_numpy,
-    use_backend,
-)
-from xbp.training import History, Trainer
+
+if TYPE_CHECKING:
+    from xbp import datasets, errors, initializers, models, nn, optim, random, training
+    from xbp.backend import (
+        Backend,
+        asarray,
+        available_backends,
+        get_backend,
+        set_backend,
+        to_numpy,
+        use_backend,
+    )
+    from xbp.training import History, Trainer
 
 __all__ = [
     "__version__",
@@ -33,3 +41,27 @@ __all__ = [
     "training",
     "use_backend",
 ]
+
+_ROOMS = {
+    *("accelerators", "arguments", "backend", "datasets", "errors", "initializers", "models"),
+    *("nn", "optim", "paths", "primitives", "random", "training"),
+}
+_HOMES = {"History": "training", "Trainer": "training"}
+"""The rooms of public names; of those in neither table, `backend`."""
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of xbp's
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            found = import_module(f"xbp.{name}")
+        elif name in __all__:
+            found = getattr(import_module(f"xbp.{_HOMES.get(name, 'backend')}"), name)
+        else:
+            msg = f"module 'xbp' has no attribute {name!r}"
+            raise AttributeError(msg)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*__all__, *_ROOMS})

@@ -475,7 +475,8 @@ class Harness:
         for _ in range(self.rounds * self.scale.imports):
             for side in sides:
                 clock = "time.perf_counter()"
-                code = f"import time; t = {clock}; import {SIDES[side].module}; print({clock} - t)"
+                whole = SIDES[side].whole or f"import {SIDES[side].module}"
+                code = f"import time; t = {clock}; {whole}; print({clock} - t)"
                 done = subprocess.run(
                     [sys.executable, "-P", "-c", code],
                     env=environment("xbp", self.options, self.options.threads),

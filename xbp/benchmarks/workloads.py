@@ -25,12 +25,15 @@ class Side:
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     where: str = ""
+    whole: str = ""  # what imports all of `module`, where ``import`` alone puts that off
 
 
 TORCH = "pip install torch==2.13.0"
 OFF = {"XBP_ACCELERATE": "0"}
 SIDES = {
-    "xbp": Side("xbp", "side_xbp.py", "xbp"),  # on a GPU as `Trainer` does it
+    "xbp": Side(
+        "xbp", "side_xbp.py", "xbp", whole="from xbp import *"
+    ),  # on a GPU as `Trainer` does it
     "xbp-eager": Side(
         *("xbp, eager", "side_xbp.py", "xbp"), options={"trainer": False}, where="gpu"
     ),

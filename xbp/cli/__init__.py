@@ -1,6 +1,7 @@
 """The command line: ``xbp train lenet5``, ``xbp parity``, ``xbp bench``, ``xbp info``.
 
-What a user can do wrong ends in one sentence on the standard error and exit status 2.
+What a user can do wrong ends in one sentence on the standard error and exit status 2. A command's
+module is imported when the command is called, so that ``xbp --help`` waits for none of them.
 """
 
 from __future__ import annotations
@@ -9,18 +10,83 @@ import io
 import os
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-import xbp
-from xbp.cli import bench, export, info, page, parity, predict, train
+from xbp._version import __version__
 from xbp.errors import XBPError
+
+COMMANDS = {
+    "train": ("train", "app", "Train a model and test it."),
+    "bench": ("bench", "bench", "Measure xbp and its peers side by side, and print tables."),
+    "export": (
+        "export",
+        "export",
+        "Write a trained model as an ONNX file, which runs without Python or xbp.",
+    ),
+    "info": (
+        "info",
+        "info",
+        "Say which versions are installed, which backends and devices work here, and why not.",
+    ),
+    "parity": (
+        "parity",
+        "parity",
+        "Check that every layer, loss, optimizer, initializer, primitive and accelerator of xbp, "
+        "and a training of LeNet-5, give on each backend what numpy gives in float64, up to "
+        "rounding.",
+    ),
+    "predict": (
+        "predict",
+        "predict",
+        "Say which digits are on pictures, and how probable that is.",
+    ),
+    "report": (
+        "page",
+        "report",
+        "Show a run on one page: how it learned, what it confuses, what it sees, how to repeat it.",
+    ),
+}
+"""Each command's file, its name there, and the first paragraph of its help."""
 
 
 class Commands(TyperGroup):
     """The group of all commands: turns errors that are meant for the user into sentences."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        commands: dict[str, Any] = dict.fromkeys(COMMANDS)  # None until it is imported
+        self.commands = commands
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:
+            typer.echo(ctx.get_help())
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, imported; None if there is none."""
+        if cmd_name in COMMANDS and self.commands[cmd_name] is None:
+            file, name, _ = COMMANDS[cmd_name]
+            found = getattr(import_module(f"xbp.cli.{file}"), name)
+            alone = typer.Typer(rich_markup_mode=self.rich_markup_mode)
+            if isinstance(found, typer.Typer):
+                alone.add_typer(found, name=cmd_name)
+            else:
+                alone.command(cmd_name)(found)
+            self.commands.update(typer.main.get_group(alone).commands)
+        return self.commands.get(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Plain text: the frames of `TyperGroup` take longer to import than all else here."""
+        super(TyperGroup, self).format_help(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, _, help_text) in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -38,24 +104,16 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="xbp",
     cls=Commands,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # joins the lines of a paragraph
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(train.app, name="train")
-app.command("bench")(bench.bench)
-app.command("export")(export.export)
-app.command("info")(info.info)
-app.command("parity")(parity.parity)
-app.command("predict")(predict.predict)
-app.command("report")(page.report)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"xbp {xbp.__version__}")
+        typer.echo(f"xbp {__version__}")
         raise typer.Exit
 
 
