@@ -49,18 +49,20 @@ def show(name: str, value: Any, tutorial: str) -> None:
 def train(steps: int, *, as_printed: bool = False) -> tuple[nn.Sequential, Any, Any]:
     """Train all weights at once; or in the wrong order, as some of the tutorial's figures were."""
     model = network()
-    hidden, output = model[:2], model[2:]
+    hidden, linear, sigmoid = model[:2], model[2], model[3]
     inner = optim.SGD([model[0].weight], lr=0.5)  # the biases stay out: they are fixed
     outer = optim.SGD([model[2].weight], lr=0.5)
     for _ in range(steps):
         h, backward_hidden = hidden.forward(x, training=True)
-        o, backward_output = output.forward(h, training=True)
+        net, backward_linear = linear.forward(h, training=True)
+        o, backward_sigmoid = sigmoid.forward(net, training=True)
         _, gradient = loss(o, target)
-        dh = backward_output(gradient)
+        dnet = backward_sigmoid(gradient)
+        dh = backward_linear(dnet)
         if as_printed:
-            outer.step()  # in place, so the same backward now sees the *new* w5 … w8
-            dh = backward_output(gradient)
-            backward_hidden(dh)
+            outer.step()  # too early: ∂L/∂h now comes from the *new* w5 … w8
+            _, too_late = linear.forward(h, training=True)
+            backward_hidden(too_late(dnet))
         else:
             backward_hidden(dh)
             outer.step()

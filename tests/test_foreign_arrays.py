@@ -107,6 +107,11 @@ OWN = {kind.__name__: Case(kind.__name__, kind, lambda: (np.ones((2, 3)),), None
        for kind in (Scale,)}  # fmt: skip
 
 
+OWN_GRADIENTS = ("gradient of Scale", "gradient for parameters of Scale",
+                 "gradient of a layer with other arguments")  # fmt: skip
+"""A user's own backward is called as it is on numpy arrays; it may call `check_gradient`."""
+
+
 def shifted(mine: Backend, theirs: Backend) -> None:
     y, backward = Shift().forward(mine.asarray([1.0]), by=2.0)
     backward(theirs.asarray(y))
@@ -325,6 +330,8 @@ def there(place: tuple[str, Any]) -> Backend:
 def test_refused_in_one_sentence(mine: tuple[str, Any], theirs: tuple[str, Any]) -> None:
     wrong, a, b = [], there(mine), there(theirs)
     for door in DOORS:
+        if a.name == "numpy" and door.name in OWN_GRADIENTS:
+            continue
         with at(a):
             try:
                 door.enter(a, b)

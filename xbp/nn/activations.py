@@ -39,12 +39,14 @@ class Elementwise(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        result = self.formula(self.namespace(x), x)
+        xp = self.namespace(x)
+        result = self.formula(xp, x)
         if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
             raise not_both(self, "formula", "y, derivative", result)
         y, derivative = result
 
         def backward(dy: Array) -> Array:
+            self.check_gradient(xp, dy)
             return derivative() * dy
 
         return y, backward
@@ -60,8 +62,9 @@ class ReLU(Elementwise):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        self.namespace(x)  # refuses what is no floating-point array
-        return rectify(x)  # the same, as a primitive: the layer that networks have most of
+        xp = self.namespace(x)  # refuses what is no floating-point array
+        y, backward = rectify(x)  # the same, as a primitive: the layer that networks have most of
+        return y, self.checked(xp, backward)
 
 
 class LeakyReLU(Elementwise):

@@ -93,12 +93,14 @@ class Conv2d(Windowed):
         self, x: Array, operation: Callable[..., Any], **options: Any
     ) -> tuple[Array, Backward]:
         """`forward` by `convolve`, or by a primitive that goes on after it."""
-        self.namespace(x)  # checks where x is
+        xp = self.namespace(x)  # checks where x is
         self.output_size(x, self.in_channels)  # checks the shape
         (weight, add_weight_grad), bias = self.weight.lend(), self.bias
         offsets = None if bias is None else bias.data
         y, gradients = operation(x, weight, offsets, self.stride, self.padding, **options)
-        return y, adding(gradients, add_weight_grad, None if bias is None else bias.add_grad)
+        add_bias_grad = None if bias is None else bias.add_grad
+        check = partial(self.check_gradient, xp)
+        return y, adding(check, gradients, add_weight_grad, add_bias_grad)
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
-from types import FunctionType
 from typing import Any, TypeAlias, TypeVar
 
 import xbp.random
@@ -65,14 +64,18 @@ def with_part(backward: Backward, for_parameters: Callable[[Array], None]) -> Ba
 
 
 def adding(
-    gradients: Callable[[Array, bool], tuple[Any, ...]], *take: Callable[[Array], None] | None
+    check: Callable[[Array], None],
+    gradients: Callable[[Array, bool], tuple[Any, ...]],
+    *take: Callable[[Array], None] | None,
 ) -> Backward:
     """A layer's backward from that of a primitive, which has the parameters' gradients after ∂L/∂x.
 
     Each of those goes to its function in `take`, as a rule a parameter's `add_grad`; None drops it.
+    ∂L/∂y is first given to `check`.
     """
 
     def add(dy: Array, wants_dx: bool) -> Array:
+        check(dy)
         dx, *found = gradients(dy, wants_dx)
         for function, gradient in zip(take, found, strict=True):
             if function is not None:
@@ -95,27 +98,21 @@ Rng: TypeAlias = "xbp.random.Seed | xbp.random.Stream"
 class CheckedBackward(partial[Any]):
     """A layer's backward that refuses a gradient which does not lie where the output does.
 
-    It is what each layer's `forward` returns, whoever wrote it: `Layer.__init_subclass__` sees to
-    that. As a `partial` it costs a call of a layer the least: ``_run(layer, place, run, dy)``.
+    Each layer's `forward` returns it for an array of a device, whoever wrote it:
+    `Layer.__init_subclass__` sees to that. It is the partial call
+    ``_run(layer, kind, device, run, dy)``, with the output's type and device.
     """
 
     __slots__ = ()
 
     def for_parameters(self, dy: Array) -> None:
         """See the function of this name."""
-        layer, place, run = self.args
-        _run(layer, place, for_parameters(run), dy)
+        layer, kind, device, run = self.args
+        _run(layer, kind, device, for_parameters(run), dy)
 
 
-def _run(layer: Layer, place: Any, run: Backward, dy: Array) -> Array:
-    """A layer's own backward, ``run(dy)``, after a look at where `dy` lies, and there.
-
-    `place` is the type of the output if that says it all, else its type and device: the output
-    itself is not kept, so that its memory is free as soon as it can be.
-    """
-    if type(dy) is place:
-        return run(dy)
-    kind, device = place if isinstance(place, tuple) else (place, "cpu")
+def _run(layer: Layer, kind: type, device: Any, run: Backward, dy: Array) -> Array:
+    """A layer's own backward, ``run(dy)``, on the output's device, where `dy` has to lie."""
     mine, theirs = library_of_type(kind), library_of(dy)
     if mine and theirs and (mine is not theirs or dy.device != device):
         msg = (
@@ -128,29 +125,29 @@ def _run(layer: Layer, place: Any, run: Backward, dy: Array) -> Array:
 
 
 def _placed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A class's own `forward`, run on the device of its input, with a `CheckedBackward`."""
+    """A class's own `forward`, run on the device of its input, with a `CheckedBackward`.
+
+    On numpy arrays, which have no device, it is left as it is: there a layer's own backward calls
+    `Layer.check_gradient`, which costs its forward nothing.
+    """
 
     def checked(layer: Layer, result: Any) -> Any:
         if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
             return result  # those who call it refuse it
         y, backward = result
-        place = HostArray if type(y) is HostArray else (type(y), getattr(y, "device", None))
-        return y, CheckedBackward(_run, layer, place, backward)
+        return y, CheckedBackward(_run, layer, type(y), getattr(y, "device", None), backward)
 
     @wraps(forward)
     def placed(self: Layer, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
         if type(x) is HostArray:
-            result = forward(self, x, training=training, rng=rng)
-            if type(result) is tuple and len(result) == 2 and type(result[1]) is FunctionType:
-                y, backward = result
-                if type(y) is HostArray:  # the shortest way, which most calls take
-                    return y, CheckedBackward(_run, self, HostArray, backward)
-            return checked(self, result)
+            return forward(self, x, training=training, rng=rng)
         with on_device_of(x):
             return checked(self, forward(self, x, training=training, rng=rng))
 
     @wraps(forward)
     def placed_with_arguments_of_its_own(self: Layer, *args: Any, **options: Any) -> Any:
+        if args and type(args[0]) is HostArray:
+            return forward(self, *args, **options)
         with on_device_of(args[0] if args else None):
             return checked(self, forward(self, *args, **options))
 
@@ -327,6 +324,34 @@ class Layer:
             elif isinstance(value, Parameter):
                 self._check_beside(x, value.data)
         return xp
+
+    def check_gradient(self, xp: Namespace, dy: Array) -> None:
+        """Refuse a ∂L/∂y of another library than that of the input, whose namespace is `xp`.
+
+        A backward that is not made of xbp's primitives alone begins with it. Where arrays have a
+        device, that has been checked before.
+
+        Raises
+        ------
+        BackendError
+        """
+        if type(dy) is HostArray and xp is HOST:
+            return
+        if array_namespace(dy) is not xp:
+            msg = (
+                f"{self} got a gradient on {whereabouts(dy)}, where its output is on "
+                f"{whereabouts(xp.empty(0))}; move the gradient with xbp.asarray(…)"
+            )
+            raise BackendError(msg)
+
+    def checked(self, xp: Namespace, backward: Backward) -> Backward:
+        """`backward` after `check_gradient`."""
+
+        def checked(dy: Array) -> Array:
+            self.check_gradient(xp, dy)
+            return backward(dy)
+
+        return checked
 
     def _integers(self, x: Array, xp: Namespace, wanted: bool) -> Namespace:
         """Check an input of integers, or one that should be."""

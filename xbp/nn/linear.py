@@ -83,13 +83,15 @@ class Linear(Layer):
 
     def compute(self, x: Array, *, relu: bool = False) -> tuple[Array, Backward]:
         """`forward`, or that and `ReLU` in one pass."""
-        self.namespace(x)  # checks where x is
+        xp = self.namespace(x)  # checks where x is
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             msg = f"{self} expects input (…, {self.in_features}), got shape {tuple(x.shape)}"
             raise InputError(msg)
         (weight, add_weight_grad), bias = self.weight.lend(), self.bias
         y, gradients = affine(x, weight, None if bias is None else bias.data, relu=relu)
-        return y, adding(gradients, add_weight_grad, None if bias is None else bias.add_grad)
+        add_bias_grad = None if bias is None else bias.add_grad
+        check = partial(self.check_gradient, xp)
+        return y, adding(check, gradients, add_weight_grad, add_bias_grad)
 
     def options(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -56,9 +56,10 @@ class MaxPool2d(_Pool2d):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        self.namespace(x)
+        xp = self.namespace(x)
         self.output_size(x)  # checks the shape
-        return max_pool(x, self.kernel_size, self.stride, self.padding)
+        y, backward = max_pool(x, self.kernel_size, self.stride, self.padding)
+        return y, self.checked(xp, backward)
 
 
 class AvgPool2d(_Pool2d):
@@ -94,6 +95,7 @@ class AvgPool2d(_Pool2d):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        self.namespace(x)
+        xp = self.namespace(x)
         self.output_size(x)  # checks the shape
-        return average_pool(x, self.kernel_size, self.stride, self.padding)
+        y, backward = average_pool(x, self.kernel_size, self.stride, self.padding)
+        return y, self.checked(xp, backward)

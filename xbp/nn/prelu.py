@@ -72,6 +72,7 @@ class PReLU(Layer):
         a, low = xp.reshape(weight, shape), xp.minimum(x, 0.0)
 
         def backward(dy: Array) -> Array:
+            self.check_gradient(xp, dy)
             add_grad(xp.reshape(xp.sum(dy * low, axis=shared), (channels,)))
             return xp.where(x > 0, dy, a * dy)
 

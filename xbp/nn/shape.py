@@ -33,6 +33,7 @@ class Flatten(Layer):
             raise InputError(msg)
 
         def backward(dy: Array) -> Array:
+            self.check_gradient(xp, dy)
             return xp.reshape(dy, x.shape)
 
         return flatten(x), backward
@@ -70,6 +71,7 @@ class Last(Layer):
             raise InputError(msg)
 
         def backward(dy: Array) -> Array:
+            self.check_gradient(xp, dy)
             dx = xp.zeros(x.shape, dtype=dy.dtype, device=dy.device)
             dx[:, -1, ...] = dy
             return dx

@@ -35,6 +35,7 @@ class Softmax(Layer):
         y = e / xp.sum(e, axis=axis, keepdims=True)
 
         def backward(dy: Array) -> Array:
+            self.check_gradient(xp, dy)
             return y * (dy - xp.sum(y * dy, axis=axis, keepdims=True))
 
         return y, backward
@@ -74,6 +75,7 @@ class LogSoftmax(Softmax):
         y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 
         def backward(dy: Array) -> Array:
+            self.check_gradient(xp, dy)
             return dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True)
 
         return y, backward

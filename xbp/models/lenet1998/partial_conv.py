@@ -107,7 +107,9 @@ class PartialConv2d(Windowed):
             dw = matmul(P.T, xp.reshape(dW, W.shape))
             add_grad(xp.reshape(dw, w.shape))
 
-        return y, adding(gradients, add_weight_grad, None if bias is None else bias.add_grad)
+        add_bias_grad = None if bias is None else bias.add_grad
+        check = partial(self.check_gradient, xp)
+        return y, adding(check, gradients, add_weight_grad, add_bias_grad)
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"
