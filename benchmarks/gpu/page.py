@@ -123,7 +123,7 @@ def headline(outcome: Outcome, settings: Settings) -> str:
     told = []
     for row in rows:
         unit, cost = WORKLOADS[row["workload"]].unit, row["medians"]["xbp"]
-        value = "–" if cost is None else f"{UNITS[unit](row, cost)} {unit}"
+        value = "–" if cost is None else f"{UNITS[unit](row, cost).rstrip('%')} {unit}"
         told.append(f"{row['workload']} {row['label']}".rstrip() + f": {value}")
     return _cell("; ".join(told) or last_word(outcome))
 

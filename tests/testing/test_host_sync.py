@@ -152,6 +152,8 @@ def x(cupy: Any) -> Any:
         lambda cupy, x: pickle.dumps(x),
         lambda cupy, x: x[x.view(np.bool_)[:2]],
         lambda cupy, x: x[None, x.view(np.bool_)[:2]],
+        lambda cupy, x: x.__setitem__(x.view(np.bool_)[:2], 0.0),
+        lambda cupy, x: x.fill(x[0]),
         lambda cupy, x: x.__dlpack__(dl_device=(1, 0)),
         lambda cupy, x: cupy.asnumpy(x),
         lambda cupy, x: cupy.nonzero(x),

@@ -19,22 +19,27 @@ a mask made on the host           an upload: no capture               epoch of D
 a numpy float as a factor         float64, silently                   epoch of SGD
 a parameter that is made anew     its old memory stays in the graph   epoch of SGD
 a number that Python computes     frozen in the graph                 epoch of SGD
+a numpy gradient is taken         numpy and CuPy share dtypes         test_strictness, test_foreign
+no device is made current         arrays on the thread's device       epoch in a thread
 ================================  ==================================  =======================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from epochs import EPOCHS, check
+from epochs import EPOCHS, check, devices_follow_arrays, trained
 
 import xbp
 from xbp import nn, optim
 from xbp.backend import Backend
+from xbp.errors import BackendError
 from xbp.nn import linear, scan
 from xbp.testing import as_strict_as_cupy, check_parity, emulated_graphs
 from xbp.testing.helpers import replaced
@@ -79,6 +84,23 @@ def epoch(name: str) -> Callable[[Path], None]:
 def hashing(path: Path) -> None:
     with as_strict_as_cupy():
         hash(xbp.backend.find_backend("array_api_strict"))
+
+
+def mixing(path: Path) -> None:
+    with xbp.use_backend("array_api_strict"), as_strict_as_cupy():
+        parameter = nn.Parameter(xbp.asarray([1.0]))
+        with pytest.raises(BackendError):
+            parameter.add_grad(np.ones(1))
+
+
+def in_a_thread(path: Path) -> None:
+    before = xbp.get_backend()
+    with emulated_graphs(), ThreadPoolExecutor(1) as pool:
+        xbp.set_backend("array_api_strict", device="device2")
+        try:
+            pool.submit(trained, EPOCHS["Adam()"], False, path).result()
+        finally:
+            xbp.set_backend(before.name, device=before.device)
 
 
 def parity(layer: Any) -> Callable[[Path], None]:
@@ -184,8 +206,32 @@ def computed_by_python(_: Original) -> Original:
     return update
 
 
+def compared_by_dtype(_: Original) -> Original:
+    def add_grad(self: Any, grad: Any) -> None:
+        assert grad.shape == self.data.shape
+        assert grad.dtype == self.data.dtype
+        self.grad = grad
+
+    return add_grad
+
+
+def nowhere(_: Original) -> Original:
+    return lambda self: nullcontext()
+
+
 SGD = epoch("SGD(lr=0.01, momentum=0.9, dampening=0.3)")
 NESTEROV = epoch("SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.05)")
+
+LATER = [
+    pytest.param(fault, marks=devices_follow_arrays)
+    for fault in (
+        Fault("a numpy gradient is taken", nn.Parameter, "add_grad", compared_by_dtype,
+              mixing, pytest.fail.Exception, "DID NOT RAISE"),
+        Fault("no device is made current", Backend, "on_device", nowhere,
+              in_a_thread, Exception, "on array_api_strict|different devices"),
+    )
+    if hasattr(fault.owner, fault.name)
+]  # fmt: skip
 
 FAULTS = [
     Fault("a device as a key", optim.Optimizer, "step", keyed_by_device,
@@ -218,6 +264,7 @@ FAULTS = [
           SGD, Exception, "an array, or an option of the optimizer, changes"),
     Fault("a number that Python computes", optim.SGD, "update", computed_by_python,
           NESTEROV, AssertionError, "a captured epoch differs"),
+    *LATER,
 ]  # fmt: skip
 
 

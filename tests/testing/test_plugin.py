@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import run_pytest, without_foreign_plugins
+from processes import run_pytest, search_path, without_foreign_plugins
 
 import pytest_xbp
 from xbp.backend import LIBRARIES
@@ -314,6 +314,28 @@ def test_a_project_that_does_not_use_it_does_not_notice(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
     assert "xbp" not in done.stdout.partition("collected")[2]
+
+
+LOUD = """
+import warnings
+def pytest_runtest_setup(item):
+    warnings.warn("two of us are here")
+"""
+
+
+def test_what_other_plugins_warn_of_is_not_under_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "others" / "loud-1.dist-info"
+    site.mkdir(parents=True)
+    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
+    (site / "entry_points.txt").write_text("[pytest11]\nloud = loud\n")
+    (site.parent / "loud.py").write_text(LOUD)
+    monkeypatch.syspath_prepend(str(site.parent))
+    monkeypatch.setenv("PYTHONPATH", search_path(site.parent))
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+    assert run_pytest(tmp_path, "-Werror").returncode == 0
+    assert "two of us" in run_pytest(tmp_path, "-Werror", plugins=("loud",)).stdout
 
 
 def test_the_plugin_can_be_switched_off(tmp_path: Path) -> None:

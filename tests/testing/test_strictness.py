@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epochs import devices_follow_arrays
 
 import xbp
+from xbp import nn
 from xbp.backend import LIBRARIES, find_backend, graph_for
 from xbp.errors import BackendError
 from xbp.testing import (
@@ -123,6 +125,14 @@ REFUSED: list[tuple[type[Exception], Callable[[Any, Any], Any]]] = [
 def test_all_else_refuses_numpy(kind: type[Exception], mix: Any, xp: Any) -> None:
     with pytest.raises(kind):
         mix(xp, xp.asarray([1.0, 2.0]))
+
+
+@devices_follow_arrays
+def test_a_numpy_gradient_is_refused(xp: Any) -> None:
+    """Its dtype and shape are those of the parameter, as on CuPy."""
+    parameter = nn.Parameter(xp.asarray([1.0, 2.0]))
+    with pytest.raises(BackendError):
+        parameter.add_grad(np.ones(2))
 
 
 # --- the current device ---

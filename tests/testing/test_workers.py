@@ -10,7 +10,7 @@ from processes import search_path
 
 from xbp.backend import why_unavailable
 from xbp.errors import XBPError
-from xbp.testing import workers
+from xbp.testing import certificate, workers
 from xbp.testing.certificate import certify
 
 STRICT = "array_api_strict"
@@ -69,6 +69,22 @@ def test_processes_that_cannot_be_started_are_one_sentence(
     with pytest.raises(XBPError) as error:
         certify([STRICT], "L1Loss", jobs=2)
     assert str(error.value) == sentence
+
+
+def test_an_answer_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_of_all(tmp_path, "print('hello')", monkeypatch)
+    with pytest.raises(XBPError, match="the processes cannot go on: JSONDecodeError"):
+        certify([STRICT], "L1Loss", jobs=2)
+
+
+def test_the_order_of_rows_is_not_that_of_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = certify([STRICT], "sum")
+    assert len({row.name for row in rows}) > 3
+    check_all = certificate.check_all
+    monkeypatch.setattr(certificate, "check_all", lambda *args: reversed([*check_all(*args)]))
+    assert certify([STRICT], "sum") == rows
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,18 @@ On array_api_strict as strict as CuPy, and on CuPy itself where there is one (no
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
-from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check
+from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, devices_follow_arrays, trained
 
 import xbp
 from xbp import nn, optim, training
-from xbp.backend import available_backends
+from xbp.backend import LIBRARIES, available_backends, find_backend
 from xbp.nn.losses import Loss
 from xbp.testing import emulated_graphs
 
@@ -39,6 +41,50 @@ def test_a_captured_epoch_is_an_epoch(epoch: Epoch, place: str, tmp_path: Path) 
     if epoch.callback in NEEDS and not importlib.util.find_spec(NEEDS[epoch.callback]):
         pytest.skip(f"needs {NEEDS[epoch.callback]}")
     check(epoch, tmp_path)
+
+
+# --- devices and threads ---
+
+
+def in_a_thread(work: Callable[[], Any]) -> None:
+    """A thread begins with the first device of its library."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+
+
+def beside_another_device(work: Callable[[], Any]) -> None:
+    LIBRARIES["array_api_strict"].activate(find_backend("array_api_strict").device)
+    work()
+
+
+@pytest.fixture
+def second_device() -> Iterator[None]:
+    """The second device for new arrays; emulated where there is one."""
+    before = xbp.get_backend()
+    with emulated_graphs():
+        xbp.set_backend("array_api_strict", device="device2")
+        yield
+        xbp.set_backend(before.name, device=before.device)
+
+
+SOME = "Conv2d", "LSTM of 11 steps", "Dropout", "L1Loss", "Adam()", "metric f1"
+
+
+@devices_follow_arrays
+@pytest.mark.parametrize("how", [in_a_thread, beside_another_device])
+@pytest.mark.parametrize("name", SOME)
+def test_a_model_is_captured_on_its_own_device(
+    name: str, how: Any, tmp_path: Path, second_device: None
+) -> None:
+    how(lambda: check(EPOCHS[name], tmp_path))
+
+
+@devices_follow_arrays
+@pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)
+def test_an_epoch_in_a_thread(epoch: Epoch, tmp_path: Path, second_device: None) -> None:
+    """On the second device, where the first one is the thread's current one."""
+    if not epoch.callback:
+        in_a_thread(lambda: trained(epoch, False, tmp_path))
 
 
 def test_everything_that_trains_is_in_the_table() -> None:

@@ -90,21 +90,32 @@ def _guard_cupy(stack: ExitStack, cupy: Any) -> None:
 
         return called
 
-    def getitem(self: Any, key: Any) -> Any:
-        for index in key if isinstance(key, tuple) else (key,):
-            if isinstance(index, kind) and index.dtype.kind == "b":
-                raise _error("indexing with a mask", "a CuPy array")
-        return indexed(self, key)
+    def masked(name: str) -> Callable[..., Any]:
+        original = getattr(kind, name)
+
+        def method(self: Any, key: Any, *value: Any) -> Any:
+            for index in key if isinstance(key, tuple) else (key,):
+                if isinstance(index, kind) and index.dtype.kind == "b":
+                    raise _error(f"{name} by a mask", "a CuPy array")
+            return original(self, key, *value)
+
+        return method
+
+    def fill(self: Any, value: Any) -> Any:
+        if isinstance(value, kind):
+            raise _error("fill by an array", "a CuPy array")
+        return filled(self, value)
 
     def dlpack(self: Any, *args: Any, **keywords: Any) -> Any:
         if (keywords.get("dl_device") or (None,))[0] == 1:  # kDLCPU
             raise _error("__dlpack__ to the CPU", "a CuPy array")
         return exported(self, *args, **keywords)
 
-    indexed, exported = kind.__getitem__, kind.__dlpack__
+    filled, exported = kind.fill, kind.__dlpack__
     names = [name for name in (*_CONVERSIONS, *_CUPY_METHODS) if hasattr(kind, name)]
     methods = {name: guarded(name) for name in names}
-    stack.enter_context(replaced(kind, **methods, __getitem__=getitem, __dlpack__=dlpack))
+    methods |= {name: masked(name) for name in ("__getitem__", "__setitem__")}
+    stack.enter_context(replaced(kind, **methods, fill=fill, __dlpack__=dlpack))
     # Stream and ExternalStream inherit it from a class without a public name.
     for owner in (cupy.cuda.Stream, cupy.cuda.ExternalStream, cupy.cuda.Event):
         stack.enter_context(replaced(owner, synchronize=guarded("synchronize")))

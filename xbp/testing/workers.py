@@ -125,9 +125,12 @@ class Server(Thread):
         self.process = Process(backends, jobs)
 
     def run(self) -> None:
-        while self.serve():
-            self.process.close()
-            self.process = Process(self.backends, self.jobs)
+        try:
+            while self.serve():
+                self.process.close()
+                self.process = Process(self.backends, self.jobs)
+        except Exception as error:  # whoever waits for results hears of it
+            self.results.put(f"the processes cannot go on: {brief(error)}; --jobs 1 does without")
         self.process.close()
 
     def serve(self) -> bool:

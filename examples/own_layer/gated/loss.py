@@ -20,4 +20,6 @@ class QuantileLoss(nn.RegressionLoss):
 
     def formula(self, xp, difference):
         tilt = 0.5 - self.q
-        return 0.5 * xp.abs(difference) + tilt * difference, 0.5 * xp.sign(difference) + tilt
+        below = xp.where(difference < 0, -0.5, difference)  # CuPy's sign waits for the device
+        slope = xp.where(difference > 0, 0.5, below) + tilt
+        return 0.5 * xp.abs(difference) + tilt * difference, slope
