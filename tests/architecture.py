@@ -169,21 +169,7 @@ UPWARDS = {
 }
 """Arrows against the plan, from a file to a room: take out what is gone, add nothing."""
 
-CIRCLES = {
-    (
-        "xbp.training.callbacks.base",
-        "xbp.training.callbacks.progress",
-        "xbp.training.callbacks.rates",
-        "xbp.training.diagnosis",
-        "xbp.training.door",
-        "xbp.training.files.resume",
-        "xbp.training.interrupt",
-        "xbp.training.memory",
-        "xbp.training.recorded",
-        "xbp.training.run",
-        "xbp.training.trainer",
-    ),
-}
+CIRCLES: set[tuple[str, ...]] = set()
 """Files that import one another, within a room: take out what is gone, add nothing."""
 
 

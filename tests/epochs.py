@@ -15,6 +15,7 @@ import xbp
 from xbp import nn, optim, training
 from xbp.backend import Library
 from xbp.nn.losses import Loss
+from xbp.training.capture import Phase, recordings_of
 
 devices_follow_arrays = pytest.mark.skipif(
     not hasattr(Library, "on"), reason="the library does not yet make an array's device current"
@@ -180,5 +181,6 @@ def check(epoch: Epoch, path: Path) -> None:
     without, _ = trained(epoch, False, path)
     captured, trainer = trained(epoch, True, path)
     assert captured == without, "a captured epoch differs from one that is not"
-    assert trainer._recorded is not None
-    assert trainer._recorded.recordings[BATCH].recorded
+    recordings = recordings_of(trainer._stepper)
+    assert recordings is not None
+    assert recordings.by_size[BATCH].phase is Phase.REPLAY

@@ -40,6 +40,7 @@ from xbp.benchmarks.workloads import (
 from xbp.cli import main
 from xbp.random import permutation
 from xbp.testing import emulated_graphs
+from xbp.training.capture import recordings_of
 
 ROOT = Path(xbp.__file__).parents[1]
 SIDE_XBP = ROOT / "xbp" / "benchmarks" / "side_xbp.py"
@@ -362,7 +363,7 @@ class TestResident:
                 trained.load(weights)
                 assert trained.first(*data, 32, 3) == pytest.approx(expected, rel=1e-5)
                 assert trained.fit(*data, 32, 4) == 6
-        assert trained.trainer._recorded is not None
+        assert recordings_of(trained.trainer._stepper) is not None
         assert trained.remarks == []
 
     def test_what_cannot_be_recorded_is_told(self, side):

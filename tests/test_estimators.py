@@ -38,6 +38,7 @@ from xbp.errors import InputError
 from xbp.estimators import NeuralNetClassifier, NeuralNetRegressor
 from xbp.random import generator
 from xbp.testing import emulated_graphs
+from xbp.training.capture import recordings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -234,7 +235,7 @@ def test_weighted_steps_can_be_recorded(kind: Any) -> None:
     ordinary = kind(5, random_state=0, **options).fit(X, Y, COUNTS)
     with emulated_graphs():
         recorded = kind(5, random_state=0, **options).fit(X, Y, COUNTS)
-    assert recorded.trainer_._recorded is not None
+    assert recordings_of(recorded.trainer_._stepper) is not None
     assert recorded.loss_curve_ == ordinary.loss_curve_
 
 

@@ -19,7 +19,8 @@ from xbp import nn, optim
 from xbp.backend import why_unavailable
 from xbp.errors import InputError, NonFiniteError
 from xbp.testing import assert_no_host_sync, emulated_graphs
-from xbp.training import Callback, Checkpoints, EarlyStopping, LambdaCallback, Metric, recorded
+from xbp.training import Callback, Checkpoints, EarlyStopping, LambdaCallback, Metric, rows
+from xbp.training.capture import Phase, Recordings, recordings_of
 
 SAMPLES, BATCH = 30, 4  # seven steps, and one with the last two samples
 
@@ -67,7 +68,12 @@ def result(trainer: xbp.Trainer) -> dict[str, Any]:
 
 
 def replayed(trainer: xbp.Trainer) -> bool:
-    return trainer._recorded is not None and trainer._recorded.recordings[BATCH].recorded
+    recordings = recorded_by(trainer)
+    return recordings is not None and recordings.by_size[BATCH].phase is Phase.REPLAY
+
+
+def recorded_by(trainer: xbp.Trainer) -> Recordings | None:
+    return recordings_of(trainer._stepper)
 
 
 def check_same(run: Callable[[xbp.Trainer], Any], **options: Any) -> xbp.Trainer:
@@ -75,7 +81,7 @@ def check_same(run: Callable[[xbp.Trainer], Any], **options: Any) -> xbp.Trainer
     eager, fast = (trainer_of(capture, **options) for capture in (False, True))
     for trainer in (eager, fast):
         trainer.done = run(trainer)  # type: ignore[attr-defined]
-    assert eager._recorded is None
+    assert recorded_by(eager) is None
     assert fast.history.records == eager.history.records
     assert fast.history.stopped == eager.history.stopped
     assert result(fast) == result(eager)
@@ -127,7 +133,7 @@ def test_every_kind_of_network(make: Any, shape: tuple[int, ...]) -> None:
 
 
 def test_more_steps_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "ROWS", 5)
+    monkeypatch.setattr(rows, "ROWS", 5)
     check_same(fit)
 
 
@@ -200,12 +206,13 @@ def test_no_step_of_an_epoch_waits_for_the_device(place: str) -> None:
 def test_a_second_fit_replays_what_the_first_one_recorded() -> None:
     trainer = trainer_of(True)
     fit(trainer)
-    assert trainer._recorded is not None
-    steps, recordings = trainer._recorded, dict(trainer._recorded.recordings)
+    steps = recorded_by(trainer)
+    assert steps is not None
+    recordings = dict(steps.by_size)
     assert set(recordings) == {BATCH, SAMPLES % BATCH}
     fit(trainer)
-    assert trainer._recorded is steps
-    assert trainer._recorded.recordings == recordings
+    assert recorded_by(trainer) is steps
+    assert steps.by_size == recordings
     other = trainer_of(False)
     assert fit(other, 4)[2:] == trainer.history.records
     assert result(other) == result(trainer)
@@ -573,23 +580,23 @@ def test_a_failed_recording_changes_nothing() -> None:
 
     trainer = trainer_of(None)
     fit(trainer, 1)
-    assert trainer._recorded is not None
-    before, steps = result(trainer), trainer._recorded
-    slot = xbp.to_numpy(steps.slot).tolist()
+    steps, before = recorded_by(trainer), result(trainer)
+    assert steps is not None
+    slot = xbp.to_numpy(steps.rows.slot).tolist()
 
     def fail() -> None:
         trainer.optimizer.steps += 7
         for parameter in trainer.model.parameters():
             parameter.add_grad(parameter.data)
         trainer.optimizer.step()
-        steps.slot += 3
+        steps.rows.slot += 3
         parameter.data = 2 * parameter.data
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), steps._undone_if_it_fails():
+    with pytest.raises(KeyboardInterrupt), steps.frozen.undone_if_it_fails(steps.rows.slot):
         fail()
     assert result(trainer) == before
-    assert xbp.to_numpy(steps.slot).tolist() == slot
+    assert xbp.to_numpy(steps.rows.slot).tolist() == slot
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
@@ -600,10 +607,10 @@ def test_recording_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(None)
     monkeypatch.setenv("XBP_CAPTURE", "0")
     fit(trainer)
-    assert trainer._recorded is None
+    assert recorded_by(trainer) is None
     monkeypatch.delenv("XBP_CAPTURE")
     fit(trainer)
-    assert trainer._recorded is not None
+    assert recorded_by(trainer) is not None
     assert replayed(trainer)
 
 
@@ -611,7 +618,7 @@ def test_numpy_has_no_graphs() -> None:
     with xbp.use_backend("numpy"):
         trainer = trainer_of(None)
         fit(trainer)
-        assert trainer._recorded is None
+        assert recorded_by(trainer) is None
         with pytest.raises(InputError, match=r"capture=True needs a GPU.*numpy \(cpu\)"):
             fit(trainer_of(True))
 
@@ -692,11 +699,11 @@ def test_what_is_emulated_ends_with_the_block(place: str) -> None:
 def test_another_loss_takes_other_steps() -> None:
     def fits(trainer: xbp.Trainer) -> Any:
         fit(trainer)
-        before, read = trainer._recorded, []
+        before, read = recorded_by(trainer), []
         trainer.loss = nn.CrossEntropyLoss("sum")
         look = LambdaCallback(on_fit_begin=lambda t: read.append(xbp.to_numpy(t.current_loss)))
         fit(trainer, callbacks=[look])
-        assert before is None or trainer._recorded is not before
+        assert before is None or recorded_by(trainer) is not before
         return float(read[0])
 
     check_same(fits)
@@ -706,8 +713,11 @@ def test_what_a_trainer_had_on_the_device_is_free_when_it_goes() -> None:
     trainer = trainer_of(True)
     assert trainer.current_loss is None
     fit(trainer, callbacks=[LambdaCallback(on_fit_begin=lambda t: t.current_loss)])
-    kept = [weakref.ref(trainer._recorded)]
-    kept += [weakref.ref(r.graph) for r in trainer._recorded.recordings.values()]  # type: ignore[union-attr]
+    recordings = recorded_by(trainer)
+    assert recordings is not None
+    kept: list[Any] = [weakref.ref(recordings)]
+    kept += [weakref.ref(recording.graph) for recording in recordings.by_size.values()]
+    del recordings
     gc.disable()  # which would find circles of references, but not in time
     try:
         del trainer

@@ -20,7 +20,7 @@ from xbp import nn, optim
 from xbp.backend import Array
 from xbp.benchmarks.workloads import make_model
 from xbp.machine import facts_of
-from xbp.training import LambdaCallback, Trainer
+from xbp.training import LambdaCallback, Trainer, Training
 from xbp.training.metrics import len_of
 
 OPTIMIZERS = {"sgd": optim.SGD, "adam": optim.Adam}
@@ -245,7 +245,7 @@ class Trained(Network):
     ) -> None:
         """Epochs with their shuffles and rates, until `is_done` says so after one."""
 
-        def look(trainer: Trainer, epoch: int, record: Any) -> None:
+        def look(trainer: Training, epoch: int, record: Any) -> None:
             if is_done(epoch, trainer.current_loss):
                 trainer.stop("done")
 

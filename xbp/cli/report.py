@@ -21,7 +21,7 @@ from xbp.training.callbacks.progress import epoch_line, percent
 from xbp.training.history import Record
 
 if TYPE_CHECKING:
-    from xbp.training import Trainer
+    from xbp.training import Training
 
 
 def show(table: Table) -> None:
@@ -90,10 +90,10 @@ class Stopwatch(Callback):
         self.seconds: float = 0.0
         self.steps = 0
 
-    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+    def on_epoch_begin(self, trainer: Training, epoch: int) -> None:
         self.last = time.perf_counter()
 
-    def on_step_end(self, trainer: Trainer, step: int) -> None:
+    def on_step_end(self, trainer: Training, step: int) -> None:
         if step == trainer.steps_per_epoch:
             to_numpy(trainer.current_loss)  # a device may still be at work
         now = time.perf_counter()
@@ -112,5 +112,5 @@ class Stopwatch(Callback):
 class EpochLines(Callback):
     """One plain line an epoch, for logs."""
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         typer.echo(epoch_line(trainer, epoch, record))

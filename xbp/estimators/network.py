@@ -28,7 +28,7 @@ from xbp.estimators.weighting import WeightedLoss, packed
 from xbp.models import MLP
 from xbp.models.mlp import Activation
 from xbp.random import generator
-from xbp.training import Callback, EarlyStopping, Trainer
+from xbp.training import Callback, EarlyStopping, Trainer, Training
 from xbp.training.history import Record
 
 
@@ -322,7 +322,7 @@ class _Scores(Callback):
         self.net, self.held = net, held
         self.values: list[float] = []
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         x, y, *weight = self.held
         self.values.append(self.net._score_of(trainer.predict(x), y, weight[0] if weight else None))
 

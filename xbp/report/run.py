@@ -27,7 +27,7 @@ from xbp.training.files import write_text
 from xbp.training.history import Record
 
 if TYPE_CHECKING:
-    from xbp.training import Trainer
+    from xbp.training import Training
 
 RECORD, HISTORY, WEIGHTS, REPORT = "run.json", "history.csv", "model.safetensors", "report.html"
 LARGEST = 2**24  # bytes of a record or a history
@@ -234,14 +234,14 @@ class StepCurve(Callback):
         self.losses: list[Array] = []
         self.rates: list[float] = []
 
-    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+    def on_epoch_begin(self, trainer: Training, epoch: int) -> None:
         self.losses, self.rates = [], []
 
-    def on_step_end(self, trainer: Trainer, step: int) -> None:
+    def on_step_end(self, trainer: Training, step: int) -> None:
         self.losses.append(trainer.current_loss)
         self.rates.append(trainer.optimizer.lr_at(trainer.optimizer.steps - 1))
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         losses = [float(to_numpy(loss)) for loss in self.losses]
         where = epoch - 1 + (np.arange(len(losses)) + 0.5) / trainer.steps_per_epoch
         windows = max(1, min(len(losses), self.points // trainer.last_epoch))

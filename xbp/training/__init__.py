@@ -13,6 +13,7 @@ from xbp.training.callbacks import (
     ProgressBar,
     TensorBoard,
     TerminateOnNaN,
+    Training,
 )
 from xbp.training.files.weights import load_model, load_weights, save_weights
 from xbp.training.history import History
@@ -53,6 +54,7 @@ __all__ = [
     "TerminateOnNaN",
     "TopKAccuracy",
     "Trainer",
+    "Training",
     "accuracy",
     "binary_accuracy",
     "load_model",

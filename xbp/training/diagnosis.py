@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from xbp.backend import Array, array_namespace, to_numpy
 from xbp.nn import trace
 from xbp.random import Stream
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
+from xbp.training.state import Pieces
 
 Place: TypeAlias = "tuple[Array, Array, Array]"
 """All x, all y, and which of them are the batch."""
@@ -22,12 +20,16 @@ def batch_of(x: Array, y: Array, indices: Array) -> tuple[Array, Array]:
     return xp.take(x, indices, axis=0), xp.take(y, indices, axis=0)
 
 
-def not_finite(trainer: Trainer, epoch: int, step: int, place: Place) -> str:
+def not_finite(pieces: Pieces, seed: int, value: float, epoch: int, step: int, place: Place) -> str:
     """One sentence: the first thing that is not finite, of data, layers and loss, in this order.
 
     Parameters
     ----------
-    trainer : Trainer
+    pieces : Pieces
+    seed : int
+        Of the masks.
+    value : float
+        The loss.
     epoch : int
         Counted from 1.
     step : int
@@ -35,27 +37,26 @@ def not_finite(trainer: Trainer, epoch: int, step: int, place: Place) -> str:
     place : (x, y, indices)
         On a device the step may be an earlier one than that of this batch.
     """
-    optimizer, (x, y, _) = trainer.optimizer, place
+    optimizer, (x, y, _) = pieces.optimizer, place
     advice = f"; a learning rate below {optimizer.lr:g} may help"
     broken = [f"{n}[{i}]" for n, a in (("x", x), ("y", y)) if (i := _first_broken(a)) is not None]
     if broken:
         what = "the input" if broken[0].startswith("x") else "the target"
         culprit, advice = f"{what}: check the data, first {broken[0]}", ""
     else:
-        culprit = _layer(trainer, batch_of(*place)[0]) or "the loss itself: check the targets"
+        culprit = _layer(pieces, seed, batch_of(*place)[0]) or "the loss itself: check the targets"
     if optimizer.steps == 0:
         advice = ""  # the parameters are the initial ones
-    value = trainer.seen.loss.values[step]
     return (
         f"the loss is {value} in epoch {epoch}, step {step + 1}; the first thing not finite is "
         f"{culprit}{advice}"
     )
 
 
-def _layer(trainer: Trainer, batch: Array) -> str:
+def _layer(pieces: Pieces, seed: int, batch: Array) -> str:
     """The first layer whose output is not finite, as it would be in training."""
-    stream = Stream(trainer.seed, step=trainer.optimizer.steps)
-    for name, layer, output in trace(trainer.model, batch, training=True, rng=stream):
+    stream = Stream(seed, step=pieces.optimizer.steps)
+    for name, layer, output in trace(pieces.model, batch, training=True, rng=stream):
         if not _finite(output):
             return f"the output of layer {name!r}, {layer}"
     return ""

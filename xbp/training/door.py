@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +26,9 @@ from xbp.nn.losses import advice
 from xbp.optim import Optimizer
 from xbp.training.callbacks.base import Callback
 from xbp.training.callbacks.rates import LearningRateScheduler
+from xbp.training.files.checkpoints import Checkpoint
 from xbp.training.metrics.counting import Metric, len_of
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
+from xbp.training.state import Pieces
 
 Pair = tuple[Array, Array]
 
@@ -69,9 +68,9 @@ def check_pieces(model: Any, loss: Any, optimizer: Any) -> None:
     _check_attributes(model)
 
 
-def parameters_of(trainer: Trainer) -> tuple[int, ...]:
+def parameters_of(pieces: Pieces) -> tuple[int, ...]:
     """The identities of the model's trainable parameters, and of the optimizer's."""
-    both = (trainer.model.parameters(), trainer.optimizer.parameters)
+    both = (pieces.model.parameters(), pieces.optimizer.parameters)
     return tuple(id(parameter) for parameters in both for parameter in parameters)
 
 
@@ -186,20 +185,26 @@ def place(model: Layer, x: Any) -> Array:
     return converted
 
 
-def admit_alone(trainer: Trainer, x: Any) -> Array:
+def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> Array:
     """Data without targets where the model lives.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array
+    sample_shape : tuple of int or None
+        The shape of a sample of other data, if it is known.
 
     Raises
     ------
     InputError
         There are no samples, or they do not fit the model.
     """
-    model = trainer.model
     x = place(model, x)
     if x.ndim == 0 or len_of(x) == 0:
         msg = f"there is nothing to predict: x has shape {tuple(x.shape)}"
         raise InputError(msg)
-    if x.shape == trainer.sample_shape:
+    if x.shape == sample_shape:
         msg = (
             f"x has the shape {tuple(x.shape)} of a single sample, where samples along the first "
             "axis were expected; give x[None]"
@@ -235,15 +240,21 @@ def _one_output(model: Layer, x: Array) -> Array:
     return prediction
 
 
-def admit(trainer: Trainer, x: Any, y: Any) -> Pair:
+def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
     """Both arrays where the model lives, checked against each other, model, loss and metrics.
+
+    Returns
+    -------
+    data : (x, y)
+    quantities : list of str
+        The loss, and what the metrics measure of such data.
 
     Raises
     ------
     InputError
         They do not fit.
     """
-    model = trainer.model
+    model, loss, metrics = pieces.model, pieces.loss, pieces.metrics.values()
     x, y = place(model, x), (model.backend() or get_backend()).asarray(y)
     if x.ndim == 0 or y.ndim == 0 or len_of(x) != len_of(y) or len_of(x) == 0:
         msg = (
@@ -252,37 +263,43 @@ def admit(trainer: Trainer, x: Any, y: Any) -> Pair:
         )
         raise InputError(msg)
     prediction = _one_output(model, x)
-    if isinstance(trainer.loss, Loss):
-        trainer.loss.check(prediction, y)
-    for metric in trainer.metrics.values():
+    if isinstance(loss, Loss):
+        loss.check(prediction, y)
+    for metric in metrics:
         metric.check(prediction, y)
-    trainer.sample_shape = tuple(x.shape[1:])
-    trainer.quantities = ["loss", *_names(trainer.metrics.values(), prediction)]
-    return x, y
+    return (x, y), ["loss", *_names(metrics, prediction)]
 
 
-def admit_validation(trainer: Trainer, given: Any, data: Pair) -> Pair | None:
-    """Validation data, as `admit` has them; None where there are none.
+def pair_of(validation_data: Any) -> tuple[Any, Any]:
+    """Validation data as (x, y).
 
     Raises
     ------
     InputError
-        They are no pair, or do not fit.
+        They are no pair.
     """
-    if given is None:
-        return None
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        msg = f"validation_data must be a pair (x, y), got {described(given)}"
+    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+        msg = f"validation_data must be a pair (x, y), got {described(validation_data)}"
         raise InputError(msg)
-    x, y = admit(trainer, *given)
-    if x.shape[1:] == data[0].shape[1:] and y.shape[1:] != data[1].shape[1:]:
-        wanted, got = ("N", *data[1].shape[1:]), tuple(y.shape)
+    x, y = validation_data
+    return x, y
+
+
+def check_alike(validation: Pair, data: Pair) -> None:
+    """Refuse validation targets of another shape than those of training, where samples agree.
+
+    Raises
+    ------
+    InputError
+    """
+    (x, y), (x_train, y_train) = validation, data
+    if x.shape[1:] == x_train.shape[1:] and y.shape[1:] != y_train.shape[1:]:
+        wanted, got = ("N", *y_train.shape[1:]), tuple(y.shape)
         msg = (
             f"the validation targets have shape {got}, where those of training have "
-            f"{tuple(data[1].shape)}; give them alike{advice(wanted, got)}"
+            f"{tuple(y_train.shape)}; give them alike{advice(wanted, got)}"
         )
         raise InputError(msg)
-    return x, y
 
 
 def _names(metrics: Iterable[Metric], prediction: Array) -> Iterator[str]:
@@ -319,16 +336,14 @@ def callbacks_of(given: Any) -> list[Callback]:
     return callbacks
 
 
-def expected_names(trainer: Trainer, *, validated: bool) -> list[str]:
+def expected_names(quantities: Sequence[str], *, validated: bool) -> list[str]:
     """What the record of a whole epoch will hold, apart from what callbacks of others add."""
-    quantities = trainer.quantities
     return ["epoch", "lr", *quantities, *(f"val_{name}" for name in quantities if validated)]
 
 
-def adds_names(trainer: Trainer, callbacks: Sequence[Callback]) -> bool:
+def adds_names(metrics: Iterable[Metric], callbacks: Sequence[Callback]) -> bool:
     """Whether somebody else's callback or metric may put more into a record."""
     functions: list[Callable[..., Any]] = [callback.on_epoch_end for callback in callbacks]
-    metrics = trainer.metrics.values()
     functions += [metric.numbers for metric in metrics if type(metric).names is Metric.names]
     return not all((f.__module__ or "").startswith("xbp.") for f in functions)
 
@@ -336,22 +351,26 @@ def adds_names(trainer: Trainer, callbacks: Sequence[Callback]) -> bool:
 # --- the learning rate ---
 
 
-def steps_to_come(trainer: Trainer, epochs: int) -> tuple[int, int]:
-    """The first step that will be made, and the one after the last, as a schedule counts."""
-    start, steps, resumed = (
-        trainer.optimizer.steps,
-        epochs * trainer.steps_per_epoch,
-        trainer.resumed,
-    )
+def steps_to_come(steps: int, in_fit: int, in_epoch: int, resumed: Checkpoint | None) -> range:
+    """The steps that will be made, as a schedule counts them.
+
+    Parameters
+    ----------
+    steps : int
+        How many the optimizer has made.
+    in_fit, in_epoch : int
+        How many a whole `fit` makes, and each of its epochs.
+    resumed : Checkpoint or None
+        Where the `fit` goes on.
+    """
     if resumed is None:
-        return start, start + steps
-    done = resumed.epochs_done - resumed.first_epoch
-    made = done * trainer.steps_per_epoch + resumed.steps_done
-    return resumed.steps, resumed.steps - made + steps
+        return range(steps, steps + in_fit)
+    made = (resumed.epochs_done - resumed.first_epoch) * in_epoch + resumed.steps_done
+    return range(resumed.steps, resumed.steps - made + in_fit)
 
 
-def check_schedule(trainer: Trainer, callbacks: Sequence[Callback], start: int, end: int) -> None:
-    """Compare the optimizer's schedule with the steps from `start` to `end` that will be made.
+def check_schedule(optimizer: Optimizer, callbacks: Sequence[Callback], steps: range) -> None:
+    """Compare the optimizer's schedule with the steps that will be made.
 
     Raises
     ------
@@ -363,8 +382,7 @@ def check_schedule(trainer: Trainer, callbacks: Sequence[Callback], start: int, 
     UserWarning
         The schedule is made for another number of steps.
     """
-    optimizer = trainer.optimizer
-    schedule = optimizer._lr
+    schedule, start, end = optimizer._lr, steps.start, steps.stop
     if not callable(schedule) or any(isinstance(c, LearningRateScheduler) for c in callbacks):
         return
     optimizer.lr_at(start)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
+from typing import Any
 
 INTERRUPTED = "interrupted by Ctrl-C"
 
 
 @contextmanager
-def stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
-    """Let the first Ctrl-C ask `trainer` to stop, and the second one do what it did before.
+def stop_on_interrupt(stop: Callable[[str], object]) -> Iterator[None]:
+    """Let the first Ctrl-C call `stop` with the reason, and the second one do what it did before.
 
     Nothing is changed in other threads than the main one, which may not, where SIGINT is ignored,
     and where its handler is not Python's, so that it could not be put back. A handler that
@@ -29,7 +26,7 @@ def stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
         return
 
     def interrupt(signum: int, frame: Any) -> None:
-        trainer.stop(INTERRUPTED)
+        stop(INTERRUPTED)
         signal.signal(signal.SIGINT, previous)
 
     try:

@@ -5,34 +5,33 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from xbp.backend import Array, asked_for, backend_of, free_memory, on_host, out_of_memory
 from xbp.errors import OutOfMemoryError
 from xbp.nn import Layer, for_parameters
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
+from xbp.training.state import Pieces
 
 ARRAYS = 4
-"""So many arrays as large as the one that did not fit a step is taken to need."""
+"""Assume that a step needs four arrays the size of the one that failed."""
 
 
-def step_too_large(trainer: Trainer, error: Exception, x: Array, y: Array) -> OutOfMemoryError:
+def step_too_large(
+    pieces: Pieces, batch_size: int, error: Exception, x: Array, y: Array
+) -> OutOfMemoryError:
     """One sentence in place of `error`, which a step of training raised."""
     traceback.clear_frames(error.__traceback__)  # they hold the arrays of the step
-    trainer.optimizer.zero_grad()
+    pieces.optimizer.zero_grad()
 
     def attempt(size: int) -> None:
         """Forward and backward of a smaller batch."""
         try:
             batch, target = x[:size, ...], y[:size, ...]
-            prediction, backward = trainer.model.forward(batch, training=True, rng=0)
-            for_parameters(backward)(trainer.loss(prediction, target)[1])
+            prediction, backward = pieces.model.forward(batch, training=True, rng=0)
+            for_parameters(backward)(pieces.loss(prediction, target)[1])
         finally:
-            trainer.optimizer.zero_grad()
+            pieces.optimizer.zero_grad()
 
-    return too_large("a step", error, x, trainer.batch_size, attempt)
+    return too_large("a step", error, x, batch_size, attempt)
 
 
 @contextmanager

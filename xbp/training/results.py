@@ -112,3 +112,25 @@ def checked_loss(loss: Any, returned: Any, prediction: Array) -> tuple[Array, Ar
         )
         raise InputError(msg)
     return value, gradient
+
+
+class CheckedLoss:
+    """A loss, what it returns being checked where its type is a new one.
+
+    Parameters
+    ----------
+    loss : callable ``(prediction, target) -> (value, gradient)``
+    """
+
+    def __init__(self, loss: Any) -> None:
+        self.loss = loss
+        self.known: type | None = None  # of its values, once they have been checked
+
+    def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        returned = self.loss(prediction, target)
+        if type(returned) is tuple and len(returned) == 2 and type(returned[0]) is self.known:
+            return returned
+        value, gradient = checked_loss(self.loss, returned, prediction)
+        if value is returned[0]:
+            self.known = type(value)
+        return value, gradient

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from xbp.backend import Array, to_numpy
 from xbp.errors import on_one_line
 from xbp.training.files.tensors import plain_scalar
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
+from xbp.training.state import Pieces
 
 Pair = tuple[Array, Array]
 
@@ -23,23 +21,26 @@ class Run:
 
     Parameters
     ----------
-    trainer : Trainer
+    pieces : Pieces
+    batch_size : int
     data : (x, y)
     validation : (x, y) or None
     """
 
-    def __init__(self, trainer: Trainer, data: Pair, validation: Pair | None) -> None:
+    def __init__(
+        self, pieces: Pieces, batch_size: int, data: Pair, validation: Pair | None
+    ) -> None:
         self.data = {"x": data[0], "y": data[1]}
         if validation is not None:
             self.data |= {"the validation x": validation[0], "the validation y": validation[1]}
-        optimizer, loss = trainer.optimizer, trainer.loss
+        optimizer, loss = pieces.optimizer, pieces.loss
         self.options = {
-            "the model": repr(trainer.model),
+            "the model": repr(pieces.model),
             "the loss": _described(loss),
             "the optimizer": _described(optimizer),
             "the learning rate": _described(optimizer._lr),
-            "the list of metrics": list(trainer.metrics),
-            "batch_size": trainer.batch_size,
+            "the list of metrics": list(pieces.metrics),
+            "batch_size": batch_size,
         }
 
     @cached_property

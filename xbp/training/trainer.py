@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from xbp.arguments import described, integer, name_of
-from xbp.backend import (
-    Array,
-    Backend,
-    array_namespace,
-    brief,
-    get_backend,
-    graph_for,
-    on_device_of,
-    on_host,
-    out_of_memory,
-)
+from xbp.backend import Array, Backend, array_namespace, get_backend, on_device_of, on_host
 from xbp.errors import InputError, NonFiniteError
-from xbp.nn import Layer, Loss, for_parameters
-from xbp.nn.layer import run_forward
+from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed, permutation
 from xbp.training.callbacks.base import Callback, begun
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
-from xbp.training.diagnosis import Place, batch_of, not_finite
+from xbp.training.capture import stepper_for
+from xbp.training.diagnosis import Place, not_finite
 from xbp.training.door import (
     adds_names,
     admit,
     admit_alone,
-    admit_validation,
     callbacks_of,
+    check_alike,
     check_pieces,
     check_schedule,
     compare,
     expected_names,
+    pair_of,
     parameters_of,
     steps_to_come,
 )
@@ -47,19 +36,21 @@ from xbp.training.files.checkpoints import Checkpoint, open_checkpoint
 from xbp.training.files.resume import restore
 from xbp.training.history import History, Record
 from xbp.training.interrupt import stop_on_interrupt
-from xbp.training.memory import enough_memory, step_too_large
+from xbp.training.memory import enough_memory
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.counting import len_of
 from xbp.training.metrics.names import MetricLike, find_metrics
-from xbp.training.recorded import ROWS, Pair, RecordedSteps
-from xbp.training.results import checked_loss, make_plain
+from xbp.training.results import CheckedLoss, make_plain
+from xbp.training.rows import ROWS
 from xbp.training.run import Run
+from xbp.training.state import TrainingState
+from xbp.training.steps import Pair, Stepper, batch_indices, update
 
 LOOK_EVERY = ROWS  # steps between two looks at the losses of a device
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def _on_its_device(
@@ -73,6 +64,21 @@ def _on_its_device(
             return method(self, *args, **options)
 
     return run  # type: ignore[return-value]  # mypy tells a name of self from a position
+
+
+class _OfState(Generic[T]):
+    """An attribute of the trainer's state as one of the trainer."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, trainer: Trainer | None, owner: type) -> T:
+        if trainer is None:
+            return self  # type: ignore[return-value]  # of the class
+        return getattr(trainer.state, self.name)  # type: ignore[no-any-return]
+
+    def __set__(self, trainer: Trainer, value: T) -> None:
+        setattr(trainer.state, self.name, value)
 
 
 class Trainer:
@@ -152,28 +158,23 @@ class Trainer:
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
-        self._compared = parameters_of(self)
         self.metrics = find_metrics(metrics)
-        self.seed = fresh_seed(rng)
-        self.stream = Stream(self.seed)
-        self.epochs_done = 0
-        self.history = History()
         self.capture = capture
-        self._current_loss: Array = None
-        self._recorded: RecordedSteps | None = None  # of the last fit, where there are such steps
-        self.stop_reason = ""
-        self._known: type | None = None  # of the loss's values, once they have been checked
-        self.sample_shape: tuple[int, ...] | None = None  # of the data last admitted
-        self.quantities: list[str] = []  # the loss, and what the metrics measure
-        self.expected: list[str] = []  # what the records will hold, …
-        self.may_have_more = True  # … apart from what others put into them
-        # Where a fit stands, for checkpoints:
-        self.first_epoch = 0  # how many epochs had been done when it began
-        self.steps_done = 0  # of the epoch that is under way; 0 between two epochs
-        self.run: Run | None = None
-        self.resumed: Checkpoint | None = None
+        self.state = TrainingState(fresh_seed(rng))
+        # What the last `fit` was asked to do:
+        self.batch_size = self.steps_per_epoch = self.last_epoch = 0
         self.callbacks: list[Callback] = []
-        self.elapsed_before = 0.0  # seconds of an interrupted epoch, before it was interrupted
+        self.expected: list[str] = []  # what its records hold, …
+        self.may_have_more = True  # … apart from what others put into them
+        self.resumed: Checkpoint | None = None
+        self.run: Run | None = None
+        # What is known of data, of loss, of parameters that have been checked:
+        self.sample_shape: tuple[int, ...] | None = None
+        self.quantities: list[str] = []  # the loss, and what the metrics measure
+        self._checked = CheckedLoss(loss)
+        self._compared = parameters_of(self)
+        self._stepper: Stepper | None = None  # of the last `fit`
+        self._epoch_began = 0.0
 
     def __repr__(self) -> str:
         model, loss = type(self.model).__name__, repr(self.loss)
@@ -261,39 +262,46 @@ class Trainer:
         epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
         given, callbacks = (x, y), callbacks_of(callbacks)
-        self._known = None
+        self._checked = CheckedLoss(self.loss)
         if parameters_of(self) != self._compared:
             compare(self.model, self.loss, self.optimizer)
             self._compared = parameters_of(self)
-        x, y = admit(self, x, y)
-        validation = admit_validation(self, validation_data, (x, y))
-        self.expected = expected_names(self, validated=validation is not None)
-        self.may_have_more = adds_names(self, callbacks)
-        self.steps_per_epoch = -(-len_of(x) // self.batch_size)
+        data, validation = self._admit(x, y), None
+        if validation_data is not None:
+            validation = self._admit(*pair_of(validation_data))
+            check_alike(validation, data)
+        self.expected = expected_names(self.quantities, validated=validation is not None)
+        self.may_have_more = adds_names(self.metrics.values(), callbacks)
+        self.steps_per_epoch = -(-len_of(data[0]) // self.batch_size)
         self.resumed = None if resume is None else open_checkpoint(resume)
-        self.first_epoch = self.resumed.first_epoch if self.resumed else self.epochs_done
-        self.last_epoch = self.first_epoch + epochs
-        self.history = History()
-        self.stop_reason, self.steps_done = "", 0
-        check_schedule(self, callbacks, *steps_to_come(self, epochs))
+        first = self.resumed.first_epoch if self.resumed else self.epochs_done
+        self.last_epoch = first + epochs
+        self.state.begin_fit(first)
+        steps = steps_to_come(
+            self.optimizer.steps, epochs * self.steps_per_epoch, self.steps_per_epoch, self.resumed
+        )
+        check_schedule(self.optimizer, callbacks, steps)
         if on_terminal() if verbose is None else verbose:
             callbacks.append(ProgressBar())
         # What is written last has seen what all others did.
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
-        self.run = Run(self, (x, y), validation)
-        self._prepare_recording(given, (x, y))
+        self.run = Run(self, self.batch_size, data, validation)
+        stepper = self._new_stepper(given, data)
         try:
-            with stop_on_interrupt(self), begun(self.callbacks, self):
+            with stop_on_interrupt(self.stop), begun(self.callbacks, self):
                 if self.resumed:
                     restore(self, self.resumed)
                 while self.epochs_done < self.last_epoch and not self.stop_reason:
                     try:
-                        self._epoch(x, y, validation)
+                        self._epoch(stepper, data, validation)
                     except NonFiniteError as error:
                         if not any(c.on_not_finite(self, error) for c in self.callbacks):
                             raise
         finally:
             self.run = None  # it holds the data
+            stepper.end()
+            if stepper.refused:
+                self.capture = False  # not again
             self.optimizer.zero_grad()  # a step that failed leaves no gradients
         self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
         return self.history
@@ -310,7 +318,7 @@ class Trainer:
             A batch needs more memory than there is; the sentence says which size may do.
         """
         batch_size = integer("batch_size", batch_size, least=1)
-        return self._evaluate(*admit(self, x, y), batch_size)
+        return self._evaluate(*self._admit(x, y), batch_size)
 
     @_on_its_device
     def predict(self, x: Any, batch_size: int = 512) -> Array:
@@ -324,18 +332,42 @@ class Trainer:
             A batch needs more memory than there is; the sentence says which size may do.
         """
         batch_size = integer("batch_size", batch_size, least=1)
-        x = admit_alone(self, x)
+        x = admit_alone(self.model, x, self.sample_shape)
         with enough_memory(x, batch_size, "predicting", self.model):
             outputs = [self.model(batch) for batch in _slices(x, batch_size)]
             return array_namespace(x).concat(outputs, axis=0)
 
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""
-        self.stop_reason = self.stop_reason or reason
+        self.state.stop(reason)
+
+    # --- where it stands ---
+
+    seed = _OfState[int]()
+    stream = _OfState[Stream]()
+    epochs_done = _OfState[int]()
+    steps_done = _OfState[int]()
+    history = _OfState[History]()
+    stop_reason = _OfState[str]()
+
+    @property
+    def current_loss(self) -> Array:
+        """The loss of the last step; a 0-d array, where the model lives."""
+        return self.state.loss if self._stepper is None else self._stepper.loss()
+
+    @current_loss.setter
+    def current_loss(self, value: Array) -> None:
+        self.state.loss = value
 
     def elapsed(self) -> float:
         """The seconds that the epoch under way has taken."""
         return time.perf_counter() - self._epoch_began
+
+    def measured(self) -> Averages:
+        """What has been measured in the epoch that is under way."""
+        if self._stepper is not None:
+            self._stepper.tell()
+        return self.state.averages
 
     # --- one step, one epoch ---
 
@@ -344,177 +376,91 @@ class Trainer:
 
         The value of the loss becomes ``trainer.current_loss``, on the device.
         """
+        stream, loss = self.state.stream, self._checked
+        if loss.loss is not self.loss:
+            loss = self._checked = CheckedLoss(self.loss)
         with on_device_of(x):
-            self.stream.advance(self.optimizer.steps)
-            return self._update(x, y)
-
-    @property
-    def current_loss(self) -> Array:
-        """The loss of the last step; a 0-d array, where the model lives."""
-        if self._current_loss is None and self._recorded is not None:
-            self._current_loss = self._recorded.last_loss()
-        return self._current_loss
-
-    @current_loss.setter
-    def current_loss(self, value: Array) -> None:
-        self._current_loss = value
-
-    @property
-    def seen(self) -> Averages:
-        """What was measured in the epoch that is under way."""
-        if self._recorded is not None:
-            self._recorded.tell()
-        return self._seen
-
-    @seen.setter
-    def seen(self, value: Averages) -> None:
-        self._seen = value
-
-    def _update(self, x: Array, y: Array, numbers: Any = None) -> Array:
-        """A step, with random masks from where the stream is."""
-        prediction, backward = run_forward(self.model, x, training=True, rng=self.stream)
-        self.current_loss, gradient = self._measure(prediction, y)
-        if on_host(self.current_loss) and not math.isfinite(self.current_loss):
-            return prediction  # _epoch looks at the loss next, while the parameters are still good
-        for_parameters(backward)(gradient)
-        if numbers is None:
-            self.optimizer.step()
-        else:
-            self.optimizer.step(numbers)
-        self.optimizer.zero_grad()
+            stream.advance(self.optimizer.steps)
+            prediction, self.current_loss = update(self, loss, x, y, stream)
         return prediction
 
-    def _measure(self, prediction: Array, y: Array) -> tuple[Array, Array]:
-        """The loss and its gradient; what it returns is checked where its type is a new one."""
-        returned = self.loss(prediction, y)
-        if type(returned) is tuple and len(returned) == 2 and type(returned[0]) is self._known:
-            return returned
-        value, gradient = checked_loss(self.loss, returned, prediction)
-        if value is returned[0]:
-            self._known = type(value)
-        return value, gradient
-
-    # --- recorded steps ---
-
-    def _prepare_recording(self, given: Pair, data: Pair) -> None:
-        """Have `_recorded` for this fit, if a device is to record its steps."""
-        capture = self.capture
-        if capture is None:
-            capture = os.environ.get("XBP_CAPTURE", "1") != "0"
-        self._current_loss = self.current_loss  # before its row is another's
-        recorded, self._recorded = self._recorded, None
-        if not capture:
-            return
-        if graph_for(data[0]) is None:
-            if self.capture:
-                msg = f"capture=True needs a GPU, where the model is on {self._backend()}"
-                raise InputError(msg)
-            return
-        if recorded is not None and recorded.fits(self, given, data):
-            self._recorded = recorded
-            return
-        try:
-            self._recorded = RecordedSteps(self, given, data)
-        except InputError as error:
-            self._do_without_recording(error)
-
-    def _step_recorded(self, step: int, lr: float) -> bool:
-        """Make step 1, 2, … of the epoch as a recorded one, if that can be."""
-        if self._recorded is None:
-            return False
-        try:
-            return self._recorded.step(step, lr)
-        except Exception as error:
-            self._do_without_recording(error)
-            return False
-
-    def _do_without_recording(self, error: Exception) -> None:
-        """Go on with ordinary steps, and say so; or raise, where they are not wanted."""
-        if self.capture:
-            raise error
-        cause: BaseException = error
-        while cause.__context__ is not None:  # not what followed from it
-            cause = cause.__context__
-        if self._recorded is not None:
-            self._recorded.tell()
-        self.capture, self._recorded = False, None
-        msg = (
-            "training goes on with ordinary steps, as they cannot be recorded for the device "
-            f"({brief(cause)}); Trainer(…, capture=False) does not try to"
+    def _new_stepper(self, given: Pair, data: Pair) -> Stepper:
+        """Who makes the steps of this `fit`, perhaps by recordings of the last one."""
+        self.state.loss = self.current_loss  # before its row is another's
+        own_step = type(self).step is not Trainer.step
+        before, self._stepper = self._stepper, None
+        self._stepper = stepper_for(
+            self, given, data, capture=self.capture, before=before, own_step=own_step
         )
-        warnings.warn(msg, RuntimeWarning, stacklevel=2)
+        return self._stepper
 
-    def _epoch(
-        self,
-        x: Array,
-        y: Array,
-        validation: tuple[Array, Array] | None,
-    ) -> None:
-        epoch, done = self.epochs_done + 1, self.steps_done
-        self._epoch_began = time.perf_counter() - (self.elapsed_before if done else 0.0)
+    def _epoch(self, stepper: Stepper, data: Pair, validation: Pair | None) -> None:
+        """The rest of an epoch: its steps, its record, validation."""
+        state, (x, y) = self.state, data
+        epoch, done = state.epochs_done + 1, state.steps_done
+        self._epoch_began = time.perf_counter() - (state.seconds if done else 0.0)
         if not done:  # else it goes on
-            self.seen = Averages(self.loss, self.metrics)
+            state.averages = Averages(self.loss, self.metrics)
             for callback in self.callbacks:
                 callback.on_epoch_begin(self, epoch)
         free = on_host(x)  # to look at a loss
-        order = self._backend().asarray(permutation(self.seed, self.epochs_done, len_of(x)))
-        rest = _slices(order, self.batch_size, first=done * self.batch_size)
-        if self._recorded is not None:
-            self._recorded.begin(order)
-        for step, indices in enumerate(rest, start=done + 1):
-            lr = self.optimizer.lr
-            if not self._step_recorded(step, lr):
-                try:
-                    batch = batch_of(x, y, indices)
-                    prediction = self.step(*batch)
-                    self.seen.add(self.current_loss, prediction, batch[1])
-                except Exception as error:
-                    if not out_of_memory(error):
-                        raise
-                    raise step_too_large(self, error, x, y) from None
+        order = self._backend().asarray(permutation(state.seed, state.epochs_done, len_of(x)))
+        stepper.begin(order)
+        for step in range(done + 1, self.steps_per_epoch + 1):
+            stepper.step(step)
             if free or step % LOOK_EVERY == 0:
-                self._check_finite(epoch, (x, y, indices), wait=free)
-            self.steps_done = step
+                self._check_finite((x, y, order), step, wait=free)
+            state.steps_done = step
             for callback in self.callbacks:
                 callback.on_step_end(self, step)
-            if self.stop_reason:
+            if state.stop_reason:
                 break
-        self._check_finite(epoch, (x, y, indices))
-        record: Record = {"epoch": epoch, "lr": lr} | self.seen.result()
-        self.steps_done = 0
+        self._check_finite((x, y, order), step)
+        record: Record = {"epoch": epoch, "lr": stepper.lr} | self.measured().result()
+        state.steps_done = 0
         if step == self.steps_per_epoch:
-            self.epochs_done += 1
+            state.epochs_done += 1
             if validation is not None:
                 measured = self._evaluate(*validation, batch_size=512)
                 record |= {f"val_{name}": value for name, value in measured.items()}
-        self.history.records.append(record)
-        self.history.seconds.append(self.elapsed())
+        state.history.records.append(record)
+        state.history.seconds.append(self.elapsed())
         for callback in self.callbacks:
             callback.on_epoch_end(self, epoch, record)
             make_plain(record, name_of(callback.on_epoch_end))
 
     def _evaluate(self, x: Array, y: Array, batch_size: int) -> dict[str, float]:
-        seen = Averages(self.loss, self.metrics)
+        measured, loss = Averages(self.loss, self.metrics), CheckedLoss(self.loss)
         with enough_memory(x, batch_size, "evaluating", self.model):
             for batch, target in zip(_slices(x, batch_size), _slices(y, batch_size), strict=True):
                 prediction = self.model(batch)
-                seen.add(self._measure(prediction, target)[0], prediction, target)
-            return seen.result()
+                measured.add(loss(prediction, target)[0], prediction, target)
+            return measured.result()
 
     # --- at the door, and when something went wrong ---
 
     def _backend(self) -> Backend:
         return self.model.backend() or get_backend()
 
-    def _check_finite(self, epoch: int, place: Place, *, wait: bool = True) -> None:
-        step = self.seen.loss.first_not_finite(wait=wait)
-        if step is not None:
-            msg = not_finite(self, epoch, step, place)
+    def _admit(self, x: Any, y: Any) -> Pair:
+        """Data where the model lives, checked."""
+        (x, y), self.quantities = admit(self, x, y)
+        self.sample_shape = tuple(x.shape[1:])
+        return x, y
+
+    def _check_finite(self, epoch: Place, step: int, *, wait: bool = True) -> None:
+        """Look at losses that have come; on a device, of steps up to `step` of the epoch."""
+        losses = self.measured().loss
+        bad = losses.first_not_finite(wait=wait)
+        if bad is not None:
+            x, y, order = epoch
+            batch = x, y, batch_indices(order, step, self.batch_size)
+            value, number = losses.values[bad], self.epochs_done + 1
+            msg = not_finite(self, self.seed, value, number, bad, batch)
             self.history.stopped = msg
             raise NonFiniteError(msg)
 
 
-def _slices(array: Array, size: int, first: int = 0) -> Iterator[Array]:
-    n = len_of(array)
-    for start in range(first, n, size):
-        yield array[start : min(start + size, n), ...]  # the standard has no slices past the end
+def _slices(array: Array, size: int) -> Iterator[Array]:
+    for k in range(1, -(-len_of(array) // size) + 1):
+        yield batch_indices(array, k, size)

@@ -1,6 +1,6 @@
 """What a `Trainer` calls between its steps and epochs."""
 
-from xbp.training.callbacks.base import Callback, LambdaCallback
+from xbp.training.callbacks.base import Callback, LambdaCallback, Training
 from xbp.training.callbacks.checkpoints import Checkpoints
 from xbp.training.callbacks.model_checkpoint import ModelCheckpoint
 from xbp.training.callbacks.progress import ProgressBar
@@ -21,4 +21,5 @@ __all__ = [
     "ProgressBar",
     "TensorBoard",
     "TerminateOnNaN",
+    "Training",
 ]

@@ -4,19 +4,99 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from xbp.backend import Array
 from xbp.errors import InputError, NonFiniteError
-from xbp.training.history import Record
+from xbp.training.files.checkpoints import Checkpoint
+from xbp.training.history import History, Record
+from xbp.training.metrics.averages import Averages
+from xbp.training.run import Run
+from xbp.training.state import Pieces, TrainingState
 
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
+
+class Training(Pieces, Protocol):
+    """A training, as its callbacks see it: what a `Trainer` is for them.
+
+    Attributes
+    ----------
+    model, loss, optimizer, metrics
+        What is trained, by what, and what is measured.
+    batch_size, steps_per_epoch, last_epoch : int
+        What `fit` was asked to do; epochs are counted over all `fit`.
+    seed : int
+        Of shuffles and masks.
+    epochs_done : int
+        How many epochs have been done, over all `fit`.
+    current_loss : 0-d array
+        The value of the last step, where the model lives.
+    history : History
+        The records of the epochs of this `fit`.
+    stop_reason : str
+        Why training ends after this step; empty as long as it goes on.
+    expected : list of str
+        What the record of an epoch will hold, …
+    may_have_more : bool
+        … and whether a callback or metric of somebody else may put more into it.
+    callbacks : list of Callback
+        All of this `fit`, in the order in which they are called.
+    resumed : Checkpoint or None
+        Where this `fit` goes on.
+    run : Run or None
+        What tells this `fit` from another one; None where none is under way.
+    state : TrainingState
+        All that changes, for what saves it.
+    """
+
+    batch_size: int
+    steps_per_epoch: int
+    last_epoch: int
+    expected: list[str]
+    may_have_more: bool
+    callbacks: list[Callback]
+    resumed: Checkpoint | None
+    run: Run | None
+    state: TrainingState
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def epochs_done(self) -> int: ...
+
+    @property
+    def history(self) -> History: ...
+
+    @property
+    def stop_reason(self) -> str: ...
+
+    @property
+    def current_loss(self) -> Array: ...
+
+    def stop(self, reason: str) -> None:
+        """End training after the current step; `reason` becomes ``history.stopped``."""
+
+    def elapsed(self) -> float:
+        """The seconds that the epoch under way has taken."""
+
+    def measured(self) -> Averages:
+        """What has been measured in the epoch that is under way."""
+
+    def step(self, x: Array, y: Array) -> Array:
+        """One more update from a batch; returns the prediction it was made from."""
+
+    def evaluate(self, x: Any, y: Any, batch_size: int = 512) -> dict[str, float]:
+        """The loss and each metric over a whole set, in inference mode."""
+
+    def predict(self, x: Any, batch_size: int = 512) -> Array:
+        """The model's outputs for all samples, in inference mode."""
 
 
 class Callback:
     """Base of all callbacks; a subclass overrides what it needs.
 
-    Any of them may call ``trainer.stop(reason)``: training ends after the current step.
+    What they see of the trainer is a `Training`. Any of them may call ``trainer.stop(reason)``:
+    training ends after the current step.
 
     One that remembers something from step to step defines `state_dict` and `load_state_dict`, so
     that a run that was interrupted goes on exactly. There `on_fit_begin` and, in the middle of an
@@ -29,23 +109,23 @@ class Callback:
 
     call_order: int = 0  # those with a larger one are called after those with a smaller one
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         """Before the first epoch."""
 
-    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+    def on_epoch_begin(self, trainer: Training, epoch: int) -> None:
         """Before the first step of an epoch, counted from 1."""
 
-    def on_step_end(self, trainer: Trainer, step: int) -> None:
+    def on_step_end(self, trainer: Training, step: int) -> None:
         """After each step, counted from 1 in each epoch. What it reads, the device must finish."""
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         """After validation, when the record of the epoch is complete."""
 
-    def on_not_finite(self, trainer: Trainer, error: NonFiniteError) -> bool:
+    def on_not_finite(self, trainer: Training, error: NonFiniteError) -> bool:
         """The loss became infinite or nan: whether to end training, in place of raising `error`."""
         return False
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         """After the last epoch, also when training was stopped or failed.
 
         Not where its own `on_fit_begin` has failed, or was never reached.
@@ -81,11 +161,11 @@ class LambdaCallback(Callback):
     def __init__(
         self,
         *,
-        on_fit_begin: Callable[[Trainer], object] | None = None,
-        on_epoch_begin: Callable[[Trainer, int], object] | None = None,
-        on_step_end: Callable[[Trainer, int], object] | None = None,
-        on_epoch_end: Callable[[Trainer, int, Record], object] | None = None,
-        on_fit_end: Callable[[Trainer], object] | None = None,
+        on_fit_begin: Callable[[Training], object] | None = None,
+        on_epoch_begin: Callable[[Training, int], object] | None = None,
+        on_step_end: Callable[[Training, int], object] | None = None,
+        on_epoch_end: Callable[[Training, int, Record], object] | None = None,
+        on_fit_end: Callable[[Training], object] | None = None,
     ) -> None:
         functions = {name: f for name, f in locals().items() if name[:3] == "on_" and f is not None}
         for name, function in functions.items():
@@ -96,7 +176,7 @@ class LambdaCallback(Callback):
 
 
 @contextmanager
-def begun(callbacks: Sequence[Callback], trainer: Trainer) -> Iterator[None]:
+def begun(callbacks: Sequence[Callback], trainer: Training) -> Iterator[None]:
     """`on_fit_begin` of all; in the end, from the last to the first, `on_fit_end`.
 
     Only those end that have begun, and all of them do. The first error is the one that is raised;
@@ -114,7 +194,7 @@ def begun(callbacks: Sequence[Callback], trainer: Trainer) -> Iterator[None]:
     _end(started, trainer, None)
 
 
-def _end(callbacks: Sequence[Callback], trainer: Trainer, earlier: BaseException | None) -> None:
+def _end(callbacks: Sequence[Callback], trainer: Training, earlier: BaseException | None) -> None:
     first = earlier
     try:
         for callback in reversed(callbacks):

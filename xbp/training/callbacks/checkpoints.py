@@ -7,22 +7,19 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xbp.arguments import choice, integer
 from xbp.backend import to_numpy
 from xbp.errors import DataError
 from xbp.paths import same_place
-from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.checkpoints import BEST, Checkpoint, checkpoints_in, open_checkpoint
 from xbp.training.files.resume import capture
 from xbp.training.files.staging import sweep
 from xbp.training.files.tensors import write_tensors
 from xbp.training.history import Record
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
 
 
 class Checkpoints(Callback):
@@ -105,10 +102,10 @@ class Checkpoints(Callback):
         choice("mode", mode, ("auto", "min", "max"))
         self.sign = 1 if monitor is None else sign_of(monitor, mode)
         self.notes = dict(notes or {})
-        self.owner: Trainer | None = None  # whose checkpoints these are
+        self.owner: Training | None = None  # whose checkpoints these are
         self.best: float | None = None
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         if self.monitor is not None:
             check_monitored(trainer, self.monitor)
         try:
@@ -142,7 +139,7 @@ class Checkpoints(Callback):
             best = Checkpoint(self.folder / BEST)
             self.best = monitored(best.records[-1], self.monitor) if best.records else None
 
-    def on_step_end(self, trainer: Trainer, step: int) -> None:
+    def on_step_end(self, trainer: Training, step: int) -> None:
         if step == trainer.steps_per_epoch:
             return  # the end of the epoch follows
         due = self.every is not None and trainer.optimizer.steps % self.every == 0
@@ -150,7 +147,7 @@ class Checkpoints(Callback):
         if (due or trainer.stop_reason) and math.isfinite(to_numpy(trainer.current_loss)):
             self._write(trainer)
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
             return  # it was stopped in the middle, where `on_step_end` has written it
         if self.monitor is not None:
@@ -160,7 +157,7 @@ class Checkpoints(Callback):
                 self._write(trainer, BEST)  # before the other: what is resumed has its best
         self._write(trainer)
 
-    def _write(self, trainer: Trainer, name: str = "") -> None:
+    def _write(self, trainer: Training, name: str = "") -> None:
         arrays, document = capture(trainer)
         path = self.folder / (name or f"step-{trainer.optimizer.steps:08}.safetensors")
         write_tensors(path, arrays, document | {"notes": self.notes})

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xbp.arguments import choice
 from xbp.errors import InputError
-from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.resume import capture
 from xbp.training.files.tensors import write_tensors
 from xbp.training.files.weights import save_weights
 from xbp.training.files.writing import check_writable
 from xbp.training.history import Record
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
 
 
 class ModelCheckpoint(Callback):
@@ -78,7 +75,7 @@ class ModelCheckpoint(Callback):
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
         self.best: float | None = None
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         if self.save_best_only:
             check_monitored(trainer, self.monitor)
         if trainer.may_have_more:
@@ -87,7 +84,7 @@ class ModelCheckpoint(Callback):
         if os.path.dirname(path) == os.path.dirname(self.path):  # noqa: PTH120
             check_writable(path)
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
             return  # it was stopped in the middle, and has not been validated
         if self.save_best_only:
@@ -101,7 +98,7 @@ class ModelCheckpoint(Callback):
         else:
             write_tensors(path, *capture(trainer))
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         measured = any(self.monitor in record for record in trainer.history.records)
         if self.save_best_only and self.best is None and measured:
             msg = f"{self.path!r} was not written, as no {self.monitor} was finite"

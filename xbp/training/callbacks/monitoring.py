@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from xbp.arguments import choice
 from xbp.errors import InputError
+from xbp.training.callbacks.base import Training
 from xbp.training.history import Record
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
 
 
 def monitored(record: Record, name: str) -> float:
@@ -22,7 +19,7 @@ def monitored(record: Record, name: str) -> float:
     return record[name]
 
 
-def check_monitored(trainer: Trainer, name: str) -> None:
+def check_monitored(trainer: Training, name: str) -> None:
     """Refuse a name that no record of this training will have, before its first step.
 
     Raises

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from xbp.backend import to_numpy
-from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.base import Callback, Training
 from xbp.training.history import Record
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
 
 
 class ProgressBar(Callback):
@@ -19,7 +16,7 @@ class ProgressBar(Callback):
     The loss, for which the device must be waited for, is read a few times a second at most.
     """
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -39,14 +36,14 @@ class ProgressBar(Callback):
         )
         self.progress.start()
 
-    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+    def on_epoch_begin(self, trainer: Training, epoch: int) -> None:
         self.task = self.progress.add_task(
             f"epoch {epoch}/{trainer.last_epoch}", total=trainer.steps_per_epoch, status=""
         )
         self.began = self.progress.get_time()
         self.shown = 0.0
 
-    def on_step_end(self, trainer: Trainer, step: int) -> None:
+    def on_step_end(self, trainer: Training, step: int) -> None:
         now = self.progress.get_time()
         if now - self.shown < 0.2 and step < trainer.steps_per_epoch:
             return
@@ -55,15 +52,15 @@ class ProgressBar(Callback):
         status = f"{rate:,.0f}/s  loss {float(to_numpy(trainer.current_loss)):.4f}"
         self.progress.update(self.task, completed=step, status=status)
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         self.progress.remove_task(self.task)
         self.progress.console.print(epoch_line(trainer, epoch, record), highlight=False)
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         self.progress.stop()
 
 
-def epoch_line(trainer: Trainer, epoch: int, record: Record) -> str:
+def epoch_line(trainer: Training, epoch: int, record: Record) -> str:
     """What was measured in an epoch, on one line of a terminal."""
     names = [name for name in record if name not in ("epoch", "lr")]
     training = ", ".join(f"{n} {_shown(n, record)}" for n in names if not n.startswith("val_"))

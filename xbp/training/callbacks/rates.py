@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from xbp.errors import InputError
 from xbp.optim.schedules import rate_of
-from xbp.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
+from xbp.training.callbacks.base import Callback, Training
 
 
 class LearningRateScheduler(Callback):
@@ -43,6 +39,6 @@ class LearningRateScheduler(Callback):
             raise InputError(msg)
         self.schedule = schedule
 
-    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+    def on_epoch_begin(self, trainer: Training, epoch: int) -> None:
         lr = self.schedule(epoch - 1)
         trainer.optimizer.lr = rate_of(self.schedule, f"epoch {epoch}", lr)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xbp.arguments import integer, number
 from xbp.errors import NonFiniteError
-from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.history import Record
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
 
 
 class EarlyStopping(Callback):
@@ -56,13 +53,13 @@ class EarlyStopping(Callback):
         self.sign = sign_of(monitor, mode)
         self.restore_best = restore_best
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         check_monitored(trainer, self.monitor)
         self.best: float | None = None
         self.best_epoch = trainer.epochs_done  # patience begins here
         self.best_state: dict[str, Any] = {}
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
             return  # it was stopped in the middle, and has not been validated
         value = monitored(record, self.monitor)
@@ -74,7 +71,7 @@ class EarlyStopping(Callback):
             what = f"{self.monitor} has not improved since epoch {self.best_epoch}"
             trainer.stop(what + (f" ({value})" if self.best is None else f" ({self.best:.6g})"))
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         if self.best_state:
             trainer.model.load_state_dict(self.best_state)
 
@@ -114,11 +111,11 @@ class Convergence(Callback):
         self.tolerance = number("tolerance", tolerance, least=0)
         self.monitor = monitor
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         check_monitored(trainer, self.monitor)
         self.previous: float | None = None
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
             return  # as above
         value = monitored(record, self.monitor)
@@ -142,11 +139,11 @@ class TerminateOnNaN(Callback):
     finite.
     """
 
-    def on_not_finite(self, trainer: Trainer, error: NonFiniteError) -> bool:
+    def on_not_finite(self, trainer: Training, error: NonFiniteError) -> bool:
         trainer.stop(str(error))
         return True
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         value = record.get("val_loss", 0.0)
         if not math.isfinite(value):
             trainer.stop(f"the validation loss is {value} after epoch {epoch}")

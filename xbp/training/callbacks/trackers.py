@@ -12,33 +12,30 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xbp.errors import BackendError, DataError, InputError
 from xbp.paths import require_plain
-from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.base import Callback, Training
 from xbp.training.files.writing import check_writable
 from xbp.training.history import Record
-
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
 
 
 class Tracker(Callback):
     """Base of those that write each record somewhere: a subclass defines `begin` and `write`."""
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         self.begun = False
 
-    def on_step_end(self, trainer: Trainer, step: int) -> None:
+    def on_step_end(self, trainer: Training, step: int) -> None:
         if not self.begun:
             self.begun = True
             self.begin(trainer)
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Record) -> None:
+    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         self.write(epoch, record)
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Training) -> None:
         """After the first step: then it is known whether this is a run that was resumed."""
 
     def write(self, epoch: int, record: Record) -> None:
@@ -87,7 +84,7 @@ class CSVLogger(Tracker):
             raise InputError(msg)
         self.path, self.separator, self.append = Path(path), separator, append
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         super().on_fit_begin(trainer)
         require_plain(self.path, "a CSV file")
         self.size: int | None = None  # in bytes, after the last line of this run
@@ -96,7 +93,7 @@ class CSVLogger(Tracker):
         if self.append:
             self._check_columns(self._columns(), self.expected)
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Training) -> None:
         if self.size is None and self.append:
             content = self._content()
             self.size = len(content)
@@ -201,7 +198,7 @@ class TensorBoard(Tracker):
         self.messages = needed("tensorboardX.proto.event_pb2", "TensorBoard")
         self.writers: dict[str, Any] = {}
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         super().on_fit_begin(trainer)
         with self._one_sentence(self.log_dir):
             self.log_dir.mkdir(parents=True, exist_ok=True)
@@ -244,7 +241,7 @@ class TensorBoard(Tracker):
         self.writers[run].write_event(written)
         self.writers[run].flush()
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         writers, self.writers = self.writers, {}
         with ExitStack() as stack:  # closes each of them, whatever becomes of the others
             for run, writer in writers.items():
@@ -293,7 +290,7 @@ class MLflow(Tracker):
         self.experiment, self.run_name, self.tracking_uri = experiment, run_name, tracking_uri
         self.parameters = dict(parameters or {})
 
-    def on_fit_begin(self, trainer: Trainer) -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         super().on_fit_begin(trainer)
         self.run_id: str | None = None
         self.own = False  # whether the run is to be ended here
@@ -307,11 +304,11 @@ class MLflow(Tracker):
             msg = f"MLflow cannot record this run ({error.strerror or error}); see its tracking_uri"
             raise DataError(msg) from None
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Training) -> None:
         with self._one_sentence():
             self._begin(trainer)
 
-    def _begin(self, trainer: Trainer) -> None:
+    def _begin(self, trainer: Training) -> None:
         mlflow, resumed = self.library, self.run_id is not None
         if mlflow.active_run() is None:
             if self.tracking_uri is not None:
@@ -338,7 +335,7 @@ class MLflow(Tracker):
         with self._one_sentence():
             self.library.log_metrics(numbers, step=epoch)
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         if self.own:
             self.own, failed = False, sys.exc_info()[1] is not self.handled
             with self._one_sentence():

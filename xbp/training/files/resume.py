@@ -13,7 +13,7 @@ assumed to do it; additions in any order (`scatter_add`, `cumsum`) do not.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,40 +23,37 @@ from xbp.backend import Array, dtype_name, library_of
 from xbp.errors import DataError, InputError, on_one_line
 from xbp.models.registry import recipe_of
 from xbp.random import Stream
-from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.base import Callback, Training
 from xbp.training.files.checkpoints import FORMAT, Checkpoint
 from xbp.training.files.tensors import part
 from xbp.training.interrupt import INTERRUPTED
 from xbp.training.metrics.averages import Averages
 from xbp.training.run import difference
 
-if TYPE_CHECKING:
-    from xbp.training.trainer import Trainer
-
 # --- taking ---
 
 
-def capture(trainer: Trainer) -> tuple[dict[str, Array], dict[str, Any]]:
+def capture(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
     """Everything that the rest of the training depends on: (arrays, document in terms of JSON)."""
-    whole = trainer.steps_done == 0  # between two epochs
-    optimizer = trainer.optimizer
+    state, optimizer = trainer.state, trainer.optimizer
+    whole = state.steps_done == 0  # between two epochs
     arrays = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
     counts: dict[str, Any] = {}
     _sort("optimizer.", optimizer.state_dict(), arrays, counts)
     if not whole:
-        _sort("epoch.", trainer.seen.state_dict(), arrays, {})
+        _sort("epoch.", trainer.measured().state_dict(), arrays, {})
     callbacks = []
     for index, callback in enumerate(stateful(trainer.callbacks)):
         values: dict[str, Any] = {}
-        state = callback.state_dict()
-        if not isinstance(state, Mapping):
+        remembered = callback.state_dict()
+        if not isinstance(remembered, Mapping):
             what = f"{type(callback).__name__}.state_dict"
-            msg = f"{what} must return a dict of names to values, got {described(state)}"
+            msg = f"{what} must return a dict of names to values, got {described(remembered)}"
             raise InputError(msg)
-        _sort(f"callbacks.{index}.", state, arrays, values)
+        _sort(f"callbacks.{index}.", remembered, arrays, values)
         callbacks.append({"class": type(callback).__name__, "state": values})
     backend = trainer.model.backend()
-    reason = trainer.stop_reason
+    reason = state.stop_reason
     return arrays, {
         "format": FORMAT,
         "version": 1,
@@ -65,17 +62,17 @@ def capture(trainer: Trainer) -> tuple[dict[str, Array], dict[str, Any]]:
         "model": recipe_of(trainer.model),
         "run": trainer.run.description if trainer.run else {},
         "position": {
-            "seed": trainer.seed,
-            "first_epoch": trainer.first_epoch,
-            "epochs_done": trainer.epochs_done,
-            "steps_done": trainer.steps_done,
+            "seed": state.seed,
+            "first_epoch": state.first_epoch,
+            "epochs_done": state.epochs_done,
+            "steps_done": state.steps_done,
             "steps": optimizer.steps,
             "seconds": 0.0 if whole else trainer.elapsed(),
             "stopped": reason if whole and reason != INTERRUPTED else "",
         },
         "optimizer": counts,
         "lr": None if callable(optimizer._lr) else optimizer.lr,
-        "history": {"records": trainer.history.records, "seconds": trainer.history.seconds},
+        "history": {"records": state.history.records, "seconds": state.history.seconds},
         "callbacks": callbacks,
     }
 
@@ -99,7 +96,7 @@ def _sort(
 # --- giving back ---
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def restore(trainer: Training, checkpoint: Checkpoint) -> None:
     """Bring `trainer`, in a `fit` that has begun, to where `checkpoint` was taken.
 
     Raises
@@ -112,12 +109,13 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     _check_run(trainer, checkpoint)
     _check_arrays(trainer, checkpoint)
     file, arrays = checkpoint.file, checkpoint.file.read()
-    trainer.seed = checkpoint.seed
-    trainer.epochs_done = checkpoint.epochs_done
-    trainer.stream = Stream(checkpoint.seed, step=checkpoint.steps)
+    state = trainer.state
+    state.seed = checkpoint.seed
+    state.epochs_done = checkpoint.epochs_done
+    state.stream = Stream(checkpoint.seed, step=checkpoint.steps)
     if checkpoint.steps_done:  # what a callback changes here, it had changed before
         for callback in trainer.callbacks:
-            callback.on_epoch_begin(trainer, trainer.epochs_done + 1)
+            callback.on_epoch_begin(trainer, state.epochs_done + 1)
     try:
         trainer.model.load_state_dict(part(arrays, "model."))
         counts = {name: np.asarray(value) for name, value in checkpoint.counts.items()}
@@ -125,23 +123,23 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         if checkpoint.lr is not None:
             trainer.optimizer.lr = checkpoint.lr
         if checkpoint.steps_done:
-            trainer.seen = Averages(trainer.loss, trainer.metrics)
-            trainer.seen.load_state_dict(part(arrays, "epoch."))
+            state.averages = Averages(trainer.loss, trainer.metrics)
+            state.averages.load_state_dict(part(arrays, "epoch."))
         for index, callback in enumerate(stateful(trainer.callbacks)):
-            state = checkpoint.callbacks[index]["state"]
-            callback.load_state_dict(state | part(arrays, f"callbacks.{index}."))
+            remembered = checkpoint.callbacks[index]["state"]
+            callback.load_state_dict(remembered | part(arrays, f"callbacks.{index}."))
     except DataError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         file.refuse(f"does not fit this run ({error}); was it written by another one?")
-    trainer.steps_done = checkpoint.steps_done
-    trainer.elapsed_before = checkpoint.seconds
-    trainer.history.records = checkpoint.records
-    trainer.history.seconds = checkpoint.times
-    trainer.stop(checkpoint.stopped)
+    state.steps_done = checkpoint.steps_done
+    state.seconds = checkpoint.seconds
+    state.history.records = checkpoint.records
+    state.history.seconds = checkpoint.times
+    state.stop(checkpoint.stopped)
 
 
-def _check_run(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def _check_run(trainer: Training, checkpoint: Checkpoint) -> None:
     assert trainer.run is not None
     now, then = trainer.run.description, checkpoint.run
     for name in [*now, *then]:
@@ -167,7 +165,7 @@ def _check_run(trainer: Trainer, checkpoint: Checkpoint) -> None:
         raise InputError(msg)
 
 
-def _check_arrays(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def _check_arrays(trainer: Training, checkpoint: Checkpoint) -> None:
     """Names, shapes and dtypes, before any array is read."""
     model = {name: (a.shape, a.dtype.name) for name, a in trainer.model.state_dict().items()}
     parameters = [(p.shape, dtype_name(p.data.dtype)) for p in trainer.optimizer.parameters]

@@ -1,0 +1,100 @@
+"""What a captured step takes for given, and whether it is still so."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from xbp.backend import Array, array_namespace
+from xbp.nn.parts import containers
+from xbp.training.callbacks.base import Training
+
+MOVING = ("steps", "counts", "state", "_lr")
+"""Attributes of an optimizer that change from step to step, and are not frozen."""
+
+PLAIN = (bool, int, float, str)
+
+
+class Frozen:
+    """Options of layers, loss and optimizer, and the arrays of parameters and optimizer.
+
+    Parameters
+    ----------
+    trainer : Training
+        A weak reference will do.
+    """
+
+    def __init__(self, trainer: Training) -> None:
+        self.trainer = trainer
+        self.optimizer = trainer.optimizer
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Find whose options and which arrays there are."""
+        model, optimizer = self.trainer.model, self.optimizer
+        self.owners = [*model.tree(), self.trainer.loss]
+        self.options = [getattr(owner, "__dict__", {}) for owner in self.owners]
+        self.members = [held for owner in self.owners for held in containers(owner)]
+        found = [p for _, p in model._all_names("")] + optimizer.parameters
+        self.parameters = list({id(parameter): parameter for parameter in found}.values())
+
+    def values(self) -> list[Any]:
+        """All that a recording would freeze now."""
+        found: list[Any] = []
+        for options in self.options:
+            found += options.values()
+        for members in self.members:
+            found += members.values() if isinstance(members, dict) else members
+        found += [value for name, value in vars(self.optimizer).items() if name not in MOVING]
+        found += (self.trainer.model, self.trainer.loss, *self.trainer.state.stream.key)
+        for parameter in self.parameters:
+            found += (parameter.data, parameter.trainable)
+        for state in self.optimizer.state:
+            found += state.values()
+        return found
+
+    def changed(self, before: Sequence[Any]) -> str:
+        """Whose option is another one than before, in words."""
+        end = 0
+        for owner, options in zip(self.owners, self.options, strict=True):
+            start, end = end, end + len(options)
+            if not same(list(options.values()), before[start:end]):
+                return f"something that {type(owner).__name__} keeps"
+        return "an array, or an option of the optimizer,"
+
+    @contextmanager
+    def undone_if_it_fails(self, *arrays: Array) -> Iterator[None]:
+        """Parameters, state, counters, options and `arrays` as they were, if the block raises."""
+        optimizer = self.optimizer
+        steps, counts = optimizer.steps, list(optimizer.counts)
+        data = [parameter.data for parameter in self.parameters]
+        states = [dict(state) for state in optimizer.state]
+        everyones = [(own, dict(own)) for own in (*self.options, vars(optimizer))]
+        changed = [*data, *(array for state in states for array in state.values()), *arrays]
+        saved = [array_namespace(array).asarray(array, copy=True) for array in changed]
+        try:
+            yield
+        except BaseException:
+            for array, value in zip(changed, saved, strict=True):
+                array[...] = value
+            for parameter, array in zip(self.parameters, data, strict=True):
+                parameter.data, parameter.grad = array, None
+            for own, before in everyones:
+                own.clear()
+                own.update(before)
+            optimizer.state, optimizer.steps, optimizer.counts = states, steps, counts
+            raise
+
+
+def same(here: Sequence[Any], there: Sequence[Any]) -> bool:
+    """Whether both hold the same things; of numbers and names, the same values."""
+    if len(here) != len(there):
+        return False
+    if all(map(operator.is_, here, there)):
+        return True
+    return all(
+        a is b or (type(a) is type(b) and type(a) in PLAIN and a == b)
+        for a, b in zip(here, there, strict=True)
+    )

@@ -1,0 +1,127 @@
+"""What differs from step to step, in arrays in which a device finds its way by a counter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.backend import Array, array_namespace, backend_of, dtype_name
+from xbp.optim import Optimizer
+from xbp.random import words_of
+from xbp.training.metrics.counting import len_of
+
+ROWS = 50
+"""Steps per transfer: numbers go to the device, and losses come back, in blocks of this many."""
+
+
+class Rows:
+    """A block of rows, one a step: where its batch begins, its random counter, its numbers.
+
+    The numbers of the optimizer's rule are computed by the host in float64, as for any step, and
+    converted to the dtype of each parameter.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    x : array
+        The data; rows lie on their device.
+    batch_size : int
+
+    Attributes
+    ----------
+    order : array (N,) of int64
+        The order of the samples in this epoch.
+    slot : array (1,) of int64
+        The row of the next step, on the device; each captured step adds 1.
+    row : int
+        The host's copy of it.
+    """
+
+    def __init__(self, optimizer: Optimizer, x: Array, batch_size: int) -> None:
+        self.optimizer, self.batch_size = optimizer, batch_size
+        self.count = ROWS
+        self.xp = xp = array_namespace(x)
+        self.here = {"dtype": xp.int64, "device": x.device}
+        self.order = xp.zeros(len_of(x), **self.here)
+        self.slot = xp.zeros(1, **self.here)
+        self.row = 0
+        self.places = xp.zeros(
+            (self.count, 3), **self.here
+        )  # begin of the batch, words of the counter
+        self.numbers: dict[str, Array] = {}  # by dtype: (ROWS, parameters, numbers of each)
+        self.rates: list[float] = []  # of the rows
+        self.next: list[int] = []  # step, steps and counts that the next row was made for
+
+    def begin(self, order: Array) -> None:
+        self.next = []
+        self.order[...] = order
+
+    def forget(self) -> None:
+        """The rows to come may be wrong: options that numbers follow from have changed."""
+        self.next = []
+
+    def ready(self, step: int, lr: float) -> bool:
+        """Whether the next row is that of this step at this learning rate."""
+        return (
+            self.row < len(self.rates)
+            and lr == self.rates[self.row]
+            and self.next == self._place(step)
+        )
+
+    def advance(self, step: int) -> None:
+        """Step `step` has been made."""
+        self.row += 1
+        self.next = self._place(step + 1)
+
+    def _place(self, step: int) -> list[int]:
+        return [step, self.optimizer.steps, *self.optimizer.counts]
+
+    def move(self, step: int) -> None:
+        """Move to the device what differs in the steps from `step` on, and begin with row 0."""
+        optimizer, first = self.optimizer, self.optimizer.steps
+        left = -(-len_of(self.order) // self.batch_size) - step + 1
+        rows = range(min(left, self.count))
+        self.rates = [optimizer.lr_at(first + i) for i in rows]
+        table = []
+        for i, lr in enumerate(self.rates):
+            known = {t: optimizer.all_numbers(lr, t + i + 1) for t in set(optimizer.counts)}
+            table.append([known[t] for t in optimizer.counts])
+        places = [((step - 1 + i) * self.batch_size, *words_of(first + i)) for i in rows]
+        _fill(self.places, places)
+        host = np.asarray(table, np.float64)
+        for parameter in optimizer.parameters:
+            name = dtype_name(parameter.data.dtype)
+            if name not in self.numbers:
+                shape, dtype = (self.count, *host.shape[1:]), parameter.data.dtype
+                self.numbers[name] = self.xp.zeros(shape, dtype=dtype, device=self.here["device"])
+        for array in self.numbers.values():
+            _fill(array, host)
+        self.slot[...] = 0
+        self.row, self.next = 0, self._place(step)
+
+    # --- what a captured step reads ---
+
+    def indices(self, size: int) -> tuple[Array, tuple[Array, Array]]:
+        """The samples of the batch, and the words of the random counter."""
+        xp = self.xp
+        place = xp.take(self.places, self.slot, axis=0)
+        indices = xp.take(self.order, place[0, 0] + xp.arange(size, **self.here), axis=0)
+        return indices, (place[0, 1], place[0, 2])
+
+    def numbers_of_step(self) -> list[tuple[Array, ...]]:
+        """Those of each parameter, as `Optimizer.step` takes them."""
+        take = self.xp.take
+        row = {name: take(array, self.slot, axis=0) for name, array in self.numbers.items()}
+        found = []
+        for index, parameter in enumerate(self.optimizer.parameters):
+            own = row[dtype_name(parameter.data.dtype)]
+            found.append(tuple(own[0, index, j] for j in range(own.shape[2])))
+        return found
+
+
+def _fill(array: Array, values: Any) -> None:
+    host: NDArray[Any] = np.zeros(tuple(array.shape), dtype_name(array.dtype))
+    host[: len(values)] = values
+    array[...] = backend_of(array).asarray(host)
