@@ -445,6 +445,28 @@ def test_a_checkpoint_in_the_middle_goes_on(tmp_path: Path) -> None:
     check_same(run)
 
 
+# --- the states of a recording ---
+
+
+def test_a_recording_warms_up_records_and_replays_until_it_is_stale() -> None:
+    """What the next step does, seen after each step of batches of one size."""
+    trainer, phases, met = trainer_of(True), [], []
+
+    def look(trainer: Any, step: int) -> None:
+        recordings = recorded_by(trainer)
+        assert recordings is not None
+        recording = recordings.by_size[BATCH]
+        if recording not in met:
+            met.append(recording)
+        phases.append([each.phase for each in met])
+        if step == 3:
+            trainer.model[2].p = 0.5  # frozen in the first recording
+
+    trainer.fit(*data(5 * BATCH), batch_size=BATCH, callbacks=[LambdaCallback(on_step_end=look)])
+    record, replay, stale = Phase.RECORD, Phase.REPLAY, Phase.STALE
+    assert phases == [[record], [replay], [replay], [stale, record], [stale, replay]]
+
+
 # --- what cannot be recorded ---
 
 
