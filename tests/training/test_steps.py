@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -143,6 +145,25 @@ def test_eager_steps_let_go_of_the_data_after_a_fit(failing: bool) -> None:
     assert isinstance(trainer._stepper, EagerSteps)
     assert trainer._stepper.data == (None, None)
     assert trainer.current_loss is trainer.state.loss
+
+
+def pickled(trainer: xbp.Trainer) -> xbp.Trainer:
+    return pickle.loads(pickle.dumps(trainer))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("duplicate", [pickled, copy.deepcopy])
+def test_a_copy_of_a_trainer_goes_on_as_it_does(capture: bool, duplicate: Any) -> None:
+    trainer = trainer_of()
+    trainer.fit(*data(), batch_size=BATCH)
+    if capture and duplicate is pickled and xbp.get_backend().name == "array_api_strict":
+        pytest.skip("its arrays cannot be pickled")
+    other = duplicate(trainer)
+    assert float(xbp.to_numpy(other.current_loss)) == float(xbp.to_numpy(trainer.current_loss))
+    records = [each.fit(*data(), batch_size=BATCH).records for each in (other, trainer)]
+    assert records[0] == records[1]
+    assert (recordings_of(other._stepper) is not None) == capture
+    assert recordings_of(other._stepper) is not recordings_of(trainer._stepper) or not capture
+    assert other.epochs_done == trainer.epochs_done == 2
 
 
 def test_callbacks_need_no_more_of_a_trainer_than_they_are_promised() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -179,6 +180,12 @@ class Trainer:
     def __repr__(self) -> str:
         model, loss = type(self.model).__name__, repr(self.loss)
         return f"Trainer({model}, {loss}, {self.optimizer!r}, rng={self.seed})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the steps, which belong to a device and its data: a copy makes its own."""
+        state = copy(self.state)
+        state.loss = self.current_loss
+        return vars(self) | {"state": state, "_stepper": None}
 
     # --- what a user calls ---
 
