@@ -35,7 +35,7 @@ def as_nobody(work: Callable[[], None]) -> str:
 def open_to_all(folder: Path) -> None:
     """Let everybody reach `folder`, which pytest keeps to its user."""
     for parent in folder.parents:
-        if parent.name.startswith("pytest-"):
+        if parent.name.startswith(("pytest-", "popen-")):  # the latter by pytest-xdist
             parent.chmod(0o755)
     if not stat.S_IMODE(folder.stat().st_mode) & 0o002:
         folder.chmod(0o755)
