@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 from catalogue import CASES, Case, normal
 from rules import RULES
 
 import xbp
 from xbp import nn, optim, training
-from xbp.backend import Library
 from xbp.nn.losses import Loss
 from xbp.training.capture import Phase, recordings_of
-
-devices_follow_arrays = pytest.mark.skipif(
-    not hasattr(Library, "on"), reason="the library does not yet make an array's device current"
-)
 
 BATCH, SAMPLES = 2, 9  # a rehearsal, a recording, two replays, and a batch of another size
 

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from epochs import EPOCHS, check, devices_follow_arrays, trained
+from epochs import EPOCHS, check, trained
 
 import xbp
 from xbp import nn, optim
@@ -222,18 +222,11 @@ def nowhere(_: Original) -> Original:
 SGD = epoch("SGD(lr=0.01, momentum=0.9, dampening=0.3)")
 NESTEROV = epoch("SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.05)")
 
-LATER = [
-    pytest.param(fault, marks=devices_follow_arrays)
-    for fault in (
-        Fault("a numpy gradient is taken", nn.Parameter, "add_grad", compared_by_dtype,
-              mixing, pytest.fail.Exception, "DID NOT RAISE"),
-        Fault("no device is made current", Backend, "on_device", nowhere,
-              in_a_thread, Exception, "on array_api_strict|different devices"),
-    )
-    if hasattr(fault.owner, fault.name)
-]  # fmt: skip
-
 FAULTS = [
+    Fault("a numpy gradient is taken", nn.Parameter, "add_grad", compared_by_dtype,
+          mixing, pytest.fail.Exception, "DID NOT RAISE"),
+    Fault("no device is made current", Backend, "on_device", nowhere,
+          in_a_thread, Exception, "on array_api_strict|different devices"),
     Fault("a device as a key", optim.Optimizer, "step", keyed_by_device,
           epoch("Adam()"), TypeError, "unhashable"),
     Fault("a backend hashed by its device", Backend, "__hash__", hashed_by_device,
@@ -264,7 +257,6 @@ FAULTS = [
           SGD, Exception, "an array, or an option of the optimizer, changes"),
     Fault("a number that Python computes", optim.SGD, "update", computed_by_python,
           NESTEROV, AssertionError, "a captured epoch differs"),
-    *LATER,
 ]  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from epochs import devices_follow_arrays
 
 import xbp
 from xbp import nn
@@ -127,7 +126,6 @@ def test_all_else_refuses_numpy(kind: type[Exception], mix: Any, xp: Any) -> Non
         mix(xp, xp.asarray([1.0, 2.0]))
 
 
-@devices_follow_arrays
 def test_a_numpy_gradient_is_refused(xp: Any) -> None:
     """Its dtype and shape are those of the parameter, as on CuPy."""
     parameter = nn.Parameter(xp.asarray([1.0, 2.0]))

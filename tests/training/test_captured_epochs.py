@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, devices_follow_arrays, trained
+from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, trained
 
 import xbp
 from xbp import nn, optim, training
@@ -70,7 +70,6 @@ def second_device() -> Iterator[None]:
 SOME = "Conv2d", "LSTM of 11 steps", "Dropout", "L1Loss", "Adam()", "metric f1"
 
 
-@devices_follow_arrays
 @pytest.mark.parametrize("how", [in_a_thread, beside_another_device])
 @pytest.mark.parametrize("name", SOME)
 def test_a_model_is_captured_on_its_own_device(
@@ -79,7 +78,6 @@ def test_a_model_is_captured_on_its_own_device(
     how(lambda: check(EPOCHS[name], tmp_path))
 
 
-@devices_follow_arrays
 @pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)
 def test_an_epoch_in_a_thread(epoch: Epoch, tmp_path: Path, second_device: None) -> None:
     """On the second device, where the first one is the thread's current one."""
