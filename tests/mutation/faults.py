@@ -34,7 +34,7 @@ BOOKKEEPING = {
     *("find", "registered", "enabled", "disabled", "_load", "library", "available_level"),
     *("status", "_features", "threads", "levels", "compiler", "build", "primitive"),
     *("blas", "memory"),  # where a library lies; whose memory is used again
-    *("for_parameters", "with_part"),
+    *("for_parameters",),
 }
 """Functions that compute nothing. Their tests are about names and messages."""
 
@@ -45,7 +45,7 @@ CHOICES = {"maximum", "minimum", "min", "max"}  # of two arguments; the order do
 SIGNS = {"abs", "sign", "copysign"}
 FUNCTIONS = {"exp", "expm1", "log", "log1p", "sqrt", "tanh", "floor", "reversed", "astype", "cos"}
 ARRAYS = ("Array", "Drawn", "Backward", "States", "Real")
-FUNCTIONAL = ("with_part(", ".add_grad", ".adding(")  # what gives a function
+FUNCTIONAL = ("TwoPartBackward(", ".add_grad")  # what gives a function
 SPEED = ("LEAST_", "MOST_THREADS")  # who computes, not what
 PAIRS = {"kernel_size", "stride", "padding"}
 Function = ast.FunctionDef | ast.Lambda

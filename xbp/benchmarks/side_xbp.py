@@ -163,8 +163,8 @@ class Identity(nn.Layer):
     """y = x: what a call costs in which nothing is computed."""
 
     def forward(
-        self, x: Array, *, training: bool = False, rng: nn.layer.Rng = None
-    ) -> tuple[Array, nn.layer.Backward]:
+        self, x: Array, *, training: bool = False, rng: nn.backward.Rng = None
+    ) -> tuple[Array, nn.Backward]:
         self.namespace(x)
 
         def backward(dy: Array) -> Array:

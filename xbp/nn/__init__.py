@@ -13,10 +13,11 @@ from xbp.nn.activations import (
     Softplus,
     Tanh,
 )
+from xbp.nn.backward import Backward, for_parameters
 from xbp.nn.conv import Conv2d
 from xbp.nn.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from xbp.nn.dropout import Dropout
-from xbp.nn.layer import Backward, Layer, for_parameters
+from xbp.nn.layer import Layer
 from xbp.nn.linear import Linear
 from xbp.nn.losses import EntrywiseLoss, HuberLoss, L1Loss, Loss, MSELoss, RegressionLoss
 from xbp.nn.parameter import Parameter

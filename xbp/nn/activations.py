@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from xbp.arguments import choice, number, positive
 from xbp.backend import Array, Namespace
-from xbp.nn.layer import Backward, Layer, Rng, not_both
+from xbp.nn.backward import Backward, Rng, not_both
+from xbp.nn.layer import Layer
 from xbp.primitives import erfc, rectify, sigmoid
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.layer import Backward, Rng, adding
+from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.parameter import Parameter
 from xbp.nn.windowed import Size, Windowed
 from xbp.primitives.convolution import convolve
@@ -100,7 +100,7 @@ class Conv2d(Windowed):
         y, gradients = operation(x, weight, offsets, self.stride, self.padding, **options)
         add_bias_grad = None if bias is None else bias.add_grad
         check = partial(self.check_gradient, xp)
-        return y, adding(check, gradients, add_weight_grad, add_bias_grad)
+        return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

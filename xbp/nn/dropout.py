@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from xbp.arguments import number
 from xbp.backend import Array
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.backward import Backward, Rng
+from xbp.nn.layer import Layer
 from xbp.random import as_stream
 
 

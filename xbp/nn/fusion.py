@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from xbp.backend import Array
 from xbp.nn.activations import ReLU
+from xbp.nn.backward import Backward, Rng
 from xbp.nn.conv import Conv2d
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.layer import Layer
 from xbp.nn.linear import Linear
 from xbp.nn.pool import MaxPool2d
 from xbp.primitives.convolution import convolve_rectify_pool

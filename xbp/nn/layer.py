@@ -7,11 +7,9 @@ the closure frees the memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial, wraps
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
-import xbp.random
 from xbp.backend import (
     HOST,
     Array,
@@ -23,183 +21,13 @@ from xbp.backend import (
     backend_of,
     dtype_name,
     is_floating,
-    library_of,
-    library_of_type,
-    on_device_of,
     to_numpy,
     whereabouts,
 )
 from xbp.errors import BackendError, InputError, XBPError
+from xbp.nn.backward import Backward, Rng, not_both, placed
 from xbp.nn.parameter import Parameter
 from xbp.nn.parts import check_nothing_hidden, within
-
-Backward: TypeAlias = Callable[[Array], Array]
-"""Takes ∂L/∂y, adds to each `Parameter.grad` of its layer, returns ∂L/∂x."""
-
-
-def for_parameters(backward: Backward) -> Callable[[Array], Any]:
-    """`backward` for the sake of the parameters' gradients alone.
-
-    The input of a whole network is data, and ∂L/∂data, which nobody reads, can cost as much as all
-    else in the first layer. A layer that can leave it out gives its backward an attribute
-    `for_parameters`: a function of ∂L/∂y that returns nothing. Others run as they are.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xbp import nn
-    >>> layer = nn.Linear(2, 1, dtype="float64", rng=0)
-    >>> y, backward = layer.forward(np.ones((1, 2)))
-    >>> nn.for_parameters(backward)(np.ones((1, 1)))
-    >>> layer.weight.grad.tolist()
-    [[1.0, 1.0]]
-    """
-    return getattr(backward, "for_parameters", backward)
-
-
-def with_part(backward: Backward, for_parameters: Callable[[Array], None]) -> Backward:
-    """`backward`, which from now on knows what to do where its result is not wanted."""
-    backward.for_parameters = for_parameters  # type: ignore[attr-defined]
-    return backward
-
-
-def adding(
-    check: Callable[[Array], None],
-    gradients: Callable[[Array, bool], tuple[Any, ...]],
-    *take: Callable[[Array], None] | None,
-) -> Backward:
-    """A layer's backward from that of a primitive, which has the parameters' gradients after ∂L/∂x.
-
-    Each of those goes to its function in `take`, as a rule a parameter's `add_grad`; None drops it.
-    ∂L/∂y is first given to `check`.
-    """
-
-    def add(dy: Array, wants_dx: bool) -> Array:
-        check(dy)
-        dx, *found = gradients(dy, wants_dx)
-        for function, gradient in zip(take, found, strict=True):
-            if function is not None:
-                function(gradient)
-        return dx
-
-    def backward(dy: Array) -> Array:
-        return add(dy, wants_dx=True)
-
-    def for_parameters(dy: Array) -> None:
-        add(dy, wants_dx=False)
-
-    return with_part(backward, for_parameters)
-
-
-Rng: TypeAlias = "xbp.random.Seed | xbp.random.Stream"
-"""What a forward's `rng` takes: an int, a numpy Generator, a Stream, or None for fresh entropy."""
-
-
-class CheckedBackward(partial[Any]):
-    """A layer's backward that refuses a gradient which does not lie where the output does.
-
-    Each layer's `forward` returns it for an array of a device, whoever wrote it:
-    `Layer.__init_subclass__` sees to that. It is the partial call
-    ``_run(layer, kind, device, run, dy)``, with the output's type and device.
-    """
-
-    __slots__ = ()
-
-    def for_parameters(self, dy: Array) -> None:
-        """See the function of this name."""
-        layer, kind, device, run = self.args
-        _run(layer, kind, device, for_parameters(run), dy)
-
-
-def _run(layer: Layer, kind: type, device: Any, run: Backward, dy: Array) -> Array:
-    """A layer's own backward, ``run(dy)``, on the output's device, where `dy` has to lie."""
-    mine, theirs = library_of_type(kind), library_of(dy)
-    if mine and theirs and (mine is not theirs or dy.device != device):
-        msg = (
-            f"{layer} got a gradient on {whereabouts(dy)}, where its output is on "
-            f"{mine.name} ({device}); move the gradient with xbp.asarray(…)"
-        )
-        raise BackendError(msg)
-    with on_device_of(dy):
-        return run(dy)
-
-
-def _placed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A class's own `forward`, run on the device of its input, with a `CheckedBackward`.
-
-    On numpy arrays, which have no device, it is left as it is: there a layer's own backward calls
-    `Layer.check_gradient`, which costs its forward nothing.
-    """
-
-    def checked(layer: Layer, result: Any) -> Any:
-        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
-            return result  # those who call it refuse it
-        y, backward = result
-        return y, CheckedBackward(_run, layer, type(y), getattr(y, "device", None), backward)
-
-    @wraps(forward)
-    def placed(self: Layer, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
-        if type(x) is HostArray:
-            return forward(self, x, training=training, rng=rng)
-        with on_device_of(x):
-            return checked(self, forward(self, x, training=training, rng=rng))
-
-    @wraps(forward)
-    def placed_with_arguments_of_its_own(self: Layer, *args: Any, **options: Any) -> Any:
-        if args and type(args[0]) is HostArray:
-            return forward(self, *args, **options)
-        with on_device_of(args[0] if args else None):
-            return checked(self, forward(self, *args, **options))
-
-    usual: Any = getattr(forward, "__kwdefaults__", None) == {"training": False, "rng": None}
-    usual = usual and forward.__code__.co_argcount == 2 and not forward.__code__.co_flags & 12
-    return placed if usual else placed_with_arguments_of_its_own  # which takes longer
-
-
-def run_forward(
-    layer: Layer, x: Array, *, training: bool = False, rng: Rng = None
-) -> tuple[Array, Backward]:
-    """``layer.forward(x, training=…, rng=…)``, of which it is sure that it has both results.
-
-    Raises
-    ------
-    InputError
-        It returns something else, or does not take these arguments.
-    """
-    try:
-        result = layer.forward(x, training=training, rng=rng)
-    except TypeError:
-        check_arguments(layer)
-        raise
-    if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
-        raise not_both(layer, "forward", "output, backward", result)
-    return result
-
-
-def not_both(owner: object, method: str, wanted: str, result: Any) -> InputError:
-    """What to say of a method that returns something else than a result and a function."""
-    kind = type(result).__name__
-    if isinstance(result, tuple):
-        kind = f"{len(result)} things: ({', '.join(type(item).__name__ for item in result)})"
-    return InputError(
-        f"{type(owner).__name__}.{method} must return ({wanted}), of which the second is a "
-        f"function; it returned {kind}"
-    )
-
-
-def check_arguments(layer: Layer) -> None:
-    """Refuse a forward that does not take `training` and `rng` by name."""
-    import inspect  # here, as it takes milliseconds of `import xbp`
-
-    try:
-        inspect.signature(layer.forward).bind(None, training=False, rng=None)
-    except (TypeError, ValueError) as error:
-        msg = (
-            f"{type(layer).__name__}.forward must be defined as forward(self, x, *, "
-            f"training=False, rng=None), as it is called with all of them ({error})"
-        )
-        raise InputError(msg) from None
-
 
 L = TypeVar("L", bound="Layer")
 
@@ -238,7 +66,7 @@ class Layer:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "forward" in vars(cls):
-            cls.forward = _placed(cls.forward)  # type: ignore[method-assign]
+            cls.forward = placed(cls.forward)  # type: ignore[method-assign]
 
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None

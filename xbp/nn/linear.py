@@ -9,7 +9,8 @@ from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.layer import Backward, Layer, Rng, adding
+from xbp.nn.backward import Backward, Rng, TwoPartBackward
+from xbp.nn.layer import Layer
 from xbp.nn.parameter import Parameter
 from xbp.primitives import affine
 from xbp.random import Seed, generator
@@ -91,7 +92,7 @@ class Linear(Layer):
         y, gradients = affine(x, weight, None if bias is None else bias.data, relu=relu)
         add_bias_grad = None if bias is None else bias.add_grad
         check = partial(self.check_gradient, xp)
-        return y, adding(check, gradients, add_weight_grad, add_bias_grad)
+        return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
 
     def options(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

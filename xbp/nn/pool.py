@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xbp.backend import Array
 from xbp.errors import InputError
-from xbp.nn.layer import Backward, Rng
+from xbp.nn.backward import Backward, Rng
 from xbp.nn.windowed import Size, Windowed
 from xbp.primitives.convolution import average_pool, max_pool
 

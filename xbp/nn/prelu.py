@@ -9,7 +9,8 @@ from xbp.arguments import integer, number
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.initializers import constant
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.backward import Backward, Rng
+from xbp.nn.layer import Layer
 from xbp.nn.parameter import Parameter
 from xbp.random import generator
 

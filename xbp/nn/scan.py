@@ -17,8 +17,9 @@ from xbp.arguments import integer
 from xbp.backend import Array, Namespace, check_beside, dtype_name, there
 from xbp.errors import InputError
 from xbp.initializers import uniform
+from xbp.nn.backward import Backward, Rng
 from xbp.nn.dropout import Dropout
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.layer import Layer
 from xbp.nn.parameter import Parameter
 from xbp.primitives import affine, matmul
 from xbp.random import Seed, as_stream, generator

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from xbp.backend import Array
 from xbp.errors import InputError
-from xbp.nn.fusion import fused
-from xbp.nn.layer import (
+from xbp.nn.backward import (
     Backward,
-    Layer,
     Rng,
+    TwoPartBackward,
     check_arguments,
     for_parameters,
     not_both,
     run_forward,
-    with_part,
 )
+from xbp.nn.fusion import fused
+from xbp.nn.layer import Layer
 from xbp.random import Stream, as_stream
 
 
@@ -64,18 +64,14 @@ class Sequential(Layer):
             x, backward = result
             backwards.append(backward)
 
-        def backward_all(dy: Array) -> Array:
-            for backward in reversed(backwards):
-                dy = backward(dy)
-            return dy
-
-        def backward_for_parameters(dy: Array) -> None:
+        def gradients(dy: Array, wants_dx: bool) -> tuple[Array]:
             for backward in reversed(backwards[1:]):
                 dy = backward(dy)
             for first in backwards[:1]:
-                for_parameters(first)(dy)
+                dy = first(dy) if wants_dx else for_parameters(first)(dy)
+            return (dy,)
 
-        return x, with_part(backward_all, backward_for_parameters)
+        return x, TwoPartBackward(gradients)
 
     def __call__(self, x: Array) -> Array:
         for layer in fused(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from xbp.arguments import integer
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
-from xbp.nn.layer import Backward, Layer, Rng
+from xbp.nn.backward import Backward, Rng
+from xbp.nn.layer import Layer
 
 
 class Softmax(Layer):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xbp.backend import Backend, asarray, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
-from xbp.nn.layer import run_forward
+from xbp.nn.backward import run_forward
 from xbp.testing.helpers import check_instance, each, leaves, numbered
 from xbp.testing.tolerances import LAMBDA, roundoff
 

@@ -33,7 +33,7 @@ from xbp.backend import (
 )
 from xbp.errors import InputError
 from xbp.nn import Layer, Loss
-from xbp.nn.layer import run_forward
+from xbp.nn.backward import run_forward
 from xbp.nn.parameter import Parameter
 from xbp.optim import Optimizer
 from xbp.testing.helpers import each, leaves, numbered, replaced

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from xbp.backend import Array, on_host, out_of_memory
 from xbp.nn import for_parameters
-from xbp.nn.layer import run_forward
+from xbp.nn.backward import run_forward
 from xbp.random import Stream
 from xbp.training.callbacks.base import Training
 from xbp.training.diagnosis import batch_of

@@ -10,7 +10,7 @@ from xbp.backend import Array, asarray
 from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform, map_by_map, zeros
 from xbp.nn import Backward, Parameter
-from xbp.nn.layer import Rng, adding
+from xbp.nn.backward import Rng, TwoPartBackward
 from xbp.nn.windowed import Size, Windowed
 from xbp.primitives import convolve, matmul
 from xbp.random import Seed, generator
@@ -109,7 +109,7 @@ class PartialConv2d(Windowed):
 
         add_bias_grad = None if bias is None else bias.add_grad
         check = partial(self.check_gradient, xp)
-        return y, adding(check, gradients, add_weight_grad, add_bias_grad)
+        return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

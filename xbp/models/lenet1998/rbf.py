@@ -7,7 +7,7 @@ from typing import Any
 from xbp.backend import Array, asarray
 from xbp.errors import InputError
 from xbp.nn import Backward, Layer, Parameter
-from xbp.nn.layer import Rng
+from xbp.nn.backward import Rng
 
 
 class EuclideanRBF(Layer):

@@ -10,7 +10,7 @@ from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.initializers import Initializer, fan_in_uniform, zeros
 from xbp.nn import AvgPool2d, Backward, Parameter
-from xbp.nn.layer import Rng
+from xbp.nn.backward import Rng
 from xbp.nn.windowed import Size
 from xbp.random import Seed, generator
 
