@@ -1,4 +1,4 @@
-"""Steps: one update of all parameters from one batch, and who makes those of an epoch."""
+"""One update of all parameters from one batch, and steppers, which make those of an epoch."""
 
 from __future__ import annotations
 

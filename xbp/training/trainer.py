@@ -104,8 +104,8 @@ class Trainer:
     capture : bool, optional
         Whether steps are recorded as a CUDA graph and replayed, where model and data are on a GPU
         (CuPy, PyTorch on CUDA), with the same results as other steps, bit for bit. By default they
-        are, unless the environment variable XBP_CAPTURE is 0 or something cannot be recorded, of
-        which one warning tells; with True, an error. See the notes.
+        are, unless the environment variable XBP_CAPTURE is 0. Where something cannot be recorded,
+        one warning says so; with True, an error. See the notes.
 
     Raises
     ------
@@ -169,7 +169,7 @@ class Trainer:
         self.may_have_more = True  # … apart from what others put into them
         self.resumed: Checkpoint | None = None
         self.run: Run | None = None
-        # What is known of data, of loss, of parameters that have been checked:
+        # What earlier checks found:
         self.sample_shape: tuple[int, ...] | None = None
         self.quantities: list[str] = []  # the loss, and what the metrics measure
         self._checked = CheckedLoss(loss)
@@ -269,6 +269,7 @@ class Trainer:
         epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
         given, callbacks = (x, y), callbacks_of(callbacks)
+        # Model, loss, optimizer and data, checked before the first step.
         self._checked = CheckedLoss(self.loss)
         if parameters_of(self) != self._compared:
             compare(self.model, self.loss, self.optimizer)
@@ -277,6 +278,7 @@ class Trainer:
         if validation_data is not None:
             validation = self._admit(*pair_of(validation_data))
             check_alike(validation, data)
+        # What this fit is asked to do.
         self.expected = expected_names(self.quantities, validated=validation is not None)
         self.may_have_more = adds_names(self.metrics.values(), callbacks)
         self.steps_per_epoch = -(-len_of(data[0]) // self.batch_size)
@@ -290,7 +292,7 @@ class Trainer:
         check_schedule(self.optimizer, callbacks, steps)
         if on_terminal() if verbose is None else verbose:
             callbacks.append(ProgressBar())
-        # What is written last has seen what all others did.
+        # Callbacks that write files are called last: they save what the others did.
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
         self.run = Run(self, self.batch_size, data, validation)
         stepper = self._new_stepper(given, data)
@@ -353,6 +355,7 @@ class Trainer:
     seed = _OfState[int]()
     stream = _OfState[Stream]()
     epochs_done = _OfState[int]()
+    first_epoch = _OfState[int]()
     steps_done = _OfState[int]()
     history = _OfState[History]()
     stop_reason = _OfState[str]()
@@ -392,7 +395,7 @@ class Trainer:
         return prediction
 
     def _new_stepper(self, given: Pair, data: Pair) -> Stepper:
-        """Who makes the steps of this `fit`, perhaps by recordings of the last one."""
+        """The stepper of this `fit`; recordings of the last one serve again where they can."""
         self.state.loss = self.current_loss  # before its row is another's
         own_step = type(self).step is not Trainer.step
         before, self._stepper = self._stepper, None
@@ -456,7 +459,13 @@ class Trainer:
         return x, y
 
     def _check_finite(self, epoch: Place, step: int, *, wait: bool = True) -> None:
-        """Look at losses that have come; on a device, of steps up to `step` of the epoch."""
+        """Look at the losses that have arrived, of the first `step` steps of the epoch.
+
+        Raises
+        ------
+        NonFiniteError
+            One of them is infinite or nan.
+        """
         losses = self.measured().loss
         bad = losses.first_not_finite(wait=wait)
         if bad is not None:
