@@ -525,6 +525,15 @@ class TestMistakes:
         assert command(*options(small, tmp_path, epochs=1)).code == 0
         assert {path.name for path in tmp_path.iterdir()} == set(older)
 
+    def test_nor_one_that_its_last_step_spoils(self, command, small, tmp_path):
+        """Such that only the test after it sees that."""
+        (tmp_path / "history.csv").write_text("of an older run")
+        result = command(*options(small, tmp_path, lr=1e38, epochs=1, limit=64))
+        assert_sentence(result, "the test loss is nan", "--learning-rate", "diverged.csv")
+        assert (tmp_path / "history.csv").read_text() == "of an older run"
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {"history.csv", "diverged.csv"}
+
     def test_a_report_of_an_older_run_goes(self, command, small, tmp_path):
         for name in ("report.html", "diverged.csv"):
             (tmp_path / name).write_text("of an older run")

@@ -313,13 +313,69 @@ def test_bad_weights_are_refused(weight: Any, message: str) -> None:
         assert not hasattr(model, "n_iter_")
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-45, 2.0**-20, 1e38, 1e300])
+@pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetRegressor])
+def test_weights_count_in_proportion(kind: Any, scale: float) -> None:
+    """However small or large they are: their sum is within the dtype."""
+    x, y = X.astype("float32"), Y if kind is NeuralNetClassifier else X[:, 0]
+    ratios = 1 + np.arange(150) % 3
+    options: dict[str, Any] = {"max_iter": 3, "random_state": 0}
+    expected = kind(8, **options).fit(x, y, 2.0 ** np.round(np.log2(scale)) * ratios)
+    assert expected.loss_curve_ == kind(8, **options).fit(x, y, ratios).loss_curve_
+    if kind is NeuralNetClassifier:
+        large = dict.fromkeys(range(3), scale)
+        both = kind(8, class_weight=large, **options).fit(x, y, ratios).loss_curve_
+        assert both == pytest.approx(expected.loss_curve_, rel=1e-5)  # rounded to float32
+
+
+@pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetRegressor])
+def test_what_is_held_out_has_some_weight(kind: Any) -> None:
+    weight = np.zeros(150)
+    weight[0] = 1  # on one side of the split alone
+    model = kind(8, early_stopping=True, random_state=0)
+    y = Y if kind is NeuralNetClassifier else X[:, 0]
+    with pytest.raises(InputError, match=r"all weights of what is (held out|trained on) are 0"):
+        model.fit(X, y, sample_weight=weight)
+    assert model.trainer_.optimizer.steps == 0
+
+
+@pytest.mark.parametrize("how", ["fit", "partial_fit"])
+def test_what_may_change_before_it_goes_on(how: str) -> None:
+    def go_on() -> Any:
+        return model.fit(X, Y) if how == "fit" else model.partial_fit(X, Y, classes=[0, 1, 2])
+
+    model = NeuralNetClassifier((8,), max_iter=2, warm_start=True, random_state=0)
+    go_on()
+    go_on()
+    model.set_params(learning_rate=0.5, alpha=0.25, hidden_layer_sizes=[8])
+    go_on()
+    optimizer = model.trainer_.optimizer
+    assert (optimizer.lr, optimizer.weight_decay) == (0.5, 0.25)
+    for name, value in {
+        "hidden_layer_sizes": (8, 8),
+        "activation": "tanh",
+        "dropout": 0.5,
+        "optimizer": "sgd",
+        "backend": "numpy",
+        "dtype": "float32",
+    }.items():
+        old, steps = getattr(model, name), optimizer.steps
+        model.set_params(**{name: value})
+        with pytest.raises(InputError, match=f"^{name} was .* and is .* set it back"):
+            go_on()
+        assert optimizer.steps == steps
+        model.set_params(**{name: old})
+    go_on()
+
+
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
         ("even", "class_weight must be one of 'balanced', got 'even'"),
         ({0: 1, "other": 2}, "class_weight has a class 'other'; the classes are"),
-        ({0: -1}, "a class_weight must be a finite number from 0, got -1"),
-        ({0: "much"}, "a class_weight must be a finite number"),
+        ({(0, 1): 2}, r"class_weight has a class \(0, 1\)"),
+        ({0: -1}, r"class_weight\[0\] must be a finite number from 0, got -1"),
+        ({0: "much"}, r"class_weight\[0\] must be a finite number"),
     ],
 )
 def test_bad_class_weights_are_refused(weight: Any, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from typing import Any
@@ -32,7 +33,7 @@ def number(
 ) -> float:
     """`value` as a finite float between `least` and `most`, both included."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if _finite(value) and least <= float(value) <= most:
+        if is_finite(value) and least <= float(value) <= most:
             return float(value)
     bounds = f" from {least:g}" * (least > float("-inf")) + f" to {most:g}" * (most < float("inf"))
     msg = f"{name} must be a finite number{bounds}, got {value!r}"
@@ -42,17 +43,44 @@ def number(
 def positive(name: str, value: Any) -> float:
     """`value` as a finite float above 0."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if _finite(value) and float(value) > 0:
+        if is_finite(value) and float(value) > 0:
             return float(value)
     msg = f"{name} must be a finite number above 0, got {value!r}"
     raise InputError(msg)
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a real number is finite as a float."""
     try:
         return math.isfinite(value)
     except OverflowError:  # an int beyond the largest float
         return False
+
+
+def takes(name: str, function: Any, *wanted: str) -> None:
+    """Refuse what cannot be called with these arguments, by position.
+
+    What says nothing of its parameters, as some of C's functions do, is not refused.
+
+    >>> takes("schedule", lambda step, lr: lr / step, "step")
+    Traceback (most recent call last):
+    xbp.errors.InputError: schedule must be a function of (step), got <lambda>(step, lr)
+    """
+    if not isinstance(function, type):
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            return
+        try:
+            signature.bind(*wanted)
+        except TypeError:
+            found = f"{name_of(function)}{signature}"
+        else:
+            return
+    else:
+        found = f"{described(function)}; make one with {function.__name__}(…)"
+    msg = f"{name} must be a function of ({', '.join(wanted)}), got {found}"
+    raise InputError(msg)
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -73,7 +101,7 @@ def described(thing: Any) -> str:
         return "None"
     if isinstance(thing, type):
         return f"the class {thing.__name__}"
-    if hasattr(thing, "__qualname__"):
+    if callable(thing) and hasattr(thing, "__qualname__"):
         return f"the function {thing.__qualname__}"
     if isinstance(thing, str):
         return repr(on_one_line(thing, 60))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from xbp.errors import DataError
+from xbp.arguments import described
+from xbp.errors import DataError, InputError
 
 StrPath = str | os.PathLike[str]
 
@@ -21,6 +22,20 @@ KINDS = {
 }
 
 
+def path_of(path: Any, what: str) -> Path:
+    """`path`, given for `what` (with its article: "a CSV file"), as a Path.
+
+    Raises
+    ------
+    InputError
+        It is no string and no path-like of strings.
+    """
+    if isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str):
+        return Path(path)
+    msg = f"{what} has a path, got {described(path)}"
+    raise InputError(msg)
+
+
 def kind_of(path: StrPath) -> str:
     """One of `KINDS`, links followed; empty where nothing is.
 
@@ -30,7 +45,7 @@ def kind_of(path: StrPath) -> str:
         It cannot be found out: a folder may not be entered, links go round in a circle, …
     """
     try:
-        return KINDS.get(stat.S_IFMT(Path(path).stat().st_mode), "no plain file")
+        return KINDS.get(stat.S_IFMT(path_of(path, "a file").stat().st_mode), "no plain file")
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except (OSError, ValueError) as error:  # the latter for a name with a null byte

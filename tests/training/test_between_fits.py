@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp import nn, optim
-from xbp.errors import DataError
+from xbp.errors import DataError, InputError, NonFiniteError
 from xbp.training import (
     Callback,
     Checkpoints,
@@ -25,6 +25,7 @@ from xbp.training import (
     EarlyStopping,
     LambdaCallback,
     ModelCheckpoint,
+    TerminateOnNaN,
     load_weights,
 )
 
@@ -216,6 +217,34 @@ def test_the_first_error_is_seen_and_only_what_began_ends(
     assert trainer.run is None
 
 
+@pytest.mark.parametrize("extra", [[], [LambdaCallback(on_epoch_end=lambda *_: None)]])
+@pytest.mark.parametrize(
+    "name",
+    ["missing/m", "missing/m-{epoch}-{loss:.3f}", "{epoch}/m", "a{epoch", "m{loss:d}", "{loss.x}"],
+)
+def test_a_path_of_models_is_looked_at_before_the_first_step(
+    name: str, extra: list[Callback], tmp_path: Path
+) -> None:
+    """Also where somebody else's callback may put more into the records."""
+    trainer = make()
+    with pytest.raises(InputError, match=r"cannot be written|no pattern for a file"):
+        trainer.fit(*data(), callbacks=[*extra, ModelCheckpoint(tmp_path / name)])
+    assert trainer.optimizer.steps == 0
+
+
+def test_a_path_of_models_may_name_what_others_record(tmp_path: Path) -> None:
+    def put(trainer: xbp.Trainer, epoch: int, record: dict[str, float]) -> None:
+        record |= {"twice": 2 * epoch, "half": epoch / 2}
+
+    (tmp_path / "1").mkdir()
+    for name in ("{twice:d}-{half:.1f}", "{epoch}/m"):
+        callbacks = [LambdaCallback(on_epoch_end=put), ModelCheckpoint(tmp_path / name)]
+        make().fit(*data(), callbacks=callbacks)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [
+        "1", "1/m", "2-0.5"
+    ]  # fmt: skip
+
+
 def test_a_folder_that_is_missing_is_found_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in ("typo/m", "file/m", "."):
@@ -224,6 +253,69 @@ def test_a_folder_that_is_missing_is_found_before_the_first_step(tmp_path: Path)
             with pytest.raises(DataError, match=r"is a folder|cannot be written"):
                 trainer.fit(*data(), callbacks=[ModelCheckpoint(where)])
             assert trainer.optimizer.steps == 0
+
+
+def test_a_callback_that_fails_when_the_loss_is_nan_hides_nothing() -> None:
+    class Failing(Callback):
+        def on_not_finite(self, trainer: xbp.Trainer, error: NonFiniteError) -> bool:
+            raise OSError("no mail was sent")
+
+    x, y = data()
+    with pytest.raises(NonFiniteError, match="the loss is nan") as error:
+        make().fit(math.nan * x, y, callbacks=[Failing()])
+    assert error.value.__notes__ == ["and " + Failing.__qualname__ + ".on_not_finite failed: "
+                                     "OSError: no mail was sent"]  # fmt: skip
+
+
+# --- a run that is spoiled by its last step, after which no loss is looked at ---
+
+
+def spoiling(epochs: int) -> Callback:
+    """Makes a parameter infinite with the last step of a run of this length."""
+
+    def spoil(trainer: xbp.Trainer, step: int) -> None:
+        if trainer.epochs_done == epochs - 1 and step == trainer.steps_per_epoch:
+            next(iter(trainer.model.parameters())).data[0, 0] = math.inf
+
+    return LambdaCallback(on_step_end=spoil)
+
+
+def test_a_last_step_that_spoils_the_parameters_is_told_of() -> None:
+    trainer = make()
+    with pytest.raises(NonFiniteError, match=r"the last step.* in epoch 2, .*'0\.weight'") as error:
+        trainer.fit(*data(), 2, callbacks=[spoiling(2)])
+    assert trainer.history.stopped == str(error.value)
+    history = make().fit(*data(), 2, callbacks=[spoiling(2), TerminateOnNaN()])
+    assert len(history) == 2 and "the last step" in history.stopped
+
+
+def test_a_callback_that_ends_training_need_not_stop_it() -> None:
+    class Ending(Callback):
+        def on_not_finite(self, trainer: xbp.Trainer, error: NonFiniteError) -> bool:
+            return True
+
+    x, y = data()
+    history = make().fit(math.nan * x, y, 3, callbacks=[Ending()])
+    assert len(history) == 0 and history.stopped.startswith("the loss is nan")
+
+
+@pytest.mark.parametrize("reason", ["", None])
+def test_stop_without_a_reason_stops(reason: Any) -> None:
+    stop = LambdaCallback(on_epoch_end=lambda trainer, epoch, record: trainer.stop(reason))
+    history = make().fit(*data(), 3, callbacks=[stop])
+    assert len(history) == 1 and history.stopped == "stopped for no reason given"
+
+
+def test_a_fit_of_the_same_trainer_within_its_fit_is_refused() -> None:
+    trainer = make()
+    again = LambdaCallback(on_step_end=lambda trainer, step: trainer.fit(*data()))
+    with pytest.raises(InputError, match="this trainer is in a fit already"):
+        trainer.fit(*data(), callbacks=[again])
+    trainer.capture = True
+    with pytest.raises(InputError, match="capture=True needs a GPU"):
+        trainer.fit(*data())
+    trainer.capture = None
+    assert len(trainer.fit(*data(), 2)) == 2  # neither error has left it in a fit
 
 
 # --- the terminal ---
@@ -255,6 +347,69 @@ def test_any_object_with_write_is_a_standard_output(
     if isinstance(stdout, Writer) and verbose:
         assert "epoch 2/2" in stdout.text
         assert sys.stdout is stdout
+
+
+class Ascii(Writer):
+    """A terminal that says nothing of its encoding."""
+
+    def write(self, text: str) -> None:
+        text.encode("ascii")
+        super().write(text)
+
+
+class Failing(Writer):
+    """A terminal, file or pipe that fails after some calls."""
+
+    def __init__(self, error: BaseException, writes: int, flushes: int = 99) -> None:
+        super().__init__()
+        self.error, self.writes, self.flushes = error, writes, flushes
+
+    def write(self, text: str) -> None:
+        self.writes -= 1
+        if self.writes < 0:
+            raise self.error
+        super().write(text)
+
+    def flush(self) -> None:
+        self.flushes -= 1
+        if self.flushes < 0:
+            raise self.error
+
+
+ERRORS = [
+    OSError(5, "Input/output error"),  # the terminal was closed
+    BrokenPipeError(32, "Broken pipe"),
+    OSError(28, "No space left on device"),
+    ValueError("I/O operation on closed file"),
+    AttributeError("'Tee' object has no attribute 'flush'"),
+]
+
+
+@pytest.mark.parametrize("tty", [True, False])
+@pytest.mark.parametrize("calls", [(0, 99), (3, 99), (99, 0), (99, 2)])
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+def test_a_standard_output_that_fails_ends_no_training(
+    error: Exception, calls: tuple[int, int], tty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Failing(error, *calls)
+    monkeypatch.setattr(out, "isatty", lambda: tty, raising=False)
+    monkeypatch.setattr(sys, "stdout", out)
+    history = make().fit(*data(), 2, 4, verbose=True)
+    assert len(history) == 2 and history.stopped == "all 2 epochs done"
+    assert sys.stdout is out
+
+
+def test_what_an_encoding_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Ascii()
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def lösung(prediction: Any, target: Any) -> float:
+        return 1.0
+
+    model = nn.Sequential(nn.Linear(2, 1, dtype="float64", rng=0))
+    optimizer = optim.SGD(model.parameters(), 0.01)
+    xbp.Trainer(model, nn.MSELoss(), optimizer, [lösung], rng=0).fit(*data(), verbose=True)
+    assert "l?sung 1.0000" in out.text
 
 
 # --- signals ---

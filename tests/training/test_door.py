@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import warnings
 import weakref
 from contextlib import suppress
@@ -21,16 +22,22 @@ from xbp.testing.catalogue import LAYERS, LAYERS_OF_1998, MODELS
 from xbp.training import (
     Accuracy,
     Callback,
+    Checkpoints,
     ConfusionMatrix,
+    CSVLogger,
     EarlyStopping,
     F1Score,
+    History,
     LambdaCallback,
     LearningRateScheduler,
     Metric,
+    ModelCheckpoint,
     Precision,
     TopKAccuracy,
     accuracy,
     binary_accuracy,
+    load_weights,
+    save_weights,
 )
 
 N = 12
@@ -207,6 +214,51 @@ def test_targets_that_are_nan_are_no_probabilities() -> None:
     refused(make(1, nn.BCEWithLogitsLoss()), "from 0 to 1", inputs(), broken[:, :1])
 
 
+def test_targets_that_are_nan_are_no_labels(xp: Any) -> None:
+    """Also by hand, where argmax would find the place of the nan."""
+    outputs = xp.asarray([[0.1, 0.9], [0.8, 0.2]])
+    targets = xp.asarray([[math.nan, 1.0], [1.0, 0.0]])
+    assert float(accuracy(outputs, targets)) == 0.5
+    for metric in (Accuracy(), F1Score(), ConfusionMatrix()):
+        metric.update(outputs, targets)
+        with pytest.raises(InputError, match="1 of 2 samples have another one"):
+            metric.compute()
+
+
+NO_INTEGERS = {
+    "bool": LABELS > 0,
+    "floats": LABELS.astype(float),
+    "floats of 32 bits": LABELS.astype("float32"),
+}
+
+
+@pytest.mark.parametrize("labels", NO_INTEGERS.values(), ids=NO_INTEGERS.keys())
+def test_labels_of_another_dtype_are_told_how_to_be_converted(labels: NDArray[Any]) -> None:
+    advice = r"if they are labels, convert them with xbp\.asarray\(y\)\.astype\('int64'\)"
+    refused(make(), advice, inputs(), labels)
+    refused(make(), advice, inputs(), LABELS, validation_data=(inputs(), labels))
+    with pytest.raises(InputError, match=advice):
+        nn.CrossEntropyLoss()(NUMBERS, labels)
+    make().fit(inputs(), xbp.asarray(labels).astype("int64"))
+
+
+@pytest.mark.parametrize("loss", ENTRY_LOSSES)
+def test_complex_numbers_lose_no_part(loss: Any) -> None:
+    refused(make(loss=loss()), r"y holds complex numbers \(complex128\)", inputs(), NUMBERS + 1j)
+    refused(make(loss=loss()), "x holds complex numbers", inputs() + 0j, ONE_HOT)
+    with pytest.raises(InputError, match="x holds complex numbers"):
+        make().predict(inputs() + 0j)
+    with pytest.raises(InputError, match="needs real targets, got complex128"):
+        loss()(NUMBERS, ONE_HOT + 0j)
+
+
+def test_targets_that_are_forgotten() -> None:
+    refused(make(), "there are no targets: .* got a ndarray of shape", inputs(), None)
+    refused(make(), "there are no targets: .* got a tuple of 2 and None", (inputs(), LABELS), None)
+    with pytest.raises(InputError, match="there are no targets"):
+        make().evaluate(inputs(), None)
+
+
 # --- pieces that belong together ---
 
 
@@ -262,6 +314,49 @@ def test_a_softmax_before_a_loss_with_its_own(last: nn.Layer, loss: nn.Loss) -> 
     xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
 
 
+@pytest.mark.parametrize(
+    ("last", "loss", "target"),
+    [
+        ([], nn.CrossEntropyLoss(), 0 * LABELS),
+        ([], nn.CrossEntropyLoss(), np.ones((N, 1))),
+        ([nn.Softmax()], nn.MSELoss(), NUMBERS[:, :1]),
+    ],
+)
+def test_a_softmax_of_one_output_learns_nothing(last: Any, loss: Any, target: Any) -> None:
+    model = network(1, *last)
+    trainer = xbp.Trainer(model, loss, optim.SGD(model.parameters(), 0.1))
+    with pytest.warns(UserWarning, match="a softmax over a single output is always 1"):
+        trainer.fit(inputs(), target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(2).fit(inputs(), LABELS % 2)
+        make(1, nn.MSELoss()).fit(inputs(), NUMBERS[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (lambda model: model.layers[0].weight, "got a Parameter"),
+        (lambda model: model.parameters, "got the function .*parameters"),
+        (lambda model: 0.1, "got a float"),
+        (lambda model: None, "got None"),
+    ],
+)
+def test_an_optimizer_of_no_list(given: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=f"in a list or another iterable.* {sentence}"):
+        optim.SGD(given(network()), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("piece", "value"), [("loss", "mse"), ("loss", nn.MSELoss), ("optimizer", "adam"), ("model", 3)]
+)
+def test_pieces_put_in_later_are_looked_at(piece: str, value: Any) -> None:
+    trainer = make()
+    setattr(trainer, piece, value)
+    with pytest.raises(InputError, match=f"the {piece} must be"):
+        trainer.fit(inputs(), LABELS)
+
+
 class Scale(nn.Layer):
     """With an array where a Parameter should be."""
 
@@ -307,6 +402,8 @@ BAD_PIECES: list[tuple[dict[str, Any], str]] = [
     ({"metrics": [3]}, "no metric like an int"),
     ({"capture": "yes"}, "capture must be True, False or None, got 'yes'"),
     ({"metrics": [Metric()]}, "a metric needs a name"),
+    ({"metrics": [lambda prediction: 0]}, r"of \(prediction, target\), got .*lambda.*\(pred"),
+    ({"loss": lambda target: 0}, r"the loss must be a function of \(prediction, target\), got"),
     ({"metrics": [Accuracy(name="val_loss")]}, "cannot be called 'val_loss'"),
     ({"metrics": [Accuracy(), Accuracy(name="val_accuracy")]}, "cannot be called 'val_acc"),
 ]
@@ -321,6 +418,13 @@ def test_a_piece_of_another_type_gets_one_sentence(change: dict[str, Any], sente
     assert "\n" not in str(error.value)
 
 
+class Keras(Callback):
+    """A method with the arguments of another framework."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # type: ignore[override]
+        """Nothing."""
+
+
 BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"callbacks": EarlyStopping("loss")}, "a list of Callbacks, got an EarlyStopping; put it"),
     ({"callbacks": EarlyStopping}, "a list of Callbacks, got the class EarlyStopping"),
@@ -329,6 +433,8 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"callbacks": [EarlyStopping]}, r"the class EarlyStopping; make one with EarlyStopping\("),
     ({"callbacks": [print]}, r"the function print; wrap it, as in LambdaCallback\(on_epoch_end"),
     ({"callbacks": [None]}, "callbacks must be Callbacks, got None"),
+    ({"callbacks": 2 * [EarlyStopping("loss")]}, "the same EarlyStopping is given twice"),
+    ({"callbacks": [Keras()]}, r"Keras\.on_epoch_end must be .*\(trainer, epoch, record\), got"),
     ({"resume": 3}, "a checkpoint has a path, got an int"),
     ({"validation_data": inputs()}, r"a pair \(x, y\), got a ndarray of shape \(12, 2\)"),
     ({"validation_data": inputs(2)}, r"a pair \(x, y\), got a ndarray of shape \(2, 2\)"),
@@ -346,6 +452,38 @@ def test_an_argument_of_another_type_gets_one_sentence(
     change: dict[str, Any], sentence: str
 ) -> None:
     refused(make(metrics=["accuracy"]), sentence, inputs(), LABELS, **change)
+
+
+@pytest.mark.parametrize(
+    ("make_it", "sentence"),
+    [
+        (lambda f: optim.SGD(network().parameters(), f), r"a schedule as lr must .* \(step\)"),
+        (LearningRateScheduler, r"schedule must be a function of \(epoch\)"),
+        (lambda f: LambdaCallback(on_step_end=f), r"on_step_end must .* \(trainer, step\)"),
+    ],
+)
+def test_functions_of_other_arguments(make_it: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence + r", got .*<lambda>\(a, b, c\)"):
+        make_it(lambda a, b, c: 0.1)
+    with pytest.raises(InputError, match="got the class StepLR; make one with StepLR"):
+        make_it(optim.StepLR)
+    for function in (lambda *any: 0.1, lambda a, b=1, *more: 0.1, partial(pow, 0.1)):
+        make_it(function)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"name", ["name"]], ids=repr)
+@pytest.mark.parametrize(
+    "use",
+    [
+        *(CSVLogger, Checkpoints, ModelCheckpoint, load_weights),
+        lambda path: save_weights(network().state_dict(), path),
+        lambda path: History().to_csv(path),
+        lambda path: make().fit(inputs(), LABELS, resume=path if path is not None else 0),
+    ],
+)
+def test_what_is_no_path_is_one_sentence(use: Any, path: Any) -> None:
+    with pytest.raises(InputError, match=r"^a.* has a path, got (None|an int|a bytes|a list)"):
+        use(path)
 
 
 def test_none_stands_for_no_callbacks_and_no_metrics() -> None:
@@ -426,7 +564,18 @@ def test_data_for_which_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # --- rates ---
 
-BAD_RATES: list[Any] = [-0.1, float("nan"), float("inf"), None, "0.1", [0.1], np.ones(1), True, 1j]
+BAD_RATES: list[Any] = [
+    -0.1,
+    10**400,
+    float("nan"),
+    float("inf"),
+    None,
+    "0.1",
+    [0.1],
+    np.ones(1),
+    True,
+    1j,
+]
 GOOD_RATES: list[Any] = [0.5, 1, np.float32(0.5), np.asarray(0.5), np.int64(1), np.float16(0.5)]
 
 

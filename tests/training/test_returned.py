@@ -51,6 +51,7 @@ KINDS: dict[str, Any] = {
 }
 OTHERS: dict[str, Any] = {
     "None": None,
+    "an int beyond all floats": 10**400,
     "a text": "1.0",
     "a list": [1.0],
     "one entry": np.ones(1),
@@ -80,6 +81,45 @@ def test_a_loss_may_return_any_number(kind: str, xp: Any) -> None:
 
     history = make(two).fit(*data(), 2, 5, data())
     assert history["loss"] == history["val_loss"] == [2.0, 2.0]
+
+
+def test_a_record_has_names() -> None:
+    def put(trainer: xbp.Trainer, epoch: int, record: Any) -> None:
+        record[3] = 1.0
+
+    with pytest.raises(InputError, match=r"strings; .*put puts in an int"):
+        make().fit(*data(), callbacks=[LambdaCallback(on_epoch_end=put)])
+
+
+@pytest.mark.parametrize("clash", ["loss", "epoch", "lr", "own", "val_loss"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_metric_takes_nobody_elses_name(clash: str, told: bool) -> None:
+    """Before the first step where it says its names, else at the end of the epoch."""
+
+    class Several(Metric):
+        name = "several"
+
+        def reset(self) -> None:
+            """Nothing is kept."""
+
+        def update(self, prediction: Any, target: Any) -> None:
+            """Nothing is looked at."""
+
+        def numbers(self) -> dict[str, float]:
+            return {clash: 77.0, "more": 1.0}
+
+        if told:
+
+            def names(self, prediction: Any) -> list[str]:
+                return [clash, "more"]
+
+    def own(prediction: Any, target: Any) -> float:
+        return 1.0
+
+    trainer = make(metrics=[own, Several()])
+    with pytest.raises(InputError, match=f"would be called '{clash}'|cannot be called '{clash}'"):
+        trainer.fit(*data())
+    assert (trainer.optimizer.steps == 0) == told
 
 
 @pytest.mark.parametrize("kind", OTHERS)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -241,11 +243,15 @@ def train_classifier(
     optimizer = optim.Adam(model.parameters(), schedule)
     trainer = Trainer(model, loss, optimizer, ("accuracy",), rng=options.seed)
 
-    with np.errstate(all="ignore"):  # the trainer looks for what is not finite, and says where
-        steps = StepCurve()
+    steps = StepCurve()
+    # The trainer looks for what is not finite, and says where.
+    with np.errstate(all="ignore"), told_if_diverged(trainer, options):
         rate = fit(trainer, train, test, options, steps)
         logits = trainer.predict(test[0])
         test_loss = float(to_numpy(loss(logits, test[1])[0]))
+        if not math.isfinite(test_loss):  # all of training's were finite
+            msg = f"the test loss is {test_loss}; a --learning-rate below {options.lr:g} may help"
+            raise NonFiniteError(msg)
     predicted = np.argmax(to_numpy(logits), axis=1)
     matrix = confusion_matrix(test[1], predicted, options.classes)
 
@@ -320,6 +326,19 @@ def _place(x: NDArray[np.uint8], y: NDArray[Any], dtype: str) -> tuple[Array, Ar
     return xbp.asarray(xbp.datasets.standardize_images(x, dtype=dtype)), xbp.asarray(y)
 
 
+@contextmanager
+def told_if_diverged(trainer: Trainer, options: Options) -> Iterator[None]:
+    """Where a loss became infinite or nan, write the history until then to `DIVERGED`."""
+    try:
+        yield
+    except NonFiniteError as error:
+        if not len(trainer.history):
+            raise
+        trainer.history.to_csv(options.output / DIVERGED)
+        msg = f"{error}; the epochs before are in {str(options.output / DIVERGED)!r}"
+        raise NonFiniteError(msg) from None
+
+
 def fit(
     trainer: Trainer,
     train: tuple[Array, Array],
@@ -327,13 +346,7 @@ def fit(
     options: Options,
     *others: Callback,
 ) -> float:
-    """Train, and return how many images a second that were.
-
-    Raises
-    ------
-    NonFiniteError
-        The loss became infinite or nan. The history until then has been written to `DIVERGED`.
-    """
+    """Train, and return how many images a second that were."""
     stopwatch = Stopwatch()
     saving = []
     if options.checkpoint_every is not None:
@@ -342,25 +355,18 @@ def fit(
         saving = [Checkpoints(folder, every, monitor=monitor, notes=notes)]
     if options.resume is not None:
         typer.echo(where_it_goes_on(options.resume, xbp.get_backend().name))
-    try:
-        history = trainer.fit(
-            *train,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            validation_data=test,
-            callbacks=[
-                *(stopwatch, *others, *saving),
-                ProgressBar() if on_terminal() else EpochLines(),
-            ],
-            verbose=False,
-            resume=options.resume and checkpoints_of(options.resume),
-        )
-    except NonFiniteError as error:
-        if not len(trainer.history):
-            raise
-        trainer.history.to_csv(options.output / DIVERGED)
-        msg = f"{error}; the epochs before are in {str(options.output / DIVERGED)!r}"
-        raise NonFiniteError(msg) from None
+    history = trainer.fit(
+        *train,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        validation_data=test,
+        callbacks=[
+            *(stopwatch, *others, *saving),
+            ProgressBar() if on_terminal() else EpochLines(),
+        ],
+        verbose=False,
+        resume=options.resume and checkpoints_of(options.resume),
+    )
     if trainer.epochs_done < options.epochs:
         typer.echo(f"training ended early: {history.stopped}")
     # The last batch of a whole epoch may be smaller than the others.

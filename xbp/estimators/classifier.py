@@ -113,19 +113,17 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
             choice("class_weight", self.class_weight, ("balanced",))
             weight = compute_sample_weight("balanced", y)
         else:
-            unknown = [label for label in self.class_weight if label not in self.classes_]
+            classes = self.classes_.tolist()  # an array would look for the parts of a tuple
+            unknown = [label for label in self.class_weight if label not in classes]
             if unknown:
-                msg = (
-                    f"class_weight has a class {unknown[0]!r}; the classes are "
-                    f"{self.classes_.tolist()}"
-                )
+                msg = f"class_weight has a class {unknown[0]!r}; the classes are {classes}"
                 raise InputError(msg)
             weight = [
-                number("a class_weight", self.class_weight.get(label, 1), least=0)
-                for label in self.classes_
+                number(f"class_weight[{label!r}]", self.class_weight.get(label, 1), least=0)
+                for label in classes
             ]
             weight = np.asarray(weight)[y]
-        return np.asarray(weight, dtype=self.dtype_)
+        return np.asarray(weight, dtype=np.float64)
 
     def _score_of(self, outputs: Array, y: NDArray[Any], weight: NDArray[Any] | None) -> float:
         return float(accuracy_score(y, to_numpy(outputs).argmax(axis=1), sample_weight=weight))

@@ -75,7 +75,8 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         Whether to show a progress bar.
     warm_start : bool, default False
         Whether another `fit` goes on from the parameters that the last one ended with, and with
-        its optimizer. Features and classes must be the same.
+        its optimizer, as `partial_fit` does. Features and classes must be the same, and what the
+        network was made from; `learning_rate` and `alpha` may change.
 
     Attributes
     ----------
@@ -201,6 +202,8 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
                 *parts, test_size=share, random_state=random_state, stratify=stratify
             )
             parts, held = split[0::2], split[1::2]
+            for part, weights in (("trained on", parts[2:]), ("held out", held[2:])):
+                _check_weights(f"all weights of what is {part} are 0", *weights)
         stop = EarlyStopping(
             "val_loss" if held else "loss", patience, tol, restore_best=held is not None
         )
@@ -222,6 +225,8 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         weight = self._all_weights(y, weight)
         if first:
             self._start(outputs)
+        else:
+            self._go_on()
         self._train([X, y] if weight is None else [X, y, weight], epochs=1)
         return self
 
@@ -241,18 +246,23 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if weight is not None:
-            weight = _check_sample_weight(weight, X, dtype=X.dtype, ensure_non_negative=True)
+            weight = _check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
         self.dtype_: str = X.dtype.name
         return X, y, weight
 
     def _all_weights(self, y: NDArray[Any], weight: NDArray[Any] | None) -> NDArray[Any] | None:
-        """Those given, times those that follow from the targets."""
-        own = self._weights(y)
-        if own is not None:
-            weight = own if weight is None else own * weight
-        if weight is not None and not weight.any():
-            msg = "all weights are 0, so there is nothing to learn from"
-            raise InputError(msg)
+        """Those given, times those that follow from the targets, the largest from ½ to 1.
+
+        Only their ratios count. A power of 2 changes none, and keeps their sums within the dtype.
+        """
+        own = _scaled(self._weights(y))
+        weight = own if weight is None else _scaled(weight)
+        if own is not None and weight is not own:
+            weight = _scaled(own * weight)
+        if weight is None:
+            return None
+        weight = weight.astype(self.dtype_)
+        _check_weights("all weights are 0, so there is nothing to learn from", weight)
         return weight
 
     def _start(self, outputs: int, *, warm: bool = False) -> np.random.RandomState:
@@ -260,6 +270,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         random_state: np.random.RandomState = check_random_state(self.random_state)
         rng = generator(int(random_state.randint(2**31 - 1)))
         if warm:
+            self._go_on()
             return random_state
         self.__dict__.pop("n_iter_", None)  # the sign of being fitted: set when training has ended
         hidden = self.hidden_layer_sizes
@@ -278,9 +289,41 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         decay = number("alpha", self.alpha, least=0)
         optimizer = make(self.model_.parameters(), lr=self.learning_rate, weight_decay=decay)
         self.trainer_ = Trainer(self.model_, self.loss, optimizer, rng=rng)
+        self._remember()
         self.loss_curve_: list[float] = []
         self.n_outputs_ = outputs
         return random_state
+
+    def _go_on(self) -> None:
+        """Take over what may change between two calls, before the second goes on.
+
+        Raises
+        ------
+        InputError
+            A parameter that the network or its optimizer was made from is another one.
+        """
+        changed = {
+            name: value
+            for name, value in self._made_from.items()
+            if _comparable(getattr(self, name)) not in (value,)  # identity, then equality
+        }
+        for name, value in changed.items():
+            now = getattr(self, name)
+            if name in FIXED:
+                msg = (
+                    f"{name} was {value!r} and is {now!r}, which an earlier fit cannot be gone on "
+                    "with; set it back, or fit with warm_start=False"
+                )
+                raise InputError(msg)
+        if "learning_rate" in changed:
+            self.trainer_.optimizer.lr = self.learning_rate
+        if "alpha" in changed:
+            self.trainer_.optimizer.weight_decay = number("alpha", self.alpha, least=0)
+        self._remember()
+
+    def _remember(self) -> None:
+        names = (*FIXED, "learning_rate", "alpha")
+        self._made_from = {name: _comparable(getattr(self, name)) for name in names}
 
     def _train(
         self,
@@ -300,7 +343,10 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         every = [*callbacks, *([scores] if scores else [])]
         verbose = bool(self.verbose)
         try:
-            history = trainer.fit(x, y, epochs, size, validation, every, verbose=verbose)
+            with warnings.catch_warnings():
+                if isinstance(self, ClassifierMixin) and self.n_outputs_ == 1:
+                    warnings.filterwarnings("ignore", "a softmax over a single output")
+                history = trainer.fit(x, y, epochs, size, validation, every, verbose=verbose)
         finally:
             trainer.loss = self.loss
         self.loss_curve_ += history["loss"]
@@ -325,6 +371,29 @@ class _Scores(Callback):
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         x, y, *weight = self.held
         self.values.append(self.net._score_of(trainer.predict(x), y, weight[0] if weight else None))
+
+
+FIXED = ("hidden_layer_sizes", "activation", "dropout", "optimizer", "backend", "dtype")
+"""The parameters of which a network and its optimizer are made, once."""
+
+
+def _comparable(value: Any) -> Any:
+    """A parameter, sequences as tuples."""
+    return tuple(value) if isinstance(value, list | tuple | np.ndarray) else value
+
+
+def _scaled(weight: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Weights times the power of 2 that brings the largest into [½, 1)."""
+    if weight is None or not weight.any():
+        return weight
+    scaled: NDArray[Any] = np.ldexp(weight, -np.frexp(weight.max())[1])
+    return scaled
+
+
+def _check_weights(msg: str, *weights: NDArray[Any]) -> None:
+    """Refuse weights that are all 0."""
+    if not all(weight.any() for weight in weights):
+        raise InputError(f"{msg}; give some samples a weight above 0")
 
 
 def _identity() -> nn.Layer:

@@ -99,6 +99,8 @@ class CrossEntropyLoss(Loss):
                 f"({n}, {c}), got shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}"
                 f"{advice((n,), tuple(target.shape))}"
             )
+            if target.ndim == 1 and dtype_name(target.dtype) in ("bool", "float32", "float64"):
+                msg += "; if they are labels, convert them with xbp.asarray(y).astype('int64')"
             raise InputError(msg)
 
     def _check_labels(self, prediction: Array, labels: Array) -> None:

@@ -136,6 +136,9 @@ class EntrywiseLoss(Loss):
             msg = f"{self} needs a target of the prediction's shape {shape}, got {got}"
             msg += advice(shape, got)
             raise InputError(msg)
+        if target.dtype != prediction.dtype and xp.isdtype(target.dtype, "complex floating"):
+            msg = f"{self} needs real targets, got {dtype_name(target.dtype)}"
+            raise InputError(msg)
         return xp, xp.astype(target, prediction.dtype)
 
     def scale(self, prediction: Array) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from xbp.arguments import number
+from xbp.arguments import described, number, takes
 from xbp.backend import (
     Array,
     HostArray,
@@ -70,6 +70,12 @@ class Optimizer:
         *,
         decoupled_weight_decay: bool = False,
     ) -> None:
+        if not isinstance(parameters, Iterable):
+            msg = (
+                "an optimizer takes Parameters in a list or another iterable, as from "
+                f"model.parameters(); got {described(parameters)}"
+            )
+            raise InputError(msg)
         self.parameters = list(parameters)
         for index, parameter in enumerate(self.parameters):
             if not isinstance(parameter, Parameter):
@@ -104,6 +110,8 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: LearningRate) -> None:
+        if callable(value):
+            takes("a schedule as lr", value, "step")
         self._lr = value if callable(value) else number("lr", value, least=0)
 
     def lr_at(self, step: int) -> float:

@@ -17,7 +17,7 @@ import math
 from numbers import Real
 from typing import Any
 
-from xbp.arguments import described, integer, name_of, number
+from xbp.arguments import described, integer, is_finite, name_of, number
 from xbp.backend import library_of, to_numpy
 from xbp.errors import InputError
 
@@ -137,7 +137,7 @@ def rate_of(schedule: Any, place: str, lr: Any) -> float:
     if library_of(lr) is not None and lr.ndim == 0:
         lr = to_numpy(lr).item()
     real = isinstance(lr, Real) and not isinstance(lr, bool)
-    if real and math.isfinite(lr) and lr >= 0:
+    if real and is_finite(lr) and lr >= 0:
         return float(lr)
     msg = (
         f"the learning rate of {place} must be a finite number of at least 0, "

@@ -53,6 +53,23 @@ def not_finite(pieces: Pieces, seed: int, value: float, epoch: int, step: int, p
     )
 
 
+def spoiled(pieces: Pieces, epoch: int) -> str:
+    """One sentence, if the last step has made a trainable parameter infinite or nan; else empty."""
+    named = list(pieces.model.named_parameters())
+    if not named:
+        return ""
+    xp = array_namespace(named[0][1].data)
+    finite = to_numpy(xp.stack([xp.all(xp.isfinite(p.data)) for _, p in named]))
+    if finite.all():
+        return ""
+    name = named[int(np.argmin(finite))][0]
+    lr = pieces.optimizer.lr_at(max(pieces.optimizer.steps - 1, 0))
+    return (
+        f"the last step, in epoch {epoch}, has made the parameter {name!r} infinite or nan, though "
+        f"the loss before it was finite; a learning rate below {lr:g} may help"
+    )
+
+
 def _layer(pieces: Pieces, seed: int, batch: Array) -> str:
     """The first layer whose output is not finite, as it would be in training."""
     stream = Stream(seed, step=pieces.optimizer.steps)

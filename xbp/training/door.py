@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xbp.arguments import described, name_of
+from xbp.arguments import described, name_of, takes
 from xbp.backend import (
     Array,
     array_namespace,
@@ -24,10 +24,11 @@ from xbp.errors import InputError, OutOfMemoryError
 from xbp.nn import BCEWithLogitsLoss, CrossEntropyLoss, Layer, Loss, Sequential, Sigmoid, Softmax
 from xbp.nn.losses import advice
 from xbp.optim import Optimizer
-from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.base import HOOKS, Callback
 from xbp.training.callbacks.rates import LearningRateScheduler
 from xbp.training.files.checkpoints import Checkpoint
 from xbp.training.metrics.counting import Metric, len_of
+from xbp.training.results import check_distinct
 from xbp.training.state import Pieces
 
 Pair = tuple[Array, Array]
@@ -37,17 +38,12 @@ Pair = tuple[Array, Array]
 
 
 def check_pieces(model: Any, loss: Any, optimizer: Any) -> None:
-    """Refuse what is no model, loss or optimizer, or belongs to others.
+    """Refuse what is no model, loss or optimizer.
 
     Raises
     ------
     InputError
-        Something has the wrong type, or the optimizer has none of the model's parameters.
-
-    Warns
-    -----
-    UserWarning
-        See `compare`, `_check_end` and `_check_attributes`.
+        Something has the wrong type, or a loss takes other arguments.
     """
     kinds: list[tuple[str, Any, type, str]] = [
         ("model", model, Layer, "an nn.Layer, such as nn.Sequential(…)"),
@@ -63,6 +59,23 @@ def check_pieces(model: Any, loss: Any, optimizer: Any) -> None:
             f"(value, gradient), got {described(loss)}"
         )
         raise InputError(msg)
+    if not isinstance(loss, Loss):
+        takes("the loss", loss, "prediction", "target")
+
+
+def examine(model: Layer, loss: Any, optimizer: Optimizer) -> None:
+    """Compare the pieces of a training with each other.
+
+    Raises
+    ------
+    InputError
+        The optimizer has none of the model's parameters.
+
+    Warns
+    -----
+    UserWarning
+        See `compare`, `_check_end` and `_check_attributes`.
+    """
     compare(model, loss, optimizer)
     _check_end(model, loss)
     _check_attributes(model)
@@ -113,9 +126,7 @@ def compare(model: Layer, loss: Any, optimizer: Optimizer) -> None:
 
 def _check_end(model: Layer, loss: Any) -> None:
     """Warn of a softmax or sigmoid before a loss that has one of its own."""
-    last = model
-    while isinstance(last, Sequential) and last.layers:
-        last = last.layers[-1]
+    last = _last(model)
     has_own = isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss)
     if has_own and isinstance(last, Softmax | Sigmoid):
         own = "sigmoid" if isinstance(loss, BCEWithLogitsLoss) else "softmax"
@@ -123,6 +134,23 @@ def _check_end(model: Layer, loss: Any) -> None:
             f"{type(loss).__name__} takes logits and has a {own} of its own, so the model should "
             f"end without its {type(last).__name__}"
         )
+
+
+def _check_single(model: Layer, loss: Any, prediction: Array) -> None:
+    """Warn of a softmax over a single output, which is 1 whatever the model says."""
+    softmax = isinstance(_last(model), Softmax) or type(loss) is CrossEntropyLoss
+    if softmax and prediction.ndim == 2 and prediction.shape[1] == 1:
+        _warn(
+            "a softmax over a single output is always 1, so nothing is learned; for two classes "
+            "take two outputs, or one with BCEWithLogitsLoss and no softmax"
+        )
+
+
+def _last(model: Layer) -> Layer:
+    """The layer that the outputs come from, as far as containers tell."""
+    while isinstance(model, Sequential) and model.layers:
+        model = model.layers[-1]
+    return model
 
 
 def _check_attributes(model: Layer) -> None:
@@ -165,6 +193,7 @@ def place(model: Layer, x: Any) -> Array:
     backend = model.backend() or get_backend()
     try:
         x = backend.asarray(x)
+        refuse_complex("x", x)
         dtypes = {dtype_name(p.data.dtype): p.data.dtype for _, p in model._all_names("")}
         if len(dtypes) != 1 or not is_floating(x) or dtype_name(x.dtype) in dtypes:
             return x
@@ -183,6 +212,16 @@ def place(model: Layer, x: Any) -> Array:
         msg = f"there is no room for data of shape {shape} on {backend}; give fewer at once"
         raise OutOfMemoryError(msg) from None
     return converted
+
+
+def refuse_complex(name: str, array: Array) -> None:
+    """Refuse complex numbers, of which training would keep the real part alone."""
+    if array_namespace(array).isdtype(array.dtype, "complex floating"):
+        msg = (
+            f"{name} holds complex numbers ({dtype_name(array.dtype)}), where real ones were "
+            "expected; give their real and imaginary parts as features of their own"
+        )
+        raise InputError(msg)
 
 
 def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> Array:
@@ -255,7 +294,11 @@ def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
         They do not fit.
     """
     model, loss, metrics = pieces.model, pieces.loss, pieces.metrics.values()
+    if y is None:
+        msg = f"there are no targets: x and y must be arrays, got {described(x)} and None"
+        raise InputError(msg)
     x, y = place(model, x), (model.backend() or get_backend()).asarray(y)
+    refuse_complex("y", y)
     if x.ndim == 0 or y.ndim == 0 or len_of(x) != len_of(y) or len_of(x) == 0:
         msg = (
             f"x and y need the same number of samples, at least one; they have shapes "
@@ -263,11 +306,14 @@ def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
         )
         raise InputError(msg)
     prediction = _one_output(model, x)
+    _check_single(model, loss, prediction)
     if isinstance(loss, Loss):
         loss.check(prediction, y)
     for metric in metrics:
         metric.check(prediction, y)
-    return (x, y), ["loss", *_names(metrics, prediction)]
+    quantities = ["loss", *_names(metrics, prediction)]
+    check_distinct(["epoch", "lr", *quantities])
+    return (x, y), quantities
 
 
 def pair_of(validation_data: Any) -> tuple[Any, Any]:
@@ -324,8 +370,12 @@ def callbacks_of(given: Any) -> list[Callback]:
         msg = f"callbacks must be a list of Callbacks, got {described(given)}; put it into a list"
         raise InputError(msg)
     callbacks = list(given)
-    for callback in callbacks:
+    for index, callback in enumerate(callbacks):
         if isinstance(callback, Callback):
+            if any(callback is earlier for earlier in callbacks[:index]):
+                msg = f"the same {type(callback).__name__} is given twice; it would be called twice"
+                raise InputError(msg)
+            _check_hooks(callback)
             continue
         msg = f"callbacks must be Callbacks, got {described(callback)}"
         if isinstance(callback, type):
@@ -334,6 +384,14 @@ def callbacks_of(given: Any) -> list[Callback]:
             msg += "; wrap it, as in LambdaCallback(on_epoch_end=…)"
         raise InputError(msg)
     return callbacks
+
+
+def _check_hooks(callback: Callback) -> None:
+    """Refuse methods of somebody else's callback that cannot take what they will be given."""
+    for name, wanted in HOOKS.items():
+        method = getattr(callback, name)
+        if not str(getattr(method, "__module__", "")).startswith("xbp."):
+            takes(f"{type(callback).__name__}.{name}", method, *wanted)
 
 
 def expected_names(quantities: Sequence[str], *, validated: bool) -> list[str]:

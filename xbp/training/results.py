@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from numbers import Real
+from collections.abc import Mapping, Sequence
+from numbers import Rational, Real
 from typing import Any
 
-from xbp.arguments import described, name_of
+from xbp.arguments import described, is_finite, name_of
 from xbp.backend import Array, array_namespace, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
 
@@ -35,7 +35,7 @@ def value_of(what: str, value: Any, beside: Array) -> Array:
                 return backend_of(beside).asarray(to_numpy(value))
             real = xp.isdtype(value.dtype, "real floating")
             return value if real else xp.astype(xp.asarray(value), xp.float64)
-    elif isinstance(value, Real):
+    elif isinstance(value, Real) and not _is_too_large(value):
         return backend_of(beside).asarray(float(value))
     msg = f"{what} must return a number or a 0-d array, got {described(value)}"
     raise InputError(msg)
@@ -49,14 +49,19 @@ def number_of(what: str, value: Any) -> float:
     InputError
         It is something else.
     """
-    if type(value) in (int, float):
+    if type(value) in (int, float) and not _is_too_large(value):
         return value  # type: ignore[no-any-return]
     if library_of(value) is not None and value.ndim == 0:
         value = to_numpy(value).item()
-    if isinstance(value, Real):
+    if isinstance(value, Real) and not _is_too_large(value):
         return float(value)
     msg = f"{what} must be a number or a 0-d array, got {described(value)}"
     raise InputError(msg)
+
+
+def _is_too_large(value: Any) -> bool:
+    """Whether it is an int or a fraction beyond the largest float."""
+    return isinstance(value, Rational) and not is_finite(value)
 
 
 def make_plain(record: dict[str, Any], who: str) -> None:
@@ -65,10 +70,13 @@ def make_plain(record: dict[str, Any], who: str) -> None:
     Raises
     ------
     InputError
-        Something is no number.
+        Something is no number, or its name no string.
     """
     for name, value in record.items():
-        if type(value) not in (int, float):
+        if not isinstance(name, str):
+            msg = f"the names in a record must be strings; {who} puts in {described(name)}"
+            raise InputError(msg)
+        if type(value) is not float:  # also an int, which may be too large
             record[name] = number_of(f"what {who} puts into the record as {name!r}", value)
 
 
@@ -84,6 +92,29 @@ def numbers_of(what: str, numbers: Any) -> dict[str, float]:
         msg = f"the numbers of {what} must be a dict of names to numbers, got {described(numbers)}"
         raise InputError(msg)
     return {name: number_of(f"what {what} computes", value) for name, value in numbers.items()}
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Refuse names of which one stands for two quantities in the records.
+
+    Raises
+    ------
+    InputError
+        Two are equal; or one is that of another on validation data.
+    """
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            msg = (
+                f"two quantities would be called {name!r} in the records; give a metric a name of "
+                "its own (name=…, or a function's __name__)"
+            )
+            raise InputError(msg)
+        if f"val_{name}" in names:
+            msg = (
+                f"a metric cannot be called 'val_{name}', as {name!r} on validation data is called "
+                "that; give it another name"
+            )
+            raise InputError(msg)
 
 
 def checked_loss(loss: Any, returned: Any, prediction: Array) -> tuple[Array, Array]:

@@ -73,4 +73,4 @@ class TrainingState:
 
     def stop(self, reason: str) -> None:
         """End training after the current step; the first reason counts."""
-        self.stop_reason = self.stop_reason or reason
+        self.stop_reason = self.stop_reason or str(reason or "stopped for no reason given")

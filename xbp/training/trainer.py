@@ -15,10 +15,10 @@ from xbp.errors import InputError, NonFiniteError
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed, permutation
-from xbp.training.callbacks.base import Callback, begun
+from xbp.training.callbacks.base import Callback, begun, told_not_finite
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
-from xbp.training.diagnosis import Place, not_finite
+from xbp.training.diagnosis import Place, not_finite, spoiled
 from xbp.training.door import (
     adds_names,
     admit,
@@ -28,6 +28,7 @@ from xbp.training.door import (
     check_pieces,
     check_schedule,
     compare,
+    examine,
     expected_names,
     pair_of,
     parameters_of,
@@ -61,6 +62,7 @@ def _on_its_device(
 
     @wraps(method)
     def run(self: Trainer, *args: P.args, **options: P.kwargs) -> R:
+        check_pieces(self.model, self.loss, self.optimizer)  # somebody may have put in others
         with self._backend().on_device():
             return method(self, *args, **options)
 
@@ -153,6 +155,7 @@ class Trainer:
         capture: bool | None = None,
     ) -> None:
         check_pieces(model, loss, optimizer)
+        examine(model, loss, optimizer)
         if capture not in (None, True, False):
             msg = f"capture must be True, False or None, got {described(capture)}"
             raise InputError(msg)
@@ -248,7 +251,8 @@ class Trainer:
             The loss became infinite or nan. Where reading it is free (on a CPU), the step is not
             made and the parameters are those before it; on a device the losses begin their way to
             the host every 50 steps, are looked at when they have arrived, and waited for after
-            each epoch, and later steps have been made. `TerminateOnNaN` makes an end of training
+            each epoch, and later steps have been made. Without validation data, also where the
+            last step makes parameters infinite or nan. `TerminateOnNaN` makes an end of training
             of it.
         OutOfMemoryError
             A step needs more memory than there is; the sentence says which batch size may do.
@@ -266,6 +270,9 @@ class Trainer:
         waits is before (the check of data and targets) and after the steps: the record of the
         epoch, for which losses and metrics are read, and validation, once at its end.
         """
+        if self.run is not None:
+            msg = "this trainer is in a fit already; call fit when that has returned"
+            raise InputError(msg)
         epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
         given, callbacks = (x, y), callbacks_of(callbacks)
@@ -294,18 +301,21 @@ class Trainer:
             callbacks.append(ProgressBar())
         # Callbacks that write files are called last: they save what the others did.
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
-        self.run = Run(self, self.batch_size, data, validation)
         stepper = self._new_stepper(given, data)
         try:
+            self.run = Run(self, self.batch_size, data, validation)
             with stop_on_interrupt(self.stop), begun(self.callbacks, self):
                 if self.resumed:
                     restore(self, self.resumed)
                 while self.epochs_done < self.last_epoch and not self.stop_reason:
                     try:
                         self._epoch(stepper, data, validation)
+                        if validation is None and self.epochs_done == self.last_epoch:
+                            self._check_parameters()  # no loss has seen the last step
                     except NonFiniteError as error:
-                        if not any(c.on_not_finite(self, error) for c in self.callbacks):
+                        if not told_not_finite(self.callbacks, self, error):
                             raise
+                        self.stop(str(error))
         finally:
             self.run = None  # it holds the data
             stepper.end()
@@ -457,6 +467,11 @@ class Trainer:
         (x, y), self.quantities = admit(self, x, y)
         self.sample_shape = tuple(x.shape[1:])
         return x, y
+
+    def _check_parameters(self) -> None:
+        if msg := spoiled(self, self.epochs_done):
+            self.history.stopped = msg
+            raise NonFiniteError(msg)
 
     def _check_finite(self, epoch: Place, step: int, *, wait: bool = True) -> None:
         """Look at the losses that have arrived, of the first `step` steps of the epoch.

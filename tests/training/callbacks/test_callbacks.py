@@ -167,6 +167,7 @@ def test_smaller_is_better(monitor: str) -> None:
     [
         *("accuracy", "val_top_5_accuracy", "val_f1", "f1_micro", "recall_3", "acc", "val_acc"),
         *("val_precision_weighted", "val_auc", "binary_accuracy", "balanced_accuracy"),
+        *("val/accuracy", "accuracy.val", "val accuracy", "val_accuracy_"),
     ],
 )
 def test_larger_is_better(monitor: str) -> None:
@@ -176,7 +177,10 @@ def test_larger_is_better(monitor: str) -> None:
 
 @pytest.mark.parametrize(
     "monitor",
-    ["f100", "quality", "val_score", "accuracy_loss", "neg_mse", "valAcc", "val_", "", "1"],
+    [
+        *("f100", "quality", "val_score", "accuracy_loss", "neg_mse", "valAcc", "val_", "", "1"),
+        *("1-accuracy", "1 - accuracy", "-accuracy", "val_-loss", "1/loss", "train-val accuracy"),
+    ],
 )
 def test_a_direction_that_is_not_known_is_asked_for(monitor: str) -> None:
     for make in (

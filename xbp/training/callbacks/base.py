@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from xbp.arguments import name_of, takes
 from xbp.backend import Array
 from xbp.errors import InputError, NonFiniteError
 from xbp.training.files.checkpoints import Checkpoint
@@ -139,6 +140,17 @@ class Callback:
         """Remember what `state_dict` gave. It comes from a file: check it, and raise ValueError."""
 
 
+HOOKS = {
+    "on_fit_begin": ("trainer",),
+    "on_epoch_begin": ("trainer", "epoch"),
+    "on_step_end": ("trainer", "step"),
+    "on_epoch_end": ("trainer", "epoch", "record"),
+    "on_not_finite": ("trainer", "error"),
+    "on_fit_end": ("trainer",),
+}
+"""What a `Trainer` calls of a callback, with which arguments."""
+
+
 class LambdaCallback(Callback):
     """Any functions as a callback: each takes what the method of its name takes.
 
@@ -150,7 +162,7 @@ class LambdaCallback(Callback):
     Raises
     ------
     InputError
-        Something is not callable.
+        Something is not callable, or takes other arguments.
 
     Examples
     --------
@@ -172,6 +184,7 @@ class LambdaCallback(Callback):
             if not callable(function):
                 msg = f"{name} must be a function, got {type(function).__name__}"
                 raise InputError(msg)
+            takes(name, function, *HOOKS[name])
         vars(self).update(functions)  # in place of the methods
 
 
@@ -210,3 +223,21 @@ def _end(callbacks: Sequence[Callback], trainer: Training, earlier: BaseExceptio
             raise first
     finally:
         del first, earlier  # no circle of references, so that memory is free at once
+
+
+def told_not_finite(
+    callbacks: Sequence[Callback], trainer: Training, error: NonFiniteError
+) -> bool:
+    """Whether a callback ends training in place of raising `error`.
+
+    Where one fails, that becomes a note of `error`, which then is raised.
+    """
+    for callback in callbacks:
+        try:
+            if callback.on_not_finite(trainer, error):
+                return True
+        except Exception as later:
+            what = name_of(callback.on_not_finite)
+            error.add_note(f"and {what} failed: {type(later).__name__}: {later}")
+            return False
+    return False

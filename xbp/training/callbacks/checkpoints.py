@@ -6,13 +6,12 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from xbp.arguments import choice, integer
 from xbp.backend import to_numpy
 from xbp.errors import DataError
-from xbp.paths import same_place
+from xbp.paths import path_of, same_place
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.checkpoints import BEST, Checkpoint, checkpoints_in, open_checkpoint
@@ -95,7 +94,7 @@ class Checkpoints(Callback):
         mode: str = "auto",
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = path_of(folder, "a folder of checkpoints")
         self.every = None if every is None else integer("every", every, least=1)
         self.keep = integer("keep", keep, least=1)
         self.monitor = monitor

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from xbp.arguments import choice
 from xbp.errors import InputError
+from xbp.paths import path_of
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.resume import capture
@@ -15,6 +17,16 @@ from xbp.training.files.tensors import write_tensors
 from xbp.training.files.weights import save_weights
 from xbp.training.files.writing import check_writable
 from xbp.training.history import Record
+
+
+class _Any(dict[str, Any]):
+    """A record that has a value for every name, as somebody else's callback may put it there."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value  # an int, which fits all formats of numbers
+
+    def __missing__(self, name: str) -> int:
+        return self.value
 
 
 class ModelCheckpoint(Callback):
@@ -69,7 +81,7 @@ class ModelCheckpoint(Callback):
         save_best_only: bool = False,
         save_weights_only: bool = False,
     ) -> None:
-        self.path, self.monitor = os.fspath(path), monitor
+        self.path, self.monitor = str(path_of(path, "a model's file")), monitor
         choice("mode", mode, ("auto", "min", "max"))
         self.sign = sign_of(monitor, mode) if save_best_only else 1
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
@@ -78,11 +90,9 @@ class ModelCheckpoint(Callback):
     def on_fit_begin(self, trainer: Training) -> None:
         if self.save_best_only:
             check_monitored(trainer, self.monitor)
-        if trainer.may_have_more:
-            return  # who knows what the pattern may hold
-        path = self._path({"epoch": 1} | dict.fromkeys(trainer.expected[1:], 1.0))
-        if os.path.dirname(path) == os.path.dirname(self.path):  # noqa: PTH120
-            check_writable(path)
+        first, second = (self._example(trainer, value) for value in (1, 2))
+        if Path(first).parent == Path(second).parent:  # it depends on no quantity of the record
+            check_writable(first)
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
@@ -103,6 +113,13 @@ class ModelCheckpoint(Callback):
         if self.save_best_only and self.best is None and measured:
             msg = f"{self.path!r} was not written, as no {self.monitor} was finite"
             warnings.warn(msg, UserWarning, stacklevel=2)
+
+    def _example(self, trainer: Training, value: int) -> str:
+        """The path for the next epoch, with `value` in the place of all that is measured."""
+        record = _Any(value) if trainer.may_have_more else {}
+        epochs = trainer.resumed.epochs_done if trainer.resumed else trainer.epochs_done
+        record |= dict.fromkeys(trainer.expected, float(value)) | {"epoch": epochs + 1}
+        return self._path(record)
 
     def _path(self, record: Record) -> str:
         try:

@@ -50,7 +50,9 @@ def sign_of(monitor: str, mode: str) -> int:
     """1 where smaller is better, -1 where larger is.
 
     In mode "auto" that is read from the words of the name, if all of them are known: larger is
-    better for accuracy, acc, precision, recall, f1, auc, …, smaller for loss, error, mse, …
+    better for accuracy, acc, precision, recall, f1, auc, …, smaller for loss, error, mse, … Words
+    end at ``_``, ``/``, ``.`` or a space, and a number after the first word says nothing; so
+    ``1-accuracy`` and ``-loss`` are names that nobody knows.
 
     Raises
     ------
@@ -59,7 +61,8 @@ def sign_of(monitor: str, mode: str) -> int:
     """
     if choice("mode", mode, ("auto", "min", "max")) != "auto":
         return 1 if mode == "min" else -1
-    words = {word for word in re.split(r"[\W_]+", str(monitor)) if word and not word.isdecimal()}
+    names = [word for word in re.split(r"[_/.\s]+", str(monitor)) if word]
+    words = {word for i, word in enumerate(names) if i == 0 or not word.isdecimal()}
     words -= set(NEUTRAL.split())
     for known, sign in ((LARGER, -1), (SMALLER, 1)):
         if words and words <= set(known.split()):

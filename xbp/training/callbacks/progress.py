@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from xbp.backend import to_numpy
@@ -88,18 +90,33 @@ def on_terminal() -> bool:
 
 
 class _Output:
-    """The standard output as rich needs it: whoever replaced it may have given it `write` alone."""
+    """The standard output as rich needs it: whoever replaced it may have given it `write` alone.
+
+    Once it fails (a terminal that was closed, a full disk), nothing more is written to it: training
+    goes on without a bar.
+    """
 
     def __init__(self) -> None:
-        self.stream = sys.stdout
+        self.stream: Any = sys.stdout
 
     def write(self, text: str) -> int:
-        if self.stream is not None:
-            self.stream.write(text)
+        with self._as_long_as_it_works():
+            try:
+                getattr(self.stream, "write", str)(text)
+            except UnicodeEncodeError:
+                self.stream.write(text.encode("ascii", "replace").decode())
         return len(text)
 
     def flush(self) -> None:
-        getattr(self.stream, "flush", int)()
+        with self._as_long_as_it_works():
+            getattr(self.stream, "flush", int)()
+
+    @contextmanager
+    def _as_long_as_it_works(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # of whatever class somebody made it
+            self.stream = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from xbp.arguments import takes
 from xbp.errors import InputError
 from xbp.optim.schedules import rate_of
 from xbp.training.callbacks.base import Callback, Training
@@ -24,8 +25,8 @@ class LearningRateScheduler(Callback):
     Raises
     ------
     InputError
-        `schedule` is not callable; or, in training, it gives something else than a finite rate of
-        at least 0.
+        `schedule` is no function of one argument; or, in training, it gives something else than a
+        finite rate of at least 0.
 
     Examples
     --------
@@ -37,6 +38,7 @@ class LearningRateScheduler(Callback):
         if not callable(schedule):
             msg = f"schedule must be a function of the epoch, got {type(schedule).__name__}"
             raise InputError(msg)
+        takes("schedule", schedule, "epoch")
         self.schedule = schedule
 
     def on_epoch_begin(self, trainer: Training, epoch: int) -> None:

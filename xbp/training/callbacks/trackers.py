@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xbp.errors import BackendError, DataError, InputError
-from xbp.paths import require_plain
+from xbp.paths import path_of, require_plain
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.files.writing import check_writable
 from xbp.training.history import Record
@@ -64,7 +64,7 @@ class CSVLogger(Tracker):
     Raises
     ------
     InputError
-        `separator` is no character.
+        `separator` is no character, or `path` no path.
     DataError
         In `fit`: the file cannot be written; or lines cannot be added to it, as it is no CSV file,
         or has no columns for quantities of the records. Before the first step, but for what
@@ -82,7 +82,8 @@ class CSVLogger(Tracker):
         if not isinstance(separator, str) or len(separator) != 1 or separator in '"\r\n':
             msg = f"separator must be one character, such as ',' or ';', got {separator!r}"
             raise InputError(msg)
-        self.path, self.separator, self.append = Path(path), separator, append
+        self.path, self.separator = path_of(path, "a CSV file"), separator
+        self.append = append
 
     def on_fit_begin(self, trainer: Training) -> None:
         super().on_fit_begin(trainer)
@@ -193,7 +194,7 @@ class TensorBoard(Tracker):
     """
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:
-        self.log_dir = Path(log_dir)
+        self.log_dir = path_of(log_dir, "a folder for TensorBoard")
         self.files = needed("tensorboardX.event_file_writer", "TensorBoard")
         self.messages = needed("tensorboardX.proto.event_pb2", "TensorBoard")
         self.writers: dict[str, Any] = {}

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from xbp.arguments import described, integer, number
+from xbp.arguments import integer, number
 from xbp.errors import DataError, InputError
-from xbp.paths import kind_of
+from xbp.paths import kind_of, path_of
 from xbp.training.files.tensors import TensorFile
 
 FORMAT = "xbp checkpoint"
@@ -92,10 +92,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint | None:
     DataError
         It is malformed, or cannot be read.
     """
-    if not isinstance(path, str | os.PathLike):
-        msg = f"a checkpoint has a path, got {described(path)}"
-        raise DataError(msg)
-    path = Path(path)
+    path = path_of(path, "a checkpoint")
     try:
         kind = kind_of(path)
         if kind != "a folder":

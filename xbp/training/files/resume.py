@@ -136,7 +136,7 @@ def restore(trainer: Training, checkpoint: Checkpoint) -> None:
     state.seconds = checkpoint.seconds
     state.history.records = checkpoint.records
     state.history.seconds = checkpoint.times
-    state.stop(checkpoint.stopped)
+    state.stop_reason = state.stop_reason or checkpoint.stopped
 
 
 def _check_run(trainer: Training, checkpoint: Checkpoint) -> None:

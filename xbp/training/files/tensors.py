@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from xbp.backend import to_numpy
 from xbp.errors import DataError, InputError, on_one_line
-from xbp.paths import open_file
+from xbp.paths import open_file, path_of
 from xbp.training.files.writing import replacing
 
 DTYPES = {  # of the format and numpy alike
@@ -134,7 +133,7 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         from safetensors import SafetensorError, safe_open
 
-        self.path = Path(path)
+        self.path = path_of(path, "a safetensors file")
         self.name = repr(str(path))  # quoted, so that a strange name cannot break a sentence
         open_file(path, "a safetensors file").close()  # its reader takes any failure for absence
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xbp.errors import DataError
-from xbp.paths import KINDS, StrPath
+from xbp.paths import KINDS, StrPath, path_of
 from xbp.training.files.staging import staging
 
 TABLES = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")
@@ -112,6 +112,7 @@ class Target:
     """
 
     def __init__(self, path: StrPath) -> None:
+        path = path_of(path, "a file")
         self.state = "check its folder, permissions and the free space"
         self.status = _status(path)
         kind = KINDS.get(stat.S_IFMT(self.status.st_mode)) if self.status else None

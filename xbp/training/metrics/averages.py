@@ -11,7 +11,7 @@ import numpy as np
 from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, on_device_of, to_numpy
 from xbp.errors import InputError
 from xbp.training.metrics.counting import Metric, len_of
-from xbp.training.results import numbers_of, value_of
+from xbp.training.results import check_distinct, numbers_of, value_of
 
 
 class Mean(Metric):
@@ -150,7 +150,9 @@ class Averages:
         """The numbers over all batches so far."""
         numbers = self.loss.numbers()
         for name, metric in self.metrics.items():
-            numbers |= numbers_of(f"the metric {name}", metric.numbers())
+            more = numbers_of(f"the metric {name}", metric.numbers())
+            check_distinct(["epoch", "lr", *numbers, *more])
+            numbers |= more
             vars(self.given[name]).update(vars(metric))
         return numbers
 

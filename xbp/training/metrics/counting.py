@@ -250,7 +250,7 @@ def labels_of(
         Something else was given.
     """
     xp = array_namespace(prediction)
-    if prediction.ndim == 2 and prediction.shape[1] == 1:
+    if prediction.ndim == 1 or (prediction.ndim == 2 and prediction.shape[1] == 1):
         msg = f"{name} needs outputs for two classes or more; for a single one {single}"
         raise InputError(msg)
     fits = prediction.ndim == 2 and target.shape[1:] in ((), prediction.shape[1:])
@@ -261,7 +261,10 @@ def labels_of(
             f"{advice(('N',), tuple(target.shape))}"
         )
         raise InputError(msg)
-    labels = target if target.ndim == 1 else xp.argmax(target, axis=1)
+    labels = target
+    if target.ndim == 2:
+        known = xp.all(target == target, axis=1)
+        labels = xp.where(known, xp.argmax(target, axis=1), -1)  # nan marks no place
     if not xp.isdtype(labels.dtype, "integral"):
         msg = f"{name} needs integer labels, got {dtype_name(labels.dtype)}"
         raise InputError(msg)

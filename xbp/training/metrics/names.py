@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from xbp.arguments import described
+from xbp.arguments import described, takes
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.losses import Loss
@@ -13,6 +13,7 @@ from xbp.training.metrics.accuracy import Accuracy, TopKAccuracy
 from xbp.training.metrics.averages import Mean
 from xbp.training.metrics.counting import Metric
 from xbp.training.metrics.scores import F1Score, Precision, Recall
+from xbp.training.results import check_distinct
 
 MetricLike: TypeAlias = "str | Metric | Callable[[Array, Array], Any]"
 """A name of `METRICS`; a `Metric`; or a function ``(prediction, target) -> number or 0-d
@@ -30,8 +31,6 @@ METRICS: dict[str, Callable[[], Metric]] = {
 `binary_accuracy` is not among them: a name does not say whether outputs are logits.
 """
 
-RESERVED = ("epoch", "lr", "loss")
-
 
 def find_metrics(metrics: Iterable[MetricLike] | None) -> dict[str, Metric]:
     """Metrics by the names they have in records; None stands for none.
@@ -39,7 +38,8 @@ def find_metrics(metrics: Iterable[MetricLike] | None) -> dict[str, Metric]:
     Raises
     ------
     InputError
-        There is no such metric, or two have the same name, or they are not in a list.
+        There is no such metric, or two have the same name, or they are not in a list; or a function
+        takes other arguments.
     """
     if metrics is None:
         return {}
@@ -52,20 +52,8 @@ def find_metrics(metrics: Iterable[MetricLike] | None) -> dict[str, Metric]:
         if not isinstance(getattr(metric, "name", None), str):
             msg = f"a metric needs a name; give {type(metric).__name__} an attribute name"
             raise InputError(msg)
-        if metric.name in found or metric.name in RESERVED:
-            msg = (
-                f"two quantities would be called {metric.name!r} in the records; give a metric a "
-                "name of its own (name=…, or a function's __name__)"
-            )
-            raise InputError(msg)
+        check_distinct(["epoch", "lr", "loss", *found, metric.name])
         found[metric.name] = metric
-    for name in ("loss", *found):
-        if f"val_{name}" in found:
-            msg = (
-                f"a metric cannot be called 'val_{name}', as {name!r} on validation data is called "
-                "that; give it another name"
-            )
-            raise InputError(msg)
     return found
 
 
@@ -75,6 +63,7 @@ def _find(metric: Any) -> Metric:
     if isinstance(metric, type) and issubclass(metric, Metric):
         return metric()
     if callable(metric) and not isinstance(metric, type | Loss):
+        takes("a metric", metric, "prediction", "target")
         return Mean(getattr(metric, "__name__", type(metric).__name__), metric)
     if isinstance(metric, str) and metric in METRICS:
         return METRICS[metric]()
