@@ -15,9 +15,9 @@ INTERRUPTED = "interrupted by Ctrl-C"
 def stop_on_interrupt(stop: Callable[[str], object]) -> Iterator[None]:
     """Let the first Ctrl-C call `stop` with the reason, and the second one do what it did before.
 
-    Nothing is changed in other threads than the main one, which may not, where SIGINT is ignored,
-    and where its handler is not Python's, so that it could not be put back. A handler that
-    somebody sets in the meantime is left in place.
+    Nothing is changed outside of the main thread (Python forbids it), where SIGINT is ignored, or
+    where its handler is not Python's and could not be put back. A handler that is set in the
+    meantime stays in place.
     """
     previous = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()

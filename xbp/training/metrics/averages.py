@@ -34,14 +34,14 @@ class Mean(Metric):
         summed: bool = False,
     ) -> None:
         self.name, self.function, self.summed = name, function, summed
-        self.known: type | None = None  # what the function returns, where that is an array's value
+        self.known: type | None = None  # the type of what the function returns, once checked
         self.reset()
 
     def reset(self) -> None:
         self.sizes: list[int] = []
-        self.values: list[float] = []  # of the first batches; those of the others are on their way,
-        self.fetched: Fetch | None = None
-        self.waiting: list[Array] = []  # or wait on the device
+        self.values: list[float] = []  # on the host, of the first batches
+        self.fetched: Fetch | None = None  # in transfer
+        self.waiting: list[Array] = []  # still on the device
         self.checked = 0  # how many values `first_not_finite` has seen
 
     def update(self, prediction: Array, target: Array) -> None:

@@ -14,7 +14,7 @@ from xbp.errors import InputError
 from xbp.nn.losses import advice
 from xbp.primitives import bincount
 
-HELD = 2**16  # so many keys wait on the device before they are counted at once
+HELD = 2**16  # keys that are kept on the device before they are counted
 
 
 class Metric:
@@ -147,7 +147,7 @@ class CountingMetric(Metric):
             self.add(len_of(target), keys)
 
     def add(self, samples: int, keys: Array) -> None:
-        """So many more samples, which have these keys."""
+        """Add the keys of a number of samples."""
         before = self._waiting[0] if self._waiting else self._counted
         if not isinstance(before, int):
             check_beside(self.name, "a batch", keys, "the one before is", before)
