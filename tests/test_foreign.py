@@ -90,8 +90,8 @@ class Rows(Sequence[Any]):
 class Exported:
     """It has DLPack, and nothing else."""
 
-    def __init__(self) -> None:
-        self.array = np.array([[1.0, 2.0]] * 2)
+    def __init__(self, values: Any = ((1.0, 2.0),) * 2) -> None:
+        self.array = np.array(values)
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.array.__dlpack__(**options)
@@ -108,6 +108,13 @@ class Converted:
         if self.error:
             raise self.error("not here,\nnot now")
         return np.array([[1.0, 2.0]] * 2)
+
+
+class Variable:
+    """As netCDF4's, whose `__array__` has a mask where values are missing."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.ma.masked_array(PLAIN, mask=PLAIN > 1)
 
 
 class Interface:
@@ -131,6 +138,10 @@ def torch_() -> Any:
 
 def pandas_() -> Any:
     return pytest.importorskip("pandas")
+
+
+def few_bits() -> Any:
+    return pytest.importorskip("ml_dtypes")
 
 
 def memory_map(folder: Path) -> Any:
@@ -166,12 +177,23 @@ CONVERTED: dict[str, Callable[[], Any]] = {
     "a tensor that requires a gradient": lambda: torch_().tensor(PLAIN, requires_grad=True),
     "a tensor of a subclass": lambda: torch_().nn.Parameter(torch_().tensor(PLAIN)),
     "a list of tensors": lambda: list(torch_().tensor(PLAIN)),
+    "a list of tensors that require gradients": lambda: list(
+        torch_().tensor(PLAIN, requires_grad=True)
+    ),
+    "a tuple of bfloat16": lambda: tuple(torch_().tensor(PLAIN, dtype=torch_().bfloat16)),
+    "numbers among tensors": lambda: [[torch_().tensor(1.0, requires_grad=True), 2.0]] * 2,
+    "a list of DLPack": lambda: [Exported([1.0, 2.0])] * 2,
+    "bfloat16 of numpy": lambda: PLAIN.astype(few_bits().bfloat16),
+    "float8 of numpy": lambda: PLAIN.astype(few_bits().float8_e4m3fn),
+    "a list of numpy's bfloat16": lambda: [[few_bits().bfloat16(1), few_bits().bfloat16(2)]] * 2,
 }
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "masked": (lambda: np.ma.masked_array(PLAIN, mask=PLAIN > 1), "masked entries"),
     "a list of masked": (lambda: [np.ma.masked_array([1.0, 2.0], [0, 1])] * 2, "masked entries"),
     "the masked constant": (lambda: [[1.0, np.ma.masked]] * 2, "masked entries"),
+    "masked by __array__": (Variable, "masked entries"),
+    "masked by __array__, in a list": (lambda: [Variable()] * 2, "masked entries"),
     "a unit": (lambda: Quantity(PLAIN), "has the unit 'm'"),
     "a wrapped unit": (Wrapped, "has the unit 'metre'"),
     "a list of units": (lambda: [Quantity([1.0, 2.0])] * 2, "has the unit 'm'"),
@@ -202,6 +224,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: torch_().nested.nested_tensor([torch_().ones(n) for n in (1, 2)]),
         "is nested",
     ),
+    "a list of sparse tensors": (lambda: [torch_().tensor(PLAIN).to_sparse()], "x.to_dense()"),
+    "a parameter of a lazy module": (
+        lambda: torch_().nn.LazyLinear(2).weight,
+        "has no values yet",
+    ),
+    "few bits of an integer": (lambda: PLAIN.astype(few_bits().int4), "booleans and numbers"),
 }
 
 quiet = pytest.mark.filterwarnings("ignore")  # of torch and numpy, of what is old or experimental
@@ -310,6 +338,36 @@ def test_a_trainable_parameter_is_floating() -> None:
     with pytest.raises(InputError, match="floating-point numbers, got int64"):
         nn.Parameter(np.arange(3))
     assert nn.Parameter(np.arange(3), trainable=False).data.dtype == "int64"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "longdouble", ">f4"])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_parameter_has_a_dtype_of_xbp(dtype: str, trainable: bool) -> None:
+    if np.dtype(dtype) == np.float64:
+        pytest.skip("longdouble is float64 on this machine")
+    with pytest.raises(InputError, match="unknown dtype"):
+        nn.Parameter(np.ones(2, dtype), trainable=trainable)
+
+
+READ_ONLY: dict[str, Callable[[Path], Any]] = {
+    "a scalar": lambda folder: np.float64(1),
+    "a broadcast": lambda folder: np.broadcast_to(1.0, (2, 2)),
+    "a buffer": lambda folder: np.frombuffer(PLAIN.tobytes()),
+    "a memory map": memory_map,
+    "a data frame's": lambda folder: pandas_().DataFrame(PLAIN).to_numpy(copy=False),
+}
+
+
+@pytest.mark.parametrize("name", READ_ONLY)
+def test_a_read_only_array_is_copied_by_a_parameter(name: str, tmp_path: Path) -> None:
+    given = READ_ONLY[name](tmp_path)
+    before = given.copy()
+    parameter = nn.Parameter(given)
+    parameter.add_grad(np.ones_like(parameter.data))
+    optim.SGD([parameter], 0.5).step()
+    np.testing.assert_array_equal(parameter.data, before - 0.5)
+    if not (isinstance(given, np.ndarray) and given.flags.writeable):
+        np.testing.assert_array_equal(given, before)
 
 
 def test_a_parameter_of_torch_is_trained_by_xbp() -> None:

@@ -13,14 +13,24 @@ import pytest
 from nobody import as_nobody, open_to_all
 
 import xbp
+from xbp import nn, optim
 from xbp.cli.export import weights_of
 from xbp.cli.predict import load_classifier
 from xbp.datasets.idx import read_idx
-from xbp.errors import DataError
+from xbp.errors import DataError, InputError
 from xbp.paths import kind_of, same_place
 from xbp.report.run import Run, load_history
-from xbp.training import Checkpoints, load_model, load_weights
+from xbp.training import (
+    Callback,
+    Checkpoints,
+    CSVLogger,
+    ModelCheckpoint,
+    load_model,
+    load_weights,
+    save_weights,
+)
 from xbp.training.files.checkpoints import open_checkpoint
+from xbp.training.files.writing import check_writable, write_text
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="special files are POSIX")
 
@@ -188,3 +198,54 @@ def test_one_folder_spelled_in_two_ways(
     assert len(fit(3, folder, other[spelling])) == 3
     assert same_place(folder, other[spelling]) and not same_place(folder, tmp_path)
     assert same_place("none/x", tmp_path / "none" / "x")
+
+
+WRITERS: dict[str, Callable[[Any], object]] = {
+    "new weights": lambda path: save_weights({"w": np.ones(2)}, path),
+    "text": lambda path: write_text(path, "text"),
+    "a check": check_writable,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_name_that_ends_in_a_slash_is_no_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="ends in a slash"):
+        WRITERS[name](f"{tmp_path}/new/")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("state", [nn.ReLU(), [np.ones(2)], None, {1: np.ones(2)}, np.ones(2)])
+def test_only_a_state_is_saved(state: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a dict of names to arrays, .*; got "):
+        save_weights(state, tmp_path / "w.safetensors")
+
+
+def fit(*callbacks: Callback) -> None:
+    model = nn.Linear(2, 1, rng=0)
+    trainer = xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
+    trainer.fit(np.ones((2, 2)), np.ones((2, 1)), epochs=1, callbacks=callbacks)
+
+
+@pytest.mark.parametrize(
+    "one", [Checkpoints, CSVLogger, lambda path: ModelCheckpoint(path, "loss")], ids=["a", "b", "c"]
+)
+def test_two_callbacks_may_not_write_to_one_place(one: Any, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    real, link = tmp_path / "real" / "it", f"{tmp_path}/link/../real/./it"
+    with pytest.raises(InputError, match="write to one place"):
+        fit(one(real), one(link))
+    fit(one(real), one(tmp_path / "other"))
+
+
+def test_a_csv_file_does_not_cut_what_standard_output_leads_to(tmp_path: Path) -> None:
+    """``python train.py > log.txt`` is a plain file, too."""
+    log = tmp_path / "log.txt"
+    log.write_text("said before\n")
+    with log.open("a") as file:
+        link = tmp_path / "link.csv"
+        link.symlink_to(f"/dev/fd/{file.fileno()}")
+        for path in (f"/dev/fd/{file.fileno()}", f"/proc/self/fd/{file.fileno()}", link):
+            with pytest.raises(DataError, match="is an open file of this process"):
+                fit(CSVLogger(path))
+    assert log.read_text() == "said before\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 import weakref
 from collections import OrderedDict, UserDict, deque
@@ -16,6 +17,7 @@ import pytest
 import xbp
 from xbp import nn, optim
 from xbp.errors import BackendError, InputError
+from xbp.nn.sequential import trace
 
 
 class Holder(nn.Layer):
@@ -132,6 +134,13 @@ HIDDEN: dict[str, Callable[[], Any]] = {
     "a closure": lambda: closure(linear()),
     "somebody's method": lambda: linear().forward,
     "somebody's optimizer": lambda: optim.SGD(linear().parameters(), 0.1),
+    "an array of objects": lambda: np.array([linear(), None], object),
+    "the keys of a dict": lambda: {linear(): "first"},
+    "a dict's values": lambda: {"a": linear()}.values(),
+    "an iterator": lambda: iter([linear()]),
+    "a dict's iterator": lambda: iter({"a": linear()}.values()),
+    "a chain": lambda: itertools.chain([linear()], [linear()]),
+    "a cycle": lambda: itertools.cycle([linear()]),
 }
 
 USES: dict[str, Callable[[nn.Layer], object]] = {
@@ -174,6 +183,10 @@ def test_what_is_found_may_be_held_by_others_too() -> None:
         nn.CrossEntropyLoss(),
         [None, {"a": 1.0}, (2,)],
         {"a.b": 1, None: 2, (1, 2): 3},
+        itertools.count(),
+        np.array([1, None], object),
+        {1: 2}.values(),
+        weakref.ref(Holder(None)),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -205,7 +218,50 @@ def test_circles_are_refused() -> None:
         Holder(loop).parameters()
 
 
-@pytest.mark.parametrize("held", [lambda p: [p], lambda p: {"a": p}, lambda p: (p,)])
+@pytest.mark.parametrize("attribute", ["layers", "head"])
+@pytest.mark.parametrize("kind", ["itself", "inherited"])
+def test_what_belongs_to_a_class_is_refused(attribute: str, kind: str) -> None:
+    body: dict[str, Any] = {"layers": {"layers": [linear()]}, "head": {"head": linear()}}[attribute]
+    own = type("Own", (nn.Layer,), body)
+    layer = (own if kind == "itself" else type("Derived", (own,), {}))()
+    with pytest.raises(InputError, match=rf"Own\.{attribute} belongs to the class"):
+        layer.parameters()
+    setattr(layer, attribute, body[attribute])  # a default, which is found as the layer's own
+    assert [name.rpartition(".")[2] for name in layer.state_dict()] == ["weight"]
+
+
+def test_slots_are_refused() -> None:
+    with pytest.raises(InputError, match="__slots__"):
+        type("Slotted", (nn.Layer,), {"__slots__": ("head",)})
+    type("Slotted", (nn.Layer,), {"__slots__": ()})
+
+
+def test_a_sequential_may_have_more_layers() -> None:
+    class Net(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(linear(), nn.Tanh())
+            self.head = linear(1)
+            self.scale = scale()
+
+    net = Net()
+    assert sorted(net.state_dict()) == ["0.weight", "head.weight", "scale"]
+    assert [name for name, _, _ in trace(net, np.ones((1, 2), "float32"))] == ["0", "1"]
+
+
+def test_two_parts_may_not_have_one_name() -> None:
+    layer = Holder({"a": linear()})
+    setattr(layer, "held.a", linear())
+    with pytest.raises(InputError, match=r"two parts of .* 'held\.a\.weight'"):
+        layer.state_dict()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        *(lambda p: [p], lambda p: {"a": p}, lambda p: (p,), lambda p: {"a": {"b": [p]}}),
+        *(lambda p: OrderedDict(a=p), lambda p: deque([p])),
+    ],
+)
 def test_input_must_fit_parameters_in_containers(held: Callable[[Any], Any]) -> None:
     layer = Holder(held(scale()))
     layer(np.ones((1, 2), "float32"))

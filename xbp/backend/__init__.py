@@ -23,6 +23,7 @@ from xbp.backend.arrays import (
     there,
     to_numpy,
     whereabouts,
+    writable,
 )
 from xbp.backend.current import asarray, get_backend, set_backend, use_backend
 from xbp.backend.dtypes import dtype_name, resolve
@@ -93,6 +94,7 @@ __all__ = [
     "set_backend",
     "there",
     "to_numpy",
+    "writable",
     "use_backend",
     "whereabouts",
     "why_unavailable",

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend.foreign import as_host, check_kind, check_numbers
+from xbp.backend.foreign import as_host, check_kind, check_numbers, widened
 from xbp.backend.graphs import Graph
 from xbp.backend.libraries import (
     ANYWHERE,
@@ -21,6 +21,7 @@ from xbp.backend.libraries import (
     Fetch,
     Namespace,
     library_of,
+    of_another_library,
     read_from_gpu,
 )
 from xbp.errors import BackendError, InputError
@@ -95,12 +96,12 @@ def to_numpy(array: Any) -> NDArray[Any]:
         return library.to_numpy(array)
     if hasattr(type(array), "__cuda_array_interface__") and not hasattr(array, "__array__"):
         return read_from_gpu(array)
-    return as_host(array)
+    return as_host(array, of_another_library)
 
 
 def as_numbers(obj: Any) -> NDArray[Any]:
     """`obj` as a numpy array of booleans or numbers, in the machine's byte order."""
-    host = to_numpy(obj)
+    host = widened(to_numpy(obj))
     check_numbers(obj, host)
     return host.astype(host.dtype.newbyteorder("="), copy=False)
 
@@ -116,6 +117,15 @@ def plain(array: Array) -> Array:
     array_namespace(array)
     library = library_of(array)
     return array if library is None else library.plain(array)
+
+
+def writable(array: Array) -> Array:
+    """`array`, or a copy of it if it cannot be changed in place: a scalar, a map of a file, …"""
+    if hasattr(array, "__setitem__"):
+        library = library_of(array)
+        if library is None or library.name != "numpy" or array.flags.writeable:
+            return array
+    return array_namespace(array).asarray(array, copy=True)
 
 
 def fetch(array: Array) -> Fetch:

@@ -12,8 +12,16 @@ from xbp.backend.libraries import LIBRARIES, Array
 from xbp.backend.places import Backend, find_backend
 from xbp.errors import BackendError
 
+
+class _Block:
+    """A `use_backend` block; `left` is set where it was left in another thread than entered."""
+
+    left = False
+
+
 _default: Backend | None = None  # set_backend's choice, for the whole process
-_override: ContextVar[Backend | None] = ContextVar("xbp_backend", default=None)  # use_backend's
+_blocks: ContextVar[tuple[tuple[_Block, Backend], ...]] = ContextVar("xbp_backend", default=())
+# use_backend's, from the outermost to the innermost; they need not be left in the reverse order
 
 
 def set_backend(name: str, *, device: Any = None) -> Backend:
@@ -42,16 +50,20 @@ def set_backend(name: str, *, device: Any = None) -> Backend:
     global _default
     backend = find_backend(name, device=device)
     LIBRARIES[backend.name].activate(backend.device)
-    if _override.get() is None:
+    inner = _innermost()
+    if inner is None:
         _default = backend
     else:
-        _override.set(backend)
+        _blocks.set(tuple((one[0], backend) if one is inner else one for one in _blocks.get()))
     return backend
 
 
 @contextmanager
 def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
     """`set_backend` for a ``with`` block: restored at its end and on any error.
+
+    Blocks of generators and of other coroutines may end in any order. A generator that yields
+    within a block leaves it open until it goes on.
 
     Examples
     --------
@@ -63,11 +75,18 @@ def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
     backend = find_backend(name, device=device)
     with backend.on_device():
         LIBRARIES[backend.name].activate(backend.device)
-        token = _override.set(backend)
+        block = _Block()
+        _blocks.set((*_blocks.get(), (block, backend)))
         try:
             yield backend
         finally:
-            _override.reset(token)
+            inside = _blocks.get()
+            _blocks.set(outside := tuple(one for one in inside if one[0] is not block))
+            block.left = len(outside) == len(inside)
+
+
+def _innermost() -> tuple[_Block, Backend] | None:
+    return next((one for one in reversed(_blocks.get()) if not one[0].left), None)
 
 
 def get_backend() -> Backend:
@@ -77,9 +96,9 @@ def get_backend() -> Backend:
     ``XBP_BACKEND`` did so when it was first asked for.
     """
     global _default
-    override = _override.get()
-    if override is not None:
-        return override
+    inner = _innermost()
+    if inner is not None:
+        return inner[1]
     if _default is None:
         try:
             _default = find_backend(os.environ.get("XBP_BACKEND") or "numpy")

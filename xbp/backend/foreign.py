@@ -6,7 +6,7 @@ could be read for ever is not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,15 @@ NESTED = 64
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 
 
-def as_host(obj: Any) -> NDArray[Any]:
+def as_host(obj: Any, convert: Callable[[Any], NDArray[Any] | None]) -> NDArray[Any]:
     """`obj`, which is no array of another library of the table, as an array of numpy's own class.
 
     Parameters
     ----------
-    obj : array, number, or nested sequence of numbers
+    obj : array, number, or nested sequence of numbers or arrays
         Also an object with ``__array__``, the buffer protocol, or DLPack on the CPU.
+    convert : callable
+        A numpy array of an array of another library, None of anything else.
 
     Raises
     ------
@@ -36,12 +38,9 @@ def as_host(obj: Any) -> NDArray[Any]:
     """
     if type(obj) is np.ndarray:
         return obj
-    readable = _readable(obj, NESTED)
     try:
-        if _is_exported(obj):
-            return np.from_dlpack(obj)
-        return np.asarray(readable)
-    except MemoryError:
+        return _complete(_readable(obj, NESTED, convert))
+    except (MemoryError, InputError):
         raise
     except ValueError as error:
         if not isinstance(obj, Sequence):
@@ -50,6 +49,19 @@ def as_host(obj: Any) -> NDArray[Any]:
         raise InputError(msg) from None
     except Exception as error:
         raise _refusal(obj, f" ({type(error).__name__}: {on_one_line(error, 100)})") from None
+
+
+def _complete(obj: Any) -> NDArray[Any]:
+    """An array of what has a way to numpy, if it comes without a mask: `__array__` may give one."""
+    found = np.from_dlpack(obj) if _is_exported(obj) else np.asanyarray(obj)
+    _check_complete(found)
+    return np.asarray(found)
+
+
+def widened(host: NDArray[Any]) -> NDArray[Any]:
+    """`host`; in float32 if it has few bits of ml_dtypes (bfloat16, float8_…), as JAX's arrays."""
+    named = host.dtype.type.__module__.partition(".")[0] == "ml_dtypes"
+    return host.astype(np.float32) if named and "float" in host.dtype.name else host
 
 
 def check_numbers(obj: Any, host: NDArray[Any]) -> None:
@@ -123,7 +135,7 @@ def _unit(obj: Any) -> Any:
     return None
 
 
-def _readable(obj: Any, depth: int) -> Any:
+def _readable(obj: Any, depth: int, convert: Callable[[Any], NDArray[Any] | None]) -> Any:
     """`obj`, or a list of what it holds, such that numpy comes to an end with it.
 
     numpy reads any object with ``__len__`` and ``__getitem__`` as a sequence: item after item,
@@ -134,13 +146,19 @@ def _readable(obj: Any, depth: int) -> Any:
         return obj
     if kind in (list, tuple):
         if depth and not all(issubclass(item, PLAIN) for item in set(map(type, obj))):
-            return [_readable(item, depth - 1) for item in obj]
+            return [_readable(item, depth - 1, convert) for item in obj]
         return obj
     _check_complete(obj)
-    if isinstance(obj, np.ndarray | range | memoryview) or _has_protocol(obj):
+    if (host := convert(obj)) is not None:
+        return host
+    if isinstance(obj, np.ndarray | range | memoryview):
         return obj
+    if _has_protocol(obj) or _is_exported(obj):
+        return _complete(obj)
     if isinstance(obj, Sequence):
-        return [_readable(obj[index], depth - 1) for index in range(len(obj))] if depth else obj
+        if not depth:
+            return obj
+        return [_readable(obj[index], depth - 1, convert) for index in range(len(obj))]
     if hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not isinstance(obj, Mapping):
         raise _refusal(obj, "", "; collect in an array what it holds")
     return obj

@@ -130,7 +130,7 @@ class NumPy(Library):
         return array
 
     def to_numpy(self, array: Array) -> NDArray[Any]:
-        return as_host(array)
+        return as_host(array, of_another_library)
 
 
 class CuPy(Library):
@@ -240,6 +240,7 @@ class Torch(Library):
     def plain(self, array: Array) -> Array:
         torch = importlib.import_module("torch")
         for wrong, what, way in (
+            (torch.nn.parameter.is_lazy(array), "has no values yet", "it after a first forward"),
             (array.is_nested, "is nested", "x.to_padded_tensor(…)"),
             (array.layout is not torch.strided, "is sparse or packed", "x.to_dense()"),
             (array.is_quantized, "is quantized", "x.dequantize()"),
@@ -324,6 +325,12 @@ _ARRAYS = ("ndarray", "generic", "Tensor", "Array")
 
 _LIBRARY_OF_ROOT = {library.root: library for library in LIBRARIES.values()}
 _LIBRARY_OF_TYPE: dict[type, Library | None] = {}
+
+
+def of_another_library(obj: Any) -> NDArray[Any] | None:
+    """An array of a library but numpy as one of numpy; None of anything else."""
+    library = library_of(obj)
+    return None if library is None or library.name == "numpy" else library.to_numpy(obj)
 
 
 def read_from_gpu(obj: Any) -> NDArray[Any]:

@@ -129,7 +129,7 @@ def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def checked(layer: object, result: Any) -> Any:
-        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+        if not isinstance(result, tuple) or len(result) != 2 or not callable(result[1]):
             return result  # those who call it refuse it
         y, backward = result
         return y, CheckedBackward(_run, layer, type(y), getattr(y, "device", None), backward)
@@ -168,7 +168,7 @@ def run_forward(
     except TypeError:
         check_arguments(layer)
         raise
-    if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+    if not isinstance(result, tuple) or len(result) != 2 or not callable(result[1]):
         raise not_both(layer, "forward", "output, backward", result)
     return result
 

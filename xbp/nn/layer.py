@@ -27,7 +27,7 @@ from xbp.backend import (
 from xbp.errors import BackendError, InputError, XBPError
 from xbp.nn.backward import Backward, Rng, not_both, placed
 from xbp.nn.parameter import Parameter
-from xbp.nn.parts import check_nothing_hidden, within
+from xbp.nn.parts import PLAIN, check_nothing_hidden, parts, within
 
 L = TypeVar("L", bound="Layer")
 
@@ -65,6 +65,11 @@ class Layer:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if vars(cls).get("__slots__"):
+            msg = (
+                f"{cls.__name__} has __slots__, where its parts would not be found; leave them out"
+            )
+            raise InputError(msg)
         if "forward" in vars(cls):
             cls.forward = placed(cls.forward)  # type: ignore[method-assign]
 
@@ -101,7 +106,7 @@ class Layer:
     def __call__(self, x: Array) -> Array:
         """Inference: the output alone."""
         result = self.forward(x)
-        if type(result) is tuple and len(result) == 2:
+        if isinstance(result, tuple) and len(result) == 2:
             y, backward = result
             if callable(backward) or backward is None:  # a layer for inference alone has none
                 return y
@@ -144,13 +149,11 @@ class Layer:
                     or data.dtype != x.dtype
                 ):
                     raise self._apart(x, data)
-            elif kind is tuple or kind is list or kind is dict:
-                if value and (kind is not tuple or type(value[0]) is not int):
-                    for item in value.values() if kind is dict else value:
-                        if isinstance(item, Parameter):
-                            self._check_beside(x, item.data)
-            elif isinstance(value, Parameter):
-                self._check_beside(x, value.data)
+            elif kind is tuple and value and type(value[0]) is int:
+                continue  # a size, as a rule
+            elif kind not in PLAIN and not isinstance(value, Layer):
+                for _, parameter in parts(self, "", value, (Parameter,)):
+                    self._check_beside(x, parameter.data)
         return xp
 
     def check_gradient(self, xp: Namespace, dy: Array) -> None:
@@ -268,6 +271,11 @@ class Layer:
         layers = list(self.tree())
         named = list(self._all_names(""))
         known = {id(part) for part in layers} | {id(parameter) for _, parameter in named}
+        if len(dict(named)) < len(named):
+            names = [name for name, _ in named]
+            twice = next(name for name in names if names.count(name) > 1)
+            msg = f"two parts of this {type(self).__name__} have the name {twice!r}; rename one"
+            raise InputError(msg)
         for layer in layers:
             check_nothing_hidden(layer, PARTS, known)
         return named

@@ -18,6 +18,7 @@ from xbp.backend import (
     on_device_of,
     plain,
     resolve,
+    writable,
 )
 from xbp.errors import InputError
 from xbp.initializers import Initializer
@@ -35,8 +36,9 @@ class Parameter:
     Parameters
     ----------
     data : array
-        Of any backend, floating-point if `trainable`. It is not copied; optimizers update it in
-        place. A tensor that requires a gradient is detached: xbp's backward is its own.
+        Of any backend, floating-point if `trainable`. It is not copied, unless it is read-only;
+        optimizers update it in place. A tensor that requires a gradient is detached: xbp's
+        backward is its own.
     trainable : bool, default True
         False makes it a constant: it moves, is converted and is saved with its layer, but is not
         among `Layer.parameters`, so that no optimizer made afterwards changes it, and takes no
@@ -45,8 +47,8 @@ class Parameter:
     Raises
     ------
     InputError
-        `data` is no array, has a mask or a unit, or is trainable and holds no floating-point
-        numbers.
+        `data` is no array, has a mask, a unit or a dtype that xbp lacks, or is trainable and holds
+        no floating-point numbers.
 
     Attributes
     ----------
@@ -70,15 +72,14 @@ class Parameter:
 
     def __init__(self, data: Array, *, trainable: bool = True) -> None:
         self.version = 0
-        data = plain(data)
-        # A numpy scalar cannot be updated in place; the array of it can.
-        self.data = data if hasattr(data, "__setitem__") else array_namespace(data).asarray(data)
+        self.data = writable(plain(data))
         if trainable and not is_floating(self.data):
             msg = (
                 f"a Parameter holds floating-point numbers, got {self.data.dtype}; convert them "
                 "with xbp.asarray(x, dtype=…), or make it trainable=False"
             )
             raise InputError(msg)
+        dtype_name(self.data.dtype)  # one that xbp has
         self.trainable = trainable
         self.grad: Array | None = None
 

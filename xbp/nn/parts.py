@@ -1,7 +1,7 @@
 """What a layer is made of: the layers and parameters among its attributes, however nested.
 
 Lists, tuples, dicts and their like are walked, in their order; what has no order or no names (sets,
-generators), or hides what it holds (other objects, functions), is refused.
+iterators), or hides what it holds (other objects, functions, keys, classes), is refused.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set, ValuesView
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 from xbp.errors import InputError
@@ -20,8 +21,15 @@ Part = TypeVar("Part")
 PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, range, *weakref.ProxyTypes})
 """Types that hold no part. A proxy is how a layer may know the one that it is a part of."""
 
-ONCE = (types.GeneratorType, map, filter, zip, enumerate, reversed)
-"""What can be walked once, and would be empty for the next who looks."""
+ITERATORS = ("builtins", "itertools")
+"""Modules whose iterators, but `count`, can be walked once, and are empty afterwards."""
+
+MEMBERS = (
+    *(types.FunctionType, types.WrapperDescriptorType, types.MethodDescriptorType),
+    *(types.BuiltinFunctionType, types.GetSetDescriptorType, types.MemberDescriptorType),
+    *(property, staticmethod, classmethod),
+)
+"""What classes are made of, for the most part."""
 
 DEPTH, MOST = 4, 10_000
 """How deep, and at how many things, a search for hidden parts looks."""
@@ -38,8 +46,15 @@ def within(owner: object, kinds: tuple[type[Part], ...]) -> Iterator[tuple[str, 
         A key of a dict cannot be a name, or a container holds itself.
     """
     for name, value in vars(owner).items():
-        if type(value) not in PLAIN:
-            yield from _walk(owner, name, value, kinds, ())
+        yield from parts(owner, name, value, kinds)
+
+
+def parts(
+    owner: object, name: str, value: Any, kinds: tuple[type[Part], ...]
+) -> Iterator[tuple[str, Part]]:
+    """The same of one attribute, `value`."""
+    if type(value) not in PLAIN:
+        yield from _walk(owner, name, value, kinds, ())
 
 
 def _walk(
@@ -107,6 +122,32 @@ def check_nothing_hidden(owner: object, kinds: tuple[type, ...], known: set[int]
     for name, value in vars(owner).items():
         if type(value) not in PLAIN and not isinstance(value, kinds):
             _look(owner, name, value, kinds, known, [value])
+    for kind, name in _class_attributes(type(owner)):
+        found: Iterator[tuple[str, Any]] = parts(owner, name, vars(kind).get(name), kinds)
+        if any(id(part) not in known for _, part in found):
+            msg = (
+                f"{kind.__name__}.{name} belongs to the class, not to the layer: what it holds is "
+                f"not trained, moved or saved; set self.{name} in __init__"
+            )
+            raise InputError(msg)
+
+
+def _class_attributes(owner: type) -> list[tuple[type, str]]:
+    """Classes and names of the attributes that `owner` has or inherits, but methods and the like.
+
+    Remembered: a class has many, and a model is asked for its parameters often.
+    """
+    if owner not in _attributes:
+        _attributes[owner] = [
+            (kind, name)
+            for kind in owner.__mro__
+            for name, value in vars(kind).items()
+            if not (type(value) in PLAIN or isinstance(value, MEMBERS))
+        ]
+    return _attributes[owner]
+
+
+_attributes: weakref.WeakKeyDictionary[type, list[tuple[type, str]]] = weakref.WeakKeyDictionary()
 
 
 def _look(
@@ -117,14 +158,13 @@ def _look(
     for _ in range(DEPTH):
         below = []
         for thing, opaque in level:
-            if isinstance(thing, ONCE):
+            if _is_read_once(thing):
                 msg = (
                     f"{_place(owner, name)} is a {type(thing).__name__}, which can be read only "
                     "once: layers in it would not be found again; make a list of it"
                 )
                 raise InputError(msg)
-            inner, hides = _inside(thing)
-            for item in inner:
+            for item, hides in _inside(thing):
                 if type(item) in PLAIN or id(item) in ids:
                     continue
                 if isinstance(item, kinds):
@@ -144,25 +184,37 @@ def _look(
         level = below
 
 
-def _inside(thing: Any) -> tuple[list[Any], bool]:
-    """What a thing holds, and whether it hides that."""
+def _is_read_once(thing: Any) -> bool:
+    kind = type(thing)
+    return isinstance(thing, Iterator) and kind.__module__ in ITERATORS and kind is not count
+
+
+def _inside(thing: Any) -> list[tuple[Any, bool]]:
+    """What a thing holds, each with whether it is hidden there."""
     if isinstance(thing, Mapping):
-        return list(thing.values()), False
+        keys = (key for key in thing if type(key) not in PLAIN)
+        return [(item, False) for item in thing.values()] + [(key, True) for key in keys]
     if isinstance(thing, list | tuple | deque):
-        return list(thing), False
-    if isinstance(thing, Set):
-        return list(thing), True
+        return [(item, False) for item in thing]
+    return [(item, True) for item in _hidden(thing)]
+
+
+def _hidden(thing: Any) -> list[Any]:
+    if isinstance(thing, Set | ValuesView):
+        return list(thing)
     if isinstance(thing, partial):
-        return [thing.func, *thing.args, *thing.keywords.values()], True
+        return [thing.func, *thing.args, *thing.keywords.values()]
     if isinstance(thing, types.MethodType):
-        return [thing.__self__], True
+        return [thing.__self__]
     if isinstance(thing, types.FunctionType):
-        return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)], True
-    if isinstance(thing, type | types.ModuleType) or hasattr(thing, "dtype"):
-        return [], True
+        return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+    if isinstance(thing, type | types.ModuleType):
+        return []
+    if hasattr(thing, "dtype"):
+        return list(thing.flat) if str(thing.dtype) == "object" and hasattr(thing, "flat") else []
     slots = [name for kind in type(thing).__mro__ for name in _slots(kind)]
     members = [getattr(thing, name) for name in slots if hasattr(thing, name)]
-    return members + list(getattr(thing, "__dict__", {}).values()), True
+    return members + list(getattr(thing, "__dict__", {}).values())
 
 
 def _slots(kind: type) -> list[str]:

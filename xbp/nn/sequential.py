@@ -59,7 +59,7 @@ class Sequential(Layer):
             except TypeError:
                 check_arguments(layer)
                 raise
-            if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+            if not isinstance(result, tuple) or len(result) != 2 or not callable(result[1]):
                 raise not_both(layer, "forward", "output, backward", result)
             x, backward = result
             backwards.append(backward)
@@ -81,8 +81,12 @@ class Sequential(Layer):
         return x
 
     def children(self) -> Iterator[tuple[str, Layer]]:
+        """``0``, ``1``, …; and the other layers that a subclass may have, by their own names."""
         for index, layer in enumerate(self.layers):
             yield str(index), layer
+        for name, layer in super().children():
+            if not name.startswith("layers."):
+                yield name, layer
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -112,7 +116,7 @@ def trace(
     if not isinstance(layer, Sequential):
         yield name, layer, run_forward(layer, x, training=training, rng=stream)[0]
         return
-    for key, child in layer.children():
+    for key, child in enumerate(layer.layers):
         for step in trace(
             child, x, training=training, rng=stream, name=f"{name}.{key}".lstrip(".")
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xbp.arguments import name_of
 from xbp.backend import Backend, asarray, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
 from xbp.nn.backward import run_forward
-from xbp.testing.helpers import check_instance, each, leaves, numbered
+from xbp.testing.helpers import check_instance, check_unchanged, copies, each, leaves, numbered
 from xbp.testing.tolerances import LAMBDA, roundoff
 
 Host: TypeAlias = "NDArray[Any]"
@@ -76,9 +78,11 @@ def check_gradients(
     ------
     AssertionError
         A gradient is wrong, naming the array, its worst entry and both derivatives; or an entry
-        lies on a kink of the function, where there is no derivative to compare with.
+        lies on a kink of the function, where there is no derivative to compare with, or is not
+        finite; or the layer changes in place what it is given, or gives another output every time.
     InputError
-        `subject` is no layer or loss, or a class in place of one; its forward does not return
+        `subject` is no layer or loss, or a class in place of one; the inputs are too many or too
+        few for it; its forward does not return
         (output, backward), or its loss (value, gradient); or an input, a parameter or an output is
         complex: derivatives here are those of real functions.
 
@@ -102,6 +106,8 @@ def check_gradients(
     gradients = function.gradients()
     middle = function(function.values)
     assert np.isfinite(middle[0]), f"{subject!r}: its forward is not finite for this input"
+    for name, array in function.values.items():
+        assert np.all(np.isfinite(array)), f"{subject!r}: {name} is not finite; choose other values"
     generator = np.random.default_rng(rng)
     for name, array in function.values.items():
         gradient = gradients[name]
@@ -142,6 +148,12 @@ class _Layer:
 
     def __init__(self, layer: Any, place: Backend, x: Any, rest: list[Any], rng: int) -> None:
         self.original, self.place, self.rng = layer, place, rng
+        if rest:
+            msg = (
+                f"check_gradients got {1 + len(rest)} inputs for {layer!r}, and a layer takes one; "
+                "give a tuple if it takes that"
+            )
+            raise InputError(msg)
         for name, parameter in self.named(layer):
             _check_real(layer, f"parameter {name}", parameter.data)
         self.layer = copy.deepcopy(layer).astype("float64").to(place)
@@ -174,9 +186,9 @@ class _Layer:
         for name, parameter in self.named(layer):
             parameter.data = self.place.asarray(values[name].copy())
         given = values | self.fixed
-        parts = iter(self.place.asarray(given[name]) for name in self.inputs)
-        x = each(lambda _: next(parts), self.shape)
-        return run_forward(layer, x, training=True, rng=self.rng)
+        parts = iter(self.place.asarray(given[name].copy()) for name in self.inputs)
+        self.x = each(lambda _: next(parts), self.shape)
+        return run_forward(layer, self.x, training=True, rng=self.rng)
 
     def weights(self, y: Any) -> list[Host]:
         generator = np.random.default_rng(self.rng)
@@ -197,13 +209,19 @@ class _Layer:
     def gradients(self) -> dict[str, Host]:
         named = self.named(self.layer)
         y, backward = self.forward(self.layer, self.values)
+        given = self.values | self.fixed
+        inputs, outputs = [given[name] for name in self.inputs], copies(y)
+        check_unchanged(self.original, "forward", "input", inputs, self.x)
         for part in leaves(y):
             _check_real(self.original, "the output", part)
         r = iter(self.place.asarray(part) for part in self.weights(y))
         dy = each(lambda _: next(r), y)
         for _, parameter in named:
             parameter.zero_grad()
+        incoming = copies(dy)
         dx = leaves(backward(dy))
+        check_unchanged(self.original, "backward", "input", inputs, self.x)
+        check_unchanged(self.original, "backward", "gradient", incoming, dy)
         if len(dx) != len(self.inputs) or any(
             part is None for name, part in zip(self.inputs, dx, strict=True) if name in self.values
         ):
@@ -218,7 +236,13 @@ class _Layer:
             assert name in once, (
                 f"{self.original!r}: its backward gives parameter {name} no gradient"
             )
-        self.forward(self.layer, self.values)[1](dy)
+        again, backward = self.forward(self.layer, self.values)
+        for old, new in zip(outputs, copies(again), strict=True):
+            assert np.array_equal(old, new, equal_nan=True), (
+                f"{self.original!r}: its forward gives another output when it is run again with "
+                "the same input, parameters and rng"
+            )
+        backward(dy)
         for name, parameter in named:
             assert np.allclose(
                 to_numpy(parameter.grad), 2 * once[name], rtol=1e-12, atol=0, equal_nan=True
@@ -232,11 +256,19 @@ class _Loss:
 
     def __init__(self, loss: Any, place: Backend, x: Any, rest: list[Any], rng: int) -> None:
         self.original, self.place, self.rest = loss, place, rest
+        try:
+            inspect.signature(loss).bind(x, *rest)
+        except TypeError as error:
+            msg = (
+                f"check_gradients cannot call {name_of(loss)} with {1 + len(rest)} inputs "
+                f"({error}); give a layer and its input, or a loss, a prediction and a target"
+            )
+            raise InputError(msg) from None
         self.values = {"the prediction": to_numpy(x).astype(np.float64)}
 
     def _both(self, prediction: Any) -> tuple[Any, Any]:
         result = self.original(prediction, *self.rest)
-        if not isinstance(result, tuple) or len(result) != 2:
+        if not isinstance(result, tuple) or len(result) != 2 or callable(result[1]):
             kind = type(result).__name__
             msg = (
                 f"{self.original!r} must return (value, gradient), as losses do; it returned {kind}"
@@ -245,11 +277,11 @@ class _Loss:
         return result
 
     def __call__(self, values: dict[str, Host]) -> tuple[Any, float]:
-        value = self._both(self.place.asarray(values["the prediction"]))[0]
+        value = self._both(self.place.asarray(values["the prediction"].copy()))[0]
         return to_numpy(value)[()], float(np.abs(to_numpy(value)))
 
     def gradients(self) -> dict[str, Host]:
-        prediction = self.place.asarray(self.values["the prediction"])
+        prediction = self.place.asarray(self.values["the prediction"].copy())
         return {"the prediction": to_numpy(self._both(prediction)[1])}
 
 

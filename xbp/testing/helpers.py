@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.arguments import described
+from xbp.backend import to_numpy
 from xbp.errors import InputError
 
 
@@ -40,9 +45,36 @@ def numbered(name: str, tree: Any) -> list[str]:
 def check_instance(check: str, subject: Any) -> None:
     """Refuse what is neither a layer nor a loss: a class, above all."""
     if isinstance(subject, type) or not (hasattr(subject, "forward") or callable(subject)):
-        kind = f"the class {subject.__name__}" if isinstance(subject, type) else repr(subject)
+        kind = described(subject) if isinstance(subject, type) else repr(subject)
         msg = f"{check} takes a layer or a loss, such as nn.Linear(3, 2); got {kind}"
         raise InputError(msg)
+
+
+def copies(tree: Any) -> list[NDArray[Any]]:
+    """The leaves of `tree` as numpy arrays of their own."""
+    return [to_numpy(leaf).copy() for leaf in leaves(tree)]
+
+
+def check_unchanged(layer: Any, method: str, what: str, before: list[Any], tree: Any) -> None:
+    """Refuse that a layer has changed what it was given, with which others go on.
+
+    Parameters
+    ----------
+    layer : Layer
+    method, what : str
+        Who may have done it, to what.
+    before : list of numpy arrays
+        `copies` of `tree` from before.
+    tree : array, or nested tuple of arrays
+
+    Raises
+    ------
+    AssertionError
+    """
+    for old, new in zip(before, copies(tree) if before else [], strict=True):
+        assert np.array_equal(old, new, equal_nan=old.dtype.kind in "fc"), (
+            f"{layer!r}: its {method} changes its {what} in place; compute a new array"
+        )
 
 
 @contextmanager

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 import xbp.random
 from xbp import accelerators
+from xbp.arguments import described, name_of
 from xbp.backend import (
     Backend,
+    as_numbers,
     available_backends,
     brief,
     dtype_name,
@@ -36,7 +38,7 @@ from xbp.nn import Layer, Loss
 from xbp.nn.backward import run_forward
 from xbp.nn.parameter import Parameter
 from xbp.optim import Optimizer
-from xbp.testing.helpers import each, leaves, numbered, replaced
+from xbp.testing.helpers import check_unchanged, copies, each, leaves, numbered, replaced
 from xbp.testing.host_sync import assert_no_host_sync
 from xbp.testing.tolerances import bounds
 
@@ -159,10 +161,11 @@ def check_parity(
     Raises
     ------
     AssertionError
-        A result differs by more than rounding explains; it says what, where and by how much.
+        A result differs by more than rounding explains; it says what, where and by how much. Or a
+        layer changes in place what it is given, or its gradient has not the shape of the input.
     InputError
         `make` is a layer or a loss in place of what makes it, or its forward does not return
-        (output, backward).
+        (output, backward); there are no inputs, or no backends to compare.
 
     Warns
     -----
@@ -181,7 +184,7 @@ def check_parity(
     >>> check_parity(adam, [1.0, 2.0], [0.1, -3.0], [0.2, 3.0], backends=["numpy"])
     ('numpy',)
     """
-    names = tuple(available_backends() if backends is None else backends)
+    names = _names(backends)
     wrong = [
         finding
         for finding in findings(
@@ -222,8 +225,8 @@ def findings(
     ['the output', 'the gradient of the input']
     """
     _check_make(make)
-    names = available_backends() if backends is None else list(backends)
-    host = [each(to_numpy, item) for item in inputs]
+    names = _names(backends)
+    host = [each(as_numbers, item) for item in inputs]
     found: list[Finding] = []
     quiet: Any = None if all(map(_finite, leaves(tuple(host)))) else "ignore"
     for dtype in dtypes:
@@ -244,6 +247,15 @@ def findings(
                 problem = f"the run fails with {brief(error)}{_line(error)}"
                 found.append(Finding(name, dtype, "the run", "forward", 0.0, 0.0, problem))
     return found
+
+
+def _names(backends: Iterable[str] | None) -> tuple[str, ...]:
+    names = tuple(available_backends() if backends is None else backends)
+    if isinstance(backends, str) or not names:
+        what = repr(backends) if isinstance(backends, str) else "none"
+        msg = f"check_parity compares the backends of a list, as ['numpy', 'torch']; got {what}"
+        raise InputError(msg)
+    return names
 
 
 def _finite(array: Host) -> bool:
@@ -285,16 +297,24 @@ class _Run:
         with use_backend(backend) as place, replaced(xbp.random, random_bits=recorded):
 
             def put(array: Host) -> Any:
-                return wrap(place.asarray(_as(array, arithmetic)))
+                return wrap(place.asarray(_as(array, arithmetic).copy()))
 
             inputs = [each(put, item) for item in self.inputs]
             if _takes_parameters(self.make):
                 results = dict(self.optimizer(*inputs))
             elif hasattr(subject := self.make(), "forward"):
+                if not inputs:
+                    msg = "check_parity needs inputs, as in check_parity(make, x)"
+                    raise InputError(msg)
                 x = inputs[0] if len(inputs) == 1 else tuple(inputs)
                 results = dict(self.layer(subject, x, arithmetic, put, wrap))
-            else:
+            elif callable(subject):
                 results = dict(self.function(subject, *inputs))
+            else:
+                msg = (
+                    f"check_parity: {name_of(self.make)} made {described(subject)}; return a layer"
+                )
+                raise InputError(msg)
         return {(f"random draw {i}", "bits"): bits for i, bits in enumerate(draws)} | results
 
     def on_host(self, rounded: Callable[[Host], Any] = _same) -> dict[Quantity, Host]:
@@ -311,13 +331,26 @@ class _Run:
         layer.astype(self.dtype).astype(arithmetic)
         for _, parameter in named:
             parameter.data = wrap(parameter.data)
+        looked_at = wrap is _same and isinstance(leaves(x)[0], np.ndarray)
+        before = copies(x) if looked_at else []
         y, backward = run_forward(layer, x, training=True, rng=self.rng)
+        check_unchanged(layer, "forward", "input", before, x)
         noise = np.random.default_rng([self.rng, 1])
 
         def incoming(part: Any) -> Any:  # a float32, which every arithmetic holds exactly
             return put(noise.normal(size=tuple(part.shape)).astype(np.float32).astype(float))
 
-        dx = backward(each(incoming, y))
+        dy = each(incoming, y)
+        given = copies(dy) if looked_at else []
+        dx = backward(dy)
+        check_unchanged(layer, "backward", "input", before, x)
+        check_unchanged(layer, "backward", "gradient", given, dy)
+        shapes = [getattr(part, "shape", None) for part in leaves(dx)]
+        assert not looked_at or shapes == [part.shape for part in leaves(x)], (
+            f"{layer!r}: its backward must return ∂L/∂x, of the shape of the input, "
+            f"{' and '.join(str(tuple(part.shape)) for part in leaves(x))}; it returned "
+            f"{' and '.join(map(described, leaves(dx)))}"
+        )
         for name, part in zip(numbered("the output", y), leaves(y), strict=True):
             yield (name, "forward"), part
         for name, part in zip(numbered("the input", x), leaves(dx), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from xbp.errors import InputError, OutOfMemoryError
 from xbp.nn import BCEWithLogitsLoss, CrossEntropyLoss, Layer, Loss, Sequential, Sigmoid, Softmax
 from xbp.nn.losses import advice
 from xbp.optim import Optimizer
+from xbp.paths import same_place
 from xbp.training.callbacks.base import HOOKS, Callback
 from xbp.training.callbacks.rates import LearningRateScheduler
 from xbp.training.files.checkpoints import Checkpoint
@@ -155,7 +157,7 @@ def _last(model: Layer) -> Layer:
 
 def _check_attributes(model: Layer) -> None:
     """Warn of floating-point arrays that a layer keeps without a `Parameter` around them."""
-    for layer in _layers(model):
+    for layer in model.tree():
         for name, value in vars(layer).items():
             if name.startswith("_") or library_of(value) is None or isinstance(value, np.generic):
                 continue
@@ -166,12 +168,6 @@ def _check_attributes(model: Layer) -> None:
                     f"nor saved; write self.{name} = nn.Parameter(…), for a constant with "
                     "trainable=False"
                 )
-
-
-def _layers(layer: Layer) -> Iterator[Layer]:
-    yield layer
-    for _, child in layer.children():
-        yield from _layers(child)
 
 
 # --- data ---
@@ -362,7 +358,7 @@ def callbacks_of(given: Any) -> list[Callback]:
     Raises
     ------
     InputError
-        It is no iterable of them.
+        It is no iterable of them; or two of them write to one place, however it is spelled.
     """
     if given is None:
         return []
@@ -383,7 +379,25 @@ def callbacks_of(given: Any) -> list[Callback]:
         elif callable(callback):
             msg += "; wrap it, as in LambdaCallback(on_epoch_end=…)"
         raise InputError(msg)
+    _check_places(callbacks)
     return callbacks
+
+
+def _check_places(callbacks: list[Callback]) -> None:
+    known: list[tuple[Callback, Any]] = []
+    for callback in callbacks:
+        for name in ("path", "folder", "log_dir"):  # what xbp's own are called
+            place = vars(callback).get(name)
+            if not isinstance(place, str | os.PathLike):
+                continue
+            for other, taken in known:
+                if other is not callback and same_place(place, taken):
+                    msg = (
+                        f"a {type(other).__name__} and a {type(callback).__name__} write to one "
+                        f"place, {str(place)!r}; give each its own"
+                    )
+                    raise InputError(msg)
+            known.append((callback, place))
 
 
 def _check_hooks(callback: Callback) -> None:

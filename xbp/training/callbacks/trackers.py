@@ -17,7 +17,7 @@ from typing import Any
 from xbp.errors import BackendError, DataError, InputError
 from xbp.paths import path_of, require_plain
 from xbp.training.callbacks.base import Callback, Training
-from xbp.training.files.writing import check_writable
+from xbp.training.files.writing import check_writable, is_plain
 from xbp.training.history import Record
 
 
@@ -88,6 +88,12 @@ class CSVLogger(Tracker):
     def on_fit_begin(self, trainer: Training) -> None:
         super().on_fit_begin(trainer)
         require_plain(self.path, "a CSV file")
+        if not is_plain(self.path):
+            msg = (
+                f"{str(self.path)!r} is an open file of this process, which a CSV file would cut; "
+                "give the path of a plain file"
+            )
+            raise DataError(msg)
         self.size: int | None = None  # in bytes, after the last line of this run
         self.expected = trainer.expected
         self._change(None)  # find out now whether it can be written

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from xbp.arguments import described
 from xbp.backend import to_numpy
 from xbp.errors import DataError, InputError, on_one_line
 from xbp.paths import open_file, path_of
@@ -57,6 +58,9 @@ def write_tensors(
     """
     from safetensors.numpy import save
 
+    if not (isinstance(arrays, Mapping) and all(isinstance(name, str) for name in arrays)):
+        msg = f"expected a dict of names to arrays, as model.state_dict(); got {described(arrays)}"
+        raise InputError(msg)
     plain = {name: _plain(name, value) for name, value in arrays.items()}
     text = json.dumps(dict(document), default=plain_scalar)
     signed = json.dumps({**json.loads(text), DIGEST: _digest(text, plain)})

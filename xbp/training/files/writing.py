@@ -89,6 +89,21 @@ def check_writable(path: StrPath) -> None:
         raise DataError(msg) from None
 
 
+def is_plain(path: StrPath) -> bool:
+    """Whether `path` is a plain file or none yet, and not one that is open, as ``/dev/stdout`` is.
+
+    Raises
+    ------
+    DataError
+        See `replacing`.
+    """
+    try:
+        return Target(path).plain
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be written ({error.strerror or error}); give a file elsewhere"
+        raise DataError(msg) from None
+
+
 class Target:
     """What the name of a file leads to.
 
@@ -112,10 +127,14 @@ class Target:
     """
 
     def __init__(self, path: StrPath) -> None:
+        slash = isinstance(path, str) and path.endswith("/")
         path = path_of(path, "a file")
         self.state = "check its folder, permissions and the free space"
         self.status = _status(path)
         kind = KINDS.get(stat.S_IFMT(self.status.st_mode)) if self.status else None
+        if kind is None and slash:
+            msg = f"{str(path)!r} ends in a slash, as a folder does; give the name of a file"
+            raise DataError(msg)
         if kind in REFUSED:
             msg = f"{str(path)!r} is {kind}, where a file is to be written; give another path"
             raise DataError(msg)
