@@ -45,9 +45,10 @@ class Elementwise(Layer):
         if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
             raise not_both(self, "formula", "y, derivative", result)
         y, derivative = result
+        shape = y.shape
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, shape)
             return derivative() * dy
 
         return y, backward
@@ -65,7 +66,7 @@ class ReLU(Elementwise):
     ) -> tuple[Array, Backward]:
         xp = self.namespace(x)  # refuses what is no floating-point array
         y, backward = rectify(x)  # the same, as a primitive: the layer that networks have most of
-        return y, self.checked(xp, backward)
+        return y, self.checked(xp, y.shape, backward)
 
 
 class LeakyReLU(Elementwise):

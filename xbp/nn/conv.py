@@ -99,7 +99,7 @@ class Conv2d(Windowed):
         offsets = None if bias is None else bias.data
         y, gradients = operation(x, weight, offsets, self.stride, self.padding, **options)
         add_bias_grad = None if bias is None else bias.add_grad
-        check = partial(self.check_gradient, xp)
+        check = partial(self.check_gradient, xp, shape=y.shape)
         return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
 
     def options(self) -> str:

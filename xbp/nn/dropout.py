@@ -47,13 +47,13 @@ class Dropout(Layer):
     ) -> tuple[Array, Backward]:
         xp = self.namespace(x)
         if not training or self.p == 0:
-            return x, self.checked(xp, lambda dy: dy)
+            return x, self.checked(xp, x.shape, lambda dy: dy)
         kept = as_stream(rng).bits(x.shape, like=x) >= round(self.p * 2**32)
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0
         mask = scale * xp.astype(kept, x.dtype)
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, mask.shape)
             return mask * dy
 
         return mask * x, backward

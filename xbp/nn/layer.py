@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from xbp.arguments import described
 from xbp.backend import (
     HOST,
     Array,
@@ -156,18 +157,27 @@ class Layer:
                     self._check_beside(x, parameter.data)
         return xp
 
-    def check_gradient(self, xp: Namespace, dy: Array) -> None:
-        """Refuse a ∂L/∂y of another library than that of the input, whose namespace is `xp`.
+    def check_gradient(self, xp: Namespace, dy: Array, shape: tuple[int, ...]) -> None:
+        """Refuse a ∂L/∂y that is no array of the library of `xp`, or has not the output's shape.
 
-        A backward that is not made of xbp's primitives alone begins with it. Where arrays have a
-        device, that has been checked before.
+        A backward begins with it, as most formulas would broadcast another shape, or fail in the
+        array library's words. Where arrays have a device, that has been checked before.
 
         Raises
         ------
         BackendError
+            Another library.
+        InputError
+            Another shape, or no array.
         """
-        if type(dy) is HostArray and xp is HOST:
+        if type(dy) is HostArray and xp is HOST and dy.shape == shape:
             return
+        if getattr(dy, "shape", None) != shape:
+            msg = (
+                f"{self} got {described(dy)} as the gradient of an output of shape {tuple(shape)}; "
+                "check the loss or the backward that computed it"
+            )
+            raise InputError(msg)
         if array_namespace(dy) is not xp:
             msg = (
                 f"{self} got a gradient on {whereabouts(dy)}, where its output is on "
@@ -175,11 +185,11 @@ class Layer:
             )
             raise BackendError(msg)
 
-    def checked(self, xp: Namespace, backward: Backward) -> Backward:
+    def checked(self, xp: Namespace, shape: tuple[int, ...], backward: Backward) -> Backward:
         """`backward` after `check_gradient`."""
 
         def checked(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, shape)
             return backward(dy)
 
         return checked

@@ -91,7 +91,7 @@ class Linear(Layer):
         (weight, add_weight_grad), bias = self.weight.lend(), self.bias
         y, gradients = affine(x, weight, None if bias is None else bias.data, relu=relu)
         add_bias_grad = None if bias is None else bias.add_grad
-        check = partial(self.check_gradient, xp)
+        check = partial(self.check_gradient, xp, shape=y.shape)
         return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
 
     def options(self) -> str:

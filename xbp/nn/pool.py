@@ -59,7 +59,7 @@ class MaxPool2d(_Pool2d):
         xp = self.namespace(x)
         self.output_size(x)  # checks the shape
         y, backward = max_pool(x, self.kernel_size, self.stride, self.padding)
-        return y, self.checked(xp, backward)
+        return y, self.checked(xp, y.shape, backward)
 
 
 class AvgPool2d(_Pool2d):
@@ -98,4 +98,4 @@ class AvgPool2d(_Pool2d):
         xp = self.namespace(x)
         self.output_size(x)  # checks the shape
         y, backward = average_pool(x, self.kernel_size, self.stride, self.padding)
-        return y, self.checked(xp, backward)
+        return y, self.checked(xp, y.shape, backward)

@@ -73,7 +73,7 @@ class PReLU(Layer):
         a, low = xp.reshape(weight, shape), xp.minimum(x, 0.0)
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, x.shape)
             add_grad(xp.reshape(xp.sum(dy * low, axis=shared), (channels,)))
             return xp.where(x > 0, dy, a * dy)
 

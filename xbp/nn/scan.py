@@ -232,6 +232,7 @@ class Recurrent(Layer):
         @there
         def backward(dy: Array, dstate: Any = None) -> tuple[Array, Any]:
             check_beside(self, "a gradient", dy, "the input is", x)
+            self.check_gradient(xp, dy, (x.shape[0], x.shape[1], H * D))
             dfinal = self._states(xp, x, dstate, "gradient of the final state")
             dinitial: list[States] = [()] * len(scans)
             dy = xp.permute_dims(dy, (1, 0, 2))

@@ -34,10 +34,12 @@ class Flatten(Layer):
             raise InputError(msg)
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, shape)
             return xp.reshape(dy, x.shape)
 
-        return flatten(x), backward
+        y = flatten(x)
+        shape = y.shape
+        return y, backward
 
 
 class Last(Layer):
@@ -72,9 +74,11 @@ class Last(Layer):
             raise InputError(msg)
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, shape)
             dx = xp.zeros(x.shape, dtype=dy.dtype, device=dy.device)
             dx[:, -1, ...] = dy
             return dx
 
-        return x[:, -1, ...], backward
+        y = x[:, -1, ...]
+        shape = y.shape
+        return y, backward

@@ -36,7 +36,7 @@ class Softmax(Layer):
         y = e / xp.sum(e, axis=axis, keepdims=True)
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, y.shape)
             return y * (dy - xp.sum(y * dy, axis=axis, keepdims=True))
 
         return y, backward
@@ -76,7 +76,7 @@ class LogSoftmax(Softmax):
         y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, y.shape)
             return dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True)
 
         return y, backward

@@ -108,7 +108,7 @@ class PartialConv2d(Windowed):
             add_grad(xp.reshape(dw, w.shape))
 
         add_bias_grad = None if bias is None else bias.add_grad
-        check = partial(self.check_gradient, xp)
+        check = partial(self.check_gradient, xp, shape=y.shape)
         return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
 
     def options(self) -> str:

@@ -66,7 +66,7 @@ class EuclideanRBF(Layer):
         away = xp.expand_dims(x, axis=-2) - w  # (…, classes, features)
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, away.shape[:-1])
             return 2 * xp.sum(away * xp.expand_dims(dy, axis=-1), axis=-2)
 
         return xp.sum(away * away, axis=-1), backward

@@ -90,7 +90,7 @@ class Subsample2d(AvgPool2d):
         w, b = (xp.reshape(array, (-1, 1, 1)) for array in (weight, self.bias.data))
 
         def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy)
+            self.check_gradient(xp, dy, mean.shape)
             add_grad(k * xp.sum(dy * mean, axis=(0, 2, 3)))
             self.bias.add_grad(xp.sum(dy, axis=(0, 2, 3)))
             return spread(k * w * dy)
