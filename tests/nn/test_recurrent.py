@@ -307,7 +307,7 @@ def test_states_of_another_library_are_refused() -> None:
         layer.run(x, state)
 
 
-X, H0 = np.zeros((2, 4, 3)), np.zeros((1, 2, 5))
+X, Y, H0 = np.zeros((2, 4, 3)), np.zeros((2, 4, 5)), np.zeros((1, 2, 5))
 BAD = [
     (lambda: make("RNN", 3, 5)(np.zeros((2, 4, 7))), r"\(N, T, 3\), got shape \(2, 4, 7\)"),
     (lambda: make("RNN", 3, 5)(np.zeros((4, 3))), r"\(N, T, 3\), got shape \(4, 3\)"),
@@ -318,7 +318,8 @@ BAD = [
     (lambda: make("GRU", 3, 5).run(X, (H0, H0)), r"h of shape \(1, 2, 5\).* and \(1, 2, 5\)"),
     (lambda: make("GRU", 3, 5).run(X, 0.0), r"h of shape \(1, 2, 5\).*got float"),
     (lambda: make("GRU", 3, 5).run(X, H0.astype("float32")), "float64 input.*float32 initial"),
-    (lambda: make("GRU", 3, 5).run(X)[1](X, H0[:, :1]), r"gradient of the final.*\(1, 1, 5\)"),
+    (lambda: make("GRU", 3, 5).run(X)[1](Y, H0[:, :1]), r"gradient of the final.*\(1, 1, 5\)"),
+    (lambda: make("GRU", 3, 5).run(X)[1](X), r"\(2, 4, 3\) as the gradient of .*\(2, 4, 5\)"),
     (lambda: make("LSTM", 3, 5).run(X, H0), r"h and c of shape \(1, 2, 5\).*got \(1, 2, 5\)"),
     (lambda: make("LSTM", 3, 5).run(X, (H0, H0[0])), r"\(1, 2, 5\).*\(2, 5\)"),
     (lambda: nn.RNN(3, 5, nonlinearity="sin"), "'tanh', 'relu', got 'sin'"),
