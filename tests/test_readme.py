@@ -35,4 +35,5 @@ def test_all_blocks_are_run_here() -> None:
 
 
 def test_the_test_command_is_one_line_for_ci() -> None:
-    assert len(re.findall(r"^python3 -m venv .*pytest -n auto --dist worksteal$", README, re.MULTILINE)) == 1
+    command = r"^python3 -m venv .*pytest -n auto --dist worksteal$"
+    assert len(re.findall(command, README, re.MULTILINE)) == 1
