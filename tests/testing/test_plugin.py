@@ -78,10 +78,10 @@ def test_a_test_runs_on_each_backend_which_is_current_meanwhile(tmp_path: Path) 
 
 def test_the_summary_says_where_nothing_was_compared(run, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = "*numpy alone ran, the reference; pip install array-api-strict *"
-    monkeypatch.setitem(sys.modules, "array_api_strict", None)
-    run(USES).stdout.fnmatch_lines([alone])
-    run(USES, "--xbp-backends", "numpy").stdout.no_fnmatch_line(alone)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:  # `undo` would leave pytester's folder, too
+        patch.setitem(sys.modules, "array_api_strict", None)
+        run(USES).stdout.fnmatch_lines([alone])
+        run(USES, "--xbp-backends", "numpy").stdout.no_fnmatch_line(alone)
     pytest.importorskip("array_api_strict")
     run(USES, "--xbp-backends", "numpy,array_api_strict").stdout.no_fnmatch_line(alone)
 
