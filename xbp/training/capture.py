@@ -37,7 +37,8 @@ from xbp.training.metrics.averages import Mean
 from xbp.training.metrics.counting import CountingMetric, Metric, len_of
 from xbp.training.results import CheckedLoss
 from xbp.training.rows import Rows
-from xbp.training.steps import EagerSteps, Pair, Stepper, update
+from xbp.training.state import Pair
+from xbp.training.steps import EagerSteps, Stepper, update
 
 CHANCES = 5
 """Give up capturing after more than this many consecutive recordings went stale unused."""

@@ -11,9 +11,7 @@ import numpy as np
 from xbp.backend import Array, to_numpy
 from xbp.errors import on_one_line
 from xbp.training.files.tensors import plain_scalar
-from xbp.training.state import Pieces
-
-Pair = tuple[Array, Array]
+from xbp.training.state import Pair, Pieces
 
 
 class Run:

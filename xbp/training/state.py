@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from xbp.backend import Array
@@ -11,6 +12,9 @@ from xbp.random import Stream
 from xbp.training.history import History
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.counting import Metric
+
+Pair = tuple[Array, Array]
+"""Samples and their targets: (x, y)."""
 
 
 class Pieces(Protocol):
@@ -59,7 +63,7 @@ class TrainingState:
         self.first_epoch = 0
         self.epochs_done = 0
         self.steps_done = 0
-        self.seconds = 0.0
+        self.seconds = self._began = 0.0
         self.loss: Array = None
         self.averages = Averages(None, {})
         self.history = History()
@@ -70,6 +74,14 @@ class TrainingState:
         self.first_epoch, self.steps_done, self.seconds = first_epoch, 0, 0.0
         self.history = History()
         self.stop_reason = ""
+
+    def begin_epoch(self) -> None:
+        """Start its clock: at 0, or where it stood when the epoch was interrupted."""
+        self._began = time.perf_counter() - (self.seconds if self.steps_done else 0.0)
+
+    def elapsed(self) -> float:
+        """The seconds that the epoch under way has taken."""
+        return time.perf_counter() - self._began
 
     def stop(self, reason: str) -> None:
         """End training after the current step; the first reason counts."""

@@ -15,9 +15,7 @@ from xbp.training.diagnosis import batch_of
 from xbp.training.memory import step_too_large
 from xbp.training.metrics.counting import len_of
 from xbp.training.results import CheckedLoss
-from xbp.training.state import Pieces
-
-Pair = tuple[Any, Any]
+from xbp.training.state import Pair, Pieces
 
 
 def update(

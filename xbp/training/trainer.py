@@ -3,52 +3,38 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from xbp.arguments import described, integer, name_of
-from xbp.backend import Array, Backend, array_namespace, get_backend, on_device_of, on_host
+from xbp.arguments import described, integer
+from xbp.backend import Array, Backend, get_backend, on_device_of
 from xbp.errors import InputError, NonFiniteError
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
-from xbp.random import Seed, Stream, fresh_seed, permutation
+from xbp.random import Seed, Stream, fresh_seed
 from xbp.training.callbacks.base import Callback, begun, told_not_finite
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
-from xbp.training.diagnosis import Place, not_finite, spoiled
-from xbp.training.door import (
-    adds_names,
-    admit,
-    admit_alone,
-    callbacks_of,
-    check_alike,
-    check_pieces,
-    check_schedule,
-    compare,
-    examine,
-    expected_names,
-    pair_of,
-    parameters_of,
-    steps_to_come,
-)
+from xbp.training.diagnosis import spoiled
+from xbp.training.door.callbacks import adds_names, callbacks_of, expected_names
+from xbp.training.door.data import admit, admit_alone, check_alike, pair_of
+from xbp.training.door.pieces import check_pieces, compare, examine, parameters_of
+from xbp.training.door.schedule import check_schedule, steps_to_come
+from xbp.training.epoch import train_epoch
+from xbp.training.evaluation import evaluate, predict
 from xbp.training.files.checkpoints import Checkpoint, open_checkpoint
 from xbp.training.files.resume import restore
-from xbp.training.history import History, Record
+from xbp.training.history import History
 from xbp.training.interrupt import stop_on_interrupt
-from xbp.training.memory import enough_memory
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.counting import len_of
 from xbp.training.metrics.names import MetricLike, find_metrics
-from xbp.training.results import CheckedLoss, make_plain
-from xbp.training.rows import ROWS
+from xbp.training.results import CheckedLoss
 from xbp.training.run import Run
-from xbp.training.state import TrainingState
-from xbp.training.steps import Pair, Stepper, batch_indices, update
-
-LOOK_EVERY = ROWS  # steps between two looks at the losses of a device
+from xbp.training.state import Pair, TrainingState
+from xbp.training.steps import Stepper, update
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -178,7 +164,6 @@ class Trainer:
         self._checked = CheckedLoss(loss)
         self._compared = parameters_of(self)
         self._stepper: Stepper | None = None  # of the last `fit`
-        self._epoch_began = 0.0
 
     def __repr__(self) -> str:
         model, loss = type(self.model).__name__, repr(self.loss)
@@ -309,7 +294,7 @@ class Trainer:
                     restore(self, self.resumed)
                 while self.epochs_done < self.last_epoch and not self.stop_reason:
                     try:
-                        self._epoch(stepper, data, validation)
+                        train_epoch(self, stepper, data, validation)
                         if validation is None and self.epochs_done == self.last_epoch:
                             self._check_parameters()  # no loss has seen the last step
                     except NonFiniteError as error:
@@ -337,7 +322,7 @@ class Trainer:
             A batch needs more memory than there is; the sentence says which size may do.
         """
         batch_size = integer("batch_size", batch_size, least=1)
-        return self._evaluate(*self._admit(x, y), batch_size)
+        return evaluate(self, *self._admit(x, y), batch_size)
 
     @_on_its_device
     def predict(self, x: Any, batch_size: int = 512) -> Array:
@@ -352,9 +337,7 @@ class Trainer:
         """
         batch_size = integer("batch_size", batch_size, least=1)
         x = admit_alone(self.model, x, self.sample_shape)
-        with enough_memory(x, batch_size, "predicting", self.model):
-            outputs = [self.model(batch) for batch in _slices(x, batch_size)]
-            return array_namespace(x).concat(outputs, axis=0)
+        return predict(self.model, x, batch_size)
 
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""
@@ -381,7 +364,7 @@ class Trainer:
 
     def elapsed(self) -> float:
         """The seconds that the epoch under way has taken."""
-        return time.perf_counter() - self._epoch_began
+        return self.state.elapsed()
 
     def measured(self) -> Averages:
         """What has been measured in the epoch that is under way."""
@@ -389,7 +372,7 @@ class Trainer:
             self._stepper.tell()
         return self.state.averages
 
-    # --- one step, one epoch ---
+    # --- one step ---
 
     def step(self, x: Array, y: Array) -> Array:
         """One update of all parameters from one batch; returns the prediction it was made from.
@@ -414,49 +397,6 @@ class Trainer:
         )
         return self._stepper
 
-    def _epoch(self, stepper: Stepper, data: Pair, validation: Pair | None) -> None:
-        """The rest of an epoch: its steps, its record, validation."""
-        state, (x, y) = self.state, data
-        epoch, done = state.epochs_done + 1, state.steps_done
-        self._epoch_began = time.perf_counter() - (state.seconds if done else 0.0)
-        if not done:  # else it goes on
-            state.averages = Averages(self.loss, self.metrics)
-            for callback in self.callbacks:
-                callback.on_epoch_begin(self, epoch)
-        free = on_host(x)  # to look at a loss
-        order = self._backend().asarray(permutation(state.seed, state.epochs_done, len_of(x)))
-        stepper.begin(order)
-        for step in range(done + 1, self.steps_per_epoch + 1):
-            stepper.step(step)
-            if free or step % LOOK_EVERY == 0:
-                self._check_finite((x, y, order), step, wait=free)
-            state.steps_done = step
-            for callback in self.callbacks:
-                callback.on_step_end(self, step)
-            if state.stop_reason:
-                break
-        self._check_finite((x, y, order), step)
-        record: Record = {"epoch": epoch, "lr": stepper.lr} | self.measured().result()
-        state.steps_done = 0
-        if step == self.steps_per_epoch:
-            state.epochs_done += 1
-            if validation is not None:
-                measured = self._evaluate(*validation, batch_size=512)
-                record |= {f"val_{name}": value for name, value in measured.items()}
-        state.history.records.append(record)
-        state.history.seconds.append(self.elapsed())
-        for callback in self.callbacks:
-            callback.on_epoch_end(self, epoch, record)
-            make_plain(record, name_of(callback.on_epoch_end))
-
-    def _evaluate(self, x: Array, y: Array, batch_size: int) -> dict[str, float]:
-        measured, loss = Averages(self.loss, self.metrics), CheckedLoss(self.loss)
-        with enough_memory(x, batch_size, "evaluating", self.model):
-            for batch, target in zip(_slices(x, batch_size), _slices(y, batch_size), strict=True):
-                prediction = self.model(batch)
-                measured.add(loss(prediction, target)[0], prediction, target)
-            return measured.result()
-
     # --- at the door, and when something went wrong ---
 
     def _backend(self) -> Backend:
@@ -472,26 +412,3 @@ class Trainer:
         if msg := spoiled(self, self.epochs_done):
             self.history.stopped = msg
             raise NonFiniteError(msg)
-
-    def _check_finite(self, epoch: Place, step: int, *, wait: bool = True) -> None:
-        """Look at the losses that have arrived, of the first `step` steps of the epoch.
-
-        Raises
-        ------
-        NonFiniteError
-            One of them is infinite or nan.
-        """
-        losses = self.measured().loss
-        bad = losses.first_not_finite(wait=wait)
-        if bad is not None:
-            x, y, order = epoch
-            batch = x, y, batch_indices(order, step, self.batch_size)
-            value, number = losses.values[bad], self.epochs_done + 1
-            msg = not_finite(self, self.seed, value, number, bad, batch)
-            self.history.stopped = msg
-            raise NonFiniteError(msg)
-
-
-def _slices(array: Array, size: int) -> Iterator[Array]:
-    for k in range(1, -(-len_of(array) // size) + 1):
-        yield batch_indices(array, k, size)

@@ -1,0 +1,202 @@
+"""Data and targets: moved to the model, and checked against it, loss and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from xbp.arguments import described
+from xbp.backend import (
+    Array,
+    array_namespace,
+    dtype_name,
+    get_backend,
+    is_floating,
+    out_of_memory,
+    to_numpy,
+)
+from xbp.errors import InputError, OutOfMemoryError
+from xbp.nn import Layer, Loss
+from xbp.nn.losses import advice
+from xbp.training.door.pieces import check_single
+from xbp.training.metrics.counting import Metric, len_of
+from xbp.training.results import check_distinct
+from xbp.training.state import Pair, Pieces
+
+
+def place(model: Layer, x: Any) -> Array:
+    """`x` where the model lives, and in its parameters' dtype if both are floating-point.
+
+    float64 becomes float32 for a model of float32, as training needs no more digits; integers,
+    which may be tokens, stay what they are.
+
+    Raises
+    ------
+    InputError
+        `x` holds no numbers, or some that are beyond the model's dtype.
+    OutOfMemoryError
+        There is no room for it.
+    """
+    backend = model.backend() or get_backend()
+    try:
+        x = backend.asarray(x)
+        refuse_complex("x", x)
+        dtypes = {dtype_name(p.data.dtype): p.data.dtype for _, p in model._all_names("")}
+        if len(dtypes) != 1 or not is_floating(x) or dtype_name(x.dtype) in dtypes:
+            return x
+        ((name, dtype),) = dtypes.items()
+        xp = array_namespace(x)
+        with np.errstate(over="ignore"):
+            converted = xp.astype(x, dtype)
+        lost = xp.any(xp.isfinite(x) & ~xp.isfinite(converted))
+        if bool(to_numpy(lost)):
+            msg = f"x holds numbers beyond the model's {name}; scale them, or use .astype on it"
+            raise InputError(msg)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        shape = getattr(x, "shape", "")
+        msg = f"there is no room for data of shape {shape} on {backend}; give fewer at once"
+        raise OutOfMemoryError(msg) from None
+    return converted
+
+
+def refuse_complex(name: str, array: Array) -> None:
+    """Refuse complex numbers, of which training would keep the real part alone."""
+    if array_namespace(array).isdtype(array.dtype, "complex floating"):
+        msg = (
+            f"{name} holds complex numbers ({dtype_name(array.dtype)}), where real ones were "
+            "expected; give their real and imaginary parts as features of their own"
+        )
+        raise InputError(msg)
+
+
+def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> Array:
+    """Data without targets where the model lives.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array
+    sample_shape : tuple of int or None
+        The shape of a sample of other data, if it is known.
+
+    Raises
+    ------
+    InputError
+        There are no samples, or they do not fit the model.
+    """
+    x = place(model, x)
+    if x.ndim == 0 or len_of(x) == 0:
+        msg = f"there is nothing to predict: x has shape {tuple(x.shape)}"
+        raise InputError(msg)
+    if x.shape == sample_shape:
+        msg = (
+            f"x has the shape {tuple(x.shape)} of a single sample, where samples along the first "
+            "axis were expected; give x[None]"
+        )
+        raise InputError(msg)
+    if x.ndim == 1:  # a layer may take a whole vector for one sample
+        try:
+            _one_output(model, x)
+        except InputError as error:
+            msg = (
+                f"x of shape {tuple(x.shape)} is no batch for this model ({error}); samples lie "
+                "along the first axis: for a single one give x[None]"
+            )
+            raise InputError(msg) from None
+    return x
+
+
+def _one_output(model: Layer, x: Array) -> Array:
+    """The model's output for the first sample.
+
+    Raises
+    ------
+    InputError
+        The sample does not fit the model, or there is more than one output, or none.
+    """
+    prediction = model(x[:1, ...])
+    if prediction.ndim == 0 or len_of(prediction) != 1:
+        msg = (
+            f"the model makes an output of shape {tuple(prediction.shape)} of one sample "
+            f"{tuple(x[:1, ...].shape)}; its first axis must be that of the samples"
+        )
+        raise InputError(msg)
+    return prediction
+
+
+def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
+    """Both arrays where the model lives, checked against each other, model, loss and metrics.
+
+    Returns
+    -------
+    data : (x, y)
+    quantities : list of str
+        The loss, and what the metrics measure of such data.
+
+    Raises
+    ------
+    InputError
+        They do not fit.
+    """
+    model, loss, metrics = pieces.model, pieces.loss, pieces.metrics.values()
+    if y is None:
+        msg = f"there are no targets: x and y must be arrays, got {described(x)} and None"
+        raise InputError(msg)
+    x, y = place(model, x), (model.backend() or get_backend()).asarray(y)
+    refuse_complex("y", y)
+    if x.ndim == 0 or y.ndim == 0 or len_of(x) != len_of(y) or len_of(x) == 0:
+        msg = (
+            f"x and y need the same number of samples, at least one; they have shapes "
+            f"{tuple(x.shape)} and {tuple(y.shape)}"
+        )
+        raise InputError(msg)
+    prediction = _one_output(model, x)
+    check_single(model, loss, prediction)
+    if isinstance(loss, Loss):
+        loss.check(prediction, y)
+    for metric in metrics:
+        metric.check(prediction, y)
+    quantities = ["loss", *_names(metrics, prediction)]
+    check_distinct(["epoch", "lr", *quantities])
+    return (x, y), quantities
+
+
+def pair_of(validation_data: Any) -> tuple[Any, Any]:
+    """Validation data as (x, y).
+
+    Raises
+    ------
+    InputError
+        They are no pair.
+    """
+    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+        msg = f"validation_data must be a pair (x, y), got {described(validation_data)}"
+        raise InputError(msg)
+    x, y = validation_data
+    return x, y
+
+
+def check_alike(validation: Pair, data: Pair) -> None:
+    """Refuse validation targets of another shape than those of training, where samples agree.
+
+    Raises
+    ------
+    InputError
+    """
+    (x, y), (x_train, y_train) = validation, data
+    if x.shape[1:] == x_train.shape[1:] and y.shape[1:] != y_train.shape[1:]:
+        wanted, got = ("N", *y_train.shape[1:]), tuple(y.shape)
+        msg = (
+            f"the validation targets have shape {got}, where those of training have "
+            f"{tuple(y_train.shape)}; give them alike{advice(wanted, got)}"
+        )
+        raise InputError(msg)
+
+
+def _names(metrics: Iterable[Metric], prediction: Array) -> Iterator[str]:
+    for metric in metrics:
+        yield from metric.names(prediction)

@@ -1,0 +1,146 @@
+"""Model, loss and optimizer, checked one by one and against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xbp.arguments import described, takes
+from xbp.backend import Array, is_floating, library_of
+from xbp.errors import InputError
+from xbp.nn import BCEWithLogitsLoss, CrossEntropyLoss, Layer, Loss, Sequential, Sigmoid, Softmax
+from xbp.optim import Optimizer
+from xbp.training.door.warn import warn
+from xbp.training.state import Pieces
+
+
+def check_pieces(model: Any, loss: Any, optimizer: Any) -> None:
+    """Refuse what is no model, loss or optimizer.
+
+    Raises
+    ------
+    InputError
+        Something has the wrong type, or a loss takes other arguments.
+    """
+    kinds: list[tuple[str, Any, type, str]] = [
+        ("model", model, Layer, "an nn.Layer, such as nn.Sequential(…)"),
+        ("optimizer", optimizer, Optimizer, "an Optimizer, such as optim.Adam(model.parameters())"),
+    ]
+    for name, piece, kind, wanted in kinds:
+        if not isinstance(piece, kind):
+            msg = f"the {name} must be {wanted}, got {described(piece)}"
+            raise InputError(msg)
+    if isinstance(loss, type) or not callable(loss):
+        msg = (
+            "the loss must be a Loss, such as nn.MSELoss(), or a function (prediction, target) -> "
+            f"(value, gradient), got {described(loss)}"
+        )
+        raise InputError(msg)
+    if not isinstance(loss, Loss):
+        takes("the loss", loss, "prediction", "target")
+
+
+def examine(model: Layer, loss: Any, optimizer: Optimizer) -> None:
+    """Compare the pieces of a training with each other.
+
+    Raises
+    ------
+    InputError
+        The optimizer has none of the model's parameters.
+
+    Warns
+    -----
+    UserWarning
+        See `compare`, `_check_end` and `_check_attributes`.
+    """
+    compare(model, loss, optimizer)
+    _check_end(model, loss)
+    _check_attributes(model)
+
+
+def parameters_of(pieces: Pieces) -> tuple[int, ...]:
+    """The identities of the model's trainable parameters, and of the optimizer's."""
+    both = (pieces.model.parameters(), pieces.optimizer.parameters)
+    return tuple(id(parameter) for parameters in both for parameter in parameters)
+
+
+def compare(model: Layer, loss: Any, optimizer: Optimizer) -> None:
+    """Compare the optimizer's parameters with those of the model.
+
+    Raises
+    ------
+    InputError
+        They have none in common.
+
+    Warns
+    -----
+    UserWarning
+        A trainable one is missing, or some are of something else (than the model or the loss).
+    """
+    given = {id(parameter) for parameter in optimizer.parameters}
+    own = {id(parameter) for _, parameter in model._all_names("")}
+    if not given & own:
+        msg = (
+            f"this {type(optimizer).__name__} has none of the model's parameters, but those of "
+            "another model; make it from model.parameters() of this one"
+        )
+        raise InputError(msg)
+    missing = [name for name, p in model.named_parameters() if id(p) not in given]
+    if missing:
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        warn(
+            f"the optimizer lacks {len(missing)} of the model's trainable parameters ({names}), "
+            "and they will not be trained; make it from model.parameters(), or freeze them with "
+            "trainable=False"
+        )
+    own |= {id(value) for value in getattr(loss, "__dict__", {}).values()}
+    if given - own:
+        warn(
+            f"{len(given - own)} of the optimizer's parameters are not the model's, and will not "
+            "be trained; make it from model.parameters()"
+        )
+
+
+def _check_end(model: Layer, loss: Any) -> None:
+    """Warn of a softmax or sigmoid before a loss that has one of its own."""
+    last = _last(model)
+    has_own = isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss)
+    if has_own and isinstance(last, Softmax | Sigmoid):
+        own = "sigmoid" if isinstance(loss, BCEWithLogitsLoss) else "softmax"
+        warn(
+            f"{type(loss).__name__} takes logits and has a {own} of its own, so the model should "
+            f"end without its {type(last).__name__}"
+        )
+
+
+def check_single(model: Layer, loss: Any, prediction: Array) -> None:
+    """Warn of a softmax over a single output, which is 1 whatever the model says."""
+    softmax = isinstance(_last(model), Softmax) or type(loss) is CrossEntropyLoss
+    if softmax and prediction.ndim == 2 and prediction.shape[1] == 1:
+        warn(
+            "a softmax over a single output is always 1, so nothing is learned; for two classes "
+            "take two outputs, or one with BCEWithLogitsLoss and no softmax"
+        )
+
+
+def _last(model: Layer) -> Layer:
+    """The layer that the outputs come from, as far as containers tell."""
+    while isinstance(model, Sequential) and model.layers:
+        model = model.layers[-1]
+    return model
+
+
+def _check_attributes(model: Layer) -> None:
+    """Warn of floating-point arrays that a layer keeps without a `Parameter` around them."""
+    for layer in model.tree():
+        for name, value in vars(layer).items():
+            if name.startswith("_") or library_of(value) is None or isinstance(value, np.generic):
+                continue
+            if value.ndim and is_floating(value):
+                kind = type(layer).__name__
+                warn(
+                    f"{kind} keeps the array {name!r} as it is, which is neither trained nor moved "
+                    f"nor saved; write self.{name} = nn.Parameter(…), for a constant with "
+                    "trainable=False"
+                )

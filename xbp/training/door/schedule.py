@@ -1,0 +1,67 @@
+"""The schedule of the learning rate, compared with the steps to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xbp.arguments import name_of
+from xbp.errors import InputError
+from xbp.optim import Optimizer
+from xbp.training.callbacks.base import Callback
+from xbp.training.callbacks.rates import LearningRateScheduler
+from xbp.training.door.warn import warn
+from xbp.training.files.checkpoints import Checkpoint
+
+
+def steps_to_come(steps: int, in_fit: int, in_epoch: int, resumed: Checkpoint | None) -> range:
+    """The steps that will be made, as a schedule counts them.
+
+    Parameters
+    ----------
+    steps : int
+        How many the optimizer has made.
+    in_fit, in_epoch : int
+        How many a whole `fit` makes, and each of its epochs.
+    resumed : Checkpoint or None
+        Where the `fit` goes on.
+    """
+    if resumed is None:
+        return range(steps, steps + in_fit)
+    made = (resumed.epochs_done - resumed.first_epoch) * in_epoch + resumed.steps_done
+    return range(resumed.steps, resumed.steps - made + in_fit)
+
+
+def check_schedule(optimizer: Optimizer, callbacks: Sequence[Callback], steps: range) -> None:
+    """Compare the optimizer's schedule with the steps that will be made.
+
+    Raises
+    ------
+    InputError
+        The rate of the last step is none, or cannot be computed.
+
+    Warns
+    -----
+    UserWarning
+        The schedule is made for another number of steps.
+    """
+    schedule, start, end = optimizer._lr, steps.start, steps.stop
+    if not callable(schedule) or any(isinstance(c, LearningRateScheduler) for c in callbacks):
+        return
+    optimizer.lr_at(start)
+    try:
+        optimizer.lr_at(end - 1)
+    except InputError:
+        raise
+    except Exception as error:
+        msg = (
+            f"the schedule {name_of(schedule)} fails at step {end - 1}, the last of this training "
+            f"({type(error).__name__}: {error}); let it cover all of them"
+        )
+        raise InputError(msg) from error
+    total = getattr(schedule, "total_steps", end)
+    if total != end:
+        fate = "will not come to its end" if total > end else "stays at its end from then on"
+        warn(
+            f"{type(schedule).__name__} is made for {total} steps, where this training ends after "
+            f"{end}: the rate {fate}; give it total_steps={end}, if that is not meant"
+        )
