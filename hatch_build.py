@@ -14,15 +14,15 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Runs ``xbp/accelerators/build.py``."""
+    """Runs ``xbp/accelerators/cpu/build.py``."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        script = Path(self.root) / "xbp" / "accelerators" / "build.py"
+        script = Path(self.root) / "xbp" / "accelerators" / "cpu" / "build.py"
         libraries = runpy.run_path(str(script))["build"]()
         if not libraries:
             self.app.display_warning("no C compiler: xbp is installed without its accelerators")
             return
-        build_data["artifacts"] += [f"/xbp/accelerators/{path.name}" for path in libraries]
+        build_data["artifacts"] += [f"/xbp/accelerators/cpu/{path.name}" for path in libraries]
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"  # loaded by ctypes: any Python will do

@@ -6,6 +6,7 @@ What the names stand for is imported when it is first asked for (PEP 562).
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xbp import registry
 from xbp._version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ _ROOMS = {
     *("accelerators", "arguments", "backend", "datasets", "errors", "initializers", "models"),
     *("nn", "optim", "paths", "primitives", "random", "training"),
 }
+registry.offer("numpy", "xbp.accelerators.cpu")
+registry.offer("cupy", "xbp.accelerators.cuda")
+
 _HOMES = {"History": "training", "Trainer": "training"}
 """The rooms of public names; of those in neither table, `backend`."""
 

@@ -17,7 +17,7 @@ from guards import Guards
 from numpy.typing import NDArray
 
 from xbp import accelerators, primitives
-from xbp.accelerators import affine, convolution, elementwise, native, product
+from xbp.accelerators.cpu import affine, convolution, elementwise, native, product
 from xbp.errors import InputError
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())

@@ -21,7 +21,7 @@ from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
 from numpy.typing import NDArray
 
-from xbp import accelerators, models, nn, optim, primitives
+from xbp import accelerators, models, nn, optim, primitives, registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import (
     convolution,
@@ -53,8 +53,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Emulation:
 @pytest.fixture
 def _in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Emulated kernels stand in for the primitives on numpy arrays."""
-    table = {function.__name__: function for function in cuda.ACCELERATORS}
-    monkeypatch.setitem(accelerators._tables, np.ndarray, table)
+    table = {function.__name__: function for function in cuda.implementations()}
+    monkeypatch.setitem(registry._tables, np.ndarray, table)
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -89,7 +89,7 @@ def assert_close(result: Real, truth: Real, terms: int) -> None:
 
 
 @pytest.mark.usefixtures("_in_use")
-@pytest.mark.parametrize("function", cuda.ACCELERATORS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", cuda.implementations(), ids=lambda function: function.__name__)
 def test_the_catalogue(function: Callable[..., Any]) -> None:
     name = function.__name__
     here = accelerators.Accelerator(name, "numpy", function)

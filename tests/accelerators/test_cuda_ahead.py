@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 
-from xbp import accelerators, models, nn, optim
+from xbp import accelerators, models, nn, optim, registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.ahead import compile_ahead, programs
@@ -45,8 +45,8 @@ def test_programs_are_those_that_a_step_launches(monkeypatch: pytest.MonkeyPatch
     found = programs(step)
     machine = Watched()
     monkeypatch.setitem(launch.machines, "numpy", machine)
-    table = {function.__name__: function for function in cuda.ACCELERATORS}
-    monkeypatch.setitem(accelerators._tables, np.ndarray, table)
+    table = {function.__name__: function for function in cuda.implementations()}
+    monkeypatch.setitem(registry._tables, np.ndarray, table)
     step()
     assert found == machine.seen
     assert {"convolution.cu", "product.cu", "cross_entropy.cu", "passes.cu"} == {

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from accelerators.emulation.machine import compiler
 
-from xbp import accelerators, primitives
+from xbp import primitives, registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import cublas, launch, passes
 
@@ -81,11 +81,10 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> CuPy:
 
 
 def test_kernels_stand_in_for_primitives_on_cupys_arrays(cupy: CuPy) -> None:
-    assert {
-        name for name in (f.__name__ for f in cuda.ACCELERATORS) if accelerators.find(name, Array)
-    } == {function.__name__ for function in cuda.ACCELERATORS}
-    assert all(hasattr(primitives, function.__name__) for function in cuda.ACCELERATORS)
-    del accelerators._tables[Array]
+    names = {function.__name__ for function in cuda.implementations()}
+    assert {name for name in names if registry.find(name, Array)} == names
+    assert all(hasattr(primitives, name) for name in names)
+    del registry._tables[Array]
 
 
 def test_a_launch(cupy: CuPy) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xbp import accelerators, nn, optim, primitives
-from xbp.accelerators import native
+from xbp.accelerators.cpu import native
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
 

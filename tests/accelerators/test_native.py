@@ -14,7 +14,7 @@ import pytest
 from processes import without_foreign_plugins
 
 from xbp import accelerators, nn
-from xbp.accelerators import build, convolution, native, product
+from xbp.accelerators.cpu import build, convolution, native, product
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.status())
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
@@ -78,7 +78,7 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
     subprocess.run([*command, str(tests / "guarded.c"), "-lm"], check=True)
     code = (
         "import sys, pytest, pathlib\n"
-        "from xbp.accelerators import native\n"
+        "from xbp.accelerators.cpu import native\n"
         "native.library_path = lambda level: pathlib.Path(sys.argv[1])\n"
         "assert native.library() is not None, native.status()\n"
         "options = ['-q', '-p', 'no:cacheprovider', '-W', 'ignore:Module already imported']\n"
@@ -159,7 +159,7 @@ def test_a_library_that_cannot_be_loaded_is_not_an_error(tmp_path: Path, monkeyp
     ("XBP_NUM_THREADS", "3", 3), ("OMP_NUM_THREADS", "2", 2), ("XBP_NUM_THREADS", "1000", 64),
 ])  # fmt: skip
 def test_threads_are_chosen_by_the_environment(name: str, value: str, expected: int) -> None:
-    code = "from xbp.accelerators import native; print(native.threads())"
+    code = "from xbp.accelerators.cpu import native; print(native.threads())"
     quiet = {"XBP_NUM_THREADS": "", "OMP_NUM_THREADS": ""}
     assert run(code, **(quiet | {name: value})) == str(expected)
 

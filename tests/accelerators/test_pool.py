@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from xbp import nn, primitives
-from xbp.accelerators import native, product
+from xbp.accelerators.cpu import native, product
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

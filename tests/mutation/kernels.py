@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / "xbp" / "accelerators"
+FOLDER = Path(__file__).parents[2] / "xbp" / "accelerators" / "cpu"
 NOT_COMPILED = 3
 
 OPERATORS = {
@@ -149,7 +149,7 @@ def _closing(code: str, start: int) -> int:
 
 
 def build_module() -> Any:
-    """xbp/accelerators/build.py, which knows sources and compiler flags; None without it."""
+    """xbp/accelerators/cpu/build.py, which knows sources and compiler flags; None without it."""
     path = FOLDER / "build.py"
     if not path.exists():
         return None
@@ -183,7 +183,7 @@ def compile_into(folder: Path, texts: dict[str, str], flags: list[str], cc: str)
 
 
 class Switch:
-    """Stands in for ctypes.CDLL: what is loaded from xbp/accelerators can be exchanged later."""
+    """Stands in for ctypes.CDLL: what is loaded from `FOLDER` can be exchanged later."""
 
     def __init__(self) -> None:
         self.real = ctypes.CDLL

@@ -140,7 +140,7 @@ class Run:
         seen = suite.watch(here, self.options.jobs)
         self.orders = Orders(seen, [item.nodeid for item in suite.items])
         if not self.orders.kernels and not self.quick:
-            self.say("no kernels are at work here: build them by xbp/accelerators/build.py")
+            self.say("no kernels are at work here: build them by xbp/accelerators/cpu/build.py")
             self.planted = [f for f in self.planted if isinstance(f, Fault)]
         if self.options.sample:
             usual = [f for f in self.planted if str(f) not in self.known]

@@ -13,7 +13,7 @@ from properties import test_layers, test_optimizers, test_primitives
 from properties.drawing import check, dtypes, normals, quarters, seeds, ways
 from properties.problems import TABLE
 
-from xbp import accelerators, nn, optim
+from xbp import accelerators, nn, optim, registry
 
 
 def test_every_accelerator_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_every_accelerator_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {a.name: watched(a.name, a.function) for a in here}
     if not table:
         pytest.skip("no accelerator works here")
-    monkeypatch.setattr(accelerators, "_tables", {np.ndarray: table})
+    monkeypatch.setattr(registry, "_tables", {np.ndarray: table})
     invariance = test_layers.test_dtype_memory_order_and_accelerators_do_not_matter
     for name in TABLE:
         few(invariance)(name=name)

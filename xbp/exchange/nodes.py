@@ -17,7 +17,7 @@ import ndonnx._typed_array.onnx as typed
 import spox.opset.ai.onnx.v21 as op
 from spox import _value_prop
 
-from xbp import accelerators
+from xbp import registry
 from xbp.backend import Array
 from xbp.primitives.images import Pair
 
@@ -99,6 +99,4 @@ def _matmul(a: Any, b: Any) -> Any:
     return type(a)(typed.op.matmul(a._var, b._var))
 
 
-accelerators.register(
-    ndonnx.Array, (convolve, rectify, max_pool, average_pool, convolve_rectify_pool)
-)
+registry.register(ndonnx.Array, (convolve, rectify, max_pool, average_pool, convolve_rectify_pool))

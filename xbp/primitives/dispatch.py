@@ -7,7 +7,7 @@ from functools import update_wrapper
 from itertools import repeat
 from typing import Any, Generic, TypeVar
 
-from xbp import accelerators
+from xbp import registry
 from xbp.backend import HostArray, check_beside, library_of
 
 NO_ARRAYS = frozenset({bool, int, float, str, tuple, list, type(None)})
@@ -43,7 +43,7 @@ class Primitive(Generic[F]):
         for other in args:
             if not kind is type(other) is HostArray and type(other) not in NO_ARRAYS:
                 self._check(x, other)
-        fast = accelerators.find(self.name, kind)
+        fast = registry.find(self.name, kind)
         if fast is not None:
             result = fast(x, *args, **keywords)
             if result is not NotImplemented:
@@ -67,7 +67,7 @@ class Update(Primitive[F]):
         if not isinstance(x, list):
             super().__call__(x, *args)
             return
-        fast = accelerators.find(self.name, type(x[0]))
+        fast = registry.find(self.name, type(x[0]))
         if fast is None or fast(x, *args) is NotImplemented:
             change = self.reference if fast is None else super().__call__
             partners = (arg if isinstance(arg, list) else repeat(arg) for arg in args)

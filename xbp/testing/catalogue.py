@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp import accelerators, initializers, models, nn, optim, primitives
+from xbp import accelerators, initializers, models, nn, optim, primitives, registry
 from xbp.backend import Array, array_namespace, brief, use_backend
 from xbp.models import lenet1998
 from xbp.testing.curves import TRAININGS, Training
@@ -693,8 +693,8 @@ class AcceleratorItem(Item):
 
         if backend not in backends:
             return []
-        before = accelerators.find
-        with replaced(accelerators, find=find):
+        before = registry.find
+        with replaced(registry, find=find):
             found = super().check([backend])
         return found if any(accepted) else []
 

@@ -13,11 +13,14 @@ from typing import Any
 
 from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
 
-ACCELERATORS: tuple[Callable[..., Any], ...] = (
-    *convolution.ACCELERATORS,
-    *pooling.ACCELERATORS,
-    *passes.ACCELERATORS,
-    *cross_entropy.ACCELERATORS,
-    *philox.ACCELERATORS,
-    *product.ACCELERATORS,
-)
+
+def implementations() -> tuple[Callable[..., Any], ...]:
+    """The functions that stand in for primitives, by their names."""
+    return (
+        *convolution.ACCELERATORS,
+        *pooling.ACCELERATORS,
+        *passes.ACCELERATORS,
+        *cross_entropy.ACCELERATORS,
+        *philox.ACCELERATORS,
+        *product.ACCELERATORS,
+    )

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from xbp import accelerators
+from xbp import registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.launch import Array, Shape
@@ -77,9 +77,9 @@ def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
     passes.cu (('real', 'float'),) ['rectify', 'rectify_to_input']
     """
     recorder = Recorder()
-    tables: tuple[dict[Any, Any], ...] = (accelerators._tables, launch.machines)
+    tables: tuple[dict[Any, Any], ...] = (registry._tables, launch.machines)
     before = [dict(table) for table in tables]
-    accelerators.register(np.ndarray, cuda.ACCELERATORS)
+    registry.register(np.ndarray, cuda.implementations())
     launch.machines["numpy"] = recorder
     try:
         run()

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators import native
-from xbp.accelerators.calls import DTYPES, address
+from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu.calls import DTYPES, address
 
 Real = NDArray[Any]
 LEAST_PRODUCTS = 2**18

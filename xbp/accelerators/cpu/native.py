@@ -6,7 +6,7 @@ import ctypes
 import os
 from functools import cache
 
-from xbp.accelerators.build import digest, library_path
+from xbp.accelerators.cpu.build import digest, library_path
 
 LEVELS = {  # what the processor must have for each, best first
     "avx512": ("AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX2", "FMA3"),
@@ -46,7 +46,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             continue
         if built_from == digest():
             return loaded, level
-        problem = "built from other sources; install xbp again, or run xbp/accelerators/build.py"
+        problem = (
+            "built from other sources; install xbp again, or run xbp/accelerators/cpu/build.py"
+        )
     return None, problem
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators import native
-from xbp.accelerators.calls import address
+from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu.calls import address
 from xbp.errors import InputError
 
 Real = NDArray[Any]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators import native
+from xbp.accelerators.cpu import native
 from xbp.errors import InputError
 
 Real = NDArray[Any]

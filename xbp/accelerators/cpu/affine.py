@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators import native
-from xbp.accelerators.calls import DTYPES, address, incoming, run
-from xbp.accelerators.product import MOST_DIRECT
+from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu.calls import DTYPES, address, incoming, run
+from xbp.accelerators.cpu.product import MOST_DIRECT
 
 Real = NDArray[Any]
 LEAST_ROWS = 4

@@ -1,4 +1,4 @@
-"""Compiles the kernels: when xbp is installed, or by ``python xbp/accelerators/build.py``.
+"""Compiles the kernels: when xbp is installed, or by ``python xbp/accelerators/cpu/build.py``.
 
 One library for each level of the instruction set, so that one wheel serves every machine: the
 processor it meets decides which is loaded. It imports nothing of xbp.

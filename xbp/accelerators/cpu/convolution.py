@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators import native
-from xbp.accelerators.calls import DTYPES, address, addressable, images, incoming, run
+from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu.calls import DTYPES, address, addressable, images, incoming, run
 
 Real = NDArray[Any]
 Pair = tuple[int, int]
