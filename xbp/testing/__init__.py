@@ -1,9 +1,10 @@
 """Checks for layers, losses, functions, optimizers: gradients, parity of backends, hidden waits."""
 
+from xbp.testing.finding import Finding
 from xbp.testing.gradients import check_gradients
 from xbp.testing.graphs import emulated_graphs
 from xbp.testing.host_sync import assert_no_host_sync
-from xbp.testing.parity import Finding, OnlyReferenceWarning, check_parity, findings
+from xbp.testing.parity import OnlyReferenceWarning, check_parity, findings
 from xbp.testing.strictness import HostSyncError, RecordingError, as_strict_as_cupy
 
 __all__ = [

@@ -20,9 +20,10 @@ from xbp import accelerators, initializers, models, nn, optim, primitives, regis
 from xbp.backend import Array, array_namespace, brief, use_backend
 from xbp.models import lenet1998
 from xbp.testing.curves import TRAININGS, Training
+from xbp.testing.finding import Finding
 from xbp.testing.gradients import check_gradients
 from xbp.testing.helpers import each, replaced
-from xbp.testing.parity import Finding, findings
+from xbp.testing.parity import findings
 
 Host: TypeAlias = NDArray[Any]
 Shape: TypeAlias = "tuple[int, ...]"

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from xbp.testing.catalogue import Item, catalogue, working_accelerators
 from xbp.testing.curves import Training, sees_waits
-from xbp.testing.parity import Finding
+from xbp.testing.finding import Finding
 from xbp.testing.workers import check_all, usual_jobs
 
 LEGEND = (

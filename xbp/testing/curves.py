@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 import xbp
 from xbp import accelerators, models, nn, optim
 from xbp.backend import Array, brief, on_host, to_numpy, use_backend
+from xbp.testing.finding import Finding
 from xbp.testing.host_sync import assert_no_host_sync
-from xbp.testing.parity import Finding
 from xbp.testing.tolerances import LAMBDA, roundoff
 
 Host: TypeAlias = "NDArray[Any]"

@@ -29,7 +29,7 @@ from xbp.errors import XBPError
 from xbp.machine import cpus
 from xbp.testing.catalogue import Item, catalogue
 from xbp.testing.curves import Training
-from xbp.testing.parity import Finding
+from xbp.testing.finding import Finding
 
 Case: TypeAlias = "Item | Training"
 Found: TypeAlias = "tuple[int, list[Finding]]"
