@@ -16,16 +16,11 @@ import pytest
 from processes import search_path
 
 import xbp
-from xbp.benchmarks import harness as harness_module
-from xbp.benchmarks.harness import (
-    QUICK,
-    Harness,
-    Options,
-    deviation,
-    disagreements,
-    environment,
-    spread,
-)
+from xbp.benchmarks import process, turns
+from xbp.benchmarks.comparison import deviation, disagreements, spread
+from xbp.benchmarks.harness import Harness
+from xbp.benchmarks.options import QUICK, Options
+from xbp.benchmarks.process import SideError, environment
 from xbp.benchmarks.report import add_floors, file_stem, markdown, results
 from xbp.benchmarks.worker import Worker, summary
 from xbp.benchmarks.workloads import (
@@ -33,6 +28,7 @@ from xbp.benchmarks.workloads import (
     WORKLOADS,
     Side,
     flop,
+    make_model,
     step_products,
     takes_part,
     traffic,
@@ -133,7 +129,7 @@ class TestEverything:
         }
         for row in checked:
             assert set(row["losses"]) == set(row["costs"])
-            assert max(row["deviation"].values()) <= harness_module.SAME
+            assert max(row["deviation"].values()) <= turns.SAME
             assert all(math.isfinite(loss) for losses in row["losses"].values() for loss in losses)
         losses = {row["workload"]: row["losses"]["xbp"] for row in checked}
         assert losses["lenet5-train"][0] == pytest.approx(math.log(10), rel=0.1)  # new weights
@@ -191,7 +187,7 @@ class TestGuard:
             harness.measure("call")
         train, call = harness.rows
         assert set(train["costs"]) == {"xbp"}
-        assert train["deviation"][wrong] > harness_module.SAME
+        assert train["deviation"][wrong] > turns.SAME
         assert set(call["costs"]) == {"xbp", wrong}
         (failure,) = harness.failures
         assert "LeNet-5, training step 32, fake: its losses 2.3" in failure
@@ -350,7 +346,7 @@ class TestResident:
         model, rng = ["mlp", 784, 16, 10], np.random.default_rng(0)
         x, y = rng.random((96, 784), np.float32), rng.integers(0, 10, 96)
         with xbp.use_backend("numpy"):
-            weights = harness_module.make_model(*model, rng=0).state_dict()
+            weights = make_model(*model, rng=0).state_dict()
             eager, expected = Network(model, optimizer, 0.01), []
             eager.load(weights)
             for epoch in range(3):
@@ -397,7 +393,7 @@ class TestResident:
         assert network.remarks == ["not recorded"]
 
     def test_epochs_without_a_target_are_all_made(self, trainer, monkeypatch):
-        monkeypatch.setattr(harness_module, "QUICK", dataclasses.replace(QUICK, most_epochs=3))
+        monkeypatch.setattr(turns, "QUICK", dataclasses.replace(QUICK, most_epochs=3))
         with trainer(["xbp", "xbp-eager"]) as harness:
             harness.measure("ten-epochs")
             harness.measure("accuracy")
@@ -498,9 +494,9 @@ class TestImaginedGPU:
 
     def test_tf32_reaches_the_workers_of_its_row(self, gpu, monkeypatch):
         seen = []
-        real = harness_module.environment
+        real = process.environment
         monkeypatch.setattr(
-            harness_module,
+            process,
             "environment",
             lambda *args: seen.append(args[1].tf32) or real(*args),
         )
@@ -539,7 +535,7 @@ class TestImaginedGPU:
                     self.early |= command == "listen"
                     if command == "timeline":
                         if not self.early:
-                            raise harness_module.SideError("RuntimeError: the profiler saw nothing")
+                            raise SideError("RuntimeError: the profiler saw nothing")
                         events = [{"cat": "kernel", "ts": 1.0, "dur": 3.0, "name": "gemm"}] * 8
                         return summary(events, 4)
                     return None
@@ -547,7 +543,7 @@ class TestImaginedGPU:
                 def close(self):
                     pass
 
-            monkeypatch.setattr(harness_module, "Worker", Imagined)
+            monkeypatch.setattr(turns, "SideProcess", Imagined)
             harness.measure("kernels")
         assert asked == ["train", "timeline", "listen", "train", "timeline"]
         assert harness.rows[0]["costs"] == {"xbp": [2.0]}
@@ -677,7 +673,7 @@ class TestCUDAGraph:
         return x, torch.arange(n) % 3
 
     def weights(self):
-        return harness_module.make_model(*self.MODEL, rng=0).state_dict()
+        return make_model(*self.MODEL, rng=0).state_dict()
 
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_a_replay_is_a_step(self, graphed, optimizer):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from xbp.benchmarks.harness import OURS, Harness, precision, threads_label
+from xbp.benchmarks.harness import Harness, precision, threads_label
+from xbp.benchmarks.process import OURS
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, on_gpu
 
 if TYPE_CHECKING:

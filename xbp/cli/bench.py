@@ -12,7 +12,8 @@ import typer
 
 from xbp.arguments import integer
 from xbp.backend import find_backend
-from xbp.benchmarks.harness import Harness, Options
+from xbp.benchmarks.harness import Harness
+from xbp.benchmarks.options import Options
 from xbp.benchmarks.report import file_stem, markdown, plot, results
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
 from xbp.cli.files import prepare_file, prepare_folder

@@ -13,17 +13,9 @@ from numpy.typing import NDArray
 from xbp.backend import LIBRARIES, Fetch, Graph
 from xbp.testing.cupy_rules import RULES, WAIT, Rule
 from xbp.testing.helpers import replaced
-from xbp.testing.strictness import (
-    THREAD,
-    RecordingError,
-    arrays,
-    as_strict_as_cupy,
-    current,
-    inside,
-    memory,
-    refuse,
-    replaced_functions,
-)
+from xbp.testing.strict_devices import as_strict_as_cupy, current, memory
+from xbp.testing.strictness import THREAD, RecordingError, inside, refuse, replaced_functions
+from xbp.testing.values import arrays
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 
 from xbp.errors import BackendError
 from xbp.testing.helpers import replaced
-from xbp.testing.strictness import HostSyncError, as_strict_as_cupy, waits_refused
+from xbp.testing.strict_devices import as_strict_as_cupy
+from xbp.testing.strictness import HostSyncError, waits_refused
 
 _CONVERSIONS = ("__float__", "__int__", "__bool__", "__index__", "__complex__")
 
