@@ -165,7 +165,7 @@ def sample(model: Layer, shape: tuple[int, ...], batch_size: int | None) -> NDAr
         msg = f"input_shape must be the shape of one sample, e.g. (1, 28, 28), got {shape!r}"
         raise InputError(msg) from None
     batch = 3 if batch_size is None else integer("batch_size", batch_size, least=1)
-    dtype = next((dtype_name(p.data.dtype) for _, p in model._all_names("")), "float32")
+    dtype = next(map(dtype_name, model.dtypes()), "float32")
     return np.random.default_rng(0).normal(size=(batch, *sizes)).astype(dtype)
 
 

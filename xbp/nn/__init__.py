@@ -20,7 +20,7 @@ from xbp.nn.dropout import Dropout
 from xbp.nn.layer import Layer
 from xbp.nn.linear import Linear
 from xbp.nn.losses import EntrywiseLoss, HuberLoss, L1Loss, Loss, MSELoss, RegressionLoss
-from xbp.nn.parameter import Parameter
+from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.pool import AvgPool2d, MaxPool2d
 from xbp.nn.prelu import PReLU
 from xbp.nn.recurrent import GRU, LSTM, RNN
@@ -28,12 +28,14 @@ from xbp.nn.scan import Recurrent
 from xbp.nn.sequential import Sequential, trace
 from xbp.nn.shape import Flatten, Last
 from xbp.nn.softmax import LogSoftmax, Softmax
+from xbp.nn.statistics import update_statistics
 from xbp.nn.summary import LayerSummary, summary
 
 __all__ = [
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "Backward",
+    "Buffer",
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
@@ -72,4 +74,5 @@ __all__ = [
     "for_parameters",
     "summary",
     "trace",
+    "update_statistics",
 ]

@@ -27,7 +27,7 @@ from xbp.backend import (
 )
 from xbp.errors import BackendError, InputError, XBPError
 from xbp.nn.backward import Backward, Rng, not_both, placed
-from xbp.nn.parameter import Parameter
+from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.parts import PLAIN, check_nothing_hidden, parts, within
 
 L = TypeVar("L", bound="Layer")
@@ -142,7 +142,7 @@ class Layer:
             kind = type(value)
             if kind is int:
                 continue
-            if kind is Parameter:
+            if kind is Parameter or (kind is Buffer and is_floating(value.data)):
                 data = value.data
                 if (
                     array_namespace(data) is not xp
@@ -212,7 +212,7 @@ class Layer:
 
     def _check_beside(self, x: Array, data: Array) -> None:
         beside = array_namespace(data) is array_namespace(x) and data.device == x.device
-        if not beside or data.dtype != x.dtype:
+        if not beside or (is_floating(data) and data.dtype != x.dtype):
             raise self._apart(x, data)
 
     def _apart(self, x: Array, data: Array) -> XBPError:
@@ -268,8 +268,16 @@ class Layer:
         """Each trainable Parameter once, in the order of `named_parameters`."""
         return [parameter for _, parameter in self.named_parameters()]
 
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """(name, Buffer) pairs of all that is kept and not learned; a shared one comes once."""
+        seen: set[int] = set()
+        for name, part in self._found():
+            if isinstance(part, Buffer) and id(part) not in seen:
+                seen.add(id(part))
+                yield name, part
+
     def _all_names(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
-        """All Parameters, constants too; a shared one comes under each of its names."""
+        """All Parameters, constants and Buffers too; a shared one comes under each of its names."""
         for name, part in within(self, PARTS):
             if isinstance(part, Parameter):
                 yield prefix + name, part
@@ -293,11 +301,11 @@ class Layer:
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Names to numpy arrays: copies of all parameters, a shared one under each of its names."""
+        """Names to numpy arrays: copies of all parameters and buffers, shared ones repeated."""
         return {name: to_numpy(p.data).copy() for name, p in self._found()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy arrays of any library into the parameters, in place; all of them, or none.
+        """Copy arrays of any library into parameters and buffers, in place; all of them, or none.
 
         Raises
         ------
@@ -319,6 +327,8 @@ class Layer:
                 problems.append(f"{name!r} has shape {new.shape} in place of {old.shape}")
             elif new.dtype.kind == "c" and "complex" not in str(old.data.dtype):
                 problems.append(f"{name!r} is complex in place of {dtype_name(old.data.dtype)}")
+            elif new.dtype.kind not in "biu" and not is_floating(old.data):
+                problems.append(f"{name!r} is {new.dtype} in place of {dtype_name(old.data.dtype)}")
         if problems:
             msg = f"the state does not fit this {type(self).__name__}: {', '.join(problems)}"
             raise InputError(msg)
@@ -326,7 +336,7 @@ class Layer:
             parameter.assign(state[name])
 
     def to(self: L, backend: str | Backend, *, device: Any = None) -> L:
-        """Move all parameters to a backend, in place; returns the layer itself.
+        """Move all parameters and buffers to a backend, in place; returns the layer itself.
 
         Make an optimizer after this: its state stays where the parameters were when it was made.
         """
@@ -335,7 +345,10 @@ class Layer:
         return self
 
     def astype(self: L, dtype: Any) -> L:
-        """Convert all parameters to a dtype, e.g. ``"float64"``, in place; returns the layer."""
+        """Convert all parameters and buffers to a dtype, e.g. ``"float64"``, in place.
+
+        Integers, such as counters, stay what they are. Returns the layer itself.
+        """
         for _, parameter in self._found():
             parameter.astype(dtype)
         return self
@@ -344,6 +357,11 @@ class Layer:
         """Where the first parameter lives; None for a layer that has none."""
         first = next(self._all_names(""), None)
         return None if first is None else backend_of(first[1].data)
+
+    def dtypes(self) -> list[Any]:
+        """The different floating-point dtypes of parameters and buffers, as their library's own."""
+        found = (p.data.dtype for _, p in self._all_names("") if is_floating(p.data))
+        return list({dtype_name(dtype): dtype for dtype in found}.values())
 
     # --- how it shows itself ---
 

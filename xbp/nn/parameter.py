@@ -1,4 +1,4 @@
-"""A learned array and its gradient."""
+"""The arrays of a layer: what is learned, with its gradient, and what is only kept."""
 
 from __future__ import annotations
 
@@ -177,17 +177,81 @@ class Parameter:
         self.grad = None if self.grad is None else target.asarray(self.grad)
 
     def astype(self, dtype: Any) -> None:
-        """Convert data and gradient to a dtype; see `Layer.astype`."""
+        """Convert data and gradient to a dtype, unless they are integers; see `Layer.astype`."""
         xp = array_namespace(self.data)
         if "complex" in str(self.data.dtype) and "complex" not in dtype_name(dtype):
             msg = f"{self!r} is complex, and cannot become {dtype_name(dtype)}"
             raise InputError(msg)
+        if not is_floating(self.data):
+            return
         with on_device_of(self.data):
             self.data = xp.astype(self.data, resolve(xp, dtype))
             self.grad = None if self.grad is None else xp.astype(self.grad, self.data.dtype)
 
     def __repr__(self) -> str:
-        return f"Parameter(shape={self.shape}, dtype={dtype_name(self.data.dtype)})"
+        kind = type(self).__name__
+        return f"{kind}(shape={self.shape}, dtype={dtype_name(self.data.dtype)})"
+
+
+class Buffer(Parameter):
+    """An array that a layer keeps and no optimizer learns, such as a running mean.
+
+    It moves, is converted and is saved with its layer, as a parameter is. What changes it is the
+    layer's backward, in place, with the gradients; a forward leaves no trace. So gradient checks,
+    the search for the first nan, exports and an evaluation change nothing. (In PyTorch the forward
+    changes it: there a forward in training mode moves running statistics also where no backward
+    follows. `update_statistics` does that here.)
+
+    Parameters
+    ----------
+    data : array
+        Of any backend and dtype; integers stay integers where the layer is converted.
+
+    Raises
+    ------
+    InputError
+        `data` is no array, or has a mask, a unit or a dtype that xbp lacks; or `trainable` is set:
+        a constant that may be learned later is ``Parameter(data, trainable=False)``.
+
+    Examples
+    --------
+    A layer that counts its steps:
+
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> class Counted(nn.Layer):
+    ...     def __init__(self):
+    ...         self.steps = nn.Buffer(np.asarray(0))
+    ...
+    ...     def forward(self, x, *, training=False, rng=None):
+    ...         def backward(dy):
+    ...             if training:
+    ...                 self.steps.data += 1
+    ...             return dy
+    ...
+    ...         return x, backward
+    >>> layer = Counted()
+    >>> y, backward = layer.forward(np.ones(2), training=True)
+    >>> int(layer.steps.data), layer.parameters()
+    (0, [])
+    >>> dx = backward(np.ones(2))
+    >>> layer.state_dict()
+    {'steps': array(1)}
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Array) -> None:
+        super().__init__(data, trainable=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable" and value:
+            msg = (
+                f"{self!r} is kept, not learned, and cannot be trainable; make what is frozen only "
+                "for now a Parameter(…, trainable=False)"
+            )
+            raise InputError(msg)
+        super().__setattr__(name, value)
 
 
 _set_grad: Callable[[Parameter, Array], None] = vars(Parameter)["grad"].__set__

@@ -73,7 +73,7 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
         msg = f"input_shape must be the shape of one sample, e.g. (1, 28, 28), got {input_shape!r}"
         raise InputError(msg) from None
     backend = model.backend() or get_backend()
-    dtype = next((p.data.dtype for p in model.parameters()), "float32")
+    dtype = next(iter(model.dtypes()), "float32")
     x = backend.xp.broadcast_to(backend.asarray(0.0, dtype=dtype), (1, *shape))
     rows, counted = [], set()
     for name, layer, y in trace(model, x):

@@ -18,7 +18,7 @@ from xbp.backend import (
     to_numpy,
 )
 from xbp.errors import InputError
-from xbp.nn.parameter import Parameter
+from xbp.nn.parameter import Buffer, Parameter
 from xbp.optim.schedules import rate_of
 from xbp.primitives import rescale
 from xbp.primitives.updates import Scalar
@@ -81,6 +81,12 @@ class Optimizer:
             if not isinstance(parameter, Parameter):
                 kind = type(parameter).__name__
                 msg = f"an optimizer takes Parameters, as from model.parameters(); got a {kind}"
+                raise InputError(msg)
+            if isinstance(parameter, Buffer):
+                msg = (
+                    f"parameter {index} is a {parameter!r}, which its layer keeps and nobody "
+                    "learns; give the optimizer model.parameters(), which has none of them"
+                )
                 raise InputError(msg)
             if any(parameter is earlier for earlier in self.parameters[:index]):
                 msg = f"parameter {index} is given twice; it would be updated twice a step"

@@ -16,6 +16,7 @@ from xbp.arguments import name_of
 from xbp.backend import Backend, asarray, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
 from xbp.nn.backward import run_forward
+from xbp.nn.statistics import buffers_kept
 from xbp.testing.helpers import check_instance, check_unchanged, copies, each, leaves, numbered
 from xbp.testing.tolerances import LAMBDA, roundoff
 
@@ -207,8 +208,14 @@ class _Layer:
         return sum(np.sum(t) for t in terms), float(sum(np.sum(np.abs(t)) for t in terms))
 
     def gradients(self) -> dict[str, Host]:
-        named = self.named(self.layer)
+        named, kept = self.named(self.layer), list(self.layer.named_buffers())
+        state = [to_numpy(buffer.data).copy() for _, buffer in kept]
         y, backward = self.forward(self.layer, self.values)
+        for (name, buffer), value in zip(kept, state, strict=True):
+            assert np.array_equal(to_numpy(buffer.data), value, equal_nan=True), (
+                f"{self.original!r}: its forward changes {name}; a forward leaves no trace, and "
+                "the backward changes what a layer keeps"
+            )
         given = self.values | self.fixed
         inputs, outputs = [given[name] for name in self.inputs], copies(y)
         check_unchanged(self.original, "forward", "input", inputs, self.x)
@@ -219,7 +226,8 @@ class _Layer:
         for _, parameter in named:
             parameter.zero_grad()
         incoming = copies(dy)
-        dx = leaves(backward(dy))
+        with buffers_kept(self.layer):
+            dx = leaves(backward(dy))
         check_unchanged(self.original, "backward", "input", inputs, self.x)
         check_unchanged(self.original, "backward", "gradient", incoming, dy)
         if len(dx) != len(self.inputs) or any(

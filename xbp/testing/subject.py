@@ -12,7 +12,7 @@ import numpy as np
 
 import xbp.random
 from xbp.arguments import described, name_of
-from xbp.backend import dtype_name, to_numpy, use_backend
+from xbp.backend import dtype_name, is_floating, to_numpy, use_backend
 from xbp.errors import InputError
 from xbp.nn.backward import run_forward
 from xbp.nn.parameter import Parameter
@@ -83,12 +83,13 @@ class Subject:
     def layer(
         self, layer: Any, x: Any, arithmetic: str, put: Callable[[Host], Any], wrap: Any
     ) -> Iterator[tuple[Quantity, Any]]:
-        named = list(layer.named_parameters())
-        for name, parameter in named:
+        named, kept = list(layer.named_parameters()), list(layer.named_buffers())
+        for name, parameter in (*named, *kept):
             yield (f"the initial {name}", "bits"), parameter.data
         layer.astype(self.dtype).astype(arithmetic)
-        for _, parameter in named:
-            parameter.data = wrap(parameter.data)
+        for _, parameter in (*named, *kept):
+            if is_floating(parameter.data):
+                parameter.data = wrap(parameter.data)
         looked_at = wrap is _unchanged and isinstance(leaves(x)[0], np.ndarray)
         before = copies(x) if looked_at else []
         y, backward = run_forward(layer, x, training=True, rng=self.rng)
@@ -116,6 +117,9 @@ class Subject:
         for name, parameter in named:
             if parameter.grad is not None:
                 yield (f"the gradient of {name}", "backward"), parameter.grad
+        for name, buffer in kept:
+            direction = "state" if is_floating(buffer.data) else "bits"
+            yield (f"{name} after the backward", direction), buffer.data
 
     def function(self, function: Any, *inputs: Any) -> Iterator[tuple[Quantity, Any]]:
         result = function(*inputs)

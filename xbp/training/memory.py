@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from xbp.backend import Array, asked_for, backend_of, free_memory, on_host, out_of_memory
 from xbp.errors import OutOfMemoryError
 from xbp.nn import Layer, for_parameters
+from xbp.nn.statistics import buffers_kept
 from xbp.training.state import Pieces
 
 ARRAYS = 4
@@ -25,9 +26,10 @@ def step_too_large(
     def attempt(size: int) -> None:
         """Forward and backward of a smaller batch."""
         try:
-            batch, target = x[:size, ...], y[:size, ...]
-            prediction, backward = pieces.model.forward(batch, training=True, rng=0)
-            for_parameters(backward)(pieces.loss(prediction, target)[1])
+            with buffers_kept(pieces.model):
+                batch, target = x[:size, ...], y[:size, ...]
+                prediction, backward = pieces.model.forward(batch, training=True, rng=0)
+                for_parameters(backward)(pieces.loss(prediction, target)[1])
         finally:
             pieces.optimizer.zero_grad()
 

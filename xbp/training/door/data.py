@@ -43,10 +43,10 @@ def place(model: Layer, x: Any) -> Array:
     try:
         x = backend.asarray(x)
         refuse_complex("x", x)
-        dtypes = {dtype_name(p.data.dtype): p.data.dtype for _, p in model._all_names("")}
-        if len(dtypes) != 1 or not is_floating(x) or dtype_name(x.dtype) in dtypes:
+        dtypes = model.dtypes()
+        if len(dtypes) != 1 or not is_floating(x) or x.dtype == dtypes[0]:
             return x
-        ((name, dtype),) = dtypes.items()
+        dtype, name = dtypes[0], dtype_name(dtypes[0])
         xp = array_namespace(x)
         with np.errstate(over="ignore"):
             converted = xp.astype(x, dtype)

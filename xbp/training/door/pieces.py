@@ -142,5 +142,5 @@ def _check_attributes(model: Layer) -> None:
                 warn(
                     f"{kind} keeps the array {name!r} as it is, which is neither trained nor moved "
                     f"nor saved; write self.{name} = nn.Parameter(…), for a constant with "
-                    "trainable=False"
+                    "trainable=False, for what the layer itself changes nn.Buffer(…)"
                 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from xbp.backend import is_floating
 from xbp.errors import InputError
 from xbp.models.registry import rebuild, recipe_of
 from xbp.nn import Layer
@@ -83,7 +84,8 @@ def load_model(path: str | os.PathLike[str]) -> Layer:
         if name.startswith(prefix)
     }
     model = rebuild(file.document.get("model"), shapes, file.name)
-    dtypes = {file.dtypes[prefix + name] for name in shapes}
+    counters = {name for name, buffer in model.named_buffers() if not is_floating(buffer.data)}
+    dtypes = {file.dtypes[prefix + name] for name in shapes if name not in counters}
     if dtypes not in ({"float32"}, {"float64"}):
         file.refuse(f"has weights of {sorted(dtypes)}, where float32 or float64 was expected")
     model.astype(dtypes.pop())
