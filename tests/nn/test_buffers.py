@@ -210,6 +210,15 @@ def test_a_forward_that_leaves_a_trace_is_found() -> None:
         check_gradients(Counting(2), batch())
 
 
+def test_a_gradient_check_holds_what_a_training_forward_reads_still() -> None:
+    class Reading(Centred):
+        def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+            y, backward = super().forward(x, training=training)
+            return y - self.mean.data, backward
+
+    check_gradients(Reading(2), batch())
+
+
 def test_parity_sees_what_a_backward_makes_of_it() -> None:
     pytest.importorskip("array_api_strict")
 

@@ -29,7 +29,7 @@ def scattered(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def test_the_table_has_every_layer_and_loss() -> None:
-    abstract = {"Backward", "Elementwise", "EntrywiseLoss", "Layer", "Loss", "Parameter"}
+    abstract = {"Backward", "Buffer", "Elementwise", "EntrywiseLoss", "Layer", "Loss", "Parameter"}
     abstract |= {"RegressionLoss"}
     containers = {
         "Sequential",
@@ -37,6 +37,7 @@ def test_the_table_has_every_layer_and_loss() -> None:
         "trace",
         "summary",
         "LayerSummary",
+        "update_statistics",
     }  # tested in test_core.py and test_summary.py
     of_1998 = {name for name in lenet1998.__all__ if isinstance(vars(lenet1998)[name], type)}
     assert {case.kind for case in CASES} >= set(nn.__all__) - abstract - containers | of_1998
