@@ -16,7 +16,7 @@ import xbp
 from xbp import nn, optim
 from xbp.cli.export import weights_of
 from xbp.cli.predict import load_classifier
-from xbp.datasets.idx import read_idx
+from xbp.datasets import load_text, read_cifar, read_idx
 from xbp.errors import DataError, InputError
 from xbp.paths import kind_of, same_place
 from xbp.report.run import Run, load_history
@@ -44,6 +44,8 @@ def picture(path: Path) -> Any:
 
 FILES: dict[str, Callable[[Path], Any]] = {
     "an IDX file": read_idx,
+    "a file of CIFAR's binary version": read_cifar,
+    "a text file": load_text,
     "weights": load_weights,
     "a model": load_model,
     "a checkpoint": open_checkpoint,

@@ -266,7 +266,7 @@ class TestStandardizeImages:
         ("images", "found"),
         [
             (np.zeros((28, 28), np.uint8), "uint8 (28, 28)"),
-            (np.zeros((1, 1, 28, 28), np.uint8), "uint8 (1, 1, 28, 28)"),
+            (np.zeros((1, 1, 1, 28, 28), np.uint8), "uint8 (1, 1, 1, 28, 28)"),
             (np.zeros((1, 28, 28), np.int8), "int8 (1, 28, 28)"),
             (np.zeros((1, 28, 28), np.float32), "float32 (1, 28, 28)"),
             ([[[0]]], "a list"),

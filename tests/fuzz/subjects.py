@@ -18,7 +18,7 @@ from safetensors.numpy import save
 import xbp
 from fuzz import mutate
 from xbp import nn, optim
-from xbp.datasets import read_idx
+from xbp.datasets import read_cifar, read_idx
 from xbp.report.run import Run
 from xbp.training import Checkpoints, EarlyStopping, load_model, load_weights, save_weights
 from xbp.training.files.tensors import DIGEST, KEY, TensorFile, _digest
@@ -59,6 +59,7 @@ def subjects(folder: Path) -> list[Subject]:
     run.mkdir()
     example_run().save(run)
     idx = struct.pack(">4B3I", 0, 0, 8, 3, 5, 4, 3) + bytes(range(60))
+    cifar = b"".join(bytes([label]) + bytes(range(256)) * 12 for label in range(3))
     bytes_, framed = (mutate.bytes_, True), (header, True)
     described = (document, False), (document_alone, True), (plausible, False)
     return [
@@ -69,6 +70,7 @@ def subjects(folder: Path) -> list[Subject]:
         Subject("run.json", (run / "run.json").read_bytes(), record_of, (mutate.bytes_, False),
                 (json_file, False)),
         Subject("IDX", idx, idx_of, (mutate.bytes_, False)),
+        Subject("CIFAR", cifar, cifar_of, (mutate.bytes_, False), (whole_records, False)),
         Subject("IDX in gzip", gzip.compress(idx, mtime=0), idx_of, bytes_, (regzipped, False),
                 (bomb, False)),
     ]  # fmt: skip
@@ -116,6 +118,11 @@ def record_of(path: Path) -> str:
 
 def idx_of(path: Path) -> bytes:
     return digest({"array": read_idx(path)})
+
+
+def cifar_of(path: Path) -> bytes:
+    images, labels = read_cifar(path)
+    return digest({"images": images, "labels": labels})
 
 
 def digest(values: dict[str, Any]) -> bytes:
@@ -227,6 +234,11 @@ def document_alone(choose: random.Random, content: bytes, others: list[bytes]) -
 
 def json_file(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
     return mutate.text(choose, mutate.json_(choose, json.loads(content))).encode(errors="replace")
+
+
+def whole_records(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
+    """Any number of records of CIFAR-10, with any labels."""
+    return choose.randbytes(3073 * choose.randrange(4))
 
 
 def regzipped(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:

@@ -22,6 +22,7 @@ from xbp.errors import XBPError
 COMMANDS = {
     "train": ("train", "app", "Train a model and test it."),
     "bench": ("bench", "bench", "Measure xbp and its peers side by side, and print tables."),
+    "data": ("data", "app", "Download data sets, and say where they are."),
     "export": (
         "export",
         "export",

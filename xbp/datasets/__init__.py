@@ -1,6 +1,44 @@
-"""Data to learn from: MNIST, bundled whole, and the reader of the format it comes in."""
+"""Data to learn from: MNIST, bundled whole, and readers and downloads of other sets."""
 
+from xbp.datasets.cifar import (
+    CIFAR10_CLASSES,
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    load_cifar10,
+    load_cifar100,
+    read_cifar,
+)
+from xbp.datasets.fetching import fetch
 from xbp.datasets.idx import read_idx
 from xbp.datasets.mnist import MNIST_MEAN, MNIST_STD, load_mnist, standardize_images
+from xbp.datasets.relatives import (
+    FASHION_MNIST_CLASSES,
+    load_emnist,
+    load_fashion_mnist,
+    load_kmnist,
+)
+from xbp.datasets.text import load_text
 
-__all__ = ["MNIST_MEAN", "MNIST_STD", "load_mnist", "read_idx", "standardize_images"]
+__all__ = [
+    "CIFAR100_MEAN",
+    "CIFAR100_STD",
+    "CIFAR10_CLASSES",
+    "CIFAR10_MEAN",
+    "CIFAR10_STD",
+    "FASHION_MNIST_CLASSES",
+    "MNIST_MEAN",
+    "MNIST_STD",
+    "fetch",
+    "load_cifar10",
+    "load_cifar100",
+    "load_emnist",
+    "load_fashion_mnist",
+    "load_kmnist",
+    "load_mnist",
+    "load_text",
+    "read_cifar",
+    "read_idx",
+    "standardize_images",
+]

@@ -1,6 +1,7 @@
 """MNIST, which ships with the library, and any set published under the same four file names."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,8 +57,8 @@ def load_mnist(
     """
     folder = _BUNDLED if data_dir is None else Path(data_dir)
     train_images, train_labels, test_images, test_labels = _find_files(folder)
-    x_train, y_train = _read_pair(train_images, train_labels)
-    x_test, y_test = _read_pair(test_images, test_labels)
+    x_train, y_train = read_pair(train_images, train_labels)
+    x_test, y_test = read_pair(test_images, test_labels)
     if x_train.shape[1:] != x_test.shape[1:]:
         msg = (
             f"{_quote(train_images)} has images of shape {x_train.shape[1:]} but "
@@ -69,20 +70,20 @@ def load_mnist(
 
 def standardize_images(
     images: Images,
-    mean: float = MNIST_MEAN,
-    std: float = MNIST_STD,
+    mean: float | Sequence[float] = MNIST_MEAN,
+    std: float | Sequence[float] = MNIST_STD,
     dtype: DTypeLike = "float32",
 ) -> NDArray[np.floating[Any]]:
     """Scale pixels to [0, 1], then shift and scale them: ``(images / 255 - mean) / std``.
 
-    Each result is the float64 value rounded once to `dtype`. The result is the only large array
-    made: all of MNIST as float32 takes its 188 MB and no more.
+    Each result is the float64 value rounded once to `dtype`. The result is the only array made that
+    is larger than a channel: all of MNIST as float32 takes its 188 MB and no more.
 
     Parameters
     ----------
     images : numpy.ndarray
-        uint8 of shape (N, H, W).
-    mean, std : float
+        uint8 of shape (N, H, W) or (N, C, H, W).
+    mean, std : float, or C of them
         In units of [0, 1]; the defaults are MNIST's over its training set. `std` is positive.
     dtype : dtype-like
         A floating-point type of numpy's.
@@ -90,38 +91,65 @@ def standardize_images(
     Returns
     -------
     standardized : numpy.ndarray
-        `dtype` of shape (N, 1, H, W): one channel, as `Conv2d` expects it.
+        `dtype` of shape (N, C, H, W), as `Conv2d` expects it; of (N, H, W) one channel is made.
 
     Raises
     ------
     InputError
-        If `images` is anything but a numpy array of uint8 (N, H, W), `mean` or `std` is not a
-        finite number, `std` is too small for finite results, or `dtype` is not floating-point.
+        If `images` is anything but a numpy array of uint8 (N, H, W) or (N, C, H, W), `mean` or
+        `std` is not a finite number or one a channel, `std` is too small for finite results, or
+        `dtype` is not floating-point.
     """
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 3:
+    known = isinstance(images, np.ndarray) and images.dtype == np.uint8
+    if not known or images.ndim not in (3, 4):
         msg = (
-            f"images are {_describe(images)}, where a numpy array of uint8 (N, H, W) was expected; "
-            "pass the images as load_mnist returns them"
+            f"images are {_describe(images)}, where a numpy array of uint8 (N, H, W) or "
+            "(N, C, H, W) was expected; pass the images as they are loaded"
         )
         raise InputError(msg)
-    mean, std = number("mean", mean), number("std", std, least=0)
+    channels = 1 if images.ndim == 3 else images.shape[1]
+    dtype = _floating(dtype)
+    tables = [
+        _standardized_pixels(m, s, dtype)
+        for m, s in zip(_each("mean", mean, channels), _each("std", std, channels), strict=True)
+    ]
+    if images.ndim == 3:
+        return tables[0][images[:, np.newaxis]]
+    result = np.empty(images.shape, dtype)
+    for channel, table in enumerate(tables):
+        result[:, channel] = table[images[:, channel]]
+    return result
+
+
+def _each(name: str, given: float | Sequence[float], channels: int) -> list[float]:
+    """A number for each channel."""
+    values = list(given) if isinstance(given, Sequence | np.ndarray) else [given] * channels
+    if len(values) != channels:
+        msg = f"{name} has {len(values)} numbers for images of {channels} channels; give {channels}"
+        raise InputError(msg)
+    return [number(name, value, least=0 if name == "std" else -np.inf) for value in values]
+
+
+def _standardized_pixels(
+    mean: float, std: float, dtype: np.dtype[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
     # A pixel has 256 values, so the formula is evaluated 256 times and then looked up.
     pixel = np.arange(256, dtype=np.float64)
     with np.errstate(all="ignore"):  # what goes wrong here is refused just below
-        table = ((pixel / 255 - mean) / std).astype(_floating(dtype))
+        table = ((pixel / 255 - mean) / std).astype(dtype)
     if not np.isfinite(table).all():
         msg = f"std={std:g} does not give finite {table.dtype} images; pass a larger one"
         raise InputError(msg)
-    return table[images[:, np.newaxis]]
+    return table
 
 
 def _find_files(folder: Path) -> list[Path]:
     """Return the paths of the four files, in the order of `_FILES`."""
     require_folder(folder, f"one that holds {', '.join(_FILES)}")
-    return [_find_file(folder, name) for name in _FILES]
+    return [find_file(folder, name) for name in _FILES]
 
 
-def _find_file(folder: Path, name: str) -> Path:
+def find_file(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if kind_of(path) not in ("", "a folder"):
             return path
@@ -132,7 +160,7 @@ def _find_file(folder: Path, name: str) -> Path:
     raise DataError(msg)
 
 
-def _read_pair(image_path: Path, label_path: Path) -> tuple[Images, Labels]:
+def read_pair(image_path: Path, label_path: Path) -> tuple[Images, Labels]:
     """Read images and their labels, and check that they fit each other."""
     images, labels = read_idx(image_path), read_idx(label_path)
     if images.ndim != 3 or images.dtype != np.uint8:

@@ -1,0 +1,208 @@
+"""Downloads by pooch, of files whose SHA-256 is known, unpacked member by member."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from gzip import BadGzipFile
+from pathlib import Path
+from typing import IO, Any
+
+from xbp.arguments import choice
+from xbp.datasets.known import SETS, Download
+from xbp.errors import BackendError, DataError, InputError, XBPError, brief
+from xbp.paths import kind_of, path_of
+
+_CHUNK = 1 << 20
+_LARGEST = 1 << 30  # no file of these sets is larger
+
+
+def folder_of(name: str) -> Path:
+    """Where a set lies if nobody says otherwise: ``$XBP_DATA/name``, or below the user's cache."""
+    root = os.environ.get("XBP_DATA")
+    if root:
+        return Path(root) / name
+    if sys.platform == "win32":
+        cache = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    else:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "xbp" / name
+
+
+def located(name: str, folder: Any, files: Sequence[str], *, download: bool) -> Path:
+    """The folder that holds `files` of a set, which are fetched before if that is asked for.
+
+    Raises
+    ------
+    DataError
+        One is missing, or could not be fetched.
+    """
+    known = SETS[name]
+    if type(download) is not bool:
+        msg = f"download must be True or False, got {download!r}"
+        raise InputError(msg)
+    place = folder_of(name) if folder is None else path_of(folder, f"the folder of {known.title}")
+    unpacked = place / (known.downloads[0].folder or ".")
+    if missing(place, files) and not missing(unpacked, files):
+        return unpacked  # by somebody else, with the folder that is in the archive
+    if download and missing(place, files):
+        fetch(name, place)
+    lacking = missing(place, files)
+    if lacking:
+        msg = (
+            f"{str(place)!r} lacks {lacking[0]} of {known.title}; give the folder that holds it, "
+            f"or fetch it there with {known.loader}(…, download=True) or "
+            f"`xbp data fetch {name} --folder DIR`"
+        )
+        raise DataError(msg)
+    return place
+
+
+def missing(folder: Path, files: Sequence[str]) -> list[str]:
+    """Those that are not there, neither as they are called nor without their ``.gz``."""
+    return [
+        name
+        for name in files
+        if not any(kind_of(folder / each) for each in (name, name.removesuffix(".gz")))
+    ]
+
+
+def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Download a set, or what is missing of it, and unpack it.
+
+    A file is checked against its SHA-256 before it appears under its name; of an archive only the
+    expected members are read, each written whole or not at all under a name that is known before.
+
+    Parameters
+    ----------
+    name : str
+        ``"cifar10"``, ``"cifar100"``, ``"fashion_mnist"``, ``"kmnist"``, ``"emnist"``.
+    folder : path-like, optional
+        Where to; by default `folder_of`. It is made.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        There is no such set.
+    DataError
+        The server cannot be reached, what it sent is not what was expected, or the folder cannot
+        be written to.
+    BackendError
+        pooch is not installed.
+    """
+    known = SETS[choice("a data set", name, tuple(SETS))]
+    place = folder_of(name) if folder is None else path_of(folder, f"the folder of {known.title}")
+    for download in known.downloads:
+        if not missing(place, download.files):
+            continue
+        with _sentences(place, download.url):
+            place.mkdir(parents=True, exist_ok=True)
+            archive = _retrieve(download, place)
+            if download.members:
+                _unpack(archive, download, place)
+                archive.unlink()
+    return place
+
+
+def _retrieve(download: Download, folder: Path) -> Path:
+    try:
+        import pooch
+    except ImportError as error:
+        msg = f"downloads need pooch ({error}); install it with: pip install 'xbackprop[download]'"
+        raise BackendError(msg) from None
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
+    responses: list[Any] = []  # pooch leaves those open that say 404
+
+    def keep(response: Any, **_: Any) -> None:
+        responses.append(response)
+
+    try:
+        found = pooch.retrieve(
+            download.url,
+            f"sha256:{download.sha256}",
+            fname=download.name,
+            path=folder,
+            downloader=pooch.HTTPDownloader(timeout=30, hooks={"response": keep}),
+        )
+    finally:
+        logger.setLevel(level)
+        for response in responses:
+            response.close()
+    return Path(found)
+
+
+def _unpack(archive: Path, download: Download, folder: Path) -> None:
+    """Write the expected members of `archive` to `folder`, and nothing else."""
+    wanted = {f"{download.folder}/{name}": name for name in download.members}
+    for path, content in _members(archive):
+        name = wanted.pop(path.removeprefix("./"), None)
+        if name is not None:
+            _write(content, folder / name)
+    if wanted:
+        msg = f"{str(archive)!r} lacks {min(wanted)}; remove it and fetch it again"
+        raise DataError(msg)
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The plain files of a tar or zip archive; links and devices are none."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:
+            for info in packed.infolist():
+                if not info.is_dir():
+                    with packed.open(info) as unpacked:
+                        yield info.filename, unpacked
+        return
+    with tarfile.open(archive, "r:gz") as packed:
+        for member in packed:
+            content = packed.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield member.name, content
+
+
+def _write(content: IO[bytes], target: Path) -> None:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    written = 0
+    try:
+        with part.open("wb") as file:
+            while chunk := content.read(_CHUNK):
+                written += file.write(chunk)
+                if written > _LARGEST:
+                    msg = f"{target.name} is larger than any file of this set; fetch it again"
+                    raise DataError(msg)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sentences(folder: Path, url: str) -> Iterator[None]:
+    """One sentence in place of what a server, a disk or an archive may do."""
+    try:
+        yield
+    except XBPError:
+        raise
+    except (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, zlib.error, EOFError) as error:
+        msg = f"what {url} sent is no archive that can be unpacked ({brief(error)}); fetch it again"
+        raise DataError(msg) from None
+    except ValueError as error:  # pooch's, of a hash
+        msg = f"what {url} sent is not the expected file ({brief(error)}); fetch it again"
+        raise DataError(msg) from None
+    except OSError as error:  # requests' errors are such, too
+        if (type(error).__module__ or "").startswith(("requests", "urllib3")):
+            msg = f"{url} could not be fetched ({brief(error)}); check the connection and try again"
+        else:
+            reason = error.strerror or brief(error)
+            msg = f"{str(folder)!r} cannot be written to ({reason}); choose another folder"
+        raise DataError(msg) from None
