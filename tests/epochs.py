@@ -15,7 +15,7 @@ from xbp import nn, optim, training
 from xbp.nn.losses import Loss
 from xbp.training.capture import Phase, recordings_of
 
-BATCH, SAMPLES = 2, 9  # a rehearsal, a recording, two replays, and a batch of another size
+BATCH, SAMPLES = 2, 9  # a warm-up, a recording, two replays, and a batch of another size
 
 CALLBACKS: dict[str, Callable[[Path], Any]] = {
     "CSVLogger": lambda path: training.CSVLogger(path / "log.csv"),

@@ -142,9 +142,9 @@ BEFORE = ["device [", "outside marked", "aside waits", "pool [", "aside ["]
 AFTER = ["] aside", "] pool", "aside marked", "outside waits", "] device"]
 
 
-def test_cupy_rehearses_and_records_aside_and_replays_where_one_is(cupy: Any, said: Said) -> None:
+def test_cupy_warms_up_and_records_aside_and_replays_where_one_is(cupy: Any, said: Said) -> None:
     graph = cupy_graph(said, cupy)
-    graph.rehearse(lambda: said.append("work"))
+    graph.warm_up(lambda: said.append("work"))
     assert said == [*BEFORE, "work", *AFTER]
     said.clear()
     graph.record(lambda: said.append("work"))
@@ -263,10 +263,10 @@ def empty(shape: Any, *, dtype: Any, pin_memory: bool) -> Any:
     return SimpleNamespace(copy_=copy, numpy=lambda: host)
 
 
-def test_torch_rehearses_and_records_aside(torch_cuda: Any, said: Said) -> None:
+def test_torch_warms_up_and_records_aside(torch_cuda: Any, said: Said) -> None:
     graph = LIBRARIES["torch"].graph(torch_cuda)
     assert isinstance(graph, TorchGraph)
-    graph.rehearse(lambda: said.append("work"))
+    graph.warm_up(lambda: said.append("work"))
     waits = ["aside waits for outside", "outside waits for aside"]
     assert said == [waits[0], "aside [", "work", "] aside", waits[1]]
     said.clear()
@@ -307,7 +307,7 @@ def test_without_a_gpu_nothing_is_recorded(backend: xbp.Backend) -> None:
 
 def test_a_kind_of_graph_defines_how_to_record() -> None:
     graph, ran = xbp.backend.Graph(), list[int]()
-    graph.rehearse(lambda: ran.append(1))
+    graph.warm_up(lambda: ran.append(1))
     assert ran == [1]
     for use in (graph.replay, lambda: graph.record(len)):  # type: ignore[arg-type]
         with pytest.raises(NotImplementedError):

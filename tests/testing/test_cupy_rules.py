@@ -276,7 +276,7 @@ def test_cupy_itself_agrees_with_the_table() -> None:
                 with assert_no_host_sync():
                     work()
                 waits = False
-                graph.rehearse(work)
+                graph.warm_up(work)
                 graph.record(work)
                 graph.replay()
             except Exception as error:  # CuPy has no kind of its own for what it refuses

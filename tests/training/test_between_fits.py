@@ -214,7 +214,7 @@ def test_the_first_error_is_seen_and_only_what_began_ends(
     assert calls == expected
     assert len(getattr(error.value, "__notes__", [])) == notes
     assert signal.getsignal(signal.SIGINT) is before
-    assert trainer.run is None
+    assert trainer.fingerprint is None
 
 
 @pytest.mark.parametrize("extra", [[], [LambdaCallback(on_epoch_end=lambda *_: None)]])

@@ -615,7 +615,7 @@ def test_a_failed_recording_changes_nothing() -> None:
         parameter.data = 2 * parameter.data
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), steps.frozen.undone_if_it_fails(steps.rows.slot):
+    with pytest.raises(KeyboardInterrupt), steps.frozen.undone_on_error(steps.rows.slot):
         fail()
     assert result(trainer) == before
     assert xbp.to_numpy(steps.rows.slot).tolist() == slot

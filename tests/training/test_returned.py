@@ -22,7 +22,7 @@ from xbp.training import (
     Metric,
     ModelCheckpoint,
 )
-from xbp.training.files.resume import capture
+from xbp.training.files.resume import snapshot
 
 
 def data(n: int = 12) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -251,7 +251,7 @@ def test_a_record_of_numpys_numbers_can_be_saved_and_monitored(tmp_path: Any) ->
     trainer = make()
     trainer.fit(*data(), 2, callbacks=callbacks)
     assert (tmp_path / "m-0.50").exists()
-    assert capture(trainer)[1]["history"]["records"][1]["val_loss"] == 0.5
+    assert snapshot(trainer)[1]["history"]["records"][1]["val_loss"] == 0.5
 
 
 def test_a_state_that_is_no_dict_names_its_callback(tmp_path: Any) -> None:

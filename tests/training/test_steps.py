@@ -89,7 +89,7 @@ def by_hand(trainer: Any, stepper: Stepper) -> dict[str, float]:
     stepper.begin(xbp.asarray(order))
     for k in range(1, 7):
         stepper.step(k)
-    stepper.tell()
+    stepper.flush()
     return trainer.state.averages.result()
 
 

@@ -19,7 +19,7 @@ class Graph:
     that were there before.
     """
 
-    def rehearse(self, function: Callable[[], object]) -> None:
+    def warm_up(self, function: Callable[[], object]) -> None:
         """Run `function` for once, where it will be recorded: compile, load, find memory."""
         function()
 
@@ -58,7 +58,7 @@ class CuPyGraph(Graph):
             finally:
                 outside.wait_event(self.stream.record())
 
-    def rehearse(self, function: Callable[[], object]) -> None:
+    def warm_up(self, function: Callable[[], object]) -> None:
         with self._aside():
             function()
 
@@ -108,7 +108,7 @@ class TorchGraph(Graph):
         self.cuda, self.device = importlib.import_module("torch").cuda, device
         self.graph, self.stream = self.cuda.CUDAGraph(), self.cuda.Stream(device)
 
-    def rehearse(self, function: Callable[[], object]) -> None:
+    def warm_up(self, function: Callable[[], object]) -> None:
         outside = self.cuda.current_stream(self.device)
         self.stream.wait_stream(outside)
         with self.cuda.stream(self.stream):

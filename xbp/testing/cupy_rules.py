@@ -1,6 +1,6 @@
 """What CuPy does with each function of the Array API: a table that stand-ins and a GPU share.
 
-A name that no rule refuses is recorded in a CUDA graph, after one rehearsal. A rule refuses some
+A name that no rule refuses is recorded in a CUDA graph, after one warm-up. A rule refuses some
 calls of a name, by their arguments, for one of three reasons:
 
 - `WAIT`: the host needs a value, so it waits for the device; no training step may do that;

@@ -110,7 +110,7 @@ class Emulated(Graph):
     ) -> None:
         self.tape, self.on, self.device = tape, on, device
 
-    def rehearse(self, function: Callable[[], object]) -> None:
+    def warm_up(self, function: Callable[[], object]) -> None:
         with self.on(self.device):
             function()
 

@@ -1,13 +1,13 @@
 """Captured steps: a device records a step once and replays it, one launch in place of hundreds.
 
-What differs from step to step lies in arrays on the device (`rows`), in which it finds its way by a
-counter of its own: the order of the samples, where in it the batch begins, the words of the random
-counter, all numbers of the optimizer. What a step changes (parameters, state, counter) it changes
-in place; what it has to say (its loss, what metrics count) it writes into a row of its own, and the
-host takes the rows in blocks. So the results are those of eager steps, bit for bit, wherever the
-device's functions repeat theirs.
+Values that differ between steps are read from arrays on the device (`rows`), at the position of a
+counter on the device: the order of the samples, the start of the batch, the words of the random
+counter, and the coefficients of the optimizer. Parameters, optimizer state and the counter change
+in place. Each step writes its loss and the values that metrics count into a row of its own, and the
+host reads rows in blocks. So the results equal those of eager steps, bit for bit, wherever the
+device's functions are reproducible.
 
-There is one recording for each size of a batch, in one of four states::
+There is one recording for each batch size, in one of four states::
 
               first step            second step
     WARM_UP ──────────────► RECORD ─────────────► REPLAY ──┐ all later steps
@@ -16,7 +16,7 @@ There is one recording for each size of a batch, in one of four states::
        │                      ▼  has changed       ▼
        └──────────────────  STALE  ◄───────────────┘
 
-Whatever fails, nothing has changed, and eager steps go on from there.
+If capturing fails, nothing has changed, and eager steps go on from there.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ def stepper_for(
     before: Stepper | None,
     own_step: bool,
 ) -> Stepper:
-    """Captured steps where a device takes them and they are wanted; else eager ones.
+    """Captured steps if they are wanted and the device supports them; else eager steps.
 
     Parameters
     ----------
     trainer : Training
         In a `fit`.
     given, data : (x, y)
-        As the user gave them, and as they were placed where the model lives.
+        The user's arrays, and the same data where the model lives.
     capture : bool or None
-        As `Trainer` has it.
+        As in `Trainer`.
     before : Stepper or None
-        That of the last `fit`, whose recordings may be used again.
+        The stepper of the last `fit`, whose recordings may be used again.
     own_step : bool
-        Whether the trainer is of a class with a step of its own, which would not be called.
+        Whether the trainer's class overrides `Trainer.step`, which a replay would not call.
 
     Raises
     ------
     InputError
-        With ``capture=True``: there is no GPU, or something cannot be captured.
+        With ``capture=True``: there is no GPU, or the step cannot be captured.
     """
     eager = EagerSteps(trainer, data)
     wanted = os.environ.get("XBP_CAPTURE", "1") != "0" if capture is None else capture
@@ -96,12 +96,12 @@ def stepper_for(
 
 
 def recordings_of(stepper: Stepper | None) -> Recordings | None:
-    """Those that `stepper` replays; None where it has none, or has given up."""
+    """The recordings that `stepper` replays; None for eager steps, or after it gave up."""
     return stepper.recordings if isinstance(stepper, CapturedSteps) else None
 
 
 class CapturedSteps:
-    """Steps by recordings as long as that works, and by `EagerSteps` elsewhere. (A `Stepper`.)
+    """Steps by replaying recordings, or by `EagerSteps` where that fails. (A `Stepper`.)
 
     Parameters
     ----------
@@ -109,11 +109,11 @@ class CapturedSteps:
         In a `fit`.
     eager : EagerSteps
     required : bool
-        Whether to raise what prevents capturing, in place of a warning.
+        Whether a failure to capture is an error, in place of a warning.
     """
 
     def __init__(self, trainer: Training, eager: EagerSteps, required: bool) -> None:
-        self.trainer: Training = weakref.proxy(trainer)  # no circle of references
+        self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
         self.eager, self.required = eager, required
         self.recordings: Recordings | None = None
         self.refused = False
@@ -136,13 +136,13 @@ class CapturedSteps:
         self.lr = self.eager.lr
 
     def give_up(self, error: Exception) -> None:
-        """Go on with eager steps, and say so; or raise, where they are not wanted."""
+        """Warn and go on with eager steps; or raise, if capturing is required."""
         if self.required:
             raise error
         cause: BaseException = error
-        while cause.__context__ is not None:  # not what followed from it
+        while cause.__context__ is not None:  # the first error, not its consequences
             cause = cause.__context__
-        self.tell()
+        self.flush()
         self.refused, self.recordings = True, None
         msg = (
             "training goes on with ordinary steps, as they cannot be recorded for the device "
@@ -150,9 +150,9 @@ class CapturedSteps:
         )
         warnings.warn(msg, RuntimeWarning, stacklevel=2)
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         if self.recordings is not None:
-            self.recordings.tell()
+            self.recordings.flush()
 
     def loss(self) -> Array:
         kept = self.trainer.state.loss
@@ -165,7 +165,7 @@ class CapturedSteps:
 
 
 def check(trainer: Training, own_step: bool) -> None:
-    """Refuse what would be frozen, or not be called, in a recording.
+    """Refuse code of the user that a replay would not call.
 
     Raises
     ------
@@ -186,8 +186,8 @@ def check(trainer: Training, own_step: bool) -> None:
 class Recordings:
     """The recordings of a trainer's steps with one set of data and one batch size.
 
-    Before each step, what is frozen in its recording is compared with what is (`Frozen`). The
-    learning rate and what changes with the step are not frozen (`Rows`).
+    Before each step, the values frozen in its recording are compared with the current ones
+    (`Frozen`). The learning rate and other values that change in each step are not frozen (`Rows`).
 
     Parameters
     ----------
@@ -198,26 +198,26 @@ class Recordings:
     """
 
     def __init__(self, trainer: Training, given: Pair, data: Pair) -> None:
-        self.trainer: Training = weakref.proxy(trainer)  # no circle of references
-        self.asked = _asked(trainer)
+        self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
+        self.arguments = _arguments(trainer)
         self.batch_size, self.given, self.data = trainer.batch_size, given, data
         self.xp = array_namespace(data[0])
         self.optimizer = trainer.optimizer
         self.rows = Rows(trainer.optimizer, data[0], trainer.batch_size)
         self.frozen = Frozen(self.trainer)
         self.by_size: dict[int, Recording] = {}
-        self.used: Recording | None = None  # the last one
-        self.untold: list[int] = []  # sizes of the batches whose results are on the device alone
-        self.unused = 0  # recordings that went stale before a replay, in a row
+        self.used: Recording | None = None  # by the last step
+        self.unflushed: list[int] = []  # batch sizes of steps whose results are not yet flushed
+        self.unused = 0  # consecutive recordings that went stale before a replay
 
     def fit_again(self, trainer: Training, given: Pair, data: Pair) -> bool:
-        """Whether they serve such a `fit`, too; then the data are copied to theirs."""
-        if not same(_asked(trainer), self.asked):
+        """Whether they serve another `fit`; if so, its data are copied into their arrays."""
+        if not same(_arguments(trainer), self.arguments):
             return False
         copies = []
         for now, before, new, old in zip(given, self.given, data, self.data, strict=True):
             if type(now) is type(old) and now is before and now.dtype == old.dtype:
-                continue  # it lies where it was placed by the user
+                continue  # the user's own array on the device
             placed_here = type(now) is not type(new) and type(before) is not type(old)
             if not placed_here or backend_of(old) != backend_of(new):
                 return False
@@ -231,24 +231,24 @@ class Recordings:
     # --- a step ---
 
     def begin(self, order: Array) -> None:
-        """An epoch begins, with this order of the samples."""
-        self.untold = []
+        """Begin an epoch, with this order of the samples."""
+        self.unflushed = []
         self.rows.begin(order)
 
     def step(self, k: int, lr: float) -> bool:
-        """Make step k = 1, 2, … of the epoch; False where it has to be an eager one.
+        """Make step k = 1, 2, … of the epoch; returns False if it must be an eager step.
 
         Raises
         ------
         Exception
-            It cannot be captured; nothing has changed then.
+            The step cannot be captured; nothing has changed.
         """
         if any(parameter.grad is not None for parameter in self.frozen.parameters):
-            return False  # somebody adds up gradients
+            return False  # the user accumulates gradients
         size = min(self.batch_size, len_of(self.rows.order) - (k - 1) * self.batch_size)
         recording = self._recording(size)
         if not self.rows.ready(k, lr):
-            self.tell()
+            self.flush()
             self.rows.move(k)
         if recording.phase is Phase.WARM_UP:
             recording.warm_up()
@@ -258,16 +258,16 @@ class Recordings:
             recording.replay()
             self.unused = 0
         state = self.trainer.state
-        state.loss = None  # it is in a row
+        state.loss = None  # kept in a row
         self.rows.advance(k)
-        self.untold.append(size)
+        self.unflushed.append(size)
         for metric in state.averages.metrics.values():
-            if not _waits(metric):  # it may keep what it is given, and the next step overwrites it
+            if not _captured(metric):  # it gets copies, as the next step overwrites the arrays
                 metric.update(*(self.xp.asarray(a, copy=True) for a in recording.outputs))
         return True
 
     def _recording(self, size: int) -> Recording:
-        """That of batches of such a size; a new one where there is none, or it is stale."""
+        """The recording for batches of this size; a new one if there is none, or it is stale."""
         recording = self.by_size.get(size)
         if recording is not None:
             unused = recording.phase is Phase.RECORD
@@ -279,42 +279,42 @@ class Recordings:
                     raise InputError(msg)
                 recording = None
         if recording is None:
-            self.frozen.look_around()
+            self.frozen.collect()
             recording = self.by_size[size] = Recording(self, size)
-            self.rows.forget()  # the numbers may follow from other options, too
+            self.rows.forget()  # the coefficients may depend on the options that changed
         if recording is not self.used:
-            self.tell()
+            self.flush()
             self.used = recording
         return recording
 
-    # --- what the steps have said ---
+    # --- results of the steps ---
 
-    def tell(self) -> None:
-        """Give what the rows hold to the averages of the epoch, without a wait."""
-        if not self.untold or self.used is None:
+    def flush(self) -> None:
+        """Pass the rows since the last call to the averages of the epoch, without a wait."""
+        if not self.unflushed or self.used is None:
             return
-        sizes, self.untold = self.untold, []
+        sizes, self.unflushed = self.unflushed, []
         end = self.rows.row
         first, averages = end - len(sizes), self.trainer.state.averages
-        averages.loss.add_all(sizes, self.used.said("loss", first, end))
+        averages.loss.add_all(sizes, self.used.read("loss", first, end))
         for name, metric in averages.metrics.items():
-            if name in self.used.noted:
-                vars(metric).update(self.used.noted[name])
-                values = self.used.said(f"metric {name}", first, end)
+            if name in self.used.learned:
+                vars(metric).update(self.used.learned[name])
+                values = self.used.read(f"metric {name}", first, end)
                 if isinstance(metric, Mean):
                     metric.add_all(sizes, values)
                 elif isinstance(metric, CountingMetric):
                     metric.add(sum(sizes), self.xp.reshape(values, (-1,)))
 
     def last_loss(self) -> Array:
-        """That of the last step, as an array of its own; None before the first one."""
+        """The loss of the last step, copied; None before the first step."""
         if self.used is None:
             return None
-        return self.used.said("loss", self.rows.row - 1, self.rows.row)[0, ...]
+        return self.used.read("loss", self.rows.row - 1, self.rows.row)[0, ...]
 
 
 class Phase(Enum):
-    """What the next step with a recording does."""
+    """What the next step does with a recording."""
 
     WARM_UP = "warm up"
     """Run once on the capture stream, so that compilation and allocation happen now."""
@@ -323,11 +323,11 @@ class Phase(Enum):
     REPLAY = "replay"
     """Launch the graph."""
     STALE = "stale"
-    """Nothing: something frozen has changed, and a new recording takes its place."""
+    """Replace the recording, as a frozen value has changed."""
 
 
 class Recording:
-    """The steps with batches of one size: a graph, and what is frozen in it.
+    """The captured graph of a step with batches of one size, and the values frozen in it.
 
     Parameters
     ----------
@@ -338,35 +338,35 @@ class Recording:
     def __init__(self, steps: Recordings, size: int) -> None:
         graph = graph_for(steps.rows.slot)
         assert graph is not None
-        self.steps: Recordings = weakref.proxy(steps)  # no circle of references
+        self.steps: Recordings = weakref.proxy(steps)  # no reference cycle
         self.size, self.graph = size, graph
         self.phase = Phase.WARM_UP
         self.frozen: list[Any] = []  # from the warm-up on
-        self.rows: dict[str, Array] = {}  # what each step says
-        self.noted: dict[str, dict[str, Any]] = {}  # what metrics learn from shapes
-        self.moved: list[int] = []  # the parameters that have a gradient
+        self.rows: dict[str, Array] = {}  # results, a row for each step
+        self.learned: dict[str, dict[str, Any]] = {}  # attributes that metrics derive from shapes
+        self.moved: list[int] = []  # indices of parameters with a gradient
         self.outputs: Pair = (None, None)  # prediction and target of the last step
 
     # --- its states ---
 
     def warm_up(self) -> None:
-        """A step that finds its numbers on the device; what it took for given is frozen."""
+        """Make an eager step with coefficients on the device, and note the values that it froze."""
         frozen = self.steps.frozen
-        with frozen.undone_if_it_fails(self.steps.rows.slot):
-            self.graph.rehearse(self.run)
+        with frozen.undone_on_error(self.steps.rows.slot):
+            self.graph.warm_up(self.run)
             self.frozen = frozen.values()
         self.phase = Phase.RECORD
 
     def record(self) -> None:
-        """Capture a step, which computes nothing yet.
+        """Capture a step, without computing it.
 
         Raises
         ------
         InputError
-            The step has changed what would be frozen.
+            The step changes a value that would be frozen.
         """
         frozen, optimizer = self.steps.frozen, self.steps.optimizer
-        with frozen.undone_if_it_fails(self.steps.rows.slot):
+        with frozen.undone_on_error(self.steps.rows.slot):
             steps, counts = optimizer.steps, list(optimizer.counts)
             self.graph.record(self.run)
             optimizer.steps, optimizer.counts = steps, counts
@@ -376,7 +376,7 @@ class Recording:
         self.phase = Phase.REPLAY
 
     def replay(self) -> None:
-        """Launch the graph: a step; the host's counts follow."""
+        """Launch the graph, which makes one step, and update the counts on the host."""
         optimizer = self.steps.optimizer
         steps, counts = optimizer.steps, list(optimizer.counts)
         self.graph.replay()
@@ -386,62 +386,62 @@ class Recording:
         optimizer.steps, optimizer.counts = steps + 1, counts
 
     def compare(self) -> None:
-        """Become stale, if something frozen has changed."""
+        """Become stale if a frozen value has changed."""
         if self.phase is not Phase.WARM_UP and not same(self.frozen, self.steps.frozen.values()):
             self.phase = Phase.STALE
 
     # --- what is captured ---
 
     def run(self) -> None:
-        """Ask the device for a step."""
+        """Issue one step to the device."""
         steps, trainer, counts = self.steps, self.steps.trainer, self.steps.optimizer.counts
         xp, rows, before = steps.xp, steps.rows, list(counts)
         indices, words = rows.indices(self.size)
         x, y = (xp.take(array, indices, axis=0) for array in steps.data)
         stream = trainer.state.stream
         stream.advance_to(words)
-        numbers = rows.numbers_of_step()
-        prediction, loss = update(trainer, CheckedLoss(trainer.loss), x, y, stream, numbers)
+        coefficients = rows.coefficients_of_step()
+        prediction, loss = update(trainer, CheckedLoss(trainer.loss), x, y, stream, coefficients)
         self.moved = [i for i, count in enumerate(counts) if count != before[i]]
-        self.say("loss", loss)
+        self.write("loss", loss)
         for name, metric in trainer.metrics.items():
-            if _waits(metric):
+            if _captured(metric):
                 metric = metric.fresh()
                 known = dict(vars(metric))
-                self.say(f"metric {name}", _look(metric, prediction, y))
+                self.write(f"metric {name}", _observed(metric, prediction, y))
                 now = vars(metric).items()
-                self.noted[name] = {k: v for k, v in now if known.get(k, self) is not v}
+                self.learned[name] = {k: v for k, v in now if known.get(k, self) is not v}
             else:
                 self.outputs = prediction, y
         rows.slot += 1
 
-    def say(self, name: str, value: Array) -> None:
-        """Write into the row of this step."""
+    def write(self, name: str, value: Array) -> None:
+        """Write a result into the row of this step."""
         steps = self.steps
         if name not in self.rows:
             shape = (steps.rows.count, *value.shape)
             self.rows[name] = steps.xp.zeros(shape, dtype=value.dtype, device=value.device)
         write_row(self.rows[name], steps.rows.slot, value)
 
-    def said(self, name: str, first: int, end: int) -> Array:
-        """A copy of some rows, which later steps leave alone."""
+    def read(self, name: str, first: int, end: int) -> Array:
+        """A copy of some rows."""
         rows = self.rows[name]
         with on_device_of(rows):
             return self.steps.xp.asarray(rows[first:end, ...], copy=True)
 
 
-def _asked(trainer: Training) -> list[Any]:
+def _arguments(trainer: Training) -> list[Any]:
     metrics = trainer.metrics.values()
     return [trainer.model, trainer.loss, trainer.optimizer, trainer.batch_size, *metrics]
 
 
-def _waits(metric: Metric) -> bool:
-    """Whether what a metric makes of a batch on the device can wait there, and the rest too."""
+def _captured(metric: Metric) -> bool:
+    """Whether a captured step computes what the metric needs, for `flush` to pass on later."""
     return type(metric).update in (Mean.update, CountingMetric.update)
 
 
-def _look(metric: Metric, prediction: Array, target: Array) -> Array:
-    """What such a metric takes from a batch."""
+def _observed(metric: Metric, prediction: Array, target: Array) -> Array:
+    """What such a metric needs of a batch."""
     if isinstance(metric, CountingMetric):
         return metric.keys(prediction, target)
     assert isinstance(metric, Mean)

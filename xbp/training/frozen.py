@@ -1,4 +1,4 @@
-"""What a captured step takes for given, and whether it is still so."""
+"""Values that a captured step has frozen, compared with the current ones."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from xbp.nn.parts import containers
 from xbp.training.callbacks.base import Training
 
 MOVING = ("steps", "counts", "state", "_lr")
-"""Attributes of an optimizer that change from step to step, and are not frozen."""
+"""Attributes of an optimizer that change in each step, and are not frozen."""
 
 PLAIN = (bool, int, float, str)
 
 
 class Frozen:
-    """Options of layers, loss and optimizer, and the arrays of parameters and optimizer.
+    """Options of layers, loss and optimizer, and arrays of parameters and optimizer.
 
     Parameters
     ----------
     trainer : Training
-        A weak reference will do.
+        May be a weak reference.
     """
 
     def __init__(self, trainer: Training) -> None:
         self.trainer = trainer
         self.optimizer = trainer.optimizer
-        self.look_around()
+        self.collect()
 
-    def look_around(self) -> None:
-        """Find whose options and which arrays there are."""
+    def collect(self) -> None:
+        """Find the owners of options, and the arrays."""
         model, optimizer = self.trainer.model, self.optimizer
         self.owners = [*model.tree(), self.trainer.loss]
         self.options = [getattr(owner, "__dict__", {}) for owner in self.owners]
@@ -41,7 +41,7 @@ class Frozen:
         self.parameters = list({id(parameter): parameter for parameter in found}.values())
 
     def values(self) -> list[Any]:
-        """All that a recording would freeze now."""
+        """Everything that a recording would freeze now."""
         found: list[Any] = []
         for options in self.options:
             found += options.values()
@@ -56,7 +56,7 @@ class Frozen:
         return found
 
     def changed(self, before: Sequence[Any]) -> str:
-        """Whose option is another one than before, in words."""
+        """The owner of a value that differs from `before`, in words."""
         end = 0
         for owner, options in zip(self.owners, self.options, strict=True):
             start, end = end, end + len(options)
@@ -65,13 +65,13 @@ class Frozen:
         return "an array, or an option of the optimizer,"
 
     @contextmanager
-    def undone_if_it_fails(self, *arrays: Array) -> Iterator[None]:
-        """Parameters, state, counters, options and `arrays` as they were, if the block raises."""
+    def undone_on_error(self, *arrays: Array) -> Iterator[None]:
+        """Restore parameters, state, counters, options and `arrays` if the block raises."""
         optimizer = self.optimizer
         steps, counts = optimizer.steps, list(optimizer.counts)
         data = [parameter.data for parameter in self.parameters]
         states = [dict(state) for state in optimizer.state]
-        everyones = [(own, dict(own)) for own in (*self.options, vars(optimizer))]
+        all_options = [(own, dict(own)) for own in (*self.options, vars(optimizer))]
         changed = [*data, *(array for state in states for array in state.values()), *arrays]
         saved = [array_namespace(array).asarray(array, copy=True) for array in changed]
         try:
@@ -81,7 +81,7 @@ class Frozen:
                 array[...] = value
             for parameter, array in zip(self.parameters, data, strict=True):
                 parameter.data, parameter.grad = array, None
-            for own, before in everyones:
+            for own, before in all_options:
                 own.clear()
                 own.update(before)
             optimizer.state, optimizer.steps, optimizer.counts = states, steps, counts
@@ -89,7 +89,7 @@ class Frozen:
 
 
 def same(here: Sequence[Any], there: Sequence[Any]) -> bool:
-    """Whether both hold the same things; of numbers and names, the same values."""
+    """Whether both hold the same objects; numbers and strings are compared by value."""
     if len(here) != len(there):
         return False
     if all(map(operator.is_, here, there)):

@@ -1,4 +1,4 @@
-"""What differs from step to step, in arrays in which a device finds its way by a counter."""
+"""Values that differ between steps, in arrays on the device with a row for each step."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from xbp.random import words_of
 from xbp.training.metrics.counting import len_of
 
 ROWS = 50
-"""Steps per transfer: numbers go to the device, and losses come back, in blocks of this many."""
+"""Steps per transfer: coefficients go to the device, and losses return, in blocks of this many."""
 
 
 class Rows:
-    """A block of rows, one a step: where its batch begins, its random counter, its numbers.
+    """A block of rows, one for each step: start of the batch, random counter, coefficients.
 
-    The numbers of the optimizer's rule are computed by the host in float64, as for any step, and
+    The coefficients of the update rule are computed on the host in float64, as in eager steps, and
     converted to the dtype of each parameter.
 
     Parameters
     ----------
     optimizer : Optimizer
     x : array
-        The data; rows lie on their device.
+        The data, whose device holds the rows.
     batch_size : int
 
     Attributes
@@ -36,7 +36,7 @@ class Rows:
     slot : array (1,) of int64
         The row of the next step, on the device; each captured step adds 1.
     row : int
-        The host's copy of it.
+        The host's copy of `slot`.
     """
 
     def __init__(self, optimizer: Optimizer, x: Array, batch_size: int) -> None:
@@ -47,23 +47,22 @@ class Rows:
         self.order = xp.zeros(len_of(x), **self.here)
         self.slot = xp.zeros(1, **self.here)
         self.row = 0
-        self.places = xp.zeros(
-            (self.count, 3), **self.here
-        )  # begin of the batch, words of the counter
-        self.numbers: dict[str, Array] = {}  # by dtype: (ROWS, parameters, numbers of each)
-        self.rates: list[float] = []  # of the rows
-        self.next: list[int] = []  # step, steps and counts that the next row was made for
+        # start of the batch, and both words of the random counter
+        self.places = xp.zeros((self.count, 3), **self.here)
+        self.coefficients: dict[str, Array] = {}  # by dtype: (ROWS, parameters, coefficients)
+        self.rates: list[float] = []  # learning rates of the rows
+        self.next: list[int] = []  # step, steps and counts for which the next row is valid
 
     def begin(self, order: Array) -> None:
         self.next = []
         self.order[...] = order
 
     def forget(self) -> None:
-        """The rows to come may be wrong: options that numbers follow from have changed."""
+        """Invalidate the remaining rows, as options of the optimizer have changed."""
         self.next = []
 
     def ready(self, step: int, lr: float) -> bool:
-        """Whether the next row is that of this step at this learning rate."""
+        """Whether the next row is valid for this step at this learning rate."""
         return (
             self.row < len(self.rates)
             and lr == self.rates[self.row]
@@ -71,7 +70,7 @@ class Rows:
         )
 
     def advance(self, step: int) -> None:
-        """Step `step` has been made."""
+        """Go on to the row after that of step `step`."""
         self.row += 1
         self.next = self._place(step + 1)
 
@@ -79,7 +78,7 @@ class Rows:
         return [step, self.optimizer.steps, *self.optimizer.counts]
 
     def move(self, step: int) -> None:
-        """Move to the device what differs in the steps from `step` on, and begin with row 0."""
+        """Fill the rows for the steps from `step` on, and begin with row 0."""
         optimizer, first = self.optimizer, self.optimizer.steps
         left = -(-len_of(self.order) // self.batch_size) - step + 1
         rows = range(min(left, self.count))
@@ -93,27 +92,29 @@ class Rows:
         host = np.asarray(table, np.float64)
         for parameter in optimizer.parameters:
             name = dtype_name(parameter.data.dtype)
-            if name not in self.numbers:
+            if name not in self.coefficients:
                 shape, dtype = (self.count, *host.shape[1:]), parameter.data.dtype
-                self.numbers[name] = self.xp.zeros(shape, dtype=dtype, device=self.here["device"])
-        for array in self.numbers.values():
+                self.coefficients[name] = self.xp.zeros(
+                    shape, dtype=dtype, device=self.here["device"]
+                )
+        for array in self.coefficients.values():
             _fill(array, host)
         self.slot[...] = 0
         self.row, self.next = 0, self._place(step)
 
-    # --- what a captured step reads ---
+    # --- read by a captured step ---
 
     def indices(self, size: int) -> tuple[Array, tuple[Array, Array]]:
-        """The samples of the batch, and the words of the random counter."""
+        """The indices of the samples in the batch, and the words of the random counter."""
         xp = self.xp
         place = xp.take(self.places, self.slot, axis=0)
         indices = xp.take(self.order, place[0, 0] + xp.arange(size, **self.here), axis=0)
         return indices, (place[0, 1], place[0, 2])
 
-    def numbers_of_step(self) -> list[tuple[Array, ...]]:
-        """Those of each parameter, as `Optimizer.step` takes them."""
+    def coefficients_of_step(self) -> list[tuple[Array, ...]]:
+        """The coefficients of each parameter, as `Optimizer.step` takes them."""
         take = self.xp.take
-        row = {name: take(array, self.slot, axis=0) for name, array in self.numbers.items()}
+        row = {name: take(array, self.slot, axis=0) for name, array in self.coefficients.items()}
         found = []
         for index, parameter in enumerate(self.optimizer.parameters):
             own = row[dtype_name(parameter.data.dtype)]

@@ -1,4 +1,4 @@
-"""Where a training stands: what a checkpoint holds beside parameters, optimizer and callbacks."""
+"""The state of a training: what a checkpoint holds beside model, optimizer and callbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pair = tuple[Array, Array]
 
 
 class Pieces(Protocol):
-    """What is trained, and by what: a `Trainer` has these four."""
+    """What is trained, and how; a `Trainer` has these four."""
 
     model: Layer
     loss: Any
@@ -27,7 +27,7 @@ class Pieces(Protocol):
 
 
 class TrainingState:
-    """What changes while a training runs: `fit` and its steps write it, checkpoints read it.
+    """What changes during training: `fit` and its steps write it, checkpoints read it.
 
     Parameters
     ----------
@@ -40,21 +40,21 @@ class TrainingState:
     stream : Stream
         The masks of step t depend on (seed, t).
     first_epoch : int
-        How many epochs had been done when the `fit` began.
+        The number of epochs that had been done when `fit` began.
     epochs_done : int
-        How many epochs have been done, over all `fit`.
+        The number of epochs done, over all calls of `fit`.
     steps_done : int
-        Steps of the epoch that is under way; 0 between two epochs.
+        Steps of the epoch under way; 0 between two epochs.
     seconds : float
-        How long that epoch had taken before it was interrupted.
+        The time spent on that epoch before it was interrupted.
     loss : 0-d array or None
-        The value of the last step; None where the steps themselves keep it (see `Stepper.loss`).
+        The value of the last step; None if the stepper keeps it (see `Stepper.loss`).
     averages : Averages
-        What the steps of the epoch have said of loss and metrics.
+        Loss and metrics over the epoch under way.
     history : History
         The records of the epochs of this `fit`.
     stop_reason : str
-        Why training ends after this step; empty as long as it goes on.
+        Why training ends after this step; empty while it goes on.
     """
 
     def __init__(self, seed: int) -> None:
@@ -70,13 +70,13 @@ class TrainingState:
         self.stop_reason = ""
 
     def begin_fit(self, first_epoch: int) -> None:
-        """A new history; what an earlier `fit` left of an epoch is forgotten."""
+        """Start a new history, and drop an unfinished epoch of an earlier `fit`."""
         self.first_epoch, self.steps_done, self.seconds = first_epoch, 0, 0.0
         self.history = History()
         self.stop_reason = ""
 
     def begin_epoch(self) -> None:
-        """Start its clock: at 0, or where it stood when the epoch was interrupted."""
+        """Start the clock of an epoch: at 0, or where it stood when the epoch was interrupted."""
         self._began = time.perf_counter() - (self.seconds if self.steps_done else 0.0)
 
     def elapsed(self) -> float:

@@ -1,4 +1,4 @@
-"""One update of all parameters from one batch, and steppers, which make those of an epoch."""
+"""One update of all parameters from one batch, and steppers, which make the steps of an epoch."""
 
 from __future__ import annotations
 
@@ -19,31 +19,30 @@ from xbp.training.state import Pair, Pieces
 
 
 def update(
-    pieces: Pieces, loss: CheckedLoss, x: Array, y: Array, rng: Stream, numbers: Any = None
+    pieces: Pieces, loss: CheckedLoss, x: Array, y: Array, rng: Stream, coefficients: Any = None
 ) -> tuple[Array, Array]:
-    """One step: forward, loss, backward, update. Returns the prediction and the loss's value.
+    """One step: forward, loss, backward, update. Returns the prediction and the value of the loss.
 
-    Where reading the loss is free (on the host) and it is not finite, nothing is updated: the
-    parameters are still good.
+    On the host, where reading the loss is free, nothing is updated if it is not finite.
 
     Parameters
     ----------
     loss : CheckedLoss
         Of ``pieces.loss``.
     rng : Stream
-        Where dropout masks come from; it stands at this step.
-    numbers : list, optional
-        The numbers of the optimizer's rule, where they lie on the device (see `Optimizer.step`).
+        The random bits of dropout masks, advanced to this step.
+    coefficients : list, optional
+        The coefficients of the update rule, as arrays on the device (see `Optimizer.step`).
     """
     prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
     value, gradient = loss(prediction, y)
     if on_host(value) and not math.isfinite(value):
         return prediction, value
     for_parameters(backward)(gradient)
-    if numbers is None:
+    if coefficients is None:
         pieces.optimizer.step()
     else:
-        pieces.optimizer.step(numbers)
+        pieces.optimizer.step(coefficients)
     pieces.optimizer.zero_grad()
     return prediction, value
 
@@ -55,22 +54,22 @@ class Stepper(Protocol):
     """The learning rate of the last step."""
 
     refused: bool
-    """Whether steps could not be captured, as a warning has said."""
+    """Whether capturing failed, after a warning."""
 
     def begin(self, order: Array) -> None:
-        """An epoch begins, with this order of the samples."""
+        """Begin an epoch, with this order of the samples."""
 
     def step(self, k: int) -> None:
-        """Make step k = 1, 2, … of the epoch; its loss and metrics go to the state's averages."""
+        """Make step k = 1, 2, … of the epoch; loss and metrics go to the averages of the state."""
 
-    def tell(self) -> None:
-        """Give the averages what steps have kept to themselves, without a wait."""
+    def flush(self) -> None:
+        """Pass results that are still kept by the stepper to the averages, without a wait."""
 
     def loss(self) -> Array:
         """The value of the last step; a 0-d array."""
 
     def end(self) -> None:
-        """Let go of the data of a `fit`, but for what the next one can use again."""
+        """Release the data of a `fit`, except those that the next one can use again."""
 
 
 class EagerSteps:
@@ -87,7 +86,7 @@ class EagerSteps:
     refused = False
 
     def __init__(self, trainer: Training, data: Pair) -> None:
-        self.trainer: Training = weakref.proxy(trainer)  # no circle of references
+        self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
         self.data = data
         self.order: Array = None
         self.lr = 0.0
@@ -108,8 +107,8 @@ class EagerSteps:
                 raise
             raise step_too_large(trainer, trainer.batch_size, error, x, y) from None
 
-    def tell(self) -> None:
-        """Nothing is kept: `step` has told all."""
+    def flush(self) -> None:
+        """Nothing to do: `step` passes on its results."""
 
     def loss(self) -> Array:
         return self.trainer.state.loss
@@ -119,6 +118,6 @@ class EagerSteps:
 
 
 def batch_indices(order: Array, k: int, batch_size: int) -> Array:
-    """Which samples are the batch of step k = 1, 2, …"""
-    # The standard has no slices past the end.
+    """The samples in the batch of step k = 1, 2, …"""
+    # The Array API standard leaves slices beyond the end undefined.
     return order[(k - 1) * batch_size : min(k * batch_size, len_of(order)), ...]

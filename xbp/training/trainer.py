@@ -26,13 +26,13 @@ from xbp.training.epoch import train_epoch
 from xbp.training.evaluation import evaluate, predict
 from xbp.training.files.checkpoints import Checkpoint, open_checkpoint
 from xbp.training.files.resume import restore
+from xbp.training.fingerprint import Fingerprint
 from xbp.training.history import History
 from xbp.training.interrupt import stop_on_interrupt
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.counting import len_of
 from xbp.training.metrics.names import MetricLike, find_metrics
 from xbp.training.results import CheckedLoss
-from xbp.training.run import Run
 from xbp.training.state import Pair, TrainingState
 from xbp.training.steps import Stepper, update
 
@@ -44,19 +44,19 @@ T = TypeVar("T")
 def _on_its_device(
     method: Callable[Concatenate[Trainer, P], R],
 ) -> Callable[Concatenate[Trainer, P], R]:
-    """`method`, run with the model's device as the current one: in any thread."""
+    """`method` with the model's device as the current one, in any thread."""
 
     @wraps(method)
     def run(self: Trainer, *args: P.args, **options: P.kwargs) -> R:
-        check_pieces(self.model, self.loss, self.optimizer)  # somebody may have put in others
+        check_pieces(self.model, self.loss, self.optimizer)  # they may have been replaced
         with self._backend().on_device():
             return method(self, *args, **options)
 
-    return run  # type: ignore[return-value]  # mypy tells a name of self from a position
+    return run  # type: ignore[return-value]  # mypy distinguishes self by name and by position
 
 
 class _OfState(Generic[T]):
-    """An attribute of the trainer's state as one of the trainer."""
+    """An attribute of the trainer that is stored in its state."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -73,9 +73,9 @@ class _OfState(Generic[T]):
 class Trainer:
     """Fits a model to data: shuffled minibatches, validation, metrics, callbacks, a history.
 
-    The order of epoch e depends on (seed, e) alone, the dropout masks of step t on (seed, t); so
-    the same seed gives the same history, bit for bit, on one backend with one number of threads,
-    and the same batches and masks on all of them.
+    The order of epoch e depends on (seed, e) alone, the dropout masks of step t on (seed, t). So
+    equal seeds give equal histories, bit for bit, on one backend with one number of threads, and
+    equal batches and masks on all backends.
 
     Parameters
     ----------
@@ -85,37 +85,42 @@ class Trainer:
     optimizer : Optimizer
         Made from ``model.parameters()``.
     metrics : sequence of str, Metric or callable, default ()
-        ``"accuracy"``, ``"f1"``, … (`xbp.training.METRICS`), metrics such as ``ConfusionMatrix()``,
-        or functions ``(prediction, target) -> number or 0-d array``, means over the batch.
+        Names such as ``"accuracy"`` and ``"f1"`` (`xbp.training.METRICS`), metrics such as
+        ``ConfusionMatrix()``, or functions ``(prediction, target) -> number or 0-d array`` that
+        give the mean over a batch.
     rng : int, numpy.random.Generator or None
         Seed of shuffles and masks.
     capture : bool, optional
-        Whether steps are recorded as a CUDA graph and replayed, where model and data are on a GPU
-        (CuPy, PyTorch on CUDA), with the same results as other steps, bit for bit. By default they
-        are, unless the environment variable XBP_CAPTURE is 0. Where something cannot be recorded,
-        one warning says so; with True, an error. See the notes.
+        Whether a step on a GPU (CuPy, PyTorch on CUDA) is captured as a CUDA graph and replayed,
+        with the same results, bit for bit. True by default, unless the environment variable
+        XBP_CAPTURE is 0. If a step cannot be captured, one warning says so, and training goes on
+        without; with an explicit True it is an error. See the notes.
 
     Raises
     ------
     InputError
-        Something is no model, loss, optimizer or metric, or the optimizer has none of the model's
-        parameters.
+        A model, loss, optimizer or metric has the wrong type, or the optimizer has none of the
+        model's parameters.
 
     Warns
     -----
     UserWarning
-        The optimizer lacks trainable parameters of the model, or has others; a softmax or sigmoid
-        stands before a loss that has its own; a layer keeps an array outside of a `Parameter`.
+        The optimizer lacks trainable parameters of the model, or has others; the model ends with a
+        softmax or sigmoid although the loss has its own; a layer keeps an array outside a
+        `Parameter`.
 
     Notes
     -----
-    A recorded step does without Python: what a layer or a loss computes on the host is frozen. Its
-    options may change between steps (another array or number in one of its attributes): that makes
-    a new recording. What it keeps elsewhere is not noticed; nor would be what it changes itself in
-    its forward, so that is refused. Metrics of xbp and functions are recorded too; a `Metric` of
-    one's own is updated after each step. Callbacks run as ever. The trainer keeps the graph, and
-    with it the data on the device, for its next `fit`. Run on a GPU with CuPy; not yet with
-    PyTorch on CUDA.
+    A captured step runs no Python: whatever a layer or a loss computes on the host is frozen.
+
+    - If an attribute of a layer or a loss changes between steps, the step is captured again.
+      Changes of values stored elsewhere are not noticed.
+    - A layer that changes its own attributes in its forward is refused.
+    - xbp's metrics and functions are captured too; a user's own `Metric` is updated after each
+      step. Callbacks are called as in eager steps.
+    - The trainer keeps the graph, and with it the data on the device, for its next `fit`.
+
+    Run on a GPU with CuPy; not yet with PyTorch on CUDA.
 
     Examples
     --------
@@ -151,16 +156,16 @@ class Trainer:
         self.metrics = find_metrics(metrics)
         self.capture = capture
         self.state = TrainingState(fresh_seed(rng))
-        # What the last `fit` was asked to do:
+        # Arguments of the last `fit`:
         self.batch_size = self.steps_per_epoch = self.last_epoch = 0
         self.callbacks: list[Callback] = []
-        self.expected: list[str] = []  # what its records hold, …
-        self.may_have_more = True  # … apart from what others put into them
+        self.expected: list[str] = []  # names in its records
+        self.may_have_more = True  # whether a user's callback or metric may add names
         self.resumed: Checkpoint | None = None
-        self.run: Run | None = None
-        # What earlier checks found:
+        self.fingerprint: Fingerprint | None = None
+        # Results of earlier checks:
         self.sample_shape: tuple[int, ...] | None = None
-        self.quantities: list[str] = []  # the loss, and what the metrics measure
+        self.quantities: list[str] = []  # the names of the loss and of the metrics' values
         self._checked = CheckedLoss(loss)
         self._compared = parameters_of(self)
         self._stepper: Stepper | None = None  # of the last `fit`
@@ -170,12 +175,12 @@ class Trainer:
         return f"Trainer({model}, {loss}, {self.optimizer!r}, rng={self.seed})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the steps, which belong to a device and its data: a copy makes its own."""
+        """Everything but the stepper, which belongs to a device: a copy makes its own."""
         state = copy(self.state)
         state.loss = self.current_loss
         return vars(self) | {"state": state, "_stepper": None}
 
-    # --- what a user calls ---
+    # --- training, evaluation, prediction ---
 
     @_on_its_device
     def fit(
@@ -190,17 +195,17 @@ class Trainer:
         verbose: bool | None = None,
         resume: str | os.PathLike[str] | None = None,
     ) -> History:
-        """Train for some epochs, and return what happened.
+        """Train for some epochs, and return their history.
 
         A second call goes on where the first one ended, with a history of its own; an epoch that
-        was stopped in the middle is begun anew. Which callbacks remember what happened in an
-        earlier call, each of them says. Ctrl-C ends training after the current step; a second
-        Ctrl-C ends it at once. (Not where SIGINT is ignored, or its handler is not Python's.)
+        was stopped in the middle starts again. The docstring of a callback says whether it
+        remembers earlier calls. Ctrl-C ends training after the current step; a second Ctrl-C ends
+        it at once. (Not if SIGINT is ignored, or its handler is not Python's.)
 
         Parameters
         ----------
         x, y : arrays of any library, with samples along the first axis
-            Moved to the model's backend once, as a whole; floating-point x is converted to the
+            Moved to the model's backend as a whole, once; floating-point x is converted to the
             dtype of the model's parameters.
         epochs : int, default 1
         batch_size : int, default 32
@@ -209,53 +214,50 @@ class Trainer:
             Evaluated after each epoch.
         callbacks : iterable of Callback
         verbose : bool, optional
-            Whether to show a progress bar; by default where the output is a terminal.
+            Whether to show a progress bar; by default if the output is a terminal.
         resume : path-like, optional
-            A checkpoint, or the folder of a `Checkpoints`, whose last one is meant: this call, made
-            as the interrupted one was by a trainer that was made alike, goes on from there, with
-            the result of a run that was never interrupted (see `xbp.training.files.resume`). A
-            folder that is missing or has no checkpoint yet means to start from the beginning. Data,
-            model, loss, optimizer, batch size and callbacks with a state must be the same;
-            `epochs`, which counts from where the interrupted call began, may be larger.
+            A checkpoint, or a folder of `Checkpoints`, which stands for its last one. Training goes
+            on from there, with the result of a run that was never interrupted (see
+            `xbp.training.files.resume`). If the folder is missing or empty, training starts from
+            the beginning. Data, model, loss, optimizer, batch size and callbacks with a state must
+            be those of the interrupted call; `epochs`, counted from its beginning, may be larger.
 
         Returns
         -------
         History
-            Also kept as ``trainer.history``, from the first step on.
+            Also available as ``trainer.history``, from the first step on.
 
         Raises
         ------
         InputError
-            Data do not fit each other, the model, the loss or a metric; a callback will not find
-            what it monitors; the schedule of the learning rate gives none for the last step; or
-            this is not the run of the checkpoint. Nothing has been trained then. In training: the
-            loss, a metric, a schedule or a callback gave something else than numbers.
+            Before the first step: data do not fit each other, the model, the loss or a metric; a
+            callback monitors a name that no record will have; the schedule gives no learning rate
+            for the last step; or the checkpoint belongs to another run. During training: the loss,
+            a metric, a schedule or a callback returned something other than numbers.
         DataError
             The checkpoint is malformed.
         NonFiniteError
-            The loss became infinite or nan. Where reading it is free (on a CPU), the step is not
-            made and the parameters are those before it; on a device the losses begin their way to
-            the host every 50 steps, are looked at when they have arrived, and waited for after
-            each epoch, and later steps have been made. Without validation data, also where the
-            last step makes parameters infinite or nan. `TerminateOnNaN` makes an end of training
-            of it.
+            The loss became infinite or nan. On a CPU, where reading it is free, the parameters are
+            those before that step. On a device, losses are transferred to the host every 50 steps
+            and checked when they arrive, at the latest after the epoch, so that later steps have
+            been made. Without validation data, also if the last step makes parameters infinite or
+            nan. `TerminateOnNaN` ends training in place of the error.
         OutOfMemoryError
-            A step needs more memory than there is; the sentence says which batch size may do.
+            A step needs more memory than there is; the message suggests a batch size.
 
         Warns
         -----
         UserWarning
-            The learning rate has a schedule for another number of steps; or as in `Trainer`, where
-            the model has changed since.
+            The schedule of the learning rate is made for another number of steps; or as in
+            `Trainer`, if the model has changed since.
 
         Notes
         -----
-        Nothing in the steps of an epoch waits for a device, apart from callbacks that read values:
-        not the batches, the steps, the metrics and the looks at the losses between them. What
-        waits is before (the check of data and targets) and after the steps: the record of the
-        epoch, for which losses and metrics are read, and validation, once at its end.
+        The steps of an epoch never wait for a device, apart from callbacks that read values. The
+        host waits before them, to check data and targets, and after them, to read losses and
+        metrics for the record and the result of the validation.
         """
-        if self.run is not None:
+        if self.fingerprint is not None:
             msg = "this trainer is in a fit already; call fit when that has returned"
             raise InputError(msg)
         epochs = integer("epochs", epochs, least=1)
@@ -270,7 +272,7 @@ class Trainer:
         if validation_data is not None:
             validation = self._admit(*pair_of(validation_data))
             check_alike(validation, data)
-        # What this fit is asked to do.
+        # The plan of this fit.
         self.expected = expected_names(self.quantities, validated=validation is not None)
         self.may_have_more = adds_names(self.metrics.values(), callbacks)
         self.steps_per_epoch = -(-len_of(data[0]) // self.batch_size)
@@ -284,11 +286,11 @@ class Trainer:
         check_schedule(self.optimizer, callbacks, steps)
         if on_terminal() if verbose is None else verbose:
             callbacks.append(ProgressBar())
-        # Callbacks that write files are called last: they save what the others did.
+        # Callbacks that write files are called last, so that they save the state of the others.
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
         stepper = self._new_stepper(given, data)
         try:
-            self.run = Run(self, self.batch_size, data, validation)
+            self.fingerprint = Fingerprint(self, self.batch_size, data, validation)
             with stop_on_interrupt(self.stop), begun(self.callbacks, self):
                 if self.resumed:
                     restore(self, self.resumed)
@@ -296,16 +298,16 @@ class Trainer:
                     try:
                         train_epoch(self, stepper, data, validation)
                         if validation is None and self.epochs_done == self.last_epoch:
-                            self._check_parameters()  # no loss has seen the last step
+                            self._check_parameters()  # no later loss would show it
                     except NonFiniteError as error:
                         if not told_not_finite(self.callbacks, self, error):
                             raise
                         self.stop(str(error))
         finally:
-            self.run = None  # it holds the data
+            self.fingerprint = None  # it holds the data
             stepper.end()
             if stepper.refused:
-                self.capture = False  # not again
+                self.capture = False  # one attempt is enough
             self.optimizer.zero_grad()  # a step that failed leaves no gradients
         self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
         return self.history
@@ -319,7 +321,7 @@ class Trainer:
         InputError
             Data do not fit each other, the model, the loss or a metric.
         OutOfMemoryError
-            A batch needs more memory than there is; the sentence says which size may do.
+            A batch needs more memory than there is; the message suggests a size.
         """
         batch_size = integer("batch_size", batch_size, least=1)
         return evaluate(self, *self._admit(x, y), batch_size)
@@ -333,7 +335,7 @@ class Trainer:
         InputError
             There are no samples, or they do not fit the model.
         OutOfMemoryError
-            A batch needs more memory than there is; the sentence says which size may do.
+            A batch needs more memory than there is; the message suggests a size.
         """
         batch_size = integer("batch_size", batch_size, least=1)
         x = admit_alone(self.model, x, self.sample_shape)
@@ -343,7 +345,7 @@ class Trainer:
         """End training after the current step; `reason` becomes ``history.stopped``."""
         self.state.stop(reason)
 
-    # --- where it stands ---
+    # --- the state of training ---
 
     seed = _OfState[int]()
     stream = _OfState[Stream]()
@@ -362,20 +364,25 @@ class Trainer:
     def current_loss(self, value: Array) -> None:
         self.state.loss = value
 
+    @property
+    def run(self) -> Fingerprint | None:
+        """An older name of `fingerprint`."""
+        return self.fingerprint
+
     def elapsed(self) -> float:
         """The seconds that the epoch under way has taken."""
         return self.state.elapsed()
 
     def measured(self) -> Averages:
-        """What has been measured in the epoch that is under way."""
+        """The averages of the epoch under way."""
         if self._stepper is not None:
-            self._stepper.tell()
+            self._stepper.flush()
         return self.state.averages
 
     # --- one step ---
 
     def step(self, x: Array, y: Array) -> Array:
-        """One update of all parameters from one batch; returns the prediction it was made from.
+        """One update of all parameters from one batch; returns the prediction.
 
         The value of the loss becomes ``trainer.current_loss``, on the device.
         """
@@ -388,8 +395,8 @@ class Trainer:
         return prediction
 
     def _new_stepper(self, given: Pair, data: Pair) -> Stepper:
-        """The stepper of this `fit`; recordings of the last one serve again where they can."""
-        self.state.loss = self.current_loss  # before its row is another's
+        """The stepper of this `fit`, which may replay the recordings of the last one."""
+        self.state.loss = self.current_loss  # before its row is overwritten
         own_step = type(self).step is not Trainer.step
         before, self._stepper = self._stepper, None
         self._stepper = stepper_for(
@@ -397,13 +404,13 @@ class Trainer:
         )
         return self._stepper
 
-    # --- at the door, and when something went wrong ---
+    # --- checks ---
 
     def _backend(self) -> Backend:
         return self.model.backend() or get_backend()
 
     def _admit(self, x: Any, y: Any) -> Pair:
-        """Data where the model lives, checked."""
+        """Data, moved to the model and checked."""
         (x, y), self.quantities = admit(self, x, y)
         self.sample_shape = tuple(x.shape[1:])
         return x, y

@@ -1,4 +1,4 @@
-"""Callbacks: what a `Trainer` calls between its steps and epochs."""
+"""Callbacks, which a `Trainer` calls between steps and epochs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from xbp.arguments import name_of, takes
 from xbp.backend import Array
 from xbp.errors import InputError, NonFiniteError
 from xbp.training.files.checkpoints import Checkpoint
+from xbp.training.fingerprint import Fingerprint
 from xbp.training.history import History, Record
 from xbp.training.metrics.averages import Averages
-from xbp.training.run import Run
 from xbp.training.state import Pieces, TrainingState
 
 
 class Training(Pieces, Protocol):
-    """A training, as its callbacks see it: what a `Trainer` is for them.
+    """A `Trainer`, as its callbacks see it.
 
     Attributes
     ----------
     model, loss, optimizer, metrics
-        What is trained, by what, and what is measured.
+        What is trained, how, and what is measured.
     batch_size, steps_per_epoch, last_epoch : int
-        What `fit` was asked to do; epochs are counted over all `fit`.
+        The arguments of `fit`; epochs are counted over all calls of `fit`.
     seed : int
         Of shuffles and masks.
     epochs_done : int
-        How many epochs have been done, over all `fit`.
+        How many epochs have been done, over all calls of `fit`.
     current_loss : 0-d array
         The value of the last step, where the model lives.
     history : History
@@ -36,17 +36,17 @@ class Training(Pieces, Protocol):
     stop_reason : str
         Why training ends after this step; empty as long as it goes on.
     expected : list of str
-        What the record of an epoch will hold, …
+        The names that the record of an epoch will hold.
     may_have_more : bool
-        … and whether a callback or metric of somebody else may put more into it.
+        Whether a user's own callback or metric may add names to a record.
     callbacks : list of Callback
-        All of this `fit`, in the order in which they are called.
+        The callbacks of this `fit`, in the order of their calls.
     resumed : Checkpoint or None
-        Where this `fit` goes on.
-    run : Run or None
+        Where this `fit` resumes.
+    fingerprint : Fingerprint or None
         What tells this `fit` from another one; None where none is under way.
     state : TrainingState
-        All that changes, for what saves it.
+        Everything that changes during training, for callbacks that save it.
     """
 
     batch_size: int
@@ -56,7 +56,7 @@ class Training(Pieces, Protocol):
     may_have_more: bool
     callbacks: list[Callback]
     resumed: Checkpoint | None
-    run: Run | None
+    fingerprint: Fingerprint | None
     state: TrainingState
 
     @property
@@ -81,10 +81,10 @@ class Training(Pieces, Protocol):
         """The seconds that the epoch under way has taken."""
 
     def measured(self) -> Averages:
-        """What has been measured in the epoch that is under way."""
+        """The averages of the epoch under way."""
 
     def step(self, x: Array, y: Array) -> Array:
-        """One more update from a batch; returns the prediction it was made from."""
+        """One update from a batch; returns the prediction."""
 
     def evaluate(self, x: Any, y: Any, batch_size: int = 512) -> dict[str, float]:
         """The loss and each metric over a whole set, in inference mode."""
@@ -96,19 +96,20 @@ class Training(Pieces, Protocol):
 class Callback:
     """Base of all callbacks; a subclass overrides what it needs.
 
-    What they see of the trainer is a `Training`. Any of them may call ``trainer.stop(reason)``:
+    Its methods see the trainer as a `Training`. Any of them may call ``trainer.stop(reason)``:
     training ends after the current step.
 
-    One that remembers something from step to step defines `state_dict` and `load_state_dict`, so
-    that a run that was interrupted goes on exactly. There `on_fit_begin` and, in the middle of an
-    epoch, `on_epoch_begin` are called first; then all state is restored, the model's and the
-    optimizer's too, so that nothing they do is done twice.
+    A callback that remembers something from step to step defines `state_dict` and
+    `load_state_dict`, so that an interrupted run can be resumed exactly. On resuming,
+    `on_fit_begin` and, in the middle of an epoch, `on_epoch_begin` are called first. Then the state
+    of model, optimizer and callbacks is restored, so that nothing these methods do happens twice.
 
-    A callback may put numbers into the record of an epoch: Python's, numpy scalars or 0-d arrays,
-    of which Python numbers are made.
+    A callback may put numbers into the record of an epoch: Python numbers, numpy scalars or 0-d
+    arrays, which become Python numbers.
     """
 
-    call_order: int = 0  # those with a larger one are called after those with a smaller one
+    call_order: int = 0
+    """Callbacks with a larger number are called later."""
 
     def on_fit_begin(self, trainer: Training) -> None:
         """Before the first epoch."""
@@ -117,27 +118,27 @@ class Callback:
         """Before the first step of an epoch, counted from 1."""
 
     def on_step_end(self, trainer: Training, step: int) -> None:
-        """After each step, counted from 1 in each epoch. What it reads, the device must finish."""
+        """After each step, counted from 1 in each epoch. Reading a value waits for the device."""
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
-        """After validation, when the record of the epoch is complete."""
+        """After validation, with the complete record of the epoch."""
 
     def on_not_finite(self, trainer: Training, error: NonFiniteError) -> bool:
-        """The loss became infinite or nan: whether to end training, in place of raising `error`."""
+        """After a loss that is infinite or nan: whether to end training, and not raise `error`."""
         return False
 
     def on_fit_end(self, trainer: Training) -> None:
-        """After the last epoch, also when training was stopped or failed.
+        """After the last epoch, also if training was stopped or failed.
 
-        Not where its own `on_fit_begin` has failed, or was never reached.
+        Only if the callback's own `on_fit_begin` has returned.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, from `on_fit_begin` on: names to arrays, or to what JSON can say."""
+        """What it remembers since `on_fit_begin`: names to arrays or JSON values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what `state_dict` gave. It comes from a file: check it, and raise ValueError."""
+        """Restore what `state_dict` returned, read from a file; raise ValueError if malformed."""
 
 
 HOOKS = {
@@ -148,11 +149,11 @@ HOOKS = {
     "on_not_finite": ("trainer", "error"),
     "on_fit_end": ("trainer",),
 }
-"""What a `Trainer` calls of a callback, with which arguments."""
+"""The methods of a callback that a `Trainer` calls, and their arguments."""
 
 
 class LambdaCallback(Callback):
-    """Any functions as a callback: each takes what the method of its name takes.
+    """A callback made of functions; each takes the arguments of the method of its name.
 
     Parameters
     ----------
@@ -190,10 +191,10 @@ class LambdaCallback(Callback):
 
 @contextmanager
 def begun(callbacks: Sequence[Callback], trainer: Training) -> Iterator[None]:
-    """`on_fit_begin` of all; in the end, from the last to the first, `on_fit_end`.
+    """Call `on_fit_begin` of all, and at the end `on_fit_end`, from the last to the first.
 
-    Only those end that have begun, and all of them do. The first error is the one that is raised;
-    later ones are notes of it.
+    `on_fit_end` is called exactly for those whose `on_fit_begin` has returned. The first error is
+    raised; later ones become notes of it.
     """
     started: list[Callback] = []
     try:
@@ -222,7 +223,7 @@ def _end(callbacks: Sequence[Callback], trainer: Training, earlier: BaseExceptio
         if first is not None and first is not earlier:
             raise first
     finally:
-        del first, earlier  # no circle of references, so that memory is free at once
+        del first, earlier  # no reference cycle, so that memory is freed at once
 
 
 def told_not_finite(
@@ -230,7 +231,7 @@ def told_not_finite(
 ) -> bool:
     """Whether a callback ends training in place of raising `error`.
 
-    Where one fails, that becomes a note of `error`, which then is raised.
+    If a callback fails, its failure becomes a note of `error`, which is then raised.
     """
     for callback in callbacks:
         try:

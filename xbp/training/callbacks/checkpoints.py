@@ -1,4 +1,4 @@
-"""A callback that writes checkpoints, from which a training goes on as if nothing had happened."""
+"""A callback that writes checkpoints, from which training can be resumed."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from xbp.paths import path_of, same_place
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.checkpoints import BEST, Checkpoint, checkpoints_in, open_checkpoint
-from xbp.training.files.resume import capture
+from xbp.training.files.resume import snapshot
 from xbp.training.files.staging import sweep
 from xbp.training.files.tensors import write_tensors
 from xbp.training.history import Record
 
 
 class Checkpoints(Callback):
-    """Write where the training stands, after each epoch and, if wished, every so many steps.
+    """Write a checkpoint after each epoch and, optionally, every few steps.
 
-    Each is one safetensors file with the parameters, running statistics and other constants, the
-    optimizer's state, the position, the history and the state of the other callbacks. It appears
-    whole or not at all, whenever the process is killed. After a kill, the same program with
-    ``trainer.fit(…, resume=folder)`` goes on from the last one; bit for bit on one backend with one
-    number of threads, see `xbp.training.files.resume`.
+    A checkpoint is one safetensors file with the parameters, running statistics and other
+    constants, the optimizer's state, the position, the history and the state of the other
+    callbacks. It appears whole or not at all, even if the process is killed. The same program with
+    ``trainer.fit(…, resume=folder)`` then goes on from the last one, and ends with equal bits on
+    one backend with one number of threads; see `xbp.training.files.resume`.
 
     Parameters
     ----------
     folder : path-like
-        Made if it is missing. It holds ``step-00000120.safetensors``, …, and for a monitored value
+        Made if it is missing. It holds ``step-00000120.safetensors``, …, and with `monitor`
         ``best.safetensors``.
     every : int, optional
-        Also after each step whose number, counted over all epochs, is a multiple of this.
+        Steps between two checkpoints, counted over all epochs, in addition to those after epochs.
     keep : int, default 3
-        How many of the last ones are kept; older ones are deleted.
+        How many of the latest checkpoints are kept.
     monitor : str, optional
-        A name in the records, such as ``"val_loss"``: the checkpoint of its best epoch is kept too,
-        of all that the trainer has made with this object, in one `fit` or several. A value that is
-        infinite or nan is never the best.
+        A name in the records, such as ``"val_loss"``: the checkpoint of its best epoch is kept too.
+        Epochs of several calls of `fit` with this object count together. A value that is infinite
+        or nan is never the best.
     mode : {"auto", "min", "max"}, default "auto"
         As in `EarlyStopping`.
     notes : mapping, optional
-        Anything in terms of JSON, to be written along.
+        JSON values to store in each checkpoint.
 
     Raises
     ------
@@ -54,12 +54,12 @@ class Checkpoints(Callback):
         An argument is out of range; or, in `fit`, there is no such record.
     DataError
         In `fit`: the folder cannot be written to, or holds checkpoints of another run; or a
-        checkpoint cannot be written, as when the disk is full. Training ends then, and the
-        checkpoint before is whole.
+        checkpoint cannot be written, for instance to a full disk. Training ends then, and earlier
+        checkpoints stay whole.
 
     Notes
     -----
-    It is called after all other callbacks, wherever it stands among them, and so sees what they
+    It is called after all other callbacks, wherever it stands in their list, and so saves what they
     have done. Ctrl-C leaves a checkpoint of the last step.
 
     Examples
@@ -82,7 +82,7 @@ class Checkpoints(Callback):
     (2, True)
     """
 
-    call_order = 2  # it saves what ModelCheckpoint remembers, too
+    call_order = 2  # after ModelCheckpoint, as it saves that one's state too
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Checkpoints(Callback):
         choice("mode", mode, ("auto", "min", "max"))
         self.sign = 1 if monitor is None else sign_of(monitor, mode)
         self.notes = dict(notes or {})
-        self.owner: Training | None = None  # whose checkpoints these are
+        self.owner: Training | None = None  # the trainer that has written to the folder
         self.best: float | None = None
 
     def on_fit_begin(self, trainer: Training) -> None:
@@ -140,24 +140,26 @@ class Checkpoints(Callback):
 
     def on_step_end(self, trainer: Training, step: int) -> None:
         if step == trainer.steps_per_epoch:
-            return  # the end of the epoch follows
+            return  # `on_epoch_end` writes this one
         due = self.every is not None and trainer.optimizer.steps % self.every == 0
-        # On a device nobody may have noticed yet; it must not push the good ones out.
+        # A device may report nan steps later; such a state must not replace good checkpoints.
         if (due or trainer.stop_reason) and math.isfinite(to_numpy(trainer.current_loss)):
             self._write(trainer)
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
-            return  # it was stopped in the middle, where `on_step_end` has written it
+            return  # stopped in the middle, and written by `on_step_end`
         if self.monitor is not None:
             value = monitored(record, self.monitor)
             if improved(self.best, value, self.sign):
                 self.best = value
-                self._write(trainer, BEST)  # before the other: what is resumed has its best
+                self._write(
+                    trainer, BEST
+                )  # first, so that each checkpoint has its best one beside it
         self._write(trainer)
 
     def _write(self, trainer: Training, name: str = "") -> None:
-        arrays, document = capture(trainer)
+        arrays, document = snapshot(trainer)
         path = self.folder / (name or f"step-{trainer.optimizer.steps:08}.safetensors")
         write_tensors(path, arrays, document | {"notes": self.notes})
         steps = [path for path in checkpoints_in(self.folder) if path.name != BEST]

@@ -12,7 +12,7 @@ from xbp.errors import InputError
 from xbp.paths import path_of
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
-from xbp.training.files.resume import capture
+from xbp.training.files.resume import snapshot
 from xbp.training.files.tensors import write_tensors
 from xbp.training.files.weights import save_weights
 from xbp.training.files.writing import check_writable
@@ -20,10 +20,10 @@ from xbp.training.history import Record
 
 
 class _Any(dict[str, Any]):
-    """A record that has a value for every name, as somebody else's callback may put it there."""
+    """A record that has a value for every name, as a user's callback may add any of them."""
 
     def __init__(self, value: int) -> None:
-        self.value = value  # an int, which fits all formats of numbers
+        self.value = value  # an int, which all formats of numbers accept
 
     def __missing__(self, name: str) -> int:
         return self.value
@@ -32,24 +32,25 @@ class _Any(dict[str, Any]):
 class ModelCheckpoint(Callback):
     """Write the model after each epoch, or after each that is the best so far.
 
-    For a folder in which a training finds its way back after a kill, see `Checkpoints`; this is
-    Keras's callback of the name. The best value is that of all epochs that the object has seen, in
-    every `fit` and of every trainer, so that a better file is never replaced by a worse one; a new
-    object begins anew. A value that is infinite or nan is never the best.
+    This is Keras's callback of the same name; to resume training after a kill, use `Checkpoints`.
+    The best value is that of all epochs that the object has seen, in every `fit` of every trainer,
+    so that a better file is never replaced by a worse one. A value that is infinite or nan is never
+    the best.
 
     Parameters
     ----------
     path : path-like
-        A .safetensors file, replaced each time, whole or not at all; or a pattern with quantities
-        of the record, such as ``"digits-{epoch:02d}-{val_loss:.3f}.safetensors"``, for several.
+        A .safetensors file, replaced as a whole each time; or, for one file an epoch, a pattern
+        with names in the record: ``"digits-{epoch:02d}-{val_loss:.3f}.safetensors"``.
     monitor : str, default "val_loss"
         A name in the records, for `save_best_only`.
     mode : {"auto", "min", "max"}, default "auto"
         As in `EarlyStopping`, for `save_best_only`.
     save_best_only : bool, default False
     save_weights_only : bool, default False
-        Whether only the model is written, for `load_weights` or `load_model`; else a checkpoint,
-        with the optimizer's state and the history, which those read too, and ``fit(resume=path)``.
+        Whether to write the model alone, for `load_weights` or `load_model`. By default a whole
+        checkpoint is written, with the optimizer's state and the history; those functions read it
+        too, and so does ``fit(resume=path)``.
 
     Raises
     ------
@@ -57,13 +58,13 @@ class ModelCheckpoint(Callback):
         An argument is out of range; or, in `fit`, there is no such record, or the path is no
         pattern.
     DataError
-        The file cannot be written, which is found out before the first step as far as can be; an
-        older one is untouched.
+        The file cannot be written, found out before the first step where possible; an older file
+        stays untouched.
 
     Warns
     -----
     UserWarning
-        Nothing was written in a `fit`, as no value was finite.
+        No value was finite in a `fit`, so nothing was written.
 
     Examples
     --------
@@ -71,7 +72,7 @@ class ModelCheckpoint(Callback):
     >>> best = ModelCheckpoint("best.safetensors", "val_accuracy", save_best_only=True)
     """
 
-    call_order = 1  # a checkpoint holds what the others remember of this epoch
+    call_order = 1  # last but for Checkpoints, as a checkpoint holds the others' state
 
     def __init__(
         self,
@@ -91,12 +92,14 @@ class ModelCheckpoint(Callback):
         if self.save_best_only:
             check_monitored(trainer, self.monitor)
         first, second = (self._example(trainer, value) for value in (1, 2))
-        if Path(first).parent == Path(second).parent:  # it depends on no quantity of the record
+        if (
+            Path(first).parent == Path(second).parent
+        ):  # the folder depends on no value in the record
             check_writable(first)
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
-            return  # it was stopped in the middle, and has not been validated
+            return  # stopped in the middle, without validation
         if self.save_best_only:
             value = monitored(record, self.monitor)
             if not improved(self.best, value, self.sign):
@@ -106,7 +109,7 @@ class ModelCheckpoint(Callback):
         if self.save_weights_only:
             save_weights(trainer.model.state_dict(), path, model=trainer.model)
         else:
-            write_tensors(path, *capture(trainer))
+            write_tensors(path, *snapshot(trainer))
 
     def on_fit_end(self, trainer: Training) -> None:
         measured = any(self.monitor in record for record in trainer.history.records)
@@ -115,7 +118,7 @@ class ModelCheckpoint(Callback):
             warnings.warn(msg, UserWarning, stacklevel=2)
 
     def _example(self, trainer: Training, value: int) -> str:
-        """The path for the next epoch, with `value` in the place of all that is measured."""
+        """The path for the next epoch, with `value` in place of every measured value."""
         record = _Any(value) if trainer.may_have_more else {}
         epochs = trainer.resumed.epochs_done if trainer.resumed else trainer.epochs_done
         record |= dict.fromkeys(trainer.expected, float(value)) | {"epoch": epochs + 1}

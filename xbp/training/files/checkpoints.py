@@ -1,4 +1,4 @@
-"""Checkpoint files, and the folders that hold those of a run."""
+"""Checkpoint files, and folders of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BEST = "best.safetensors"
 
 
 class Checkpoint:
-    """A file of `capture`, opened: its document is read and checked, its arrays are not yet read.
+    """A checkpoint, opened: its document has been read and checked, its arrays are read later.
 
     Raises
     ------
     DataError
-        It is missing, malformed or no checkpoint of xbp.
+        The file is missing, malformed or no checkpoint of xbp.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -41,7 +41,7 @@ class Checkpoint:
         except InputError as error:
             self.file.refuse(f"is malformed: {error}")
         self.stopped = self.position.get("stopped")
-        self.run = self.section("run", dict)
+        self.fingerprint = self.section("run", dict)
         self.callbacks = self.section("callbacks", list)
         self.counts = self.section("optimizer", dict)
         if self.counts.get("steps") != self.steps or self.steps >= 2**53:
@@ -74,7 +74,7 @@ class Checkpoint:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, by their steps; one called best comes first."""
+    """The checkpoints of a folder, sorted by their steps; ``best.safetensors`` comes first."""
     names = (path for path in folder.iterdir() if path.name == BEST or STEP.fullmatch(path.name))
     return sorted(names, key=_step)
 
@@ -85,7 +85,7 @@ def _step(path: Path) -> int:
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint | None:
-    """The checkpoint at `path`, or the last one in the folder `path`; None where there is none.
+    """The checkpoint at `path`, or the last one in a folder; None if there is none.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint | None:
         msg = f"{str(path)!r} cannot be read ({error.strerror}); check its path and permissions"
         raise DataError(msg) from None
     try:
-        # Killed between the two files of a best epoch, the last one is called best.
+        # If the process was killed between the two files of a best epoch, the best is the last.
         return max(map(Checkpoint, found[:1] + found[-1:]), key=lambda c: c.steps, default=None)
     except DataError as error:
         msg = f"{error}; or move it away, to go on from the one before"

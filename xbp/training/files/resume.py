@@ -1,13 +1,15 @@
-"""A training in the middle, as data: taken from a `Trainer`, and given back to one.
+"""Snapshots of a training: taken from a `Trainer`, and restored into one.
 
-What a step computes depends on the parameters, the optimizer's state, the batch and the masks. The
-order of epoch e follows from (seed, e) and the masks of step t from (seed, t), so two integers
-are all the state that the random numbers have. With the sums of the epoch so far, the history and
-what callbacks remember, a training goes on as if it had never been interrupted: bit for bit
-wherever a step repeats bit for bit, which on numpy and array_api_strict it does, with one number of
-threads. On CuPy it does as far as its kernels do, which has not been measured here: cuBLAS promises
-it for one stream on the same GPU model and version; CuPy's elementwise kernels and plain sums are
-assumed to do it; additions in any order (`scatter_add`, `cumsum`) do not.
+A step depends on the parameters, the optimizer's state, the batch and the masks. The order of epoch
+e follows from (seed, e) and the masks of step t from (seed, t), so two integers are the whole state
+of the random numbers. Together with the sums of the current epoch, the history and the state of the
+callbacks, this is enough to go on as if the training had never been interrupted. The result is
+equal bit for bit wherever a step is reproducible bit for bit.
+
+- numpy and array_api_strict: it is, with an equal number of threads.
+- CuPy: not measured. cuBLAS promises it for one CUDA stream on the same GPU model and version;
+  elementwise kernels and plain sums are assumed to be reproducible; additions in any order
+  (`scatter_add`, `cumsum`) are not.
 """
 
 from __future__ import annotations
@@ -26,21 +28,21 @@ from xbp.random import Stream
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.files.checkpoints import FORMAT, Checkpoint
 from xbp.training.files.tensors import part
+from xbp.training.fingerprint import difference
 from xbp.training.interrupt import INTERRUPTED
 from xbp.training.metrics.averages import Averages
-from xbp.training.run import difference
 
-# --- taking ---
+# --- taking a snapshot ---
 
 
-def capture(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Everything that the rest of the training depends on: (arrays, document in terms of JSON)."""
+def snapshot(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
+    """All that the rest of the training depends on: arrays, and a document of JSON values."""
     state, optimizer = trainer.state, trainer.optimizer
-    whole = state.steps_done == 0  # between two epochs
+    between_epochs = state.steps_done == 0
     arrays = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
     counts: dict[str, Any] = {}
     _sort("optimizer.", optimizer.state_dict(), arrays, counts)
-    if not whole:
+    if not between_epochs:
         _sort("epoch.", trainer.measured().state_dict(), arrays, {})
     callbacks = []
     for index, callback in enumerate(stateful(trainer.callbacks)):
@@ -60,15 +62,15 @@ def capture(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
         "xbp": __version__,
         "backend": backend and backend.name,
         "model": recipe_of(trainer.model),
-        "run": trainer.run.description if trainer.run else {},
+        "run": trainer.fingerprint.description if trainer.fingerprint else {},
         "position": {
             "seed": state.seed,
             "first_epoch": state.first_epoch,
             "epochs_done": state.epochs_done,
             "steps_done": state.steps_done,
             "steps": optimizer.steps,
-            "seconds": 0.0 if whole else trainer.elapsed(),
-            "stopped": reason if whole and reason != INTERRUPTED else "",
+            "seconds": 0.0 if between_epochs else trainer.elapsed(),
+            "stopped": reason if between_epochs and reason != INTERRUPTED else "",
         },
         "optimizer": counts,
         "lr": None if callable(optimizer._lr) else optimizer.lr,
@@ -78,14 +80,14 @@ def capture(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def stateful(callbacks: list[Callback]) -> list[Callback]:
-    """Those that remember something from one step or epoch to another."""
+    """Those that remember something between steps or epochs."""
     return [callback for callback in callbacks if callback.state_dict()]
 
 
 def _sort(
     prefix: str, state: Mapping[str, Any], arrays: dict[str, Array], rest: dict[str, Any]
 ) -> None:
-    """Put what is an array into `arrays`, and everything else into `rest`."""
+    """Put arrays into `arrays`, and everything else into `rest`."""
     for name, value in state.items():
         if library_of(value) is not None and not isinstance(value, np.generic):
             arrays[prefix + name] = value
@@ -93,11 +95,11 @@ def _sort(
             rest[name] = value
 
 
-# --- giving back ---
+# --- restoring it ---
 
 
 def restore(trainer: Training, checkpoint: Checkpoint) -> None:
-    """Bring `trainer`, in a `fit` that has begun, to where `checkpoint` was taken.
+    """Restore `checkpoint` into `trainer`, in a `fit` that has begun.
 
     Raises
     ------
@@ -106,14 +108,14 @@ def restore(trainer: Training, checkpoint: Checkpoint) -> None:
     DataError
         The checkpoint does not fit the model, the optimizer or the callbacks.
     """
-    _check_run(trainer, checkpoint)
+    _check_fingerprint(trainer, checkpoint)
     _check_arrays(trainer, checkpoint)
     file, arrays = checkpoint.file, checkpoint.file.read()
     state = trainer.state
     state.seed = checkpoint.seed
     state.epochs_done = checkpoint.epochs_done
     state.stream = Stream(checkpoint.seed, step=checkpoint.steps)
-    if checkpoint.steps_done:  # what a callback changes here, it had changed before
+    if checkpoint.steps_done:  # before their state is restored
         for callback in trainer.callbacks:
             callback.on_epoch_begin(trainer, state.epochs_done + 1)
     try:
@@ -139,9 +141,9 @@ def restore(trainer: Training, checkpoint: Checkpoint) -> None:
     state.stop_reason = state.stop_reason or checkpoint.stopped
 
 
-def _check_run(trainer: Training, checkpoint: Checkpoint) -> None:
-    assert trainer.run is not None
-    now, then = trainer.run.description, checkpoint.run
+def _check_fingerprint(trainer: Training, checkpoint: Checkpoint) -> None:
+    assert trainer.fingerprint is not None
+    now, then = trainer.fingerprint.description, checkpoint.fingerprint
     for name in [*now, *then]:
         if now.get(name) != then.get(name):
             msg = (
@@ -166,7 +168,7 @@ def _check_run(trainer: Training, checkpoint: Checkpoint) -> None:
 
 
 def _check_arrays(trainer: Training, checkpoint: Checkpoint) -> None:
-    """Names, shapes and dtypes, before any array is read."""
+    """Refuse wrong names, shapes and dtypes before any array is read."""
     model = {name: (a.shape, a.dtype.name) for name, a in trainer.model.state_dict().items()}
     parameters = [(p.shape, dtype_name(p.data.dtype)) for p in trainer.optimizer.parameters]
     seen = ((checkpoint.steps_done,), "float64")

@@ -1,4 +1,4 @@
-"""What a training was asked to do, so that another one can be known to be the same."""
+"""What tells the `fit` of a checkpoint from another one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from xbp.training.files.tensors import plain_scalar
 from xbp.training.state import Pair, Pieces
 
 
-class Run:
-    """What a `fit` was asked to do: two runs that agree in it are one and the same.
+class Fingerprint:
+    """What a `fit` was asked to do: a checkpoint is resumed by a `fit` with an equal one.
 
     Parameters
     ----------
@@ -43,13 +43,13 @@ class Run:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Options, and a digest of the data; in terms of JSON."""
+        """The options, and digests of the data, as JSON values."""
         found = self.options | {name: _digest(array) for name, array in self.data.items()}
         return json.loads(json.dumps(found, default=plain_scalar))  # type: ignore[no-any-return]
 
 
 def _described(thing: Any) -> Any:
-    """A number itself; of anything else its class and the numbers and names it was made with."""
+    """A number as it is; anything else by its class and its plain options."""
     if isinstance(thing, int | float | str):
         return thing
     options = vars(thing) if hasattr(thing, "__dict__") else {}
@@ -64,7 +64,7 @@ def _described(thing: Any) -> Any:
 
 
 def _digest(array: Array) -> str:
-    import hashlib  # here, as it takes milliseconds of `import xbp`
+    import hashlib  # here, as it would take milliseconds of `import xbp`
 
     host = np.asarray(to_numpy(array), order="C")
     digest = hashlib.sha256(host.data).hexdigest() if host.size else ""
@@ -72,7 +72,7 @@ def _digest(array: Array) -> str:
 
 
 def difference(now: Any, then: Any) -> str:
-    """Of two values, or of the first lines in which two texts differ."""
+    """How a value differs from an earlier one: of texts, the first lines that differ."""
     if now is None or then is None:
         return "is not part of both"
     pairs = zip(str(now).splitlines(), str(then).splitlines(), strict=False)
