@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from catalogue import CASES, Case, normal
-from rules import RULES
+from catalogue import CALLS
 
 import xbp
 from xbp import nn, optim, training
-from xbp.nn.losses import Loss
+from xbp.testing.cases import RULES, Case, Layer, fed
 from xbp.training.capture import Phase, recordings_of
 
 BATCH, SAMPLES = 2, 9  # a warm-up, a recording, two replays, and a batch of another size
@@ -91,7 +90,7 @@ def of_layer(case: Case) -> Epoch:
             y = case.make().forward(x, training=True, rng=0)[0]
         return x, np.random.default_rng(4).normal(size=y.shape)
 
-    return Epoch(case.name, lambda: behind_a_slope(case.make()), data)
+    return Epoch(case.call, lambda: behind_a_slope(case.make()), data)
 
 
 def of_loss(case: Case) -> Epoch:
@@ -99,7 +98,7 @@ def of_loss(case: Case) -> Epoch:
         prediction, target = case.inputs()
         return many(prediction), many(target)
 
-    return Epoch(case.name, behind_a_slope, data, case.make)
+    return Epoch(case.call, behind_a_slope, data, case.make)
 
 
 def classifier() -> nn.Layer:
@@ -124,22 +123,17 @@ def of_two_classes(name: str) -> Epoch:
 
 
 LONG = [
-    Case(f"{kind.__name__} of 11 steps", lambda kind=kind: kind(2, 3, dtype="float64", rng=0),
-         normal(2, 11, 2), None) for kind in (nn.RNN, nn.LSTM, nn.GRU)
-] + [
-    Case("GRU of 11 steps, both directions, truncated", lambda: nn.GRU(
-        2, 3, bidirectional=True, truncate=4, dtype="float64", rng=0), normal(2, 11, 2), None),
-    Case("RNN of five layers, both directions", lambda: nn.RNN(
-        2, 2, 5, bidirectional=True, dropout=0.5, dtype="float64", rng=0), normal(2, 3, 2), None),
+    *(Layer(name, None, [fed((2, 11, 2), 2, 3)], title=f"long {name}") for name in (
+        "RNN", "LSTM", "GRU")),
+    Layer("GRU", None, [fed((2, 11, 2), 2, 3, bidirectional=True, truncate=4)], title="long GRU"),
+    Layer("RNN", None, [fed((2, 3, 2), 2, 2, 5, bidirectional=True, dropout=0.5)]),
 ]  # fmt: skip
 
 
 def epochs() -> Iterator[Epoch]:
-    for case in (*CASES, *LONG):
-        if case.name == "CrossEntropyLoss of weights that do not sum to 1":
-            continue  # a Trainer does not take them
-        is_loss = isinstance(case.make(), Loss)
-        yield of_loss(case) if is_loss else of_layer(case)
+    for case in (*CALLS, *(case for line in LONG for case in line.cases())):
+        if case.line.trains:
+            yield of_loss(case) if case.kind == "loss" else of_layer(case)
     for rule in RULES:
         yield of_classes(str(rule), rule=rule)
     for name, metric in METRICS.items():
@@ -150,6 +144,11 @@ def epochs() -> Iterator[Epoch]:
 
 
 EPOCHS = {epoch.name: epoch for epoch in epochs()}
+
+
+def named(name: str) -> Epoch:
+    """The epoch of this name, or else the first one of this layer, loss or optimizer."""
+    return EPOCHS.get(name) or next(e for e in EPOCHS.values() if e.name.startswith(f"{name}("))
 
 
 def trained(epoch: Epoch, capture: bool, path: Path) -> tuple[Any, xbp.Trainer]:

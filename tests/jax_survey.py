@@ -47,7 +47,9 @@ def reason(error: BaseException) -> str:
 
 def survey() -> None:
     from catalogue import CASES
-    from rules import RULES, assert_close, problem, trained
+    from rules import assert_close, problem, trained
+
+    from xbp.testing.cases import RULES
 
     importlib.import_module("jax").config.update("jax_enable_x64", True)  # else float64 is float32
     xbp.backend.LIBRARIES["jax"] = xbp.backend.libraries._LIBRARY_OF_ROOT["jaxlib"] = JAX()
@@ -60,7 +62,7 @@ def survey() -> None:
 
     checks = {
         "layers and losses": [
-            (c.name, lambda c=c: check_parity(c.make, *c.inputs(), backends=["jax"])) for c in CASES
+            (str(c), lambda c=c: check_parity(c.make, *c.inputs(), backends=["jax"])) for c in CASES
         ],
         "optimizers": [(str(rule), lambda rule=rule: step(rule)) for rule in RULES],
     }

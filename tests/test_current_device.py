@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from catalogue import CASES, Case
-from rules import RULES, Rule
+from catalogue import CASES
 from twin import Array, Device, current, twin
 
 import xbp.accelerators
 from xbp import nn, optim
 from xbp.backend import Backend, Graph, find_backend
+from xbp.testing.cases import RULES, Case, Rule
 from xbp.testing.helpers import replaced
 from xbp.training import METRICS, ConfusionMatrix, accuracy, binary_accuracy
 
@@ -57,7 +57,7 @@ LAYERS = [case for case in ONE_EACH.values() if hasattr(case.make(), "forward")]
 LOSSES = [case for case in ONE_EACH.values() if not hasattr(case.make(), "forward")]
 
 
-@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: type(case.make()).__name__)
 @pytest.mark.parametrize("alone", [False, True], ids=["whole", "for parameters"])
 def test_layers(case: Case, alone: bool) -> None:
     def compute(place: Backend) -> Any:
@@ -82,7 +82,7 @@ def test_recurrent_layers_from_a_state(kind: Any) -> None:
     assert_same(compute)
 
 
-@pytest.mark.parametrize("case", LOSSES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LOSSES, ids=lambda case: type(case.make()).__name__)
 def test_losses(case: Case) -> None:
     assert_same(lambda place: case.make()(*map(place.asarray, case.inputs())))
 

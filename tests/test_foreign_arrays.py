@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from catalogue import CASES, Case
-from rules import RULES, Rule
+from catalogue import CASES
 from twin import twin
 
 import xbp
 from xbp import nn, optim, primitives
 from xbp.backend import Backend, find_backend, why_unavailable
 from xbp.errors import BackendError
+from xbp.testing.cases import RULES, Case, Layer, Rule, fed
 from xbp.training import METRICS, ConfusionMatrix, accuracy, binary_accuracy
 from xbp.training.metrics.averages import Mean
 
@@ -57,6 +57,7 @@ def on(place: Backend, *arrays: Any) -> Any:
 
 ONE_EACH = {type(case.make()).__name__: case for case in reversed(CASES)}
 LAYERS = {n: case for n, case in ONE_EACH.items() if hasattr(nn, n) and "Loss" not in n}
+del LAYERS["Sequential"]  # one of its layers says it
 LOSSES = {name: case for name, case in ONE_EACH.items() if name.endswith("Loss")}
 
 
@@ -103,8 +104,7 @@ class Shift(nn.Layer):
         return x + by, lambda dy: dy
 
 
-OWN = {kind.__name__: Case(kind.__name__, kind, lambda: (np.ones((2, 3)),), None)  # type: ignore[arg-type]
-       for kind in (Scale,)}  # fmt: skip
+OWN = {"Scale": Case(Layer("Scale", None, [], make=Scale), fed((2, 3)))}
 
 
 OWN_GRADIENTS = ("gradient of Scale", "gradient for parameters of Scale",
@@ -254,7 +254,7 @@ def called(name: str, call: tuple[Any, ...], k: int, mine: Backend, theirs: Back
 
 DOORS = [
     *(
-        Door(f"{what} of {name}", case.kind, partial(enter, case))
+        Door(f"{what} of {name}", case.name, partial(enter, case))
         for name, case in (LAYERS | OWN).items()
         for what, enter in (
             ("input", input_elsewhere),
@@ -270,7 +270,7 @@ DOORS = [
         for which in ("initial state", "output's gradient", "state's gradient")
     ),
     *(
-        Door(f"target of {name}", case.kind, partial(target_elsewhere, case))
+        Door(f"target of {name}", case.name, partial(target_elsewhere, case))
         for name, case in LOSSES.items()
     ),
     Door("weight of a loss", "BCEWithLogitsLoss", weight_elsewhere),
@@ -292,7 +292,7 @@ DOORS = [
     *(
         Door(f"{what} of {rule}", type(rule([parameter(find_backend("numpy"))])).__name__,
              partial(enter, rule))
-        for rule in {rule.kind: rule for rule in RULES}.values()
+        for rule in {rule.name: rule for rule in RULES}.values()
         for what, enter in (("gradient", step_with_gradient), ("state", step_with_state))
         if what == "gradient" or rule([parameter(find_backend("numpy"))]).state_names()
     ),

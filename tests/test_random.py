@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from xbp.backend import backend_of, dtype_name, find_backend
 from xbp.errors import InputError
 from xbp.primitives import philox4x32, random_bits
 from xbp.random import Stream, as_stream, fresh_seed, generator, permutation, words_of
+from xbp.testing import oracles
 
 HERE = xbp.available_backends()
 HOST = np.zeros(1)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracles
 import pytest
 from numpy.random import default_rng
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from xbp import nn, optim
 from xbp.backend import Backend, backend_of, dtype_name, find_backend, why_unavailable
 from xbp.errors import BackendError, InputError
 from xbp.random import Stream, generator
+from xbp.testing import oracles
 
 HERE = xbp.available_backends()
 PAIRS = list(permutations(HERE, 2))

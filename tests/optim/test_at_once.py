@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rules import RULES, Rule
 from twin import twin
 
 import xbp.accelerators
 from xbp import nn, optim, primitives
 from xbp.backend import Array, Namespace, array_namespace, find_backend
 from xbp.primitives.dispatch import update
+from xbp.testing.cases import RULES, Rule
 
 SHAPES = [("float64", (3, 4)), ("float32", (70, 60)), ("float64", ()), ("float32", (5,))] * 2
 

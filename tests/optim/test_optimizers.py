@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import oracles
 import pytest
 import safetensors.numpy
 from numpy.random import default_rng
@@ -16,6 +15,7 @@ import xbp
 from xbp import nn, optim
 from xbp.backend import backend_of, dtype_name, find_backend
 from xbp.errors import BackendError, InputError
+from xbp.testing import oracles
 
 STEPS = 100
 HERE = xbp.available_backends()

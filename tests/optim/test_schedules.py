@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xbp.errors import InputError
 from xbp.optim import ConstantLR, CosineAnnealingLR, OneCycleLR, Schedule, StepLR
+from xbp.testing import oracles
 
 rates = st.floats(1e-6, 10.0)
 totals = st.integers(1, 60)

@@ -1,6 +1,6 @@
 """One table: for each layer and loss, problems with drawn options, shapes and numbers.
 
-A class that has no strategy of its own here is drawn from its lines in tests/catalogue.py, with
+A class that has no strategy of its own here is drawn from its lines in xbp.testing.cases, with
 other batch sizes; so nothing in `xbp.nn` is left out.
 """
 
@@ -12,8 +12,7 @@ from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
-import oracles
-from catalogue import CASES, Case, dropout_oracle, regression
+from catalogue import CASES
 from hypothesis import strategies as st
 from properties.drawing import (
     Host,
@@ -30,6 +29,8 @@ from properties.drawing import (
 
 from xbp import nn, primitives
 from xbp.models import lenet1998
+from xbp.testing import oracles
+from xbp.testing.cases.layers import dropout as dropout_oracle
 
 SMOOTH = 2.0**-17
 """The step of a central difference where its error, of h² for truncation and ε/h for rounding, is
@@ -51,6 +52,10 @@ class Problem(NamedTuple):
     by_sample: bool = True  # whether each image has an output of its own
     inference: bool = True  # whether inference is the training forward; else it is the identity
     kinks: bool = False  # whether a difference quotient may meet one
+
+
+def regression(oracle: Any, *arguments: Any, **keywords: Any) -> Any:
+    return lambda s, y, t: oracle(y, t, *arguments, **keywords)
 
 
 Problems = Callable[[int], st.SearchStrategy[Problem]]
@@ -215,7 +220,7 @@ def dropout(draw: st.DrawFn, budget: int) -> Problem:
     return Problem(
         nn.Dropout(p),
         (x,),
-        lambda s, x: dropout_oracle(p)(s, x) if p < 1 else 0 * x,
+        lambda s, x: dropout_oracle(s, x, p) if p < 1 else 0 * x,
         step=1.0,
         exact=p == 1 or is_dyadic(1 / (1 - p)),
         by_sample=p == 0,
@@ -427,8 +432,9 @@ def cross_entropy(
 
 
 @st.composite
-def from_catalogue(draw: st.DrawFn, budget: int, case: Case) -> Problem:
-    """A line of the catalogue with another number of samples, drawn from those it has."""
+def from_the_table(draw: st.DrawFn, budget: int, name: str) -> Problem:
+    """A case of the table with another number of samples, drawn from those it has."""
+    case = draw(st.sampled_from([case for case in CASES if case.name == name]))
     samples = case.inputs()
     which = draw(seeds).integers(0, len(samples[0]), draw(st.integers(1, 9)))
     inputs = tuple(x[which] for x in samples)
@@ -498,7 +504,7 @@ TABLE: dict[str, Problems] = {
         penalties=st.sampled_from([1.0, 0.0, -0.5]),
     ),
 }
-CATALOGUED = {
-    case.name: partial(from_catalogue, case=case) for case in CASES if case.kind not in TABLE
+BY_DEFAULT = {
+    case.name: partial(from_the_table, name=case.name) for case in CASES if case.name not in TABLE
 }
-TABLE |= CATALOGUED
+TABLE |= BY_DEFAULT

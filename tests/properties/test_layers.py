@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import oracles
 import pytest
 from catalogue import CASES
 from hypothesis import assume, given, note
@@ -33,12 +32,13 @@ from properties.drawing import (
     seeds,
     ways,
 )
-from properties.problems import CATALOGUED, SMOOTH, TABLE, Problem, shapes, windows
+from properties.problems import BY_DEFAULT, SMOOTH, TABLE, Problem, shapes, windows
 
 from xbp import nn
+from xbp.testing import oracles
 
 every_item = pytest.mark.parametrize("name", TABLE)
-BY_SAMPLE = [name for name in TABLE if name not in ("Dropout", *CATALOGUED)]
+BY_SAMPLE = [name for name in TABLE if name not in ("Dropout", *BY_DEFAULT)]
 LAYERS = [name for name in BY_SAMPLE if not name.endswith("Loss")]
 LITTLE, MUCH = 1500, 100_000
 """Multiplications, where an oracle loops over them in Python, and where none does."""
@@ -278,7 +278,7 @@ def compare(result: Result, truth: Result, dtype: str, allowed: dict[str, float]
 
 
 def test_the_table_has_every_layer_and_loss() -> None:
-    assert {case.kind for case in CASES} <= {name.partition(" ")[0] for name in TABLE}
+    assert {case.name for case in CASES} <= {name.partition(" ")[0] for name in TABLE}
 
 
 @given(data=st.data())

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from properties.drawing import Host, dtypes, everything_of, layouts, normals, seeds, ways
-from rules import ORACLES, Rule
+from rules import ORACLES
 
 from xbp import nn
+from xbp.testing.cases import Rule
 
 rates = st.sampled_from([1.0, 0.1, 0.01, 0.001, 0.0])
 betas = st.sampled_from([0.0, 0.5, 0.75, 0.9, 0.99])

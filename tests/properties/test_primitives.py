@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from properties.drawing import Host, check, dtypes, everything_of, layouts, quar
 from properties.problems import Windows, shapes, windows
 
 from xbp import primitives
+from xbp.testing import oracles
 
 LITTLE = 1500
 images = windows(LITTLE, lambda k: k, 1)

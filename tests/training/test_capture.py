@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rules import RULES, Rule
 
 import xbp
 from xbp import nn, optim
 from xbp.backend import why_unavailable
 from xbp.errors import InputError, NonFiniteError
 from xbp.testing import assert_no_host_sync, emulated_graphs
+from xbp.testing.cases import RULES, Rule
 from xbp.training import Callback, Checkpoints, EarlyStopping, LambdaCallback, Metric, rows
 from xbp.training.capture import Phase, Recordings, recordings_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, trained
+from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, named, trained
 
 import xbp
 from xbp import nn, optim, training
@@ -67,7 +67,7 @@ def second_device() -> Iterator[None]:
         xbp.set_backend(before.name, device=before.device)
 
 
-SOME = "Conv2d", "LSTM of 11 steps", "Dropout", "L1Loss", "Adam()", "metric f1"
+SOME = "Conv2d", "long LSTM", "Dropout", "L1Loss", "Adam", "metric f1"
 
 
 @pytest.mark.parametrize("how", [in_a_thread, beside_another_device])
@@ -75,7 +75,7 @@ SOME = "Conv2d", "LSTM of 11 steps", "Dropout", "L1Loss", "Adam()", "metric f1"
 def test_a_model_is_captured_on_its_own_device(
     name: str, how: Any, tmp_path: Path, second_device: None
 ) -> None:
-    how(lambda: check(EPOCHS[name], tmp_path))
+    how(lambda: check(named(name), tmp_path))
 
 
 @pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)

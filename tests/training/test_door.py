@@ -18,7 +18,7 @@ import xbp
 from xbp import nn, optim
 from xbp.errors import InputError, OutOfMemoryError
 from xbp.models import lenet1998
-from xbp.testing.catalogue import LAYERS, LAYERS_OF_1998, MODELS
+from xbp.testing.cases import LAYERS, MODELS, Case
 from xbp.training import (
     Accuracy,
     Callback,
@@ -375,11 +375,12 @@ def test_an_array_that_is_no_parameter_is_told_of() -> None:
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("item", LAYERS + LAYERS_OF_1998 + MODELS, ids=lambda item: item[0])
-def test_no_layer_of_xbp_keeps_such_an_array(item: Any) -> None:
-    name, args, _, options = item
-    (make,) = (vars(room)[name] for room in (nn, lenet1998, xbp.models) if name in room.__all__)
-    model = network(3, make(*args, **options))
+EVERY_CALL = {case.call: case for line in (*LAYERS, *MODELS) for case in line.cases()}
+
+
+@pytest.mark.parametrize("case", EVERY_CALL.values(), ids=lambda case: case.call)
+def test_no_layer_of_xbp_keeps_such_an_array(case: Case) -> None:
+    model = network(3, case.make().astype("float32"))
     xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
 
 

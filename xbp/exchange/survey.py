@@ -92,7 +92,7 @@ class Row(NamedTuple):
 def items() -> Iterator[Item]:
     """Every layer and model of the catalogue, once for each way in which it is made and fed."""
     for item in catalogue():
-        if isinstance(item, Item) and item.kind in ("layer", "model"):
+        if isinstance(item, Item) and item.kind in ("layer", "model") and not item.not_in_onnx:
             first = item.inputs[0]
             if len(first) > 1 and not item.case.endswith("scattered") and np.isfinite(first).all():
                 yield item

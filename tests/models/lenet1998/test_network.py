@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracles
 import pytest
 
 import xbp
@@ -12,7 +11,7 @@ from xbp import optim
 from xbp.models import LeNet5
 from xbp.models.lenet1998 import CODES, CONNECTIONS, RejectingCrossEntropyLoss
 from xbp.nn.summary import summary
-from xbp.testing import check_parity
+from xbp.testing import check_parity, oracles
 from xbp.training import load_weights, save_weights
 
 SMALL = np.random.default_rng(0).normal(size=(2, 1, 28, 28))

@@ -222,7 +222,7 @@ def recurrent(
     layers = sum(name.startswith("weight_ih") and "reverse" not in name for name in weights)
     suffixes = ["", "_reverse"] if "weight_ih_l0_reverse" in weights else [""]
     (batch, length, _), size = x.shape, weights["weight_hh_l0"].shape[1]
-    ends = []
+    ends: list[tuple[F64, F64]] = []
     for layer in range(layers):
         y = np.zeros((batch, length, size * len(suffixes)))
         for d, suffix in enumerate(suffixes):
@@ -409,8 +409,9 @@ def binary_cross_entropy(
     terms = []
     for index, t in np.ndenumerate(target):
         weight = pos_weight if isinstance(pos_weight, float) else float(pos_weight[index[-1]])
-        p = 1.0 / (1.0 + math.exp(-logits[index]))
-        terms.append(-weight * t * math.log(p) - (1.0 - t) * math.log(1.0 - p))
+        # -log p is log(1 + exp(-logit)), and -log(1 - p) is log(1 + exp(logit)).
+        yes, no = (math.log1p(math.exp(sign * logits[index])) for sign in (-1.0, 1.0))
+        terms.append(weight * t * yes + (1.0 - t) * no)
     return math.fsum(terms) / (len(terms) if reduction == "mean" else 1)
 
 
@@ -440,17 +441,22 @@ def cross_entropy(
 
 
 def rejecting_cross_entropy(
-    logits: F64, labels: NDArray[np.integer], penalty: float, reduction: str = "mean"
+    logits: F64,
+    target: NDArray[np.float64 | np.integer],
+    penalty: float,
+    reduction: str = "mean",
 ) -> float:
     """MAP criterion of penalties y = -logits (N, C), labels (N,) (LeCun et al. 1998, eq. 9).
 
-    row loss = y[n, label] + log(exp(-penalty) + sum_i exp(-y[n, i])); for moderate penalties only
+    row loss = y[n, label] + log(exp(-penalty) + sum_i exp(-y[n, i])); for moderate penalties only.
+    Of probabilities (N, C) it is the mean of the classes' row losses.
     """
     losses = []
-    for n, label in enumerate(labels):
+    for n, t in enumerate(target):
         y = [-float(value) for value in logits[n]]
         total = math.exp(-penalty) + math.fsum(math.exp(-value) for value in y)
-        losses.append(y[int(label)] + math.log(total))
+        shares = [float(i == t) for i in range(len(y))] if target.ndim == 1 else t.tolist()
+        losses.append(math.fsum(p * (v + math.log(total)) for p, v in zip(shares, y, strict=True)))
     return math.fsum(losses) / {"mean": len(losses), "sum": 1}[reduction]
 
 

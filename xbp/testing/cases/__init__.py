@@ -1,0 +1,42 @@
+"""THE table: everything public that computes, how to make it, what to feed it, what must come out.
+
+One line a layer (layers.py), a loss (losses.py), an optimizer, an initializer, a primitive. Tests
+of oracles and gradients, `xbp parity`, properties, captured epochs, foreign arrays and the list of
+what can be exported to ONNX all read it.
+"""
+
+from xbp.testing.cases.case import Call, Case, Layer, Line, Model, fed
+from xbp.testing.cases.initializers import INITIALIZERS, Initializer
+from xbp.testing.cases.layers import LAYERS
+from xbp.testing.cases.losses import LOSSES, Loss
+from xbp.testing.cases.models import MODELS
+from xbp.testing.cases.optimizers import OPTIMIZERS, Optimizer, Rule
+from xbp.testing.cases.primitives import DIFFERENTIABLE, PRIMITIVES
+
+CASES = [case for line in (*LAYERS, *MODELS, *LOSSES) for case in line.cases()]
+"""All that has a backward: layers, networks and losses."""
+
+RULES = [rule for line in OPTIMIZERS if line.oracle for rule in line.rules()]
+"""All optimizers with options for which they have a definition."""
+
+__all__ = [
+    "CASES",
+    "Call",
+    "Case",
+    "DIFFERENTIABLE",
+    "INITIALIZERS",
+    "Initializer",
+    "LAYERS",
+    "LOSSES",
+    "Layer",
+    "Line",
+    "Loss",
+    "MODELS",
+    "Model",
+    "OPTIMIZERS",
+    "Optimizer",
+    "PRIMITIVES",
+    "RULES",
+    "Rule",
+    "fed",
+]

@@ -1,0 +1,231 @@
+"""What a line of the table is, and the cases that follow from it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp import nn
+from xbp.testing.cases.arrays import normal
+
+Host: TypeAlias = NDArray[Any]
+
+MARGIN = 0.02
+"""Distance from a kink at which a difference quotient of step 0.01 does not notice it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a thing is made, and what it is fed.
+
+    Attributes
+    ----------
+    x : tuple of int, array, or list of these
+        The input, or the shape of a normal one; a list for several inputs.
+    arguments, options : tuple, dict
+        Of the constructor.
+    target : str
+        Of a loss: ``"numbers"``, ``"labels"``, …, from `xbp.testing.cases.losses`.
+    """
+
+    x: Any
+    arguments: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    target: str = ""
+
+
+def fed(x: Any, *arguments: Any, **options: Any) -> Call:
+    """``fed((4, 5), 5, 3, bias=False)``: made as ``(5, 3, bias=False)``, fed a normal (4, 5)."""
+    return Call(x, arguments, options)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One public thing: all that its tests need to know.
+
+    Attributes
+    ----------
+    name : str
+        Its public name.
+    oracle : callable or None
+        Its definition: ``oracle(state, *inputs, *arguments, **options)`` returns the output, or the
+        value of a loss. `state` is its `state_dict`; the rest is what a call has. None where other
+        lines of the same name have one.
+    calls : sequence of Call
+    room : module
+        Where the name is looked up.
+    make : callable, optional
+        In place of the class of that name.
+    title : str
+        In place of the name, where cases are named; with parentheses, in place of the whole call.
+    kinks : callable, optional
+        ``kinks(*inputs, *arguments, **options)`` is the distance of the inputs from the nearest
+        kink; not given, there are none. Only cases away from kinks are compared with high-order
+        difference quotients.
+    inference : callable, optional
+        The definition of its inference, where that is not the training's forward.
+    trains : bool
+        Whether a `Trainer` takes it.
+    not_in_onnx : str
+        Why there is no file of it; empty if there is.
+    """
+
+    name: str
+    oracle: Callable[..., Any] | None
+    calls: Sequence[Call]
+    _: KW_ONLY
+    room: ModuleType = nn
+    make: Callable[..., Any] | None = None
+    title: str = ""
+    kinks: Callable[..., float] | None = None
+    inference: Callable[..., Any] | None = None
+    trains: bool = True
+    not_in_onnx: str = ""
+
+    kind = ""
+
+    def cases(self) -> Iterator[Case]:
+        return (Case(self, call) for call in self.calls)
+
+    def inputs(self, call: Call) -> tuple[Host, ...]:
+        """Arrays, made anew."""
+        return tuple(map(filled, call.x if isinstance(call.x, list) else [call.x]))
+
+
+class Layer(Line):
+    """A line of `xbp.testing.cases.LAYERS`."""
+
+    kind = "layer"
+
+
+class Model(Line):
+    """A line of `xbp.testing.cases.MODELS`."""
+
+    kind = "model"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing, made and fed in one way."""
+
+    line: Line
+    given: Call
+
+    def __str__(self) -> str:
+        return f"{self.call} of {shape_of(self.inputs()[0])}"
+
+    @property
+    def kind(self) -> str:
+        return self.line.kind
+
+    @property
+    def name(self) -> str:
+        return self.line.name
+
+    @property
+    def call(self) -> str:
+        """``"Conv2d(1, 6, 5, padding=2)"``, and of a loss what its targets are."""
+        if "(" in self.line.title:
+            return self.line.title
+        arguments = written(self.given.arguments, self.given.options)
+        target = self.given.target and f" with {self.given.target}"
+        return f"{self.line.title or self.name}({arguments}){target}"
+
+    def make(self) -> Any:
+        """A new one; weights are drawn in float64, so that they fill the digits of each dtype."""
+        made = self.line.make or getattr(self.line.room, self.name)
+        accepted = inspect.signature(made).parameters
+        anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+        seeded = {"dtype": "float64", "rng": 0}
+        seeded = {k: v for k, v in seeded.items() if anything or k in accepted}
+        return made(*self.given.arguments, **seeded | self.given.options)
+
+    def inputs(self) -> tuple[Host, ...]:
+        """Arrays, made anew, the same each time."""
+        return self.line.inputs(self.given)
+
+    def oracle(self, state: dict[str, Host], *inputs: Host, training: bool = True) -> Any:
+        """What must come out."""
+        definition = self.line.oracle if training else self.line.inference or self.line.oracle
+        if definition is None:
+            msg = f"{self} has no oracle"
+            raise LookupError(msg)
+        return definition(state, *inputs, *self.given.arguments, **self.given.options)
+
+    @property
+    def finite(self) -> bool:
+        return all(np.all(np.isfinite(x)) for x in self.inputs())
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether there are derivatives to compare with: nothing infinite, no zero, which is where
+        kinks are met exactly, and the whole gradient.
+        """
+        x = self.inputs()[0]
+        truncated = "truncate" in self.given.options
+        return bool(np.all(x)) and bool(np.all(np.isfinite(x))) and not truncated
+
+    @property
+    def smooth(self) -> bool:
+        """Whether it is differentiable, and no kink is near."""
+        arguments, options = self.given.arguments, self.given.options
+        kinks = self.line.kinks
+        return self.differentiable and (
+            kinks is None or kinks(*self.inputs(), *arguments, **options) > MARGIN
+        )
+
+
+# --- kinks ----------------------------------------------------------------------------------------
+
+
+def at_zero(x: Host, *arguments: Any, **options: Any) -> float:
+    """Distance of the input from 0."""
+    return float(np.min(np.abs(x)))
+
+
+def at_ties(x: Host, *arguments: Any, **options: Any) -> float:
+    """Distance of any two entries from one another."""
+    return float(np.min(np.diff(np.sort(x, axis=None))))
+
+
+def within(*arguments: Any, **options: Any) -> float:
+    """Kinks are inside, at unknown places."""
+    return 0.0
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def filled(x: Any) -> Host:
+    """`x`, or normal numbers of this shape."""
+    return normal(*x) if isinstance(x, tuple) else x
+
+
+def shape_of(array: Host) -> str:
+    """``"(2, 3) with zeros"``."""
+    found = {"zeros": array == 0, "infinities": np.isinf(array), "nan": np.isnan(array)}
+    return " ".join([str(array.shape), *(f"with {what}" for what, it in found.items() if it.any())])
+
+
+def given_to(function: Callable[..., Any]) -> str:
+    """What a partial function has been given, as one writes it."""
+    if not isinstance(function, partial):
+        return ""
+    shown = [arg for arg in function.args if not callable(arg) and arg != ""]
+    return written(tuple(shown), function.keywords)
+
+
+def written(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
+    """Arguments as one writes them."""
+    shown = [repr(value) for value in arguments]
+    for key, value in options.items():
+        name = value.__name__ if inspect.isfunction(value) else repr(value)
+        shown.append(f"{key}={name}")
+    return ", ".join(shown)

@@ -1,0 +1,216 @@
+"""Layers: one line each. (The networks of `xbp.models` are in models.py, losses in losses.py.)
+
+``Layer(name, oracle, calls)``: the public name; the definition, given the layer's state, its
+inputs and the constructor's arguments; and ways to make and to feed it. `xbp.testing.cases.case`
+says what else a line may tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xbp import initializers, nn
+from xbp.models import lenet1998
+from xbp.testing import oracles
+from xbp.testing.cases.arrays import Host, away_from_zero, distinct, ends, sparse, wide
+from xbp.testing.cases.case import Layer, at_ties, at_zero, fed, within
+from xbp.testing.cases.recurrent import RECURRENT
+
+# --- definitions, given what the constructor is given ---------------------------------------------
+
+
+def entrywise(function: Callable[..., Host]) -> Callable[..., Host]:
+    """The definition of a layer without state: `function` of x and the constructor's arguments."""
+    return lambda state, x, *arguments, **options: function(x, *arguments, **options)
+
+
+def pair(size: Any) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def linear(s: Any, x: Host, features: int, out: int, bias: bool = True) -> Host:
+    y = oracles.linear(x.reshape(-1, features), s["weight"], s.get("bias"))
+    return y.reshape(*x.shape[:-1], out)
+
+
+def conv2d(
+    s: Any, x: Host, c: int, o: int, k: Any, stride: Any = 1, padding: Any = 0, bias: bool = True
+) -> Host:
+    return oracles.conv2d(x, s["weight"], s.get("bias"), pair(stride), pair(padding))
+
+
+def partial_conv2d(
+    s: Any, x: Host, table: Any, k: Any, stride: Any = 1, padding: Any = 0, *more: Any, **init: Any
+) -> Host:
+    return oracles.partial_conv2d(x, s["weight"], s.get("bias"), table, pair(stride), pair(padding))
+
+
+def max_pool2d(s: Any, x: Host, k: Any, stride: Any = None, padding: Any = 0) -> Host:
+    return oracles.max_pool2d(x, pair(k), pair(stride or k), pair(padding))
+
+
+def avg_pool2d(s: Any, x: Host, k: Any, stride: Any = None, padding: Any = 0) -> Host:
+    return oracles.avg_pool2d(x, pair(k), pair(stride or k), pair(padding))
+
+
+def subsample2d(
+    s: Any, x: Host, channels: int, k: Any = 2, stride: Any = None, padding: Any = 0, **init: Any
+) -> Host:
+    window = pair(k), pair(stride or k), pair(padding)
+    return oracles.subsample2d(x, s["weight"], s["bias"], *window)
+
+
+def euclidean_rbf(s: Any, x: Host, codes: Any) -> Host:
+    y = oracles.euclidean_rbf(x.reshape(-1, x.shape[-1]), s["codes"])
+    return y.reshape(*x.shape[:-1], len(codes))
+
+
+def dropout(s: Any, x: Host, p: float = 0.5) -> Host:
+    """With seed 0, its mask drawn word by word from the plain-integer Philox."""
+    key = np.random.SeedSequence(0).generate_state(2, np.uint32)
+    y = np.zeros(x.size)
+    for i, value in enumerate(x.ravel()):
+        block = oracles.philox4x32((i // 4, 0, 0, 0), (int(key[0]), int(key[1])))
+        y[i] = value / (1 - p) if block[i % 4] >= p * 2**32 else 0.0
+    return y.reshape(x.shape)
+
+
+def gelu(x: Host, approximate: str = "none") -> Host:
+    return oracles.gelu_tanh(x) if approximate == "tanh" else oracles.gelu(x)
+
+
+def scaled_tanh(x: Host, amplitude: float = 1.7159, slope: float = 2 / 3) -> Host:
+    return oracles.scaled_tanh(x, amplitude, slope)
+
+
+def network(s: Any, x: Host) -> Host:
+    """Of `small_network`, in training."""
+    return network_head(s, dropout({}, network_body(s, x), 0.5))
+
+
+def network_body(s: Any, x: Host) -> Host:
+    z = oracles.conv2d(x, s["0.weight"], s["0.bias"], (1, 1), (0, 0))
+    return oracles.flatten(oracles.max_pool2d(oracles.relu(z), (2, 2), (2, 2), (0, 0)))
+
+
+def network_head(s: Any, z: Host) -> Host:
+    return oracles.softmax(oracles.linear(z, s["5.weight"], s["5.bias"]), -1)
+
+
+def small_network(**draw: Any) -> nn.Layer:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 3, 3, **draw), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout()),
+        *(nn.Linear(12, 4, **draw), nn.Softmax()),
+    )
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+CONNECTIONS = [[1, 0, 1], [0, 1, 0], [1, 1, 1], [1, 1, 0]]
+"""Which of 3 input maps each of 4 output maps sees."""
+
+OVERLAPPING = (3, 2), (2, 1), (1, 1)
+"""A window, its stride and its padding."""
+
+SMOOTH = [fed((4, 7)), fed(wide(5, 6)), fed(ends(5, 6))]
+"""What an entrywise function without kinks is fed."""
+BENT = [fed((4, 7)), fed(sparse(2, 3, 5, 3)), fed(away_from_zero(4, 6)), fed(ends(5, 6))]
+"""What one with a kink at 0 is fed."""
+
+LAYERS: list[Layer] = [
+    Layer("Linear", linear, [
+        fed((4, 5), 5, 3),
+        fed((7, 5), 5, 1, bias=False),
+        fed((2, 3, 4), 4, 3),
+        fed((33, 257), 257, 65),
+        fed(ends(16, 33), 33, 65),
+    ]),
+    Layer("Conv2d", conv2d, [
+        fed((3, 1, 12, 11), 1, 6, 5, padding=2),
+        fed((2, 6, 9, 8), 6, 16, 5),
+        fed((2, 3, 4, 5), 3, 2, 1, bias=False),
+        fed((3, 2, 7, 6), 2, 3, (3, 2), stride=(2, 1), padding=(1, 2)),
+        fed((2, 2, 9, 8), 2, 2, 2, stride=3),
+        fed((18, 3, 8, 7), 3, 17, 3),
+        fed(ends(5, 2, 7, 6), 2, 3, 3, padding=1),
+    ]),
+    Layer("MaxPool2d", max_pool2d, [
+        fed((2, 3, 4, 6), 2),
+        fed((19, 2, 5, 7), 2),
+        fed(distinct(3, 2, 4, 6), 2),
+        fed(distinct(2, 1, 5, 7), 2),
+        fed(distinct(2, 2, 6, 5), (3, 4), (2, 1), (1, 2)),
+        fed(sparse(2, 3, 6, 6), 2),
+        fed(sparse(2, 2, 6, 5), *OVERLAPPING),
+        fed((2, 2, 5, 6), 3, 1),
+        fed(ends(5, 2, 6, 5), 2),
+        fed(ends(5, 2, 6, 5), *OVERLAPPING),
+    ], kinks=at_ties),
+    Layer("AvgPool2d", avg_pool2d, [
+        fed((2, 3, 4, 6), 2),
+        fed((19, 2, 5, 7), 2),
+        fed(sparse(2, 3, 6, 6), 2),
+        fed(sparse(2, 2, 6, 5), *OVERLAPPING),
+        fed((2, 2, 5, 6), 3, 1),
+        fed((2, 2, 5, 6), (3, 2), (1, 2), (0, 1)),
+        fed(ends(5, 2, 6, 5), 2),
+        fed(ends(5, 2, 6, 5), *OVERLAPPING),
+    ]),
+    *RECURRENT,
+    Layer("Last", entrywise(lambda x: x[:, -1]), [fed((3, 4, 2))]),
+    Layer("Flatten", entrywise(oracles.flatten), [fed((3, 2, 4, 5))]),
+    Layer("Dropout", dropout, [
+        fed((3, 7), 0.3),
+        fed((5, 3, 7, 5)),
+        fed((2, 3, 3, 3), 0.5),
+        fed((3, 7), 0.0),
+    ], inference=lambda s, x, p=0.5: x),
+    Layer("ReLU", entrywise(oracles.relu), [
+        *BENT, fed(sparse(5, 2, 67, 59)), fed(ends(5, 2, 67, 59)),
+    ], kinks=at_zero),
+    Layer("LeakyReLU", entrywise(lambda x, slope=0.01: oracles.leaky_relu(x, slope)), [
+        *BENT, fed(away_from_zero(4, 6), 0.2),
+    ], kinks=at_zero),
+    Layer("ELU", entrywise(oracles.elu), [*BENT, fed(away_from_zero(4, 6), 0.3)], kinks=at_zero),
+    Layer("SELU", entrywise(oracles.selu), BENT, kinks=at_zero),
+    Layer("PReLU", lambda s, x, *arguments, **options: oracles.prelu(x, s["weight"]), [
+        fed(sparse(4, 7)),
+        fed((2, 3, 5, 3), 3, init=-0.5),
+        fed(away_from_zero(4, 6)),
+        fed(away_from_zero(2, 3, 2, 2), 3, init=-0.5),
+    ], kinks=at_zero),
+    Layer("GELU", entrywise(gelu), [*SMOOTH, fed((4, 7), "tanh")]),
+    Layer("SiLU", entrywise(oracles.silu), SMOOTH),
+    Layer("Softplus", entrywise(oracles.softplus), [*SMOOTH, fed((4, 7), 3.0)]),
+    Layer("Sigmoid", entrywise(oracles.sigmoid), SMOOTH),
+    Layer("Tanh", entrywise(oracles.tanh), [*SMOOTH, fed((2, 3, 4, 2))]),
+    Layer("ScaledTanh", entrywise(scaled_tanh), [*SMOOTH, fed((4, 7), 0.5, 3.0)]),
+    Layer("Softmax", entrywise(lambda x, axis=-1: oracles.softmax(x, axis)), [
+        *SMOOTH, fed((2, 3, 5, 2), 1),
+    ]),
+    Layer("LogSoftmax", entrywise(lambda x, axis=-1: oracles.log_softmax(x, axis)), [
+        *SMOOTH, fed((2, 3, 5, 2), 1),
+    ]),
+    Layer("Sequential", network, [fed((3, 2, 6, 7))], make=small_network,
+          inference=lambda s, x: network_head(s, network_body(s, x)), kinks=within,
+          title="Sequential(Conv2d, ReLU, MaxPool2d, Flatten, Dropout, Linear, Softmax)"),
+    Layer("PartialConv2d", partial_conv2d, [
+        fed((2, 3, 5, 6), CONNECTIONS, 3),
+        fed((2, 3, 7, 6), CONNECTIONS, (3, 2), (2, 1), (1, 2), False),
+        fed((2, 3, 5, 6), CONNECTIONS, 3, bias_init=initializers.normal),
+    ], room=lenet1998),
+    Layer("Subsample2d", subsample2d, [
+        fed((2, 3, 4, 6), 3),
+        fed((2, 2, 5, 6), 2, (3, 2), (1, 2), (1, 1)),
+        fed((2, 3, 4, 6), 3, bias_init=initializers.normal),
+    ], room=lenet1998),
+    Layer("EuclideanRBF", euclidean_rbf, [
+        fed((4, 3), [[1, -1, 1], [0.5, 1, 2]]),
+        fed((4, 5, 2), [[1, -1]] * 3),
+    ], room=lenet1998),
+    Layer("Negation", entrywise(lambda x: 0.0 - x), [fed((4, 7))], room=lenet1998),
+]  # fmt: skip
+"""In this order they stand in certificates and in docs/onnx.md."""

@@ -1,0 +1,148 @@
+"""Losses: one line each.
+
+``Loss(name, oracle, calls)``; a call is named after its targets: ``labels((5, 3), penalty=2.0)`` is
+made with this penalty, and fed normal predictions (5, 3) with integer labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import xbp
+from xbp import nn
+from xbp.models import lenet1998
+from xbp.testing import oracles
+from xbp.testing.cases.arrays import Host, ends, masked, sparse, wide
+from xbp.testing.cases.case import Call, Line, filled
+
+# --- targets --------------------------------------------------------------------------------------
+
+
+def _numbers(y: Host) -> Host:
+    """Where there are zeros, some are equal to the prediction: |y - t| has a kink there."""
+    return np.where(y == 0, y, 5 * np.random.default_rng(3).normal(size=y.shape))
+
+
+def _events(y: Host) -> Host:
+    """Some are 0, some 1 and some between."""
+    return np.random.default_rng(3).uniform(-1, 2, y.shape).clip(0, 1)
+
+
+TARGETS: dict[str, Callable[[Host], Host]] = {
+    "numbers": _numbers,
+    "events": _events,
+    "labels": lambda y: np.arange(len(y)) % y.shape[1],
+    "labels of a byte": lambda y: (np.arange(len(y)) % y.shape[1]).astype("uint8"),
+    "probabilities": lambda y: np.random.default_rng(3).dirichlet(np.ones(y.shape[1]), len(y)),
+    "weights": lambda y: np.arange(float(y.size)).reshape(y.shape),  # which do not sum to 1
+}
+
+
+def with_target(target: str) -> Callable[..., Call]:
+    return lambda x, *arguments, **options: Call(x, arguments, options, target)
+
+
+numbers, events, labels, bytes_, probabilities, weights = map(with_target, TARGETS)
+
+
+class Loss(Line):
+    """A line of `xbp.testing.cases.LOSSES`."""
+
+    kind = "loss"
+
+    def inputs(self, call: Call) -> tuple[Host, ...]:
+        y = filled(call.x)
+        return y, TARGETS[call.target](y)
+
+
+# --- definitions, given what the constructor is given ---------------------------------------------
+
+
+def without_state(function: Callable[..., float]) -> Callable[..., float]:
+    return lambda state, y, t, *arguments, **options: function(y, t, *arguments, **options)
+
+
+def huber(state: Any, y: Host, t: Host, *, delta: float = 1.0, **options: Any) -> float:
+    return oracles.huber_loss(y, t, delta, **options)
+
+
+def binary_cross_entropy(
+    state: Any, y: Host, t: Host, *, pos_weight: Any = 1.0, **options: Any
+) -> float:
+    weight = pos_weight if isinstance(pos_weight, float) else np.asarray(pos_weight)
+    return oracles.binary_cross_entropy(y, t, weight, **options)
+
+
+def rejecting(state: Any, y: Host, t: Host, *, penalty: float = 1.0, **options: Any) -> float:
+    return oracles.rejecting_cross_entropy(y, t, penalty, **options)
+
+
+def weighted(pos_weight: list[float]) -> nn.Loss:
+    """With a weight for each column, where new arrays are born."""
+    return nn.BCEWithLogitsLoss(pos_weight=xbp.asarray(pos_weight))
+
+
+# --- kinks ----------------------------------------------------------------------------------------
+
+
+def where_equal(y: Host, t: Host, *arguments: Any, **options: Any) -> float:
+    """Distance of prediction and target from one another."""
+    return float(np.min(np.abs(y - t)))
+
+
+def at_delta(y: Host, t: Host, *arguments: Any, delta: float = 1.0, **options: Any) -> float:
+    """Distance of an error from delta."""
+    return float(np.min(np.abs(np.abs(y - t) - delta)))
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+REGRESSION = [
+    numbers((4, 3)),
+    numbers((65, 33)),
+    numbers((5, 2, 3), reduction="sum", factor=0.5),
+    numbers(sparse(7, 3), reduction="batchmean"),
+    numbers((4, 3), reduction="batchmean", factor=0.5),
+    numbers((5,), reduction="sum"),
+]
+CLASSES = [target(z) for target in (labels, probabilities) for z in (masked(7, 5), ends(6, 4))]
+
+LOSSES: list[Loss] = [
+    Loss("MSELoss", without_state(oracles.mse_loss), [*REGRESSION, numbers(ends(5, 3))]),
+    Loss("L1Loss", without_state(oracles.l1_loss), REGRESSION, kinks=where_equal),
+    Loss("HuberLoss", huber, [
+        *REGRESSION,
+        numbers((4, 3), delta=3.0),
+        numbers((4, 3), reduction="sum", factor=1 / 3, delta=3.0),
+        numbers(ends(5, 3)),
+    ], kinks=at_delta),
+    Loss("BCEWithLogitsLoss", binary_cross_entropy, [
+        events((5, 3)),
+        events((6, 1), reduction="sum"),
+        events((5, 3), pos_weight=2.5),
+        events(wide(6, 1), reduction="sum", pos_weight=2.5),
+        events(ends(5, 3)),
+    ]),
+    Loss("BCEWithLogitsLoss", binary_cross_entropy, [events((5, 3), pos_weight=[2.6, 0.0, 1.0])],
+         make=weighted),
+    Loss("CrossEntropyLoss", without_state(oracles.cross_entropy), [
+        labels((5, 3)),
+        labels(wide(33, 10), reduction="sum"),
+        bytes_((6, 4), reduction="sum"),
+        probabilities((5, 3)),
+        *CLASSES,
+    ]),
+    Loss("CrossEntropyLoss", without_state(oracles.cross_entropy), [
+        weights((5, 3), reduction="sum"),
+    ], trains=False),
+    Loss("RejectingCrossEntropyLoss", rejecting, [
+        labels((5, 3)),
+        labels((6, 4), reduction="sum", penalty=-0.5),
+        bytes_((6, 4), reduction="sum", penalty=-0.5),
+        probabilities((5, 3)),
+        *CLASSES,
+    ], room=lenet1998),
+]  # fmt: skip

@@ -1,0 +1,250 @@
+"""Primitives: a function of arrays alone, and their shapes (or the arrays themselves).
+
+`PRIMITIVES` return arrays, `DIFFERENTIABLE` an array and its backward. Each line is also the oath
+of every accelerator of that primitive: its oracle is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from xbp import primitives
+from xbp.backend import Array, array_namespace
+from xbp.testing.cases.arrays import ends, masked, normal, scattered, sparse, wide, words
+
+Shape: TypeAlias = "tuple[int, ...]"
+
+WINDOWS: list[tuple[Shape, dict[str, tuple[int, int]]]] = [
+    # shape of the image, then what looks at it
+    ((2, 3, 7, 6), {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 2)}),
+    ((17, 1, 9, 9), {"kernel": (5, 5), "stride": (1, 1), "padding": (2, 2)}),
+    ((2, 2, 4, 5), {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0)}),
+    ((1, 2, 9, 8), {"kernel": (2, 2), "stride": (3, 3), "padding": (0, 0)}),
+]
+
+
+SIDE_BY_SIDE: list[tuple[Shape, dict[str, tuple[int, int]]]] = [
+    # windows without overlap or padding; the second does not fill the image
+    ((18, 6, 8, 8), {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}),
+    ((33, 5, 7, 11), {"kernel": (2, 3), "stride": (2, 3), "padding": (0, 0)}),
+]
+
+
+def _unfolded(shape: Shape, kernel: Any, stride: Any, padding: Any) -> Shape:
+    """The shape of what `unfold_rows` makes."""
+    n, c, height, width = shape
+    columns = primitives.output_size((height, width), kernel, stride, padding)[1]
+    return height + 2 * padding[0], c, kernel[1], columns, n
+
+
+def _philox(*counter: Array) -> Array:
+    return array_namespace(counter[0]).stack(primitives.philox4x32(counter, (1, 2**32 - 1)))
+
+
+def _bits(like: Array) -> Array:
+    return primitives.random_bits(like, (5, 7, 3), key=(3, 2**31), counter=(1, 2**32 - 1, 7))
+
+
+def _convolve(x: Array, weight: Array, bias: Array | None = None, **options: Any) -> Any:
+    return _of_given(primitives.convolve(x, weight, bias, **options), bias)
+
+
+def _convolve_block(x: Array, weight: Array, bias: Array, **options: Any) -> Any:
+    return primitives.convolve_rectify_pool(x, weight, bias, **options)
+
+
+def _pool(primitive: Callable[..., Any], x: Array, **options: Any) -> Any:
+    return primitive(x, **options)
+
+
+def _of_given(result: Any, bias: Array | None) -> Any:
+    """No gradient of a bias that there is not."""
+    y, backward = result
+    return y, backward if bias is not None else lambda dy: backward(dy)[:2]
+
+
+def _updated(how: str, update: Callable[..., Any], number: Any, p: Array, *others: Array) -> Array:
+    """What becomes of `p`, which `update` changes in place."""
+    if how == "scattered":  # all but `p`
+        others = tuple(scattered(array) for array in others)
+    update(number, p, *others)
+    return p
+
+
+def _add_scaled(factor: float, p: Array, g: Array) -> None:
+    primitives.add_scaled(p, factor, g)
+
+
+def _accumulate(numbers: tuple[float, float], total: Array, g: Array) -> None:
+    beta, share = numbers
+    primitives.accumulate(total, beta, g, share)
+
+
+def _rescale(factor: float, p: Array) -> None:
+    primitives.rescale(p, factor)
+
+
+def _average(beta: float, mean: Array, *factors: Array) -> None:
+    primitives.average(mean, beta, *factors)
+
+
+def _normalized_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array) -> None:
+    rate, scale, eps = numbers
+    primitives.normalized_step(p, rate, m, scale, v, eps)
+
+
+def _affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool) -> Any:
+    return _of_given(primitives.affine(x, weight, bias, relu=relu), bias)
+
+
+def _row_written(rows: Array, index: Array, value: Array) -> Array:
+    rows = array_namespace(rows).asarray(rows, copy=True)
+    primitives.write_row(rows, index, value)
+    return rows
+
+
+def _rectify(x: Array, *, transposed: bool) -> Any:
+    """Of `x` as it lies in memory, or of its transpose."""
+    if not transposed:
+        return primitives.rectify(x)
+    y, backward = primitives.rectify(_transposed(x))
+    return y, lambda dy: _transposed(backward(dy))
+
+
+def _flatten(x: Array, *, transposed: bool) -> Array:
+    return primitives.flatten(_transposed(x) if transposed else x)
+
+
+def _transposed(x: Array) -> Array:
+    return array_namespace(x).permute_dims(x, tuple(reversed(range(x.ndim))))
+
+
+PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
+    # name, a function of arrays alone, their shapes (or the arrays themselves)
+    *(("unfold_rows", partial(primitives.unfold_rows, **w), (shape,)) for shape, w in WINDOWS),
+    *(
+        ("fold_rows", partial(primitives.fold_rows, shape=shape, **w), (_unfolded(shape, **w),))
+        for shape, w in WINDOWS
+    ),
+    ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),
+    ("unpad2d", lambda x: primitives.unpad2d(x, (1, 2)), ((2, 3, 4, 5),)),
+    *(
+        ("flatten", partial(_flatten, transposed=transposed), (shape,))
+        for shape in ((3, 2), (37, 3, 5, 4), (2, 1, 1, 7))
+        for transposed in (False, True)
+    ),
+    ("bincount", partial(primitives.bincount, length=9), (np.arange(50) ** 2 % 13 - 1,)),
+    *(
+        (name, getattr(primitives, name), (x,))
+        for name in ("erf", "erfc", "sigmoid")
+        for x in ((7, 9), 3 * normal(64), wide(5, 6), ends(5, 6))
+    ),
+    *(
+        ("cross_entropy", partial(primitives.cross_entropy, **options), (z, t))
+        for z, options in ((normal(5, 3), {"scale": 0.2}), (wide(33, 10), {"scale": 1.0}))
+        for t in (np.arange(len(z)) % z.shape[1], normal(*z.shape) ** 2)
+    ),
+    *(
+        ("cross_entropy", partial(primitives.cross_entropy, scale=0.5), (z, t))
+        for z in (masked(6, 4), ends(6, 4), masked(5, 40))
+        for t in (np.arange(len(z)) % z.shape[1], np.eye(*z.shape))
+    ),
+    *(
+        (name, partial(_updated, "", *numbers), (normal(*shape, seed=4), *others))
+        for shape in ((7, 9), (257, 129))
+        for name, numbers, others in (
+            ("add_scaled", (_add_scaled, 0.3), (ends(*shape),)),
+            ("accumulate", (_accumulate, (0.9, 1.0)), (ends(*shape),)),
+            ("average", (_average, 0.9), (ends(*shape),)),
+            ("average", (_average, 0.7), (ends(*shape), ends(*shape))),
+            (
+                "normalized_step",
+                (_normalized_step, (0.1, 1.5, 1e-3)),
+                (ends(*shape), ends(*shape) ** 2),
+            ),
+        )
+    ),
+    *(
+        (name, partial(_updated, how, *numbers), (shape, *others))
+        for shape in ((7, 9), (257, 129))
+        for how in ("", "scattered")
+        for name, numbers, others in (
+            ("add_scaled", (_add_scaled, 0.3), (normal(*shape, seed=2),)),
+            ("accumulate", (_accumulate, (0.9, 1.0)), (normal(*shape, seed=2),)),
+            ("accumulate", (_accumulate, (0.7, 0.25)), (normal(*shape, seed=2),)),
+            ("rescale", (_rescale, 0.7), ()),
+            ("average", (_average, 0.9), (normal(*shape, seed=2),)),
+            ("average", (_average, 0.7), (normal(*shape, seed=2), normal(*shape, seed=3))),
+            (
+                "normalized_step",
+                (_normalized_step, (0.1, 1.5, 1e-3)),
+                (normal(*shape, seed=2), normal(*shape, seed=3) ** 2),
+            ),
+        )
+    ),
+    *(
+        ("matmul", primitives.matmul, (a, (a[-1], n)))
+        for a, n in (((7, 9), 5), ((3, 4, 5), 2), ((129, 70), 90), ((2, 600), 300))
+    ),
+    *(("matmul", primitives.matmul, (ends(m, 70), (70, 90))) for m in (5, 129)),
+    ("write_row", _row_written, (normal(5, 3), np.asarray([2]), normal(3, seed=2))),
+    ("philox4x32", _philox, tuple(words(4, 33))),
+    ("random_bits", _bits, ((2,),)),
+]
+
+
+CONVOLUTIONS = [
+    # shapes of image and weight, then stride, padding
+    ((5, 2, 8, 7), (3, 2, 3, 2), (2, 1), (1, 1)),
+    ((18, 1, 13, 12), (6, 1, 5, 5), (1, 1), (2, 2)),
+    ((33, 6, 9, 9), (17, 6, 5, 5), (1, 1), (0, 0)),
+    ((4, 3, 5, 5), (2, 3, 1, 1), (1, 1), (0, 0)),
+    ((2, 2, 9, 8), (2, 2, 2, 2), (3, 3), (0, 0)),
+]
+BLOCKS = [(True, (2, 2)), (True, (1, 1)), (False, (3, 2))]
+"""Whether there is a ReLU, and the windows of the maximum."""
+
+DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
+    # name, a function of arrays that returns its backward, their shapes (or the arrays themselves)
+    *(
+        ("rectify", partial(_rectify, transposed=transposed), (x,))
+        for transposed in (False, True)
+        for x in ((7, 9), sparse(5, 2, 67, 59), (257, 129), ends(5, 6), ends(257, 129))
+    ),
+    *(
+        ("affine", partial(_affine, relu=relu), (x, (out, x[-1]), *bias))
+        for x, out in (((5, 40), 3), ((37, 90), 21), ((64, 300), 150), ((3, 7, 33), 65))
+        for relu in (False, True)
+        for bias in ((), ((out,),))
+    ),
+    *(("affine", partial(_affine, relu=relu), (ends(37, 90), (21, 90))) for relu in (False, True)),
+    *(
+        ("convolve", partial(_convolve, stride=(1, 1), padding=(1, 1)), (ends(*x), (3, 2, 3, 3)))
+        for x in ((5, 2, 7, 6), (18, 2, 7, 6))
+    ),
+    *(
+        ("convolve", partial(_convolve, stride=stride, padding=padding), (x, w, *bias))
+        for x, w, stride, padding in CONVOLUTIONS
+        for bias in ((), ((w[0],),))
+    ),
+    *(
+        (
+            "convolve_rectify_pool",
+            partial(_convolve_block, stride=stride, padding=padding, relu=relu, pool=pool),
+            (x, w, (w[0],)),
+        )
+        for x, w, stride, padding in CONVOLUTIONS
+        for relu, pool in BLOCKS
+    ),
+    *(
+        (name, partial(_pool, getattr(primitives, name), **w), (x,))
+        for name in ("max_pool", "average_pool")
+        for shape, w in (*WINDOWS, *SIDE_BY_SIDE)
+        for x in (normal(*shape), sparse(*shape), *((ends(*shape),) if shape[0] > 1 else ()))
+        if 2 * max(w["padding"]) <= min(w["kernel"])
+    ),
+]

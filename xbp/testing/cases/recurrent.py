@@ -1,0 +1,141 @@
+"""Recurrent layers: their lines, and what shows their states to a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xbp import nn
+from xbp.backend import Array
+from xbp.testing import oracles
+from xbp.testing.cases.arrays import Host
+from xbp.testing.cases.case import Call, Layer, fed
+
+
+class Product(nn.Recurrent):
+    """A cell of one's own: h = h₋/2 + p ∘ q, c = c₋/2 + h.
+
+    It has two states, and other gradients for p than for q.
+    """
+
+    gates, states = 1, ("h", "c")
+
+    def step(self, xp: Any, p: Array, q: Array, *states: Array) -> Any:
+        h = 0.5 * states[0] + p * q
+
+        def backward(dh: Array, dc: Array) -> Any:
+            dh = dh + dc
+            return dh * q, dh * p, (0.5 * dh, 0.5 * dc)
+
+        return (h, 0.5 * states[1] + h), backward
+
+
+class Carried(nn.Layer):
+    """A recurrent layer whose initial and final states belong to its input and output.
+
+    The first rows of x (N, S + T, size) are the initial states, the last of y (N, T · D + S, size)
+    the final ones: so their gradients are checked, too. input_size is hidden_size here.
+    """
+
+    def __init__(self, layer: nn.Recurrent) -> None:
+        self.layer = layer
+        self.scans, self.kinds = layer.num_layers * len(layer.directions), len(layer.states)
+
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        xp, S = self.namespace(x), self.scans * self.kinds
+        (y, final), backward = self.layer.run(
+            x[:, S:, :], self.state(xp, x[:, :S, :]), training=training, rng=rng
+        )
+        by_rows = xp.reshape(y, (x.shape[0], -1, x.shape[2]))
+
+        def backward_all(dy: Any) -> Any:
+            length = by_rows.shape[1]
+            dy, dfinal = dy[:, :length, :], self.state(xp, dy[:, length:, :])
+            dx, dinitial = backward(xp.reshape(dy, y.shape), dfinal)
+            return xp.concat([self.rows(xp, dinitial), dx], axis=1)
+
+        return xp.concat([by_rows, self.rows(xp, final)], axis=1), backward_all
+
+    def state(self, xp: Any, rows: Any) -> Any:
+        """(N, S, size) → the form of `run`."""
+        parts = [rows[:, k * self.scans : (k + 1) * self.scans, :] for k in range(self.kinds)]
+        states = tuple(xp.permute_dims(part, (1, 0, 2)) for part in parts)
+        return states if self.kinds > 1 else states[0]
+
+    def rows(self, xp: Any, state: Any) -> Any:
+        """The inverse."""
+        parts = state if self.kinds > 1 else (state,)
+        return xp.concat([xp.permute_dims(part, (1, 0, 2)) for part in parts], axis=1)
+
+
+def scanned(cell: Any) -> Callable[..., Host]:
+    """The definition of a recurrent layer that starts from 0."""
+
+    def oracle(state: Any, x: Host, *sizes: int, nonlinearity: str = "", **options: Any) -> Host:
+        used = oracles.relu_cell if nonlinearity == "relu" else cell
+        return oracles.recurrent(used, x, state)[0]
+
+    return oracle
+
+
+def carried_oracle(cell: Any, kinds: int) -> Callable[..., Host]:
+    """The definition of one that is `Carried`, with so many kinds of state."""
+
+    def oracle(
+        state: Any,
+        x: Host,
+        features: int,
+        hidden: int,
+        layers: int = 1,
+        bidirectional: bool = False,
+    ) -> Host:
+        scans = layers * (1 + bidirectional)
+        weights = {name.removeprefix("layer."): value for name, value in state.items()}
+        h = [x[:, i] for i in range(kinds * scans)]
+        c = h[scans:] or h
+        y, ends = oracles.recurrent(
+            cell, x[:, kinds * scans :], weights, list(zip(h[:scans], c, strict=True))
+        )
+        rows = [end[k] for k in range(kinds) for end in ends]
+        by_rows = y.reshape(len(x), -1, x.shape[2])
+        return np.concatenate([by_rows, np.stack(rows, axis=1)], axis=1)
+
+    return oracle
+
+
+def with_states(name: str, kind: type[nn.Recurrent], oracle: Any, call: Call) -> Layer:
+    """The line of a recurrent layer that is `Carried`."""
+
+    def make(*sizes: int, **options: Any) -> nn.Layer:
+        return Carried(kind(*sizes, **options))
+
+    reason = "a file has no states that come in and go out"
+    title = f"{name} with states"
+    return Layer(name, oracle, [call], make=make, title=title, not_in_onnx=reason)
+
+
+ALL = [
+    fed((2, 5, 3), 3, 4),
+    fed((2, 5, 3), 3, 2, 2, bidirectional=True),
+    fed((2, 5, 3), 3, 4, bias=False, truncate=2),
+]
+RELU = [
+    fed((2, 5, 3), 3, 4, nonlinearity="relu"),
+    fed((2, 5, 3), 3, 4, nonlinearity="relu", bias=False),
+]
+
+RECURRENT = [
+    Layer("RNN", scanned(oracles.elman_cell), [*ALL, *RELU]),
+    Layer("LSTM", scanned(oracles.lstm_cell), ALL),
+    Layer("GRU", scanned(oracles.gru_cell), ALL),
+    Layer("Recurrent", scanned(oracles.product_cell), [
+        fed((2, 4, 2), 2, 3, 2, bidirectional=True), fed((2, 4, 2), 2, 3),
+    ], make=Product),
+    with_states("RNN", nn.RNN, carried_oracle(oracles.elman_cell, 1), fed((2, 5, 3), 3, 3, 2)),
+    with_states("LSTM", nn.LSTM, carried_oracle(oracles.lstm_cell, 2), fed((2, 7, 3), 3, 3, 2)),
+    with_states("GRU", nn.GRU, carried_oracle(oracles.gru_cell, 1), fed((2, 5, 3), 3, 3, 2)),
+    with_states("Recurrent", Product, carried_oracle(oracles.product_cell, 2),
+                fed((2, 11, 2), 2, 2, 2, bidirectional=True)),
+]  # fmt: skip
