@@ -22,6 +22,7 @@ from xbp.exchange import export, to_onnx  # noqa: E402
 from xbp.exchange.recording import recorded  # noqa: E402
 from xbp.exchange.survey import items, row  # noqa: E402
 from xbp.models import lenet1998  # noqa: E402
+from xbp.testing import cases  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ITEMS = list(items())
@@ -53,11 +54,8 @@ def test_the_file_computes_what_the_layer_does(item: Any) -> None:
 
 
 def test_every_layer_and_model_is_among_them() -> None:
-    bases = {"Elementwise", "Layer"}
-    offered = [vars(room)[name] for room in (nn, lenet1998) for name in room.__all__]
-    kinds = [kind for kind in offered if isinstance(kind, type)]
-    layers = {kind.__name__ for kind in kinds if issubclass(kind, nn.Layer)}
-    assert {item.name for item in ITEMS} == layers - bases | set(xbp.models.__all__)
+    lines = [line for line in (*cases.LAYERS, *cases.MODELS) if not line.not_in_onnx]
+    assert {item.name for item in ITEMS} == {line.name for line in lines}
 
 
 def test_the_table_in_the_documents_is_up_to_date() -> None:

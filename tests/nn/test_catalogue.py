@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 import xbp
 from xbp import nn
 from xbp.backend import why_unavailable
-from xbp.models import lenet1998
 from xbp.testing import assert_no_host_sync, check_gradients, check_parity, oracles
 from xbp.testing.cases import Case
 
@@ -27,21 +26,6 @@ def scattered(array: NDArray[Any]) -> NDArray[Any]:
     """The same values, but neither C- nor Fortran-contiguous: every second entry of a mirror."""
     doubled = np.repeat(array, 2, axis=-1)[..., ::-1]
     return doubled[..., ::-2] if array.ndim else array
-
-
-def test_the_table_has_every_layer_and_loss() -> None:
-    abstract = {"Backward", "Buffer", "Elementwise", "EntrywiseLoss", "Layer", "Loss", "Parameter"}
-    abstract |= {"RegressionLoss"}
-    containers = {
-        "Sequential",
-        "for_parameters",
-        "trace",
-        "summary",
-        "LayerSummary",
-        "update_statistics",
-    }  # tested in test_core.py and test_summary.py
-    of_1998 = {name for name in lenet1998.__all__ if isinstance(vars(lenet1998)[name], type)}
-    assert {case.name for case in CASES} >= set(nn.__all__) - abstract - containers | of_1998
 
 
 @every_case

@@ -39,12 +39,6 @@ one_of_each = pytest.mark.parametrize("rule", ONE_OF_EACH, ids=str)
 # --- the formulas --------------------------------------------------------------------------------
 
 
-def test_every_optimizer_is_in_the_table() -> None:
-    kinds = {name for name in optim.__all__ if name[0].isupper() and name != "Optimizer"}
-    rules = {kind for kind in kinds if issubclass(getattr(optim, kind), optim.Optimizer)}
-    assert rules == set(ORACLES)
-
-
 @every_rule
 def test_a_hundred_steps_equal_the_definition(rule: Rule) -> None:
     check_oracle(rule)

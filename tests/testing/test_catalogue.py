@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +9,22 @@ import numpy as np
 import pytest
 
 import xbp
-from xbp import accelerators, initializers, models, nn, optim, primitives
+from xbp import accelerators, nn, optim
 from xbp.backend import why_unavailable
-from xbp.models import lenet1998
+from xbp.testing.cases import (
+    DIFFERENTIABLE,
+    INITIALIZERS,
+    LAYERS,
+    LOSSES,
+    MODELS,
+    OPTIMIZERS,
+    PRIMITIVES,
+)
 from xbp.testing.catalogue import AcceleratorItem, Item, catalogue, scattered
 from xbp.testing.certificate import certify
 from xbp.testing.curves import TRAININGS
 
 ITEMS = [item for item in catalogue() if isinstance(item, Item)]
-BASES = {"Backward", "Elementwise", "EntrywiseLoss", "Layer", "Loss", "Parameter", "RegressionLoss"}
-SCHEDULES = {"ConstantLR", "CosineAnnealingLR", "OneCycleLR", "Schedule", "StepLR"}  # of floats
 
 
 def names(*kinds: str) -> set[str]:
@@ -37,29 +42,12 @@ def strict() -> str:
 # --- completeness --------------------------------------------------------------------------------
 
 
-def test_every_layer_and_loss_is_in_it() -> None:
-    tools = {"LayerSummary", "for_parameters", "summary", "trace"}
-    of_1998 = {name for name in lenet1998.__all__ if isinstance(vars(lenet1998)[name], type)}
-    assert names("layer", "loss") == set(nn.__all__) - BASES - tools | of_1998
-
-
-def test_every_optimizer_is_in_it() -> None:
-    assert names("optimizer") == set(optim.__all__) - SCHEDULES - {"Optimizer"}
-
-
-def test_every_initializer_is_in_it() -> None:
-    public = {
-        name
-        for name, function in inspect.getmembers(initializers, inspect.isfunction)
-        if function.__module__ == initializers.__name__ and not name.startswith("_")
-    }
-    assert names("initializer") == public - {"fans"}  # (fan_in, fan_out) of a shape
-
-
-def test_every_primitive_and_model_is_in_it() -> None:
-    of_shapes = {"output_size", "windows"}
-    assert names("primitive") == set(primitives.__all__) - of_shapes
-    assert names("model") == set(models.__all__)
+def test_it_is_the_table() -> None:
+    for kind, table in (("layer", LAYERS), ("loss", LOSSES), ("model", MODELS)):
+        assert names(kind) == {line.name for line in table}
+    assert names("optimizer") == {line.name for line in OPTIMIZERS} | {"clip_grad_norm"}
+    assert names("initializer") == {line.name for line in INITIALIZERS}
+    assert names("primitive") == {name for name, *_ in (*PRIMITIVES, *DIFFERENTIABLE)}
 
 
 def test_every_accelerator_is_in_it_and_computes_something() -> None:

@@ -5,6 +5,7 @@ of oracles and gradients, `xbp parity`, properties, captured epochs, foreign arr
 what can be exported to ONNX all read it.
 """
 
+from xbp import nn, optim
 from xbp.testing.cases.case import Call, Case, Layer, Line, Model, fed
 from xbp.testing.cases.initializers import INITIALIZERS, Initializer
 from xbp.testing.cases.layers import LAYERS
@@ -13,6 +14,12 @@ from xbp.testing.cases.models import MODELS
 from xbp.testing.cases.optimizers import OPTIMIZERS, Optimizer, Rule
 from xbp.testing.cases.primitives import DIFFERENTIABLE, PRIMITIVES
 
+BASES = {
+    *(nn.Layer, nn.Elementwise, nn.Loss, nn.EntrywiseLoss, nn.RegressionLoss),
+    optim.Optimizer,
+}
+"""Public classes that one derives from, and that compute nothing alone: they have no line."""
+
 CASES = [case for line in (*LAYERS, *MODELS, *LOSSES) for case in line.cases()]
 """All that has a backward: layers, networks and losses."""
 
@@ -20,6 +27,7 @@ RULES = [rule for line in OPTIMIZERS if line.oracle for rule in line.rules()]
 """All optimizers with options for which they have a definition."""
 
 __all__ = [
+    "BASES",
     "CASES",
     "Call",
     "Case",
