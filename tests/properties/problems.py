@@ -1,18 +1,16 @@
-"""One table: for each layer and loss, problems with drawn options, shapes and numbers.
+"""For each layer and loss of the table, problems with drawn options, shapes and numbers.
 
-A class that has no strategy of its own here is drawn from its lines in xbp.testing.cases, with
-other batch sizes; so nothing in `xbp.nn` is left out.
+A line says what may be drawn. What depends on one another, such as an image and its windows, has a
+strategy of its own here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
-from catalogue import CASES
 from hypothesis import strategies as st
 from properties.drawing import (
     Host,
@@ -30,6 +28,7 @@ from properties.drawing import (
 from xbp import nn, primitives
 from xbp.models import lenet1998
 from xbp.testing import oracles
+from xbp.testing.cases import LAYERS, LOSSES, Call, Case, Line
 from xbp.testing.cases.layers import dropout as dropout_oracle
 
 SMOOTH = 2.0**-17
@@ -206,14 +205,6 @@ def shapes(draw: st.DrawFn, budget: int, least: int = 1, most: int = 4) -> tuple
 
 
 @st.composite
-def rearranged(
-    draw: st.DrawFn, budget: int, make: Callable[[], Any], oracle: Any, least: int = 1
-) -> Problem:
-    x = quarters(draw(seeds), *draw(shapes(budget, least)))
-    return Problem(make(), (x,), lambda s, x: oracle(x), step=1.0, exact=True)
-
-
-@st.composite
 def dropout(draw: st.DrawFn, budget: int) -> Problem:
     p = draw(st.sampled_from([0.0, 0.2, 0.5, 0.75, 0.9, 1.0]))
     x = quarters(draw(seeds), *draw(shapes(budget // 20)))
@@ -232,39 +223,6 @@ def dropout(draw: st.DrawFn, budget: int) -> Problem:
 
 
 @st.composite
-def elementwise(
-    draw: st.DrawFn, budget: int, kind: Any, oracle: Any, **options: st.SearchStrategy[Any]
-) -> Problem:
-    """A smooth activation, over numbers from well within its bend to far outside."""
-    chosen = {name: draw(values) for name, values in options.items()}
-    x = normals(draw(seeds), *draw(shapes(budget)), scale=draw(st.sampled_from([0.1, 1.0, 4.0])))
-    return Problem(kind(**chosen), (x,), lambda s, x: oracle(x, *chosen.values()))
-
-
-def gelu(x: Host) -> Host:
-    """x Φ(x), by erfc: with 1 + erf, as in tests/oracles.py, nothing is left of it at -7."""
-    values = [v * math.erfc(-v / math.sqrt(2)) / 2 for v in x.ravel().tolist()]
-    return np.reshape(values, x.shape)
-
-
-def gelu_tanh(x: Host) -> Host:
-    """x (1 + tanh u) / 2 as x / (1 + e^-2u), for the same reason."""
-    u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    values = [v / (1 + math.exp(-2 * w)) for v, w in zip(x.ravel(), u.ravel(), strict=True)]
-    return np.reshape(values, x.shape)
-
-
-@st.composite
-def rectifier(
-    draw: st.DrawFn, budget: int, kind: Any, oracle: Any, **options: st.SearchStrategy[Any]
-) -> Problem:
-    """A straight line on either side of 0, with slopes that are dyadic."""
-    chosen = {name: draw(values) for name, values in options.items()}
-    x = off_zero(draw(seeds), *draw(shapes(budget)))
-    return Problem(kind(**chosen), (x,), lambda s, x: oracle(x, *chosen.values()), KINKED, True)
-
-
-@st.composite
 def prelu(draw: st.DrawFn, budget: int) -> Problem:
     shape = draw(shapes(budget, 2))
     channels = draw(st.sampled_from([1, shape[1]]))
@@ -275,14 +233,6 @@ def prelu(draw: st.DrawFn, budget: int) -> Problem:
         KINKED,
         True,
     )
-
-
-@st.composite
-def bent(draw: st.DrawFn, budget: int, kind: Any, oracle: Any, **options: Any) -> Problem:
-    """A curve with a kink at 0, which is kept out of reach."""
-    chosen = {name: draw(values) for name, values in options.items()}
-    x = off_zero(draw(seeds), *draw(shapes(budget)))
-    return Problem(kind(**chosen), (x,), lambda s, x: oracle(x, *chosen.values()))
 
 
 def logits(draw: st.DrawFn, rng: np.random.Generator, *shape: int) -> Host:
@@ -363,27 +313,6 @@ def recurrent(draw: st.DrawFn, budget: int, kind: Any, cells: dict[str, Any]) ->
 
 # --- losses --------------------------------------------------------------------------------------
 
-factors = st.sampled_from([1.0, 0.5, 2.0, 1 / 3])
-reductions = st.sampled_from(["mean", "sum", "batchmean"])
-
-
-@st.composite
-def regression_loss(draw: st.DrawFn, budget: int, kind: Any, oracle: Any, *more: Any) -> Problem:
-    """Differences of odd eighths, at least ⅛ from the kinks of |d| and, with a delta that is a
-    multiple of ¼, from those of Huber's.
-    """
-    chosen = [draw(strategy) for strategy in more]
-    reduction, factor, rng = draw(reductions), draw(factors), draw(seeds)
-    y = quarters(rng, *draw(shapes(budget)))
-    loss = kind(reduction, factor=factor, **dict(zip(("delta",), chosen, strict=False)))
-    return Problem(
-        loss,
-        (y, y + quarters(rng, *y.shape) + 0.125),
-        regression(oracle, *chosen, reduction, factor=factor),
-        KINKED,
-        exact=is_dyadic(loss.scale(y)),
-    )
-
 
 @st.composite
 def bce_with_logits(draw: st.DrawFn, budget: int) -> Problem:
@@ -432,18 +361,54 @@ def cross_entropy(
 
 
 @st.composite
-def from_the_table(draw: st.DrawFn, budget: int, name: str) -> Problem:
-    """A case of the table with another number of samples, drawn from those it has."""
-    case = draw(st.sampled_from([case for case in CASES if case.name == name]))
-    samples = case.inputs()
-    which = draw(seeds).integers(0, len(samples[0]), draw(st.integers(1, 9)))
-    inputs = tuple(x[which] for x in samples)
-    return Problem(case.make(), inputs, case.oracle, by_sample=False, kinks=True)
+def by_default(draw: st.DrawFn, budget: int, name: str) -> Problem:
+    """As its lines of `xbp.testing.cases` say."""
+    line = draw(st.sampled_from([line for line in LINES if line.name == name]))
+    if line.axes:
+        call, x = draw(calls(line)), draw(entries(budget, line))
+    else:  # of a case, with another number of samples, drawn from those it has
+        call = draw(st.sampled_from([call for call in line.calls if Case(line, call).finite]))
+        samples = line.inputs(call)
+        which = draw(seeds).integers(0, len(samples[0]), draw(st.integers(1, 9)))
+        x = tuple(x[which] for x in samples)
+    case = Case(line, call)
+    step = SMOOTH if not line.exact else KINKED if line.kinks or line.kind == "loss" else 1.0
+    exact = line.exact and is_dyadic(getattr(case.make(), "scale", lambda y: 1.0)(x[0]))
+    by_sample, kinks = bool(line.axes), not line.axes
+    return Problem(case.make(), x, case.oracle, step, exact, by_sample, kinks=kinks)
 
 
-dyadic = st.integers(-8, 8).map(lambda k: k / 8)
-constants = st.floats(0.125, 2.0, width=32)
-TABLE: dict[str, Problems] = {
+@st.composite
+def calls(draw: st.DrawFn, line: Line) -> Call:
+    """With options from those that the line gives, or all arguments of one of its calls."""
+    if not line.drawn:
+        return draw(st.sampled_from(line.calls))
+    values = draw(st.sampled_from(line.drawn))
+    options = {name: draw(st.sampled_from(several)) for name, several in values.items()}
+    return Call((), (), options, line.calls[0].target)
+
+
+@st.composite
+def entries(draw: st.DrawFn, budget: int, line: Line) -> tuple[Host, ...]:
+    """An input of any shape: quarters where these are exact; at least ¼ from a kink at 0; else from
+    well within a function's bend to far outside.
+
+    The errors of a loss are odd eighths, at least ⅛ from the kinks of |d| and, with a delta that is
+    a multiple of ¼, from those of Huber's.
+    """
+    rng, shape = draw(seeds), draw(shapes(budget, line.axes))
+    if line.kind == "loss":
+        y = quarters(rng, *shape)
+        return y, y + quarters(rng, *shape) + 0.125
+    if line.kinks:
+        return (off_zero(rng, *shape),)
+    if line.exact:
+        return (quarters(rng, *shape),)
+    return (normals(rng, *shape, scale=draw(st.sampled_from([0.1, 1.0, 4.0]))),)
+
+
+LINES = [line for line in (*LAYERS, *LOSSES) if line.oracle]
+OWN: dict[str, Problems] = {
     "Linear": linear,
     "Conv2d": conv2d,
     "PartialConv2d": partial_conv2d,
@@ -456,43 +421,11 @@ TABLE: dict[str, Problems] = {
     ),
     "LSTM": partial(recurrent, kind=nn.LSTM, cells={"lstm": oracles.lstm_cell}),
     "GRU": partial(recurrent, kind=nn.GRU, cells={"gru": oracles.gru_cell}),
-    "Last": partial(rearranged, make=nn.Last, oracle=lambda x: x[:, -1], least=2),
-    "Flatten": partial(rearranged, make=nn.Flatten, oracle=oracles.flatten),
-    "Negation": partial(rearranged, make=lenet1998.Negation, oracle=lambda x: 0.0 - x),
     "Dropout": dropout,
-    "ReLU": partial(rectifier, kind=nn.ReLU, oracle=oracles.relu),
-    "LeakyReLU": partial(
-        rectifier, kind=nn.LeakyReLU, oracle=oracles.leaky_relu, negative_slope=dyadic
-    ),
     "PReLU": prelu,
-    "ELU": partial(bent, kind=nn.ELU, oracle=oracles.elu, alpha=constants),
-    "SELU": partial(bent, kind=nn.SELU, oracle=oracles.selu),
-    "GELU": partial(elementwise, kind=nn.GELU, oracle=gelu),
-    "GELU by tanh": partial(
-        elementwise,
-        kind=nn.GELU,
-        oracle=lambda x, _: gelu_tanh(x),
-        approximate=st.just("tanh"),
-    ),
-    "SiLU": partial(elementwise, kind=nn.SiLU, oracle=oracles.silu),
-    "Softplus": partial(elementwise, kind=nn.Softplus, oracle=oracles.softplus, beta=constants),
-    "Sigmoid": partial(elementwise, kind=nn.Sigmoid, oracle=oracles.sigmoid),
-    "Tanh": partial(elementwise, kind=nn.Tanh, oracle=oracles.tanh),
-    "ScaledTanh": partial(
-        elementwise,
-        kind=nn.ScaledTanh,
-        oracle=oracles.scaled_tanh,
-        amplitude=constants,
-        slope=constants,
-    ),
     "EuclideanRBF": euclidean_rbf,
     "Softmax": partial(softmax, kind=nn.Softmax, oracle=oracles.softmax),
     "LogSoftmax": partial(softmax, kind=nn.LogSoftmax, oracle=oracles.log_softmax),
-    "MSELoss": partial(regression_loss, kind=nn.MSELoss, oracle=oracles.mse_loss),
-    "L1Loss": partial(regression_loss, kind=nn.L1Loss, oracle=oracles.l1_loss),
-    "HuberLoss": lambda budget: regression_loss(
-        budget, nn.HuberLoss, oracles.huber_loss, st.integers(1, 8).map(lambda k: k / 4)
-    ),
     "BCEWithLogitsLoss": bce_with_logits,
     "CrossEntropyLoss": partial(
         cross_entropy, kind=nn.CrossEntropyLoss, oracle=oracles.cross_entropy
@@ -504,7 +437,12 @@ TABLE: dict[str, Problems] = {
         penalties=st.sampled_from([1.0, 0.0, -0.5]),
     ),
 }
-BY_DEFAULT = {
-    case.name: partial(from_the_table, name=case.name) for case in CASES if case.name not in TABLE
-}
-TABLE |= BY_DEFAULT
+"""Classes whose sizes, options and shapes depend on one another."""
+
+TABLE = {line.name: OWN.get(line.name, partial(by_default, name=line.name)) for line in LINES}
+BY_SAMPLE = [
+    name
+    for name in TABLE
+    if name != "Dropout" and (name in OWN or any(line.axes for line in LINES if line.name == name))
+]
+"""Those of which each sample has an output of its own."""

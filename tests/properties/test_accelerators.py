@@ -36,7 +36,7 @@ def test_every_accelerator_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     invariance = test_layers.test_dtype_memory_order_and_accelerators_do_not_matter
     for name in TABLE:
         few(invariance)(name=name)
-    for kind in test_optimizers.OPTIONS:
+    for kind in test_optimizers.LINES:
         few(test_optimizers.test_it_is_its_definition)(kind=kind)
     test_primitives.test_convolution_rectifier_and_maximum_in_one_call()
     assert reached == set(table)

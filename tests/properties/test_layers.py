@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from catalogue import CASES
 from hypothesis import assume, given, note
 from hypothesis import strategies as st
 from properties.drawing import (
@@ -32,13 +31,12 @@ from properties.drawing import (
     seeds,
     ways,
 )
-from properties.problems import BY_DEFAULT, SMOOTH, TABLE, Problem, shapes, windows
+from properties.problems import BY_SAMPLE, SMOOTH, TABLE, Problem, shapes, windows
 
 from xbp import nn
 from xbp.testing import oracles
 
 every_item = pytest.mark.parametrize("name", TABLE)
-BY_SAMPLE = [name for name in TABLE if name not in ("Dropout", *BY_DEFAULT)]
 LAYERS = [name for name in BY_SAMPLE if not name.endswith("Loss")]
 LITTLE, MUCH = 1500, 100_000
 """Multiplications, where an oracle loops over them in Python, and where none does."""
@@ -275,10 +273,6 @@ def compare(result: Result, truth: Result, dtype: str, allowed: dict[str, float]
     for key, expected in truth.gradients.items():
         found = result.gradients[key]
         check(found, expected, dtype, allowed[key], f"the gradient of {key}")
-
-
-def test_the_table_has_every_layer_and_loss() -> None:
-    assert {case.name for case in CASES} <= {name.partition(" ")[0] for name in TABLE}
 
 
 @given(data=st.data())

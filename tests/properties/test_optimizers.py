@@ -3,72 +3,29 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from properties.drawing import Host, dtypes, everything_of, layouts, normals, seeds, ways
-from rules import ORACLES
 
 from xbp import nn
-from xbp.testing.cases import Rule
+from xbp.testing.cases import OPTIMIZERS, Optimizer, Rule
 
-rates = st.sampled_from([1.0, 0.1, 0.01, 0.001, 0.0])
-betas = st.sampled_from([0.0, 0.5, 0.75, 0.9, 0.99])
-epsilons = st.sampled_from([1e-8, 1e-4, 0.1])
-decays = st.sampled_from([0.0, 0.0, 0.01, 0.5])
-# Were β₂ 0, a gradient of 0 after one of 1e9 would leave m / √v at the mercy of the weight decay.
-pairs = st.tuples(betas, st.sampled_from([0.5, 0.9, 0.999]))
-flags = st.booleans()
-adam = {"lr": rates, "betas": pairs, "eps": epsilons, "weight_decay": decays}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "SGD": {
-        "lr": rates,
-        "momentum": betas,
-        "dampening": st.sampled_from([0.0, 0.3, 0.9]),
-        "nesterov": flags,
-        "weight_decay": decays,
-    },
-    "Adagrad": {
-        "lr": rates,
-        "lr_decay": st.sampled_from([0.0, 0.05, 1.0]),
-        "weight_decay": decays,
-        "initial_accumulator_value": st.sampled_from([0.0, 0.3]),
-        "eps": epsilons,
-    },
-    "RMSprop": {
-        "lr": rates,
-        "alpha": st.sampled_from([0.5, 0.9, 0.99]),
-        "eps": st.sampled_from([1e-4, 0.1]),
-        "weight_decay": decays,
-        "momentum": betas,
-        "centered": flags,
-    },
-    "Adadelta": {"lr": rates, "rho": betas, "eps": epsilons, "weight_decay": decays},
-    "Adam": {**adam, "amsgrad": flags, "decoupled_weight_decay": flags},
-    "AdamW": {**adam, "amsgrad": flags},
-    "Adamax": adam,
-    "NAdam": {
-        **adam,
-        "momentum_decay": st.sampled_from([0.0, 0.004, 0.5]),
-        "decoupled_weight_decay": flags,
-    },
-    "RAdam": {**adam, "decoupled_weight_decay": flags},
-}
+LINES = {line.name: line for line in OPTIMIZERS if line.oracle}
 SCALES = [0.0, 1e-12, 1e-6, 1.0, 1.0, 1.0, 1e3, 1e9]
 """Of gradients, entry by entry. Their squares stay within float32, or so far below ε that what is
 lost of them does not count."""
 
 
 @st.composite
-def rules(draw: st.DrawFn, kind: str) -> Rule:
+def rules(draw: st.DrawFn, line: Optimizer) -> Rule:
     """Every option is drawn. (That the defaults are PyTorch's is shown in test_family.py.)"""
-    options = {name: draw(values) for name, values in OPTIONS[kind].items()}
-    if options.get("nesterov"):  # which takes a momentum and no dampening
-        options |= {"momentum": options["momentum"] or 0.9, "dampening": 0.0}
-    return Rule(kind, options)
+    if not line.drawn:
+        return draw(st.sampled_from([*line.rules()]))
+    values = draw(st.sampled_from(line.drawn))
+    return Rule(line.name, {name: draw(st.sampled_from(v)) for name, v in values.items()})
 
 
 def gradients(rng: np.random.Generator, shape: tuple[int, ...], steps: int) -> list[Host]:
@@ -80,22 +37,21 @@ def gradients(rng: np.random.Generator, shape: tuple[int, ...], steps: int) -> l
     ]
 
 
-def test_the_table_has_every_optimizer() -> None:
-    assert set(OPTIONS) == set(ORACLES)
-
-
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", LINES)
 @given(data=st.data())
 def test_it_is_its_definition(kind: str, data: st.DataObject) -> None:
     """Also where it lies in memory in another order than its gradient, and its state in a third."""
-    rule, dtype = data.draw(rules(kind)), data.draw(dtypes)
+    rule, dtype = data.draw(rules(LINES[kind])), data.draw(dtypes)
     shape = data.draw(st.lists(st.integers(1, 5), max_size=3).map(tuple))
     steps, rng = data.draw(st.integers(1, 12)), data.draw(seeds)
     own, other = data.draw(layouts)._replace(writeable=True), data.draw(layouts)
     note(f"{rule}, {steps} steps")
     start, slopes = normals(rng, *shape), gradients(rng, shape, steps)
     slopes = [np.asarray(g, np.float64) for g in slopes]
-    path = [start, *(ORACLES[kind](start, slopes[: t + 1], **rule.options) for t in range(steps))]
+    path = [
+        start,
+        *(LINES[kind].oracle(start, slopes[: t + 1], **rule.options) for t in range(steps)),
+    ]
     for way in ways():
         parameter = nn.Parameter(own(start.astype(dtype)))
         array, optimizer = parameter.data, rule([parameter])

@@ -287,17 +287,20 @@ def selu(x: F64) -> F64:
 
 
 def gelu(x: F64) -> F64:
-    """x (1 + erf(x / sqrt 2)) / 2, any shape (Hendrycks & Gimpel 2016, section 2)."""
-    return _elementwise(lambda v: v * (1.0 + math.erf(v / math.sqrt(2.0))) / 2.0, x)
+    """x (1 + erf(x / sqrt 2)) / 2, any shape (Hendrycks & Gimpel 2016, section 2).
+
+    As erfc, of which more is left at -7 than of 1 + erf.
+    """
+    return _elementwise(lambda v: v * math.erfc(-v / math.sqrt(2.0)) / 2.0, x)
 
 
 def gelu_tanh(x: F64) -> F64:
-    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, any shape (as gelu)."""
+    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, any shape (as gelu).
 
-    def scalar(v: float) -> float:
-        return 0.5 * v * (1.0 + math.tanh(math.sqrt(2.0 / math.pi) * (v + 0.044715 * v**3)))
-
-    return _elementwise(scalar, x)
+    As x / (1 + exp(-2 ...)), for the same reason.
+    """
+    u: F64 = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+    return x * sigmoid(2.0 * u)
 
 
 def silu(x: F64) -> F64:

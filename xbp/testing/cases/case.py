@@ -16,6 +16,8 @@ from xbp import nn
 from xbp.testing.cases.arrays import normal
 
 Host: TypeAlias = NDArray[Any]
+Choices: TypeAlias = dict[str, Sequence[Any]]
+"""Options, each with the values to draw from."""
 
 MARGIN = 0.02
 """Distance from a kink at which a difference quotient of step 0.01 does not notice it."""
@@ -69,6 +71,14 @@ class Line:
         ``kinks(*inputs, *arguments, **options)`` is the distance of the inputs from the nearest
         kink; not given, there are none. Only cases away from kinks are compared with high-order
         difference quotients.
+    axes : int
+        For properties: it takes an input of any shape with at least so many axes. 0 if its input
+        has to have the shape of one of its calls, but for the number of samples.
+    drawn : sequence of dict
+        For properties: options to draw, from one of these dicts at a time. Not given, those of its
+        calls are drawn.
+    exact : bool
+        For properties: of small multiples of ¼ it rounds nothing.
     inference : callable, optional
         The definition of its inference, where that is not the training's forward.
     trains : bool
@@ -85,6 +95,9 @@ class Line:
     make: Callable[..., Any] | None = None
     title: str = ""
     kinks: Callable[..., float] | None = None
+    axes: int = 0
+    drawn: Sequence[Choices] = ()
+    exact: bool = False
     inference: Callable[..., Any] | None = None
     trains: bool = True
     not_in_onnx: str = ""

@@ -82,6 +82,10 @@ def gelu(x: Host, approximate: str = "none") -> Host:
     return oracles.gelu_tanh(x) if approximate == "tanh" else oracles.gelu(x)
 
 
+def leaky_relu(x: Host, negative_slope: float = 0.01) -> Host:
+    return oracles.leaky_relu(x, negative_slope)
+
+
 def scaled_tanh(x: Host, amplitude: float = 1.7159, slope: float = 2 / 3) -> Host:
     return oracles.scaled_tanh(x, amplitude, slope)
 
@@ -114,6 +118,9 @@ CONNECTIONS = [[1, 0, 1], [0, 1, 0], [1, 1, 1], [1, 1, 0]]
 
 OVERLAPPING = (3, 2), (2, 1), (1, 1)
 """A window, its stride and its padding."""
+
+EIGHTHS = [k / 8 for k in range(-8, 9)]
+CONSTANTS = [0.125, 1 / 3, 0.5, 1.0, 1.25, 2.0]
 
 SMOOTH = [fed((4, 7)), fed(wide(5, 6)), fed(ends(5, 6))]
 """What an entrywise function without kinks is fed."""
@@ -160,8 +167,8 @@ LAYERS: list[Layer] = [
         fed(ends(5, 2, 6, 5), *OVERLAPPING),
     ]),
     *RECURRENT,
-    Layer("Last", entrywise(lambda x: x[:, -1]), [fed((3, 4, 2))]),
-    Layer("Flatten", entrywise(oracles.flatten), [fed((3, 2, 4, 5))]),
+    Layer("Last", entrywise(lambda x: x[:, -1]), [fed((3, 4, 2))], axes=2, exact=True),
+    Layer("Flatten", entrywise(oracles.flatten), [fed((3, 2, 4, 5))], axes=1, exact=True),
     Layer("Dropout", dropout, [
         fed((3, 7), 0.3),
         fed((5, 3, 7, 5)),
@@ -170,24 +177,28 @@ LAYERS: list[Layer] = [
     ], inference=lambda s, x, p=0.5: x),
     Layer("ReLU", entrywise(oracles.relu), [
         *BENT, fed(sparse(5, 2, 67, 59)), fed(ends(5, 2, 67, 59)),
-    ], kinks=at_zero),
-    Layer("LeakyReLU", entrywise(lambda x, slope=0.01: oracles.leaky_relu(x, slope)), [
+    ], kinks=at_zero, axes=1, exact=True),
+    Layer("LeakyReLU", entrywise(leaky_relu), [
         *BENT, fed(away_from_zero(4, 6), 0.2),
-    ], kinks=at_zero),
-    Layer("ELU", entrywise(oracles.elu), [*BENT, fed(away_from_zero(4, 6), 0.3)], kinks=at_zero),
-    Layer("SELU", entrywise(oracles.selu), BENT, kinks=at_zero),
+    ], kinks=at_zero, axes=1, exact=True, drawn=[{"negative_slope": EIGHTHS}]),
+    Layer("ELU", entrywise(oracles.elu), [
+        *BENT, fed(away_from_zero(4, 6), 0.3),
+    ], kinks=at_zero, axes=1, drawn=[{"alpha": CONSTANTS}]),
+    Layer("SELU", entrywise(oracles.selu), BENT, kinks=at_zero, axes=1),
     Layer("PReLU", lambda s, x, *arguments, **options: oracles.prelu(x, s["weight"]), [
         fed(sparse(4, 7)),
         fed((2, 3, 5, 3), 3, init=-0.5),
         fed(away_from_zero(4, 6)),
         fed(away_from_zero(2, 3, 2, 2), 3, init=-0.5),
     ], kinks=at_zero),
-    Layer("GELU", entrywise(gelu), [*SMOOTH, fed((4, 7), "tanh")]),
-    Layer("SiLU", entrywise(oracles.silu), SMOOTH),
-    Layer("Softplus", entrywise(oracles.softplus), [*SMOOTH, fed((4, 7), 3.0)]),
-    Layer("Sigmoid", entrywise(oracles.sigmoid), SMOOTH),
-    Layer("Tanh", entrywise(oracles.tanh), [*SMOOTH, fed((2, 3, 4, 2))]),
-    Layer("ScaledTanh", entrywise(scaled_tanh), [*SMOOTH, fed((4, 7), 0.5, 3.0)]),
+    Layer("GELU", entrywise(gelu), [*SMOOTH, fed((4, 7), "tanh")], axes=1),
+    Layer("SiLU", entrywise(oracles.silu), SMOOTH, axes=1),
+    Layer("Softplus", entrywise(oracles.softplus), [*SMOOTH, fed((4, 7), 3.0)], axes=1,
+          drawn=[{"beta": CONSTANTS}]),
+    Layer("Sigmoid", entrywise(oracles.sigmoid), SMOOTH, axes=1),
+    Layer("Tanh", entrywise(oracles.tanh), [*SMOOTH, fed((2, 3, 4, 2))], axes=1),
+    Layer("ScaledTanh", entrywise(scaled_tanh), [*SMOOTH, fed((4, 7), 0.5, 3.0)], axes=1,
+          drawn=[{"amplitude": CONSTANTS, "slope": CONSTANTS}]),
     Layer("Softmax", entrywise(lambda x, axis=-1: oracles.softmax(x, axis)), [
         *SMOOTH, fed((2, 3, 5, 2), 1),
     ]),
@@ -211,6 +222,7 @@ LAYERS: list[Layer] = [
         fed((4, 3), [[1, -1, 1], [0.5, 1, 2]]),
         fed((4, 5, 2), [[1, -1]] * 3),
     ], room=lenet1998),
-    Layer("Negation", entrywise(lambda x: 0.0 - x), [fed((4, 7))], room=lenet1998),
+    Layer("Negation", entrywise(lambda x: 0.0 - x), [fed((4, 7))], room=lenet1998, axes=1,
+          exact=True),
 ]  # fmt: skip
 """In this order they stand in certificates and in docs/onnx.md."""

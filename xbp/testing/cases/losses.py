@@ -16,7 +16,7 @@ from xbp import nn
 from xbp.models import lenet1998
 from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host, ends, masked, sparse, wide
-from xbp.testing.cases.case import Call, Line, filled
+from xbp.testing.cases.case import Call, Choices, Line, filled
 
 # --- targets --------------------------------------------------------------------------------------
 
@@ -110,15 +110,23 @@ REGRESSION = [
 ]
 CLASSES = [target(z) for target in (labels, probabilities) for z in (masked(7, 5), ends(6, 4))]
 
+HOW: Choices = {
+    "reduction": ["mean", "sum", "batchmean"],
+    "factor": [1.0, 0.5, 2.0, 1 / 3],
+}
+QUARTERS = [k / 4 for k in range(1, 9)]
+
 LOSSES: list[Loss] = [
-    Loss("MSELoss", without_state(oracles.mse_loss), [*REGRESSION, numbers(ends(5, 3))]),
-    Loss("L1Loss", without_state(oracles.l1_loss), REGRESSION, kinks=where_equal),
+    Loss("MSELoss", without_state(oracles.mse_loss), [*REGRESSION, numbers(ends(5, 3))],
+         axes=1, exact=True, drawn=[HOW]),
+    Loss("L1Loss", without_state(oracles.l1_loss), REGRESSION, kinks=where_equal,
+         axes=1, exact=True, drawn=[HOW]),
     Loss("HuberLoss", huber, [
         *REGRESSION,
         numbers((4, 3), delta=3.0),
         numbers((4, 3), reduction="sum", factor=1 / 3, delta=3.0),
         numbers(ends(5, 3)),
-    ], kinks=at_delta),
+    ], kinks=at_delta, axes=1, exact=True, drawn=[HOW | {"delta": QUARTERS}]),
     Loss("BCEWithLogitsLoss", binary_cross_entropy, [
         events((5, 3)),
         events((6, 1), reduction="sum"),

@@ -7,13 +7,13 @@ that together reach every term of the rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xbp import nn, optim
 from xbp.testing import oracles
-from xbp.testing.cases.case import written
+from xbp.testing.cases.case import Choices, written
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,15 @@ class Optimizer:
     oracle : callable or None
         None where other lines of the same name have one.
     options : list of dict
+    drawn : sequence of dict
+        For properties: options to draw, from one of these dicts at a time. Not given, `options`
+        themselves are drawn.
     """
 
     name: str
     oracle: Callable[..., oracles.F64] | None
     options: list[dict[str, Any]]
+    drawn: Sequence[Choices] = ()
 
     def rules(self) -> Iterator[Rule]:
         return (Rule(self.name, options) for options in self.options)
@@ -55,12 +59,26 @@ DECOUPLED = {"weight_decay": 0.5, "decoupled_weight_decay": True}
 DECAY = {"lr": 0.01, "weight_decay": 0.5}
 ADAM = {**DECAY, "betas": (0.7, 0.8), "eps": 1e-3}
 
+RATES: Choices = {"lr": [1.0, 0.1, 0.01, 0.001, 0.0], "weight_decay": [0.0, 0.0, 0.01, 0.5]}
+BETAS = [0.0, 0.5, 0.75, 0.9, 0.99]
+EPSILONS = [1e-8, 1e-4, 0.1]
+FLAG = [False, True]
+ADAMS: Choices = {
+    **RATES,
+    # Were β₂ 0, a gradient of 0 after one of 1e9 would leave m / √v at the mercy of the decay.
+    "betas": [(b1, b2) for b1 in BETAS for b2 in (0.5, 0.9, 0.999)],
+    "eps": EPSILONS,
+}
+
 OPTIMIZERS = [
     Optimizer("SGD", oracles.sgd, [
         {"lr": 0.1, "weight_decay": 0.05},
         {"lr": 0.01, "momentum": 0.9, "dampening": 0.3},
         {"lr": 0.01, "momentum": 0.8, "dampening": 0.8},  # the exponential average
         {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05},
+    ], [
+        {**RATES, "momentum": BETAS, "dampening": [0.0, 0.3, 0.9]},
+        {**RATES, "momentum": BETAS[1:], "nesterov": [True]},  # which takes no dampening
     ]),
     Optimizer("SGD", None, [{"lr": optim.OneCycleLR(0.1, 10), "momentum": 0.9}]),
     Optimizer("Adagrad", oracles.adagrad, [
@@ -70,7 +88,10 @@ OPTIMIZERS = [
         {"lr": 0.1, "eps": 0.1, "weight_decay": 0.5},
         {**DECAY, "lr_decay": 0.1, "initial_accumulator_value": 2.0, "eps": 0.1},
         {"lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 2.0, "eps": 0.0},
-    ]),
+    ], [{
+        **RATES, "lr_decay": [0.0, 0.05, 1.0], "initial_accumulator_value": [0.0, 0.3],
+        "eps": EPSILONS,
+    }]),
     Optimizer("RMSprop", oracles.rmsprop, [
         {},
         {"alpha": 0.5},
@@ -79,12 +100,15 @@ OPTIMIZERS = [
         {"eps": 0.1, "weight_decay": 0.5},
         {**DECAY, "alpha": 0.9, "eps": 1e-4, "momentum": 0.5, "centered": True},
         {"alpha": 0.9, "eps": 1e-4, "weight_decay": 0.1, "momentum": 0.5, "centered": True},
-    ]),
+    ], [{
+        **RATES, "alpha": [0.5, 0.9, 0.99], "eps": [1e-4, 0.1], "momentum": BETAS,
+        "centered": FLAG,
+    }]),
     Optimizer("Adadelta", oracles.adadelta, [
         {},
         {"lr": 0.5, "rho": 0.95},
         {"rho": 0.6, "eps": 1e-2, "weight_decay": 0.5},
-    ]),
+    ], [{**RATES, "rho": BETAS, "eps": EPSILONS}]),
     Optimizer("Adam", oracles.adam, [
         {},
         {"lr": 0.01, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.5},
@@ -92,20 +116,20 @@ OPTIMIZERS = [
         {**ADAM, "amsgrad": True},
         {"lr": 0.01, "betas": (0.7, 0.8), "weight_decay": 0.5, "amsgrad": True},
         {"lr": 0.01, "amsgrad": True, **DECOUPLED},
-    ]),
+    ], [{**ADAMS, "amsgrad": FLAG, "decoupled_weight_decay": FLAG}]),
     Optimizer("AdamW", oracles.adamw, [
         {},
         {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.5},
         {**ADAM, "amsgrad": True},
         {"lr": 0.01, "betas": (0.8, 0.7), "eps": 0.1, "weight_decay": 0.5, "amsgrad": True},
-    ]),
+    ], [{**ADAMS, "amsgrad": FLAG}]),
     Optimizer("Adamax", oracles.adamax, [
         {},
         {"lr": 0.1, "betas": (0.5, 0.75)},
         {"lr": 0.01, "betas": (0.0, 0.0)},
         ADAM,
         {"lr": 0.01, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.5},
-    ]),
+    ], [ADAMS]),
     Optimizer("NAdam", oracles.nadam, [
         {},
         {"lr": 0.01, "betas": (0.5, 0.75), "momentum_decay": 0.5},
@@ -114,7 +138,9 @@ OPTIMIZERS = [
         {"lr": 0.01, "eps": 0.1, "weight_decay": 0.5, "momentum_decay": 0.0},
         {**ADAM, "momentum_decay": 0.5},
         {"lr": 0.01, "momentum_decay": 0.05, **DECOUPLED},
-    ]),
+    ], [{
+        **ADAMS, "momentum_decay": [0.0, 0.004, 0.5], "decoupled_weight_decay": FLAG,
+    }]),
     Optimizer("RAdam", oracles.radam, [
         {},
         {"lr": 0.01, "betas": (0.5, 0.95)},
@@ -122,5 +148,5 @@ OPTIMIZERS = [
         {"lr": 0.01, "betas": (0.0, 0.99), "eps": 0.1, "weight_decay": 0.5},
         {**ADAM, "decoupled_weight_decay": True},
         {"lr": 0.01, "betas": (0.8, 0.9), **DECOUPLED},
-    ]),
+    ], [{**ADAMS, "decoupled_weight_decay": FLAG}]),
 ]  # fmt: skip
