@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,29 +18,32 @@ from xbp.testing.cases import OPTIMIZERS, RULES, Rule
 STEPS = 100
 
 
+Make = Callable[..., optim.Optimizer]
 ORACLES = {line.name: line.oracle for line in OPTIMIZERS if line.oracle}
 ONE_OF_EACH = list({rule.name: rule for rule in RULES}.values())
 """The last of each, which reaches every term."""
 
 
-def problem(shape: tuple[int, ...] = (3, 4)) -> tuple[oracles.F64, list[oracles.F64]]:
+def problem(
+    shape: tuple[int, ...] = (3, 4), seed: int = 3
+) -> tuple[oracles.F64, list[oracles.F64]]:
     """A parameter and random gradients for 100 steps, of scales from 0.01 to 100."""
-    rng = default_rng(3)
+    rng = default_rng(seed)
     scales = 10.0 ** rng.uniform(-2, 2, shape)
     return rng.normal(size=shape), [scales * rng.normal(size=shape) for _ in range(STEPS)]
 
 
-def feed(optimizer: optim.Optimizer, gradient: NDArray[Any]) -> None:
-    """One step of its only parameter."""
+def feed(optimizer: optim.Optimizer, *gradients: NDArray[Any]) -> None:
+    """One step with these gradients, one for each parameter."""
     optimizer.zero_grad()
-    (parameter,) = optimizer.parameters
-    backend = backend_of(parameter.data)
-    parameter.add_grad(backend.asarray(gradient, dtype=parameter.data.dtype))
+    for parameter, gradient in zip(optimizer.parameters, gradients, strict=True):
+        backend = backend_of(parameter.data)
+        parameter.add_grad(backend.asarray(gradient, dtype=parameter.data.dtype))
     optimizer.step()
 
 
 def trained(
-    rule: Rule, start: oracles.F64, gradients: list[oracles.F64], backend: str = "numpy"
+    rule: Make, start: oracles.F64, gradients: list[oracles.F64], backend: str = "numpy"
 ) -> NDArray[Any]:
     parameter = nn.Parameter(find_backend(backend).asarray(start.copy()))
     optimizer = rule([parameter])

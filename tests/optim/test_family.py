@@ -113,7 +113,7 @@ def test_a_step_is_in_place_keeps_dtypes_and_waits_for_nothing(
     assert {dtype_name(array.dtype) for array in (data, *arrays.values())} == {dtype}
 
 
-@one_of_each
+@every_rule
 @every_backend
 def test_shapes_without_axes_and_without_entries_are_parameters_too(
     backend: str, rule: Rule

@@ -1,6 +1,7 @@
 """Update rules against their definitions, and what an optimizer keeps, saves and refuses."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -10,40 +11,19 @@ import pytest
 import safetensors.numpy
 from numpy.random import default_rng
 from numpy.typing import NDArray
+from rules import assert_close, feed, problem, trained
 
 import xbp
 from xbp import nn, optim
 from xbp.backend import backend_of, dtype_name, find_backend
 from xbp.errors import BackendError, InputError
-from xbp.testing import oracles
+from xbp.testing.cases import RULES, Rule
 
 STEPS = 100
 HERE = xbp.available_backends()
 Make = Callable[..., optim.Optimizer]
 
-SGD_OPTIONS: list[dict[str, Any]] = [
-    {"lr": 0.1},
-    {"lr": 0.1, "weight_decay": 0.05},
-    {"lr": 0.01, "momentum": 0.9},
-    {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.05},
-    {"lr": 0.01, "momentum": 0.9, "dampening": 0.3},
-    {"lr": 0.01, "momentum": 0.8, "dampening": 0.8, "weight_decay": 0.05},
-    {"lr": 0.01, "momentum": 0.9, "nesterov": True},
-    {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05},
-]
-ADAM_OPTIONS: list[dict[str, Any]] = [
-    {},
-    {"lr": 0.01},
-    {"lr": 0.01, "betas": (0.5, 0.75)},
-    {"lr": 0.01, "betas": (0.0, 0.9)},
-    {"lr": 0.01, "betas": (0.9, 0.0)},
-    {"lr": 0.01, "eps": 0.1},
-    {"lr": 0.01, "weight_decay": 0.05},
-    {"lr": 0.01, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.5},
-]
-CASES = [("SGD", options) for options in SGD_OPTIONS]
-CASES += [("Adam", options) for options in ADAM_OPTIONS]
-every_case = pytest.mark.parametrize(("rule", "options"), CASES, ids=str)
+every_rule = pytest.mark.parametrize("rule", RULES, ids=str)
 stateful = pytest.mark.parametrize(
     "make",
     [
@@ -53,39 +33,6 @@ stateful = pytest.mark.parametrize(
     ],
     ids=["SGD", "SGD with momentum", "Adam"],
 )
-
-
-def problem(
-    shape: tuple[int, ...] = (3, 4), seed: int = 0
-) -> tuple[oracles.F64, list[oracles.F64]]:
-    """A parameter and random gradients for 100 steps, of scales from 0.01 to 100."""
-    rng = default_rng(seed)
-    scales = 10.0 ** rng.uniform(-2, 2, shape)
-    return rng.normal(size=shape), [scales * rng.normal(size=shape) for _ in range(STEPS)]
-
-
-def feed(optimizer: optim.Optimizer, *gradients: NDArray[Any]) -> None:
-    """One step with these gradients, one for each parameter."""
-    optimizer.zero_grad()
-    for parameter, gradient in zip(optimizer.parameters, gradients, strict=True):
-        backend = backend_of(parameter.data)
-        parameter.add_grad(backend.asarray(gradient, dtype=parameter.data.dtype))
-    optimizer.step()
-
-
-def trained(
-    make: Make, start: oracles.F64, gradients: list[oracles.F64], backend: str = "numpy"
-) -> NDArray[Any]:
-    parameter = nn.Parameter(find_backend(backend).asarray(start.copy()))
-    optimizer = make([parameter])
-    for gradient in gradients:
-        feed(optimizer, gradient)
-    return xbp.to_numpy(parameter.data)
-
-
-def assert_close(actual: NDArray[Any], expected: NDArray[Any], tolerance: float) -> None:
-    """Equal up to `tolerance`, relative to the largest entry."""
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 def values(state: dict[str, Any]) -> dict[str, Any]:
@@ -113,63 +60,13 @@ def two_gradients(steps: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
 # --- the formulas --------------------------------------------------------------------------------
 
 
-@every_case
-def test_a_hundred_steps_equal_the_definition(rule: str, options: dict[str, Any]) -> None:
-    start, gradients = problem()
-    found = trained(partial(getattr(optim, rule), **options), start, gradients)
-    oracle = {"SGD": oracles.sgd, "Adam": partial(oracles.adam, lr=0.001)}[rule]
-    # Each step adds a few roundings of 1e-16, and a hundred steps a few hundred.
-    assert_close(found, oracle(start, gradients, **options), 1e-12)  # type: ignore[operator]
-
-
-@every_case
-def test_a_hundred_steps_equal_pytorchs(rule: str, options: dict[str, Any]) -> None:
-    torch = pytest.importorskip("torch")
-    start, gradients = problem()
-    parameter = torch.nn.Parameter(torch.asarray(start.copy()))
-    optimizer = getattr(torch.optim, rule)([parameter], **options)
-    for gradient in gradients:
-        parameter.grad = torch.asarray(gradient)
-        optimizer.step()
-    found = trained(partial(getattr(optim, rule), **options), start, gradients)
-    # PyTorch orders the same operations in another way; rounding alone stays far below this.
-    assert_close(found, parameter.detach().numpy(), 1e-10)
-
-
-@every_case
-@pytest.mark.parametrize("backend", [name for name in HERE if name != "numpy"])
-def test_every_backend_takes_the_same_steps(
-    backend: str, rule: str, options: dict[str, Any]
-) -> None:
-    start, gradients = problem()
-    make = partial(getattr(optim, rule), **options)
-    # The same operations in the same order; a library may fuse a multiplication and an addition,
-    # which is one rounding of 1e-16 a step.
-    assert_close(trained(make, start, gradients, backend), trained(make, start, gradients), 1e-13)
-
-
-@every_case
-def test_shapes_without_axes_and_without_entries_are_parameters_too(
-    rule: str, options: dict[str, Any]
-) -> None:
-    make = partial(getattr(optim, rule), **options)
-    start, gradients = problem((2,))
-    full = trained(make, start, gradients)
-    single = trained(make, np.array(start[1]), [np.array(g[1]) for g in gradients])
-    assert single.shape == ()
-    assert_close(single, full[1], 1e-14)  # vectorised and scalar loops may round differently
-    assert trained(make, start[:0], [g[:0] for g in gradients]).shape == (0,)
-
-
-@every_case
+@every_rule
 @pytest.mark.parametrize("backend", HERE)
-def test_float32_stays_float32_whatever_the_schedule_returns(
-    backend: str, rule: str, options: dict[str, Any]
-) -> None:
+def test_float32_stays_float32_whatever_the_schedule_returns(backend: str, rule: Rule) -> None:
     with xbp.use_backend(backend):
         parameter = nn.Parameter(xbp.asarray([1.0, -2.0], dtype="float32"))
     schedule = lambda step: np.float64(0.1) / (step + 1)  # noqa: E731
-    optimizer = getattr(optim, rule)([parameter], **{**options, "lr": schedule})
+    optimizer = replace(rule, options={**rule.options, "lr": schedule})([parameter])
     for _ in range(3):
         feed(optimizer, np.ones(2))
     arrays = [parameter.data, *optimizer.state[0].values()]
@@ -196,15 +93,13 @@ def test_adam_takes_numpy_numbers_and_lists_as_betas() -> None:
 # --- the step ------------------------------------------------------------------------------------
 
 
-@every_case
+@every_rule
 @pytest.mark.parametrize("backend", HERE)
-def test_updates_are_in_place_and_leave_the_gradient_alone(
-    backend: str, rule: str, options: dict[str, Any]
-) -> None:
+def test_updates_are_in_place_and_leave_the_gradient_alone(backend: str, rule: Rule) -> None:
     here = find_backend(backend)
     data, gradient = here.asarray([1.0, 2.0]), here.asarray([0.5, -0.5])
     parameter = nn.Parameter(data)
-    optimizer = getattr(optim, rule)([parameter], **options)
+    optimizer = rule([parameter])
     parameter.add_grad(gradient)
     kept: list[dict[str, Any]] = []
     seen = []

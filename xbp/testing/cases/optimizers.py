@@ -72,6 +72,7 @@ ADAMS: Choices = {
 
 OPTIMIZERS = [
     Optimizer("SGD", oracles.sgd, [
+        {"lr": 0.1},
         {"lr": 0.1, "weight_decay": 0.05},
         {"lr": 0.01, "momentum": 0.9, "dampening": 0.3},
         {"lr": 0.01, "momentum": 0.8, "dampening": 0.8},  # the exponential average
@@ -112,6 +113,7 @@ OPTIMIZERS = [
     Optimizer("Adam", oracles.adam, [
         {},
         {"lr": 0.01, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.5},
+        {"lr": 0.01, "betas": (0.9, 0.0)},
         {"amsgrad": True},
         {**ADAM, "amsgrad": True},
         {"lr": 0.01, "betas": (0.7, 0.8), "weight_decay": 0.5, "amsgrad": True},
