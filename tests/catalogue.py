@@ -22,7 +22,7 @@ def forward(
 ) -> tuple[Any, Any]:
     """(state, output) of a case's layer, or (empty state, value) of its loss; seed 0."""
     subject = case.make()
-    if case.kind == "layer":
+    if case.kind != "loss":
         y = subject.forward(*inputs, training=training, rng=0)[0]
         return subject.state_dict(), y
     return {}, subject(*inputs)[0]

@@ -149,3 +149,15 @@ def orthogonal(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0) -> 
     q, r = np.linalg.qr(drawn)
     q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
     return gain * (q.T if rows < columns else q).reshape(shape)
+
+
+def sinusoidal(shape: Shape, rng: np.random.Generator, *, period: float = 10_000.0) -> Drawn:
+    """sin(t ω_i) in the columns 2i and cos(t ω_i) in 2i + 1 of row t, with ω_i = period^(-2i/W).
+
+    Vaswani et al. 2017, section 3.5, for a table (T, W) of positions; `rng` is not drawn from. As a
+    sum of angles is a rotation, row t + s is a linear function of row t that does not depend on t.
+    """
+    column = np.arange(math.prod(shape[1:]))
+    frequency = period ** (-2 * (column // 2) / len(column))
+    angle = np.arange(shape[0])[:, None] * frequency
+    return np.where(column % 2 == 0, np.sin(angle), np.cos(angle)).reshape(shape)

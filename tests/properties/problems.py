@@ -49,7 +49,8 @@ class Problem(NamedTuple):
     step: float = SMOOTH  # of a difference quotient of the oracle
     exact: bool = False  # whether nothing is rounded; then all numbers are small dyadic ones
     by_sample: bool = True  # whether each image has an output of its own
-    inference: bool = True  # whether inference is the training forward; else it is the identity
+    # Whether inference is the training forward, or the identity; None if it is something else,
+    inference: bool | None = True  # which tests/nn/test_catalogue.py compares with its definition.
     kinks: bool = False  # whether a difference quotient may meet one
 
 
@@ -375,7 +376,8 @@ def by_default(draw: st.DrawFn, budget: int, name: str) -> Problem:
     step = SMOOTH if not line.exact else KINKED if line.kinks or line.kind == "loss" else 1.0
     exact = line.exact and is_dyadic(getattr(case.make(), "scale", lambda y: 1.0)(x[0]))
     by_sample, kinks = bool(line.axes), not line.axes
-    return Problem(case.make(), x, case.oracle, step, exact, by_sample, kinks=kinks)
+    inference = True if line.inference is None else None
+    return Problem(case.make(), x, case.oracle, step, exact, by_sample, inference, kinks)
 
 
 @st.composite

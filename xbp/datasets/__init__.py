@@ -19,7 +19,7 @@ from xbp.datasets.relatives import (
     load_fashion_mnist,
     load_kmnist,
 )
-from xbp.datasets.text import load_text
+from xbp.datasets.text import decode_text, encode_text, load_text, text_windows
 
 __all__ = [
     "CIFAR100_MEAN",
@@ -30,6 +30,8 @@ __all__ = [
     "FASHION_MNIST_CLASSES",
     "MNIST_MEAN",
     "MNIST_STD",
+    "decode_text",
+    "encode_text",
     "fetch",
     "load_cifar10",
     "load_cifar100",
@@ -41,4 +43,5 @@ __all__ = [
     "read_cifar",
     "read_idx",
     "standardize_images",
+    "text_windows",
 ]

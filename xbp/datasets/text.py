@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.arguments import choice
-from xbp.errors import DataError
+from xbp.arguments import choice, described
+from xbp.backend import as_numbers
+from xbp.errors import DataError, InputError
 from xbp.paths import open_file
 
 
@@ -74,3 +76,104 @@ def load_text(
         msg = f"{name} cannot be read ({error.strerror or error}); check its path and permissions"
         raise DataError(msg) from None
     return tokens.astype(np.min_scalar_type(len(used) - 1)), [chr(point) for point in used]
+
+
+def encode_text(text: str, vocabulary: Sequence[str] | Sequence[bytes]) -> NDArray[np.int64]:
+    """The tokens (N,) of a string.
+
+    Parameters
+    ----------
+    text : str
+    vocabulary : list of str or bytes
+        As from `load_text`.
+
+    Raises
+    ------
+    InputError
+        The string has a character that is not in the vocabulary.
+
+    Examples
+    --------
+    >>> encode_text("ban", ["a", "b", "n"]).tolist()
+    [1, 0, 2]
+    """
+    if not isinstance(text, str):
+        msg = f"encode_text takes a string, got {described(text)}"
+        raise InputError(msg)
+    index = {unit: token for token, unit in enumerate(vocabulary)}
+    units = [bytes([b]) for b in text.encode()] if isinstance(vocabulary[0], bytes) else list(text)
+    for unit in units:
+        if unit not in index:
+            msg = f"{unit!r} is not among the {len(index)} of the vocabulary; leave it out"
+            raise InputError(msg)
+    return np.asarray([index[unit] for unit in units], np.int64)
+
+
+def decode_text(tokens: Any, vocabulary: Sequence[str] | Sequence[bytes]) -> str:
+    """The string that tokens (N,) stand for; bytes that are no UTF-8 become "�".
+
+    Parameters
+    ----------
+    tokens : array (N,) of integers
+    vocabulary : list of str or bytes
+        As from `load_text`.
+
+    Raises
+    ------
+    InputError
+        There is something else than tokens of this vocabulary.
+
+    Examples
+    --------
+    >>> decode_text([1, 0, 2], ["a", "b", "n"])
+    'ban'
+    """
+    given, count = as_numbers(tokens), len(vocabulary)
+    whole = given.ndim == 1 and (given.dtype.kind in "iu" or given.size == 0)
+    if not whole or np.any((given < 0) | (given >= count)):
+        msg = f"decode_text takes tokens (N,) from 0 to {count - 1}, got {described(tokens)}"
+        raise InputError(msg)
+    units: list[Any] = [vocabulary[token] for token in given.astype(np.int64).tolist()]
+    if isinstance(vocabulary[0], bytes):
+        return b"".join(units).decode(errors="replace")
+    return "".join(units)
+
+
+def text_windows(
+    tokens: NDArray[Any], starts: Any, context: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Samples of a text: `context` tokens from each start, and for each the one that follows it.
+
+    Parameters
+    ----------
+    tokens : numpy array (N,)
+    starts : array (B,) of int
+        From 0 to N - context - 1.
+    context : int
+
+    Returns
+    -------
+    x, y : numpy arrays (B, context) of int64
+
+    Raises
+    ------
+    InputError
+        A window does not lie within the text.
+
+    Examples
+    --------
+    >>> x, y = text_windows(np.arange(10), [0, 6], 3)
+    >>> x.tolist(), y.tolist()
+    ([[0, 1, 2], [6, 7, 8]], [[1, 2, 3], [7, 8, 9]])
+    """
+    first = np.asarray(starts)
+    last = len(tokens) - context - 1
+    if first.dtype.kind not in "iu" or first.ndim != 1 or np.any((first < 0) | (first > last)):
+        msg = (
+            f"windows of {context} tokens start from 0 to {last} in a text of {len(tokens)}, "
+            f"got {described(starts)}"
+        )
+        raise InputError(msg)
+    index = first[:, None] + np.arange(context)
+    x, y = tokens[index], tokens[index + 1]
+    return x.astype(np.int64), y.astype(np.int64)

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.arguments import integer
-from xbp.backend import brief, dtype_name, get_backend, to_numpy
+from xbp.backend import Array, brief, dtype_name, get_backend, to_numpy
 from xbp.errors import BackendError, InputError
+from xbp.nn.embedding import Embedding
 from xbp.nn.layer import Layer
 from xbp.training.files import replacing
 
@@ -76,7 +77,7 @@ def to_onnx(
     path : path-like
         The file appears whole or not at all.
     input_shape : tuple of int
-        Of one sample: ``(1, 28, 28)`` for a grey image.
+        Of one sample: ``(1, 28, 28)`` for a grey image, ``(T,)`` for T tokens.
     batch_size : int, optional
         None lets the file take batches of any size.
 
@@ -115,7 +116,7 @@ def to_onnx(
     from xbp.exchange.recording import recorded
 
     x = sample(model, input_shape, batch_size)
-    expected = to_numpy(model((model.backend() or get_backend()).asarray(x)))
+    expected = to_numpy(model(placed(model, x)))
     file = recorded(model, x, batch_size)
     content = file.SerializeToString()
     got = run(content, x)
@@ -158,7 +159,7 @@ def needed(package: str) -> None:
 
 
 def sample(model: Layer, shape: tuple[int, ...], batch_size: int | None) -> NDArray[Any]:
-    """Random input for `model`: a batch of that size, or of 3."""
+    """Random input for `model`: a batch of that size, or of 3; tokens where it has no numbers."""
     try:
         sizes = [integer("each size in input_shape", size, least=1) for size in shape]
     except TypeError:
@@ -166,7 +167,20 @@ def sample(model: Layer, shape: tuple[int, ...], batch_size: int | None) -> NDAr
         raise InputError(msg) from None
     batch = 3 if batch_size is None else integer("batch_size", batch_size, least=1)
     dtype = next(map(dtype_name, model.dtypes()), "float32")
-    return np.random.default_rng(0).normal(size=(batch, *sizes)).astype(dtype)
+    rng, full = np.random.default_rng(0), (batch, *sizes)
+    x = rng.normal(size=full).astype(dtype)
+    tables = [layer for layer in model.tree() if isinstance(layer, Embedding)]
+    if tables:
+        try:
+            model(placed(model, x))
+        except InputError:  # it wants integers
+            return rng.integers(0, min(table.num_embeddings for table in tables), full)
+    return x
+
+
+def placed(model: Layer, x: NDArray[Any]) -> Array:
+    """`x` where the model lives."""
+    return (model.backend() or get_backend()).asarray(x)
 
 
 def run(content: bytes, x: NDArray[Any]) -> NDArray[Any] | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from xbp import nn
 from xbp.arguments import integer
 from xbp.errors import InputError
+from xbp.nn.activations import made
 from xbp.random import Seed, generator
 
 T = TypeVar("T")
@@ -83,10 +84,10 @@ class MLP(nn.Sequential):
         layers: list[nn.Layer] = []
         for i in range(hidden):
             layers.append(nn.Linear(sizes[i], sizes[i + 1], bias, dtype=dtype, rng=rng))
-            layers.append(_made(activations[i]))
+            layers.append(made(activations[i]))
             layers += [drops[i]] if drops[i].p else []
         layers.append(nn.Linear(sizes[-2], sizes[-1], bias, dtype=dtype, rng=rng))
-        layers += [] if output_activation is None else [_made(output_activation)]
+        layers += [] if output_activation is None else [made(output_activation)]
         super().__init__(*layers)
         self.arguments = {
             "sizes": list(sizes),
@@ -106,11 +107,3 @@ def _one_each(name: str, value: T | Sequence[T], hidden: int) -> list[T]:
         msg = f"{name} must be one for all, or one for each of {hidden} hidden layers, got {value}"
         raise InputError(msg)
     return list(value)
-
-
-def _made(activation: Activation) -> nn.Layer:
-    layer = activation() if callable(activation) and not isinstance(activation, nn.Layer) else None
-    if not isinstance(layer, nn.Layer):
-        msg = f"an activation must be a class of xbp.nn, or make a layer, got {activation!r}"
-        raise InputError(msg)
-    return layer

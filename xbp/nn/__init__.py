@@ -13,15 +13,19 @@ from xbp.nn.activations import (
     Softplus,
     Tanh,
 )
+from xbp.nn.attention import MultiheadAttention
 from xbp.nn.backward import Backward, for_parameters
 from xbp.nn.conv import Conv2d
 from xbp.nn.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from xbp.nn.dropout import Dropout
+from xbp.nn.embedding import Embedding
+from xbp.nn.gated import GLU, SwiGLU
 from xbp.nn.layer import Layer
 from xbp.nn.linear import Linear
 from xbp.nn.losses import EntrywiseLoss, HuberLoss, L1Loss, Loss, MSELoss, RegressionLoss
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.pool import AvgPool2d, MaxPool2d
+from xbp.nn.positions import LearnedPositions, SinusoidalPositions
 from xbp.nn.prelu import PReLU
 from xbp.nn.recurrent import GRU, LSTM, RNN
 from xbp.nn.scan import Recurrent
@@ -41,9 +45,11 @@ __all__ = [
     "Dropout",
     "ELU",
     "Elementwise",
+    "Embedding",
     "EntrywiseLoss",
     "Flatten",
     "GELU",
+    "GLU",
     "GRU",
     "HuberLoss",
     "L1Loss",
@@ -52,11 +58,13 @@ __all__ = [
     "LayerSummary",
     "Layer",
     "LeakyReLU",
+    "LearnedPositions",
     "Linear",
     "LogSoftmax",
     "Loss",
     "MSELoss",
     "MaxPool2d",
+    "MultiheadAttention",
     "PReLU",
     "Parameter",
     "RNN",
@@ -68,8 +76,10 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
+    "SwiGLU",
     "Tanh",
     "for_parameters",
     "summary",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from xbp.arguments import choice, number, positive
 from xbp.backend import Array, Namespace
+from xbp.errors import InputError
 from xbp.nn.backward import Backward, Rng, not_both
 from xbp.nn.layer import Layer
 from xbp.primitives import erfc, rectify, sigmoid
@@ -259,3 +260,16 @@ class GELU(Gated):
 
     def options(self) -> str:
         return f"approximate={self.approximate!r}"
+
+
+def made(activation: Callable[[], Layer]) -> Layer:
+    """What an argument `activation` makes: it is a layer's class, or a function that makes one."""
+    why: Exception | None = None
+    try:
+        layer = activation() if not isinstance(activation, Layer) else None
+    except TypeError as error:  # it cannot be called, or not without arguments
+        layer, why = None, error
+    if not isinstance(layer, Layer):
+        msg = f"an activation must be a class of xbp.nn, or make a layer, got {activation!r}"
+        raise InputError(msg) from why
+    return layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xbp.arguments import number
-from xbp.backend import Array
+from xbp.backend import Array, array_namespace
 from xbp.nn.backward import Backward, Rng
 from xbp.nn.layer import Layer
 from xbp.random import as_stream
@@ -48,15 +48,20 @@ class Dropout(Layer):
         xp = self.namespace(x)
         if not training or self.p == 0:
             return x, self.checked(xp, x.shape, lambda dy: dy)
-        kept = as_stream(rng).bits(x.shape, like=x) >= round(self.p * 2**32)
-        scale = 1 / (1 - self.p) if self.p < 1 else 0.0
-        mask = scale * xp.astype(kept, x.dtype)
+        mask = self.mask(x.shape, like=x, rng=rng)
 
         def backward(dy: Array) -> Array:
             self.check_gradient(xp, dy, mask.shape)
             return mask * dy
 
         return mask * x, backward
+
+    def mask(self, shape: tuple[int, ...], *, like: Array, rng: Rng) -> Array:
+        """m of a shape, where `like` lives, in its dtype."""
+        xp = array_namespace(like)
+        kept = as_stream(rng).bits(shape, like=like) >= round(self.p * 2**32)
+        scale = 1 / (1 - self.p) if self.p < 1 else 0.0
+        return scale * xp.astype(kept, like.dtype)
 
     def options(self) -> str:
         return f"p={self.p:g}"

@@ -1,11 +1,13 @@
 """What the Array API lacks, written in the Array API.
 
-Convolution and pooling, windows of an image, counter-based bits, special functions, counting.
+Convolution and pooling, windows of an image, attention, rows of a table, counter-based bits,
+special functions, counting.
 
 A primitive takes the array that decides (library, device, dtype) first. These are the reference
 versions: plain enough to be believed, and the oracle of every faster one.
 """
 
+from xbp.primitives.attention import attention
 from xbp.primitives.convolution import (
     average_pool,
     convolve,
@@ -14,6 +16,7 @@ from xbp.primitives.convolution import (
 )
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
+from xbp.primitives.embedding import embedding, scatter_add
 from xbp.primitives.images import (
     flatten,
     fold_rows,
@@ -40,12 +43,14 @@ __all__ = [
     "accumulate",
     "add_scaled",
     "affine",
+    "attention",
     "average",
     "average_pool",
     "bincount",
     "convolve",
     "convolve_rectify_pool",
     "cross_entropy",
+    "embedding",
     "erf",
     "erfc",
     "flatten",
@@ -59,6 +64,7 @@ __all__ = [
     "random_bits",
     "rectify",
     "rescale",
+    "scatter_add",
     "sigmoid",
     "unfold_rows",
     "unpad2d",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from xbp.backend import Array, array_namespace
+from xbp.backend import Array, Namespace, array_namespace
 from xbp.primitives.dispatch import primitive
 from xbp.primitives.rectify import rectify
 
@@ -53,18 +53,26 @@ def affine(
         From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂W, ∂L/∂b).
     """
     xp = array_namespace(x)
-    out, features = weight.shape
-    y = matmul(x, weight.T)
+    rows = rows_of(xp, x)
+    y = matmul(rows, weight.T)
     if bias is not None:
         y += bias
     if relu:
         y, rectify_backward = rectify(y)
 
     def backward(dy: Array, wants_dx: bool = True) -> AffineGradients:
-        dy = rectify_backward(dy) if relu else dy
-        rows = xp.reshape(dy, (-1, out))
-        dweight = matmul(rows.T, xp.reshape(x, (-1, features)))
-        dbias = None if bias is None else xp.sum(rows, axis=0)
-        return matmul(dy, weight) if wants_dx else None, dweight, dbias
+        delta = rows_of(xp, dy)
+        delta = rectify_backward(delta) if relu else delta
+        dx = xp.reshape(matmul(delta, weight), x.shape) if wants_dx else None
+        dbias = None if bias is None else xp.sum(delta, axis=0)
+        return dx, matmul(delta.T, rows), dbias
 
+    if x.ndim != 2:
+        leading = [-1 if size is None else size for size in x.shape[:-1]]  # as a graph is recorded
+        y = xp.reshape(y, (*leading, weight.shape[0]))
     return y, backward
+
+
+def rows_of(xp: Namespace, x: Array) -> Array:
+    """(…, features) → (rows, features): one product of them all, not one a sample."""
+    return x if x.ndim == 2 else xp.reshape(x, (-1, x.shape[-1]))

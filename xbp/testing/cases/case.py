@@ -239,6 +239,8 @@ def written(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
     """Arguments as one writes them."""
     shown = [repr(value) for value in arguments]
     for key, value in options.items():
-        name = value.__name__ if inspect.isfunction(value) else repr(value)
+        name = (
+            value.__name__ if inspect.isfunction(value) or inspect.isclass(value) else repr(value)
+        )
         shown.append(f"{key}={name}")
     return ", ".join(shown)

@@ -31,6 +31,7 @@ INITIALIZERS = [
     Initializer("map_by_map", {"inputs": (1, 3, 2), "init": initializers.he_normal}, ((6, 5, 3),)),
     Initializer("normal", {"std": 0.3}),
     Initializer("orthogonal", {"gain": 0.7}),
+    Initializer("sinusoidal"),
     Initializer("uniform", {"bound": 0.3}),
     Initializer("xavier_normal"),
     Initializer("xavier_uniform", {"gain": 5 / 3}),

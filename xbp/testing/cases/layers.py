@@ -18,6 +18,7 @@ from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host, away_from_zero, distinct, ends, sparse, wide
 from xbp.testing.cases.case import Layer, at_ties, at_zero, fed, within
 from xbp.testing.cases.recurrent import RECURRENT
+from xbp.testing.cases.sequences import SEQUENCES
 
 # --- definitions, given what the constructor is given ---------------------------------------------
 
@@ -167,6 +168,7 @@ LAYERS: list[Layer] = [
         fed(ends(5, 2, 6, 5), *OVERLAPPING),
     ]),
     *RECURRENT,
+    *SEQUENCES,
     Layer("Last", entrywise(lambda x: x[:, -1]), [fed((3, 4, 2))], axes=2, exact=True),
     Layer("Flatten", entrywise(oracles.flatten), [fed((3, 2, 4, 5))], axes=1, exact=True),
     Layer("Dropout", dropout, [

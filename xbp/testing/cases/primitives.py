@@ -191,6 +191,11 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         for a, n in (((7, 9), 5), ((3, 4, 5), 2), ((129, 70), 90), ((2, 600), 300))
     ),
     *(("matmul", primitives.matmul, (ends(m, 70), (70, 90))) for m in (5, 129)),
+    *(
+        ("scatter_add", partial(primitives.scatter_add, length=length), (values, index))
+        for values, length in ((normal(50, 3), 9), (normal(7, 1), 2), (ends(33, 5), 40))
+        for index in (np.arange(len(values)) ** 2 % 13 - 1, np.ones(len(values), np.int64))
+    ),
     ("write_row", _row_written, (normal(5, 3), np.asarray([2]), normal(3, seed=2))),
     ("philox4x32", _philox, tuple(words(4, 33))),
     ("random_bits", _bits, ((2,),)),
@@ -207,6 +212,13 @@ CONVOLUTIONS = [
 ]
 BLOCKS = [(True, (2, 2)), (True, (1, 1)), (False, (3, 2))]
 """Whether there is a ReLU, and the windows of the maximum."""
+
+
+def _attention(q: Array, k: Array, v: Array, *ignored: Array, causal: bool) -> Any:
+    """With a gradient of None for booleans."""
+    y, backward = primitives.attention(q, k, v, *ignored, causal=causal)
+    return y, lambda dy: (*backward(dy), *(None for _ in ignored))
+
 
 DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     # name, a function of arrays that returns its backward, their shapes (or the arrays themselves)
@@ -239,6 +251,16 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         )
         for x, w, stride, padding in CONVOLUTIONS
         for relu, pool in BLOCKS
+    ),
+    *(
+        ("attention", partial(_attention, causal=causal), (q, (2, 3, 6, 4), (2, 3, 6, 5), *ignored))
+        for q in ((2, 3, 5, 4), (2, 3, 1, 4), ends(2, 3, 7, 4))
+        for causal in (False, True)
+        for ignored in ((), (np.asarray([[0, 0, 1, 0, 1, 1], [1] * 6], bool),))
+    ),
+    *(
+        ("embedding", primitives.embedding, (tokens, (7, 3)))
+        for tokens in (np.arange(1, 7), np.arange(24).reshape(2, 3, 4) ** 2 % 9 - 1)
     ),
     *(
         (name, partial(_pool, getattr(primitives, name), **w), (x,))

@@ -19,6 +19,7 @@ from xbp.backend import (
 )
 from xbp.errors import InputError, OutOfMemoryError
 from xbp.nn import Layer, Loss
+from xbp.nn.embedding import check_tokens
 from xbp.nn.losses import advice
 from xbp.training.door.pieces import check_single
 from xbp.training.metrics.counting import Metric, len_of
@@ -107,6 +108,7 @@ def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> A
                 "along the first axis: for a single one give x[None]"
             )
             raise InputError(msg) from None
+    check_tokens(model, x)
     return x
 
 
@@ -155,6 +157,7 @@ def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
         )
         raise InputError(msg)
     prediction = _one_output(model, x)
+    check_tokens(model, x)
     check_single(model, loss, prediction)
     if isinstance(loss, Loss):
         loss.check(prediction, y)

@@ -1,0 +1,226 @@
+"""Attention of many heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xbp.arguments import integer
+from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name
+from xbp.errors import InputError
+from xbp.initializers import xavier_uniform, zeros
+from xbp.nn.backward import Rng
+from xbp.nn.dropout import Dropout
+from xbp.nn.layer import Layer
+from xbp.nn.linear import Linear
+from xbp.nn.parameter import Parameter
+from xbp.primitives import affine, attention
+from xbp.random import Seed, generator
+
+
+class MultiheadAttention(Layer):
+    """y = W_o concat(A_1, …, A_H) + b_o, each head an average of the values that its queries find.
+
+    With q = W_q x + b_q, k = W_k m + b_k and v = W_v m + b_v, whose features are cut into H heads,
+
+        A_h = softmax(q_h k_hᵀ / √d) v_h,      d = embed_dim / num_heads
+
+    (Vaswani et al. 2017, section 3.2). The memory m is x itself (self attention) or something else
+    (cross attention). The backward is that of `xbp.primitives.attention` between those of the
+    projections; in self attention ∂L/∂x is the sum over the three ways through q, k and v.
+
+    Parameters
+    ----------
+    embed_dim, num_heads : int
+        The number of heads divides the number of features.
+    dropout : float, default 0
+        The probability with which training drops each weight of the average.
+    bias : bool, default True
+    causal : bool, default False
+        Whether position i looks at the positions 0, 1, …, i of the memory alone.
+    dtype : dtype, default "float32"
+    rng : int, numpy.random.Generator or None
+        Seed of the initial weights, as in PyTorch: in_proj_weight by `xavier_uniform`, as the one
+        matrix that it is, out_proj.weight as a Linear's, biases 0.
+
+    Attributes
+    ----------
+    in_proj_weight : Parameter (3 · embed_dim, embed_dim)
+        W_q, W_k and W_v, one below the other.
+    in_proj_bias : Parameter (3 · embed_dim,) or None
+    out_proj : Linear
+
+    Notes
+    -----
+    x (N, T, embed_dim), memory (N, S, embed_dim), output (N, T, embed_dim): the batch comes first,
+    always. A query that may look at nothing, as all of its keys are padding, gets A = 0 and gives
+    no gradient.
+
+    Raises
+    ------
+    InputError
+        In the constructor for values out of range; in a call for shapes or dtypes that do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer = nn.MultiheadAttention(8, 2, dtype="float64", rng=0)
+    >>> x, memory = np.ones((1, 3, 8)), np.ones((1, 5, 8))
+    >>> y, backward = layer.forward(x, memory)
+    >>> [gradient.shape for gradient in backward(y)]
+    [(1, 3, 8), (1, 5, 8)]
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        *,
+        causal: bool = False,
+        dtype: Any = "float32",
+        rng: Seed = None,
+    ) -> None:
+        self.embed_dim = integer("embed_dim", embed_dim, least=1)
+        self.num_heads = integer("num_heads", num_heads, least=1)
+        if embed_dim % num_heads:
+            msg = f"num_heads must divide embed_dim, got {num_heads} heads for {embed_dim} features"
+            raise InputError(msg)
+        self.dropout, self.causal, rng = Dropout(dropout), bool(causal), generator(rng)
+        shape = (3 * self.embed_dim, self.embed_dim)
+        self.in_proj_weight = Parameter.draw(shape, xavier_uniform, rng, dtype)
+        self.in_proj_bias = Parameter.draw(shape[:1], zeros, rng, dtype) if bias else None
+        self.out_proj = Linear(
+            self.embed_dim, self.embed_dim, bias, dtype=dtype, rng=rng, bias_init=zeros
+        )
+
+    def __call__(
+        self, x: Array, memory: Array | None = None, *, key_padding_mask: Array | None = None
+    ) -> Array:
+        """Inference: the output alone."""
+        return self.forward(x, memory, key_padding_mask=key_padding_mask)[0]
+
+    def forward(
+        self,
+        x: Array,
+        memory: Array | None = None,
+        *,
+        key_padding_mask: Array | None = None,
+        training: bool = False,
+        rng: Rng = None,
+    ) -> tuple[Array, Any]:
+        """The output, and its backward.
+
+        Parameters
+        ----------
+        x : array (N, T, embed_dim)
+            What the queries are made of.
+        memory : array (N, S, embed_dim), optional
+            What the keys and values are made of: x, if it is left out.
+        key_padding_mask : array (N, S) of bool, optional
+            True where a position of the memory is ignored.
+        training, rng
+            As for every layer.
+
+        Returns
+        -------
+        y : array (N, T, embed_dim)
+        backward : callable
+            ``dx = backward(dy)``; with a memory ``dx, dmemory = backward(dy)``.
+        """
+        xp, source = self._checked(x, "input"), x
+        if memory is not None:
+            self._checked(memory, "a memory")
+            if memory.shape[0] != x.shape[0]:
+                msg = (
+                    f"{self} got a memory of {memory.shape[0]} samples for an input of {x.shape[0]}"
+                )
+                raise InputError(msg)
+            source = memory
+        ignored = self._ignored(source, key_padding_mask)
+        (q, k, v), project_backward = self._project(xp, x, memory)
+        mask = None
+        if training and self.dropout.p:
+            mask = self.dropout.mask((*q.shape[:3], k.shape[2]), like=q, rng=rng)
+        heads, attend_backward = attention(q, k, v, ignored, mask, causal=self.causal)
+        y, out_backward = self.out_proj.forward(self._together(xp, (heads,)))
+
+        def backward(dy: Array) -> Any:
+            (dheads,) = self._split(xp, out_backward(dy), 1)
+            return project_backward(attend_backward(dheads))
+
+        return y, backward
+
+    def _project(self, xp: Namespace, x: Array, memory: Array | None) -> Any:
+        """(q, k, v) in heads; and from their gradients to ∂L/∂x, or to (∂L/∂x, ∂L/∂memory)."""
+        weight, add_weight_grad = self.in_proj_weight.lend()
+        bias, undos = self.in_proj_bias, []
+        heads: list[Array] = []
+        ways = [(x, 0, 3)] if memory is None else [(x, 0, 1), (memory, 1, 3)]
+        for source, start, stop in ways:
+            rows = slice(start * self.embed_dim, stop * self.embed_dim)
+            made, undo = affine(source, weight[rows, :], None if bias is None else bias.data[rows])
+            heads += self._split(xp, made, stop - start)
+            undos.append(undo)
+
+        def joined(parts: Any) -> Array:
+            return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+        def backward(dheads: tuple[Array, Array, Array]) -> Any:
+            found = [
+                undo(self._together(xp, dheads[start:stop]), True)
+                for undo, (_, start, stop) in zip(undos, ways, strict=True)
+            ]
+            dsources, dweights, dbiases = zip(*found, strict=True)
+            add_weight_grad(joined(dweights))
+            if bias is not None:
+                bias.add_grad(joined(dbiases))
+            return dsources[0] if memory is None else dsources
+
+        return heads, backward
+
+    def _split(self, xp: Namespace, x: Array, parts: int) -> tuple[Array, ...]:
+        """(N, T, parts · embed_dim) → as many arrays (N, H, T, d)."""
+        shape = (-1, x.shape[1], parts, self.num_heads, self.embed_dim // self.num_heads)
+        heads = xp.permute_dims(xp.reshape(x, shape), (2, 0, 3, 1, 4))
+        return tuple(heads[i, ...] for i in range(parts))
+
+    def _together(self, xp: Namespace, heads: tuple[Array, ...]) -> Array:
+        """The inverse."""
+        by_time = [xp.permute_dims(part, (0, 2, 1, 3)) for part in heads]
+        shape = (-1, heads[0].shape[2], len(heads) * self.embed_dim)
+        return xp.reshape(xp.stack(by_time, axis=2), shape)
+
+    def _checked(self, x: Array, what: str) -> Namespace:
+        xp = self.namespace(x)
+        if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != self.embed_dim:
+            msg = (
+                f"{self} expects {what} (N, T, {self.embed_dim}) of at least one time step, "
+                f"got shape {tuple(x.shape)}"
+            )
+            raise InputError(msg)
+        return xp
+
+    def _ignored(self, memory: Array, mask: Array | None) -> Array | None:
+        if mask is None:
+            return None
+        check_beside(self, "a key_padding_mask", mask, "the memory is", memory)
+        boolean = array_namespace(mask).isdtype(mask.dtype, "bool")
+        if not boolean or tuple(mask.shape) != tuple(memory.shape[:2]):
+            msg = (
+                f"{self} expects a key_padding_mask of shape {tuple(memory.shape[:2])} and dtype "
+                f"bool, True where a position is ignored, got shape {tuple(mask.shape)} and dtype "
+                f"{dtype_name(mask.dtype)}"
+            )
+            raise InputError(msg)
+        return mask
+
+    def options(self) -> str:
+        shown = {
+            "dropout": (self.dropout.p, 0.0),
+            "bias": (self.in_proj_bias is not None, True),
+            "causal": (self.causal, False),
+        }
+        extra = [f"{name}={value}" for name, (value, default) in shown.items() if value != default]
+        return ", ".join([f"{self.embed_dim}, {self.num_heads}", *extra])

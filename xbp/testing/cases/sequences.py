@@ -1,0 +1,198 @@
+"""Layers for sequences: their lines, their definitions, and what gives them one input of floats.
+
+The definitions are loops over samples, heads and positions, as the formulas are written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xbp import nn
+from xbp.backend import Array
+from xbp.testing import oracles
+from xbp.testing.cases.arrays import Host
+from xbp.testing.cases.case import Layer, fed
+
+# --- what shows such layers to tests that feed one array of floats --------------------------------
+
+OFFSET = 0.37
+"""Neither a quarter nor near one: the drawn multiples of ¼ are far from where a token changes."""
+
+
+def tokens_of(x: Array, count: int, xp: Any = np) -> Array:
+    """⌊|x| + 0.37⌋ mod count: a token for each number, constant around it."""
+    return xp.astype(xp.abs(x) + OFFSET, xp.int64) % count
+
+
+class OfTokens(nn.Layer):
+    """A layer of tokens, given numbers; its derivative with respect to them is 0."""
+
+    def __init__(self, layer: Any, count: int) -> None:
+        self.layer, self.count = layer, count
+
+    def forward(self, x: Array, *, training: bool = False, rng: Any = None) -> Any:
+        xp = self.namespace(x)
+        tokens = tokens_of(x, self.count, xp)
+        y, backward = self.layer.forward(tokens, training=training, rng=rng)
+
+        def backward_to_numbers(dy: Array) -> Array:
+            self.check_gradient(xp, dy, y.shape)
+            backward(dy)
+            return xp.zeros_like(x)
+
+        return y, backward_to_numbers
+
+
+class CrossAttention(nn.Layer):
+    """Attention of the first `queries` rows of x to the others, of which every third is padding."""
+
+    def __init__(self, layer: nn.MultiheadAttention, queries: int) -> None:
+        self.layer, self.queries = layer, queries
+
+    def forward(self, x: Array, *, training: bool = False, rng: Any = None) -> Any:
+        xp, T = self.namespace(x), self.queries
+        memory = x[:, T:, :]
+        every_third = xp.arange(memory.shape[1], device=x.device) % 3 == 1
+        padding = (memory[:, :, 0] == memory[:, :, 0]) & every_third
+        y, backward = self.layer.forward(
+            x[:, :T, :], memory, key_padding_mask=padding, training=training, rng=rng
+        )
+        return y, lambda dy: xp.concat(backward(dy), axis=1)
+
+
+def of_tokens(kind: Callable[..., nn.Layer]) -> Callable[..., nn.Layer]:
+    return lambda count, *sizes, **options: OfTokens(kind(count, *sizes, **options), count)
+
+
+def crossed(*sizes: Any, queries: int, **options: Any) -> nn.Layer:
+    return CrossAttention(nn.MultiheadAttention(*sizes, **options), queries)
+
+
+# --- definitions ----------------------------------------------------------------------------------
+
+
+def inner(state: dict[str, Host], prefix: str = "layer.") -> dict[str, Host]:
+    """The state of a sublayer."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def embedding(s: Any, x: Host, count: int, width: int, padding: int | None = None) -> Host:
+    y = np.zeros((*x.shape, width))
+    for place, token in np.ndenumerate(tokens_of(x, count)):
+        y[place] = s["layer.weight"][token]
+    return y
+
+
+def positions(s: Any, x: Host, length: int, width: int) -> Host:
+    return np.stack([sample + s["weight"][: len(sample)] for sample in x])
+
+
+def sinusoidal_positions(s: Any, x: Host, length: int, width: int) -> Host:
+    y = x.copy()
+    for t in range(x.shape[1]):
+        for column in range(width):
+            angle = t / 10_000 ** ((column - column % 2) / width)
+            y[:, t, column] += math.cos(angle) if column % 2 else math.sin(angle)
+    return y
+
+
+def glu(x: Host, dim: int = -1) -> Host:
+    a, b = np.split(x, 2, axis=dim)
+    return np.asarray(a * oracles.sigmoid(b))
+
+
+def swiglu(x: Host, dim: int = -1) -> Host:
+    a, b = np.split(x, 2, axis=dim)
+    return np.asarray(oracles.silu(a) * b)
+
+
+def dropout_mask(shape: tuple[int, ...], p: float, draw: int) -> Host:
+    """That of seed 0 in a draw of its first step, word by word from the plain-integer Philox."""
+    key = np.random.SeedSequence(0).generate_state(2, np.uint32)
+    mask = np.zeros(math.prod(shape))
+    for i in range(mask.size):
+        block = oracles.philox4x32((i // 4, draw, 0, 0), (int(key[0]), int(key[1])))
+        mask[i] = 1 / (1 - p) if block[i % 4] >= p * 2**32 else 0.0
+    return mask.reshape(shape)
+
+
+def attention(
+    s: Any, x: Host, memory: Host, heads: int, hidden: Callable[[int, int], bool], mask: Host
+) -> Host:
+    """Query by query. `hidden` tells of a query and a key whether they may not meet."""
+    E, d = x.shape[2], x.shape[2] // heads
+    weights, biases = s["in_proj_weight"], s.get("in_proj_bias", np.zeros(3 * E))
+    (W_q, W_k, W_v), (b_q, b_k, b_v) = np.split(weights, 3), np.split(biases, 3)
+    joined = np.zeros(x.shape)
+    for n, h in np.ndindex(len(x), heads):
+        rows = slice(h * d, (h + 1) * d)
+        k, v = memory[n] @ W_k[rows].T + b_k[rows], memory[n] @ W_v[rows].T + b_v[rows]
+        for i in range(x.shape[1]):
+            q = W_q[rows] @ x[n, i] + b_q[rows]
+            seen = [j for j in range(len(k)) if not hidden(i, j)]
+            powers = np.exp([q @ k[j] / math.sqrt(d) for j in seen])
+            for j, p in zip(seen, powers / powers.sum(), strict=True):
+                joined[n, i, rows] += p * mask[n, h, i, j] * v[j]
+    return np.asarray(joined @ s["out_proj.weight"].T + s.get("out_proj.bias", 0.0))
+
+
+def self_attention(
+    s: Any, x: Host, width: int, heads: int, dropout: float = 0.0, bias: bool = True,
+    causal: bool = False, draw: int = 0,
+) -> Host:  # fmt: skip
+    shape = (len(x), heads, x.shape[1], x.shape[1])
+    mask = dropout_mask(shape, dropout, draw) if dropout else np.ones(shape)
+    return attention(s, x, x, heads, lambda i, j: causal and j > i, mask)
+
+
+def cross_attention(
+    s: Any, x: Host, width: int, heads: int, queries: int, causal: bool = False
+) -> Host:
+    x, memory = x[:, :queries], x[:, queries:]
+    mask = np.ones((len(x), heads, queries, memory.shape[1]))
+
+    def hidden(i: int, j: int) -> bool:
+        return j % 3 == 1 or (causal and j > i)
+
+    return attention(inner(s), x, memory, heads, hidden, mask)
+
+
+def undropped(oracle: Callable[..., Host]) -> Callable[..., Host]:
+    """The definition of a layer's inference."""
+
+    def inference(s: Any, x: Host, *arguments: Any, **options: Any) -> Host:
+        return oracle(s, x, *arguments, **{k: v for k, v in options.items() if k != "dropout"})
+
+    return inference
+
+
+# --- the lines ------------------------------------------------------------------------------------
+
+SEQUENCES: list[Layer] = [
+    Layer("Embedding", embedding, [
+        fed((4, 5), 3, 4),
+        fed((2, 3, 2), 17, 3),
+        fed((33,), 2, 5),
+    ], make=of_tokens(nn.Embedding)),
+    Layer("LearnedPositions", positions, [fed((3, 4, 5), 4, 5), fed((2, 3, 4), 7, 4)]),
+    Layer("SinusoidalPositions", sinusoidal_positions, [
+        fed((3, 4, 6), 9, 6),
+        fed((2, 3, 5), 3, 5),
+    ]),
+    Layer("GLU", lambda s, x, *dim: glu(x, *dim), [fed((4, 6)), fed((2, 4, 3), 1)]),
+    Layer("SwiGLU", lambda s, x, *dim: swiglu(x, *dim), [fed((4, 6)), fed((2, 4, 3), -2)]),
+    Layer("MultiheadAttention", self_attention, [
+        fed((2, 3, 4), 4, 2),
+        fed((3, 4, 6), 6, 3, bias=False),
+        fed((2, 5, 4), 4, 1, causal=True),
+        fed((2, 4, 6), 6, 2, dropout=0.3, causal=True),
+    ], inference=undropped(self_attention)),
+    Layer("MultiheadAttention", cross_attention, [
+        fed((2, 7, 4), 4, 2, queries=3),
+        fed((2, 6, 6), 6, 3, queries=4, causal=True),
+    ], make=crossed, title="MultiheadAttention across"),
+]  # fmt: skip
