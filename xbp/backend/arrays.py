@@ -150,11 +150,13 @@ def on_device_of(array: Any) -> AbstractContextManager[Any]:
 
 
 def there(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, run on the device of the first array among its arguments."""
+    """`function`, run on the device of the first array among its arguments, or their tuples."""
 
     @wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> R:
         for array in (*args, *options.values()):
+            if type(array) is tuple and array:
+                array = array[0]
             if library_of(array) is not None:
                 with on_device_of(array):
                     return function(*args, **options)

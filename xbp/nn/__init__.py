@@ -2,27 +2,39 @@
 
 from xbp.nn.activations import (
     ELU,
-    GELU,
-    SELU,
     Elementwise,
+    GELU,
     LeakyReLU,
     ReLU,
+    SELU,
     ScaledTanh,
-    Sigmoid,
     SiLU,
+    Sigmoid,
     Softplus,
     Tanh,
 )
 from xbp.nn.attention import MultiheadAttention
 from xbp.nn.backward import Backward, for_parameters
+from xbp.nn.class_losses import MultiMarginLoss, NLLLoss
+from xbp.nn.classes import ClassLoss
 from xbp.nn.conv import Conv2d
 from xbp.nn.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from xbp.nn.dropout import Dropout
 from xbp.nn.embedding import Embedding
+from xbp.nn.embedding_losses import CosineEmbeddingLoss, EmbeddingLoss, TripletMarginLoss
 from xbp.nn.gated import GLU, SwiGLU
 from xbp.nn.layer import Layer
 from xbp.nn.linear import Linear
-from xbp.nn.losses import EntrywiseLoss, HuberLoss, L1Loss, Loss, MSELoss, RegressionLoss
+from xbp.nn.losses import (
+    EntrywiseLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    Loss,
+    MSELoss,
+    RegressionLoss,
+    SmoothL1Loss,
+)
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.pool import AvgPool2d, MaxPool2d
 from xbp.nn.positions import LearnedPositions, SinusoidalPositions
@@ -40,23 +52,27 @@ __all__ = [
     "BCEWithLogitsLoss",
     "Backward",
     "Buffer",
+    "ClassLoss",
     "Conv2d",
+    "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dropout",
     "ELU",
     "Elementwise",
     "Embedding",
+    "EmbeddingLoss",
     "EntrywiseLoss",
     "Flatten",
     "GELU",
     "GLU",
     "GRU",
     "HuberLoss",
+    "KLDivLoss",
     "L1Loss",
     "LSTM",
     "Last",
-    "LayerSummary",
     "Layer",
+    "LayerSummary",
     "LeakyReLU",
     "LearnedPositions",
     "Linear",
@@ -64,7 +80,9 @@ __all__ = [
     "Loss",
     "MSELoss",
     "MaxPool2d",
+    "MultiMarginLoss",
     "MultiheadAttention",
+    "NLLLoss",
     "PReLU",
     "Parameter",
     "RNN",
@@ -77,10 +95,12 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SinusoidalPositions",
+    "SmoothL1Loss",
     "Softmax",
     "Softplus",
     "SwiGLU",
     "Tanh",
+    "TripletMarginLoss",
     "for_parameters",
     "summary",
     "trace",

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
-from xbp.arguments import choice, number
-from xbp.backend import Array, array_namespace, dtype_name, on_host, to_numpy
+from xbp.arguments import number
+from xbp.backend import Array, array_namespace, to_numpy
 from xbp.errors import InputError
-from xbp.nn.losses import EntrywiseLoss, Loss, advice
+from xbp.nn.classes import ClassLoss, as_before, by_rows, target_rows
+from xbp.nn.losses import EntrywiseLoss
 from xbp.primitives import cross_entropy, sigmoid
-from xbp.primitives.cross_entropy import one_hot
 
 
-class CrossEntropyLoss(Loss):
-    """Softmax and cross-entropy in one: L_n = -Σ_c t_nc log p_nc with p = softmax(z).
+class CrossEntropyLoss(ClassLoss):
+    """Softmax and cross-entropy in one: ℓ_n = -Σ_c t_nc log p_nc with p = softmax(z).
 
-    For integer labels t is one-hot, so L_n = -log p_n,label. The gradient is
-    ∂L_n/∂z_n = p_n Σ_c t_nc - t_n, that is p - t (Bishop 2006, eq. 4.109). log p is computed as
+    For integer labels t is one-hot, so ℓ_n = -log p_n,label. The gradient is
+    ∂ℓ_n/∂z_n = p_n Σ_c t_nc - t_n, that is p - t (Bishop 2006, eq. 4.109). log p is computed as
     z - max z - log Σ e^(z - max z), which is finite and accurate for any finite logits.
+
+    With `label_smoothing` ε, t is (1 - ε) t + ε/C (Szegedy et al. 2016, section 7). With `weight`
+    w, each t_nc is multiplied by w_c, and the mean over labels divides by Σ_n w_label, as in
+    PyTorch; that over probabilities by their number.
 
     Parameters
     ----------
     reduction : {"mean", "sum"}, default "mean"
-        Over the samples.
+        Over the labels.
+    weight, ignore_index
+        See `ClassLoss`.
+    label_smoothing : float, default 0
+        From 0 to 1.
 
     Notes
     -----
-    `prediction` holds logits (N, C); `target` holds integer labels (N,) from 0 to C - 1, or
-    probabilities (N, C). A label out of range is an error where values can be read without waiting
-    for a device; on a device it makes the loss nan, and `check` is the door that refuses it. A call
-    may be given the weight of each sample, at least 0, as a third argument (N,): see
-    `Loss.relative`.
+    `prediction` holds logits (N, C) or (N, C, d1, …); `target` holds integer labels (N,) or
+    (N, d1, …) from 0 to C - 1, or probabilities of the logits' shape. A label out of range is an
+    error where values can be read without waiting for a device; on a device it makes the loss nan,
+    and `check` is the door that refuses it. A call may be given the weight of each sample, at least
+    0, as a third argument (N,): see `Loss.relative`.
 
     Raises
     ------
     InputError
-        For shapes that do not fit, labels out of range, or an unknown reduction.
+        For shapes that do not fit, labels out of range, or an option that is none.
 
     Examples
     --------
@@ -46,36 +54,51 @@ class CrossEntropyLoss(Loss):
     (1.386294, [[0.25, -0.75, 0.25, 0.25]])
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = choice("reduction", reduction, ("mean", "sum"))
+    shares_too = True
+    outputs = "logits"
+
+    def __init__(
+        self,
+        reduction: str = "mean",
+        *,
+        weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(reduction, weight=weight, ignore_index=ignore_index)
+        self.label_smoothing = number("label_smoothing", label_smoothing, least=0, most=1)
+
+    @property
+    def has_options(self) -> bool:
+        """Whether t is another one than the target."""
+        return self.weight is not None or self.ignore_index is not None or self.label_smoothing != 0
 
     def __call__(
         self, prediction: Array, target: Array, weight: Array | None = None
     ) -> tuple[Array, Array]:
-        xp = self.namespace(prediction, target)  # refuses what does not belong together
-        self._check_shapes(prediction, target)
-        scale = 1 / prediction.shape[0] if self.reduction == "mean" else 1.0
-        shares = target
-        if weight is not None:  # L_n is linear in t_n
-            if target.ndim == 1:
-                shares = one_hot(xp, target, prediction.shape[1], prediction.dtype)
-            shares = self.relative(prediction, weight) * xp.astype(shares, prediction.dtype)
-        value, gradient = self.compute(prediction, shares, scale)
-        if target.ndim == 1 and on_host(target) and math.isnan(value):
-            self._check_labels(prediction, target)  # a label that is no class makes the loss nan
-        return value, gradient
+        self.namespace(prediction, target)  # refuses what does not belong together
+        self.check_shapes(prediction, target)
+        z, t = by_rows(prediction), target_rows(prediction, target)
+        if weight is not None:
+            weight = self.by_label(prediction, weight)
+        if weight is not None or self.has_options:
+            t, scale = self.shares(z, t, weight, self.label_smoothing)
+        else:
+            scale = 1 / z.shape[0] if self.reduction == "mean" else 1.0
+        value, gradient = self.compute(z, t, scale)
+        self.refuse_wrong_labels(value, prediction, target)
+        return value, as_before(gradient, prediction.shape)
 
     def compute(self, logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
-        """`scale` times the sum over the samples, and its gradient; the arguments fit each other.
+        """`scale` times the sum over the rows, and its gradient; the arguments fit each other.
 
         A label that is no class makes the value nan.
         """
         return cross_entropy(logits, target, scale)
 
     def check(self, prediction: Array, target: Array) -> None:
-        self._check_shapes(prediction, target, same_length=False)
-        if target.ndim == 1:
-            self._check_labels(prediction, target)
+        super().check(prediction, target)
+        if target.ndim < prediction.ndim:
             return
         xp = array_namespace(target)
         shares = xp.astype(target, xp.float64)
@@ -83,35 +106,6 @@ class CrossEntropyLoss(Loss):
         if not bool(to_numpy(xp.all(right))):  # nan is no probability either
             msg = f"{self} needs probabilities: no entry below 0, each row summing to 1"
             if prediction.shape[1] == 1:
-                msg += "; for a model with a single output take BCEWithLogitsLoss"
-            raise InputError(msg)
-
-    def _check_shapes(self, prediction: Array, target: Array, *, same_length: bool = True) -> None:
-        if prediction.ndim != 2:
-            msg = f"{self} needs logits of shape (N, C), got {tuple(prediction.shape)}"
-            raise InputError(msg)
-        integer = array_namespace(target).isdtype(target.dtype, "integral")
-        fits = integer if target.ndim == 1 else target.shape[1:] == prediction.shape[1:]
-        if not fits or (same_length and target.shape[0] != prediction.shape[0]):
-            n, c = prediction.shape if same_length else ("N", prediction.shape[1])
-            msg = (
-                f"{self} needs integer labels of shape ({n},) or probabilities of shape "
-                f"({n}, {c}), got shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}"
-                f"{advice((n,), tuple(target.shape))}"
-            )
-            if target.ndim == 1 and dtype_name(target.dtype) in ("bool", "float32", "float64"):
-                msg += "; if they are labels, convert them with xbp.asarray(y).astype('int64')"
-            raise InputError(msg)
-
-    def _check_labels(self, prediction: Array, labels: Array) -> None:
-        xp, classes = array_namespace(labels), prediction.shape[1]
-        low, high = int(to_numpy(xp.min(labels))), int(to_numpy(xp.max(labels)))
-        if low < 0 or high >= classes:
-            msg = (
-                f"{self} needs labels from 0 to {classes - 1} for {classes} classes, "
-                f"got {low if low < 0 else high}"
-            )
-            if classes == 1:
                 msg += "; for a model with a single output take BCEWithLogitsLoss"
             raise InputError(msg)
 

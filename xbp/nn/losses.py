@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from xbp.arguments import choice, number, positive
-from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name, there
+from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name, there, to_numpy
 from xbp.errors import InputError
 
 
@@ -44,6 +44,20 @@ class Loss:
 
     reduction = "mean"
 
+    def denominator(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> Array | None:
+        """What the mean over this batch divides by, 0-d, where that is not as the samples are many.
+
+        A mean over a set is that over its batches, each counted by this number; None stands for the
+        number of samples.
+        """
+        if weight is None or self.reduction == "sum":
+            return None
+        xp = self.namespace(prediction, weight, "weight")
+        self.check_weight(prediction, weight)
+        return xp.sum(xp.astype(weight, prediction.dtype))
+
     def relative(self, prediction: Array, weight: Array) -> Array:
         """The factor of each sample's loss, in the prediction's dtype: (N, 1, …), as many axes.
 
@@ -57,15 +71,19 @@ class Loss:
             `weight` is not of shape (N,).
         """
         xp = self.namespace(prediction, weight, "weight")
+        self.check_weight(prediction, weight)
+        weight = xp.astype(weight, prediction.dtype)
+        if self.reduction != "sum":
+            total = xp.sum(weight)
+            weight = weight * (prediction.shape[0] / xp.where(total > 0, total, 1.0))
+        return xp.reshape(weight, (-1, *[1] * (prediction.ndim - 1)))
+
+    def check_weight(self, prediction: Array, weight: Array) -> None:
+        """Refuse weights of samples that are not one for each."""
         n = prediction.shape[0]
         if weight.shape != (n,):
             msg = f"{self} needs weights of shape ({n},), one a sample, got {tuple(weight.shape)}"
             raise InputError(msg)
-        weight = xp.astype(weight, prediction.dtype)
-        if self.reduction != "sum":
-            total = xp.sum(weight)
-            weight = weight * (n / xp.where(total > 0, total, 1.0))
-        return xp.reshape(weight, (-1, *[1] * (prediction.ndim - 1)))
 
     def namespace(self, prediction: Array, target: Array, name: str = "target") -> Namespace:
         """The common Array API namespace of both; mixing libraries or devices is an error."""
@@ -80,7 +98,8 @@ class Loss:
         return xp
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={_shown(value)}" for name, value in vars(self).items())
+        known = vars(self).items()
+        options = ", ".join(f"{k}={_shown(v)}" for k, v in known if not k.startswith("_"))
         return f"{type(self).__name__}({options})"
 
 
@@ -99,6 +118,8 @@ def advice(wanted: tuple[Any, ...], given: tuple[int, ...]) -> str:
 
 def _shown(value: Any) -> str:
     """An option, on one line."""
+    if isinstance(value, tuple) and len(value) > 10:
+        return f"{len(value)} numbers"
     return f"array of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
 
 
@@ -223,10 +244,7 @@ class HuberLoss(RegressionLoss):
 
     ℓ′ is d cut to ±delta, without a jump; in its terms ℓ = ℓ′ (d - ½ ℓ′).
 
-    ===================================  ==================================
-    ``HuberLoss(delta=b)``               as in PyTorch
-    ``HuberLoss(delta=b, factor=1/b)``   PyTorch's ``SmoothL1Loss(beta=b)``
-    ===================================  ==================================
+    ``HuberLoss(delta=b, factor=1/b)`` is ``SmoothL1Loss(beta=b)``.
 
     Parameters
     ----------
@@ -243,3 +261,98 @@ class HuberLoss(RegressionLoss):
     def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
         slope = xp.maximum(xp.minimum(difference, self.delta), -self.delta)
         return slope * (difference - 0.5 * slope), slope
+
+
+class SmoothL1Loss(RegressionLoss):
+    """ℓ = ½ d²/beta for |d| < beta, else |d| - ½ beta, with d = y - t (Girshick 2015, eq. 3).
+
+    ℓ′ is d/beta cut to ±1, without a jump; in its terms ℓ = ℓ′ (d - ½ beta ℓ′). With beta = 0 it is
+    `L1Loss`, as in PyTorch.
+
+    Parameters
+    ----------
+    reduction, factor
+        See `EntrywiseLoss`.
+    beta : float, default 1
+        At least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> value, gradient = nn.SmoothL1Loss("sum", beta=2.0)(np.array([1.0, 5.0]), np.zeros(2))
+    >>> float(value), gradient.tolist()
+    (4.25, [0.5, 1.0])
+    """
+
+    def __init__(self, reduction: str = "mean", *, factor: float = 1.0, beta: float = 1.0) -> None:
+        super().__init__(reduction, factor=factor)
+        self.beta = number("beta", beta, least=0)
+
+    def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
+        if self.beta == 0:
+            return L1Loss.formula(self, xp, difference)  # type: ignore[arg-type]
+        slope = xp.maximum(xp.minimum(difference / self.beta, 1.0), -1.0)
+        return slope * (difference - 0.5 * self.beta * slope), slope
+
+
+class KLDivLoss(EntrywiseLoss):
+    """Kullback-Leibler divergence of q from p, ℓ = p (log p - log q), for y = log q and t = p.
+
+    The gradient is ∂ℓ/∂y = -p. Where p is 0, ℓ is 0, its limit, even where q is 0 too (PyTorch's is
+    nan there). Summed over a distribution it is KL(p ‖ q) (Kullback & Leibler 1951); so the mean
+    over samples is ``KLDivLoss("batchmean")``, where "mean" divides by the number of entries.
+
+    Parameters
+    ----------
+    reduction, factor
+        See `EntrywiseLoss`.
+    log_target : bool, default False
+        Whether targets are log p in place of p.
+
+    Raises
+    ------
+    InputError
+        As `EntrywiseLoss`; by `check` for targets that are no probabilities.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> y = np.log(np.array([[0.5, 0.5]]))
+    >>> value, gradient = nn.KLDivLoss("batchmean")(y, np.array([[1.0, 0.0]]))
+    >>> round(float(value), 6), gradient.tolist()
+    (0.693147, [[-1.0, 0.0]])
+    """
+
+    def __init__(
+        self, reduction: str = "mean", *, factor: float = 1.0, log_target: bool = False
+    ) -> None:
+        super().__init__(reduction, factor=factor)
+        if log_target not in (True, False):
+            msg = f"log_target must be True or False, got {log_target!r}"
+            raise InputError(msg)
+        self.log_target = log_target
+
+    def __call__(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        xp, target = self.matched(prediction, target)
+        p = xp.exp(target) if self.log_target else target
+        log_p = target if self.log_target else xp.log(xp.where(p == 0, 1.0, p))
+        losses = xp.where(p == 0, 0.0, p * (log_p - prediction))
+        slopes, scale = 0.0 - p, self.scale(prediction)  # no negative zeros
+        if weight is not None:
+            r = self.relative(prediction, weight)
+            losses, slopes = r * losses, r * slopes
+        return scale * xp.sum(losses), scale * slopes
+
+    def check(self, prediction: Array, target: Array) -> None:
+        super().check(prediction, target)
+        xp = array_namespace(target)
+        p = xp.astype(target, xp.float64)
+        p = xp.exp(p) if self.log_target else p
+        if not bool(to_numpy(xp.all((p >= 0) & (p <= 1 + 1e-3)))):
+            wanted = "log-probabilities, at most 0" if self.log_target else "probabilities"
+            msg = f"{self} needs targets that are {wanted}"
+            raise InputError(msg)
