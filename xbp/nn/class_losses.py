@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from xbp.arguments import number
-from xbp.backend import Array
+from xbp.backend import Array, on_host
 from xbp.errors import InputError
 from xbp.nn.classes import ClassLoss, as_before, by_rows, target_rows
 from xbp.nn.losses import Loss
@@ -60,7 +61,8 @@ class NLLLoss(ClassLoss):
         s = None if weight is None else self.by_label(prediction, weight)
         t, scale = self.shares(y, labels, s)
         value = -scale * xp.sum(xp.where(t == 0, 0.0, t * y))  # a y of -∞ elsewhere is no matter
-        self.refuse_wrong_labels(value, prediction, target)
+        if on_host(value) and math.isnan(value):
+            self.refuse_wrong_labels(prediction, target)
         return value, as_before(scale * (0.0 - t), prediction.shape)
 
 
@@ -135,6 +137,7 @@ class MultiMarginLoss(ClassLoss):
         scale = self.counts(y, labels, s) / (total if self.reduction == "mean" else 1.0)
         scale = xp.reshape(scale / classes, (-1, 1))
         value = xp.sum(scale * (h if self.p == 1 else h * h))
-        self.refuse_wrong_labels(value, prediction, target)
+        if on_host(value) and math.isnan(value):
+            self.refuse_wrong_labels(prediction, target)
         gradient = scale * (slopes - hot * xp.sum(slopes, axis=1, keepdims=True))
         return value, as_before(gradient, prediction.shape)

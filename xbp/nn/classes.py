@@ -12,7 +12,6 @@ from xbp.backend import (
     as_numbers,
     backend_of,
     dtype_name,
-    on_host,
     to_numpy,
 )
 from xbp.errors import InputError
@@ -202,9 +201,8 @@ class ClassLoss(Loss):
                 msg += f"; classes lie along axis 1: let the model end with Permute({axes})"
             raise InputError(msg)
         if self.weight is not None and len(self.weight) != shape[1]:
-            msg = (
-                f"{self} has {len(self.weight)} weights, where the outputs have {shape[1]} classes"
-            )
+            given = len(self.weight)
+            msg = f"{self} has {given} weights, where the outputs have {shape[1]} classes"
             raise InputError(msg)
         if not labelled and self.ignore_index is not None:
             msg = f"{self} leaves out a label, and cannot be given probabilities as targets"
@@ -237,14 +235,14 @@ class ClassLoss(Loss):
                 msg += f"; if it marks what does not count, give ignore_index={wrong}"
             raise InputError(msg)
 
-    def refuse_wrong_labels(self, value: Array, prediction: Array, target: Array) -> None:
-        """Refuse labels that are no class where that waits for nobody; they have made `value` nan.
+    def refuse_wrong_labels(self, prediction: Array, target: Array) -> None:
+        """Refuse labels that are no class, where the loss is nan, perhaps because of them.
 
         Raises
         ------
         InputError
         """
-        if on_host(target) and math.isnan(value) and target.ndim < prediction.ndim:
+        if target.ndim < prediction.ndim:
             if self.ignore_index is None or (to_numpy(target) != self.ignore_index).any():
                 self.check_labels(prediction, target)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from xbp.arguments import number
-from xbp.backend import Array, array_namespace, to_numpy
+from xbp.backend import Array, array_namespace, on_host, to_numpy
 from xbp.errors import InputError
 from xbp.nn.classes import ClassLoss, as_before, by_rows, target_rows
 from xbp.nn.losses import EntrywiseLoss
@@ -68,26 +69,23 @@ class CrossEntropyLoss(ClassLoss):
         super().__init__(reduction, weight=weight, ignore_index=ignore_index)
         self.label_smoothing = number("label_smoothing", label_smoothing, least=0, most=1)
 
-    @property
-    def has_options(self) -> bool:
-        """Whether t is another one than the target."""
-        return self.weight is not None or self.ignore_index is not None or self.label_smoothing != 0
-
     def __call__(
         self, prediction: Array, target: Array, weight: Array | None = None
     ) -> tuple[Array, Array]:
         self.namespace(prediction, target)  # refuses what does not belong together
         self.check_shapes(prediction, target)
-        z, t = by_rows(prediction), target_rows(prediction, target)
-        if weight is not None:
-            weight = self.by_label(prediction, weight)
-        if weight is not None or self.has_options:
-            t, scale = self.shares(z, t, weight, self.label_smoothing)
-        else:
+        z, t = prediction, target
+        if z.ndim > 2:
+            z, t = by_rows(prediction), target_rows(prediction, target)
+        if self.weight is weight is self.ignore_index is None and not self.label_smoothing:
             scale = 1 / z.shape[0] if self.reduction == "mean" else 1.0
+        else:
+            s = None if weight is None else self.by_label(prediction, weight)
+            t, scale = self.shares(z, t, s, self.label_smoothing)
         value, gradient = self.compute(z, t, scale)
-        self.refuse_wrong_labels(value, prediction, target)
-        return value, as_before(gradient, prediction.shape)
+        if on_host(value) and math.isnan(value):
+            self.refuse_wrong_labels(prediction, target)
+        return value, gradient if prediction.ndim == 2 else as_before(gradient, prediction.shape)
 
     def compute(self, logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
         """`scale` times the sum over the rows, and its gradient; the arguments fit each other.
