@@ -21,6 +21,11 @@ class WeightedLoss(nn.Loss):
     def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         return self.loss(prediction, self._own(target), target[:, 0])
 
+    def denominator(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> Array | None:
+        return self.loss.denominator(prediction, self._own(target), target[:, 0])
+
     def check(self, prediction: Array, target: Array) -> None:
         self.loss.check(prediction, self._own(target))
 

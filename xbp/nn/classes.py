@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 from xbp.arguments import choice
@@ -70,10 +71,7 @@ class ClassLoss(Loss):
     def __init__(self, reduction: str, *, weight: Any, ignore_index: int | None) -> None:
         self.reduction = choice("reduction", reduction, ("mean", "sum"))
         self.weight = None if weight is None else class_weights(weight)
-        if ignore_index is not None and type(ignore_index) is not int:
-            msg = f"ignore_index must be an integer, or None, got {ignore_index!r}"
-            raise InputError(msg)
-        self.ignore_index = ignore_index
+        self.ignore_index = label_or_none("ignore_index", ignore_index)
         self._placed: tuple[Any, Array] = (None, None)  # the weights, and their array on a device
 
     def weights_beside(self, x: Array) -> Array:
@@ -245,6 +243,20 @@ class ClassLoss(Loss):
         if target.ndim < prediction.ndim:
             if self.ignore_index is None or (to_numpy(target) != self.ignore_index).any():
                 self.check_labels(prediction, target)
+
+
+def label_or_none(name: str, value: Any) -> int | None:
+    """`value`, a label that may lie outside of the classes, or None.
+
+    Raises
+    ------
+    InputError
+        It is no integer.
+    """
+    if value is None or (isinstance(value, Integral) and not isinstance(value, bool)):
+        return None if value is None else int(value)
+    msg = f"{name} must be an integer or None, got {value!r}"
+    raise InputError(msg)
 
 
 def class_weights(weight: Any) -> tuple[float, ...]:

@@ -33,7 +33,7 @@ from xbp.optim import Optimizer
 from xbp.primitives import write_row
 from xbp.training.callbacks.base import Training
 from xbp.training.frozen import Frozen, same
-from xbp.training.metrics.averages import Mean
+from xbp.training.metrics.averages import Mean, counted
 from xbp.training.metrics.counting import CountingMetric, Metric, len_of
 from xbp.training.results import CheckedLoss
 from xbp.training.rows import Rows
@@ -296,7 +296,8 @@ class Recordings:
         sizes, self.unflushed = self.unflushed, []
         end = self.rows.row
         first, averages = end - len(sizes), self.trainer.state.averages
-        averages.loss.add_all(sizes, self.used.read("loss", first, end))
+        own = self.used.read("counted", first, end) if "counted" in self.used.rows else sizes
+        averages.loss.add_all(own, self.used.read("loss", first, end))
         for name, metric in averages.metrics.items():
             if name in self.used.learned:
                 vars(metric).update(self.used.learned[name])
@@ -304,7 +305,7 @@ class Recordings:
                 if isinstance(metric, Mean):
                     metric.add_all(sizes, values)
                 elif isinstance(metric, CountingMetric):
-                    metric.add(sum(sizes), self.xp.reshape(values, (-1,)))
+                    metric.add(self.xp.reshape(values, (-1,)))
 
     def last_loss(self) -> Array:
         """The loss of the last step, copied; None before the first step."""
@@ -404,6 +405,9 @@ class Recording:
         prediction, loss = update(trainer, CheckedLoss(trainer.loss), x, y, stream, coefficients)
         self.moved = [i for i, count in enumerate(counts) if count != before[i]]
         self.write("loss", loss)
+        size = counted(trainer.loss, prediction, y)
+        if not isinstance(size, int):
+            self.write("counted", size)
         for name, metric in trainer.metrics.items():
             if _captured(metric):
                 metric = metric.fresh()

@@ -172,7 +172,9 @@ def _check_arrays(trainer: Training, checkpoint: Checkpoint) -> None:
     model = {name: (a.shape, a.dtype.name) for name, a in trainer.model.state_dict().items()}
     parameters = [(p.shape, dtype_name(p.data.dtype)) for p in trainer.optimizer.parameters]
     seen = ((checkpoint.steps_done,), "float64")
-    sums = {"epoch.loss.values": seen, "epoch.loss.sizes": (seen[0], "int64")}
+    counted = checkpoint.file.dtypes.get("epoch.loss.sizes")  # samples, or what the loss counts
+    sizes = (seen[0], "float64" if counted == "float64" else "int64")
+    sums = {"epoch.loss.values": seen, "epoch.loss.sizes": sizes}
     expected = {f"model.{name}": kind for name, kind in model.items()}
     expected |= sums if checkpoint.steps_done else {}
     file = checkpoint.file

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xbp.arguments import integer
 from xbp.backend import Array, array_namespace, check_beside, there
 from xbp.errors import InputError
+from xbp.nn.classes import by_rows, label_or_none
 from xbp.nn.losses import advice
 from xbp.training.metrics.counting import CountingMetric, guesses, labels_of, within
 
@@ -17,9 +18,9 @@ def accuracy(prediction: Array, target: Array) -> Array:
 
     Parameters
     ----------
-    prediction : array (N, C)
+    prediction : array (N, C), or (N, C, d1, …)
         Logits or probabilities. A row with nan is wrong.
-    target : array (N,) of integers, or (N, C)
+    target : array (N,) or (N, d1, …) of integers, or of the shape of `prediction`
         Labels; or probabilities, whose largest one then is the label.
 
     Raises
@@ -96,6 +97,13 @@ class TopKAccuracy(CountingMetric):
     k : int, default 5
     name : str, optional
         In records; by default ``"top_5_accuracy"`` for k = 5.
+    ignore_index : int, optional
+        The label that does not count, as that of the loss. nan where no other one came.
+
+    Notes
+    -----
+    ``update(prediction, target)`` takes outputs (N, C) and labels (N,), or outputs (N, C, d1, …)
+    and labels (N, d1, …), each of which counts.
 
     Raises
     ------
@@ -112,19 +120,23 @@ class TopKAccuracy(CountingMetric):
     0.5
     """
 
-    def __init__(self, k: int = 5, *, name: str | None = None) -> None:
+    def __init__(
+        self, k: int = 5, *, name: str | None = None, ignore_index: int | None = None
+    ) -> None:
         self.k = integer("k", k, least=1)
+        self.ignore_index = label_or_none("ignore_index", ignore_index)
         super().__init__(name or f"top_{k}_accuracy")
 
     def keys(self, prediction: Array, target: Array) -> Array:
-        """1 for right, 0 for wrong."""
+        """1 for right, 0 for wrong, 2 for what does not count."""
         labels, xp = labels_of(self.name, prediction, target, SINGLE), array_namespace(prediction)
         self.classes = int(prediction.shape[1])
         if self.classes <= self.k:
             msg = f"{self.name} of {self.classes} outputs is always 1; choose a smaller k"
             raise InputError(msg)
-        right = xp.astype(self.right(prediction, labels), xp.int64)
-        return xp.where(within(labels, self.classes), right, -1)
+        right = xp.astype(self.right(by_rows(prediction), labels), xp.int64)
+        keys = xp.where(within(labels, self.classes), right, -1)
+        return keys if self.ignore_index is None else xp.where(labels == self.ignore_index, 2, keys)
 
     def true_labels(self, prediction: Array, target: Array) -> Array:
         return labels_of(self.name, prediction, target, SINGLE, same_length=False)
@@ -139,12 +151,12 @@ class TopKAccuracy(CountingMetric):
         return xp.sum(xp.astype(ahead, xp.int64), axis=1) < self.k
 
     def size(self) -> int:
-        return 2
+        return 2 if self.ignore_index is None else 3
 
     def compute(self) -> float:
-        wrong, right = self.counts().tolist()
-        self.check_all_counted(wrong + right)
-        return float(right / self.samples)
+        wrong, right, *ignored = self.counts().tolist()
+        self.check_all_counted(wrong + right + sum(ignored))
+        return right / (wrong + right) if wrong + right else float("nan")
 
 
 class Accuracy(TopKAccuracy):
@@ -156,6 +168,8 @@ class Accuracy(TopKAccuracy):
     ----------
     name : str, default "accuracy"
         In records.
+    ignore_index : int, optional
+        The label that does not count, as that of the loss. nan where no other one came.
 
     Raises
     ------
@@ -172,8 +186,8 @@ class Accuracy(TopKAccuracy):
     0.5
     """
 
-    def __init__(self, *, name: str = "accuracy") -> None:
-        super().__init__(1, name=name)
+    def __init__(self, *, name: str = "accuracy", ignore_index: int | None = None) -> None:
+        super().__init__(1, name=name, ignore_index=ignore_index)
 
     def right(self, prediction: Array, labels: Array) -> Array:
         guess, is_one = guesses(prediction)

@@ -10,6 +10,7 @@ import numpy as np
 
 from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, on_device_of, to_numpy
 from xbp.errors import InputError
+from xbp.nn import Loss
 from xbp.training.metrics.counting import Metric, len_of
 from xbp.training.results import check_distinct, numbers_of, value_of
 
@@ -38,10 +39,11 @@ class Mean(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self.sizes: list[int] = []
+        self.sizes: list[float] = []
         self.values: list[float] = []  # on the host, of the first batches
         self.fetched: Fetch | None = None  # in transfer
         self.waiting: list[Array] = []  # still on the device
+        self.waiting_sizes: list[Array] = []  # likewise, where sizes are computed there
         self.checked = 0  # how many values `first_not_finite` has seen
 
     def update(self, prediction: Array, target: Array) -> None:
@@ -66,28 +68,40 @@ class Mean(Metric):
             self.known = type(given)
         return value
 
-    def add(self, size: int, value: Array) -> None:
-        """The value of one batch of `size` samples."""
-        self.sizes.append(size)
+    def add(self, size: int | Array, value: Array) -> None:
+        """The value of one batch, and what it counts: its samples, or a 0-d array beside it."""
+        if isinstance(size, int):
+            self.sizes.append(size)
+        else:
+            self.waiting_sizes.append(size)
         self.waiting.append(value)
 
-    def add_all(self, sizes: Sequence[int], values: Array) -> None:
-        """The values (n,) of n batches of these sizes."""
-        self.sizes += sizes
+    def add_all(self, sizes: Sequence[int] | Array, values: Array) -> None:
+        """The values (n,) of n batches, and what each counts: a list, or an array beside them."""
+        if isinstance(sizes, list):
+            self.sizes += sizes
+        else:
+            self.waiting_sizes.append(sizes)
         self.waiting.append(values)
 
     def look(self, *, wait: bool = True) -> None:
         """Bring what waits to the host, in one transfer; without a wait, what has arrived."""
         if self.fetched and (wait or self.fetched.done()):
-            self.values += np.atleast_1d(self.fetched.values()).tolist()
+            found = np.atleast_1d(self.fetched.values()).tolist()
+            known = len(self.values)
+            if len(self.sizes) == known:  # those of the device come behind the values
+                found, sizes = found[: len(found) // 2], found[len(found) // 2 :]
+                self.sizes += sizes
+            self.values += found
             self.fetched = None
         if self.waiting and not self.fetched:
-            values = self.waiting[0]
-            if len(self.waiting) > 1:
+            values, *others = *self.waiting, *self.waiting_sizes
+            if others:
                 xp = array_namespace(values)
                 with on_device_of(values):
-                    values = xp.concat([xp.reshape(value, (-1,)) for value in self.waiting])
+                    values = xp.concat([xp.reshape(value, (-1,)) for value in (values, *others)])
             self.waiting.clear()
+            self.waiting_sizes.clear()
             self.fetched = fetch(values)
             self.look(wait=wait)
 
@@ -103,17 +117,19 @@ class Mean(Metric):
 
     def compute(self) -> float:
         self.look()
-        if not self.sizes:
+        if not self.values:
             msg = f"{self.name} has seen no samples; call update(prediction, target) first"
             raise InputError(msg)
         if self.summed:
             return math.fsum(self.values)
         weighted = (n * v for n, v in zip(self.sizes, self.values, strict=True))
-        return math.fsum(weighted) / sum(self.sizes)
+        return math.fsum(weighted) / (math.fsum(self.sizes) or 1.0)  # 0 where nothing counts
 
     def state_dict(self) -> dict[str, Any]:
         self.look()
-        return {"sizes": np.array(self.sizes, np.int64), "values": np.array(self.values)}
+        whole = all(isinstance(size, int) for size in self.sizes)
+        sizes = np.array(self.sizes, np.int64 if whole else np.float64)
+        return {"sizes": sizes, "values": np.array(self.values)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.reset()
@@ -136,13 +152,14 @@ class Averages:
     """
 
     def __init__(self, loss: Any, metrics: Mapping[str, Metric]) -> None:
+        self.of = loss
         self.loss = Mean("loss", summed=getattr(loss, "reduction", "mean") == "sum")
         self.given = metrics
         self.metrics = {name: metric.fresh() for name, metric in metrics.items()}
 
     def add(self, loss: Array, prediction: Array, target: Array) -> None:
         """One batch: the value of its loss, and what the metrics look at."""
-        self.loss.add(len_of(target), loss)
+        self.loss.add(counted(self.of, prediction, target), loss)
         for metric in self.metrics.values():
             metric.update(prediction, target)
 
@@ -168,3 +185,9 @@ class Averages:
             part.load_state_dict(
                 {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
             )
+
+
+def counted(loss: Any, prediction: Array, target: Array) -> int | Array:
+    """What a batch counts in the mean of such a loss: its samples, or the loss's `denominator`."""
+    own = loss.denominator(prediction, target) if isinstance(loss, Loss) else None
+    return len_of(target) if own is None else own

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from xbp.backend import Array, array_namespace, check_beside, dtype_name, on_device_of, to_numpy
 from xbp.errors import InputError
+from xbp.nn.classes import by_rows
 from xbp.nn.losses import advice
 from xbp.primitives import bincount
 
@@ -100,6 +101,12 @@ class CountingMetric(Metric):
     sample however many classes there are, and memory stays within some times the counters'.
     """
 
+    keys_each = 1
+    """How many keys a sample has."""
+
+    ignore_index: int | None = None
+    """The label that does not count."""
+
     def __init__(self, name: str, num_classes: int | None = None) -> None:
         self.name = name
         self.num_classes = num_classes
@@ -119,9 +126,13 @@ class CountingMetric(Metric):
         labels = twin.true_labels(prediction, target)
         if labels is None:
             return
-        twin.samples = len_of(target)
-        twin.check_all_counted(int(to_numpy(within(labels, twin.classes)).sum()))
-        if target.ndim == 2 and target.shape[1] > 1 and not _are_codes(to_numpy(target)):
+        twin.samples = len_of(labels)
+        known = to_numpy(within(labels, twin.classes))
+        if self.ignore_index is not None:
+            known = known | (to_numpy(labels) == self.ignore_index)
+        twin.check_all_counted(int(known.sum()))
+        one_each = target.ndim == prediction.ndim == 2 and target.shape[1] > 1
+        if one_each and not _are_codes(to_numpy(target)):
             msg = (
                 f"{self.name} needs labels (N,), or rows of probabilities or with one place marked;"
                 f" these targets {tuple(target.shape)} are neither"
@@ -143,15 +154,14 @@ class CountingMetric(Metric):
     def update(self, prediction: Array, target: Array) -> None:
         check_beside(self.name, "a prediction", prediction, "the target is", target)
         with on_device_of(prediction):
-            keys = self.keys(prediction, target)  # refuses a target without an axis
-            self.add(len_of(target), keys)
+            self.add(self.keys(prediction, target))
 
-    def add(self, samples: int, keys: Array) -> None:
-        """Add the keys of a number of samples."""
+    def add(self, keys: Array) -> None:
+        """Add the keys of some samples."""
         before = self._waiting[0] if self._waiting else self._counted
         if not isinstance(before, int):
             check_beside(self.name, "a batch", keys, "the one before is", before)
-        self.samples += samples
+        self.samples += len_of(keys) // self.keys_each
         self._waiting += (keys,)
         self._held += len_of(keys)
         if self._held >= max(HELD, self.size()):
@@ -231,14 +241,15 @@ def _are_codes(target: NDArray[Any]) -> bool:
 def labels_of(
     name: str, prediction: Array, target: Array, single: str, *, same_length: bool = True
 ) -> Array:
-    """The target's labels, int64 (N,), checked to fit outputs (N, C).
+    """The target's labels, int64 (N · d1 · …,), checked to fit outputs (N, C, d1, …).
 
     Parameters
     ----------
     name : str
         The metric's, for messages.
-    prediction : array (N, C), C ≥ 2
-    target : array (N,) of integers, or (N, C) of probabilities, of which the largest is taken
+    prediction : array (N, C, d1, …), C ≥ 2
+    target : array (N, d1, …) of integers, or of probabilities, of which the largest is taken
+        The latter of the prediction's shape.
     single : str
         What to do for a single output.
     same_length : bool, default True
@@ -253,31 +264,35 @@ def labels_of(
     if prediction.ndim == 1 or (prediction.ndim == 2 and prediction.shape[1] == 1):
         msg = f"{name} needs outputs for two classes or more; for a single one {single}"
         raise InputError(msg)
-    fits = prediction.ndim == 2 and target.shape[1:] in ((), prediction.shape[1:])
+    one_each = prediction.shape[2:]
+    fits = prediction.ndim >= 2 and target.shape[1:] in (one_each, prediction.shape[1:])
     if not fits or target.ndim == 0 or (same_length and len_of(target) != len_of(prediction)):
         msg = (
-            f"{name} needs outputs (N, C) and labels (N,) or probabilities (N, C), got shapes "
+            f"{name} needs outputs (N, C) and labels (N,) or probabilities (N, C), or as many more "
+            f"axes behind these, got shapes "
             f"{tuple(prediction.shape)} and {tuple(target.shape)}"
             f"{advice(('N',), tuple(target.shape))}"
         )
         raise InputError(msg)
     labels = target
-    if target.ndim == 2:
+    if target.ndim == prediction.ndim:
         known = xp.all(target == target, axis=1)
         labels = xp.where(known, xp.argmax(target, axis=1), -1)  # nan marks no place
     if not xp.isdtype(labels.dtype, "integral"):
         msg = f"{name} needs integer labels, got {dtype_name(labels.dtype)}"
         raise InputError(msg)
-    return xp.astype(labels, xp.int64, copy=False)
+    labels = xp.astype(labels, xp.int64, copy=False)
+    return labels if labels.ndim == 1 else xp.reshape(labels, (-1,))
 
 
 def guesses(prediction: Array) -> tuple[Array, Array]:
-    """Of outputs (N, C) the first largest one, int64 (N,), and whether none of the row is nan.
+    """Of outputs (N, C, …) the first largest one, int64 (N · …,), and whether no rival is nan.
 
     A row with nan has no largest one, and so predicts no class. (argmax gives the place of a nan.)
     """
     xp = array_namespace(prediction)
-    return xp.argmax(prediction, axis=1), xp.all(prediction == prediction, axis=1)
+    rows = by_rows(prediction)
+    return xp.argmax(rows, axis=1), xp.all(rows == rows, axis=1)
 
 
 def within(labels: Array, classes: int) -> Array:

@@ -169,6 +169,8 @@ class Score(ClassMetric):
         """
         raise NotImplementedError
 
+    keys_each = 3
+
     def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
         """Three for each sample: of the counters of hits, of predictions, of true classes."""
         xp, classes = array_namespace(true), self.classes
