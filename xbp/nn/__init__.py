@@ -2,14 +2,14 @@
 
 from xbp.nn.activations import (
     ELU,
-    Elementwise,
     GELU,
+    SELU,
+    Elementwise,
     LeakyReLU,
     ReLU,
-    SELU,
     ScaledTanh,
-    SiLU,
     Sigmoid,
+    SiLU,
     Softplus,
     Tanh,
 )
