@@ -68,11 +68,18 @@ class ClassLoss(Loss):
         PyTorch leaves out -100 unasked.
     """
 
+    # An option that is not given is no attribute of the loss: it has no part in how a loss is shown
+    # and recorded, as before there was such an option.
+    weight: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+    _placed: tuple[Any, Array] = (None, None)  # the weights, and their array on a device
+
     def __init__(self, reduction: str, *, weight: Any, ignore_index: int | None) -> None:
         self.reduction = choice("reduction", reduction, ("mean", "sum"))
-        self.weight = None if weight is None else class_weights(weight)
-        self.ignore_index = label_or_none("ignore_index", ignore_index)
-        self._placed: tuple[Any, Array] = (None, None)  # the weights, and their array on a device
+        if weight is not None:
+            self.weight = class_weights(weight)
+        if ignore_index is not None:
+            self.ignore_index = label("ignore_index", ignore_index)
 
     def weights_beside(self, x: Array) -> Array:
         """The weights of the classes (C,) where `x` lies, in its dtype; kept for the next call."""
@@ -245,16 +252,16 @@ class ClassLoss(Loss):
                 self.check_labels(prediction, target)
 
 
-def label_or_none(name: str, value: Any) -> int | None:
-    """`value`, a label that may lie outside of the classes, or None.
+def label(name: str, value: Any) -> int:
+    """`value`, an integer that need not be a class.
 
     Raises
     ------
     InputError
         It is no integer.
     """
-    if value is None or (isinstance(value, Integral) and not isinstance(value, bool)):
-        return None if value is None else int(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
     msg = f"{name} must be an integer or None, got {value!r}"
     raise InputError(msg)
 

@@ -57,6 +57,7 @@ class CrossEntropyLoss(ClassLoss):
 
     shares_too = True
     outputs = "logits"
+    label_smoothing = 0.0
 
     def __init__(
         self,
@@ -67,7 +68,8 @@ class CrossEntropyLoss(ClassLoss):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction, weight=weight, ignore_index=ignore_index)
-        self.label_smoothing = number("label_smoothing", label_smoothing, least=0, most=1)
+        if label_smoothing != 0:
+            self.label_smoothing = number("label_smoothing", label_smoothing, least=0, most=1)
 
     def __call__(
         self, prediction: Array, target: Array, weight: Array | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xbp.arguments import integer
 from xbp.backend import Array, array_namespace, check_beside, there
 from xbp.errors import InputError
-from xbp.nn.classes import by_rows, label_or_none
+from xbp.nn.classes import by_rows, label
 from xbp.nn.losses import advice
 from xbp.training.metrics.counting import CountingMetric, guesses, labels_of, within
 
@@ -124,7 +124,7 @@ class TopKAccuracy(CountingMetric):
         self, k: int = 5, *, name: str | None = None, ignore_index: int | None = None
     ) -> None:
         self.k = integer("k", k, least=1)
-        self.ignore_index = label_or_none("ignore_index", ignore_index)
+        self.ignore_index = None if ignore_index is None else label("ignore_index", ignore_index)
         super().__init__(name or f"top_{k}_accuracy")
 
     def keys(self, prediction: Array, target: Array) -> Array:
