@@ -21,6 +21,7 @@ ROOMS = {
     "errors": "sentences for users",
     "_version": "one number",
     "arguments": "checks of arguments",
+    "nested": "arrays and tuples of them",
     "registry": "which implementation of an operation serves which arrays",
     "paths": "what a path leads to, before it is read",
     "backend": "array libraries, devices, arrays, the current backend",

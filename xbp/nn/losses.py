@@ -12,6 +12,7 @@ from typing import Any
 from xbp.arguments import choice, number, positive
 from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name, there, to_numpy
 from xbp.errors import InputError
+from xbp.nested import first_of
 
 
 class Loss:
@@ -54,9 +55,10 @@ class Loss:
         """
         if weight is None or self.reduction == "sum":
             return None
-        xp = self.namespace(prediction, weight, "weight")
-        self.check_weight(prediction, weight)
-        return xp.sum(xp.astype(weight, prediction.dtype))
+        first = first_of(prediction)
+        xp = self.namespace(first, weight, "weight")
+        self.check_weight(first, weight)
+        return xp.sum(xp.astype(weight, first.dtype))
 
     def relative(self, prediction: Array, weight: Array) -> Array:
         """The factor of each sample's loss, in the prediction's dtype: (N, 1, …), as many axes.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from xbp import accelerators, initializers, nn, optim, registry
 from xbp.backend import Array, array_namespace, brief, use_backend
+from xbp.nested import each
 from xbp.testing.cases import (
     DIFFERENTIABLE,
     INITIALIZERS,
@@ -34,7 +35,7 @@ from xbp.testing.cases.case import filled, given_to, shape_of, written
 from xbp.testing.curves import TRAININGS, Training
 from xbp.testing.finding import Finding
 from xbp.testing.gradients import check_gradients
-from xbp.testing.helpers import each, replaced
+from xbp.testing.helpers import replaced
 from xbp.testing.parity import findings
 
 Host: TypeAlias = NDArray[Any]

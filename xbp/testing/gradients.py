@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from xbp.arguments import name_of
 from xbp.backend import Backend, asarray, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
+from xbp.nested import each, leaves
 from xbp.nn.backward import run_forward
 from xbp.nn.statistics import buffers_kept
-from xbp.testing.helpers import check_instance, check_unchanged, copies, each, leaves, numbered
+from xbp.testing.helpers import check_instance, check_unchanged, copies, numbered
 from xbp.testing.tolerances import LAMBDA, roundoff
 
 Host: TypeAlias = "NDArray[Any]"
@@ -64,7 +65,8 @@ def check_gradients(
     subject : Layer or Loss
         A layer is copied and converted to float64; the original is not touched.
     *inputs : arrays
-        For a layer x, or a tuple of arrays if it takes that; for a loss prediction and target.
+        For a layer x, or a tuple of arrays if it takes that; for a loss prediction and target,
+        the former a tuple if it takes that.
         They decide the backend; lists and numbers become arrays on the current one. Integers stay
         what they are if the layer takes them (tokens, positions), without a gradient; else they
         become floats.
@@ -272,10 +274,13 @@ class _Loss:
                 f"({error}); give a layer and its input, or a loss, a prediction and a target"
             )
             raise InputError(msg) from None
-        self.values = {"the prediction": to_numpy(x).astype(np.float64)}
+        self.shape = each(lambda array: None, x)
+        hosts = (to_numpy(part).astype(np.float64) for part in leaves(x))
+        self.values = dict(zip(numbered("the prediction", x), hosts, strict=True))
 
-    def _both(self, prediction: Any) -> tuple[Any, Any]:
-        result = self.original(prediction, *self.rest)
+    def _both(self, values: dict[str, Host]) -> tuple[Any, Any]:
+        parts = (self.place.asarray(values[name].copy()) for name in self.values)
+        result = self.original(each(lambda _: next(parts), self.shape), *self.rest)
         if not isinstance(result, tuple) or len(result) != 2 or callable(result[1]):
             kind = type(result).__name__
             msg = (
@@ -285,12 +290,18 @@ class _Loss:
         return result
 
     def __call__(self, values: dict[str, Host]) -> tuple[Any, float]:
-        value = self._both(self.place.asarray(values["the prediction"].copy()))[0]
+        value = self._both(values)[0]
         return to_numpy(value)[()], float(np.abs(to_numpy(value)))
 
     def gradients(self) -> dict[str, Host]:
-        prediction = self.place.asarray(self.values["the prediction"].copy())
-        return {"the prediction": to_numpy(self._both(prediction)[1])}
+        gradients = leaves(self._both(self.values)[1])
+        if len(gradients) != len(self.values):
+            msg = (
+                f"{self.original!r} must return a gradient for {' and for '.join(self.values)}; it "
+                f"returned {len(gradients)}"
+            )
+            raise InputError(msg)
+        return dict(zip(self.values, map(to_numpy, gradients), strict=True))
 
 
 # --- the comparison ------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Small tools of the checks: nested tuples of arrays, and attributes replaced for a while."""
+"""Small tools of the checks: names in nested tuples, and attributes replaced for a while."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,22 +13,7 @@ from numpy.typing import NDArray
 from xbp.arguments import described
 from xbp.backend import to_numpy
 from xbp.errors import InputError
-
-
-def leaves(tree: Any) -> list[Any]:
-    """What a nested tuple holds, from left to right; of anything else, itself."""
-    return [leaf for part in tree for leaf in leaves(part)] if isinstance(tree, tuple) else [tree]
-
-
-def each(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same nesting, with `function` of each leaf.
-
-    >>> each(abs, (-1, (2, -3)))
-    (1, (2, 3))
-    """
-    if isinstance(tree, tuple):
-        return tuple(each(function, part) for part in tree)
-    return function(tree)
+from xbp.nested import leaves
 
 
 def numbered(name: str, tree: Any) -> list[str]:

@@ -15,10 +15,10 @@ import numpy as np
 from xbp import accelerators
 from xbp.backend import Backend, as_numbers, available_backends, brief, find_backend, on_host
 from xbp.errors import InputError
+from xbp.nested import each, leaves
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.testing.finding import Finding, Host, compare
-from xbp.testing.helpers import each, leaves
 from xbp.testing.host_sync import assert_no_host_sync
 from xbp.testing.subject import Subject, as_dtype, takes_parameters
 from xbp.testing.tolerances import bounds

@@ -14,10 +14,11 @@ import xbp.random
 from xbp.arguments import described, name_of
 from xbp.backend import dtype_name, is_floating, to_numpy, use_backend
 from xbp.errors import InputError
+from xbp.nested import each, leaves
 from xbp.nn.backward import run_forward
 from xbp.nn.parameter import Parameter
 from xbp.testing.finding import Host, Quantities, Quantity
-from xbp.testing.helpers import check_unchanged, copies, each, leaves, numbered, replaced
+from xbp.testing.helpers import check_unchanged, copies, numbered, replaced
 
 
 def _unchanged(array: Any) -> Any:
@@ -128,7 +129,10 @@ class Subject:
         result = function(*inputs)
         if _is_loss(result, inputs):
             yield ("the value", "forward"), result[0]
-            yield ("the gradient", "backward"), result[1]
+            for name, part in zip(
+                numbered("the gradient", result[1]), leaves(result[1]), strict=True
+            ):
+                yield (name, "backward"), part
             return
         for name, array in zip(numbered("the output", result), leaves(result), strict=True):
             if not inputs and isinstance(array, np.ndarray):  # drawn on the host, for any backend
@@ -164,13 +168,17 @@ def takes_parameters(make: Callable[..., Any]) -> bool:
 
 
 def _is_loss(result: Any, inputs: tuple[Any, ...]) -> bool:
-    """A 0-d value and a gradient of the first input's shape."""
+    """A 0-d value and a gradient of the first input's shape, or of the shapes of its parts."""
     return (
         isinstance(result, tuple)
         and len(result) == 2
         and getattr(result[0], "ndim", None) == 0
-        and getattr(result[1], "shape", None) == getattr(inputs[0], "shape", ())
+        and _shapes(result[1]) == _shapes(inputs[0])
     )
+
+
+def _shapes(tree: Any) -> Any:
+    return each(lambda part: getattr(part, "shape", ()), tree)
 
 
 def as_dtype(array: Host, dtype: str) -> Host:

@@ -25,10 +25,12 @@ import os
 import warnings
 import weakref
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from xbp.backend import Array, array_namespace, backend_of, brief, graph_for, on_device_of
 from xbp.errors import InputError
+from xbp.nested import each
 from xbp.optim import Optimizer
 from xbp.primitives import write_row
 from xbp.training.callbacks.base import Training
@@ -263,7 +265,7 @@ class Recordings:
         self.unflushed.append(size)
         for metric in state.averages.metrics.values():
             if not _captured(metric):  # it gets copies, as the next step overwrites the arrays
-                metric.update(*(self.xp.asarray(a, copy=True) for a in recording.outputs))
+                metric.update(*each(partial(self.xp.asarray, copy=True), recording.outputs))
         return True
 
     def _recording(self, size: int) -> Recording:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from xbp.backend import Array, array_namespace, to_numpy
+from xbp.nested import leaves
 from xbp.nn import trace
 from xbp.random import Stream
 from xbp.training.state import Pieces
@@ -74,7 +75,7 @@ def _layer(pieces: Pieces, seed: int, batch: Array) -> str:
     """The first layer whose output is not finite, as it would be in training."""
     stream = Stream(seed, step=pieces.optimizer.steps)
     for name, layer, output in trace(pieces.model, batch, training=True, rng=stream):
-        if not _finite(output):
+        if not all(map(_finite, leaves(output))):
             return f"the output of layer {name!r}, {layer}"
     return ""
 

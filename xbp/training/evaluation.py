@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xbp.backend import Array, array_namespace
+from xbp.nested import each
 from xbp.nn import Layer
 from xbp.training.memory import enough_memory
 from xbp.training.metrics.averages import Averages
@@ -40,7 +41,7 @@ def predict(model: Layer, x: Array, batch_size: int) -> Array:
     """
     with enough_memory(x, batch_size, "predicting", model):
         outputs = [model(batch) for batch in _slices(x, batch_size)]
-        return array_namespace(x).concat(outputs, axis=0)
+        return each(lambda *parts: array_namespace(x).concat(parts, axis=0), *outputs)
 
 
 def _slices(array: Array, size: int) -> Iterator[Array]:

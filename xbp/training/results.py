@@ -9,6 +9,7 @@ from typing import Any
 from xbp.arguments import described, is_finite, name_of
 from xbp.backend import Array, array_namespace, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
+from xbp.nested import first_of, leaves
 
 NUMBERS = ("bool", "integral", "real floating")
 
@@ -123,14 +124,25 @@ def checked_loss(loss: Any, returned: Any, prediction: Array) -> tuple[Array, Ar
     Raises
     ------
     InputError
-        It is no pair of a number, or 0-d array, and an array of the prediction's shape and dtype.
+        It is no pair of a number, or 0-d array, and an array of the prediction's shape and dtype;
+        where that is a tuple, a tuple of such arrays.
     """
     what = f"the loss {name_of(loss)}"
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         msg = f"{what} must return (value, gradient), got {described(returned)}"
         raise InputError(msg)
     value, gradient = returned
-    value = value_of(f"{what}, as its value,", value, prediction)
+    value = value_of(f"{what}, as its value,", value, first_of(prediction))
+    parts, found = leaves(prediction), leaves(gradient)
+    if len(parts) != len(found):
+        msg = f"{what} must return a gradient for each of {len(parts)} outputs, got {len(found)}"
+        raise InputError(msg)
+    for part, gradient in zip(parts, found, strict=True):
+        _check_gradient(what, gradient, part)
+    return value, returned[1]
+
+
+def _check_gradient(what: str, gradient: Any, prediction: Array) -> None:
     if library_of(gradient) is not library_of(prediction):
         msg = f"{what} must return a gradient beside the prediction, got {described(gradient)}"
         raise InputError(msg)
@@ -142,7 +154,6 @@ def checked_loss(loss: Any, returned: Any, prediction: Array) -> tuple[Array, Ar
             f"got {shape} and {dtype}"
         )
         raise InputError(msg)
-    return value, gradient
 
 
 class CheckedLoss:

@@ -18,6 +18,7 @@ from xbp.backend import (
     to_numpy,
 )
 from xbp.errors import InputError, OutOfMemoryError
+from xbp.nested import leaves
 from xbp.nn import Layer, Loss
 from xbp.nn.embedding import check_tokens
 from xbp.nn.losses import advice
@@ -121,12 +122,13 @@ def _one_output(model: Layer, x: Array) -> Array:
         The sample does not fit the model, or there is more than one output, or none.
     """
     prediction = model(x[:1, ...])
-    if prediction.ndim == 0 or len_of(prediction) != 1:
-        msg = (
-            f"the model makes an output of shape {tuple(prediction.shape)} of one sample "
-            f"{tuple(x[:1, ...].shape)}; its first axis must be that of the samples"
-        )
-        raise InputError(msg)
+    for output in leaves(prediction):
+        if output.ndim == 0 or len_of(output) != 1:
+            msg = (
+                f"the model makes an output of shape {tuple(output.shape)} of one sample "
+                f"{tuple(x[:1, ...].shape)}; its first axis must be that of the samples"
+            )
+            raise InputError(msg)
     return prediction
 
 

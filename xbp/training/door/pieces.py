@@ -117,7 +117,7 @@ def _check_end(model: Layer, loss: Any) -> None:
 def check_single(model: Layer, loss: Any, prediction: Array) -> None:
     """Warn of a softmax over a single output, which is 1 whatever the model says."""
     softmax = isinstance(_last(model), Softmax) or type(loss) is CrossEntropyLoss
-    if softmax and prediction.ndim == 2 and prediction.shape[1] == 1:
+    if softmax and getattr(prediction, "ndim", 0) == 2 and prediction.shape[1] == 1:
         warn(
             "a softmax over a single output is always 1, so nothing is learned; for two classes "
             "take two outputs, or one with BCEWithLogitsLoss and no softmax"

@@ -10,6 +10,7 @@ import numpy as np
 
 from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, on_device_of, to_numpy
 from xbp.errors import InputError
+from xbp.nested import first_of
 from xbp.nn import Loss
 from xbp.training.metrics.counting import Metric, len_of
 from xbp.training.results import check_distinct, numbers_of, value_of
@@ -47,8 +48,9 @@ class Mean(Metric):
         self.checked = 0  # how many values `first_not_finite` has seen
 
     def update(self, prediction: Array, target: Array) -> None:
-        check_beside(self.name, "a prediction", prediction, "the target is", target)
-        with on_device_of(prediction):
+        first = first_of(prediction)
+        check_beside(self.name, "a prediction", first, "the target is", target)
+        with on_device_of(first):
             self.add(len_of(target), self.measure(prediction, target))
 
     def measure(self, prediction: Array, target: Array) -> Array:
@@ -63,7 +65,7 @@ class Mean(Metric):
         given = self.function(prediction, target)
         if type(given) is self.known:
             return given
-        value = value_of(f"the metric {self.name}", given, prediction)
+        value = value_of(f"the metric {self.name}", given, first_of(prediction))
         if value is given:
             self.known = type(given)
         return value
