@@ -60,7 +60,7 @@ class NLLLoss(ClassLoss):
         y, labels = by_rows(prediction), target_rows(prediction, target)
         s = None if weight is None else self.by_label(prediction, weight)
         t, scale = self.shares(y, labels, s)
-        value = -scale * xp.sum(xp.where(t == 0, 0.0, t * y))  # a y of -∞ elsewhere is no matter
+        value = -scale * xp.sum(t * xp.where(t == 0, 0.0, y))  # a y of -∞ elsewhere is no matter
         if on_host(value) and math.isnan(value):
             self.refuse_wrong_labels(prediction, target)
         return value, as_before(scale * (0.0 - t), prediction.shape)
@@ -126,7 +126,7 @@ class MultiMarginLoss(ClassLoss):
         y, labels = by_rows(prediction), target_rows(prediction, target)
         rows, classes = y.shape
         hot = one_hot(xp, labels, classes, y.dtype)
-        own = xp.sum(xp.where(hot == 0, 0.0, hot * y), axis=1, keepdims=True)
+        own = xp.sum(hot * xp.where(hot == 0, 0.0, y), axis=1, keepdims=True)
         h = xp.where(hot == 0, xp.maximum(self.margin - own + y, 0.0), 0.0 * hot)
         slopes = xp.astype(h > 0, y.dtype) if self.p == 1 else 2 * h
         s = self.taken(y, labels, None if weight is None else self.by_label(prediction, weight))

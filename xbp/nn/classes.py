@@ -15,7 +15,7 @@ from xbp.backend import (
     dtype_name,
     to_numpy,
 )
-from xbp.errors import InputError
+from xbp.errors import InputError, on_one_line
 from xbp.nn.losses import Loss, advice
 from xbp.primitives.cross_entropy import one_hot
 
@@ -262,7 +262,7 @@ def label(name: str, value: Any) -> int:
     """
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
-    msg = f"{name} must be an integer or None, got {value!r}"
+    msg = f"{name} must be an integer, got {value!r}"
     raise InputError(msg)
 
 
@@ -281,7 +281,7 @@ def class_weights(weight: Any) -> tuple[float, ...]:
             return found
     msg = (
         "weight must hold a finite number of at least 0 for each class, and not only zeros, "
-        f"got {weight!r}"
+        f"got {on_one_line(repr(weight), 60)}"
     )
     raise InputError(msg)
 

@@ -342,7 +342,7 @@ class KLDivLoss(EntrywiseLoss):
         xp, target = self.matched(prediction, target)
         p = xp.exp(target) if self.log_target else target
         log_p = target if self.log_target else xp.log(xp.where(p == 0, 1.0, p))
-        losses = xp.where(p == 0, 0.0, p * (log_p - prediction))
+        losses = p * (xp.where(p == 0, 0.0, log_p) - xp.where(p == 0, 0.0, prediction))
         slopes, scale = 0.0 - p, self.scale(prediction)  # no negative zeros
         if weight is not None:
             r = self.relative(prediction, weight)

@@ -7,16 +7,18 @@ made with this penalty, and fed normal predictions (5, 3) with integer labels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
 import xbp
 from xbp import nn
+from xbp.backend import array_namespace
 from xbp.models import lenet1998
-from xbp.testing import oracles
+from xbp.testing import loss_oracles, oracles
 from xbp.testing.cases.arrays import Host, ends, masked, sparse, wide
-from xbp.testing.cases.case import Call, Choices, Line, filled
+from xbp.testing.cases.case import Call, Choices, Line, filled, within
 
 # --- targets --------------------------------------------------------------------------------------
 
@@ -31,12 +33,28 @@ def _events(y: Host) -> Host:
     return np.random.default_rng(3).uniform(-1, 2, y.shape).clip(0, 1)
 
 
+LEFT_OUT = -7
+"""The label that does not count."""
+
+
+def _labels(y: Host) -> Host:
+    """(N, d1, …) for outputs (N, C, d1, …)."""
+    counted: Host = np.arange(y.size // y.shape[1]) % y.shape[1]
+    return counted.reshape(len(y), *y.shape[2:])
+
+
 TARGETS: dict[str, Callable[[Host], Host]] = {
     "numbers": _numbers,
     "events": _events,
-    "labels": lambda y: np.arange(len(y)) % y.shape[1],
+    "labels": _labels,
+    "labels and others": lambda y: np.where(_labels(y) % 3 == 1, LEFT_OUT, _labels(y)),
     "labels of a byte": lambda y: (np.arange(len(y)) % y.shape[1]).astype("uint8"),
-    "probabilities": lambda y: np.random.default_rng(3).dirichlet(np.ones(y.shape[1]), len(y)),
+    "probabilities": lambda y: np.moveaxis(
+        np.random.default_rng(3).dirichlet(np.ones(y.shape[1]), (len(y), *y.shape[2:])), -1, 1
+    ),
+    "log-probabilities": lambda y: np.log(TARGETS["probabilities"](y)),
+    "signs": lambda y: np.where(np.arange(len(y)) % 3 == 1, -1, 1),
+    "nothing": lambda y: np.zeros(len(y)),
     "weights": lambda y: np.arange(float(y.size)).reshape(y.shape),  # which do not sum to 1
 }
 
@@ -45,7 +63,12 @@ def with_target(target: str) -> Callable[..., Call]:
     return lambda x, *arguments, **options: Call(x, arguments, options, target)
 
 
-numbers, events, labels, bytes_, probabilities, weights = map(with_target, TARGETS)
+numbers, events = with_target("numbers"), with_target("events")
+labels, bytes_ = with_target("labels"), with_target("labels of a byte")
+some_labels = with_target("labels and others")
+probabilities, weights = with_target("probabilities"), with_target("weights")
+log_probabilities = with_target("log-probabilities")
+signs, nothing = with_target("signs"), with_target("nothing")
 
 
 class Loss(Line):
@@ -83,6 +106,38 @@ def rejecting(state: Any, y: Host, t: Host, *, penalty: float = 1.0, **options: 
 def weighted(pos_weight: list[float]) -> nn.Loss:
     """With a weight for each column, where new arrays are born."""
     return nn.BCEWithLogitsLoss(pos_weight=xbp.asarray(pos_weight))
+
+
+class Packed(nn.Loss):
+    """A loss of several inputs, given as one array (N, inputs, D)."""
+
+    def __init__(self, loss: nn.EmbeddingLoss) -> None:
+        self.loss, self.reduction = loss, loss.reduction
+
+    def __call__(self, prediction: Any, target: Any) -> Any:
+        xp = array_namespace(prediction)
+        inputs = tuple(prediction[:, i, :] for i in range(prediction.shape[1]))
+        value, gradients = self.loss(inputs, target)
+        return value, xp.stack(gradients, axis=1)
+
+    def check(self, prediction: Any, target: Any) -> None:
+        self.loss.check(tuple(prediction[:, i, :] for i in range(prediction.shape[1])), target)
+
+
+def packed(kind: type[nn.EmbeddingLoss]) -> Callable[..., nn.Loss]:
+    @wraps(kind)
+    def make(**options: Any) -> nn.Loss:
+        return Packed(kind(**options))
+
+    return make
+
+
+def triplets(state: Any, x: Host, t: Host, **options: Any) -> float:
+    return loss_oracles.triplet_margin_loss(x[:, 0], x[:, 1], x[:, 2], **options)
+
+
+def pairs(state: Any, x: Host, t: Host, **options: Any) -> float:
+    return loss_oracles.cosine_embedding_loss(x[:, 0], x[:, 1], t, **options)
 
 
 # --- kinks ----------------------------------------------------------------------------------------
@@ -146,6 +201,50 @@ LOSSES: list[Loss] = [
     Loss("CrossEntropyLoss", without_state(oracles.cross_entropy), [
         weights((5, 3), reduction="sum"),
     ], trains=False),
+    Loss("CrossEntropyLoss", without_state(loss_oracles.class_cross_entropy), [
+        labels((4, 3, 5)),
+        probabilities((3, 4, 2, 2), reduction="sum"),
+        labels((5, 3), weight=[0.5, 2.0, 0.0]),
+        some_labels((7, 3), ignore_index=LEFT_OUT),
+        some_labels((3, 4, 2, 3), ignore_index=LEFT_OUT, weight=[2.0, 1.0, 0.5, 3.0],
+                    label_smoothing=0.1),
+        some_labels(masked(7, 5), ignore_index=LEFT_OUT),
+        labels(wide(33, 10), reduction="sum", label_smoothing=0.3),
+        probabilities((5, 3), weight=[0.5, 2.0, 1.0], label_smoothing=0.2),
+    ]),
+    Loss("NLLLoss", without_state(loss_oracles.nll_loss), [
+        labels((5, 3)),
+        labels((4, 3, 5), reduction="sum"),
+        some_labels((7, 3), ignore_index=LEFT_OUT),
+        some_labels((3, 4, 2, 3), ignore_index=LEFT_OUT, weight=[2.0, 1.0, 0.5, 3.0]),
+        labels(masked(7, 5)),
+    ]),
+    Loss("MultiMarginLoss", without_state(loss_oracles.multi_margin_loss), [
+        labels((5, 3)),
+        labels((4, 3, 2), reduction="sum", p=2, margin=0.5),
+        labels((5, 3), weight=[0.5, 2.0, 0.0]),
+    ], kinks=within),
+    Loss("KLDivLoss", without_state(loss_oracles.kl_divergence), [
+        probabilities((5, 3)),
+        probabilities((4, 3, 2), reduction="batchmean", factor=0.5),
+        log_probabilities((5, 3), reduction="sum", log_target=True),
+    ]),
+    Loss("SmoothL1Loss", without_state(loss_oracles.smooth_l1_loss), [
+        *REGRESSION,
+        numbers((4, 3), beta=3.0),
+        numbers((4, 3), beta=0.0),
+        numbers(ends(5, 3)),
+    ], kinks=within),
+    Loss("CosineEmbeddingLoss", pairs, [
+        signs((5, 2, 4)),
+        signs((6, 2, 3), reduction="sum", margin=0.3),
+    ], make=packed(nn.CosineEmbeddingLoss), kinks=within),
+    Loss("TripletMarginLoss", triplets, [
+        nothing((5, 3, 4)),
+        nothing((6, 3, 4), reduction="sum", margin=2.0, p=3.0),
+        nothing((6, 3, 4), p=1.0, eps=0.01),
+        nothing((6, 3, 4), swap=True),
+    ], make=packed(nn.TripletMarginLoss), kinks=within),
     Loss("RejectingCrossEntropyLoss", rejecting, [
         labels((5, 3)),
         labels((6, 4), reduction="sum", penalty=-0.5),
