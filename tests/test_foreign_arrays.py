@@ -145,6 +145,24 @@ def weight_elsewhere(mine: Backend, theirs: Backend) -> None:
     loss(*on(mine, np.zeros((2, 3)), np.ones((2, 3))))
 
 
+PAIR, SIGNS = (np.ones((2, 3)), np.ones((2, 3))), np.array([1, -1])
+SEVERAL: dict[str, tuple[nn.Loss, tuple[Any, ...], Any]] = {
+    "CosineEmbeddingLoss": (nn.CosineEmbeddingLoss(), PAIR, SIGNS),
+    "TripletMarginLoss": (nn.TripletMarginLoss(), (*PAIR, PAIR[0]), None),
+}
+"""Losses of several inputs."""
+
+
+def one_input_elsewhere(name: str, k: int, mine: Backend, theirs: Backend) -> None:
+    loss, inputs, target = SEVERAL[name]
+    given = tuple((theirs if i == k else mine).asarray(x) for i, x in enumerate(inputs))
+    loss(given, None if target is None else mine.asarray(target))
+
+
+def target_of_several_elsewhere(mine: Backend, theirs: Backend) -> None:
+    nn.CosineEmbeddingLoss()(tuple(map(mine.asarray, PAIR)), theirs.asarray(SIGNS))
+
+
 METERS: dict[str, Callable[[], Any]] = {
     **METRICS,
     "confusion_matrix": ConfusionMatrix,
@@ -273,6 +291,12 @@ DOORS = [
         Door(f"target of {name}", case.name, partial(target_elsewhere, case))
         for name, case in LOSSES.items()
     ),
+    *(
+        Door(f"input {k} of {name}", name, partial(one_input_elsewhere, name, k))
+        for name, (_, inputs, _) in SEVERAL.items()
+        for k in range(1, len(inputs))
+    ),
+    Door("target of CosineEmbeddingLoss", "CosineEmbeddingLoss", target_of_several_elsewhere),
     Door("weight of a loss", "BCEWithLogitsLoss", weight_elsewhere),
     *(
         Door(f"{what} of {name}", make().name, partial(enter, make))

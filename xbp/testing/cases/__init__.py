@@ -16,6 +16,7 @@ from xbp.testing.cases.primitives import DIFFERENTIABLE, PRIMITIVES
 
 BASES = {
     *(nn.Layer, nn.Elementwise, nn.Loss, nn.EntrywiseLoss, nn.RegressionLoss),
+    *(nn.ClassLoss, nn.EmbeddingLoss),
     optim.Optimizer,
 }
 """Public classes that one derives from, and that compute nothing alone: they have no line."""
