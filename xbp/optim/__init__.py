@@ -3,11 +3,36 @@
 from xbp.optim.adagrad import Adadelta, Adagrad, RMSprop
 from xbp.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from xbp.optim.clip import clip_grad_norm
+from xbp.optim.groups import Group, decay_groups
+from xbp.optim.lamb import LAMB
+from xbp.optim.lion import Lion
+from xbp.optim.muon import Muon, muon_groups
 from xbp.optim.optimizer import Optimizer
-from xbp.optim.schedules import ConstantLR, CosineAnnealingLR, OneCycleLR, Schedule, StepLR
+from xbp.optim.schedules import (
+    ChainedLR,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LinearLR,
+    OneCycleLR,
+    PolynomialLR,
+    Schedule,
+    SequentialLR,
+    StepLR,
+    warmup,
+)
 from xbp.optim.sgd import SGD
 
 __all__ = [
+    "warmup",
+    "SequentialLR",
+    "PolynomialLR",
+    "LinearLR",
+    "ExponentialLR",
+    "CosineAnnealingWarmRestarts",
+    "ChainedLR",
+    "LAMB",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -16,6 +41,9 @@ __all__ = [
     "Adamax",
     "ConstantLR",
     "CosineAnnealingLR",
+    "Group",
+    "Lion",
+    "Muon",
     "NAdam",
     "OneCycleLR",
     "Optimizer",
@@ -24,4 +52,6 @@ __all__ = [
     "Schedule",
     "StepLR",
     "clip_grad_norm",
+    "decay_groups",
+    "muon_groups",
 ]

@@ -11,12 +11,9 @@ p ← p - η δ, where `average` is an exponential one and ε stands where PyTor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
-from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, State
+from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
 from xbp.primitives.updates import Scalar, average
 
 
@@ -30,7 +27,7 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    parameters : iterable of Parameter
+    parameters : iterable of Parameter, or of groups
     lr : float or schedule, default 0.01
         η.
     lr_decay : float, default 0
@@ -60,7 +57,7 @@ class Adagrad(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 0.01,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
@@ -103,7 +100,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    parameters : iterable of Parameter
+    parameters : iterable of Parameter, or of groups
     lr : float or schedule, default 0.01
         η.
     alpha : float, default 0.99
@@ -134,7 +131,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 0.01,
         alpha: float = 0.99,
         eps: float = 1e-8,
@@ -181,7 +178,7 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
-    parameters : iterable of Parameter
+    parameters : iterable of Parameter, or of groups
     lr : float or schedule, default 1
         η.
     rho : float, default 0.9
@@ -210,7 +207,7 @@ class Adadelta(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 1.0,
         rho: float = 0.9,
         eps: float = 1e-6,

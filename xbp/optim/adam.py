@@ -14,14 +14,13 @@ p ← p - η m̂ / s, where each member says how `mean` m̂ and `scale` s are fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from numbers import Real
+from typing import Any
 
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
-from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, State
+from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
 from xbp.primitives.updates import Scalar, average, normalized_step
 
 
@@ -37,7 +36,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    parameters : iterable of Parameter
+    parameters : iterable of Parameter, or of groups
     lr : float or schedule, default 0.001
         η.
     betas : (float, float), default (0.9, 0.999)
@@ -69,7 +68,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -80,11 +79,7 @@ class Adam(Optimizer):
     ) -> None:
         decoupled = decoupled_weight_decay
         super().__init__(parameters, lr, weight_decay, decoupled_weight_decay=decoupled)
-        pair = isinstance(betas, tuple | list) and len(betas) == 2
-        if not pair or not all(isinstance(b, Real) and 0 <= b < 1 for b in betas):
-            msg = f"betas must be two numbers of at least 0 and below 1, got {betas!r}"
-            raise InputError(msg)
-        self.betas = (float(betas[0]), float(betas[1]))
+        self.betas = pair_of_betas(betas)
         self.eps = number("eps", eps, least=0)
         self.amsgrad = amsgrad
 
@@ -157,7 +152,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -198,7 +193,7 @@ class Adamax(Adam):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 0.002,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -252,7 +247,7 @@ class NAdam(Adam):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 0.002,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -264,7 +259,7 @@ class NAdam(Adam):
         decoupled = decoupled_weight_decay
         super().__init__(parameters, lr, betas, eps, weight_decay, decoupled_weight_decay=decoupled)
         self.momentum_decay = number("momentum_decay", momentum_decay, least=0)
-        self._products = [1.0]
+        self._products: dict[tuple[float, float], list[float]] = {}
 
     def rate(self, lr: float, t: int) -> Numbers:
         now = (1 - self.mu(t)) / (1 - self.product(t))
@@ -281,7 +276,7 @@ class NAdam(Adam):
 
     def product(self, t: int) -> float:
         """Π_t, from those before it; none is kept beyond the first 0."""
-        products = self._products
+        products = self._products.setdefault((self.betas[0], self.momentum_decay), [1.0])
         while len(products) <= t and products[-1]:
             products.append(products[-1] * self.mu(len(products)))
         return products[t] if t < len(products) else 0.0
@@ -316,7 +311,7 @@ class RAdam(Adam):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -337,3 +332,19 @@ class RAdam(Adam):
         r = math.sqrt((now - 4) * (now - 2) * last / ((last - 4) * (last - 2) * now))
         scale = 1 / (math.sqrt(unbias) * r)
         return scale, scale * self.eps
+
+
+def pair_of_betas(betas: Any) -> tuple[float, float]:
+    """Two rates of exponential averages, as floats.
+
+    Raises
+    ------
+    InputError
+        They are no two numbers of at least 0 and below 1.
+    """
+    if isinstance(betas, tuple | list) and len(betas) == 2:
+        first, second = betas
+        if all(isinstance(b, Real) and 0 <= float(b) < 1 for b in betas):
+            return float(first), float(second)
+    msg = f"betas must be two numbers of at least 0 and below 1, got {betas!r}"
+    raise InputError(msg)

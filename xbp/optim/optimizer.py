@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from xbp.arguments import described, number, takes
 from xbp.backend import (
@@ -19,12 +19,16 @@ from xbp.backend import (
 )
 from xbp.errors import InputError
 from xbp.nn.parameter import Buffer, Parameter
+from xbp.optim.groups import SHARED, Group, Kept, Options, constructor_of, keep, split
 from xbp.optim.schedules import rate_of
 from xbp.primitives import rescale
 from xbp.primitives.updates import Scalar
 
 LearningRate: TypeAlias = "float | Callable[[int], float]"
 """A number, or a schedule: a function of the step (see `xbp.optim.schedules`)."""
+
+Parameters: TypeAlias = "Iterable[Parameter] | Iterable[Mapping[str, Any]]"
+"""Parameters, or groups of them (see `Optimizer`)."""
 
 State: TypeAlias = "dict[str, Array]"
 
@@ -41,8 +45,12 @@ class Optimizer:
 
     Parameters
     ----------
-    parameters : iterable of Parameter
-        As from ``model.parameters()``. Move the model to its backend first.
+    parameters : iterable of Parameter, or of groups
+        As from ``model.parameters()``. Move the model to its backend first. A group is a dict with
+        ``"params"``, its parameters, and options of its own, any of the constructor's arguments
+        (``[{"params": …, "lr": 0.1}, {"params": …, "weight_decay": 0}]``); what it does not say,
+        the arguments say for all. ``"rule"``, another class of optimizers, makes it a group of that
+        class, with the defaults of that class. See `decay_groups`, and `param_groups`.
     lr : float or schedule
         η.
     weight_decay : float, default 0
@@ -59,25 +67,51 @@ class Optimizer:
     ------
     InputError
         There are no parameters, one comes twice, or something is not a Parameter; a hyperparameter
-        is out of range.
+        is out of range; a group is empty, malformed or has an unknown option.
+
+    Notes
+    -----
+    The rule of a group is a copy of the optimizer with the group's attributes in place of others.
+    So an argument that groups may have is an attribute of the same name, `update` keeps what it
+    changes in `state` alone, and what a constructor derives from arguments is derived where it is
+    used.
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Note what the constructor is given: the options of a group are checked beside it."""
+        optimizer = super().__new__(cls)
+        optimizer._given = (args, options)
+        return optimizer
+
+    _given: tuple[tuple[Any, ...], Options] = ((), {})
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate,
         weight_decay: float = 0.0,
         *,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        if not isinstance(parameters, Iterable):
-            msg = (
-                "an optimizer takes Parameters in a list or another iterable, as from "
-                f"model.parameters(); got {described(parameters)}"
-            )
-            raise InputError(msg)
-        self.parameters = list(parameters)
-        for index, parameter in enumerate(self.parameters):
+        self.parameters, groups = split(parameters)
+        self._groups: list[Kept] = []
+        self._check_parameters(0)
+        self.lr = lr
+        self.weight_decay = number("weight_decay", weight_decay, least=0)
+        self.decoupled_weight_decay = decoupled_weight_decay
+        self.steps = 0
+        self.state: list[State] = [{} for _ in self.parameters]
+        self.counts = [0] * len(self.parameters)  # a parameter without gradient is not counted
+        self._kind, given = constructor_of(type(self), *vars(self).pop("_given", ((), {})))
+        self._groups = [
+            keep(self, index, indices, own, Optimizer, given)
+            for index, (indices, own) in enumerate(groups)
+        ]
+
+    def _check_parameters(self, first: int) -> None:
+        """Refuse what cannot be a parameter of this optimizer, from the index `first` on."""
+        seen = {id(parameter) for parameter in self.parameters[:first]}
+        for index, parameter in enumerate(self.parameters[first:], first):
             if not isinstance(parameter, Parameter):
                 kind = type(parameter).__name__
                 msg = f"an optimizer takes Parameters, as from model.parameters(); got a {kind}"
@@ -88,30 +122,86 @@ class Optimizer:
                     "learns; give the optimizer model.parameters(), which has none of them"
                 )
                 raise InputError(msg)
-            if any(parameter is earlier for earlier in self.parameters[:index]):
+            if id(parameter) in seen:
                 msg = f"parameter {index} is given twice; it would be updated twice a step"
                 raise InputError(msg)
+            seen.add(id(parameter))
         if not self.parameters:
             msg = "an optimizer needs at least one parameter; this model has none"
             raise InputError(msg)
-        self.lr = lr
-        self.weight_decay = number("weight_decay", weight_decay, least=0)
-        self.decoupled_weight_decay = decoupled_weight_decay
-        self.steps = 0
-        self.state: list[State] = [{} for _ in self.parameters]
-        self.counts = [0] * len(self.parameters)  # a parameter without gradient is not counted
 
     def __repr__(self) -> str:
-        own = ("parameters", "steps", "state", "counts", "_lr")
-        options = {"lr": self._lr} | {k: v for k, v in vars(self).items() if k not in own}
+        public = {k: v for k, v in vars(self).items() if k not in SHARED and k[0] != "_"}
+        options = {"lr": self._lr} | public
+        if self._groups:
+            options["groups"] = [
+                {"params": len(kept.indices), **kept.options()} for kept in self._groups
+            ]
         shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
         return f"{type(self).__name__}({len(self.parameters)} parameters, {shown})"
+
+    # --- groups ---
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """The groups as dicts, whose options can be set; one of all parameters, if none were given.
+
+        A rate that is set for a group is the group's own: it no longer follows `lr`.
+        """
+        kept: list[Kept] | list[None] = self._groups or [None]
+        return [Group(self, group) for group in kept]
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters, as a group with the options in this dict.
+
+        Raises
+        ------
+        InputError
+            As in the constructor; nothing has changed then.
+        """
+        if not isinstance(group, Mapping):
+            msg = (
+                f"an optimizer needs a group to add, as {{'params': [...]}}, got {described(group)}"
+            )
+            raise InputError(msg)
+        added, ((_, own),) = split([group])
+        first, before = len(self.parameters), list(self.parameters)
+        self.parameters += added
+        try:
+            self._check_parameters(first)
+            indices = range(first, len(self.parameters))
+            kept = keep(self, len(self._groups) or 1, indices, own, Optimizer, None)
+        except InputError:
+            self.parameters = before
+            raise
+        self._groups = [*(self._groups or [Kept(range(first), {})]), kept]
+        self.state += [{} for _ in added]
+        self.counts += [0] * len(added)
+
+    def rules(self) -> list[tuple[Optimizer, range]]:
+        """For each group, the optimizer as it is for its parameters, and which these are."""
+        if not self._groups:
+            return [(self, range(len(self.parameters)))]
+        return [(kept.rule(self), kept.indices) for kept in self._groups]
+
+    def own_rates(self) -> list[LearningRate | None]:
+        """The rate or schedule of each group; None for one that has the optimizer's."""
+        return [kept.own_rate() for kept in self._groups]
+
+    def set_own_rates(self, rates: Sequence[float | None]) -> None:
+        """Set the rates of groups, but for those that are None."""
+        for kept, lr in zip(self._groups, rates, strict=True):
+            if lr is not None:
+                kept.set_own_rate(number("lr", lr, least=0))
 
     # --- the learning rate ---
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step. It can be set, to a number or a schedule."""
+        """The learning rate of the next step, which can be set to a number or a schedule.
+
+        It is that of all parameters, but for groups that have one of their own.
+        """
         return self.lr_at(self.steps)
 
     @lr.setter
@@ -131,6 +221,10 @@ class Optimizer:
         if not callable(self._lr):
             return self._lr
         return rate_of(self._lr, f"step {step}", self._lr(step))
+
+    def rates_at(self, step: int) -> list[float]:
+        """The learning rate of each group in step 0, 1, 2, …"""
+        return [rule.lr_at(step) for rule, _ in self.rules()]
 
     # --- the step ---
 
@@ -191,10 +285,22 @@ class Optimizer:
         """
         for index, parameter in enumerate(self.parameters):
             self._check_place(index, parameter)  # all of them, before any is changed
+        rules = self.rules()
+        # The rate of a recorded step is among its numbers.
+        rates = [rule.lr if numbers is None else 0.0 for rule, _ in rules]
+        for (rule, indices), lr in zip(rules, rates, strict=True):
+            rule._step(indices, lr, numbers)
+        self.steps += 1
+
+    def _step(
+        self, indices: range, lr: float, numbers: Sequence[tuple[Scalar, ...]] | None
+    ) -> None:
+        """Update those of some parameters that have a gradient."""
         # Parameters that can be updated at once: as a rule all of them. A device is compared and
         # never hashed, as CuPy's has no hash and is a new object each time.
-        groups: list[tuple[tuple[Any, ...], list[int]]] = []
-        for index, parameter in enumerate(self.parameters):
+        alike: list[tuple[tuple[Any, ...], list[int]]] = []
+        for index in indices:
+            parameter = self.parameters[index]
             if parameter.grad is None:
                 continue
             p, t = parameter.data, self.counts[index] + 1
@@ -203,22 +309,20 @@ class Optimizer:
                 with on_device_of(p):
                     self.state[index] = self.start(array_namespace(p), p)
             kind = (t, type(p), p.dtype, p.device)
-            for other, indices in groups:
+            for other, those in alike:
                 if kind == other:
-                    indices.append(index)
+                    those.append(index)
                     break
             else:
-                groups.append((kind, [index]))
-        lr = self.lr if numbers is None else 0.0  # of a recorded step it is among the numbers
+                alike.append((kind, [index]))
         at_once = self.takes_lists()
-        for (t, *_), indices in groups:
-            own = self.all_numbers(lr, t) if numbers is None else numbers[indices[0]]
-            with on_device_of(self.parameters[indices[0]].data):
-                for those in [indices] if at_once else [[index] for index in indices]:
-                    self._update(those, *own)
-            for index in indices:
+        for (t, *_), those in alike:
+            own = self.all_numbers(lr, t) if numbers is None else numbers[those[0]]
+            with on_device_of(self.parameters[those[0]].data):
+                for together in [those] if at_once else [[index] for index in those]:
+                    self._update(together, *own)
+            for index in those:
                 self.parameters[index].changed()
-        self.steps += 1
 
     def all_numbers(self, lr: float, t: int) -> Numbers:
         """The factor of decoupled weight decay, and the `numbers` of the rule."""
@@ -230,15 +334,30 @@ class Optimizer:
         g: list[Array] = [self.parameters[index].grad for index in indices]
         states = [self.state[index] for index in indices]
         xp = array_namespace(p[0])
-        if self.weight_decay and self.decoupled_weight_decay:
-            rescale(p, decay)
-        elif self.weight_decay:
-            g = [own + self.weight_decay * at for own, at in zip(g, p, strict=True)]
+        if self.weight_decay:
+            g = self.decayed(p, g, decay)
         if self.takes_lists():
             joint = {name: [state[name] for state in states] for name in states[0]}
             self.update(xp, p, g, joint, *numbers)
         else:
             self.update(xp, p[0], g[0], states[0], *numbers)
+
+    def decayed(self, p: list[Array], g: list[Array], decay: Scalar) -> list[Array]:
+        """The gradients that the rule sees, where there is weight decay.
+
+        Parameters
+        ----------
+        p : list of array
+            Parameters, which decoupled decay changes in place.
+        g : list of array
+            Their gradients.
+        decay : float, or 0-d array
+            1 - ηλ.
+        """
+        if self.decoupled_weight_decay:
+            rescale(p, decay)
+            return g
+        return [own + self.weight_decay * at for own, at in zip(g, p, strict=True)]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -267,8 +386,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes with the steps: ``"steps"``, ``"0.count"``, ``"0.velocity"``, …
 
-        Ints, and copies of the arrays as numpy arrays. What was given to the constructor (rates,
-        schedules, betas) is not part of it.
+        Ints, and copies of the arrays as numpy arrays. Parameters are counted across groups. What
+        was given to the constructor (rates, schedules, betas, groups) is not part of it.
         """
         state: dict[str, Any] = {"steps": self.steps}
         for index, arrays in enumerate(self.state):
@@ -289,9 +408,10 @@ class Optimizer:
         steps, *counts = (self._count(key, state[key]) for key in keys)
         places = {
             f"{index}.{name}": (index, name)
-            for index, count in enumerate(counts)
-            if count
-            for name in self.state_names()
+            for rule, indices in self.rules()
+            for index in indices
+            if counts[index]
+            for name in rule.state_names()
         }
         self._check_keys(places.keys() - set(state), "is missing")
         self._check_keys(set(state) - places.keys() - set(keys), "is unknown")

@@ -14,16 +14,27 @@ a batch.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-from xbp.arguments import described, integer, is_finite, name_of, number
+from xbp.arguments import described, integer, is_finite, name_of, number, takes
 from xbp.backend import library_of, to_numpy
 from xbp.errors import InputError
 
 
 class Schedule:
-    """Base of all schedules: a callable ``step -> learning rate``."""
+    """Base of all schedules: a callable ``step -> learning rate``.
+
+    Attributes
+    ----------
+    stays : bool
+        Whether one with `total_steps` is meant to stay at its end after them.
+    """
+
+    stays = False
 
     def __call__(self, step: int) -> float:
         msg = f"{type(self).__name__} has no __call__(self, step); define it"
@@ -71,6 +82,91 @@ class CosineAnnealingLR(Schedule):
         return _cosine(self.lr, self.min_lr, min(step / self.total_steps, 1.0))
 
 
+class LinearLR(Schedule):
+    """η_t = lr · (a + (b - a) t/T) for t ≤ T = total_steps, then lr · b.
+
+    Parameters
+    ----------
+    lr : float
+    start_factor, end_factor : float, default 1/3, 1
+        a, b. From below 1 up to 1 it is a warm-up (see `warmup`), from 1 down to 0 a decay.
+    total_steps : int, default 5
+    """
+
+    stays = True
+
+    def __init__(
+        self,
+        lr: float,
+        start_factor: float = 1 / 3,
+        end_factor: float = 1.0,
+        total_steps: int = 5,
+    ) -> None:
+        self.lr = number("lr", lr, least=0)
+        self.start_factor = number("start_factor", start_factor, least=0)
+        self.end_factor = number("end_factor", end_factor, least=0)
+        self.total_steps = integer("total_steps", total_steps, least=1)
+
+    def __call__(self, step: int) -> float:
+        share = min(step / self.total_steps, 1.0)
+        return self.lr * (self.start_factor * (1 - share) + self.end_factor * share)
+
+
+class ExponentialLR(Schedule):
+    """η_t = lr · gammaᵗ."""
+
+    def __init__(self, lr: float, gamma: float) -> None:
+        self.lr = number("lr", lr, least=0)
+        self.gamma = number("gamma", gamma, least=0)
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.gamma**step
+
+
+class PolynomialLR(Schedule):
+    """η_t = lr · (1 - t/T)^power for t ≤ T = total_steps, then 0."""
+
+    def __init__(self, lr: float, total_steps: int, power: float = 1.0) -> None:
+        self.lr = number("lr", lr, least=0)
+        self.total_steps = integer("total_steps", total_steps, least=1)
+        self.power = number("power", power, least=0)
+
+    def __call__(self, step: int) -> float:
+        if step >= self.total_steps:
+            return 0.0
+        return self.lr * math.pow(1 - step / self.total_steps, self.power)
+
+
+class CosineAnnealingWarmRestarts(Schedule):
+    """η_t = min_lr + (lr - min_lr)(1 + cos(πu/T_i))/2, u steps after the restart i = 0, 1, 2, …
+
+    T_i = T_0 · T_multⁱ steps lie between the restarts i and i + 1. Loshchilov & Hutter 2017 (SGDR),
+    eq. 5.
+
+    Parameters
+    ----------
+    lr : float
+    T_0 : int
+        Steps before the first restart.
+    T_mult : int, default 1
+    min_lr : float, default 0
+    """
+
+    def __init__(self, lr: float, T_0: int, T_mult: int = 1, min_lr: float = 0.0) -> None:
+        self.lr = number("lr", lr, least=0)
+        self.T_0 = integer("T_0", T_0, least=1)
+        self.T_mult = integer("T_mult", T_mult, least=1)
+        self.min_lr = number("min_lr", min_lr, least=0)
+
+    def __call__(self, step: int) -> float:
+        length = self.T_0
+        if self.T_mult == 1:
+            step %= length
+        while step >= length:
+            step, length = step - length, length * self.T_mult
+        return _cosine(self.lr, self.min_lr, step / length)
+
+
 class OneCycleLR(Schedule):
     """Up from max_lr/div_factor to max_lr, then down to max_lr/(div_factor·final_div_factor).
 
@@ -110,6 +206,122 @@ class OneCycleLR(Schedule):
         if step <= top:
             return _cosine(first, self.max_lr, step / top if top else 1.0)
         return _cosine(self.max_lr, last, (step - top) / (end - top))
+
+
+# --- schedules made of others ---------------------------------------------------------------------
+
+
+class SequentialLR(Schedule):
+    """One schedule after the other: the next one begins, with its step 0, at each milestone.
+
+    Parameters
+    ----------
+    schedules : sequence of callables ``step -> learning rate``
+    milestones : sequence of int
+        The steps at which the second one, the third one, … begin: one fewer, and increasing.
+
+    Examples
+    --------
+    >>> from xbp.optim import ConstantLR, ExponentialLR, SequentialLR
+    >>> schedule = SequentialLR([ConstantLR(0.1), ExponentialLR(0.8, 0.5)], milestones=[2])
+    >>> [schedule(step) for step in range(5)]
+    [0.1, 0.1, 0.8, 0.4, 0.2]
+    """
+
+    def __init__(
+        self, schedules: Sequence[Callable[[int], float]], milestones: Sequence[int]
+    ) -> None:
+        self.schedules = _schedules(schedules)
+        wanted = len(self.schedules) - 1
+        if not isinstance(milestones, tuple | list) or len(milestones) != wanted:
+            msg = (
+                f"milestones must be a list of {wanted} steps, one fewer than the schedules, got "
+                f"{described(milestones)}"
+            )
+            raise InputError(msg)
+        self.milestones = [integer("each of milestones", step, least=1) for step in milestones]
+        if any(b <= a for a, b in pairwise(self.milestones)):
+            msg = f"milestones must increase, got {milestones}"
+            raise InputError(msg)
+
+    def __call__(self, step: int) -> float:
+        place = bisect_right(self.milestones, step)
+        return self.schedules[place](step - ([0, *self.milestones][place]))
+
+    @property
+    def total_steps(self) -> int | None:
+        """Where the last one comes to its end; None if it has none."""
+        last = getattr(self.schedules[-1], "total_steps", None)
+        return last and last + ([0, *self.milestones][-1])
+
+    @property
+    def stays(self) -> bool:  # type: ignore[override]  # as the last one does
+        return bool(getattr(self.schedules[-1], "stays", False))
+
+
+class ChainedLR(Schedule):
+    """η_t = the product of several schedules: one gives rates, others with lr = 1 are its factors.
+
+    Parameters
+    ----------
+    schedules : sequence of callables ``step -> number``
+
+    Examples
+    --------
+    >>> from xbp.optim import ChainedLR, ExponentialLR, LinearLR
+    >>> schedule = ChainedLR([LinearLR(0.8, 0.5, 1, total_steps=2), ExponentialLR(1, gamma=0.5)])
+    >>> [round(schedule(step), 6) for step in range(4)]
+    [0.4, 0.3, 0.2, 0.1]
+    """
+
+    def __init__(self, schedules: Sequence[Callable[[int], float]]) -> None:
+        self.schedules = _schedules(schedules)
+
+    def __call__(self, step: int) -> float:
+        return math.prod(schedule(step) for schedule in self.schedules)
+
+
+def warmup(
+    schedule: float | Callable[[int], float], steps: int, start_factor: float | None = None
+) -> SequentialLR:
+    """`steps` steps in which the rate rises along a line to where a schedule begins; then that.
+
+        η_t = s(0) · (a + (1 - a) t/W) for t < W = steps,     then     s(t - W)
+
+    Parameters
+    ----------
+    schedule : float, or callable ``step -> learning rate``
+        s.
+    steps : int
+    start_factor : float, optional
+        a; by default 1/(W + 1), so that the first step is as large as the rise.
+
+    Examples
+    --------
+    >>> from xbp.optim import CosineAnnealingLR, warmup
+    >>> schedule = warmup(CosineAnnealingLR(0.4, total_steps=2), steps=3)
+    >>> [round(schedule(step), 6) for step in range(6)]
+    [0.1, 0.2, 0.3, 0.4, 0.2, 0.0]
+    """
+    steps = integer("steps", steps, least=1)
+    if not callable(schedule):
+        schedule = ConstantLR(schedule)
+    takes("a schedule", schedule, "step")
+    first = rate_of(schedule, "step 0", schedule(0))
+    factor = 1 / (steps + 1) if start_factor is None else start_factor
+    return SequentialLR([LinearLR(first, factor, 1.0, steps), schedule], [steps])
+
+
+def _schedules(schedules: Any) -> list[Callable[[int], float]]:
+    if not isinstance(schedules, tuple | list) or not schedules:
+        msg = f"schedules must be a list of at least one schedule, got {described(schedules)}"
+        raise InputError(msg)
+    for schedule in schedules:
+        if not callable(schedule):
+            msg = f"each of schedules must be a function of the step, got {described(schedule)}"
+            raise InputError(msg)
+        takes("each of schedules", schedule, "step")
+    return list(schedules)
 
 
 def _cosine(start: float, end: float, share: float) -> float:

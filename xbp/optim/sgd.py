@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
-from xbp.nn.parameter import Parameter
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, State
+from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
 from xbp.primitives.updates import Scalar, accumulate, add_scaled
 
 
@@ -25,7 +22,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    parameters : iterable of Parameter
+    parameters : iterable of Parameter, or of groups
     lr : float or schedule
         η.
     momentum, dampening : float, default 0
@@ -53,7 +50,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Parameters,
         lr: LearningRate,
         momentum: float = 0.0,
         dampening: float = 0.0,

@@ -239,7 +239,7 @@ class StepCurve(Callback):
 
     def on_step_end(self, trainer: Training, step: int) -> None:
         self.losses.append(trainer.current_loss)
-        self.rates.append(trainer.optimizer.lr_at(trainer.optimizer.steps - 1))
+        self.rates.append(trainer.optimizer.rates_at(trainer.optimizer.steps - 1)[0])
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         losses = [float(to_numpy(loss)) for loss in self.losses]

@@ -40,7 +40,7 @@ from xbp.training.metrics.counting import CountingMetric, Metric, len_of
 from xbp.training.results import CheckedLoss
 from xbp.training.rows import Rows
 from xbp.training.state import Pair
-from xbp.training.steps import EagerSteps, Stepper, update
+from xbp.training.steps import EagerSteps, Stepper, next_rates, update
 
 CHANCES = 5
 """Give up capturing after more than this many consecutive recordings went stale unused."""
@@ -128,9 +128,10 @@ class CapturedSteps:
 
     def step(self, k: int) -> None:
         if self.recordings is not None:
-            self.lr = self.trainer.optimizer.lr
+            rates = next_rates(self.trainer.optimizer)
+            self.lr = rates[0]
             try:
-                if self.recordings.step(k, self.lr):
+                if self.recordings.step(k, rates):
                     return
             except Exception as error:
                 self.give_up(error)
@@ -173,16 +174,18 @@ def check(trainer: Training, own_step: bool) -> None:
     ------
     InputError
     """
-    optimizer = type(trainer.optimizer)
     if own_step:
         msg = f"{type(trainer).__name__} has a step of its own"
-    elif optimizer.step is not Optimizer.step or optimizer.zero_grad is not Optimizer.zero_grad:
-        msg = f"{optimizer.__name__} has a step of its own, where it could have an update"
-    elif optimizer.numbers is Optimizer.numbers:
-        msg = f"{optimizer.__name__} does not say which numbers its rule takes; define numbers"
-    else:
-        return
-    raise InputError(msg)
+        raise InputError(msg)
+    for rule, _ in trainer.optimizer.rules():
+        kind = type(rule)
+        if kind.step is not Optimizer.step or kind.zero_grad is not Optimizer.zero_grad:
+            msg = f"{kind.__name__} has a step of its own, where it could have an update"
+        elif kind.numbers is Optimizer.numbers:
+            msg = f"{kind.__name__} does not say which numbers its rule takes; define numbers"
+        else:
+            continue
+        raise InputError(msg)
 
 
 class Recordings:
@@ -237,7 +240,7 @@ class Recordings:
         self.unflushed = []
         self.rows.begin(order)
 
-    def step(self, k: int, lr: float) -> bool:
+    def step(self, k: int, rates: list[float]) -> bool:
         """Make step k = 1, 2, … of the epoch; returns False if it must be an eager step.
 
         Raises
@@ -249,7 +252,7 @@ class Recordings:
             return False  # the user accumulates gradients
         size = min(self.batch_size, len_of(self.rows.order) - (k - 1) * self.batch_size)
         recording = self._recording(size)
-        if not self.rows.ready(k, lr):
+        if not self.rows.ready(k, rates):
             self.flush()
             self.rows.move(k)
         if recording.phase is Phase.WARM_UP:

@@ -39,7 +39,8 @@ def not_finite(pieces: Pieces, seed: int, value: float, epoch: int, step: int, p
         On a device the step may be an earlier one than that of this batch.
     """
     optimizer, (x, y, _) = pieces.optimizer, place
-    advice = f"; a learning rate below {optimizer.lr:g} may help"
+    rate = max(optimizer.rates_at(optimizer.steps))
+    advice = f"; a learning rate below {rate:g} may help"
     broken = [f"{n}[{i}]" for n, a in (("x", x), ("y", y)) if (i := _first_broken(a)) is not None]
     if broken:
         what = "the input" if broken[0].startswith("x") else "the target"
@@ -64,7 +65,7 @@ def spoiled(pieces: Pieces, epoch: int) -> str:
     if finite.all():
         return ""
     name = named[int(np.argmin(finite))][0]
-    lr = pieces.optimizer.lr_at(max(pieces.optimizer.steps - 1, 0))
+    lr = max(pieces.optimizer.rates_at(max(pieces.optimizer.steps - 1, 0)))
     return (
         f"the last step, in epoch {epoch}, has made the parameter {name!r} infinite or nan, though "
         f"the loss before it was finite; a learning rate below {lr:g} may help"

@@ -40,6 +40,8 @@ class Fingerprint:
             "the list of metrics": list(pieces.metrics),
             "batch_size": batch_size,
         }
+        if optimizer._groups:  # a key that older files do not have
+            self.options["the parameter groups"] = [_group(kept) for kept in optimizer._groups]
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -48,16 +50,27 @@ class Fingerprint:
         return json.loads(json.dumps(found, default=plain_scalar))  # type: ignore[no-any-return]
 
 
+PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def _group(kept: Any) -> dict[str, Any]:
+    """The number of parameters and the own options of a group."""
+    options = {
+        name: value if isinstance(value, PLAIN) else _described(value)
+        for name, value in kept.options().items()
+    }
+    return {"parameters": len(kept.indices), **options}
+
+
 def _described(thing: Any) -> Any:
     """A number as it is; anything else by its class and its plain options."""
     if isinstance(thing, int | float | str):
         return thing
     options = vars(thing) if hasattr(thing, "__dict__") else {}
-    plain = (bool, int, float, str, tuple, type(None))
     shown = [
         f"{name}={value!r}"
         for name, value in sorted(options.items())
-        if isinstance(value, plain) and not name.startswith("_") and name != "steps"
+        if isinstance(value, PLAIN) and not name.startswith("_") and name != "steps"
     ]
     name = getattr(thing, "__qualname__", None) or type(thing).__name__
     return f"{name}({', '.join(shown)})"

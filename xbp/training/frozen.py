@@ -11,8 +11,8 @@ from xbp.backend import Array, array_namespace
 from xbp.nn.parts import containers
 from xbp.training.callbacks.base import Training
 
-MOVING = ("steps", "counts", "state", "_lr")
-"""Attributes of an optimizer that change in each step, and are not frozen."""
+MOVING = ("steps", "counts", "state", "_lr", "_groups")
+"""Attributes of an optimizer that are not frozen: they change in each step, or are rules' own."""
 
 PLAIN = (bool, int, float, str)
 
@@ -47,7 +47,9 @@ class Frozen:
             found += options.values()
         for members in self.members:
             found += members.values() if isinstance(members, dict) else members
-        found += [value for name, value in vars(self.optimizer).items() if name not in MOVING]
+        for rule, indices in self.optimizer.rules():
+            found += [value for name, value in vars(rule).items() if name not in MOVING]
+            found += (indices.start, indices.stop, type(rule))
         found += (self.trainer.model, self.trainer.loss, *self.trainer.state.stream.key)
         for parameter in self.parameters:
             found += (parameter.data, parameter.trainable)

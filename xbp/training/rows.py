@@ -50,7 +50,8 @@ class Rows:
         # start of the batch, and both words of the random counter
         self.places = xp.zeros((self.count, 3), **self.here)
         self.coefficients: dict[str, Array] = {}  # by dtype: (ROWS, parameters, coefficients)
-        self.rates: list[float] = []  # learning rates of the rows
+        self.lengths: list[int] = []  # how many coefficients each parameter has; the rest are 0
+        self.rates: list[list[float]] = []  # learning rates of the rows, one for each group
         self.next: list[int] = []  # step, steps and counts for which the next row is valid
 
     def begin(self, order: Array) -> None:
@@ -61,11 +62,11 @@ class Rows:
         """Invalidate the remaining rows, as options of the optimizer have changed."""
         self.next = []
 
-    def ready(self, step: int, lr: float) -> bool:
-        """Whether the next row is valid for this step at this learning rate."""
+    def ready(self, step: int, rates: list[float]) -> bool:
+        """Whether the next row is valid for this step at these learning rates."""
         return (
             self.row < len(self.rates)
-            and lr == self.rates[self.row]
+            and rates == self.rates[self.row]
             and self.next == self._place(step)
         )
 
@@ -82,18 +83,21 @@ class Rows:
         optimizer, first = self.optimizer, self.optimizer.steps
         left = -(-len_of(self.order) // self.batch_size) - step + 1
         rows = range(min(left, self.count))
-        self.rates = [optimizer.lr_at(first + i) for i in rows]
-        table = []
-        for i, lr in enumerate(self.rates):
-            known = {t: optimizer.all_numbers(lr, t + i + 1) for t in set(optimizer.counts)}
-            table.append([known[t] for t in optimizer.counts])
+        self.rates = [optimizer.rates_at(first + i) for i in rows]
+        table = [_coefficients(optimizer, rates, i) for i, rates in enumerate(self.rates)]
+        self.lengths = [len(own) for own in table[0]]
         places = [((step - 1 + i) * self.batch_size, *words_of(first + i)) for i in rows]
         _fill(self.places, places)
-        host = np.asarray(table, np.float64)
+        width = max(self.lengths)
+        host = np.asarray(
+            [[(*own, *(0.0,) * (width - len(own))) for own in row] for row in table],
+            np.float64,
+        )
+        shape = (self.count, *host.shape[1:])
         for parameter in optimizer.parameters:
             name = dtype_name(parameter.data.dtype)
-            if name not in self.coefficients:
-                shape, dtype = (self.count, *host.shape[1:]), parameter.data.dtype
+            if name not in self.coefficients or self.coefficients[name].shape != shape:
+                dtype = parameter.data.dtype
                 self.coefficients[name] = self.xp.zeros(
                     shape, dtype=dtype, device=self.here["device"]
                 )
@@ -118,8 +122,18 @@ class Rows:
         found = []
         for index, parameter in enumerate(self.optimizer.parameters):
             own = row[dtype_name(parameter.data.dtype)]
-            found.append(tuple(own[0, index, j] for j in range(own.shape[2])))
+            found.append(tuple(own[0, index, j] for j in range(self.lengths[index])))
         return found
+
+
+def _coefficients(optimizer: Optimizer, rates: list[float], steps: int) -> list[tuple[float, ...]]:
+    """Those of each parameter, `steps` after the next step, with the rates of that one."""
+    counts, found = optimizer.counts, []
+    for (rule, indices), lr in zip(optimizer.rules(), rates, strict=True):
+        updates = {counts[index] for index in indices}
+        known = {t: rule.all_numbers(lr, t + steps + 1) for t in updates}
+        found += [known[counts[index]] for index in indices]
+    return found
 
 
 def _fill(array: Array, values: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from xbp.backend import Array, on_host, out_of_memory
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
+from xbp.optim import Optimizer
 from xbp.random import Stream
 from xbp.training.callbacks.base import Training
 from xbp.training.diagnosis import batch_of
@@ -51,7 +52,7 @@ class Stepper(Protocol):
     """Makes the steps of a `fit`; there are two kinds, `EagerSteps` and `CapturedSteps`."""
 
     lr: float
-    """The learning rate of the last step."""
+    """The learning rate of the last step: of the first group, where parameters are in groups."""
 
     refused: bool
     """Whether capturing failed, after a warning."""
@@ -70,6 +71,11 @@ class Stepper(Protocol):
 
     def end(self) -> None:
         """Release the data of a `fit`, except those that the next one can use again."""
+
+
+def next_rates(optimizer: Optimizer) -> list[float]:
+    """The learning rate of each group in the next step."""
+    return optimizer.rates_at(optimizer.steps)
 
 
 class EagerSteps:
@@ -97,7 +103,7 @@ class EagerSteps:
     def step(self, k: int) -> None:
         trainer, (x, y) = self.trainer, self.data
         state = trainer.state
-        self.lr = trainer.optimizer.lr
+        self.lr = next_rates(trainer.optimizer)[0]
         try:
             batch, target = batch_of(x, y, batch_indices(self.order, k, trainer.batch_size))
             prediction = trainer.step(batch, target)

@@ -330,7 +330,7 @@ class MLflow(Tracker):
             options = {
                 "model": type(trainer.model).__name__,
                 "optimizer": type(optimizer).__name__,
-                "lr": optimizer.lr_at(0),
+                "lr": optimizer.rates_at(0)[0],
                 "batch_size": trainer.batch_size,
                 "epochs": trainer.last_epoch,
                 "seed": trainer.seed,

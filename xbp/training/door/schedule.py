@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xbp.arguments import name_of
 from xbp.errors import InputError
 from xbp.optim import Optimizer
+from xbp.optim.schedules import rate_of
 from xbp.training.callbacks.base import Callback
 from xbp.training.callbacks.rates import LearningRateScheduler
 from xbp.training.door.warn import warn
@@ -44,12 +45,17 @@ def check_schedule(optimizer: Optimizer, callbacks: Sequence[Callback], steps: r
     UserWarning
         The schedule is made for another number of steps.
     """
-    schedule, start, end = optimizer._lr, steps.start, steps.stop
-    if not callable(schedule) or any(isinstance(c, LearningRateScheduler) for c in callbacks):
-        return
-    optimizer.lr_at(start)
+    scheduled = any(isinstance(callback, LearningRateScheduler) for callback in callbacks)
+    common = None if scheduled else optimizer._lr
+    for lr in [common if own is None else own for own in optimizer.own_rates() or [None]]:
+        if callable(lr):
+            _check(lr, steps.start, steps.stop)
+
+
+def _check(schedule: Callable[[int], float], start: int, end: int) -> None:
+    rate_of(schedule, f"step {start}", schedule(start))
     try:
-        optimizer.lr_at(end - 1)
+        rate_of(schedule, f"step {end - 1}", schedule(end - 1))
     except InputError:
         raise
     except Exception as error:
@@ -58,8 +64,8 @@ def check_schedule(optimizer: Optimizer, callbacks: Sequence[Callback], steps: r
             f"({type(error).__name__}: {error}); let it cover all of them"
         )
         raise InputError(msg) from error
-    total = getattr(schedule, "total_steps", end)
-    if total != end:
+    total = getattr(schedule, "total_steps", None) or end
+    if total > end or (total < end and not getattr(schedule, "stays", False)):
         fate = "will not come to its end" if total > end else "stays at its end from then on"
         warn(
             f"{type(schedule).__name__} is made for {total} steps, where this training ends after "

@@ -38,6 +38,10 @@ class Checkpoint:
             self.seconds = number("its seconds", self.position.get("seconds"), least=0)
             lr = self.document.get("lr")
             self.lr = None if lr is None else number("its lr", lr, least=0)
+            self.own_rates = [
+                None if lr is None else number("its rate of a group", lr, least=0)
+                for lr in self.section("own_rates", list, [])
+            ]
         except InputError as error:
             self.file.refuse(f"is malformed: {error}")
         self.stopped = self.position.get("stopped")
@@ -54,8 +58,8 @@ class Checkpoint:
     steps_done: int
     steps: int
 
-    def section(self, name: str, kind: type) -> Any:
-        value = self.document.get(name)
+    def section(self, name: str, kind: type, default: Any = None) -> Any:
+        value = self.document.get(name, default)
         if not isinstance(value, kind):
             self.file.refuse(f"is malformed: its {name!r} is no {kind.__name__}")
         return value

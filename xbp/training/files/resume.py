@@ -56,6 +56,7 @@ def snapshot(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
         callbacks.append({"class": type(callback).__name__, "state": values})
     backend = trainer.model.backend()
     reason = state.stop_reason
+    own_rates = [None if callable(lr) else lr for lr in optimizer.own_rates()]
     return arrays, {
         "format": FORMAT,
         "version": 1,
@@ -74,6 +75,7 @@ def snapshot(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
         },
         "optimizer": counts,
         "lr": None if callable(optimizer._lr) else optimizer.lr,
+        **({"own_rates": own_rates} if own_rates else {}),
         "history": {"records": state.history.records, "seconds": state.history.seconds},
         "callbacks": callbacks,
     }
@@ -124,6 +126,8 @@ def restore(trainer: Training, checkpoint: Checkpoint) -> None:
         trainer.optimizer.load_state_dict(counts | part(arrays, "optimizer."))
         if checkpoint.lr is not None:
             trainer.optimizer.lr = checkpoint.lr
+        if checkpoint.own_rates:
+            trainer.optimizer.set_own_rates(checkpoint.own_rates)
         if checkpoint.steps_done:
             state.averages = Averages(trainer.loss, trainer.metrics)
             state.averages.load_state_dict(part(arrays, "epoch."))
