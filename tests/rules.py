@@ -16,7 +16,8 @@ from xbp.testing import oracles
 from xbp.testing.cases import OPTIMIZERS, RULES, Rule
 
 STEPS = 100
-
+WITHOUT_PEER = ("Lion", "LAMB")
+"""Rules that PyTorch lacks."""
 
 Make = Callable[..., optim.Optimizer]
 ORACLES = {line.name: line.oracle for line in OPTIMIZERS if line.oracle}

@@ -14,6 +14,7 @@ from rules import (
     ONE_OF_EACH,
     ORACLES,
     RULES,
+    WITHOUT_PEER,
     Rule,
     assert_close,
     check_oracle,
@@ -31,6 +32,7 @@ from xbp.testing import assert_no_host_sync
 
 HERE = xbp.available_backends()
 ADAPTIVE = [kind for kind in ORACLES if kind != "SGD"]
+WITH_EPS = [kind for kind in ADAPTIVE if kind != "Lion"]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=str)
 every_backend = pytest.mark.parametrize("backend", HERE)
 one_of_each = pytest.mark.parametrize("rule", ONE_OF_EACH, ids=str)
@@ -44,11 +46,12 @@ def test_a_hundred_steps_equal_the_definition(rule: Rule) -> None:
     check_oracle(rule)
 
 
-@every_rule
-def test_a_hundred_steps_equal_pytorchs(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", [r for r in RULES if r.name not in WITHOUT_PEER], ids=str)
+def test_a_hundred_steps_equal_pytorchs(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     start, gradients = problem()
     default = torch.get_default_dtype()
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # Muon: in float64, too
     torch.set_default_dtype(torch.float64)  # in which NAdam keeps its product of all μ
     try:
         parameter = torch.nn.Parameter(torch.asarray(start.copy()))
@@ -62,7 +65,7 @@ def test_a_hundred_steps_equal_pytorchs(rule: Rule) -> None:
     assert_close(trained(rule, start, gradients), parameter.detach().numpy(), 1e-10)
 
 
-@pytest.mark.parametrize("kind", ORACLES)
+@pytest.mark.parametrize("kind", [kind for kind in ORACLES if kind not in WITHOUT_PEER])
 def test_the_defaults_are_pytorchs(kind: str) -> None:
     import inspect
 
@@ -94,7 +97,7 @@ def test_a_step_is_in_place_keeps_dtypes_and_waits_for_nothing(
     dtype: str, backend: str, rule: Rule
 ) -> None:
     place = find_backend(backend)
-    data, gradient = (place.asarray(x, dtype=dtype) for x in ([1.0, 2.5], [0.5, -0.5]))
+    data, gradient = (place.asarray(x, dtype=dtype) for x in ([[1.0, 2.5]], [[0.5, -0.5]]))
     parameter = nn.Parameter(data)
     optimizer = rule([parameter])
     parameter.add_grad(gradient)
@@ -107,7 +110,7 @@ def test_a_step_is_in_place_keeps_dtypes_and_waits_for_nothing(
     assert parameter.data is data
     assert np.all(xbp.to_numpy(data) != before)
     assert parameter.grad is gradient
-    assert xbp.to_numpy(gradient).tolist() == [0.5, -0.5]
+    assert xbp.to_numpy(gradient).tolist() == [[0.5, -0.5]]
     assert tuple(arrays) == optimizer.state_names()
     assert all(optimizer.state[0][name] is array for name, array in arrays.items())
     assert {dtype_name(array.dtype) for array in (data, *arrays.values())} == {dtype}
@@ -118,11 +121,11 @@ def test_a_step_is_in_place_keeps_dtypes_and_waits_for_nothing(
 def test_shapes_without_axes_and_without_entries_are_parameters_too(
     backend: str, rule: Rule
 ) -> None:
-    start, gradients = problem((2,))
+    start, gradients = problem((1,))
     full = trained(rule, start, gradients)
-    single = trained(rule, np.array(start[1]), [np.array(g[1]) for g in gradients], backend)
+    single = trained(rule, np.array(start[0]), [np.array(g[0]) for g in gradients], backend)
     assert single.shape == ()
-    assert_close(single, full[1], 1e-13)  # vectorised and scalar loops may round differently
+    assert_close(single, full[0], 1e-13)  # vectorised and scalar loops may round differently
     assert trained(rule, start[:0], [g[:0] for g in gradients], backend).shape == (0,)
 
 
@@ -150,9 +153,9 @@ def test_a_variance_that_rounding_takes_below_zero_counts_as_zero(backend: str) 
 
 @pytest.mark.parametrize("kind", ADAPTIVE)
 def test_an_entry_that_never_has_a_gradient_stays_where_it_is(kind: str) -> None:
-    options: dict[str, Any] = {"weight_decay": 0.0} if kind == "AdamW" else {}
-    gradients = [np.array([0.0, g]) for g in default_rng(0).normal(size=10)]
-    assert trained(Rule(kind, options), np.array([3.0, 3.0]), gradients)[0] == 3.0
+    options = {"weight_decay": 0.0} if kind in ("AdamW", "LAMB", "Muon") else {}
+    gradients = [np.array([[0.0, g]]) for g in default_rng(0).normal(size=10)]
+    assert trained(Rule(kind, options), np.array([[3.0, 3.0]]), gradients)[0, 0] == 3.0
 
 
 # --- saving --------------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ def test_an_entry_that_never_has_a_gradient_stays_where_it_is(kind: str) -> None
 @every_rule
 @every_backend
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(backend: str, rule: Rule) -> None:
-    start, gradients = problem((3,))
+    start, gradients = problem((3, 2))
     place = find_backend(backend)
 
     def new(data: Any) -> optim.Optimizer:
@@ -229,15 +232,22 @@ def test_the_state_of_other_options_is_refused(saved: Rule, loading: Rule) -> No
 NAN = float("nan")
 BAD: list[tuple[str, list[str], list[Any]]] = [
     ("lr", ADAPTIVE, [-0.1, NAN, "0.1", None]),
-    ("eps", ADAPTIVE, [-1e-8, NAN, "small"]),
+    ("eps", WITH_EPS, [-1e-8, NAN, "small"]),
     ("weight_decay", ADAPTIVE, [-0.1, float("inf"), True]),
-    ("betas", ["AdamW", "Adamax", "NAdam", "RAdam"], [(0.9, 1.0), (-0.1, 0.9), (0.9,), 0.9, None]),
+    (
+        "betas",
+        ["AdamW", "Adamax", "NAdam", "RAdam", "Lion", "LAMB"],
+        [(0.9, 1.0), (-0.1, 0.9), (0.9,), 0.9, None],
+    ),
     ("lr_decay", ["Adagrad"], [-0.1, "slow"]),
     ("initial_accumulator_value", ["Adagrad"], [-0.1, NAN]),
     ("alpha", ["RMSprop"], [-0.1, 1.1, None]),
     ("momentum", ["RMSprop"], [-0.1, "0.9"]),
     ("rho", ["Adadelta"], [-0.1, 1.1, [0.9]]),
     ("momentum_decay", ["NAdam"], [-0.004, NAN]),
+    ("momentum", ["Muon"], [-0.1, 1.1, "0.9"]),
+    ("ns_coefficients", ["Muon"], [(1, 2), 3.0, None]),
+    ("ns_steps", ["Muon"], [0, 2.5]),
 ]
 
 
@@ -253,7 +263,7 @@ BAD: list[tuple[str, list[str], list[Any]]] = [
 )
 def test_a_hyperparameter_out_of_range_is_one_sentence(rule: Rule, name: str) -> None:
     with pytest.raises(InputError, match=f"^{name} must be ") as caught:
-        rule([nn.Parameter(np.array([1.0]))])
+        rule([nn.Parameter(np.array([[1.0]]))])
     assert "\n" not in str(caught.value)
 
 
@@ -298,6 +308,9 @@ def regression(rule: Rule, n: int = 22) -> tuple[xbp.Trainer, Watch, NDArray[Any
 @one_of_each
 def test_the_state_lives_on_from_epoch_to_epoch(rule: Rule) -> None:
     """Two epochs of fit are one explicit loop; with the state reset they are not."""
+    # Whatever their state, these make steps of one length for a single number, as long as it has
+    # one sign: the state itself has to tell.
+    tells = rule.name not in ("Lion", "LAMB", "Muon")
     trainer, _, x = regression(rule)
     trainer.fit(x, 3 * x + 1, epochs=2, batch_size=5)
     results = {}
@@ -314,11 +327,14 @@ def test_the_state_lives_on_from_epoch_to_epoch(rule: Rule) -> None:
                 backward(loss(prediction, 3 * batch + 1)[1])
                 optimizer.step()
                 optimizer.zero_grad()
-        results[reset] = model.state_dict()
-    found = trainer.model.state_dict()
+        results[reset] = model.state_dict() if tells else optimizer.state_dict()
+    found = trainer.model.state_dict() if tells else trainer.optimizer.state_dict()
     assert trainer.optimizer.counts == [10, 10]
     assert all(np.array_equal(found[name], value) for name, value in results[False].items())
-    assert all(not np.array_equal(found[name], value) for name, value in results[True].items())
+    differ = [
+        name for name, value in results[True].items() if not np.array_equal(found[name], value)
+    ]
+    assert differ == list(found) or (not tells and len(differ) > len(found) / 2)
 
 
 def test_an_epoch_takes_every_sample_once() -> None:
@@ -340,6 +356,8 @@ def test_the_whole_family_goes_down_a_badly_scaled_valley() -> None:
     rates = {"SGD": 0.019, "Adagrad": 0.3, "RMSprop": 0.01, "Adadelta": 3.0, "RAdam": 0.03}
     left = {}
     for kind in ORACLES:
+        if kind == "Muon":
+            continue  # it takes a matrix, all of whose directions have one scale
         parameter = nn.Parameter(np.ones(5))
         optimizer = getattr(optim, kind)([parameter], lr=rates.get(kind, 0.05))
         for _ in range(300):

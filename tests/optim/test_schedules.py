@@ -9,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xbp.errors import InputError
-from xbp.optim import ConstantLR, CosineAnnealingLR, OneCycleLR, Schedule, StepLR
+from xbp.optim import (
+    ChainedLR,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LinearLR,
+    OneCycleLR,
+    PolynomialLR,
+    Schedule,
+    SequentialLR,
+    StepLR,
+    warmup,
+)
 from xbp.testing import oracles
 
 rates = st.floats(1e-6, 10.0)
@@ -80,6 +93,88 @@ def test_one_cycle_has_pytorchs_defaults() -> None:
     assert OneCycleLR(1.0, 10)(9) == close(1 / 25 / 1e4, 1.0)
 
 
+@given(lr=rates, start=st.floats(0, 3), end=st.floats(0, 3), total=totals)
+def test_linear_is_a_line_and_stays_at_its_end(
+    lr: float, start: float, end: float, total: int
+) -> None:
+    schedule = LinearLR(lr, start, end, total)
+    for step in range(total + 1):
+        assert schedule(step) == close(oracles.linear_lr(step, lr, start, end, total), 3 * lr)
+    assert {schedule(step) for step in (total, total + 1, 10 * total)} == {lr * end}
+
+
+@given(lr=rates, gamma=st.floats(0, 1.2), step=st.integers(0, 60))
+def test_exponential_multiplies_by_gamma(lr: float, gamma: float, step: int) -> None:
+    expected = lr * math.prod([gamma] * step)
+    assert ExponentialLR(lr, gamma)(step) == pytest.approx(expected, rel=1e-13, abs=1e-300)
+
+
+@given(lr=rates, total=totals, power=st.floats(0, 4))
+def test_polynomial_is_a_power_of_what_is_left(lr: float, total: int, power: float) -> None:
+    schedule = PolynomialLR(lr, total, power)
+    for step in range(total):
+        assert schedule(step) == close(oracles.polynomial_lr(step, lr, total, power), lr)
+    assert {schedule(step) for step in (total, total + 1, 10 * total)} == {0.0}
+
+
+@given(lr=rates, first=st.integers(1, 9), factor=st.integers(1, 3), share=st.floats(0, 1))
+def test_cosine_restarts(lr: float, first: int, factor: int, share: float) -> None:
+    schedule = CosineAnnealingWarmRestarts(lr, first, factor, min_lr=share * lr)
+    for step in range(60):
+        expected = oracles.cosine_restarts_lr(step, lr, first, factor, share * lr)
+        assert schedule(step) == close(expected, lr)
+
+
+def test_a_long_run_of_restarts_is_as_fast_as_a_short_one() -> None:
+    schedule = CosineAnnealingWarmRestarts(1.0, 7)
+    assert schedule(7 * 10**15 + 3) == schedule(3)
+
+
+def test_defaults_of_the_new_ones() -> None:
+    assert [LinearLR(0.6)(step) for step in (0, 5, 6)] == [close(0.2, 0.6), 0.6, 0.6]
+    assert PolynomialLR(1.0, 4)(1) == 0.75
+    assert CosineAnnealingWarmRestarts(1.0, 4)(4) == 1.0
+    assert CosineAnnealingWarmRestarts(1.0, 4)(2) == close(0.5, 1)
+
+
+# --- schedules made of others --------------------------------------------------------------------
+
+
+def test_one_after_the_other() -> None:
+    parts = [ConstantLR(1.0), StepLR(8.0, 1, 0.5), lambda step: step / 10]
+    schedule = SequentialLR(parts, [2, 5])
+    assert [schedule(step) for step in range(8)] == [1, 1, 8, 4, 2, 0.0, 0.1, 0.2]
+    assert SequentialLR([ConstantLR(0.3)], [])(9) == 0.3
+
+
+def test_the_end_of_a_sequence_is_the_end_of_its_last_part() -> None:
+    assert SequentialLR([LinearLR(0.1), CosineAnnealingLR(0.1, 90)], [10]).total_steps == 100
+    assert SequentialLR([LinearLR(0.1), ConstantLR(0.1)], [10]).total_steps is None
+    assert SequentialLR([CosineAnnealingLR(0.1, 7)], []).total_steps == 7
+    assert SequentialLR([ConstantLR(1), LinearLR(0.1)], [10]).stays
+    assert not SequentialLR([LinearLR(0.1), CosineAnnealingLR(0.1, 90)], [10]).stays
+
+
+def test_chained_schedules_are_multiplied() -> None:
+    parts = [StepLR(0.8, 2, 0.5), ExponentialLR(1.0, 0.5), lambda step: 2]
+    schedule = ChainedLR(parts)
+    assert [schedule(step) for step in range(4)] == [1.6, 0.8, 0.2, 0.1]
+    assert (
+        repr(ChainedLR(parts[:1]))
+        == "ChainedLR(schedules=[StepLR(lr=0.8, step_size=2, gamma=0.5)])"
+    )
+
+
+def test_a_warm_up_rises_to_where_the_schedule_begins() -> None:
+    schedule = warmup(CosineAnnealingLR(0.5, 10), steps=4)
+    assert [schedule(step) for step in range(4)] == [close(0.1 * k, 0.5) for k in (1, 2, 3, 4)]
+    assert [schedule(4 + step) for step in range(11)] == [
+        CosineAnnealingLR(0.5, 10)(step) for step in range(11)
+    ]
+    constant = warmup(0.5, steps=2, start_factor=0.0)
+    assert [constant(step) for step in range(4)] == [0.0, 0.25, 0.5, 0.5]
+
+
 # --- edges ---------------------------------------------------------------------------------------
 
 
@@ -127,7 +222,18 @@ def test_one_cycle_that_only_rises_stays_at_the_peak() -> None:
 
 @pytest.mark.parametrize(
     "schedule",
-    [ConstantLR(0.1), StepLR(0.1, 3), CosineAnnealingLR(0.1, 20), OneCycleLR(0.1, 20)],
+    [
+        ConstantLR(0.1),
+        StepLR(0.1, 3),
+        CosineAnnealingLR(0.1, 20),
+        OneCycleLR(0.1, 20),
+        LinearLR(0.1),
+        ExponentialLR(0.1, 0.9),
+        PolynomialLR(0.1, 15, 2.0),
+        CosineAnnealingWarmRestarts(0.1, 3, 2),
+        warmup(PolynomialLR(0.1, 10), 5),
+        ChainedLR([LinearLR(0.1), ExponentialLR(1.0, 0.9)]),
+    ],
     ids=repr,
 )
 def test_a_schedule_is_a_function_of_the_step_alone(schedule: Schedule) -> None:
@@ -147,6 +253,37 @@ PEERS: list[tuple[Schedule, Peer]] = [
     (
         CosineAnnealingLR(LR, TOTAL, min_lr=0.02),
         lambda torch, o: torch.CosineAnnealingLR(o, TOTAL, eta_min=0.02),
+    ),
+    (LinearLR(LR), lambda torch, o: torch.LinearLR(o)),
+    (LinearLR(LR, 0.1, 0.7, 13), lambda torch, o: torch.LinearLR(o, 0.1, 0.7, 13)),
+    (LinearLR(LR, 1.0, 0.0, 30), lambda torch, o: torch.LinearLR(o, 1.0, 0.0, 30)),
+    (ExponentialLR(LR, 0.9), lambda torch, o: torch.ExponentialLR(o, 0.9)),
+    (PolynomialLR(LR, 30), lambda torch, o: torch.PolynomialLR(o, 30)),
+    (PolynomialLR(LR, 30, 2.5), lambda torch, o: torch.PolynomialLR(o, 30, 2.5)),
+    *(
+        (
+            CosineAnnealingWarmRestarts(LR, 5, factor, 0.01),
+            lambda torch, o, factor=factor: torch.CosineAnnealingWarmRestarts(o, 5, factor, 0.01),
+        )
+        for factor in (1, 2, 3)
+    ),
+    (
+        SequentialLR([LinearLR(LR, 0.2, 1.0, 7), ExponentialLR(LR, 0.8), StepLR(LR, 4)], [7, 20]),
+        lambda torch, o: torch.SequentialLR(
+            o,
+            [
+                torch.LinearLR(o, 0.2, 1.0, 7),
+                torch.ExponentialLR(o, 0.8),
+                torch.StepLR(o, 4),
+            ],
+            [7, 20],
+        ),
+    ),
+    (
+        ChainedLR([LinearLR(LR, 0.2, 1.0, 7), ExponentialLR(1.0, 0.8)]),
+        lambda torch, o: torch.ChainedScheduler(
+            [torch.LinearLR(o, 0.2, 1.0, 7), torch.ExponentialLR(o, 0.8)]
+        ),
     ),
     *(
         (
@@ -200,6 +337,33 @@ def test_a_schedule_equals_pytorchs_of_that_name(schedule: Schedule, peer: Peer)
         (lambda: OneCycleLR(0.1, 5, -0.1), "pct_start"),
         (lambda: OneCycleLR(0.1, 5, div_factor=0.0), "div_factor"),
         (lambda: OneCycleLR(0.1, 5, final_div_factor=0.5), "final_div_factor"),
+        (lambda: LinearLR(-1.0), "lr"),
+        (lambda: LinearLR(0.1, -0.1), "start_factor"),
+        (lambda: LinearLR(0.1, 1, math.inf), "end_factor"),
+        (lambda: LinearLR(0.1, 1, 1, 0), "total_steps"),
+        (lambda: ExponentialLR(None, 0.9), "lr"),  # type: ignore[arg-type]
+        (lambda: ExponentialLR(0.1, -0.9), "gamma"),
+        (lambda: PolynomialLR(-0.1, 5), "lr"),
+        (lambda: PolynomialLR(0.1, 0), "total_steps"),
+        (lambda: PolynomialLR(0.1, 5, -1), "power"),
+        (lambda: CosineAnnealingWarmRestarts(-0.1, 5), "lr"),
+        (lambda: CosineAnnealingWarmRestarts(0.1, 0), "T_0"),
+        (lambda: CosineAnnealingWarmRestarts(0.1, 5, 0), "T_mult"),
+        (lambda: CosineAnnealingWarmRestarts(0.1, 5, 1.5), "T_mult"),  # type: ignore[arg-type]
+        (lambda: CosineAnnealingWarmRestarts(0.1, 5, 1, -1), "min_lr"),
+        (lambda: SequentialLR([], []), "schedules"),
+        (lambda: SequentialLR(ConstantLR(1.0), []), "schedules"),  # type: ignore[arg-type]
+        (lambda: SequentialLR([0.1], []), "each of schedules"),  # type: ignore[list-item]
+        (lambda: SequentialLR([ConstantLR], []), "each of schedules"),  # type: ignore[list-item]
+        (lambda: SequentialLR([ConstantLR(1.0)], [3]), "milestones"),
+        (lambda: SequentialLR([ConstantLR(1.0)] * 2, 3), "milestones"),  # type: ignore[arg-type]
+        (lambda: SequentialLR([ConstantLR(1.0)] * 2, [0]), "each of milestones"),
+        (lambda: ChainedLR([]), "schedules"),
+        (lambda: ChainedLR(["lr"]), "each of schedules"),  # type: ignore[list-item]
+        (lambda: warmup(0.1, 0), "steps"),
+        (lambda: warmup(-0.1, 5), "lr"),
+        (lambda: warmup(ConstantLR, 5), "a schedule"),
+        (lambda: warmup(0.1, 5, start_factor=-1), "start_factor"),
     ],
 )
 def test_an_argument_out_of_range_is_one_sentence(make: Callable[[], Any], name: str) -> None:
@@ -207,6 +371,11 @@ def test_an_argument_out_of_range_is_one_sentence(make: Callable[[], Any], name:
         make()
     assert str(caught.value).startswith(f"{name} must be ")
     assert "\n" not in str(caught.value)
+
+
+def test_milestones_increase() -> None:
+    with pytest.raises(InputError, match=r"^milestones must increase, got \[3, 3\]$"):
+        SequentialLR([ConstantLR(1.0)] * 3, [3, 3])
 
 
 def test_a_schedule_shows_its_options() -> None:

@@ -122,7 +122,7 @@ def orthogonalized(
 
     Newton and Schulz's iteration in the form of Jordan et al. 2024: each step sends every singular
     value s of x to a s + b s³ + c s⁵. With their coefficients five steps bring all that are above
-    0.003 into the interval from 0.68 to 1.14, and they stay there: near to 1, not at it.
+    0.003 into the interval from 0.68 to 1.21, and they stay there: near to 1, not at it.
 
     Parameters
     ----------

@@ -616,6 +616,88 @@ def adamw(parameter: F64, gradients: list[F64], **options: Any) -> F64:
     )
 
 
+def lion(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.0001,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (Chen et al. 2023, Algorithm 2).
+
+    c = b1 m + (1 - b1) g;  p = p - lr (sign(c) + weight_decay p);  m = b2 m + (1 - b2) g
+    """
+    result = np.zeros(parameter.shape)
+    for index in np.ndindex(parameter.shape):
+        p, m = float(parameter[index]), 0.0
+        for gradient in gradients:
+            g = float(gradient[index])
+            c = betas[0] * m + (1.0 - betas[0]) * g
+            p -= lr * ((c > 0) - (c < 0) + weight_decay * p)
+            m = betas[1] * m + (1.0 - betas[1]) * g
+        result[index] = p
+    return result
+
+
+def lamb(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.001,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+) -> F64:
+    """Parameter after one step per gradient, all of one shape (You et al. 2020, Algorithm 2).
+
+    r = m' / (sqrt(v') + eps) + weight_decay p, with m' and v' as in adam
+    p = p - lr (|p| / |r|) r, with Euclidean norms of the whole parameter; the ratio is 1 for a 0
+    """
+    p = parameter.copy()
+    m, v = np.zeros(p.shape), np.zeros(p.shape)
+    for t, g in enumerate(gradients, start=1):
+        m, v = betas[0] * m + (1.0 - betas[0]) * g, betas[1] * v + (1.0 - betas[1]) * g**2
+        unbiased = m / (1.0 - betas[0] ** t), v / (1.0 - betas[1] ** t)
+        r = unbiased[0] / (np.sqrt(unbiased[1]) + eps) + weight_decay * p
+        norms = [math.sqrt(math.fsum((x * x).flat)) for x in (p, r)]
+        p = p - lr * (norms[0] / norms[1] if all(norms) else 1.0) * r
+    return p
+
+
+def muon(
+    parameter: F64,
+    gradients: list[F64],
+    lr: float = 0.001,
+    weight_decay: float = 0.1,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+    eps: float = 1e-7,
+    ns_steps: int = 5,
+) -> F64:
+    """A matrix, or kernel of filters, after one step per gradient (Jordan et al. 2024).
+
+    By singular values, which the iteration sends to f(f(... f(s / |s|))), where
+    f(s) = a s + b s^3 + c s^5: O = U f(...) V^T of the momentum's U S V^T
+    m = mu m + (1 - mu) g;  p = p - lr (weight_decay p + sqrt(max(1, rows / columns)) O)
+    Less than two axes are for AdamW.
+    """
+    if parameter.ndim < 2:
+        return adamw(parameter, gradients)
+    a, b, c = ns_coefficients
+    p, m = parameter.copy(), np.zeros(parameter.shape)
+    rows, columns = len(p), p[0].size
+    for g in gradients:
+        m = momentum * m + (1.0 - momentum) * g
+        d = (1.0 - momentum) * g + momentum * m if nesterov else m
+        u, s, vt = np.linalg.svd(d.reshape(rows, columns), full_matrices=False)
+        s = s / max(math.sqrt(math.fsum(s * s)), eps)
+        for _ in range(ns_steps):
+            s = a * s + b * s**3 + c * s**5
+        o = ((u * s) @ vt).reshape(p.shape)
+        p = p - lr * (weight_decay * p + math.sqrt(max(1.0, rows / columns)) * o)
+    return p
+
+
 def adamax(
     parameter: F64,
     gradients: list[F64],
@@ -756,6 +838,28 @@ def cosine_annealing_lr(step: int, lr: float, total_steps: int, min_lr: float = 
     Loshchilov & Hutter 2017, equation 5; PyTorch, CosineAnnealingLR with T_max = total_steps.
     """
     return _cosine(lr, min_lr, step / total_steps)
+
+
+def linear_lr(step: int, lr: float, start: float, end: float, total_steps: int) -> float:
+    """Line from lr start to lr end, which it keeps (PyTorch, LinearLR, total_iters)."""
+    return lr * (start + (end - start) * min(step, total_steps) / total_steps)
+
+
+def polynomial_lr(step: int, lr: float, total_steps: int, power: float) -> float:
+    """Power of the share that is left (PyTorch, PolynomialLR, total_iters)."""
+    return float(lr * (max(total_steps - step, 0) / total_steps) ** power) if power else lr
+
+
+def cosine_restarts_lr(step: int, lr: float, first: int, factor: int, min_lr: float) -> float:
+    """As cosine_annealing_lr from restart to restart (Loshchilov & Hutter 2017, equation 5).
+
+    All restarts are listed: after first, first + first factor, ... steps.
+    """
+    restarts, length = [0], first
+    while restarts[-1] + length <= step:
+        restarts.append(restarts[-1] + length)
+        length *= factor
+    return _cosine(lr, min_lr, (step - restarts[-1]) / length)
 
 
 # (counter, key, result): the "philox4x32 10" lines of tests/kat_vectors in Random123.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from xbp import nn, optim
@@ -18,13 +19,23 @@ from xbp.testing.cases.case import Choices, written
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer with some options, made of parameters: ``Rule("SGD", {"lr": 0.1})([p])``."""
+    """An optimizer with some options, made of parameters: ``Rule("SGD", {"lr": 0.1})([p])``.
+
+    Muon gives vectors to AdamW, as its users do.
+    """
 
     name: str
     options: dict[str, Any]
 
     def __call__(self, parameters: list[nn.Parameter]) -> optim.Optimizer:
-        rule: optim.Optimizer = getattr(optim, self.name)(parameters, **self.options)
+        given: list[Any] = parameters
+        if self.name == "Muon" and any(p.data.ndim < 2 for p in parameters):
+            runs = groupby(parameters, key=lambda p: p.data.ndim >= 2)  # in their order
+            given = [
+                {"params": list(run), **({} if matrices else {"rule": optim.AdamW})}
+                for matrices, run in runs
+            ]
+        rule: optim.Optimizer = getattr(optim, self.name)(given, **self.options)
         return rule
 
     def __str__(self) -> str:
@@ -151,4 +162,22 @@ OPTIMIZERS = [
         {**ADAM, "decoupled_weight_decay": True},
         {"lr": 0.01, "betas": (0.8, 0.9), **DECOUPLED},
     ], [{**ADAMS, "decoupled_weight_decay": FLAG}]),
+    Optimizer("Lion", oracles.lion, [
+        {},
+        {"lr": 0.01, "betas": (0.5, 0.75)},
+        {"lr": 0.01, "weight_decay": 0.5},
+    ], [{**RATES, "betas": ADAMS["betas"]}]),
+    Optimizer("LAMB", oracles.lamb, [
+        {},
+        {"lr": 0.01, "betas": (0.5, 0.75), "weight_decay": 0.0},
+        {"lr": 0.01, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.5},
+    ], [ADAMS]),
+    Optimizer("Muon", oracles.muon, [
+        {},
+        {"lr": 0.02, "momentum": 0.5, "weight_decay": 0.5},
+        {"lr": 0.02, "nesterov": False, "ns_steps": 3},
+        {"lr": 0.02, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 100.0, "weight_decay": 0.0},
+    ], [{
+        **RATES, "momentum": BETAS, "nesterov": FLAG, "eps": EPSILONS, "ns_steps": [1, 2, 3, 5],
+    }]),
 ]  # fmt: skip
