@@ -42,6 +42,9 @@ RUNS = {  # name: (optimizer, learning rate at the start, batch size, epochs)
     "AdamW": (optim.AdamW, 0.003, 64, 100),
     "NAdam": (optim.NAdam, 0.003, 64, 100),
     "RAdam": (optim.RAdam, 0.01, 64, 100),
+    "Lion": (optim.Lion, 0.001, 64, 100),
+    "LAMB": (optim.LAMB, 0.02, 64, 100),
+    "Muon": (optim.Muon, 0.02, 64, 100),
 }
 
 parser = argparse.ArgumentParser(
@@ -79,7 +82,9 @@ for name in chosen:
         30, 64, 32, 1, activation=[nn.Sigmoid, nn.ReLU], dropout=[0, 0.2], bias=False,
         rng=options.seed,
     )  # fmt: skip
-    optimizer = make(model.parameters(), lr=optim.CosineAnnealingLR(rate, steps))
+    hidden = optim.muon_groups(model, lr=rate)  # and all others, for AdamW
+    parameters = hidden if make is optim.Muon else model.parameters()
+    optimizer = make(parameters, lr=optim.CosineAnnealingLR(rate, steps))
     loss = nn.BCEWithLogitsLoss()
     trainer = xbp.Trainer(model, loss, optimizer, [binary_accuracy], rng=options.seed)
     history = trainer.fit(x_train, y_train, epochs, batch_size, verbose=False)

@@ -287,7 +287,9 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             self.model_.to(self.backend)
         make = _named("optimizer", self.optimizer, optim, optim.Optimizer)
         decay = number("alpha", self.alpha, least=0)
-        optimizer = make(self.model_.parameters(), lr=self.learning_rate, weight_decay=decay)
+        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": decay}
+        groups = optim.muon_groups(self.model_, **options) if make is optim.Muon else None
+        optimizer = make(groups or self.model_.parameters(), **options)
         self.trainer_ = Trainer(self.model_, self.loss, optimizer, rng=rng)
         self._remember()
         self.loss_curve_: list[float] = []
@@ -315,10 +317,11 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
                     "with; set it back, or fit with warm_start=False"
                 )
                 raise InputError(msg)
-        if "learning_rate" in changed:
-            self.trainer_.optimizer.lr = self.learning_rate
-        if "alpha" in changed:
-            self.trainer_.optimizer.weight_decay = number("alpha", self.alpha, least=0)
+        for group in self.trainer_.optimizer.param_groups:
+            if "learning_rate" in changed:
+                group["lr"] = self.learning_rate
+            if "alpha" in changed:
+                group["weight_decay"] = number("alpha", self.alpha, least=0)
         self._remember()
 
     def _remember(self) -> None:
