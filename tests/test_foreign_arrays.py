@@ -318,7 +318,8 @@ DOORS = [
              partial(enter, rule))
         for rule in {rule.name: rule for rule in RULES}.values()
         for what, enter in (("gradient", step_with_gradient), ("state", step_with_state))
-        if what == "gradient" or rule([parameter(find_backend("numpy"))]).state_names()
+        if what == "gradient"
+        or rule([parameter(find_backend("numpy"))]).rules()[0][0].state_names()
     ),
     Door("gradients to clip", "clip_grad_norm", clipped),
     Door("a gradient to clip", "clip_grad_norm", clipped_beside_its_parameter),
