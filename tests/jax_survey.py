@@ -46,8 +46,8 @@ def reason(error: BaseException) -> str:
 
 
 def survey() -> None:
-    from catalogue import CASES
-    from rules import assert_close, problem, trained
+    from nn.cases import CASES
+    from optim.rules import assert_close, problem, trained
 
     from xbp.testing.cases import RULES
 

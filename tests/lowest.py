@@ -26,7 +26,7 @@ TESTS = (
     "tests/nn/test_core.py",
     "tests/test_imports.py",
     "tests/test_random.py",
-    "tests/test_estimators.py",
+    "tests/estimators/test_estimators.py",
     "tests/training/files/test_files.py",
     "tests/training/callbacks/test_trackers.py",
     "tests/training/files/test_weights.py",

@@ -74,7 +74,7 @@ def parts(settings: Settings) -> list[Part]:
     backend, quick = settings.backend, settings.quick
     third = str(max(1, cores() // 3))
     workers = ["-n", third] * bool(find_spec("xdist"))
-    which = ["tests/test_backend.py"] if quick else []
+    which = ["tests/backend/test_backend.py"] if quick else []
     required = ["--xbp-require", backend, "-k", backend]
     xbp = [*XBP, "parity", "--backend", backend, "--jobs", third]
     xbp += ["--only", "Linear("] if quick else []

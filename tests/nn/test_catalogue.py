@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from catalogue import CASES, LAYERS, check_oracle, forward
+from nn.cases import CASES, LAYERS, check_oracle, forward
 from numpy.typing import NDArray
 
 import xbp

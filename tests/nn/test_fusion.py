@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from catalogue import LAYERS
+from nn.cases import LAYERS
 
 import xbp
 from xbp import nn

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 from numpy.typing import NDArray
-from rules import (
+from optim.rules import (
     ONE_OF_EACH,
     ORACLES,
     RULES,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rules import RULES, Rule, feed, problem
+from optim.rules import RULES, Rule, feed, problem
 
 import xbp
 from xbp import nn, optim

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from numpy.random import default_rng
 from numpy.typing import NDArray
-from rules import assert_close, feed, problem, trained
+from optim.rules import assert_close, feed, problem, trained
 
 import xbp
 from xbp import nn, optim

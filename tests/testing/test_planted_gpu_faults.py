@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from epochs import check, named, trained
+from training.epochs import check, named, trained
 
 import xbp
 from xbp import nn, optim

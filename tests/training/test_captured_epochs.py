@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, named, trained
+from training.epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, named, trained
 
 import xbp
 from xbp import training

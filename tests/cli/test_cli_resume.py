@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import assert_sentence, command, options, own_backend, small  # noqa: F401
+from cli.test_cli import assert_sentence, command, options, own_backend, small  # noqa: F401
 
 from xbp.cli.report import Stopwatch
 from xbp.training.files.checkpoints import checkpoints_in

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from catalogue import CASES
+from nn.cases import CASES
 from twin import twin
 
 import xbp

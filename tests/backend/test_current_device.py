@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from catalogue import CASES
+from nn.cases import CASES
 from twin import Array, Device, current, twin
 
 import xbp.accelerators

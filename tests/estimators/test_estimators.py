@@ -42,7 +42,7 @@ from xbp.training.capture import recordings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 X, Y = load_iris(return_X_y=True)
 X = StandardScaler().fit_transform(X)
 NAMES = load_iris().target_names[Y]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from catalogue import CALLS
+from nn.cases import CALLS
 
 import xbp
 from xbp import nn, optim, training

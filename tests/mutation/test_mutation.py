@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mutation import plant, wrong
 from mutation.faults import Fault, faults
 from mutation.kernels import code_of, compile_into, kernel_faults
 from mutation.report import expected
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each fault has a process of its own, by fork")
