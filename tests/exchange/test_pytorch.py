@@ -26,6 +26,11 @@ LAYERS: list[tuple[str, tuple[Any, ...], tuple[int, ...], dict[str, Any]]] = [
         for layers, directions, bias in ((1, False, True), (2, True, True), (1, True, False))
     ),
     ("RNN", (3, 4), (2, 5, 3), {"nonlinearity": "relu"}),
+    ("BatchNorm1d", (3,), (4, 3), {}),
+    ("BatchNorm2d", (3,), (2, 3, 4, 5), {"momentum": None, "affine": False}),
+    ("LayerNorm", ((3, 5),), (2, 3, 5), {}),
+    ("RMSNorm", (5,), (2, 3, 5), {}),
+    ("GroupNorm", (2, 4), (2, 4, 5), {}),
 ]
 
 
@@ -33,9 +38,13 @@ def pair(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> tupl
     torch.manual_seed(0)
     recurrent = {"batch_first": True} if name in ("RNN", "LSTM", "GRU") else {}
     theirs = getattr(torch.nn, name)(*arguments, **options, **recurrent)
-    for parameter in theirs.parameters():  # so that no two layers are equal from the start
-        torch.nn.init.normal_(parameter)
-    seed = {} if name == "PReLU" else {"rng": 0}
+    for key, array in theirs.state_dict().items():  # so that no two are equal from the start
+        if array.is_floating_point():
+            torch.nn.init.normal_(array)
+        if key == "running_var":
+            array.abs_()
+    theirs.eval()
+    seed = {} if name == "PReLU" or name.endswith("Norm") or "BatchNorm" in name else {"rng": 0}
     return theirs, getattr(nn, name)(*arguments, **options, **seed)
 
 

@@ -252,6 +252,65 @@ def softmax(draw: st.DrawFn, budget: int, kind: Any, oracle: Any) -> Problem:
     )
 
 
+# --- normalization ------------------------------------------------------------------------------
+
+AMPLE = st.sampled_from([0.1, 1.0])
+"""An ε beside which the step of a difference quotient is short, however alike the numbers are."""
+
+
+@st.composite
+def batch_norm(draw: st.DrawFn, budget: int, kind: Any, axes: tuple[int, ...]) -> Problem:
+    """Numbers around 0 or far from it; at least two a channel."""
+    shape = draw(st.sampled_from(axes).flatmap(lambda n: shapes(budget, n, n)))
+    if math.prod(shape) < 2 * shape[1]:
+        shape = (2, *shape[1:])
+    rng, eps, affine = draw(seeds), draw(AMPLE), draw(st.booleans())
+    options = {"momentum": draw(st.sampled_from([0.1, 1.0, None])), "affine": affine}
+    tracked = draw(st.booleans())
+    return Problem(
+        kind(shape[1], eps, **options, track_running_stats=tracked, dtype="float64"),
+        (normals(rng, *shape) + draw(st.sampled_from([0, 50])),),
+        lambda s, x: oracles.batch_norm(s, x, eps),
+        by_sample=False,
+        inference=None if tracked else True,
+    )
+
+
+@st.composite
+def layer_norm(draw: st.DrawFn, budget: int) -> Problem:
+    shape = draw(shapes(budget, 2))
+    last = shape[draw(st.integers(1, len(shape) - 1)) :]
+    eps, affine, bias = draw(AMPLE), draw(st.booleans()), draw(st.booleans())
+    return Problem(
+        nn.LayerNorm(last, eps, affine, bias, dtype="float64"),
+        (normals(draw(seeds), *shape) + draw(st.sampled_from([0, 50])),),
+        lambda s, x: oracles.layer_norm(s, x, last, eps),
+    )
+
+
+@st.composite
+def rms_norm(draw: st.DrawFn, budget: int) -> Problem:
+    shape = draw(shapes(budget, 2))
+    last = shape[draw(st.integers(1, len(shape) - 1)) :]
+    eps, affine = draw(AMPLE), draw(st.booleans())
+    return Problem(
+        nn.RMSNorm(last, eps, affine, dtype="float64"),
+        (normals(draw(seeds), *shape),),
+        lambda s, x: oracles.rms_norm(s, x, last, eps),
+    )
+
+
+@st.composite
+def group_norm(draw: st.DrawFn, budget: int) -> Problem:
+    n, size, *pixels = draw(shapes(budget, 2))
+    groups, eps, affine = draw(st.integers(1, 4)), draw(AMPLE), draw(st.booleans())
+    return Problem(
+        nn.GroupNorm(groups, groups * size, eps, affine, dtype="float64"),
+        (normals(draw(seeds), n, groups * size, *pixels) + draw(st.sampled_from([0, 50])),),
+        lambda s, x: oracles.group_norm(s, x, groups, eps),
+    )
+
+
 # --- layers in a row ----------------------------------------------------------------------------
 
 
@@ -426,6 +485,11 @@ OWN: dict[str, Problems] = {
     "Dropout": dropout,
     "PReLU": prelu,
     "EuclideanRBF": euclidean_rbf,
+    "BatchNorm1d": partial(batch_norm, kind=nn.BatchNorm1d, axes=(2, 3)),
+    "BatchNorm2d": partial(batch_norm, kind=nn.BatchNorm2d, axes=(4,)),
+    "LayerNorm": layer_norm,
+    "RMSNorm": rms_norm,
+    "GroupNorm": group_norm,
     "Softmax": partial(softmax, kind=nn.Softmax, oracle=oracles.softmax),
     "LogSoftmax": partial(softmax, kind=nn.LogSoftmax, oracle=oracles.log_softmax),
     "BCEWithLogitsLoss": bce_with_logits,

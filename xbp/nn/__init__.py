@@ -15,6 +15,7 @@ from xbp.nn.activations import (
 )
 from xbp.nn.attention import MultiheadAttention
 from xbp.nn.backward import Backward, for_parameters
+from xbp.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from xbp.nn.class_losses import MultiMarginLoss, NLLLoss
 from xbp.nn.classes import ClassLoss
 from xbp.nn.conv import Conv2d
@@ -35,6 +36,7 @@ from xbp.nn.losses import (
     RegressionLoss,
     SmoothL1Loss,
 )
+from xbp.nn.norm import GroupNorm, LayerNorm, RMSNorm
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.pool import AvgPool2d, MaxPool2d
 from xbp.nn.positions import LearnedPositions, SinusoidalPositions
@@ -51,6 +53,8 @@ __all__ = [
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "Backward",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Buffer",
     "ClassLoss",
     "Conv2d",
@@ -66,11 +70,13 @@ __all__ = [
     "GELU",
     "GLU",
     "GRU",
+    "GroupNorm",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
     "LSTM",
     "Last",
+    "LayerNorm",
     "Layer",
     "LayerSummary",
     "LeakyReLU",
@@ -85,6 +91,7 @@ __all__ = [
     "NLLLoss",
     "PReLU",
     "Parameter",
+    "RMSNorm",
     "RNN",
     "ReLU",
     "Recurrent",

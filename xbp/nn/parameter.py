@@ -254,6 +254,13 @@ class Buffer(Parameter):
         super().__setattr__(name, value)
 
 
+def lent(
+    parameter: Parameter | None,
+) -> tuple[Array, Callable[[Array], None]] | tuple[None, None]:
+    """`Parameter.lend` of a parameter that a layer may lack; then (None, None)."""
+    return (None, None) if parameter is None else parameter.lend()
+
+
 _set_grad: Callable[[Parameter, Array], None] = vars(Parameter)["grad"].__set__
 _set_version: Callable[[Parameter, int], None] = vars(Parameter)["version"].__set__
 # Past `__setattr__`, which would take longer, and is for what others set.

@@ -26,6 +26,7 @@ from xbp.primitives.images import (
     unpad2d,
     windows,
 )
+from xbp.primitives.normalization import batch_normalize, normalize
 from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.rectify import rectify
@@ -46,6 +47,7 @@ __all__ = [
     "attention",
     "average",
     "average_pool",
+    "batch_normalize",
     "bincount",
     "convolve",
     "convolve_rectify_pool",
@@ -57,6 +59,7 @@ __all__ = [
     "fold_rows",
     "matmul",
     "max_pool",
+    "normalize",
     "normalized_step",
     "output_size",
     "pad2d",

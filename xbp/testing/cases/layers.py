@@ -8,6 +8,7 @@ says what else a line may tell.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,50 @@ def leaky_relu(x: Host, negative_slope: float = 0.01) -> Host:
 
 def scaled_tanh(x: Host, amplitude: float = 1.7159, slope: float = 2 / 3) -> Host:
     return oracles.scaled_tanh(x, amplitude, slope)
+
+
+def batch_norm(
+    s: Any, x: Host, channels: int, eps: float = 1e-5, momentum: Any = 0.1, *more: Any, **rest: Any
+) -> Host:
+    return oracles.batch_norm(s, x, eps)
+
+
+def batch_norm_by_statistics(
+    s: Any, x: Host, channels: int, eps: float = 1e-5, *more: Any, **rest: Any
+) -> Host:
+    return oracles.batch_norm(s, x, eps, training=False)
+
+
+def layer_norm(s: Any, x: Host, shape: Any, eps: float = 1e-5, *more: Any, **rest: Any) -> Host:
+    return oracles.layer_norm(s, x, axes_of(shape), eps)
+
+
+def rms_norm(s: Any, x: Host, shape: Any, eps: Any = None, *more: Any, **rest: Any) -> Host:
+    return oracles.rms_norm(s, x, axes_of(shape), 2.0**-52 if eps is None else eps)
+
+
+def axes_of(shape: Any) -> tuple[int, ...]:
+    return tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+
+
+def group_norm(
+    s: Any, x: Host, groups: int, channels: int, eps: float = 1e-5, *more: Any, **rest: Any
+) -> Host:
+    return oracles.group_norm(s, x, groups, eps)
+
+
+def stirred(kind: Callable[..., nn.Layer]) -> Callable[..., nn.Layer]:
+    """Makes layers whose parameters and statistics are not 1 and 0, as they are at the start."""
+
+    @wraps(kind)
+    def make(*arguments: Any, **options: Any) -> nn.Layer:
+        layer, rng = kind(*arguments, **options), np.random.default_rng(6)
+        for _, part in (*layer.named_parameters(), *layer.named_buffers()):
+            if part.data.ndim:
+                part.assign(rng.uniform(0.5, 1.5, part.shape))
+        return layer
+
+    return make
 
 
 def network(s: Any, x: Host) -> Host:
@@ -201,6 +246,35 @@ LAYERS: list[Layer] = [
     Layer("Tanh", entrywise(oracles.tanh), [*SMOOTH, fed((2, 3, 4, 2))], axes=1),
     Layer("ScaledTanh", entrywise(scaled_tanh), [*SMOOTH, fed((4, 7), 0.5, 3.0)], axes=1,
           drawn=[{"amplitude": CONSTANTS, "slope": CONSTANTS}]),
+    Layer("BatchNorm1d", batch_norm, [
+        fed((4, 3, 5), 3),
+        fed((2, 3, 67), 3, momentum=None, affine=False),
+        fed((4, 3, 5), 3, eps=0.1, track_running_stats=False),
+        fed(ends(5, 3, 6), 3),
+    ], inference=batch_norm_by_statistics, make=stirred(nn.BatchNorm1d)),
+    Layer("BatchNorm2d", batch_norm, [
+        fed((2, 3, 5, 4), 3),
+        fed((3, 2, 5, 4), 2, 0.1, 0.3),
+        fed(ends(5, 2, 6, 5), 2),
+    ], inference=batch_norm_by_statistics, make=stirred(nn.BatchNorm2d)),
+    Layer("LayerNorm", layer_norm, [
+        fed((2, 3, 5), 5),
+        fed((4, 3, 67), (3, 67), 0.1, bias=False),
+        fed((2, 4), [4], elementwise_affine=False),
+        fed(ends(5, 2, 6, 5), 5),
+    ], make=stirred(nn.LayerNorm)),
+    Layer("RMSNorm", rms_norm, [
+        fed((2, 3, 5), 5),
+        fed((4, 3, 67), (3, 67), 0.1),
+        fed((2, 4), 4, elementwise_affine=False),
+        fed(ends(5, 2, 6, 5), 5),
+    ], make=stirred(nn.RMSNorm)),
+    Layer("GroupNorm", group_norm, [
+        fed((3, 4, 5, 2), 2, 4),
+        fed((3, 4), 1, 4, 0.1),
+        fed((3, 4, 5), 2, 4, affine=False),
+        fed(ends(5, 2, 6, 5), 1, 2),
+    ], make=stirred(nn.GroupNorm)),
     Layer("Softmax", entrywise(lambda x, axis=-1: oracles.softmax(x, axis)), [
         *SMOOTH, fed((2, 3, 5, 2), 1),
     ]),

@@ -101,6 +101,15 @@ def _affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool) -
     return _of_given(primitives.affine(x, weight, bias, relu=relu), bias)
 
 
+def _batch_normalize(x: Array, weight: Array, bias: Array, *, eps: float, kept: bool) -> Any:
+    """With constants for what is kept, and without the moments of the batch."""
+    xp, mean, variance = array_namespace(x), None, None
+    if kept:
+        mean, variance = (xp.full_like(weight, value) for value in (0.3, 1.7))
+    y, gradients = primitives.batch_normalize(x, weight, bias, mean, variance, eps=eps)
+    return y, lambda dy: gradients(dy)[:3]
+
+
 def _row_written(rows: Array, index: Array, value: Array) -> Array:
     rows = array_namespace(rows).asarray(rows, copy=True)
     primitives.write_row(rows, index, value)
@@ -234,6 +243,22 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for bias in ((), ((out,),))
     ),
     *(("affine", partial(_affine, relu=relu), (ends(37, 90), (21, 90))) for relu in (False, True)),
+    *(
+        ("normalize", partial(primitives.normalize, axes=axes, eps=0.1, centre=centre), (x, w, w))
+        for x, w, axes in (
+            ((4, 3, 5), (5,), (2,)),
+            ((4, 3, 5), (3, 5), (1, 2)),
+            ((2, 2, 3, 5), (2, 3, 1), (2, 3)),
+            ((33, 130), (130,), (1,)),
+            (ends(5, 3, 6), (6,), (2,)),
+        )
+        for centre in (True, False)
+    ),
+    *(
+        ("batch_normalize", partial(_batch_normalize, eps=0.1, kept=kept), (x, (3,), (3,)))
+        for x in ((5, 3), (4, 3, 5), (2, 3, 4, 5), (33, 3, 7, 9), ends(5, 3, 6))
+        for kept in (False, True)
+    ),
     *(
         ("convolve", partial(_convolve, stride=(1, 1), padding=(1, 1)), (ends(*x), (3, 2, 3, 3)))
         for x in ((5, 2, 7, 6), (18, 2, 7, 6))

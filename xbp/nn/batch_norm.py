@@ -1,0 +1,197 @@
+"""Batch normalization: each channel with mean 0 and variance 1 over the batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from xbp.arguments import integer, number
+from xbp.backend import Array, array_namespace, asarray
+from xbp.errors import InputError
+from xbp.initializers import zeros
+from xbp.nn.backward import Backward, Rng, TwoPartBackward
+from xbp.nn.layer import Layer
+from xbp.nn.norm import ones
+from xbp.nn.parameter import Buffer, Parameter, lent
+from xbp.primitives import batch_normalize
+from xbp.random import generator
+
+
+class BatchNorm(Layer):
+    """What `BatchNorm1d` and `BatchNorm2d` share: all but the shapes of their input."""
+
+    shapes: tuple[str, ...] = ()
+    """Of the inputs that it takes, with a C for the number of channels."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: Any = "float32",
+    ) -> None:
+        self.num_features = integer("num_features", num_features, least=1)
+        self.eps = number("eps", eps, least=0)
+        self.momentum = None if momentum is None else number("momentum", momentum, least=0, most=1)
+        shape, rng = (self.num_features,), generator(0)
+        self.weight = Parameter.draw(shape, ones, rng, dtype) if affine else None
+        self.bias = Parameter.draw(shape, zeros, rng, dtype) if affine else None
+        self.running_mean = self.running_var = self.num_batches_tracked = None
+        if track_running_stats:
+            self.running_mean = Buffer.draw(shape, zeros, rng, dtype)
+            self.running_var = Buffer.draw(shape, ones, rng, dtype)
+            self.num_batches_tracked = Buffer(asarray(0, dtype="int64"))
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        xp = self.namespace(x)
+        self._check(x, training)
+        (weight, add_weight_grad), (bias, add_bias_grad) = lent(self.weight), lent(self.bias)
+        mean = variance = None
+        if self.running_mean is not None and self.running_var is not None and not training:
+            mean, variance = self.running_mean.data, self.running_var.data
+        y, gradients = batch_normalize(x, weight, bias, mean, variance, eps=self.eps)
+        check = partial(self.check_gradient, xp, shape=y.shape)
+        if training and self.num_batches_tracked is not None:
+            gradients = self._committing(gradients, math.prod(x.shape) // self.num_features)
+        add_grads = add_weight_grad, add_bias_grad, None, None
+        return y, TwoPartBackward(gradients, *add_grads, check=check)
+
+    def _committing(self, gradients: Callable[..., Any], n: int) -> Callable[..., Any]:
+        """`gradients`, of which the first call moves the running statistics."""
+        committed = False
+
+        def committing(dy: Array, wants_dx: bool) -> Any:
+            nonlocal committed
+            found = gradients(dy, wants_dx)
+            if not committed:
+                *_, mean, variance = found
+                self._commit(mean, variance, n)
+                committed = True
+            return found
+
+        return committing
+
+    def _commit(self, mean: Array, variance: Array, n: int) -> None:
+        """Move the running statistics, in place, towards those of n values a channel."""
+        count = self.num_batches_tracked
+        if self.running_mean is None or self.running_var is None or count is None:
+            return
+        count.data += 1
+        share: Any = self.momentum
+        if share is None:
+            share = 1 / array_namespace(mean).astype(count.data, mean.dtype)
+        unbiased = variance * (n / (n - 1))
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.data *= 1 - share
+            running.data += share * new
+
+    def _check(self, x: Array, training: bool) -> None:
+        """Refuse an input of another shape, and a batch whose variance would say nothing."""
+        axes = {len(shape.split(",")) for shape in self.shapes}
+        if x.ndim not in axes or x.shape[1] != self.num_features:
+            wanted = " or ".join(self.shapes).replace("C", str(self.num_features))
+            msg = f"{self} expects input {wanted}, got shape {tuple(x.shape)}"
+            raise InputError(msg)
+        if training and math.prod(x.shape) < 2 * self.num_features:
+            msg = (
+                f"{self} needs more than one value a channel in training, where it normalizes by "
+                f"their variance, got shape {tuple(x.shape)}; give larger batches (the last one of "
+                "an epoch may be smaller)"
+            )
+            raise InputError(msg)
+
+    def options(self) -> str:
+        tracked = self.running_mean is not None
+        return (
+            f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum}, "
+            f"affine={self.weight is not None}, track_running_stats={tracked}"
+        )
+
+
+class BatchNorm1d(BatchNorm):
+    """y = w (x - μ)/√(σ² + ε) + b, for each channel with its mean and variance over the batch.
+
+    In training μ and σ² are those of the batch, over all axes but that of the channels; in
+    inference the running ones,
+
+        running ← (1 - m) running + m · (that of the batch),
+
+    with momentum m (Ioffe & Szegedy 2015, algorithms 1 and 2). For the derivation of the backward
+    see `xbp.primitives.normalization`.
+
+    Parameters
+    ----------
+    num_features : int
+        C, the number of channels.
+    eps : float, default 1e-5
+        ε.
+    momentum : float or None, default 0.1
+        m; None averages over all batches there were, by m = 1/num_batches_tracked.
+    affine : bool, default True
+        Whether w and b are learned; else they are 1 and 0.
+    track_running_stats : bool, default True
+        False keeps no statistics, and normalizes by those of the batch in inference, too.
+    dtype : dtype, default "float32"
+
+    Attributes
+    ----------
+    weight, bias : Parameter (num_features,) or None
+        Of ones, and of zeros.
+    running_mean, running_var : Buffer (num_features,) or None
+        Of zeros, and of ones.
+    num_batches_tracked : Buffer () of int64, or None
+
+    Notes
+    -----
+    Input (N, C) or (N, C, L), output of the same shape. The σ² that normalizes is Σ (x - μ)²/n,
+    the one that enters running_var Σ (x - μ)²/(n - 1).
+
+    A forward leaves no trace: the running statistics are moved by the first backward of a training
+    forward, in place. In PyTorch the forward moves them, also where no backward follows; here
+    `xbp.nn.update_statistics` does that. Of a layer that is used twice in a model the later use
+    comes first, as in the backward.
+
+    Raises
+    ------
+    InputError
+        In the constructor for sizes below 1, an eps below 0 or a momentum that is not from 0 to 1;
+        in forward for another shape or dtype, in training for fewer than two values a channel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer = nn.BatchNorm1d(1, eps=0, dtype="float64")
+    >>> y, backward = layer.forward(np.array([[1.0], [3.0]]), training=True)
+    >>> y.tolist(), layer.running_mean.data.tolist()
+    ([[-1.0], [1.0]], [0.0])
+    >>> dx = backward(np.ones((2, 1)))
+    >>> layer.running_mean.data.tolist(), layer.running_var.data.tolist()
+    ([0.2], [1.1])
+    """
+
+    shapes = "(N, C)", "(N, C, L)"
+
+
+class BatchNorm2d(BatchNorm):
+    """`BatchNorm1d` for images (N, C, H, W): mean and variance over the batch and all pixels.
+
+    Parameters, attributes, formula, statistics and errors are those of `BatchNorm1d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer = nn.BatchNorm2d(1, eps=0, dtype="float64")
+    >>> layer.forward(np.array([[[[1.0, 3.0]]]]), training=True)[0].tolist()
+    [[[[-1.0, 1.0]]]]
+    """
+
+    shapes = ("(N, C, H, W)",)

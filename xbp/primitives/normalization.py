@@ -1,0 +1,186 @@
+"""Numbers of mean 0 and variance 1: over a batch, over parts of a sample, or by kept moments.
+
+With μ and σ² the mean and the variance of the n numbers that are normalized together:
+
+    x̂ = (x - μ) r,   r = 1/√(σ² + ε),   y = w x̂ + b.
+
+The backward, with δ = ∂L/∂y and g = ∂L/∂x̂ = w δ. As Σx̂ = 0 and ∂r/∂x = -r² x̂/n,
+
+    ∂x̂ᵢ/∂xⱼ = r (1[i = j] - 1/n - x̂ᵢ x̂ⱼ/n),
+    ∂L/∂x = r (g - mean g - x̂ · mean(g x̂)),   ∂L/∂w = Σ δ x̂,   ∂L/∂b = Σ δ
+
+(Ioffe & Szegedy 2015, section 3; with n σ̂² = Σ (x - μ)² all of their terms in σ² and μ are these).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from xbp.backend import Array, Namespace, array_namespace
+from xbp.primitives.dispatch import primitive
+
+Gradients: TypeAlias = "tuple[Array | None, Array | None, Array | None]"
+"""∂L/∂x, or None where it is not wanted, ∂L/∂w and ∂L/∂b, or None where there is none."""
+
+BatchGradients: TypeAlias = (
+    "tuple[Array | None, Array | None, Array | None, Array | None, Array | None]"
+)
+"""The same, and the mean and the variance of the batch, or None where it was not looked at."""
+
+
+@primitive
+def normalize(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    *,
+    axes: tuple[int, ...],
+    eps: float,
+    centre: bool = True,
+) -> tuple[Array, Callable[..., Gradients]]:
+    """y = w (x - μ)/√(σ² + ε) + b by the moments of `x`, or y = w x/√(mean x² + ε) + b.
+
+    Parameters
+    ----------
+    x : array
+    weight, bias : arrays that broadcast against `x`, or None
+        w and b; without them 1 and 0.
+    axes : tuple of int
+        The numbers along them are normalized together.
+    eps : float
+    centre : bool, default True
+        False leaves the mean where it is (Zhang & Sennrich 2019): without μ in x̂, there is no
+        "mean g" in ∂L/∂x.
+
+    Returns
+    -------
+    y : array of the shape of `x`
+    gradients : callable
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b).
+    """
+    xp = array_namespace(x)
+
+    def mean(values: Array) -> Array:
+        return xp.mean(values, axis=axes, keepdims=True)
+
+    centred = deviations(x, mean)[0] if centre else x
+    r = 1 / xp.sqrt(mean(centred * centred) + eps)
+    normal = centred * r
+
+    def gradients(dy: Array, wants_dx: bool = True) -> Gradients:
+        dweight = None if weight is None else _summed(xp, dy * normal, weight.shape)
+        dbias = None if bias is None else _summed(xp, dy, bias.shape)
+        if not wants_dx:
+            return None, dweight, dbias
+        g = dy if weight is None else weight * dy
+        dx = g - normal * mean(g * normal)
+        if centre:
+            dx -= mean(g)
+        dx *= r
+        return dx, dweight, dbias
+
+    return _scaled(normal, weight, bias), gradients
+
+
+@primitive
+def batch_normalize(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    mean: Array | None,
+    variance: Array | None,
+    *,
+    eps: float,
+) -> tuple[Array, Callable[..., BatchGradients]]:
+    """y = w (x - μ)/√(σ² + ε) + b for each channel, by kept moments, or by those of the batch.
+
+    As w is the same for all numbers of a channel, mean g = w/n ∂L/∂b and mean(g x̂) = w/n ∂L/∂w.
+    Kept moments are constants, and ∂L/∂x = r g.
+
+    Parameters
+    ----------
+    x : array (N, C, …)
+    weight, bias : arrays (C,) or None
+        w and b; without them 1 and 0.
+    mean, variance : arrays (C,), or None for those of the batch
+        μ and σ².
+    eps : float
+
+    Returns
+    -------
+    y : array (N, C, …)
+    gradients : callable
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance):
+        the last two are those of the batch, as a batch adds to what is kept, with the factor 1/n.
+    """
+    xp = array_namespace(x)
+    others = tuple(axis for axis in range(x.ndim) if axis != 1)
+
+    def over_batch(values: Array) -> Array:
+        """Σ values / n: all sums over the batch, of forward and backward, are taken here."""
+        return xp.mean(values, axis=others, keepdims=True)
+
+    def by_channel(array: Array) -> Array:
+        return xp.reshape(array, (1, -1, *(1,) * (x.ndim - 2)))
+
+    def flat(array: Array | None) -> Array | None:
+        return None if array is None else xp.reshape(array, (-1,))
+
+    w, b = (None if array is None else by_channel(array) for array in (weight, bias))
+    moments: tuple[Array | None, Array | None] = None, None
+    if mean is None or variance is None:
+        centred, centre = deviations(x, over_batch)
+        spread = over_batch(centred * centred)
+        moments = flat(centre), flat(spread)
+    else:
+        centred, spread = x - by_channel(mean), by_channel(variance)
+    r = 1 / xp.sqrt(spread + eps)
+    normal = centred * r
+
+    def gradients(dy: Array, wants_dx: bool = True) -> BatchGradients:
+        along, level = over_batch(dy * normal), over_batch(dy)
+        n = math.prod(x.shape) / math.prod(along.shape)
+        dweight = None if w is None else flat(n * along)
+        dbias = None if b is None else flat(n * level)
+        if not wants_dx:
+            return None, dweight, dbias, *moments
+        dx = dy if moments[0] is None else dy - level - normal * along
+        dx = dx * (r if w is None else w * r)
+        return dx, dweight, dbias, *moments
+
+    return _scaled(normal, w, b), gradients
+
+
+def deviations(x: Array, mean: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """x - μ and μ, both to the last digits of x.
+
+    The first mean is off by a rounding error of its own size: for numbers of 10⁶ ± 1 in float32 by
+    some percent of what they differ in. The mean of the deviations from it is that error (Chan,
+    Golub & LeVeque 1983, eq. 1.7). So numbers that are all equal have almost no variance.
+
+    Parameters
+    ----------
+    x : array
+    mean : callable
+        The mean of the numbers that belong together, with axes of size 1.
+    """
+    xp, first = array_namespace(x), mean(x)
+    centred = x - first
+    rest = mean(centred)
+    centred -= rest
+    return centred, xp.where(xp.isnan(rest), first, first + rest)  # ∞ stays the mean that it is
+
+
+def _scaled(normal: Array, weight: Array | None, bias: Array | None) -> Array:
+    """W x̂ + b."""
+    y = normal if weight is None else weight * normal
+    return y if bias is None else y + bias
+
+
+def _summed(xp: Namespace, values: Array, shape: tuple[int, ...]) -> Array:
+    """Σ values over the axes along which an array of `shape` was repeated."""
+    new = values.ndim - len(shape)
+    repeated = [axis for axis in range(values.ndim) if axis < new or shape[axis - new] == 1]
+    return xp.reshape(xp.sum(values, axis=tuple(repeated)), shape)
