@@ -6,6 +6,7 @@ strategy of its own here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -506,9 +507,12 @@ OWN: dict[str, Problems] = {
 """Classes whose sizes, options and shapes depend on one another."""
 
 TABLE = {line.name: OWN.get(line.name, partial(by_default, name=line.name)) for line in LINES}
+COUPLED = ("Dropout", "BatchNorm1d", "BatchNorm2d")
+"""Layers for which a sample's output depends on where it lies in the batch, or on the others."""
 BY_SAMPLE = [
     name
     for name in TABLE
-    if name != "Dropout" and (name in OWN or any(line.axes for line in LINES if line.name == name))
+    if name not in COUPLED
+    and (name in OWN or any(line.axes for line in LINES if line.name == name))
 ]
 """Those of which each sample has an output of its own."""
