@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("plot", "report", "images", "sklearn", "tensorboard", "onnx", "test")
 TESTS = (
-    "tests/nn/test_core.py",
+    "tests/nn/core",
     "tests/test_imports.py",
     "tests/test_random.py",
     "tests/estimators/test_estimators.py",
