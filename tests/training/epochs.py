@@ -10,7 +10,7 @@ import numpy as np
 from nn.cases import CALLS
 
 import xbp
-from xbp import nn, optim, training
+from xbp import models, nn, optim, training
 from xbp.testing.cases import RULES, Case, Layer, fed
 from xbp.training.capture import Phase, recordings_of
 
@@ -101,6 +101,17 @@ def of_loss(case: Case) -> Epoch:
     return Epoch(case.call, behind_a_slope, data, case.make)
 
 
+def of_tokens() -> Epoch:
+    """Of integers, as they come from a text."""
+
+    def data() -> tuple[Any, Any]:
+        rng = np.random.default_rng(8)
+        return rng.integers(0, 7, (SAMPLES, 5)), rng.normal(size=(SAMPLES, 5, 7))
+
+    sizes = {"vocabulary": 7, "context": 6, "layers": 1, "heads": 2, "width": 4}
+    return Epoch("GPT of tokens", lambda: models.GPT(**sizes, dropout=0.1, rng=0), data)
+
+
 def classifier() -> nn.Layer:
     return nn.Sequential(nn.Linear(3, 4, rng=0), nn.ReLU(), nn.Dropout(0.2), nn.Linear(4, 6, rng=1))
 
@@ -134,6 +145,7 @@ def epochs() -> Iterator[Epoch]:
     for case in (*CALLS, *(case for line in LONG for case in line.cases())):
         if case.line.trains:
             yield of_loss(case) if case.kind == "loss" else of_layer(case)
+    yield of_tokens()
     for rule in RULES:
         yield of_classes(str(rule), rule=rule)
     for name, metric in METRICS.items():

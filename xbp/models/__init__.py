@@ -1,6 +1,7 @@
 """Ready-made networks."""
 
+from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
 from xbp.models.mlp import MLP
 
-__all__ = ["LeNet5", "MLP"]
+__all__ = ["GPT", "LeNet5", "MLP"]

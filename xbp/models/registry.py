@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from xbp import nn
 from xbp.arguments import integer
 from xbp.errors import DataError, InputError, on_one_line
+from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
 from xbp.models.mlp import MLP
 from xbp.nn import Layer
@@ -22,7 +23,8 @@ ACTIVATIONS = {
     layer.__name__: layer
     for layer in (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.ELU, nn.GELU, nn.SiLU)
 }
-MODELS = {"LeNet5": LeNet5, "MLP": MLP}
+MODELS = {"GPT": GPT, "LeNet5": LeNet5, "MLP": MLP}
+GPT_SIZES = ("vocabulary", "context", "layers", "heads", "width")
 
 
 def recipe_of(model: Layer) -> dict[str, Any] | None:
@@ -69,6 +71,12 @@ def rebuild(recipe: Any, shapes: Mapping[str, tuple[int, ...]], file: str) -> La
             if integer("num_classes", arguments.get("num_classes"), least=1) > stored:
                 _refuse(file, "it has more classes than the file has weights")
             return LeNet5(**arguments, rng=0)
+        if recipe["model"] == "GPT":
+            sizes = [integer(name, arguments.get(name), least=1) for name in GPT_SIZES]
+            vocabulary, context, layers, _, width = sizes
+            if (vocabulary + context + 12 * layers * width) * width > stored:
+                _refuse(file, "it has more weights than the file")
+            return GPT(**arguments, rng=0)
         sizes = [integer("a size", size, least=1) for size in arguments.pop("sizes")]
         if sum(rows * columns for rows, columns in pairwise(sizes)) > stored:
             _refuse(file, "it has more weights than the file")

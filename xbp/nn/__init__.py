@@ -48,6 +48,7 @@ from xbp.nn.shape import Flatten, Last
 from xbp.nn.softmax import LogSoftmax, Softmax
 from xbp.nn.statistics import update_statistics
 from xbp.nn.summary import LayerSummary, summary
+from xbp.nn.transformer import TransformerBlock
 
 __all__ = [
     "AvgPool2d",
@@ -107,6 +108,7 @@ __all__ = [
     "Softplus",
     "SwiGLU",
     "Tanh",
+    "TransformerBlock",
     "TripletMarginLoss",
     "for_parameters",
     "summary",

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from xbp import nn
+from xbp import models, nn
 from xbp.backend import Array
 from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host
-from xbp.testing.cases.case import Layer, fed
+from xbp.testing.cases.case import Layer, Model, fed
 
 # --- what shows such layers to tests that feed one array of floats --------------------------------
 
@@ -161,6 +161,53 @@ def cross_attention(
     return attention(inner(s), x, memory, heads, hidden, mask)
 
 
+def layer_norm(s: Any, x: Host, name: str) -> Host:
+    return oracles.layer_norm(inner(s, f"{name}."), x, x.shape[-1:])
+
+
+def transformer_block(
+    s: Any, x: Host, width: int, heads: int, hidden: int | None = None, dropout: float = 0.0,
+    activation: Any = nn.GELU, norm_first: bool = True, causal: bool = False, bias: bool = True,
+    draw: int = 0,
+) -> Host:  # fmt: skip
+    """The draws of a block are those of its attention, then of its two terms."""
+    phi: dict[Any, Any] = {nn.GELU: oracles.gelu, nn.ReLU: oracles.relu, nn.SwiGLU: swiglu}
+    phi[GELU_BY_TANH] = oracles.gelu_tanh
+
+    def attend(h: Host) -> Host:
+        y = self_attention(inner(s, "self_attn."), h, width, heads, dropout, bias, causal, draw)
+        return y * dropout_mask(y.shape, dropout, draw + 1) if dropout else y
+
+    def feed(h: Host) -> Host:
+        h = phi[activation](h @ s["linear1.weight"].T + s.get("linear1.bias", 0.0))
+        y = np.asarray(h @ s["linear2.weight"].T + s.get("linear2.bias", 0.0))
+        return y * dropout_mask(y.shape, dropout, draw + 2) if dropout else y
+
+    if norm_first:
+        h = x + attend(layer_norm(s, x, "norm1"))
+        return np.asarray(h + feed(layer_norm(s, h, "norm2")))
+    h = layer_norm(s, x + attend(x), "norm1")
+    return layer_norm(s, h + feed(h), "norm2")
+
+
+GELU_BY_TANH = "GELU by tanh"
+
+
+def gpt(
+    s: Any, x: Host, vocabulary: int, context: int, layers: int, heads: int, width: int,
+    dropout: float = 0.0, tie: bool = True,
+) -> Host:  # fmt: skip
+    s = inner(s)
+    h = s["tokens.weight"][tokens_of(x, vocabulary)] + s["positions.weight"][: x.shape[1]]
+    h = h * dropout_mask(h.shape, dropout, 0) if dropout else h
+    for layer in range(layers):
+        h = transformer_block(
+            inner(s, f"blocks.{layer}."), h, width, heads, None, dropout, GELU_BY_TANH,
+            causal=True, draw=1 + 3 * layer,
+        )  # fmt: skip
+    return np.asarray(layer_norm(s, h, "norm") @ s["tokens.weight" if tie else "head.weight"].T)
+
+
 def undropped(oracle: Callable[..., Host]) -> Callable[..., Host]:
     """The definition of a layer's inference."""
 
@@ -195,4 +242,22 @@ SEQUENCES: list[Layer] = [
         fed((2, 7, 4), 4, 2, queries=3),
         fed((2, 6, 6), 6, 3, queries=4, causal=True),
     ], make=crossed, title="MultiheadAttention across"),
+    Layer("TransformerBlock", transformer_block, [
+        fed((2, 3, 4), 4, 2),
+        fed((2, 3, 4), 4, 2, 6, activation=nn.SwiGLU, causal=True, bias=False),
+        fed((2, 4, 6), 6, 3, 5, dropout=0.25, norm_first=False),
+    ], inference=undropped(transformer_block)),
+]  # fmt: skip
+
+
+def steep(*arguments: Any, **options: Any) -> float:
+    """No distance from a kink, as where weights are near 0.02 a step of 0.001 is a long way."""
+    return 0.0
+
+
+LANGUAGE_MODELS = [
+    Model("GPT", gpt, [
+        fed((2, 5), 7, 5, 2, 2, 4, dropout=0.2),
+        fed((3, 4), 11, 6, 1, 3, 6, tie=False),
+    ], room=models, make=of_tokens(models.GPT), kinks=steep, inference=undropped(gpt)),
 ]  # fmt: skip

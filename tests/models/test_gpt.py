@@ -1,0 +1,205 @@
+"""GPT: its architecture, its initial weights, and what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xbp
+from xbp import nn, optim
+from xbp.errors import DataError, InputError
+from xbp.models import GPT
+from xbp.models.gpt import drawn
+from xbp.random import generator
+from xbp.testing import assert_no_host_sync, check_gradients, check_parity
+from xbp.training import load_model, save_weights
+
+SMALL: dict[str, Any] = {
+    "vocabulary": 7, "context": 6, "layers": 2, "heads": 2, "width": 8, "rng": 0,
+}  # fmt: skip
+TOKENS = np.random.default_rng(0).integers(0, 7, (3, 5))
+
+
+def test_it_is_its_parts_one_after_the_other() -> None:
+    model = GPT(**SMALL)
+    x = model.tokens(TOKENS)
+    x = x + model.positions.weight.data[:5]
+    for block in model.blocks:
+        assert block.norm_first and block.self_attn.causal
+        x = block(x)
+    expected = model.norm(x) @ model.tokens.weight.data.T
+    # Sums of 8 products in float32.
+    np.testing.assert_allclose(model(TOKENS), expected, rtol=0, atol=1e-6)
+    assert model(TOKENS).shape == (3, 5, 7)
+
+
+def test_gpt_2_small_has_its_124_million_parameters() -> None:
+    """Radford et al. 2019's smallest, counted from the shapes of one block."""
+    model = GPT(vocabulary=11, context=13, layers=1, heads=12, width=768, rng=0)
+    block = sum(parameter.data.size for parameter in model.blocks.parameters())
+    assert (50_257 + 1024) * 768 + 12 * block + 2 * 768 == 124_439_808
+
+
+@pytest.mark.parametrize("options", [{}, {"tie": False}, {"dropout": 0.3}])
+def test_gradients_and_backends(options: dict[str, Any]) -> None:
+    """A tied table gets the sum of both of its gradients."""
+    check_gradients(GPT(**SMALL | options), TOKENS)
+    check_parity(lambda: GPT(**SMALL | options), TOKENS)
+
+
+def test_initial_weights_are_gpt_2s() -> None:
+    model = GPT(vocabulary=300, context=50, layers=3, heads=4, width=64, tie=False, rng=0)
+    for name, value in model.state_dict().items():
+        if name.endswith("bias"):
+            assert not value.any(), name
+        elif "norm" in name:
+            assert np.all(value == 1), name
+        else:
+            onto_sum = name.endswith(("out_proj.weight", "linear2.weight"))
+            std = 0.02 / np.sqrt(6) if onto_sum else 0.02
+            # The standard deviation of n numbers errs by 1/√2n, here 1/90 at most; 5 of them.
+            assert abs(value.std() / std - 1) < 5 / np.sqrt(2 * value.size), name
+    assert GPT(**SMALL).state_dict().keys() | {"head.weight"} == model_names(tie=False)
+
+
+def model_names(**options: Any) -> set[str]:
+    return set(GPT(**SMALL | options).state_dict())
+
+
+def test_no_step_waits_for_the_device() -> None:
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        model, x = GPT(**SMALL, dropout=0.1), xbp.asarray(TOKENS)
+        with assert_no_host_sync():
+            y, backward = model.forward(x, training=True, rng=0)
+            backward(y)
+            model(x)
+
+
+def test_it_learns_a_rule() -> None:
+    """Each token is the last but one: after some steps the loss is far below log 7 = 1.9."""
+    rng, model, loss = np.random.default_rng(0), GPT(**SMALL), nn.CrossEntropyLoss()
+    optimizer = optim.Adam(model.parameters(), 0.01)
+    for _ in range(150):
+        x = np.tile(rng.integers(0, 7, (16, 2)), 3)
+        logits, backward = model.forward(x, training=True)
+        value, gradient = loss(logits[:, 1:-1].reshape(-1, 7), x[:, 2:].reshape(-1))
+        dy = np.zeros_like(logits)
+        dy[:, 1:-1] = gradient.reshape(16, 4, 7)
+        nn.for_parameters(backward)(dy)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert value < 0.1
+    assert model.generate([3, 5], 4, temperature=0).tolist() == [3, 5, 3, 5, 3, 5]
+
+
+# --- generate -------------------------------------------------------------------------------------
+
+
+def test_what_it_writes_depends_on_the_seed_alone() -> None:
+    pytest.importorskip("array_api_strict")
+    written = GPT(**SMALL).generate(TOKENS, 9, rng=1)
+    assert written.shape == (3, 14) and written.dtype == np.int64
+    assert np.array_equal(written[:, :5], TOKENS)
+    assert np.array_equal(written, GPT(**SMALL).generate(TOKENS, 9, rng=1))
+    assert not np.array_equal(written, GPT(**SMALL).generate(TOKENS, 9, rng=2))
+    with xbp.use_backend("array_api_strict"):
+        assert np.array_equal(written, GPT(**SMALL).generate(xbp.asarray(TOKENS), 9, rng=1))
+    assert GPT(**SMALL).generate([1], 0).tolist() == [1]
+
+
+def test_it_sees_the_last_of_a_long_text() -> None:
+    model, long = GPT(**SMALL), np.arange(20) % 7
+    short = model.generate(long[-6:], 1, temperature=0)
+    assert model.generate(long, 1, temperature=0)[-1] == short[-1]
+
+
+def test_tokens_are_drawn_by_their_probabilities() -> None:
+    logits = np.log([[0.1, 0.2, 0.3, 0.4]])
+    rng, n = generator(0), 20_000
+
+    def share(**options: Any) -> Any:
+        all_of = {"temperature": 1.0, "top_k": None} | options
+        return np.bincount(drawn(np.tile(logits, (n, 1)), rng=rng, **all_of), minlength=4) / n
+
+    # σ of a share is at most ½/√n = 0.0035; 5 σ.
+    assert np.abs(share() - [0.1, 0.2, 0.3, 0.4]).max() < 0.018
+    squares = np.array([1, 4, 9, 16]) / 30
+    assert np.abs(share(temperature=0.5) - squares).max() < 0.018
+    assert np.abs(share(top_k=2) - [0, 0, 3 / 7, 4 / 7]).max() < 0.018
+    assert share(top_k=9)[0] > 0.05
+    assert share(temperature=0).tolist() == [0, 0, 0, 1]
+    assert share(temperature=1e-320).tolist() == [0, 0, 0, 1]
+
+
+def test_a_probability_of_zero_is_never_drawn() -> None:
+    class Ends:
+        """The ends of [0, 1)."""
+
+        def random(self, shape: tuple[int, int]) -> Any:
+            return np.resize([0.0, 1 - 2.0**-53], shape)
+
+    logits = np.array([[-np.inf, 0.0, 1.0, -np.inf]] * 2)
+    assert drawn(logits, 1.0, None, Ends()).tolist() == [1, 2]  # type: ignore[arg-type]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_makes_it_again(tmp_path: Path) -> None:
+    model, path = GPT(**SMALL, tie=False, dropout=0.1), tmp_path / "model.safetensors"
+    save_weights(model.state_dict(), path, model=model)
+    again = load_model(path)
+    assert isinstance(again, GPT) and repr(again) == repr(model)
+    assert np.array_equal(again(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "context", "layers", "width"])
+def test_a_file_takes_no_more_memory_than_its_weights(tmp_path: Path, name: str) -> None:
+    model, path = GPT(**SMALL), tmp_path / "model.safetensors"
+    model.arguments[name] = 10**9
+    save_weights(model.state_dict(), path, model=model)
+    with pytest.raises(DataError, match="more weights than the file"):
+        load_model(path)
+
+
+def test_it_exports_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("ndonnx")
+    pytest.importorskip("onnxruntime")
+    from xbp.exchange import to_onnx
+
+    exported = to_onnx(GPT(**SMALL), tmp_path / "gpt.onnx", (5,))
+    assert exported.input_shape == ("N", 5) and exported.output_shape == ("N", 5, 7)
+    assert exported.difference is not None and exported.difference < 1e-5 * exported.largest
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+BAD: list[tuple[Any, str]] = [
+    (lambda: GPT(0, 6, 2, 2, 8), "vocabulary must be an integer of at least 1"),
+    (lambda: GPT(7, 0, 2, 2, 8), "context must be an integer of at least 1"),
+    (lambda: GPT(7, 6, 0, 2, 8), "layers must be an integer of at least 1"),
+    (lambda: GPT(7, 6, 2, 3, 8), "num_heads must divide embed_dim"),
+    (lambda: GPT(**SMALL)(np.zeros((2, 7), int)), r"1 to 6 time steps, got shape \(2, 7\)"),
+    (lambda: GPT(**SMALL)(np.zeros((2, 0), int)), "1 to 6 time steps"),
+    (lambda: GPT(**SMALL)(np.zeros(3, int)), r"tokens \(N, T\)"),
+    (lambda: GPT(**SMALL)(np.zeros((2, 3))), "needs integers"),
+    (lambda: GPT(**SMALL)(np.full((2, 3), 7)), "tokens from 0 to 6, got 7"),
+    (lambda: GPT(**SMALL).generate([], 3), "generate needs tokens to begin with"),
+    (lambda: GPT(**SMALL).generate([0.5], 3), "generate needs tokens to begin with"),
+    (lambda: GPT(**SMALL).generate([1], -1), "length must be an integer of at least 0"),
+    (lambda: GPT(**SMALL).generate([1], 1, temperature=-1), "temperature must be"),
+    (lambda: GPT(**SMALL).generate([1], 1, top_k=0), "top_k must be"),
+    (lambda: GPT(**SMALL).generate([7], 1), "tokens from 0 to 6, got 7"),
+    (lambda: drawn(np.array([[np.nan, 1.0]]), 1.0, None, generator(0)), "predicts nan"),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), BAD, ids=[sentence for _, sentence in BAD])
+def test_bad_input_gets_one_sentence(call: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        call()
+    assert "\n" not in str(error.value)

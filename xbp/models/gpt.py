@@ -1,0 +1,244 @@
+"""A small language model."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp import nn
+from xbp.arguments import described, integer, number
+from xbp.backend import Array, as_numbers, backend_of, to_numpy
+from xbp.errors import InputError
+from xbp.initializers import normal, zeros
+from xbp.nn.backward import Backward, Rng, TwoPartBackward
+from xbp.nn.embedding import looking_at_tokens
+from xbp.nn.transformer import through
+from xbp.primitives import affine
+from xbp.random import Seed, as_stream, generator
+
+if TYPE_CHECKING:
+    from xbp.random import Generator
+
+
+class GPT(nn.Layer):
+    """A Transformer that predicts each next token from those before it: GPT-2's architecture.
+
+    Embedding, learned positions, dropout, a stack of causal `TransformerBlock`s that normalize
+    first, with GELU (by tanh, as there), a last LayerNorm, and a product with the table of the
+    embedding, whose rows are also the output's weights (Radford et al. 2019; Press & Wolf 2017).
+
+    Weights are drawn from N(0, 0.02²), those of the projections onto the sums, two a block, with
+    0.02/√(2 · layers): there are 2 · layers such terms, and so the sum keeps its variance. Biases
+    are 0.
+
+    Parameters
+    ----------
+    vocabulary : int
+        How many tokens there are.
+    context : int
+        The longest sequence.
+    layers, heads, width : int
+        Blocks; heads of each, which divide the width; features of each token.
+    dropout : float, default 0
+    tie : bool, default True
+        Whether the output's weights are the embedding's, as in GPT-2.
+    dtype : dtype, default "float32"
+    rng : int, numpy.random.Generator or None
+        Seed of the initial weights.
+
+    Attributes
+    ----------
+    tokens : Embedding
+    positions : LearnedPositions
+    blocks : Sequential of TransformerBlock
+    norm : LayerNorm
+    head : Linear or None
+        None where it is tied.
+
+    Notes
+    -----
+    Input (N, T) of integers with T up to `context`, output (N, T, vocabulary): logits.
+
+    Raises
+    ------
+    InputError
+        In the constructor for values out of range; in a call for sequences that are too long, and
+        for tokens that are none, as `Embedding` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import models
+    >>> model = models.GPT(65, 16, layers=2, heads=4, width=32, rng=0)
+    >>> model(np.zeros((3, 16), np.int64)).shape
+    (3, 16, 65)
+    >>> model.generate([1, 2, 3], 5, rng=0).shape
+    (8,)
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        context: int,
+        layers: int,
+        heads: int,
+        width: int,
+        *,
+        dropout: float = 0.0,
+        tie: bool = True,
+        dtype: Any = "float32",
+        rng: Seed = None,
+    ) -> None:
+        layers, rng = integer("layers", layers, least=1), generator(rng)
+        self.vocabulary = integer("vocabulary", vocabulary, least=1)
+        self.context = integer("context", context, least=1)
+        self.tokens = nn.Embedding(vocabulary, width, dtype=dtype, rng=rng)
+        self.positions = nn.LearnedPositions(context, width, dtype=dtype, rng=rng)
+        self.dropout = nn.Dropout(dropout)
+        options: dict[str, Any] = {"dropout": dropout, "causal": True, "dtype": dtype, "rng": rng}
+        options["activation"] = partial(nn.GELU, "tanh")
+        self.blocks = nn.Sequential(
+            *(nn.TransformerBlock(width, heads, **options) for _ in range(layers))
+        )
+        self.norm = nn.LayerNorm(width, dtype=dtype)
+        self.head = None if tie else nn.Linear(width, vocabulary, False, dtype=dtype, rng=rng)
+        self._draw(rng, onto_sums=STD / math.sqrt(2 * layers))
+        self.arguments = {
+            "vocabulary": self.vocabulary,
+            "context": self.context,
+            "layers": layers,
+            "heads": heads,
+            "width": width,
+            "dropout": self.dropout.p,
+            "tie": bool(tie),
+        }
+
+    def _draw(self, rng: Generator, onto_sums: float) -> None:
+        """GPT-2's initial weights."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.assign(zeros(parameter.shape, rng))
+            elif "norm" not in name:
+                onto_sum = name.endswith(("out_proj.weight", "linear2.weight"))
+                std = onto_sums if onto_sum else STD
+                parameter.assign(normal(parameter.shape, rng, std=std))
+
+    def _stages(self, x: Array) -> tuple[nn.Layer, ...]:
+        """What is between the tokens and the product with the output's weights."""
+        self.namespace(x, integers=True)
+        if x.ndim != 2 or not 0 < x.shape[1] <= self.context:
+            msg = (
+                f"{type(self).__name__} expects tokens (N, T) of 1 to {self.context} time steps, "
+                f"got shape {tuple(x.shape)}"
+            )
+            raise InputError(msg)
+        return self.tokens, self.positions, self.dropout, self.blocks, self.norm
+
+    def __call__(self, x: Array) -> Array:
+        """Inference: the logits alone."""
+        for stage in self._stages(x):
+            x = stage(x)
+        return self._logits(x)[0]
+
+    def forward(
+        self, x: Array, *, training: bool = False, rng: Rng = None
+    ) -> tuple[Array, Backward]:
+        forwards = [stage.forward for stage in self._stages(x)]
+        stream = as_stream(rng) if training else None
+        return through(*forwards, self._logits)(x, training=training, rng=stream)
+
+    def _logits(self, x: Array, **mode: Any) -> tuple[Array, Backward]:
+        if self.head is not None:
+            return self.head.forward(x, **mode)
+        weight, add_grad = self.tokens.weight.lend()
+        y, gradients = affine(x, weight, None)
+        return y, TwoPartBackward(gradients, add_grad, None)
+
+    def generate(
+        self,
+        tokens: Any,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        rng: Seed = None,
+    ) -> NDArray[np.int64]:
+        """Tokens, and `length` more of them, each drawn from what the model predicts.
+
+        Parameters
+        ----------
+        tokens : array (T,) or (N, T) of integers
+            The beginning, at least one token; the model sees the last `context` of them.
+        length : int
+        temperature : float, default 1
+            What logits are divided by: below 1 likely tokens are preferred; at 0 the most likely
+            one, the first of several, is taken.
+        top_k : int, optional
+            How many of the most likely tokens are drawn from.
+        rng : int, numpy.random.Generator or None
+            Drawn from on the host, so that all backends draw alike.
+
+        Returns
+        -------
+        numpy array (T + length,) or (N, T + length) of int64
+
+        Raises
+        ------
+        InputError
+            An argument is out of range, a token is none, or a logit is nan.
+        """
+        x = as_numbers(tokens)
+        if x.dtype.kind not in "iu" or x.ndim not in (1, 2) or x.size == 0:
+            msg = (
+                "generate needs tokens to begin with, integers of shape (T,) or (N, T), "
+                f"got {described(x)} and dtype {x.dtype}"
+            )
+            raise InputError(msg)
+        length, rng = integer("length", length, least=0), generator(rng)
+        temperature = number("temperature", temperature, least=0)
+        top_k = None if top_k is None else integer("top_k", top_k, least=1)
+        found = np.zeros((x.size // x.shape[-1], x.shape[-1] + length), np.int64)
+        found[:, : x.shape[-1]] = x
+        backend = backend_of(self.tokens.weight.data)
+        with looking_at_tokens():
+            for end in range(x.shape[-1], found.shape[1]):
+                seen = found[:, max(0, end - self.context) : end]
+                logits = to_numpy(self(backend.asarray(seen)))[:, -1].astype(np.float64)
+                found[:, end] = drawn(logits, temperature, top_k, rng)
+        return found if x.ndim == 2 else found[0]
+
+    def options(self) -> str:
+        shown = list(self.arguments.items())
+        sizes = [str(value) for _, value in shown[:2]]
+        return ", ".join([*sizes, *(f"{name}={value}" for name, value in shown[2:])])
+
+
+STD = 0.02
+
+
+def drawn(
+    logits: NDArray[np.float64], temperature: float, top_k: int | None, rng: Generator
+) -> NDArray[np.int64]:
+    """A token for each row of logits (N, V), by its softmax: where its sum passes a uniform number.
+
+    Examples
+    --------
+    >>> drawn(np.array([[0.0, 9.0, 8.0]]), 0.0, None, generator(0)).tolist()
+    [1]
+    """
+    if np.isnan(logits).any():
+        msg = "the model predicts nan; look for where its weights became so"
+        raise InputError(msg)
+    if temperature == 0:
+        return np.asarray(np.argmax(logits, axis=1))
+    if top_k is not None and top_k < logits.shape[1]:
+        least = np.partition(logits, -top_k, axis=1)[:, -top_k, None]
+        logits = np.where(logits < least, -np.inf, logits)
+    with np.errstate(over="ignore"):  # a difference over a small temperature may be -∞
+        powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    sums = np.cumsum(powers, axis=1)
+    return np.asarray(np.sum(sums <= rng.random((len(sums), 1)) * sums[:, -1:], axis=1))
