@@ -1,6 +1,7 @@
 """Random bits: the published generator, the same on every backend, whole or resumed."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ import xbp
 from xbp.backend import backend_of, dtype_name, find_backend
 from xbp.errors import InputError
 from xbp.primitives import philox4x32, random_bits
-from xbp.random import Stream, as_stream, fresh_seed, generator, permutation, words_of
+from xbp.random import (
+    Stream,
+    as_stream,
+    categorical,
+    fresh_seed,
+    generator,
+    permutation,
+    words_of,
+)
 from xbp.testing import oracles
 
 HERE = xbp.available_backends()
@@ -316,3 +325,34 @@ def test_each_permutation_of_three_comes_equally_often() -> None:
 def test_a_permutation_needs_a_seed_and_an_epoch_that_are_counts(seed: Any, epoch: Any) -> None:
     with pytest.raises(InputError, match=r"^(seed|epoch) must be an integer of at least 0, got"):
         permutation(seed, epoch, 5)
+
+
+def test_classes_are_drawn_by_their_probabilities() -> None:
+    logits = np.log([[0.1, 0.2, 0.3, 0.4]])
+    rng, n = generator(0), 20_000
+
+    def share(**options: Any) -> Any:
+        return np.bincount(categorical(np.tile(logits, (n, 1)), rng, **options), minlength=4) / n
+
+    # σ of a share is at most ½/√n = 0.0035; 5 σ.
+    assert np.abs(share() - [0.1, 0.2, 0.3, 0.4]).max() < 0.018
+    squares = np.array([1, 4, 9, 16]) / 30
+    assert np.abs(share(temperature=0.5) - squares).max() < 0.018
+    assert np.abs(share(top_k=2) - [0, 0, 3 / 7, 4 / 7]).max() < 0.018
+    assert share(top_k=9)[0] > 0.05
+    assert share(temperature=0).tolist() == [0, 0, 0, 1]
+    assert share(temperature=1e-320).tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
+def test_a_probability_of_zero_is_never_drawn(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the ends of [0, 1), which a random number is from."""
+    drawing = Mock(random=lambda shape: np.full(shape, u))
+    monkeypatch.setattr(xbp.random, "generator", lambda rng: drawing)
+    logits = np.array([[-np.inf, 0.0, 1.0, -np.inf]])
+    assert categorical(logits).tolist() == [1 if u == 0 else 2]
+
+
+def test_a_logit_of_nan_is_refused() -> None:
+    with pytest.raises(InputError, match="logits hold nan"):
+        categorical(np.array([[np.nan, 1.0]]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.arguments import integer
+from xbp.arguments import integer, number
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.primitives.philox import MASK, random_bits
@@ -55,6 +55,48 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     key = (integer("epoch", epoch, least=0),)
     sequence = np.random.SeedSequence(integer("seed", seed, least=0), spawn_key=key)
     return np.random.Generator(np.random.PCG64(sequence)).permutation(n)
+
+
+def categorical(
+    logits: NDArray[Any], rng: Seed = None, *, temperature: float = 1.0, top_k: int | None = None
+) -> NDArray[np.int64]:
+    """A class for each row of logits, drawn by their softmax: where its sum passes a random number.
+
+    Parameters
+    ----------
+    logits : numpy array (N, C)
+    rng : int, numpy.random.Generator or None
+    temperature : float, default 1
+        What logits are divided by; at 0 the largest is taken, the first of several.
+    top_k : int, optional
+        Only so many of the largest have a chance, and those that equal the least of them.
+
+    Raises
+    ------
+    InputError
+        A logit is nan, or an argument out of range.
+
+    Examples
+    --------
+    >>> categorical(np.array([[0.0, 9.0, 8.0]]), temperature=0).tolist()
+    [1]
+    """
+    temperature = number("temperature", temperature, least=0)
+    top_k = None if top_k is None else integer("top_k", top_k, least=1)
+    z = np.asarray(logits, np.float64)
+    if np.isnan(z).any():
+        msg = "logits hold nan; look for where the model's weights became so"
+        raise InputError(msg)
+    if temperature == 0:
+        return np.asarray(np.argmax(z, axis=1))
+    if top_k is not None and top_k < z.shape[1]:
+        least = np.partition(z, -top_k, axis=1)[:, -top_k, None]
+        z = np.where(z < least, -np.inf, z)
+    with np.errstate(over="ignore"):  # a difference over a small temperature may be -∞
+        powers = np.exp((z - z.max(axis=1, keepdims=True)) / temperature)
+    sums = np.cumsum(powers, axis=1)
+    u = generator(rng).random((len(z), 1))
+    return np.asarray(np.sum(sums <= u * sums[:, -1:], axis=1))
 
 
 class Stream:

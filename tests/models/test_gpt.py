@@ -12,8 +12,6 @@ import xbp
 from xbp import nn, optim
 from xbp.errors import DataError, InputError
 from xbp.models import GPT
-from xbp.models.gpt import drawn
-from xbp.random import generator
 from xbp.testing import assert_no_host_sync, check_gradients, check_parity
 from xbp.training import load_model, save_weights
 
@@ -117,35 +115,6 @@ def test_it_sees_the_last_of_a_long_text() -> None:
     assert model.generate(long, 1, temperature=0)[-1] == short[-1]
 
 
-def test_tokens_are_drawn_by_their_probabilities() -> None:
-    logits = np.log([[0.1, 0.2, 0.3, 0.4]])
-    rng, n = generator(0), 20_000
-
-    def share(**options: Any) -> Any:
-        all_of = {"temperature": 1.0, "top_k": None} | options
-        return np.bincount(drawn(np.tile(logits, (n, 1)), rng=rng, **all_of), minlength=4) / n
-
-    # σ of a share is at most ½/√n = 0.0035; 5 σ.
-    assert np.abs(share() - [0.1, 0.2, 0.3, 0.4]).max() < 0.018
-    squares = np.array([1, 4, 9, 16]) / 30
-    assert np.abs(share(temperature=0.5) - squares).max() < 0.018
-    assert np.abs(share(top_k=2) - [0, 0, 3 / 7, 4 / 7]).max() < 0.018
-    assert share(top_k=9)[0] > 0.05
-    assert share(temperature=0).tolist() == [0, 0, 0, 1]
-    assert share(temperature=1e-320).tolist() == [0, 0, 0, 1]
-
-
-def test_a_probability_of_zero_is_never_drawn() -> None:
-    class Ends:
-        """The ends of [0, 1)."""
-
-        def random(self, shape: tuple[int, int]) -> Any:
-            return np.resize([0.0, 1 - 2.0**-53], shape)
-
-    logits = np.array([[-np.inf, 0.0, 1.0, -np.inf]] * 2)
-    assert drawn(logits, 1.0, None, Ends()).tolist() == [1, 2]  # type: ignore[arg-type]
-
-
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -194,7 +163,6 @@ BAD: list[tuple[Any, str]] = [
     (lambda: GPT(**SMALL).generate([1], 1, temperature=-1), "temperature must be"),
     (lambda: GPT(**SMALL).generate([1], 1, top_k=0), "top_k must be"),
     (lambda: GPT(**SMALL).generate([7], 1), "tokens from 0 to 6, got 7"),
-    (lambda: drawn(np.array([[np.nan, 1.0]]), 1.0, None, generator(0)), "predicts nan"),
 ]
 
 

@@ -6,19 +6,16 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from xbp import nn
-from xbp.arguments import described, integer, number
-from xbp.backend import Array, as_numbers, backend_of, to_numpy
+from xbp.arguments import described, integer
+from xbp.backend import HOST, Array, as_numbers, backend_of, to_numpy
 from xbp.errors import InputError
 from xbp.initializers import normal, zeros
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.embedding import looking_at_tokens
 from xbp.nn.transformer import through
 from xbp.primitives import affine
-from xbp.random import Seed, as_stream, generator
+from xbp.random import Seed, as_stream, categorical, generator
 
 if TYPE_CHECKING:
     from xbp.random import Generator
@@ -166,7 +163,7 @@ class GPT(nn.Layer):
         temperature: float = 1.0,
         top_k: int | None = None,
         rng: Seed = None,
-    ) -> NDArray[np.int64]:
+    ) -> Array:
         """Tokens, and `length` more of them, each drawn from what the model predicts.
 
         Parameters
@@ -189,7 +186,7 @@ class GPT(nn.Layer):
         Raises
         ------
         InputError
-            An argument is out of range, a token is none, or a logit is nan.
+            An argument is out of range, a token is none, or the model predicts nan.
         """
         x = as_numbers(tokens)
         if x.dtype.kind not in "iu" or x.ndim not in (1, 2) or x.size == 0:
@@ -199,16 +196,15 @@ class GPT(nn.Layer):
             )
             raise InputError(msg)
         length, rng = integer("length", length, least=0), generator(rng)
-        temperature = number("temperature", temperature, least=0)
-        top_k = None if top_k is None else integer("top_k", top_k, least=1)
-        found = np.zeros((x.size // x.shape[-1], x.shape[-1] + length), np.int64)
-        found[:, : x.shape[-1]] = x
+        given = x.shape[-1]
+        found = HOST.zeros((x.size // given, given + length), dtype="int64")
+        found[:, :given] = x
         backend = backend_of(self.tokens.weight.data)
         with looking_at_tokens():
-            for end in range(x.shape[-1], found.shape[1]):
+            for end in range(given, given + length):
                 seen = found[:, max(0, end - self.context) : end]
-                logits = to_numpy(self(backend.asarray(seen)))[:, -1].astype(np.float64)
-                found[:, end] = drawn(logits, temperature, top_k, rng)
+                logits = to_numpy(self(backend.asarray(seen)))[:, -1]
+                found[:, end] = categorical(logits, rng, temperature=temperature, top_k=top_k)
         return found if x.ndim == 2 else found[0]
 
     def options(self) -> str:
@@ -218,27 +214,3 @@ class GPT(nn.Layer):
 
 
 STD = 0.02
-
-
-def drawn(
-    logits: NDArray[np.float64], temperature: float, top_k: int | None, rng: Generator
-) -> NDArray[np.int64]:
-    """A token for each row of logits (N, V), by its softmax: where its sum passes a uniform number.
-
-    Examples
-    --------
-    >>> drawn(np.array([[0.0, 9.0, 8.0]]), 0.0, None, generator(0)).tolist()
-    [1]
-    """
-    if np.isnan(logits).any():
-        msg = "the model predicts nan; look for where its weights became so"
-        raise InputError(msg)
-    if temperature == 0:
-        return np.asarray(np.argmax(logits, axis=1))
-    if top_k is not None and top_k < logits.shape[1]:
-        least = np.partition(logits, -top_k, axis=1)[:, -top_k, None]
-        logits = np.where(logits < least, -np.inf, logits)
-    with np.errstate(over="ignore"):  # a difference over a small temperature may be -∞
-        powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    sums = np.cumsum(powers, axis=1)
-    return np.asarray(np.sum(sums <= rng.random((len(sums), 1)) * sums[:, -1:], axis=1))
