@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xbp.backend.foreign import as_host, check_kind
 from xbp.backend.graphs import CuPyGraph, Graph, TorchGraph
 from xbp.backend.memory import out_of_memory
+from xbp.backend.slots import CuPySlots, Slots
 from xbp.errors import BackendError, InputError, brief
 
 Array: TypeAlias = Any
@@ -107,6 +108,14 @@ class Library:
         """A new graph, where the library can record what `device` is asked to do."""
         return None
 
+    def slots(self, arrays: list[Array], count: int) -> Slots:
+        """`arrays`, divided into slots that are filled from the host; see `Slots`."""
+        return Slots(arrays, count, place=self.place_beside, at_once=self.on_host(arrays[0]))
+
+    def place_beside(self, host: NDArray[Any], array: Array) -> Array:
+        """`host` on the device of `array`."""
+        return self.place(self.namespace(), host, array.device)
+
     def free_memory(self, device: Any) -> int | None:
         """Bytes that could be taken now, if the system says so."""
         try:
@@ -176,6 +185,9 @@ class CuPy(Library):
             array.data.copy_to_host_async(pinned.ctypes.data, array.nbytes)
             event = importlib.import_module("cupy").cuda.get_current_stream().record()
         return Fetch(pinned, lambda: bool(event.done), event.synchronize)
+
+    def slots(self, arrays: list[Array], count: int) -> Slots:
+        return CuPySlots(arrays, count)
 
     def graph(self, device: Any) -> Graph | None:
         return CuPyGraph(device)

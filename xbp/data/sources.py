@@ -1,0 +1,337 @@
+"""Sources: data with a length, from which samples are taken by their indices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.arguments import described, integer, name_of, takes
+from xbp.backend import as_numbers, library_of, to_numpy
+from xbp.errors import InputError
+
+Indices: TypeAlias = NDArray[np.int64]
+
+Batch: TypeAlias = Any
+"""A pair (x, y), or x alone; x and y are arrays, or tuples of arrays, samples along axis 0."""
+
+
+class Source:
+    """Data with a length, from which batches are taken by indices. A subclass defines both.
+
+    A `Trainer` calls `batch` in a thread of its own, while the device works on earlier batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Squares(Source):
+    ...     def __len__(self):
+    ...         return 100
+    ...
+    ...     def batch(self, indices):
+    ...         x = indices[:, None].astype("float32")
+    ...         return x, x**2
+    >>> Squares().batch(np.array([2, 3]))[1].tolist()
+    [[4.0], [9.0]]
+    """
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        msg = f"{type(self).__name__} has no length; define __len__(self)"
+        raise NotImplementedError(msg)
+
+    def batch(self, indices: Indices) -> Batch:
+        """The samples of these indices, from 0 to ``len(self) - 1``, in their order.
+
+        Parameters
+        ----------
+        indices : numpy.ndarray
+            int64 of shape (n,).
+
+        Returns
+        -------
+        (x, y), or x alone where there are no targets
+            Arrays of n samples along the first axis, of any library.
+        """
+        msg = f"{type(self).__name__} gives no batches; define batch(self, indices)"
+        raise NotImplementedError(msg)
+
+    def fingerprint(self) -> str:
+        """What tells these data from others, where a run is resumed."""
+        return f"{len(self)} samples of a {type(self).__name__}"
+
+
+class Arrays(Source):
+    """Arrays in memory, or maps of files.
+
+    Parameters
+    ----------
+    x : array of any library, or tuple of arrays
+        Of a map (``numpy.load(…, mmap_mode="r")``) only what a batch needs is read.
+    y : the same, optional
+        Targets.
+
+    Raises
+    ------
+    InputError
+        They hold no numbers, or have not the same number of samples, at least one.
+    """
+
+    def __init__(self, x: Any, y: Any = None) -> None:
+        self.x, self.y = _hosts(x), None if y is None else _hosts(y)
+        shapes = [tuple(a.shape) for a in (*leaves(self.x), *leaves(self.y))]
+        if any(len(shape) == 0 for shape in shapes) or len({s[0] for s in shapes}) != 1:
+            msg = f"arrays of a source need the same number of samples; their shapes are {shapes}"
+            raise InputError(msg)
+        if shapes[0][0] == 0:
+            msg = f"there are no samples in a source of the shapes {shapes}; give at least one"
+            raise InputError(msg)
+        self.length = shapes[0][0]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, indices: Indices) -> Batch:
+        x = mapped(lambda array: np.take(array, indices, axis=0), self.x)
+        if self.y is None:
+            return x
+        return x, mapped(lambda array: np.take(array, indices, axis=0), self.y)
+
+    def fingerprint(self) -> str:
+        """A digest of all numbers, read piece by piece."""
+        found = []
+        for array in (*leaves(self.x), *leaves(self.y)):
+            digest = hashlib.sha256()
+            step = max(1, (1 << 22) // max(1, array[:1].nbytes))
+            for start in range(0, len(array), step):
+                digest.update(np.ascontiguousarray(array[start : start + step]).data)
+            found.append(f"{array.dtype} {array.shape} with SHA-256 {digest.hexdigest()}")
+        return ", ".join(found)
+
+
+class Function(Source):
+    """Batches by a function of their indices.
+
+    Parameters
+    ----------
+    function : callable ``indices -> (x, y)``
+        As `Source.batch`. It is called in a thread.
+    length : int
+        How many samples there are.
+
+    Raises
+    ------
+    InputError
+        It cannot be called with one argument, or the length is no positive integer.
+    """
+
+    def __init__(self, function: Callable[[Indices], Batch], length: int) -> None:
+        if not callable(function):
+            msg = f"function must be a function of (indices), got {described(function)}"
+            raise InputError(msg)
+        takes("function", function, "indices")
+        self.function, self.length = function, integer("length", length, least=1)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, indices: Indices) -> Batch:
+        return self.function(indices)
+
+    def fingerprint(self) -> str:
+        return f"{self.length} samples of the function {name_of(self.function)}"
+
+
+class Subset(Source):
+    """Some samples of a source.
+
+    Parameters
+    ----------
+    source : Source
+    indices : array of integers (n,)
+
+    Raises
+    ------
+    InputError
+        `source` is none, or the indices are no integers from 0 to ``len(source) - 1``, at least
+        one.
+    """
+
+    def __init__(self, source: Source, indices: Any) -> None:
+        check_source(source)
+        indices = as_numbers(indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
+            msg = (
+                "the indices of a Subset must be integers (n,), at least one, got "
+                f"{described(indices)}"
+            )
+            raise InputError(msg)
+        if int(indices.min()) < 0 or int(indices.max()) >= len(source):
+            msg = (
+                f"the indices of a Subset of {len(source)} samples must be from 0 to "
+                f"{len(source) - 1}, got {int(indices.min())} to {int(indices.max())}"
+            )
+            raise InputError(msg)
+        self.source, self.indices = source, indices.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Indices) -> Batch:
+        return self.source.batch(self.indices[indices])
+
+    def fingerprint(self) -> str:
+        chosen = hashlib.sha256(self.indices.data).hexdigest()
+        return f"{len(self)} samples with SHA-256 {chosen} of {self.source.fingerprint()}"
+
+
+class Windows(Source):
+    """All windows of a long sequence of tokens, each with the one that begins a token later.
+
+    Sample i is x = tokens[i : i + context] and y = tokens[i + 1 : i + 1 + context]: at each place
+    of x, y has the token that follows.
+
+    Parameters
+    ----------
+    tokens : array of integers (N,)
+        For instance those of `xbp.datasets.load_text`, or a map of a file.
+    context : int
+        The length of a window.
+
+    Raises
+    ------
+    InputError
+        `tokens` are no integers (N,), or fewer than ``context + 1``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> source = Windows(np.array([5, 6, 7, 8]), context=2)
+    >>> x, y = source.batch(np.arange(len(source)))
+    >>> x.tolist(), y.tolist()
+    ([[5, 6], [6, 7]], [[6, 7], [7, 8]])
+    """
+
+    def __init__(self, tokens: Any, context: int) -> None:
+        self.context = integer("context", context, least=1)
+        self.tokens = as_numbers(tokens)
+        if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
+            msg = f"tokens must be integers (N,), got {described(tokens)}"
+            raise InputError(msg)
+        if len(self.tokens) <= self.context:
+            msg = (
+                f"{len(self.tokens)} tokens hold no window of {self.context} and the token after "
+                "it; give a longer text or a smaller context"
+            )
+            raise InputError(msg)
+
+    def __len__(self) -> int:
+        return len(self.tokens) - self.context
+
+    def batch(self, indices: Indices) -> Batch:
+        found = self.tokens[indices[:, np.newaxis] + np.arange(self.context + 1)].astype(np.int64)
+        return found[:, :-1], found[:, 1:]
+
+    def fingerprint(self) -> str:
+        return f"windows of {self.context} of {Arrays(self.tokens).fingerprint()}"
+
+
+# --- what a source gives -------------------------------------------------------------------------
+
+
+def leaves(arrays: Any) -> tuple[Any, ...]:
+    """The arrays of a tuple, or the one that it is; none of None."""
+    if arrays is None:
+        return ()
+    return arrays if isinstance(arrays, tuple) else (arrays,)
+
+
+def mapped(function: Callable[[Any], Any], arrays: Any) -> Any:
+    """A function of each array of a tuple, or of the one that it is."""
+    if isinstance(arrays, tuple):
+        return tuple(function(array) for array in arrays)
+    return function(arrays)
+
+
+def _hosts(arrays: Any) -> Any:
+    return mapped(as_numbers, arrays)
+
+
+def check_source(source: Any) -> None:
+    """Refuse what is no source.
+
+    Raises
+    ------
+    InputError
+    """
+    if not isinstance(source, Source):
+        msg = f"a source was expected, such as data.Arrays(x, y), got {described(source)}"
+        raise InputError(msg)
+
+
+def is_stream(data: Any) -> bool:
+    """Whether `data` are a source or an iterable of batches, and no array.
+
+    A list is one where it begins with a tuple, as lists of lists are taken for arrays.
+    """
+    if isinstance(data, Source):
+        return True
+    if isinstance(data, list):
+        return bool(data) and isinstance(data[0], tuple)
+    if library_of(data) is not None or isinstance(data, str | bytes | dict | tuple | set | range):
+        return False
+    return isinstance(data, Iterable) and not hasattr(data, "__array__")
+
+
+def batches_of(source: Source, order: Indices, size: int, first: int = 0) -> Iterator[Batch]:
+    """The batches of an epoch in a given order, from batch number `first`, counted from 0."""
+    for start in range(first * size, len(order), size):
+        yield source.batch(order[start : start + size])
+
+
+def as_pair(batch: Any) -> tuple[Any, Any]:
+    """A batch as (x, y), both on the host as arrays of numbers, or tuples of them.
+
+    Raises
+    ------
+    InputError
+        It is no pair, or has not the same number of samples, at least one, in all arrays.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        msg = f"a batch must be a pair (x, y), got {described(batch)}"
+        raise InputError(msg)
+    x, y = (_hosts(tuple(part) if _is_list_of_arrays(part) else part) for part in batch)
+    shapes = [tuple(array.shape) for array in (*leaves(x), *leaves(y))]
+    if any(not shape or not shape[0] for shape in shapes) or len({s[0] for s in shapes}) > 1:
+        msg = (
+            "the arrays of a batch need the same number of samples, at least one; their shapes are "
+            f"{shapes}"
+        )
+        raise InputError(msg)
+    return x, y
+
+
+def inputs_of(batch: Any) -> Any:
+    """The x of a batch (x, y), or of one that is x alone."""
+    if isinstance(batch, tuple | list) and len(batch) == 2 and not _is_list_of_numbers(batch):
+        batch = batch[0]
+    return _hosts(batch)
+
+
+def _is_list_of_arrays(part: Any) -> bool:
+    return isinstance(part, list) and bool(part) and library_of(part[0]) is not None
+
+
+def _is_list_of_numbers(part: Any) -> bool:
+    return isinstance(part, list) and not _is_list_of_arrays(part)
+
+
+def sample_digest(arrays: Iterable[Any]) -> str:
+    """SHA-256 of some arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(to_numpy(array)).data)
+    return digest.hexdigest()
