@@ -24,6 +24,7 @@ from xbp.backend.libraries import (
     of_another_library,
     read_from_gpu,
 )
+from xbp.backend.slots import Slots
 from xbp.errors import BackendError, InputError
 
 P = ParamSpec("P")
@@ -210,6 +211,13 @@ def check_beside(
             f"{whereabouts(neighbour)}; {advice}"
         )
         raise BackendError(msg)
+
+
+def fill_slots(arrays: list[Array], count: int) -> Slots:
+    """`arrays`, which lie on one device, as slots to be filled from the host; see `Slots`."""
+    library = library_of(arrays[0])
+    assert library is not None
+    return library.slots(arrays, count)
 
 
 def graph_for(array: Array) -> Graph | None:

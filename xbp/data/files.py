@@ -62,11 +62,11 @@ class Samples:
             version = npy.read_magic(file)
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
             shape, by_columns, dtype = read(file)
-        except (ValueError, KeyError, EOFError, OverflowError, MemoryError, RecursionError) as error:
-            msg = f"{self.name} is no .npy file that can be read ({brief(error)}); write it again"
-            raise DataError(msg) from None
         except OSError as error:
             raise self._unreadable(error) from None
+        except Exception as error:  # of numpy's and Python's parsers, whatever the header may hold
+            msg = f"{self.name} is no .npy file that can be read ({brief(error)}); write it again"
+            raise DataError(msg) from None
         if dtype.kind not in _KINDS:
             msg = f"{self.name} holds {dtype}, where real numbers were expected; write them as such"
             raise DataError(msg)
@@ -88,11 +88,11 @@ class Samples:
             The file cannot be read, or has become shorter.
         """
         found = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        raw = memoryview(found.reshape(-1).view(np.uint8))
-        ends = np.flatnonzero(np.diff(indices) != 1) + 1
+        raw = memoryview(found.reshape(-1).view(np.uint8).data)
+        starts = np.flatnonzero(np.diff(indices, prepend=indices[:1] - 2) != 1)
         try:
             with self._open() as file:
-                for begin, end in zip([0, *ends], [*ends, len(indices)], strict=True):
+                for begin, end in zip(starts, [*starts[1:], len(indices)], strict=False):
                     file.seek(self.start + int(indices[begin]) * self.record)
                     wanted = raw[begin * self.record : end * self.record]
                     if file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]

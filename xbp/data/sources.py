@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xbp.arguments import described, integer, name_of, takes
 from xbp.backend import as_numbers, library_of, to_numpy
 from xbp.errors import InputError
+from xbp.nested import each, leaves
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -82,28 +83,29 @@ class Arrays(Source):
 
     def __init__(self, x: Any, y: Any = None) -> None:
         self.x, self.y = _hosts(x), None if y is None else _hosts(y)
-        shapes = [tuple(a.shape) for a in (*leaves(self.x), *leaves(self.y))]
+        self.parts = [*leaves(self.x), *([] if y is None else leaves(self.y))]
+        shapes = [tuple(part.shape) for part in self.parts]
         if any(len(shape) == 0 for shape in shapes) or len({s[0] for s in shapes}) != 1:
             msg = f"arrays of a source need the same number of samples; their shapes are {shapes}"
             raise InputError(msg)
         if shapes[0][0] == 0:
             msg = f"there are no samples in a source of the shapes {shapes}; give at least one"
             raise InputError(msg)
-        self.length = shapes[0][0]
+        self.length = int(shapes[0][0])
 
     def __len__(self) -> int:
         return self.length
 
     def batch(self, indices: Indices) -> Batch:
-        x = mapped(lambda array: np.take(array, indices, axis=0), self.x)
+        x = each(lambda array: np.take(array, indices, axis=0), self.x)
         if self.y is None:
             return x
-        return x, mapped(lambda array: np.take(array, indices, axis=0), self.y)
+        return x, each(lambda array: np.take(array, indices, axis=0), self.y)
 
     def fingerprint(self) -> str:
         """A digest of all numbers, read piece by piece."""
         found = []
-        for array in (*leaves(self.x), *leaves(self.y)):
+        for array in self.parts:
             digest = hashlib.sha256()
             step = max(1, (1 << 22) // max(1, array[:1].nbytes))
             for start in range(0, len(array), step):
@@ -242,22 +244,8 @@ class Windows(Source):
 # --- what a source gives -------------------------------------------------------------------------
 
 
-def leaves(arrays: Any) -> tuple[Any, ...]:
-    """The arrays of a tuple, or the one that it is; none of None."""
-    if arrays is None:
-        return ()
-    return arrays if isinstance(arrays, tuple) else (arrays,)
-
-
-def mapped(function: Callable[[Any], Any], arrays: Any) -> Any:
-    """A function of each array of a tuple, or of the one that it is."""
-    if isinstance(arrays, tuple):
-        return tuple(function(array) for array in arrays)
-    return function(arrays)
-
-
 def _hosts(arrays: Any) -> Any:
-    return mapped(as_numbers, arrays)
+    return each(as_numbers, arrays)
 
 
 def check_source(source: Any) -> None:

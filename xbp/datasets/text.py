@@ -32,7 +32,8 @@ def load_text(
         Of shape (N,), in the smallest unsigned type that holds them: uint8, uint16 or uint32.
     vocabulary : list of str or bytes
         ``vocabulary[t]`` is what token t stands for: the characters that occur, in the order of
-        their code points; or all 256 bytes.
+        their code points; or all 256 bytes. Of "banana" the tokens are 1 0 2 0 2 0, and the
+        vocabulary is ["a", "b", "n"].
 
     Raises
     ------
@@ -40,15 +41,6 @@ def load_text(
         `unit` is something else.
     DataError
         The file is missing, empty, no plain file, cannot be read, or is not in UTF-8.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "text")
-    >>> _ = path.write_text("banana")
-    >>> tokens, vocabulary = load_text(path)
-    >>> tokens.tolist(), vocabulary
-    ([1, 0, 2, 0, 2, 0], ['a', 'b', 'n'])
     """
     choice("unit", unit, ("characters", "bytes"))
     name = repr(str(path))

@@ -36,7 +36,7 @@ from xbp.primitives import write_row
 from xbp.training.callbacks.base import Training
 from xbp.training.frozen import Frozen, same
 from xbp.training.metrics.averages import Mean, counted
-from xbp.training.metrics.counting import CountingMetric, Metric, len_of
+from xbp.training.metrics.counting import CountingMetric, Metric
 from xbp.training.results import CheckedLoss
 from xbp.training.rows import Rows
 from xbp.training.state import Pair
@@ -126,16 +126,16 @@ class CapturedSteps:
         if self.recordings is not None:
             self.recordings.begin(order)
 
-    def step(self, k: int) -> None:
+    def step(self, k: int, size: int, batch: Pair | None = None) -> None:
         if self.recordings is not None:
             rates = next_rates(self.trainer.optimizer)
             self.lr = rates[0]
             try:
-                if self.recordings.step(k, rates):
+                if batch is None and self.recordings.step(k, size, rates):
                     return
             except Exception as error:
                 self.give_up(error)
-        self.eager.step(k)
+        self.eager.step(k, size, batch)
         self.lr = self.eager.lr
 
     def give_up(self, error: Exception) -> None:
@@ -240,7 +240,7 @@ class Recordings:
         self.unflushed = []
         self.rows.begin(order)
 
-    def step(self, k: int, rates: list[float]) -> bool:
+    def step(self, k: int, size: int, rates: list[float]) -> bool:
         """Make step k = 1, 2, … of the epoch; returns False if it must be an eager step.
 
         Raises
@@ -250,11 +250,11 @@ class Recordings:
         """
         if any(parameter.grad is not None for parameter in self.frozen.parameters):
             return False  # the user accumulates gradients
-        size = min(self.batch_size, len_of(self.rows.order) - (k - 1) * self.batch_size)
         recording = self._recording(size)
         if not self.rows.ready(k, rates):
             self.flush()
-            self.rows.move(k)
+            # Of an epoch whose end is not known, no schedule is asked for more than this step.
+            self.rows.move(k, max(1, self.trainer.steps_per_epoch - k + 1))
         if recording.phase is Phase.WARM_UP:
             recording.warm_up()
         else:

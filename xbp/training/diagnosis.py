@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from xbp.backend import Array, array_namespace, to_numpy
-from xbp.nested import leaves
+from xbp.nested import each, leaves
 from xbp.nn import trace
 from xbp.random import Stream
 from xbp.training.state import Pieces
 
-Place: TypeAlias = "tuple[Array, Array, Array]"
+Place: TypeAlias = "tuple[Any, Any, Array]"
 """All x, all y, and which of them are the batch."""
 
 
-def batch_of(x: Array, y: Array, indices: Array) -> tuple[Array, Array]:
-    xp = array_namespace(x)
-    return xp.take(x, indices, axis=0), xp.take(y, indices, axis=0)
+def batch_of(x: Any, y: Any, indices: Array) -> tuple[Any, Any]:
+    take = array_namespace(indices).take
+    batch, target = (each(lambda part: take(part, indices, axis=0), parts) for parts in (x, y))
+    return batch, target
 
 
-def not_finite(pieces: Pieces, seed: int, value: float, epoch: int, step: int, place: Place) -> str:
+def not_finite(
+    pieces: Pieces,
+    seed: int,
+    value: float,
+    epoch: int,
+    step: int,
+    place: Place,
+    where: str = "",
+) -> str:
     """One sentence: the first thing that is not finite, of data, layers and loss, in this order.
 
     Parameters
@@ -37,6 +46,8 @@ def not_finite(pieces: Pieces, seed: int, value: float, epoch: int, step: int, p
         Which step of the epoch has that loss, counted from 0.
     place : (x, y, indices)
         On a device the step may be an earlier one than that of this batch.
+    where : str
+        What the numbers of samples are counted in, if not all of them: ``" of this batch"``.
     """
     optimizer, (x, y, _) = pieces.optimizer, place
     rate = max(optimizer.rates_at(optimizer.steps))
@@ -44,7 +55,7 @@ def not_finite(pieces: Pieces, seed: int, value: float, epoch: int, step: int, p
     broken = [f"{n}[{i}]" for n, a in (("x", x), ("y", y)) if (i := _first_broken(a)) is not None]
     if broken:
         what = "the input" if broken[0].startswith("x") else "the target"
-        culprit, advice = f"{what}: check the data, first {broken[0]}", ""
+        culprit, advice = f"{what}: check the data, first {broken[0]}{where}", ""
     else:
         culprit = _layer(pieces, seed, batch_of(*place)[0]) or "the loss itself: check the targets"
     if optimizer.steps == 0:
@@ -72,7 +83,7 @@ def spoiled(pieces: Pieces, epoch: int) -> str:
     )
 
 
-def _layer(pieces: Pieces, seed: int, batch: Array) -> str:
+def _layer(pieces: Pieces, seed: int, batch: Any) -> str:
     """The first layer whose output is not finite, as it would be in training."""
     stream = Stream(seed, step=pieces.optimizer.steps)
     for name, layer, output in trace(pieces.model, batch, training=True, rng=stream):
@@ -81,12 +92,13 @@ def _layer(pieces: Pieces, seed: int, batch: Array) -> str:
     return ""
 
 
-def _first_broken(array: Array) -> int | None:
+def _first_broken(arrays: Any) -> int | None:
     """The first sample in which something is infinite or nan."""
-    if _finite(array):
-        return None
-    finite = np.isfinite(to_numpy(array))
-    return int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
+    for array in leaves(arrays):
+        if not _finite(array):
+            finite = np.isfinite(to_numpy(array))
+            return int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
+    return None
 
 
 def _finite(array: Array) -> bool:

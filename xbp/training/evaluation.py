@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
 
 from xbp.backend import Array, array_namespace
 from xbp.nested import each
 from xbp.nn import Layer
+from xbp.training.feeds import Feed
 from xbp.training.memory import enough_memory
 from xbp.training.metrics.averages import Averages
-from xbp.training.metrics.counting import len_of
 from xbp.training.results import CheckedLoss
 from xbp.training.state import Pieces
-from xbp.training.steps import batch_indices
 
 
-def evaluate(pieces: Pieces, x: Array, y: Array, batch_size: int) -> dict[str, float]:
+def evaluate(pieces: Pieces, feed: Feed, batch_size: int) -> dict[str, float]:
     """The loss and each metric over all samples.
 
     Raises
@@ -24,26 +25,25 @@ def evaluate(pieces: Pieces, x: Array, y: Array, batch_size: int) -> dict[str, f
         A batch needs more memory than there is; the sentence says which size may do.
     """
     measured, loss = Averages(pieces.loss, pieces.metrics), CheckedLoss(pieces.loss)
-    with enough_memory(x, batch_size, "evaluating", pieces.model):
-        for batch, target in zip(_slices(x, batch_size), _slices(y, batch_size), strict=True):
-            prediction = pieces.model(batch)
-            measured.add(loss(prediction, target)[0], prediction, target)
-        return measured.result()
+    with closing(feed.batches(batch_size)) as batches:
+        for batch, target in batches:
+            with enough_memory(batch, batch_size, "evaluating", pieces.model):
+                prediction = pieces.model(batch)
+                measured.add(loss(prediction, target)[0], prediction, target)
+    return measured.result()
 
 
-def predict(model: Layer, x: Array, batch_size: int) -> Array:
-    """The model's outputs for all samples.
+def predict(model: Layer, inputs: Iterator[Any], batch_size: int) -> Array:
+    """The model's outputs for all batches of inputs.
 
     Raises
     ------
     OutOfMemoryError
         A batch needs more memory than there is; the sentence says which size may do.
     """
-    with enough_memory(x, batch_size, "predicting", model):
-        outputs = [model(batch) for batch in _slices(x, batch_size)]
-        return each(lambda *parts: array_namespace(x).concat(parts, axis=0), *outputs)
-
-
-def _slices(array: Array, size: int) -> Iterator[Array]:
-    for k in range(1, -(-len_of(array) // size) + 1):
-        yield batch_indices(array, k, size)
+    outputs: list[Any] = []
+    for batch in inputs:
+        with enough_memory(batch, batch_size, "predicting", model):
+            outputs.append(model(batch))
+    with enough_memory(batch, batch_size, "predicting", model):
+        return each(lambda *parts: array_namespace(parts[0]).concat(parts, axis=0), *outputs)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from xbp.backend import Array, to_numpy
 from xbp.errors import on_one_line
 from xbp.training.files.tensors import plain_scalar
-from xbp.training.state import Pair, Pieces
+from xbp.training.state import Pieces
+
+
+class Described(Protocol):
+    """Data that can be told from others."""
+
+    def digests(self, what: str) -> dict[str, str]: ...
 
 
 class Fingerprint:
@@ -21,16 +27,14 @@ class Fingerprint:
     ----------
     pieces : Pieces
     batch_size : int
-    data : (x, y)
-    validation : (x, y) or None
+    data, validation : Described
+        Asked for digests when the description is wanted, as all data may be read for them.
     """
 
     def __init__(
-        self, pieces: Pieces, batch_size: int, data: Pair, validation: Pair | None
+        self, pieces: Pieces, batch_size: int, data: Described, validation: Described | None
     ) -> None:
-        self.data = {"x": data[0], "y": data[1]}
-        if validation is not None:
-            self.data |= {"the validation x": validation[0], "the validation y": validation[1]}
+        self.data, self.validation = data, validation
         optimizer, loss = pieces.optimizer, pieces.loss
         self.options = {
             "the model": repr(pieces.model),
@@ -46,7 +50,9 @@ class Fingerprint:
     @cached_property
     def description(self) -> dict[str, Any]:
         """The options, and digests of the data, as JSON values."""
-        found = self.options | {name: _digest(array) for name, array in self.data.items()}
+        found = self.options | self.data.digests("")
+        if self.validation is not None:
+            found |= self.validation.digests("the validation")
         return json.loads(json.dumps(found, default=plain_scalar))  # type: ignore[no-any-return]
 
 
@@ -76,7 +82,7 @@ def _described(thing: Any) -> Any:
     return f"{name}({', '.join(shown)})"
 
 
-def _digest(array: Array) -> str:
+def digest_of(array: Array) -> str:
     import hashlib  # here, as it would take milliseconds of `import xbp`
 
     host = np.asarray(to_numpy(array), order="C")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from xbp.backend import Array, asked_for, backend_of, free_memory, on_host, out_of_memory
 from xbp.errors import OutOfMemoryError
+from xbp.nested import each, leaves
 from xbp.nn import Layer, for_parameters
 from xbp.nn.statistics import buffers_kept
 from xbp.training.state import Pieces
@@ -27,13 +28,14 @@ def step_too_large(
         """Forward and backward of a smaller batch."""
         try:
             with buffers_kept(pieces.model):
-                batch, target = x[:size, ...], y[:size, ...]
+                batch = each(lambda part: part[:size, ...], x)
+                target = each(lambda part: part[:size, ...], y)
                 prediction, backward = pieces.model.forward(batch, training=True, rng=0)
                 for_parameters(backward)(pieces.loss(prediction, target)[1])
         finally:
             pieces.optimizer.zero_grad()
 
-    return too_large("a step", error, x, batch_size, attempt)
+    return too_large("a step", error, leaves(x)[0], batch_size, attempt)
 
 
 @contextmanager
@@ -50,7 +52,11 @@ def enough_memory(x: Array, size: int, what: str, model: Layer) -> Iterator[None
         if not out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)
-        raise too_large(what, error, x, size, lambda n: model(x[:n, ...])) from None
+
+        def attempt(n: int) -> None:
+            model(each(lambda part: part[:n, ...], x))
+
+        raise too_large(what, error, leaves(x)[0], size, attempt) from None
 
 
 def too_large(

@@ -32,7 +32,7 @@ class Rows:
     Attributes
     ----------
     order : array (N,) of int64
-        The order of the samples in this epoch.
+        Which rows of the data the batches of this epoch are, one after the other.
     slot : array (1,) of int64
         The row of the next step, on the device; each captured step adds 1.
     row : int
@@ -78,15 +78,22 @@ class Rows:
     def _place(self, step: int) -> list[int]:
         return [step, self.optimizer.steps, *self.optimizer.counts]
 
-    def move(self, step: int) -> None:
-        """Fill the rows for the steps from `step` on, and begin with row 0."""
+    def move(self, step: int, left: int) -> None:
+        """Fill the rows for the steps from `step` on, and begin with row 0.
+
+        Parameters
+        ----------
+        step : int
+        left : int
+            How many steps are left in the epoch, this one included.
+        """
         optimizer, first = self.optimizer, self.optimizer.steps
-        left = -(-len_of(self.order) // self.batch_size) - step + 1
         rows = range(min(left, self.count))
         self.rates = [optimizer.rates_at(first + i) for i in rows]
         table = [_coefficients(optimizer, rates, i) for i, rates in enumerate(self.rates)]
         self.lengths = [len(own) for own in table[0]]
-        places = [((step - 1 + i) * self.batch_size, *words_of(first + i)) for i in rows]
+        size, period = self.batch_size, len_of(self.order)
+        places = [((step - 1 + i) * size % period, *words_of(first + i)) for i in rows]
         _fill(self.places, places)
         width = max(self.lengths)
         host = np.asarray(

@@ -60,8 +60,17 @@ class Stepper(Protocol):
     def begin(self, order: Array) -> None:
         """Begin an epoch, with this order of the samples."""
 
-    def step(self, k: int) -> None:
-        """Make step k = 1, 2, … of the epoch; loss and metrics go to the averages of the state."""
+    def step(self, k: int, size: int, batch: Pair | None = None) -> None:
+        """Make step k = 1, 2, … of the epoch; loss and metrics go to the averages of the state.
+
+        Parameters
+        ----------
+        k : int
+        size : int
+            The number of samples.
+        batch : (x, y), optional
+            The samples, where they are not in the data.
+        """
 
     def flush(self) -> None:
         """Pass results that are still kept by the stepper to the averages, without a wait."""
@@ -100,14 +109,16 @@ class EagerSteps:
     def begin(self, order: Array) -> None:
         self.order = order
 
-    def step(self, k: int) -> None:
-        trainer, (x, y) = self.trainer, self.data
+    def step(self, k: int, size: int, batch: Pair | None = None) -> None:
+        trainer, (x, y) = self.trainer, self.data if batch is None else batch
         state = trainer.state
         self.lr = next_rates(trainer.optimizer)[0]
         try:
-            batch, target = batch_of(x, y, batch_indices(self.order, k, trainer.batch_size))
-            prediction = trainer.step(batch, target)
-            state.averages.add(state.loss, prediction, target)
+            if batch is None:
+                rows = batch_indices(self.order, k, trainer.batch_size, size)
+                batch = batch_of(x, y, rows)
+            prediction = trainer.step(*batch)
+            state.averages.add(state.loss, prediction, batch[1])
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -123,7 +134,7 @@ class EagerSteps:
         self.data, self.order = (None, None), None
 
 
-def batch_indices(order: Array, k: int, batch_size: int) -> Array:
-    """The samples in the batch of step k = 1, 2, …"""
-    # The Array API standard leaves slices beyond the end undefined.
-    return order[(k - 1) * batch_size : min(k * batch_size, len_of(order)), ...]
+def batch_indices(order: Array, k: int, batch_size: int, size: int) -> Array:
+    """Which rows are the batch of step k = 1, 2, …; see `xbp.training.feeds`."""
+    start = (k - 1) * batch_size % len_of(order)
+    return order[start : start + size, ...]

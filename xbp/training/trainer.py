@@ -10,7 +10,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from xbp.arguments import described, integer
 from xbp.backend import Array, Backend, get_backend, on_device_of
+from xbp.data.sources import is_stream
 from xbp.errors import InputError, NonFiniteError
+from xbp.nested import leaves
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.random import Seed, Stream, fresh_seed
@@ -18,19 +20,20 @@ from xbp.training.callbacks.base import Callback, begun, told_not_finite
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
 from xbp.training.diagnosis import spoiled
+from xbp.training.door.batches import Gate, refuse_targets
 from xbp.training.door.callbacks import adds_names, callbacks_of, expected_names
 from xbp.training.door.data import admit, admit_alone, check_alike, pair_of
 from xbp.training.door.pieces import check_pieces, compare, examine, parameters_of
 from xbp.training.door.schedule import check_schedule, steps_to_come
 from xbp.training.epoch import train_epoch
 from xbp.training.evaluation import evaluate, predict
+from xbp.training.feeds import Feed, Resident, Streamed, slices, streamed_inputs
 from xbp.training.files.checkpoints import Checkpoint, open_checkpoint
 from xbp.training.files.resume import restore
 from xbp.training.fingerprint import Fingerprint
 from xbp.training.history import History
 from xbp.training.interrupt import stop_on_interrupt
 from xbp.training.metrics.averages import Averages
-from xbp.training.metrics.counting import len_of
 from xbp.training.metrics.names import MetricLike, find_metrics
 from xbp.training.results import CheckedLoss
 from xbp.training.state import Pair, TrainingState
@@ -186,10 +189,10 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         epochs: int = 1,
         batch_size: int = 32,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: Any = None,
         callbacks: Iterable[Callback] | None = (),
         *,
         verbose: bool | None = None,
@@ -206,11 +209,14 @@ class Trainer:
         ----------
         x, y : arrays of any library, with samples along the first axis
             Moved to the model's backend as a whole, once; floating-point x is converted to the
-            dtype of the model's parameters.
+            dtype of the model's parameters. In place of both, as `x` alone: a source
+            (`xbp.data.Source`), or any iterable of batches (x, y), such as a PyTorch DataLoader,
+            which is gone through once an epoch. Their batches are read ahead by a thread, and
+            copied to the device beside its work.
         epochs : int, default 1
         batch_size : int, default 32
-            The last batch of an epoch may be smaller.
-        validation_data : (x, y), optional
+            The last batch of an epoch may be smaller. An iterable has batches of its own.
+        validation_data : (x, y), source or iterable of batches, optional
             Evaluated after each epoch.
         callbacks : iterable of Callback
         verbose : bool, optional
@@ -233,7 +239,8 @@ class Trainer:
             Before the first step: data do not fit each other, the model, the loss or a metric; a
             callback monitors a name that no record will have; the schedule gives no learning rate
             for the last step; or the checkpoint belongs to another run. During training: the loss,
-            a metric, a schedule or a callback returned something other than numbers.
+            a metric, a schedule or a callback returned something other than numbers; a batch of a
+            source or an iterable does not fit.
         DataError
             The checkpoint is malformed.
         NonFiniteError
@@ -253,6 +260,12 @@ class Trainer:
 
         Notes
         -----
+        A source is shuffled as arrays are: one over arrays gives, bit for bit, the run of the
+        arrays, and a resumed run goes on within an epoch. An iterable has an order of its own: a
+        run resumes between two of its epochs, and as exactly as it repeats itself; in the middle
+        of an epoch that is refused. Where it has no length, the number of steps is not known before
+        the end of an epoch, and a schedule is not compared with it.
+
         The steps of an epoch never wait for a device, apart from callbacks that read values. The
         host waits before them, to check data and targets, and after them, to read losses and
         metrics for the record and the result of the validation.
@@ -262,41 +275,47 @@ class Trainer:
             raise InputError(msg)
         epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
-        given, callbacks = (x, y), callbacks_of(callbacks)
+        callbacks = callbacks_of(callbacks)
         # Model, loss, optimizer and data, checked before the first step.
         self._checked = CheckedLoss(self.loss)
         if parameters_of(self) != self._compared:
             compare(self.model, self.loss, self.optimizer)
             self._compared = parameters_of(self)
-        data, validation = self._admit(x, y), None
+        feed, validation = self._feed(x, y, self.batch_size, passes=epochs), None
+        self.batch_size = feed.batch_size
         if validation_data is not None:
-            validation = self._admit(*pair_of(validation_data))
-            check_alike(validation, data)
+            stream = is_stream(validation_data)
+            pair = (validation_data, None) if stream else pair_of(validation_data)
+            validation = self._feed(pair[0], pair[1], 512, passes=epochs)
+            check_alike(validation.example, feed.example)
         # The plan of this fit.
         self.expected = expected_names(self.quantities, validated=validation is not None)
         self.may_have_more = adds_names(self.metrics.values(), callbacks)
-        self.steps_per_epoch = -(-len_of(data[0]) // self.batch_size)
+        self.steps_per_epoch = feed.steps
         self.resumed = None if resume is None else open_checkpoint(resume)
+        if self.resumed is not None:
+            feed.check_entry(self.resumed.steps_done)
         first = self.resumed.first_epoch if self.resumed else self.epochs_done
         self.last_epoch = first + epochs
         self.state.begin_fit(first)
         steps = steps_to_come(
             self.optimizer.steps, epochs * self.steps_per_epoch, self.steps_per_epoch, self.resumed
         )
-        check_schedule(self.optimizer, callbacks, steps)
+        check_schedule(self.optimizer, callbacks, steps, open_end=not feed.steps)
         if on_terminal() if verbose is None else verbose:
             callbacks.append(ProgressBar())
         # Callbacks that write files are called last, so that they save the state of the others.
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
-        stepper = self._new_stepper(given, data)
+        feed.make_room()
+        stepper = self._new_stepper(feed.data if is_stream(x) else (x, y), feed.data)
         try:
-            self.fingerprint = Fingerprint(self, self.batch_size, data, validation)
+            self.fingerprint = Fingerprint(self, self.batch_size, feed, validation)
             with stop_on_interrupt(self.stop), begun(self.callbacks, self):
                 if self.resumed:
                     restore(self, self.resumed)
                 while self.epochs_done < self.last_epoch and not self.stop_reason:
                     try:
-                        train_epoch(self, stepper, data, validation)
+                        train_epoch(self, stepper, feed, validation)
                         if validation is None and self.epochs_done == self.last_epoch:
                             self._check_parameters()  # no later loss would show it
                     except NonFiniteError as error:
@@ -313,8 +332,10 @@ class Trainer:
         return self.history
 
     @_on_its_device
-    def evaluate(self, x: Any, y: Any, batch_size: int = 512) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, batch_size: int = 512) -> dict[str, float]:
         """The loss and each metric over a whole set, in inference mode.
+
+        The set is arrays x and y; or as `x` alone a source, or an iterable of batches (x, y).
 
         Raises
         ------
@@ -324,11 +345,13 @@ class Trainer:
             A batch needs more memory than there is; the message suggests a size.
         """
         batch_size = integer("batch_size", batch_size, least=1)
-        return evaluate(self, *self._admit(x, y), batch_size)
+        return evaluate(self, self._feed(x, y, batch_size), batch_size)
 
     @_on_its_device
     def predict(self, x: Any, batch_size: int = 512) -> Array:
         """The model's outputs for all samples, in inference mode, where the model lives.
+
+        Samples are an array; or those of a source or an iterable of batches, x alone or (x, y).
 
         Raises
         ------
@@ -338,8 +361,11 @@ class Trainer:
             A batch needs more memory than there is; the message suggests a size.
         """
         batch_size = integer("batch_size", batch_size, least=1)
-        x = admit_alone(self.model, x, self.sample_shape)
-        return predict(self.model, x, batch_size)
+        if is_stream(x):
+            batches = streamed_inputs(x, Gate(self), batch_size, self._backend())
+        else:
+            batches = slices(admit_alone(self.model, x, self.sample_shape), batch_size)
+        return predict(self.model, batches, batch_size)
 
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""
@@ -409,11 +435,19 @@ class Trainer:
     def _backend(self) -> Backend:
         return self.model.backend() or get_backend()
 
-    def _admit(self, x: Any, y: Any) -> Pair:
-        """Data, moved to the model and checked."""
-        (x, y), self.quantities = admit(self, x, y)
-        self.sample_shape = tuple(x.shape[1:])
-        return x, y
+    def _feed(self, x: Any, y: Any, batch_size: int, passes: int = 1) -> Feed:
+        """Data, checked, and where the steps find them."""
+        feed: Feed
+        if is_stream(x):
+            refuse_targets(y)
+            gate = Gate(self)
+            feed = Streamed(x, gate, batch_size, self._backend(), passes)
+            self.quantities = gate.quantities
+        else:
+            data, self.quantities = admit(self, x, y)
+            feed = Resident(data, batch_size)
+        self.sample_shape = tuple(leaves(feed.example[0])[0].shape[1:])
+        return feed
 
     def _check_parameters(self) -> None:
         if msg := spoiled(self, self.epochs_done):

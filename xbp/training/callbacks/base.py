@@ -24,7 +24,8 @@ class Training(Pieces, Protocol):
     model, loss, optimizer, metrics
         What is trained, how, and what is measured.
     batch_size, steps_per_epoch, last_epoch : int
-        The arguments of `fit`; epochs are counted over all calls of `fit`.
+        The arguments of `fit`; epochs are counted over all calls of `fit`. There are 0 steps an
+        epoch where an iterable does not say how many batches it has.
     seed : int
         Of shuffles and masks.
     epochs_done : int
@@ -86,7 +87,7 @@ class Training(Pieces, Protocol):
     def step(self, x: Array, y: Array) -> Array:
         """One update from a batch; returns the prediction."""
 
-    def evaluate(self, x: Any, y: Any, batch_size: int = 512) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, batch_size: int = 512) -> dict[str, float]:
         """The loss and each metric over a whole set, in inference mode."""
 
     def predict(self, x: Any, batch_size: int = 512) -> Array:

@@ -40,14 +40,14 @@ class ProgressBar(Callback):
 
     def on_epoch_begin(self, trainer: Training, epoch: int) -> None:
         self.task = self.progress.add_task(
-            f"epoch {epoch}/{trainer.last_epoch}", total=trainer.steps_per_epoch, status=""
+            f"epoch {epoch}/{trainer.last_epoch}", total=trainer.steps_per_epoch or None, status=""
         )
         self.began = self.progress.get_time()
         self.shown = 0.0
 
     def on_step_end(self, trainer: Training, step: int) -> None:
         now = self.progress.get_time()
-        if now - self.shown < 0.2 and step < trainer.steps_per_epoch:
+        if now - self.shown < 0.2 and step != trainer.steps_per_epoch:
             return
         self.shown = now
         rate = step * trainer.batch_size / max(now - self.began, 1e-9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from xbp.backend import (
     to_numpy,
 )
 from xbp.errors import InputError, OutOfMemoryError
-from xbp.nested import leaves
+from xbp.nested import each, leaves
 from xbp.nn import Layer, Loss
 from xbp.nn.embedding import check_tokens
 from xbp.nn.losses import advice
@@ -45,23 +45,33 @@ def place(model: Layer, x: Any) -> Array:
     try:
         x = backend.asarray(x)
         refuse_complex("x", x)
-        dtypes = model.dtypes()
-        if len(dtypes) != 1 or not is_floating(x) or x.dtype == dtypes[0]:
-            return x
-        dtype, name = dtypes[0], dtype_name(dtypes[0])
-        xp = array_namespace(x)
-        with np.errstate(over="ignore"):
-            converted = xp.astype(x, dtype)
-        lost = xp.any(xp.isfinite(x) & ~xp.isfinite(converted))
-        if bool(to_numpy(lost)):
-            msg = f"x holds numbers beyond the model's {name}; scale them, or use .astype on it"
-            raise InputError(msg)
+        return fitted(model, x)
     except Exception as error:
         if not out_of_memory(error):
             raise
         shape = getattr(x, "shape", "")
         msg = f"there is no room for data of shape {shape} on {backend}; give fewer at once"
         raise OutOfMemoryError(msg) from None
+
+
+def fitted(model: Layer, x: Array) -> Array:
+    """`x`, where it is, in the dtype of the model's parameters if both are floating-point.
+
+    Raises
+    ------
+    InputError
+        `x` holds numbers that are beyond the model's dtype.
+    """
+    dtypes = [dtype_name(dtype) for dtype in model.dtypes()]
+    if len(dtypes) != 1 or not is_floating(x) or dtype_name(x.dtype) in dtypes:
+        return x
+    (name,), xp = dtypes, array_namespace(x)
+    with np.errstate(over="ignore"):
+        converted = xp.astype(x, getattr(xp, name))
+    lost = xp.any(xp.isfinite(x) & ~xp.isfinite(converted))
+    if bool(to_numpy(lost)):
+        msg = f"x holds numbers beyond the model's {name}; scale them, or use .astype on it"
+        raise InputError(msg)
     return converted
 
 
@@ -102,7 +112,7 @@ def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> A
         raise InputError(msg)
     if x.ndim == 1:  # a layer may take a whole vector for one sample
         try:
-            _one_output(model, x)
+            one_output(model, x)
         except InputError as error:
             msg = (
                 f"x of shape {tuple(x.shape)} is no batch for this model ({error}); samples lie "
@@ -113,20 +123,22 @@ def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> A
     return x
 
 
-def _one_output(model: Layer, x: Array) -> Array:
-    """The model's output for the first sample.
+def one_output(model: Layer, x: Any) -> Array:
+    """The model's output for the first sample of an array, or of a tuple of arrays.
 
     Raises
     ------
     InputError
         The sample does not fit the model, or there is more than one output, or none.
     """
-    prediction = model(x[:1, ...])
+    x = each(lambda part: part[:1, ...], x)
+    prediction = model(x)
     for output in leaves(prediction):
         if output.ndim == 0 or len_of(output) != 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in leaves(x))
             msg = (
                 f"the model makes an output of shape {tuple(output.shape)} of one sample "
-                f"{tuple(x[:1, ...].shape)}; its first axis must be that of the samples"
+                f"{shapes}; its first axis must be that of the samples"
             )
             raise InputError(msg)
     return prediction
@@ -146,9 +158,12 @@ def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
     InputError
         They do not fit.
     """
-    model, loss, metrics = pieces.model, pieces.loss, pieces.metrics.values()
+    model = pieces.model
     if y is None:
-        msg = f"there are no targets: x and y must be arrays, got {described(x)} and None"
+        msg = (
+            f"there are no targets: x and y must be arrays, got {described(x)} and None; x alone "
+            "may be a source (xbp.data) or an iterable of batches (x, y)"
+        )
         raise InputError(msg)
     x, y = place(model, x), (model.backend() or get_backend()).asarray(y)
     refuse_complex("y", y)
@@ -158,16 +173,38 @@ def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
             f"{tuple(x.shape)} and {tuple(y.shape)}"
         )
         raise InputError(msg)
-    prediction = _one_output(model, x)
+    prediction = one_output(model, x)
     check_tokens(model, x)
-    check_single(model, loss, prediction)
+    check_single(model, pieces.loss, prediction)
+    check_targets(pieces.loss, pieces.metrics.values(), prediction, y)
+    return (x, y), quantities_of(pieces, prediction)
+
+
+def check_targets(loss: Any, metrics: Iterable[Metric], prediction: Any, y: Any) -> None:
+    """Refuse targets that do not fit such predictions.
+
+    Raises
+    ------
+    InputError
+    """
     if isinstance(loss, Loss):
         loss.check(prediction, y)
     for metric in metrics:
         metric.check(prediction, y)
-    quantities = ["loss", *_names(metrics, prediction)]
+
+
+def quantities_of(pieces: Pieces, prediction: Array) -> list[str]:
+    """The loss, and what the metrics measure of such predictions, by their names.
+
+    Raises
+    ------
+    InputError
+        Two have the same name.
+    """
+    names = (name for metric in pieces.metrics.values() for name in metric.names(prediction))
+    quantities = ["loss", *names]
     check_distinct(["epoch", "lr", *quantities])
-    return (x, y), quantities
+    return quantities
 
 
 def pair_of(validation_data: Any) -> tuple[Any, Any]:
@@ -193,6 +230,8 @@ def check_alike(validation: Pair, data: Pair) -> None:
     InputError
     """
     (x, y), (x_train, y_train) = validation, data
+    if any(isinstance(part, tuple) for part in (x, y, x_train, y_train)):
+        return
     if x.shape[1:] == x_train.shape[1:] and y.shape[1:] != y_train.shape[1:]:
         wanted, got = ("N", *y_train.shape[1:]), tuple(y.shape)
         msg = (
@@ -200,8 +239,3 @@ def check_alike(validation: Pair, data: Pair) -> None:
             f"{tuple(y_train.shape)}; give them alike{advice(wanted, got)}"
         )
         raise InputError(msg)
-
-
-def _names(metrics: Iterable[Metric], prediction: Array) -> Iterator[str]:
-    for metric in metrics:
-        yield from metric.names(prediction)

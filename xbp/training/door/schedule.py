@@ -32,8 +32,12 @@ def steps_to_come(steps: int, in_fit: int, in_epoch: int, resumed: Checkpoint | 
     return range(resumed.steps, resumed.steps - made + in_fit)
 
 
-def check_schedule(optimizer: Optimizer, callbacks: Sequence[Callback], steps: range) -> None:
+def check_schedule(
+    optimizer: Optimizer, callbacks: Sequence[Callback], steps: range, *, open_end: bool = False
+) -> None:
     """Compare the optimizer's schedule with the steps that will be made.
+
+    With `open_end`, their number is not known, and only the first is looked at.
 
     Raises
     ------
@@ -49,11 +53,13 @@ def check_schedule(optimizer: Optimizer, callbacks: Sequence[Callback], steps: r
     common = None if scheduled else optimizer._lr
     for lr in [common if own is None else own for own in optimizer.own_rates() or [None]]:
         if callable(lr):
-            _check(lr, steps.start, steps.stop)
+            _check(lr, steps.start, steps.start + 1 if open_end else steps.stop, open_end)
 
 
-def _check(schedule: Callable[[int], float], start: int, end: int) -> None:
+def _check(schedule: Callable[[int], float], start: int, end: int, open_end: bool) -> None:
     rate_of(schedule, f"step {start}", schedule(start))
+    if open_end:
+        return
     try:
         rate_of(schedule, f"step {end - 1}", schedule(end - 1))
     except InputError:

@@ -195,7 +195,7 @@ def _check_arrays(trainer: Training, checkpoint: Checkpoint) -> None:
             file.refuse(f"does not fit: its {name!r} is {got}, where {wanted} was expected")
     for name in expected.keys() - file.shapes.keys():
         file.refuse(f"does not fit: it lacks {name!r}")
-    if checkpoint.steps_done >= trainer.steps_per_epoch:
+    if checkpoint.steps_done >= trainer.steps_per_epoch > 0:
         file.refuse(
             f"is malformed: it stands at step {checkpoint.steps_done} of an epoch of "
             f"{trainer.steps_per_epoch} steps"

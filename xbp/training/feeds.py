@@ -1,0 +1,381 @@
+"""Feeds: where the steps of a `fit` find their batches, and evaluation its own.
+
+A batch lies in arrays where the model lives, and `order` says in which rows: for data that are
+there as a whole, a permutation of all rows. Batches that are read ahead lie in a ring of slots, one
+after the other, and step k, counted from 1, uses slot (k - 1) mod SLOTS. In both cases its rows are
+
+    order[s : s + size],    s = (k - 1) · batch size  mod  length of the order,
+
+so a step, captured or not, does not know which feed it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any, Protocol
+
+import numpy as np
+
+from xbp.backend import Array, Backend, backend_of, fill_slots, on_host, out_of_memory
+from xbp.data.ahead import Ahead
+from xbp.data.sources import Source, batches_of, inputs_of
+from xbp.errors import InputError, OutOfMemoryError
+from xbp.nested import each, leaves
+from xbp.random import permutation
+from xbp.training.diagnosis import Place, batch_of
+from xbp.training.door.batches import Gate
+from xbp.training.fingerprint import digest_of
+from xbp.training.metrics.counting import len_of
+from xbp.training.state import Pair
+from xbp.training.steps import batch_indices
+
+SLOTS = 3
+"""One for the step under way, one for the next batch, one for the batch that is being read."""
+
+
+class Feed(Protocol):
+    """The batches of a `fit`, epoch by epoch; there are two kinds, `Resident` and `Streamed`."""
+
+    data: Pair
+    """The arrays in which the batches lie."""
+
+    batch_size: int
+
+    steps: int
+    """In an epoch; 0 where that is not known before its end."""
+
+    example: Pair
+    """Some of the data, for their shapes."""
+
+    batch: Pair | None
+    """The batch of the present step, where it does not lie in the arrays."""
+
+    free: bool
+    """Whether reading a loss costs no wait for a device."""
+
+    where: str
+    """Of what a sample's number in a message is one."""
+
+    def check_entry(self, done: int) -> None:
+        """Refuse to begin after step `done` of an epoch, where that is not possible.
+
+        Raises
+        ------
+        InputError
+        """
+
+    def make_room(self) -> None:
+        """Training begins: the arrays are needed from here on."""
+
+    def begin(self, seed: int, epoch: int, done: int) -> Array:
+        """An epoch, counted from 0, begins after step `done`; returns the order."""
+
+    def receive(self, k: int) -> int:
+        """How many samples step k has; 0 where the epoch has ended before."""
+
+    def release(self) -> None:
+        """The step that received last has been asked for."""
+
+    def place(self, order: Array, k: int, size: int) -> Place:
+        """The batch of step k, the last one received, among the data."""
+
+    def ended(self, k: int) -> bool:
+        """Whether step k, which has been made, was the last one of its epoch."""
+
+    def finish(self) -> None:
+        """The epoch is over, or will not go on."""
+
+    def batches(self, size: int) -> Generator[Pair, None, None]:
+        """All data in their own order, where the model lives."""
+
+    def digests(self, what: str) -> dict[str, str]:
+        """What tells these data from others; `what` is "" or "the validation"."""
+
+
+class Resident:
+    """Arrays that lie where the model lives, as a whole. (A `Feed`.)"""
+
+    batch: Pair | None = None
+    where = ""
+
+    def __init__(self, data: Pair, batch_size: int) -> None:
+        self.data = self.example = data
+        self.length, self.batch_size = len_of(data[0]), batch_size
+        self.steps = -(-self.length // batch_size)
+        self.free = on_host(data[0])
+
+    def check_entry(self, done: int) -> None:
+        """Anywhere."""
+
+    def make_room(self) -> None:
+        """They are there."""
+
+    def begin(self, seed: int, epoch: int, done: int) -> Array:
+        return backend_of(self.data[0]).asarray(permutation(seed, epoch, self.length))
+
+    def receive(self, k: int) -> int:
+        return max(0, min(self.batch_size, self.length - (k - 1) * self.batch_size))
+
+    def release(self) -> None:
+        """The arrays stay."""
+
+    def place(self, order: Array, k: int, size: int) -> Place:
+        return *self.data, batch_indices(order, k, self.batch_size, size)
+
+    def ended(self, k: int) -> bool:
+        return k == self.steps
+
+    def finish(self) -> None:
+        """Nothing is under way."""
+
+    def batches(self, size: int) -> Generator[Pair, None, None]:
+        x, y = self.data
+        yield from zip(slices(x, size), slices(y, size), strict=True)
+
+    def digests(self, what: str) -> dict[str, str]:
+        return {f"{what} {n}".strip(): digest_of(a) for n, a in zip("xy", self.data, strict=True)}
+
+
+class Streamed:
+    """Batches of a source, or of an iterable, read ahead by a thread. (A `Feed`.)
+
+    The thread reads a batch, checks it, and has it brought to a slot. A batch whose shape or dtype
+    is not that of the first one, or that holds tuples of arrays, is brought over as it is.
+
+    Parameters
+    ----------
+    data : Source, or iterable of batches (x, y)
+    gate : Gate
+    batch_size : int
+        Of an iterable it is the size of the first batch.
+    backend : Backend
+        Where the model lives.
+    passes : int
+        How often the data will be gone through.
+
+    Raises
+    ------
+    InputError
+        The first batch does not fit, or there is none; an iterator, which can be gone through once,
+        is given for more.
+    OutOfMemoryError
+        There is no room for the slots.
+    """
+
+    where = " of this batch"
+
+    def __init__(
+        self,
+        data: Source | Iterable[Any],
+        gate: Gate,
+        batch_size: int,
+        backend: Backend,
+        passes: int = 1,
+    ) -> None:
+        self.source, self.gate, self.backend = data, gate, backend
+        self.indexed = isinstance(data, Source)
+        self.held: Iterator[Any] | None = None  # a pass that has begun
+        self.ahead: Ahead[tuple[int, Pair | None]] | None = None
+        self.batch: Pair | None = None
+        self.slot = 0
+        if isinstance(data, Source):
+            self.batch_size = min(batch_size, len(data))
+            self.steps = -(-len(data) // self.batch_size)
+            self.order = np.arange(len(data))
+            first = data.batch(self.order[: self.batch_size])
+        else:
+            first = self._first(data, passes)
+            self.steps = _length(data)
+        self.example = gate.admit(first)
+        if not self.indexed:
+            self.batch_size = _samples(self.example)
+        self.data: Pair = (None, None)
+        self.free = on_host(backend.asarray(np.zeros(1)))
+
+    def _first(self, data: Iterable[Any], passes: int) -> Any:
+        """The first batch of an iterable, which the first pass then begins with."""
+        iterator = iter(data)
+        if iterator is data and passes > 1:
+            msg = (
+                f"this {type(data).__name__} can be gone through once, where {passes} times are "
+                "needed; give an iterable that begins anew, such as a list or a DataLoader, or a "
+                "data.Function"
+            )
+            raise InputError(msg)
+        for first in iterator:
+            self.held = _after(first, iterator)
+            return first
+        msg = f"this {type(data).__name__} gives no batches; give at least one"
+        raise InputError(msg)
+
+    # --- training ---
+
+    def check_entry(self, done: int) -> None:
+        if done and not self.indexed:
+            msg = (
+                f"the checkpoint stands at step {done} of an epoch, and an iterable of batches "
+                "cannot be entered there; resume from a checkpoint between two epochs, or give a "
+                "source, such as data.Files or data.Function"
+            )
+            raise InputError(msg)
+
+    def make_room(self) -> None:
+        """Make the slots, of the shapes of the first batch."""
+        if any(isinstance(part, tuple) for part in self.example):
+            return
+        rows = SLOTS * self.batch_size
+        try:
+            x, y = (
+                self.backend.asarray(np.zeros((rows, *part.shape[1:]), part.dtype))
+                for part in self.example
+            )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            msg = (
+                f"there is no room for {SLOTS} batches of {self.batch_size} samples on "
+                f"{self.backend}; take a smaller batch size"
+            )
+            raise OutOfMemoryError(msg) from None
+        self.data, self.slots = (x, y), fill_slots([x, y], SLOTS)
+
+    def begin(self, seed: int, epoch: int, done: int) -> Array:
+        if isinstance(self.source, Source):
+            order = permutation(seed, epoch, len(self.source))
+            hosts = batches_of(self.source, order, self.batch_size, done)
+        else:
+            hosts = self._pass()
+        self.ahead = Ahead(self._read(hosts, done), SLOTS - 2)
+        return self.backend.asarray(np.arange(SLOTS * self.batch_size))
+
+    def _pass(self) -> Iterator[Any]:
+        held, self.held = self.held, None
+        return iter(self.source) if held is None else held  # type: ignore[arg-type]
+
+    def _read(self, hosts: Iterator[Any], done: int) -> Iterator[tuple[int, Pair | None]]:
+        """In the thread: the size of each batch, and the batch itself where no slot takes it."""
+        for index, given in enumerate(hosts, done):
+            pair = self.gate(given)
+            size = _samples(pair)
+            if self._fits(pair) and self.gate.knows(pair[0]):
+                self.slots.fill(index % SLOTS, pair)
+                yield size, None
+            else:
+                yield size, pair
+
+    def _fits(self, pair: Pair) -> bool:
+        return self.data[0] is not None and all(
+            not isinstance(part, tuple)
+            and part.dtype == like.dtype
+            and part.shape[1:] == like.shape[1:]
+            and len(part) <= self.batch_size
+            for part, like in zip(pair, self.example, strict=True)
+        )
+
+    def receive(self, k: int) -> int:
+        assert self.ahead is not None
+        self.batch, self.slot = None, (k - 1) % SLOTS
+        size, pair = next(self.ahead, (0, None))
+        if pair is not None:
+            self.gate.meet(pair)
+            self.batch = self._placed(pair)
+        elif size:
+            self.slots.receive(self.slot)
+        elif k == 1:
+            msg = (
+                f"this {type(self.source).__name__} gives no batches in this epoch; give an "
+                "iterable that begins anew with each epoch"
+            )
+            raise InputError(msg)
+        return size
+
+    def release(self) -> None:
+        if self.batch is None:
+            self.slots.release(self.slot)
+
+    def place(self, order: Array, k: int, size: int) -> Place:
+        rows = batch_indices(order, k, self.batch_size, size)
+        x, y = self.batch or batch_of(*self.data, rows)
+        return x, y, self.backend.asarray(np.arange(size))
+
+    def ended(self, k: int) -> bool:
+        return self.ahead is None or not self.ahead.more()
+
+    def finish(self) -> None:
+        self.batch = None
+        if self.ahead is not None:
+            self.ahead.close()
+
+    # --- evaluation, and what tells the data from others ---
+
+    def batches(self, size: int) -> Generator[Pair, None, None]:
+        if isinstance(self.source, Source):
+            hosts = batches_of(self.source, self.order, size)
+        else:
+            hosts = self._pass()
+        with closing(self._pairs(hosts)) as pairs:
+            yield from pairs
+
+    def _pairs(self, hosts: Iterator[Any]) -> Generator[Pair, None, None]:
+        with Ahead(self.gate(host) for host in hosts) as ahead:
+            for pair in ahead:
+                self.gate.meet(pair)
+                yield self._placed(pair)
+
+    def _placed(self, pair: Pair) -> Pair:
+        x, y = (each(self.backend.asarray, part) for part in pair)
+        return x, y
+
+    def digests(self, what: str) -> dict[str, str]:
+        name = f"{what or 'the'} data"
+        if isinstance(self.source, Source):
+            return {name: self.source.fingerprint()}
+        return {name: f"an iterable of batches, a {type(self.source).__name__}"}
+
+
+def slices(array: Array, size: int) -> Iterator[Array]:
+    """An array, piece by piece along its first axis."""
+    length = len_of(array)
+    for start in range(0, length, size):
+        yield array[start : min(start + size, length), ...]  # no slices past the end: the standard
+
+
+def streamed_inputs(
+    data: Source | Iterable[Any], gate: Gate, size: int, backend: Backend
+) -> Iterator[Any]:
+    """The inputs of a source or an iterable, read ahead, where the model lives.
+
+    Raises
+    ------
+    InputError
+        There are none, or they hold no numbers that the model can take.
+    """
+    if isinstance(data, Source):
+        data = batches_of(data, np.arange(len(data)), size)
+    none = True
+    with Ahead(gate.inputs(inputs_of(batch)) for batch in data) as ahead:
+        for x in ahead:
+            none = False
+            gate.meet_tokens(x)
+            yield each(backend.asarray, x)
+    if none:
+        msg = "there is nothing to predict: the iterable gives no batches"
+        raise InputError(msg)
+
+
+def _samples(pair: Pair) -> int:
+    return len(leaves(pair[1])[0])
+
+
+def _length(data: Iterable[Any]) -> int:
+    """How many batches an iterable says it has; 0 where it does not say so."""
+    try:
+        return len(data)  # type: ignore[arg-type]
+    except TypeError:
+        return 0
+
+
+def _after(first: Any, iterator: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from iterator
