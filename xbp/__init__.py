@@ -10,7 +10,7 @@ from xbp import registry
 from xbp._version import __version__
 
 if TYPE_CHECKING:
-    from xbp import datasets, errors, initializers, models, nn, optim, random, training
+    from xbp import data, datasets, errors, initializers, models, nn, optim, random, training
     from xbp.backend import (
         Backend,
         asarray,
@@ -29,6 +29,7 @@ __all__ = [
     "Trainer",
     "asarray",
     "available_backends",
+    "data",
     "datasets",
     "errors",
     "get_backend",
@@ -44,8 +45,17 @@ __all__ = [
 ]
 
 _ROOMS = {
-    *("accelerators", "arguments", "backend", "datasets", "errors", "initializers", "models"),
-    *("nn", "optim", "paths", "primitives", "random", "training"),
+    *(
+        "accelerators",
+        "arguments",
+        "backend",
+        "data",
+        "datasets",
+        "errors",
+        "initializers",
+        "models",
+    ),
+    *("models", "nn", "optim", "paths", "primitives", "random", "training"),
 }
 registry.offer("numpy", "xbp.accelerators.cpu")
 registry.offer("cupy", "xbp.accelerators.cuda")

@@ -58,9 +58,8 @@ class Gate:
         """
         x, y = as_pair(batch)
         x = each(lambda part: fitted(self.pieces.model, part), x)
-        for name, parts in (("x", x), ("y", y)):
-            for part in leaves(parts):
-                refuse_complex(name, part)
+        for part in leaves(y):
+            refuse_complex("y", part)
         prediction = self.known.get(_kind(x))
         if prediction is not None:
             check_targets(self.loss, self.pieces.metrics.values(), prediction, y)
@@ -129,7 +128,6 @@ class Gate:
         """
         x = each(lambda part: fitted(self.pieces.model, part), x)
         for part in leaves(x):
-            refuse_complex("x", part)
             if part.ndim == 0 or len(part) == 0:
                 msg = f"there is nothing to predict: a batch is {described(part)}"
                 raise InputError(msg)

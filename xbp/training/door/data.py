@@ -43,9 +43,7 @@ def place(model: Layer, x: Any) -> Array:
     """
     backend = model.backend() or get_backend()
     try:
-        x = backend.asarray(x)
-        refuse_complex("x", x)
-        return fitted(model, x)
+        return fitted(model, backend.asarray(x))
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -60,8 +58,9 @@ def fitted(model: Layer, x: Array) -> Array:
     Raises
     ------
     InputError
-        `x` holds numbers that are beyond the model's dtype.
+        `x` holds complex numbers, or some that are beyond the model's dtype.
     """
+    refuse_complex("x", x)
     dtypes = [dtype_name(dtype) for dtype in model.dtypes()]
     if len(dtypes) != 1 or not is_floating(x) or dtype_name(x.dtype) in dtypes:
         return x
