@@ -172,7 +172,7 @@ def test_no_layer_and_no_optimizer_knows_an_array_library(path: Path) -> None:
     assert list(offences(path.read_text(encoding="utf-8"))) == []
 
 
-def test_on_the_ground_floor_libraries_are_named_in_their_table_and_by_their_graphs_alone() -> None:
+def test_on_the_ground_floor_libraries_are_named_in_their_table_graphs_and_slots_alone() -> None:
     """numpy is everywhere the host, and array_api_compat the way to a namespace."""
     named = {
         (path.stem, found.rpartition(" ")[2])
@@ -181,7 +181,7 @@ def test_on_the_ground_floor_libraries_are_named_in_their_table_and_by_their_gra
     }
     others = {(name, library) for name, library in named if library not in ("np", "numpy")}
     others -= {("arrays", "array_api_compat")}
-    assert {name for name, _ in others} == {"libraries", "graphs"}
+    assert {name for name, _ in others} == {"libraries", "graphs", "slots"}
 
 
 def test_the_layers_and_optimizers_are_among_the_files_checked() -> None:

@@ -479,3 +479,77 @@ def test_a_batch_size_beyond_the_data() -> None:
     twin = trainer_of()
     twin.fit(X, Y, epochs=2, batch_size=SAMPLES)
     assert trainer.history.records == twin.history.records
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def speaker(vocabulary: int) -> nn.Sequential:
+    return nn.Sequential(nn.Embedding(vocabulary, 4, rng=0), nn.Flatten(), nn.Linear(12, 3, rng=1))
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_tokens_are_looked_at_where_they_come_in(place: str, at: int) -> None:
+    """An index out of range would wrap on a GPU, silently."""
+    tokens = np.random.default_rng(0).integers(0, 7, (SAMPLES, 3))
+    calls = []
+
+    def batch(indices: Any) -> Any:
+        calls.append(1)
+        x = tokens[indices]
+        x[0, 1] = 7 if len(calls) == at + 1 else x[0, 1]
+        return x, Y[indices]
+
+    model = speaker(7)
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.1), rng=7)
+    with pytest.raises(InputError, match="7"):
+        trainer.fit(data.Function(batch, SAMPLES), batch_size=BATCH)
+    calls.clear()
+    with pytest.raises(InputError, match="7"):
+        trainer.predict(data.Function(batch, SAMPLES), batch_size=BATCH)
+
+
+def test_the_model_is_shown_each_range_of_tokens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xbp.training.door import batches
+
+    shown: list[Any] = []
+    check = batches.check_tokens
+    monkeypatch.setattr(
+        batches, "check_tokens", lambda model, x: (shown.append(x.tolist()), check(model, x))
+    )
+    tokens = np.sort(np.random.default_rng(0).integers(0, 7, (SAMPLES, 3)), axis=0)
+    model, twin = speaker(9), speaker(9)
+    runs = [
+        xbp.Trainer(m, nn.CrossEntropyLoss(), optim.SGD(m.parameters(), 0.1), rng=7)
+        for m in (model, twin)
+    ]
+    runs[0].fit(data.Arrays(tokens, Y), epochs=3, batch_size=BATCH)
+    runs[1].fit(tokens, Y, epochs=3, batch_size=BATCH)
+    assert runs[0].history.records == runs[1].history.records
+    assert 1 <= len(shown) <= 7  # at most once for each greatest token, not once a batch
+    assert all(row == [row[0]] * 3 for ends in shown for row in ends)
+
+
+def test_places_with_vocabularies_of_their_own_have_their_own_bounds() -> None:
+    class Columns(nn.Layer):
+        def __init__(self) -> None:
+            self.first, self.second = nn.Embedding(3, 2, rng=0), nn.Embedding(9, 2, rng=1)
+
+        def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+            (a, back_a), (b, back_b) = self.first.forward(x[:, 0]), self.second.forward(x[:, 1])
+
+            def backward(dy: Any) -> Any:
+                back_a(dy)
+                back_b(dy)
+
+            return a + b, backward
+
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.integers(0, 3, SAMPLES), rng.integers(0, 9, SAMPLES)], axis=1)
+    x[:BATCH] = 0, 4
+    model = nn.Sequential(Columns(), nn.Linear(2, 3, rng=0))
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.1), rng=7)
+    trainer.fit(data.Arrays(x, Y), epochs=2, batch_size=BATCH)
+    x[30, 0] = 3
+    with pytest.raises(InputError, match="3"):
+        trainer.fit(data.Arrays(x, Y), epochs=1, batch_size=BATCH)
