@@ -1,4 +1,4 @@
-"""Where a loss that is infinite or nan comes from."""
+"""The origin of a loss that is infinite or nan."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def not_finite(
     epoch : int
         Counted from 1.
     step : int
-        Which step of the epoch has that loss, counted from 0.
+        The step of the epoch with that loss, counted from 0.
     place : (x, y, indices)
         On a device the step may be an earlier one than that of this batch.
     where : str
@@ -67,7 +67,7 @@ def not_finite(
 
 
 def spoiled(pieces: Pieces, epoch: int) -> str:
-    """One sentence, if the last step has made a trainable parameter infinite or nan; else empty."""
+    """One sentence if the last step made a trainable parameter infinite or nan; else empty."""
     named = list(pieces.model.named_parameters())
     if not named:
         return ""

@@ -1,4 +1,4 @@
-"""What happened during training, epoch by epoch."""
+"""The history of a training, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xbp.errors import UnknownNameError
 from xbp.training.files.writing import replacing
 
 Record: TypeAlias = "dict[str, float]"
-"""One epoch: its number, the learning rate, the loss, and what else was measured."""
+"""One epoch: its number, the learning rate, the loss, and other measured values."""
 
 
 class History:
@@ -21,10 +21,11 @@ class History:
     Attributes
     ----------
     records : list of dict
-        One an epoch: ``"epoch"`` (from 1), ``"lr"`` (of its last step), ``"loss"``, each metric,
-        and for validation data each of these with ``"val_"`` before it.
+        One for each epoch: ``"epoch"`` (from 1), ``"lr"`` (of its last step), ``"loss"``, each
+        metric, and the same on validation data with the prefix ``"val_"``.
     seconds : list of float
-        How long each epoch took, validation included; not a record, as it never repeats.
+        The duration of each epoch, validation included. It is not part of the records, as it
+        differs from run to run.
     stopped : str
         Why training ended: one sentence.
 
@@ -42,7 +43,7 @@ class History:
         self.stopped = ""
 
     def __getitem__(self, name: str) -> list[float]:
-        """One quantity over all epochs that have it.
+        """The values of one quantity in all epochs that have it.
 
         Raises
         ------
@@ -61,12 +62,12 @@ class History:
         return len(self.records)
 
     def names(self) -> list[str]:
-        """Every quantity recorded, in order of appearance; epoch, lr and loss always are."""
+        """The names of all quantities, in order of appearance, after epoch, lr and loss."""
         recorded = (name for record in self.records for name in record)
         return list(dict.fromkeys(["epoch", "lr", "loss", *recorded]))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the records as CSV, a column for each quantity, numbers in full precision.
+        """Write the records as CSV, with a column for each quantity and numbers in full precision.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Ctrl-C ends training after the current step, and loses nothing."""
+"""Ctrl-C, which ends training after the current step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ INTERRUPTED = "interrupted by Ctrl-C"
 
 @contextmanager
 def stop_on_interrupt(stop: Callable[[str], object]) -> Iterator[None]:
-    """Let the first Ctrl-C call `stop` with the reason, and the second one do what it did before.
+    """Let the first Ctrl-C call `stop` with the reason, and restore the handler for the second.
 
-    Nothing is changed outside of the main thread (Python forbids it), where SIGINT is ignored, or
-    where its handler is not Python's and could not be put back. A handler that is set in the
-    meantime stays in place.
+    Nothing changes outside the main thread (Python forbids it), if SIGINT is ignored, or if its
+    handler is not Python's and could not be restored. A handler that is set within the block stays
+    in place.
     """
     previous = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()

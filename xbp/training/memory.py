@@ -1,4 +1,4 @@
-"""What to do where a step needs more memory than there is."""
+"""Advice after a step that needs more memory than there is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARRAYS = 4
 def step_too_large(
     pieces: Pieces, batch_size: int, error: Exception, x: Array, y: Array
 ) -> OutOfMemoryError:
-    """One sentence in place of `error`, which a step of training raised."""
+    """The error to raise in place of `error`, which a training step raised."""
     traceback.clear_frames(error.__traceback__)  # they hold the arrays of the step
     pieces.optimizer.zero_grad()
 
@@ -40,7 +40,7 @@ def step_too_large(
 
 @contextmanager
 def enough_memory(x: Array, size: int, what: str, model: Layer) -> Iterator[None]:
-    """One sentence in place of an error in the block, in which `model` is given batches of `x`.
+    """Replace an error about memory in the block, in which `model` takes batches of `x`.
 
     Raises
     ------
@@ -62,22 +62,22 @@ def enough_memory(x: Array, size: int, what: str, model: Layer) -> Iterator[None
 def too_large(
     what: str, error: Exception, x: Array, size: int, attempt: Callable[[int], object]
 ) -> OutOfMemoryError:
-    """One sentence in place of `error`: what was asked for, and which batch size may do.
+    """The error to raise in place of `error`: what was asked for, and a batch size that may fit.
 
-    On a device smaller ones are attempted; on the host, where a system may promise memory that it
-    does not have, and end the process that takes it, the size of what was asked for has to do.
+    On a device, smaller batches are attempted. On the host, the size of the failed request decides
+    alone: a system may promise memory that it does not have, and kill the process that uses it.
 
     Parameters
     ----------
     what : str
-        What needs too much, as in ``"a step"``.
+        What needs too much memory, such as ``"a step"``.
     error : Exception
     x : array
-        Where it happened.
+        The data.
     size : int
         The batch size.
     attempt : callable
-        The same with a smaller batch size.
+        Computes the same with a smaller batch size.
     """
     asked, free, given = asked_for(error), free_memory(x), min(size, x.shape[0])
     fitting = given
@@ -92,7 +92,7 @@ def too_large(
             break
     else:
         advice = "not even a batch size of 1 would fit: take a smaller model or dtype"
-    free_memory(x)  # gives back what the attempts took, for whatever the process does next
+    free_memory(x)  # releases the memory of the attempts
     wanted = f"{in_words(asked)} were asked for" if asked else "more was asked for than there is"
     there = f", {in_words(free)} were free" if free else ""
     msg = f"{what} with batch size {size} needs too much memory: {wanted}{there}; "
@@ -100,7 +100,7 @@ def too_large(
 
 
 def _succeeds(attempt: Callable[[int], object], size: int) -> bool:
-    """Whether an attempt with batches of this size finds its memory."""
+    """Whether an attempt with batches of this size has enough memory."""
     try:
         attempt(size)
     except Exception as error:

@@ -1,8 +1,8 @@
-"""Pictures of a training: learning curves and a confusion matrix, by matplotlib.
+"""Figures of a training: learning curves and a confusion matrix, by matplotlib.
 
-Each function makes a `matplotlib.figure.Figure` of its own, without pyplot: no window, no global
-state, and nothing to close. ``figure.savefig("curves.png")`` writes it. matplotlib, which comes
-with the ``plot`` extra, is imported only when a function is called.
+Each function returns a new `matplotlib.figure.Figure`, made without pyplot: no window, no global
+state, and nothing to close. ``figure.savefig("curves.png")`` writes it. matplotlib comes with the
+``plot`` extra, and is imported only when a function is called.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAINING, VALIDATION, CORRECT = "#1f77b4", "#d95f02", "#e4e8ec"
-MOST_NUMBERED_CLASSES = 30  # with more, counts in the cells could not be read
+MOST_NUMBERED_CLASSES = 30
+"""With more classes, counts in the cells would be illegible."""
 
 
 def plot_learning_curves(history: History, *, validation: str = "validation") -> Figure:
-    """Loss and accuracy over the epochs; the accuracy's panel is left out where there is none.
+    """Loss and accuracy over the epochs, without a panel for the accuracy if there is none.
 
     Parameters
     ----------
     history : History
-        Of at least one epoch.
+        With at least one epoch.
     validation : str, default "validation"
-        What the legend calls the validation data.
+        The name of the validation data in the legend.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -39,7 +40,7 @@ def plot_learning_curves(history: History, *, validation: str = "validation") ->
         axes = figure.add_subplot(1, len(panels), index)
         curves = ((name, "training", TRAINING), (f"val_{name}", validation, VALIDATION))
         for key, label, colour in curves:
-            # An epoch that was interrupted has not been validated.
+            # An interrupted epoch has no validation.
             points = [(r["epoch"], r[key]) for r in history.records if key in r]
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, markersize=4)
@@ -55,10 +56,10 @@ def plot_learning_curves(history: History, *, validation: str = "validation") ->
 
 
 def plot_confusion_matrix(matrix: NDArray[np.int64]) -> Figure:
-    """The counts of a `confusion_matrix`, its mistakes coloured by their number.
+    """The counts of a `confusion_matrix`, with mistakes coloured by their number.
 
-    The correct ones on the diagonal, many times as many, stay out of the colour scale, so that
-    the mistakes can be told apart.
+    The diagonal is left out of the colour scale, as its much larger counts would hide differences
+    between mistakes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What functions of the user return, as the numbers that training works with."""
+"""Return values of a user's functions, checked and converted to the numbers that training uses."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def value_of(what: str, value: Any, beside: Array) -> Array:
     Parameters
     ----------
     what : str
-        Whose value it is, for messages.
+        What returned the value, for messages.
     value : Python number, numpy scalar or 0-d array of any library
 
     Raises
     ------
     InputError
-        It is something else.
+        The value is of another kind.
     """
     library = library_of(value)
     if library is not None and value.ndim == 0:
@@ -43,12 +43,12 @@ def value_of(what: str, value: Any, beside: Array) -> Array:
 
 
 def number_of(what: str, value: Any) -> float:
-    """`value`, a Python number, numpy scalar or 0-d array of any library, as a Python number.
+    """`value` (Python number, numpy scalar or 0-d array of any library) as a Python number.
 
     Raises
     ------
     InputError
-        It is something else.
+        The value is of another kind.
     """
     if type(value) in (int, float) and not _is_too_large(value):
         return value  # type: ignore[no-any-return]
@@ -61,17 +61,17 @@ def number_of(what: str, value: Any) -> float:
 
 
 def _is_too_large(value: Any) -> bool:
-    """Whether it is an int or a fraction beyond the largest float."""
+    """Whether `value` is an int or a fraction beyond the largest float."""
     return isinstance(value, Rational) and not is_finite(value)
 
 
 def make_plain(record: dict[str, Any], who: str) -> None:
-    """Make Python numbers of all that a record holds, after `who` may have changed it.
+    """Convert the values of a record, which `who` may have changed, to Python numbers.
 
     Raises
     ------
     InputError
-        Something is no number, or its name no string.
+        A value is no number, or a name is no string.
     """
     for name, value in record.items():
         if not isinstance(name, str):
@@ -87,7 +87,7 @@ def numbers_of(what: str, numbers: Any) -> dict[str, float]:
     Raises
     ------
     InputError
-        They are no mapping of names to numbers.
+        It is no mapping of names to numbers.
     """
     if not isinstance(numbers, Mapping):
         msg = f"the numbers of {what} must be a dict of names to numbers, got {described(numbers)}"
@@ -96,12 +96,12 @@ def numbers_of(what: str, numbers: Any) -> dict[str, float]:
 
 
 def check_distinct(names: Sequence[str]) -> None:
-    """Refuse names of which one stands for two quantities in the records.
+    """Refuse names that would stand for two quantities in the records.
 
     Raises
     ------
     InputError
-        Two are equal; or one is that of another on validation data.
+        Two names are equal; or one is "val_" and another.
     """
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -119,7 +119,7 @@ def check_distinct(names: Sequence[str]) -> None:
 
 
 def checked_loss(loss: Any, returned: Any, prediction: Array) -> tuple[Array, Array]:
-    """What a loss returned for `prediction`, as (value, gradient).
+    """The return value of a loss for `prediction`, as (value, gradient).
 
     Raises
     ------
@@ -157,7 +157,7 @@ def _check_gradient(what: str, gradient: Any, prediction: Array) -> None:
 
 
 class CheckedLoss:
-    """A loss, what it returns being checked where its type is a new one.
+    """A loss whose return value is checked whenever the type of its value changes.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class CheckedLoss:
 
     def __init__(self, loss: Any) -> None:
         self.loss = loss
-        self.known: type | None = None  # of its values, once they have been checked
+        self.known: type | None = None  # the type of a value that has been checked
 
     def __call__(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         returned = self.loss(prediction, target)

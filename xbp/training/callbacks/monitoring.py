@@ -1,4 +1,4 @@
-"""The value that a callback monitors: its name, its direction, its best."""
+"""The value that a callback monitors: its name, its direction, its best value."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from xbp.training.history import Record
 
 
 def monitored(record: Record, name: str) -> float:
-    """The value called `name`, or a sentence that says which ones there are."""
+    """The value called `name`, or an error that lists the names there are."""
     if name not in record:
         raise InputError(_no_such(name, list(record)))
     return record[name]
 
 
 def check_monitored(trainer: Training, name: str) -> None:
-    """Refuse a name that no record of this training will have, before its first step.
+    """Refuse, before the first step, a name that no record of this training will have.
 
     Raises
     ------
     InputError
-        There will be no such quantity, as far as that can be known: a callback of somebody else
-        may put more into the records.
+        No record will have it. A user's own callbacks may add names, so nothing is refused if
+        there are any.
     """
     if name not in trainer.expected and not trainer.may_have_more:
         raise InputError(_no_such(name, trainer.expected))
@@ -49,15 +49,15 @@ NEUTRAL = (
 def sign_of(monitor: str, mode: str) -> int:
     """1 where smaller is better, -1 where larger is.
 
-    In mode "auto" that is read from the words of the name, if all of them are known: larger is
+    Mode "auto" reads the direction from the words of the name, if it knows all of them: larger is
     better for accuracy, acc, precision, recall, f1, auc, …, smaller for loss, error, mse, … Words
-    end at ``_``, ``/``, ``.`` or a space, and a number after the first word says nothing; so
-    ``1-accuracy`` and ``-loss`` are names that nobody knows.
+    are separated by ``_``, ``/``, ``.`` or a space; numbers after the first word are ignored. So
+    ``1-accuracy`` and ``-loss`` are unknown names.
 
     Raises
     ------
     InputError
-        `mode` is none, or it is "auto" and the name says nothing, or both.
+        `mode` is invalid; or it is "auto" and the name is unknown or has words of both directions.
     """
     if choice("mode", mode, ("auto", "min", "max")) != "auto":
         return 1 if mode == "min" else -1

@@ -1,4 +1,4 @@
-"""A progress bar for terminals, by rich; it is imported only when it is shown."""
+"""A progress bar for terminals, by rich, which is imported when the bar is shown."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from xbp.training.history import Record
 
 
 class ProgressBar(Callback):
-    """A bar for the current epoch: samples a second, loss, time left; then the epoch on one line.
+    """A bar for the current epoch with samples per second, loss and time left; then one line.
 
-    The loss, for which the device must be waited for, is read a few times a second at most.
+    The loss, which the device must finish first, is read a few times a second at most.
     """
 
     def on_fit_begin(self, trainer: Training) -> None:
@@ -63,11 +63,11 @@ class ProgressBar(Callback):
 
 
 def epoch_line(trainer: Training, epoch: int, record: Record) -> str:
-    """What was measured in an epoch, on one line of a terminal."""
+    """The record of an epoch as one line."""
     names = [name for name in record if name not in ("epoch", "lr")]
     training = ", ".join(f"{n} {_shown(n, record)}" for n in names if not n.startswith("val_"))
     test = ", ".join(_shown(name, record) for name in names if name.startswith("val_"))
-    test = f" (test {test})" if test else ""  # not where the epoch was interrupted
+    test = f" (test {test})" if test else ""  # missing if the epoch was interrupted
     seconds = trainer.history.seconds[-1]
     return f"epoch {epoch}/{trainer.last_epoch}: {training}{test}, {seconds:.1f} s"
 
@@ -77,23 +77,23 @@ def _shown(name: str, record: Record) -> str:
 
 
 def percent(part: float, whole: float = 1) -> str:
-    """A share in percent, as in "98.76 %"; a dash for a share of nothing."""
+    """A share in percent, such as "98.76 %"; a dash if `whole` is 0."""
     return f"{100 * part / whole:.2f} %" if whole else "–"
 
 
 def on_terminal() -> bool:
-    """Whether a person watches the standard output."""
+    """Whether the standard output is a terminal."""
     try:
         return bool(sys.stdout.isatty())
-    except (AttributeError, ValueError, OSError):  # None, or without isatty, or closed
+    except (AttributeError, ValueError, OSError):  # it is None, has no isatty, or is closed
         return False
 
 
 class _Output:
-    """The standard output as rich needs it: whoever replaced it may have given it `write` alone.
+    """The standard output as rich needs it, even if a replacement has no method but `write`.
 
-    Once it fails (a terminal that was closed, a full disk), nothing more is written to it: training
-    goes on without a bar.
+    After a failure (a closed terminal, a full disk) nothing more is written, and training goes on
+    without a bar.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class _Output:
     def _as_long_as_it_works(self) -> Iterator[None]:
         try:
             yield
-        except Exception:  # of whatever class somebody made it
+        except Exception:  # a replaced output may raise anything
             self.stream = None
 
     def __getattr__(self, name: str) -> Any:

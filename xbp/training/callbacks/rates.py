@@ -1,4 +1,4 @@
-"""Learning rates that change from epoch to epoch."""
+"""Learning rates that change with the epoch."""
 
 from __future__ import annotations
 

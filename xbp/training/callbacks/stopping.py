@@ -15,28 +15,28 @@ from xbp.training.history import Record
 class EarlyStopping(Callback):
     """Stop when a monitored value has not improved for some epochs. (Prechelt 1998.)
 
-    Each `fit` begins anew: with no best value, no best parameters and all its patience. A value
-    that is infinite or nan is no improvement.
+    Each `fit` starts afresh, without a best value or best parameters, and with its whole patience.
+    A value that is infinite or nan is no improvement.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
         A name in the records.
     patience : int, default 3
-        After how many epochs without improvement training stops.
+        The number of epochs without improvement after which training stops.
     min_delta : float, default 0
-        By how much a value must be better than the best one to count as an improvement.
+        The least difference from the best value that counts as an improvement.
     mode : {"auto", "min", "max"}, default "auto"
-        Whether smaller or larger is better. "auto" knows it of xbp's metrics and losses, and of
-        other usual names (``acc``, ``auc``, ``mse``, ``error``, …), with or without ``val_``.
+        Whether smaller or larger is better. "auto" knows the names of xbp's metrics and losses and
+        other common ones (``acc``, ``auc``, ``mse``, ``error``, …), with or without ``val_``.
     restore_best : bool, default True
-        Whether the model gets back the parameters of its best epoch at the end.
+        Whether to restore the parameters of the best epoch at the end.
 
     Raises
     ------
     InputError
-        An argument is out of range, or mode "auto" does not know; or, in `fit`, there is no such
-        record.
+        An argument is out of range, or mode "auto" does not know the name; or, in `fit`, no record
+        will have it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
-            return  # it was stopped in the middle, and has not been validated
+            return  # stopped in the middle, without validation
         value = monitored(record, self.monitor)
         if improved(self.best, value, self.sign, self.min_delta):
             self.best, self.best_epoch = value, epoch
@@ -93,7 +93,7 @@ class EarlyStopping(Callback):
 class Convergence(Callback):
     """Stop when a monitored value changes by less than a tolerance from one epoch to the next.
 
-    Each `fit` begins anew: its first epoch is compared with none.
+    Each `fit` starts afresh: its first epoch is not compared with an earlier one.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class Convergence(Callback):
     Raises
     ------
     InputError
-        The tolerance is negative; or, in `fit`, there is no such record.
+        The tolerance is negative; or, in `fit`, no record will have the name.
     """
 
     def __init__(self, tolerance: float, monitor: str = "loss") -> None:
@@ -117,7 +117,7 @@ class Convergence(Callback):
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
-            return  # as above
+            return  # stopped in the middle, without validation
         value = monitored(record, self.monitor)
         if self.previous is not None and abs(value - self.previous) < self.tolerance:
             trainer.stop(f"{self.monitor} changed by less than {self.tolerance:g} in epoch {epoch}")
@@ -132,11 +132,11 @@ class Convergence(Callback):
 
 
 class TerminateOnNaN(Callback):
-    """Where the loss becomes infinite or nan, end training; without it, `fit` raises the reason.
+    """End training when the loss becomes infinite or nan, where `fit` would raise an error.
 
-    The reason is then ``history.stopped``: epoch, step, and the first layer whose output is not
-    finite. The epoch has no record. Training also ends after an epoch whose validation loss is not
-    finite.
+    The message of that error becomes ``history.stopped``: epoch, step, and the first layer whose
+    output is not finite. The epoch has no record. Training also ends after an epoch whose
+    validation loss is not finite.
     """
 
     def on_not_finite(self, trainer: Training, error: NonFiniteError) -> bool:

@@ -1,4 +1,4 @@
-"""Callbacks that write the records elsewhere as they come: CSV, TensorBoard, MLflow."""
+"""Callbacks that write each record as soon as it is complete: CSV, TensorBoard, MLflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xbp.training.history import Record
 
 
 class Tracker(Callback):
-    """Base of those that write each record somewhere: a subclass defines `begin` and `write`."""
+    """Base of callbacks that write records; a subclass defines `begin` and `write`."""
 
     def on_fit_begin(self, trainer: Training) -> None:
         self.begun = False
@@ -36,21 +36,20 @@ class Tracker(Callback):
         self.write(epoch, record)
 
     def begin(self, trainer: Training) -> None:
-        """After the first step: then it is known whether this is a run that was resumed."""
+        """After the first step, when it is known whether the run was resumed."""
 
     def write(self, epoch: int, record: Record) -> None:
-        """One epoch."""
+        """Write the record of an epoch."""
         raise NotImplementedError(f"{type(self).__name__} has no write(self, epoch, record)")
 
 
 class CSVLogger(Tracker):
-    """Write each record to a CSV file as soon as its epoch is over: a line an epoch.
+    """Write each record to a CSV file as soon as its epoch is over, as one line.
 
-    A line is written at once and whole, so the file of a run that was killed has whole lines; when
-    that run is resumed, the lines after its checkpoint are written anew. The columns are the
-    quantities of a whole epoch, also where the first one was stopped before its validation; what
-    callbacks put into the record of the first epoch comes after them. Else the file is that of
-    ``History.to_csv``.
+    Each line is written in one piece, so the file of a run that was killed has whole lines only;
+    when the run is resumed, the lines after its checkpoint are written again. The columns are the
+    quantities of a whole epoch, even if the first epoch was stopped before its validation, then
+    those that callbacks put into the first record. The format is that of ``History.to_csv``.
 
     Parameters
     ----------
@@ -58,17 +57,16 @@ class CSVLogger(Tracker):
     separator : str, default ","
         One character.
     append : bool, default False
-        Whether lines are added to a file that exists, of which no byte is changed; else it is
-        replaced after the first step, by each `fit`.
+        Whether to add lines to an existing file, whose bytes stay as they are. By default each
+        `fit` replaces it after the first step.
 
     Raises
     ------
     InputError
-        `separator` is no character, or `path` no path.
+        `separator` is not one character, or `path` is no path.
     DataError
-        In `fit`: the file cannot be written; or lines cannot be added to it, as it is no CSV file,
-        or has no columns for quantities of the records. Before the first step, but for what
-        callbacks put into a record.
+        In `fit`: the file cannot be written; or, with `append`, it is no CSV file, or lacks a
+        column. Found out before the first step, except for quantities that callbacks add.
 
     Examples
     --------
@@ -94,9 +92,9 @@ class CSVLogger(Tracker):
                 "give the path of a plain file"
             )
             raise DataError(msg)
-        self.size: int | None = None  # in bytes, after the last line of this run
+        self.size: int | None = None  # bytes up to the end of this run's last line
         self.expected = trainer.expected
-        self._change(None)  # find out now whether it can be written
+        self._change(None)  # fails now if the file cannot be written
         if self.append:
             self._check_columns(self._columns(), self.expected)
 
@@ -104,7 +102,7 @@ class CSVLogger(Tracker):
         if self.size is None and self.append:
             content = self._content()
             self.size = len(content)
-            if content and not content.endswith(b"\n"):  # the last line shall be one of its own
+            if content and not content.endswith(b"\n"):  # an unfinished last line
                 self._change(self.size, b"\r\n")
         self._change(self.size or 0)
 
@@ -120,7 +118,7 @@ class CSVLogger(Tracker):
         self._change(self.size or 0, text.getvalue().encode())
 
     def _check_columns(self, columns: list[str], names: list[str]) -> None:
-        """Refuse names that have no column, where there are columns."""
+        """Refuse names without a column, if there are columns."""
         unknown = [name for name in names if name not in columns]
         if columns and unknown:
             msg = (
@@ -130,7 +128,7 @@ class CSVLogger(Tracker):
             raise DataError(msg)
 
     def _columns(self) -> list[str]:
-        """The names in the first line; none of an empty file."""
+        """The names in the first line; none if the file is empty."""
         content = self._content()
         try:
             first = content.partition(b"\n")[0].decode("utf-8-sig")
@@ -150,7 +148,7 @@ class CSVLogger(Tracker):
             raise DataError(msg) from None
 
     def _change(self, size: int | None, line: bytes = b"") -> None:
-        """Cut the file to `size` bytes, and add a line, whole or not at all."""
+        """Truncate the file to `size` bytes, and add a line, whole or not at all."""
         try:
             with self.path.open("ab", buffering=0) as file:
                 if size is not None:
@@ -178,9 +176,9 @@ class CSVLogger(Tracker):
 class TensorBoard(Tracker):
     """Write each record for TensorBoard: ``tensorboard --logdir LOG_DIR`` then shows the curves.
 
-    There are two runs, ``train`` and ``validation``, so that ``loss`` and ``val_loss`` share a
-    diagram. After a resume, or in a folder used before, what is written takes the place of what
-    was there from its first epoch on.
+    It writes two of TensorBoard's runs, ``train`` and ``validation``, so that ``loss`` and
+    ``val_loss`` share a diagram. After a resume, or in a folder used before, new records replace
+    old ones from their first epoch on.
 
     Parameters
     ----------
@@ -232,8 +230,8 @@ class TensorBoard(Tracker):
             raise DataError(msg) from None
 
     def _write(self, run: str, epoch: int, numbers: dict[str, float]) -> None:
-        # SummaryWriter hands events to a thread, and its flush does not wait for that one; these
-        # are the parts of it that write at once.
+        # The parts of SummaryWriter that write synchronously; its own flush does not wait for the
+        # thread that writes its events.
         event = partial(self.messages.Event, step=epoch, wall_time=time.time())
         if run not in self.writers:
             folder = self.log_dir / run
@@ -241,7 +239,7 @@ class TensorBoard(Tracker):
             writer = self.files.EventsWriter(str(folder / "events"), f".{epoch:06}")
             start = self.messages.SessionLog(status=self.messages.SessionLog.START)
             self.writers[run] = writer
-            writer.write_event(event(session_log=start))  # what was there from this step on is void
+            writer.write_event(event(session_log=start))  # invalidates old events from this step on
         written = event()
         for name, value in numbers.items():
             written.summary.value.add(tag=name, simple_value=value)
@@ -250,26 +248,26 @@ class TensorBoard(Tracker):
 
     def on_fit_end(self, trainer: Training) -> None:
         writers, self.writers = self.writers, {}
-        with ExitStack() as stack:  # closes each of them, whatever becomes of the others
+        with ExitStack() as stack:  # closes every writer, even if another one fails
             for run, writer in writers.items():
                 stack.enter_context(self._one_sentence(self.log_dir / run))
                 stack.callback(writer.close)
 
 
 class MLflow(Tracker):
-    """Record each training as a run of MLflow: its options as parameters, each epoch as metrics.
+    """Log each training as a run of MLflow: its options as parameters, each epoch as metrics.
 
-    Inside ``with mlflow.start_run():`` that run is used; else one is begun and ended, as FAILED
-    where training raises. A training that is resumed goes on in the run that it began.
+    Inside ``with mlflow.start_run():`` that run is used. Otherwise a run is started and ended, as
+    FAILED if training raises. A resumed training continues the run that it started.
 
     Parameters
     ----------
     experiment : str, optional
     run_name : str, optional
     tracking_uri : str, optional
-        Where MLflow keeps its runs; by default where it is told to by its own settings.
+        Where MLflow keeps its runs; by default as in its own settings.
     parameters : mapping, optional
-        More parameters to be logged, beside the class and learning rate of the optimizer, the
+        Parameters to log in addition to the classes of model and optimizer, the learning rate, the
         batch size, the epochs and the seed.
 
     Raises
@@ -277,7 +275,7 @@ class MLflow(Tracker):
     BackendError
         MLflow is not installed.
     DataError
-        In `fit`: it cannot write its files, or reach its server.
+        In `fit`: MLflow cannot write its files or reach its server.
 
     Examples
     --------
@@ -300,8 +298,8 @@ class MLflow(Tracker):
     def on_fit_begin(self, trainer: Training) -> None:
         super().on_fit_begin(trainer)
         self.run_id: str | None = None
-        self.own = False  # whether the run is to be ended here
-        self.handled = sys.exc_info()[1]  # by whoever calls fit
+        self.own = False  # whether this callback started the run
+        self.handled = sys.exc_info()[1]  # an error that the caller of fit is handling
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -356,7 +354,7 @@ class MLflow(Tracker):
 
 
 def needed(module: str, what: str) -> Any:
-    """A module of an optional package, or one sentence that says how to get it."""
+    """A module of an optional package, or an error that says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,1 +1,1 @@
-"""What a training is asked to do, checked before its first step."""
+"""Checks of the arguments of a training, before its first step."""

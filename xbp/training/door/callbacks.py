@@ -1,4 +1,4 @@
-"""Callbacks, and the names that they will find in a record."""
+"""Callbacks, and the names in the records that they will see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def callbacks_of(given: Any) -> list[Callback]:
     Raises
     ------
     InputError
-        It is no iterable of them; or two of them write to one place, however it is spelled.
+        It is no iterable of callbacks; or two of them write to one place.
     """
     if given is None:
         return []
@@ -47,7 +47,7 @@ def callbacks_of(given: Any) -> list[Callback]:
 def _check_places(callbacks: list[Callback]) -> None:
     known: list[tuple[Callback, Any]] = []
     for callback in callbacks:
-        for name in ("path", "folder", "log_dir"):  # what xbp's own are called
+        for name in ("path", "folder", "log_dir"):  # the attributes of xbp's own callbacks
             place = vars(callback).get(name)
             if not isinstance(place, str | os.PathLike):
                 continue
@@ -62,7 +62,7 @@ def _check_places(callbacks: list[Callback]) -> None:
 
 
 def _check_hooks(callback: Callback) -> None:
-    """Refuse methods of somebody else's callback that cannot take what they will be given."""
+    """Refuse methods of a user's callback that do not accept their arguments."""
     for name, wanted in HOOKS.items():
         method = getattr(callback, name)
         if not str(getattr(method, "__module__", "")).startswith("xbp."):
@@ -70,12 +70,12 @@ def _check_hooks(callback: Callback) -> None:
 
 
 def expected_names(quantities: Sequence[str], *, validated: bool) -> list[str]:
-    """What the record of a whole epoch will hold, apart from what callbacks of others add."""
+    """The names in the record of a whole epoch, apart from those that a user's callbacks add."""
     return ["epoch", "lr", *quantities, *(f"val_{name}" for name in quantities if validated)]
 
 
 def adds_names(metrics: Iterable[Metric], callbacks: Sequence[Callback]) -> bool:
-    """Whether somebody else's callback or metric may put more into a record."""
+    """Whether a user's own callback or metric may add names to a record."""
     functions: list[Callable[..., Any]] = [callback.on_epoch_end for callback in callbacks]
     functions += [metric.numbers for metric in metrics if type(metric).names is Metric.names]
     return not all((f.__module__ or "").startswith("xbp.") for f in functions)

@@ -29,17 +29,16 @@ from xbp.training.state import Pair, Pieces
 
 
 def place(model: Layer, x: Any) -> Array:
-    """`x` where the model lives, and in its parameters' dtype if both are floating-point.
+    """`x` where the model lives, and in the dtype of its parameters if both are floating-point.
 
-    float64 becomes float32 for a model of float32, as training needs no more digits; integers,
-    which may be tokens, stay what they are.
+    float64 becomes float32 for a model of float32. Integers, which may be tokens, stay as they are.
 
     Raises
     ------
     InputError
-        `x` holds no numbers, or some that are beyond the model's dtype.
+        `x` holds no numbers, or numbers beyond the range of the model's dtype.
     OutOfMemoryError
-        There is no room for it.
+        There is not enough memory for it.
     """
     backend = model.backend() or get_backend()
     try:
@@ -75,7 +74,7 @@ def fitted(model: Layer, x: Array) -> Array:
 
 
 def refuse_complex(name: str, array: Array) -> None:
-    """Refuse complex numbers, of which training would keep the real part alone."""
+    """Refuse complex numbers, as training would drop their imaginary part."""
     if array_namespace(array).isdtype(array.dtype, "complex floating"):
         msg = (
             f"{name} holds complex numbers ({dtype_name(array.dtype)}), where real ones were "
@@ -85,14 +84,14 @@ def refuse_complex(name: str, array: Array) -> None:
 
 
 def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> Array:
-    """Data without targets where the model lives.
+    """Data without targets, moved to the model.
 
     Parameters
     ----------
     model : Layer
     x : array
     sample_shape : tuple of int or None
-        The shape of a sample of other data, if it is known.
+        The shape of a sample in earlier data, if there were any.
 
     Raises
     ------
@@ -109,7 +108,7 @@ def admit_alone(model: Layer, x: Any, sample_shape: tuple[int, ...] | None) -> A
             "axis were expected; give x[None]"
         )
         raise InputError(msg)
-    if x.ndim == 1:  # a layer may take a whole vector for one sample
+    if x.ndim == 1:  # a layer may take the whole vector as one sample
         try:
             one_output(model, x)
         except InputError as error:
@@ -128,7 +127,7 @@ def one_output(model: Layer, x: Any) -> Array:
     Raises
     ------
     InputError
-        The sample does not fit the model, or there is more than one output, or none.
+        The sample does not fit the model, or the number of outputs is not 1.
     """
     x = each(lambda part: part[:1, ...], x)
     prediction = model(x)
@@ -144,13 +143,13 @@ def one_output(model: Layer, x: Any) -> Array:
 
 
 def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
-    """Both arrays where the model lives, checked against each other, model, loss and metrics.
+    """Both arrays, moved to the model and checked against each other, model, loss and metrics.
 
     Returns
     -------
     data : (x, y)
     quantities : list of str
-        The loss, and what the metrics measure of such data.
+        The names of the loss and of the values that metrics give for such data.
 
     Raises
     ------
@@ -222,7 +221,7 @@ def pair_of(validation_data: Any) -> tuple[Any, Any]:
 
 
 def check_alike(validation: Pair, data: Pair) -> None:
-    """Refuse validation targets of another shape than those of training, where samples agree.
+    """Refuse validation targets of another shape than training targets, if the samples agree.
 
     Raises
     ------

@@ -16,12 +16,12 @@ from xbp.training.state import Pieces
 
 
 def check_pieces(model: Any, loss: Any, optimizer: Any) -> None:
-    """Refuse what is no model, loss or optimizer.
+    """Refuse a model, loss or optimizer of the wrong type.
 
     Raises
     ------
     InputError
-        Something has the wrong type, or a loss takes other arguments.
+        One of them has the wrong type, or a loss takes other arguments.
     """
     kinds: list[tuple[str, Any, type, str]] = [
         ("model", model, Layer, "an nn.Layer, such as nn.Sequential(…)"),
@@ -42,7 +42,7 @@ def check_pieces(model: Any, loss: Any, optimizer: Any) -> None:
 
 
 def examine(model: Layer, loss: Any, optimizer: Optimizer) -> None:
-    """Compare the pieces of a training with each other.
+    """Compare model, loss and optimizer with each other.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def examine(model: Layer, loss: Any, optimizer: Optimizer) -> None:
 
 
 def parameters_of(pieces: Pieces) -> tuple[int, ...]:
-    """The identities of the model's trainable parameters, and of the optimizer's."""
+    """The identities of the model's trainable parameters and the optimizer's parameters."""
     both = (pieces.model.parameters(), pieces.optimizer.parameters)
     return tuple(id(parameter) for parameters in both for parameter in parameters)
 
@@ -71,12 +71,13 @@ def compare(model: Layer, loss: Any, optimizer: Optimizer) -> None:
     Raises
     ------
     InputError
-        They have none in common.
+        They have no parameter in common.
 
     Warns
     -----
     UserWarning
-        A trainable one is missing, or some are of something else (than the model or the loss).
+        The optimizer lacks a trainable parameter, or has some that belong neither to the model nor
+        to the loss.
     """
     given = {id(parameter) for parameter in optimizer.parameters}
     own = {id(parameter) for _, parameter in model._all_names("")}
@@ -103,7 +104,7 @@ def compare(model: Layer, loss: Any, optimizer: Optimizer) -> None:
 
 
 def _check_end(model: Layer, loss: Any) -> None:
-    """Warn of a softmax or sigmoid before a loss that has one of its own."""
+    """Warn of a model that ends with a softmax or sigmoid if the loss has its own."""
     last = _last(model)
     has_own = isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss)
     if has_own and isinstance(last, Softmax | Sigmoid):
@@ -115,7 +116,7 @@ def _check_end(model: Layer, loss: Any) -> None:
 
 
 def check_single(model: Layer, loss: Any, prediction: Array) -> None:
-    """Warn of a softmax over a single output, which is 1 whatever the model says."""
+    """Warn of a softmax over a single output, which is always 1."""
     softmax = isinstance(_last(model), Softmax) or type(loss) is CrossEntropyLoss
     if softmax and getattr(prediction, "ndim", 0) == 2 and prediction.shape[1] == 1:
         warn(
@@ -125,14 +126,14 @@ def check_single(model: Layer, loss: Any, prediction: Array) -> None:
 
 
 def _last(model: Layer) -> Layer:
-    """The layer that the outputs come from, as far as containers tell."""
+    """The last layer, inside nested `Sequential`."""
     while isinstance(model, Sequential) and model.layers:
         model = model.layers[-1]
     return model
 
 
 def _check_attributes(model: Layer) -> None:
-    """Warn of floating-point arrays that a layer keeps without a `Parameter` around them."""
+    """Warn of floating-point arrays that a layer keeps outside a `Parameter`."""
     for layer in model.tree():
         for name, value in vars(layer).items():
             if name.startswith("_") or library_of(value) is None or isinstance(value, np.generic):

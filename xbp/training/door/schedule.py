@@ -15,16 +15,16 @@ from xbp.training.files.checkpoints import Checkpoint
 
 
 def steps_to_come(steps: int, in_fit: int, in_epoch: int, resumed: Checkpoint | None) -> range:
-    """The steps that will be made, as a schedule counts them.
+    """The steps that a `fit` will make, as a schedule counts them.
 
     Parameters
     ----------
     steps : int
-        How many the optimizer has made.
+        The number of steps that the optimizer has made.
     in_fit, in_epoch : int
-        How many a whole `fit` makes, and each of its epochs.
+        The number of steps in the whole `fit`, and in each of its epochs.
     resumed : Checkpoint or None
-        Where the `fit` goes on.
+        Where the `fit` resumes.
     """
     if resumed is None:
         return range(steps, steps + in_fit)
@@ -42,7 +42,7 @@ def check_schedule(
     Raises
     ------
     InputError
-        The rate of the last step is none, or cannot be computed.
+        The schedule gives no rate for the last step.
 
     Warns
     -----

@@ -1,4 +1,4 @@
-"""What is written of a training, and read again: weights, checkpoints, and any file, whole."""
+"""Files of a training: weights, checkpoints, and files that appear whole or not at all."""
 
 from xbp.training.files.writing import check_writable, replacing, write_text
 

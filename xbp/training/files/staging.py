@@ -1,9 +1,9 @@
-"""Folders in which files are written before they take their place, and what a kill leaves of them.
+"""Staging folders, in which files are written before a rename, and their removal after a kill.
 
-A writer holds a lock on its folder for as long as it lives; the system releases the lock of a
-process that was killed. So a folder that can be locked is a leftover, and the next writer beside it
-sweeps it. A lock counts on one host alone, whose name is part of the folder's; the folders of other
-hosts, and those of file systems without locks, are swept when they are a day old.
+A writer holds a lock on its folder as long as it lives; the system releases the lock of a process
+that was killed. So a folder that can be locked is a leftover, and the next writer in the same place
+removes it. A lock is valid on one host only, whose name is part of the folder's name; folders of
+other hosts, and on file systems without locks, are removed when they are a day old.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ OLD = 24 * 3600.0
 
 @contextmanager
 def staging(parent: Path) -> Iterator[Path]:
-    """A new, empty folder in `parent`, removed in the end; leftovers beside it go too.
+    """A new, empty folder in `parent`, removed at the end together with leftovers beside it.
 
-    A removal that fails is no failure of the work: the next writer tries again.
+    A failure to remove is ignored: the next writer tries again.
 
     Raises
     ------
     OSError
         The folder cannot be made.
     """
-    import shutil  # here, as it takes milliseconds of `import xbp`
+    import shutil  # here, as it would take milliseconds of `import xbp`
 
     folder, lock = _made(parent)
     try:
@@ -50,7 +50,7 @@ def staging(parent: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what writers that were killed have left in `parent`, as far as that can be done."""
+    """Remove the folders that killed writers left in `parent`, as far as possible."""
     import shutil
 
     with suppress(OSError), os.scandir(parent) as entries:
@@ -62,7 +62,7 @@ def sweep(parent: Path) -> None:
 
 
 def _made(parent: Path) -> tuple[Path, int | None]:
-    """A folder, and the descriptor whose lock says that it is in use, if there are such locks."""
+    """A new folder, and the descriptor that holds its lock, if the system has such locks."""
     import tempfile
 
     while True:
@@ -77,15 +77,15 @@ def _made(parent: Path) -> tuple[Path, int | None]:
                 return folder, lock
         except FileNotFoundError:
             pass
-        except OSError:  # no locks here, or none of folders
+        except OSError:  # a file system without locks, or without locks of folders
             return folder, lock
-        if lock is not None:  # another writer has swept the folder before it was locked
+        if lock is not None:  # another writer removed the folder before it was locked
             os.close(lock)
 
 
 @contextmanager
 def _locked(folder: str) -> Iterator[bool | None]:
-    """Whether the folder is in nobody's use, and locked; None where locks cannot tell."""
+    """Whether the folder is unused, and now locked; None if locks cannot tell."""
     if fcntl is None or not os.path.basename(folder).startswith(_prefix()):  # noqa: PTH119
         yield None
         return
@@ -104,5 +104,5 @@ def _locked(folder: str) -> Iterator[bool | None]:
 
 
 def _prefix() -> str:
-    """The beginning of the names of this host's folders."""
+    """The prefix of the names of this host's folders."""
     return f"{START}{re.sub(r'[^A-Za-z0-9]+', '_', platform.node())[:64]}-"

@@ -1,7 +1,7 @@
-"""Arrays and a JSON document in one safetensors file: one door out, and one door in.
+"""Arrays and a JSON document in one safetensors file: one function writes it, one class reads it.
 
-All of a file's content is of one moment, as it is one file. Reading it runs no code of its own and
-takes no memory for what its header only claims: the reader checks that claim against the file.
+As it is one file, its content belongs to one moment. Reading it runs no code from the file, and
+takes no memory for sizes that the header merely claims: they are checked against the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xbp.errors import DataError, InputError, on_one_line
 from xbp.paths import open_file, path_of
 from xbp.training.files.writing import replacing
 
-DTYPES = {  # of the format and numpy alike
+DTYPES = {  # that the format and numpy have in common
     "BOOL": "bool",
     "U8": "uint8",
     "I8": "int8",
@@ -35,9 +35,11 @@ DTYPES = {  # of the format and numpy alike
     "F64": "float64",
     "C64": "complex64",
 }
-KEY = "xbp"  # one entry of the metadata: several would come in any order, and files not repeat
+KEY = "xbp"
+"""The only entry of the metadata: several have no fixed order, and files would differ."""
 DIGEST = "sha256"
-MAX_HEADER = 100_000_000  # that of the format's own reader
+MAX_HEADER = 100_000_000
+"""The limit of the format's own reader, in bytes."""
 
 
 def write_tensors(
@@ -47,7 +49,7 @@ def write_tensors(
 ) -> None:
     """Write arrays of any library, and a JSON document; the file appears whole or not at all.
 
-    A digest of both goes with them, which `TensorFile.read` checks: safetensors has none.
+    It contains a digest of both, which `TensorFile.read` checks, as safetensors has no checksum.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def write_tensors(
 
 
 def plain_scalar(value: Any) -> Any:
-    """What JSON shall say for a number of numpy's."""
+    """A numpy scalar as a JSON value."""
     if isinstance(value, np.generic):
         return value.item()
     msg = f"a {type(value).__name__} cannot be saved; give numbers, texts, lists, dicts and arrays"
@@ -81,7 +83,7 @@ def plain_scalar(value: Any) -> Any:
 
 
 def _plain(name: str, value: Any) -> NDArray[Any]:
-    """`value` as an array in C order, of a dtype that the format has.
+    """`value` as a numpy array in C order, of a dtype that the format has.
 
     safetensors 0.8 stores the wrong bytes, silently, for arrays that are not C-contiguous:
     https://github.com/safetensors/safetensors/issues/825
@@ -97,7 +99,7 @@ def _plain(name: str, value: Any) -> NDArray[Any]:
 
 
 def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
-    """Bytes in the order of the format, also of an array that keeps them otherwise."""
+    """The bytes of an array in the byte order of the format."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
@@ -123,14 +125,14 @@ class TensorFile:
     ----------
     path : Path
     document : dict
-        What `write_tensors` was given; empty where another program wrote the file.
+        The document given to `write_tensors`; empty if another program wrote the file.
     shapes, dtypes : dict
-        Of each array, by name; dtypes by numpy's names.
+        Of each array, by its name; dtypes as numpy's names.
 
     Raises
     ------
     DataError
-        The file is missing, unreadable, no regular file, or no whole safetensors file; or its
+        The file is missing, unreadable, no regular file, or no complete safetensors file; or its
         document is malformed.
     """
 
@@ -138,8 +140,8 @@ class TensorFile:
         from safetensors import SafetensorError, safe_open
 
         self.path = path_of(path, "a safetensors file")
-        self.name = repr(str(path))  # quoted, so that a strange name cannot break a sentence
-        open_file(path, "a safetensors file").close()  # its reader takes any failure for absence
+        self.name = repr(str(path))  # quoted, as a name may have any characters
+        open_file(path, "a safetensors file").close()  # its reader calls any failure absence
         try:
             file: Any = safe_open(self.path, framework="np")
             names = file.keys()
@@ -171,7 +173,7 @@ class TensorFile:
         Raises
         ------
         DataError
-            They are not those that `write_tensors` wrote, or do not fit into memory.
+            The digest does not match, or the arrays do not fit into memory.
         """
         try:
             arrays = {name: self._file.get_tensor(name) for name in self.shapes}
@@ -185,13 +187,13 @@ class TensorFile:
         return arrays
 
     def refuse(self, why: str) -> NoReturn:
-        """Say in one sentence what is wrong with the file."""
+        """Raise a `DataError` that says what is wrong with the file."""
         msg = f"{self.name} {on_one_line(why)}"
         raise DataError(msg)
 
 
 def part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    """Those whose names begin with `prefix`, by the rest of their names."""
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()

@@ -1,4 +1,4 @@
-"""Weights in files that others can read and nobody can abuse: safetensors."""
+"""Weights in safetensors files, which other programs can read, and which run no code."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def save_weights(
     state : mapping of names to arrays of any library
     path : path-like
     model : Layer, optional
-        What the weights belong to. If it is one of `xbp.models`, the file says how it was made, so
-        that `load_model` can make it again.
+        The model of the weights. If it is one of `xbp.models`, the file says how to make it, for
+        `load_model`.
 
     Raises
     ------
@@ -55,14 +55,14 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 def load_model(path: str | os.PathLike[str]) -> Layer:
     """Make the model that a file of weights, or a checkpoint, was written from.
 
-    The file only says which of `xbp.models` it was, and with which arguments; nothing in it is
-    run. The model lives on the current backend.
+    The file names one of `xbp.models` and its arguments; no code from it is run. The model lives on
+    the current backend.
 
     Raises
     ------
     DataError
-        The file is missing or malformed; or it was not written by xbp, or for a model of one's own:
-        make that model and use `load_weights`.
+        The file is missing or malformed; or it was not written by xbp, or belongs to a user's own
+        model: make that model and use `load_weights`.
 
     Examples
     --------

@@ -1,11 +1,12 @@
-"""Files that appear whole or not at all, wherever their names lead.
+"""Files that appear whole or not at all.
 
-A new content is written beside the file, brought to the disk, and takes the place of the old one by
-a rename. What a rename would destroy is kept: a symbolic link is followed; what is no plain file
-(a terminal, ``/dev/null``, a FIFO, ``/dev/stdout``) is written to. Where the renamed file would be
-another one to its users (it has a second hard link, an owner who cannot be kept, a folder that may
-not be changed, or is a mount point), the whole content is copied over the old one, after room has
-been found for it: such a copy is not atomic.
+New content is written beside the file, flushed to the disk, and replaces the old file by a rename.
+
+- A symbolic link is followed.
+- Anything but a plain file (a terminal, ``/dev/null``, a FIFO, ``/dev/stdout``) is written to.
+- If a renamed file would lose properties of the old one (a second hard link, an owner that cannot
+  be kept, a folder that may not be changed, a mount point), the whole content is copied over the
+  old one, after space has been reserved for it. Such a copy is not atomic.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from xbp.training.files.staging import staging
 
 TABLES = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")
 """Folders that list the open files of a process."""
-MOST_LINKS = 40  # that the kernel follows
+MOST_LINKS = 40
+"""The number of links that the kernel follows."""
 NOT_TO_BE_RENAMED = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
 NO_NEIGHBOURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 REFUSED = ("a folder", "a block device", "a socket")
@@ -34,18 +36,18 @@ REFUSED = ("a folder", "a block device", "a socket")
 
 @contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
-    """A path to write to; its content then becomes that of `path`, whole or not at all.
+    """A temporary path to write to; its content then replaces that of `path`, whole or not at all.
 
-    The content is on the disk before the old one goes, and then the folder is, so that a power
-    failure finds the one or the other. Mode, owner, group and extended attributes of the old file
-    are kept; a new file has those of any file that the process makes (its umask). See the module
-    for links and special files.
+    The new content is flushed to the disk before the rename, and the folder after it, so that a
+    power failure leaves the old or the new file. Mode, owner, group and extended attributes of the
+    old file are kept; a new file has the process's defaults (its umask). For links and special
+    files see the module.
 
     Raises
     ------
     DataError
-        It cannot be written: its folder does not exist, the disk is full, it is a folder, a socket
-        or a block device, a FIFO that nobody reads, …
+        The file cannot be written: its folder does not exist, the disk is full, it is a folder, a
+        socket or a block device, a FIFO without a reader, …
     """
     target = None
     try:
@@ -62,7 +64,7 @@ def replacing(path: StrPath) -> Iterator[Path]:
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """A text as UTF-8, by `replacing`; what UTF-8 lacks, as in some names of files, is escaped.
+    """Write a text as UTF-8, by `replacing`; surrogates, as in some file names, are escaped.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def write_text(path: StrPath, text: str) -> None:
 
 
 def check_writable(path: StrPath) -> None:
-    """Refuse now what `replacing` would refuse later, as far as it can be known.
+    """Refuse now, as far as possible, what `replacing` would refuse later.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def check_writable(path: StrPath) -> None:
 
 
 def is_plain(path: StrPath) -> bool:
-    """Whether `path` is a plain file or none yet, and not one that is open, as ``/dev/stdout`` is.
+    """Whether `path` is a plain file or does not exist, and is no open file like ``/dev/stdout``.
 
     Raises
     ------
@@ -105,7 +107,7 @@ def is_plain(path: StrPath) -> bool:
 
 
 class Target:
-    """What the name of a file leads to.
+    """The target of a file name.
 
     Parameters
     ----------
@@ -116,14 +118,14 @@ class Target:
     path : Path
         Without symbolic links.
     state : str
-        What is to be said of the file, or to be done, where it could not be written.
+        The state of the file, or advice, for messages after a failure to write it.
 
     Raises
     ------
     DataError
-        It is of a kind that is not written to.
+        It is of a kind that cannot be written to.
     OSError
-        It cannot be reached.
+        It cannot be accessed.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -146,7 +148,7 @@ class Target:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """The folder for the new content: beside the file, wherever it can be renamed."""
+        """The folder for the new content: beside the file if a rename is possible."""
         with ExitStack() as stack:
             yield self._staging(stack)
 
@@ -154,7 +156,7 @@ class Target:
         import tempfile  # here, as it takes milliseconds of `import xbp`
 
         if self.plain:
-            if self.status:  # a file that is protected is not replaced
+            if self.status:  # a protected file is not replaced
                 os.close(os.open(self.path, os.O_WRONLY))
             try:
                 return stack.enter_context(staging(self.path.parent))
@@ -167,7 +169,7 @@ class Target:
         return stack.enter_context(staging(Path(tempfile.gettempdir())))
 
     def take(self, temporary: Path) -> None:
-        """Make the content of `temporary` that of the file."""
+        """Replace the content of the file by that of `temporary`."""
         if self.plain:
             with temporary.open("rb") as content:
                 os.fsync(content.fileno())
@@ -177,7 +179,7 @@ class Target:
             self._overwrite(content) if self.plain else self._send(content)
 
     def _rename(self, temporary: Path) -> bool:
-        """Whether `temporary` took the place of the file; not so where users would see another."""
+        """Replace the file by a rename; False if the renamed file would lose properties."""
         if self.status and not _made_alike(temporary, self.path, self.status):
             return False
         try:
@@ -186,7 +188,7 @@ class Target:
             if self.status is None or error.errno not in NOT_TO_BE_RENAMED:
                 raise
             return False
-        with suppress(OSError):  # not every system can do this to a folder
+        with suppress(OSError):  # not every system can flush a folder
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -195,7 +197,7 @@ class Target:
         return True
 
     def _overwrite(self, content: BinaryIO) -> None:
-        """Copy `content` over the file, for which room is found before a byte of it changes."""
+        """Copy `content` over the file, after reserving space for it."""
         import shutil
 
         with os.fdopen(os.open(self.path, os.O_WRONLY), "wb") as file:
@@ -207,10 +209,10 @@ class Target:
             os.fsync(file.fileno())
 
     def _send(self, content: BinaryIO) -> None:
-        """Write `content` to what is no plain file."""
+        """Write `content` to a device or a FIFO."""
         import shutil
 
-        for stream in (sys.stdout, sys.stderr):  # what was said before comes before
+        for stream in (sys.stdout, sys.stderr):  # earlier output comes first
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         with os.fdopen(self._descriptor(), "wb") as file:
@@ -218,9 +220,9 @@ class Target:
 
     def _descriptor(self) -> int:
         if self.path.parent == Path("/dev/fd") or self.path.parent == _own_table():
-            return os.dup(int(self.path.name))  # which goes on where others have written
+            return os.dup(int(self.path.name))  # appends to earlier output
         try:
-            # Without a wait for a reader, where the file is a FIFO.
+            # O_NONBLOCK: a FIFO without a reader is an error, not a wait.
             flags = os.O_WRONLY | os.O_TRUNC | os.O_NOCTTY | os.O_NONBLOCK
             descriptor = os.open(self.path, flags)
         except OSError as error:
@@ -232,12 +234,12 @@ class Target:
 
 
 def _status(path: StrPath) -> os.stat_result | None:
-    """Of what is there, links followed; None where nothing is."""
+    """The status of the target of links; None if there is none."""
     try:
         return Path(path).stat()
     except FileNotFoundError:
         return None
-    except ValueError as error:  # a name with a null byte
+    except ValueError as error:  # a null byte in the name
         raise OSError(errno.EINVAL, str(error)) from None
 
 
@@ -246,9 +248,9 @@ def _own_table() -> Path:
 
 
 def _resolved(path: StrPath) -> tuple[Path, bool]:
-    """`path` without symbolic links, and whether it is in a table of open files.
+    """`path` without symbolic links, and whether it is an entry in a table of open files.
 
-    The entries of such a table look like links, but lead to what is open, whatever its name.
+    Such an entry looks like a link, but leads to the open file itself, whatever its name.
     """
     path = Path(path)
     for _ in range(MOST_LINKS + 1):
@@ -262,7 +264,7 @@ def _resolved(path: StrPath) -> tuple[Path, bool]:
 
 
 def _made_alike(temporary: Path, path: Path, status: os.stat_result) -> bool:
-    """Give owner, group, mode and extended attributes to `temporary`, if that can be done."""
+    """Copy owner, group, mode and extended attributes to `temporary`; False if that fails."""
     try:
         new = temporary.stat()
         if (new.st_uid, new.st_gid) != (status.st_uid, status.st_gid):
@@ -273,12 +275,12 @@ def _made_alike(temporary: Path, path: Path, status: os.stat_result) -> bool:
             if name not in os.listxattr(temporary) or os.getxattr(temporary, name) != value:
                 os.setxattr(temporary, name, value)
     except OSError as error:
-        return error.errno == errno.ENOTSUP  # a file system without such attributes
+        return error.errno == errno.ENOTSUP  # a file system without extended attributes
     return True
 
 
 def _make_room(descriptor: int, size: int) -> None:
-    """Let the system set aside what a file needs to grow to `size` bytes, if it can do that."""
+    """Reserve the space that a file needs to grow to `size` bytes, if the system can do so."""
     old = os.fstat(descriptor).st_size
     if size <= old or not hasattr(os, "posix_fallocate"):
         return

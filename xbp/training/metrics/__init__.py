@@ -1,4 +1,4 @@
-"""What can be measured of a model: accuracy, scores, confusion, and functions of the user."""
+"""Metrics: accuracy, precision, recall, F1, confusion matrices, and a user's own functions."""
 
 from xbp.training.metrics.accuracy import Accuracy, TopKAccuracy, accuracy, binary_accuracy
 from xbp.training.metrics.confusion import ConfusionMatrix

@@ -1,4 +1,4 @@
-"""How many are right: accuracy, of the first guess or of the first k."""
+"""Accuracy, of the largest output or of the k largest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SINGLE = "use binary_accuracy"
 
 @there
 def accuracy(prediction: Array, target: Array) -> Array:
-    """The share of samples whose largest output is at the target; the first one among equals.
+    """The share of samples whose largest output is that of the target; of equals the first counts.
 
     Parameters
     ----------
@@ -26,8 +26,7 @@ def accuracy(prediction: Array, target: Array) -> Array:
     Raises
     ------
     InputError
-        The shapes do not fit; or C = 1, where the largest output says nothing: see
-        `binary_accuracy`.
+        The shapes do not fit; or C = 1, for which see `binary_accuracy`.
 
     Examples
     --------
@@ -39,27 +38,27 @@ def accuracy(prediction: Array, target: Array) -> Array:
     labels, xp = labels_of("accuracy", prediction, target, SINGLE), array_namespace(prediction)
     guess, is_one = guesses(prediction)
     right = (guess == labels) & is_one
-    return xp.mean(xp.astype(right, xp.float64))  # so that counts stay exact in epoch averages
+    return xp.mean(xp.astype(right, xp.float64))  # exact in averages over an epoch
 
 
 @there
 def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) -> Array:
-    """The share of entries that are above the threshold where the target is 1, and only there.
+    """The share of entries that are above the threshold exactly if the target is 1.
 
     Parameters
     ----------
     prediction : array
         Logits; or probabilities, with ``threshold=0.5``.
     target : array of the same shape
-        0 or 1; any other value counts as missed.
+        0 or 1; any other value counts as wrong.
     threshold : float, default 0
-        An entry that equals it counts as class 0, and nan as neither. The logit 0 is the
+        An entry equal to it counts as class 0, and nan as neither class. The logit 0 is the
         probability ½.
 
     Notes
     -----
-    For logits, ``Trainer(…, metrics=[binary_accuracy])``. For the output of a Sigmoid layer fix
-    the threshold in a function of your own: above 0 such outputs always are.
+    For logits, use ``Trainer(…, metrics=[binary_accuracy])``. The outputs of a Sigmoid layer are
+    always above 0: for them, write a function with ``threshold=0.5``.
 
     Raises
     ------
@@ -88,8 +87,8 @@ def binary_accuracy(prediction: Array, target: Array, threshold: float = 0.0) ->
 class TopKAccuracy(CountingMetric):
     """The share of samples whose target is among the k largest outputs.
 
-    Among equal outputs the first ones count as larger, as for `accuracy`; so k = 1 is accuracy.
-    (scikit-learn's ``top_k_accuracy_score`` prefers the last ones.) An output that is nan counts as
+    Of equal outputs the first ones count as larger, as for `accuracy`; so k = 1 is accuracy.
+    (scikit-learn's ``top_k_accuracy_score`` prefers the last ones.) An output of nan counts as
     larger than all others, but never as right.
 
     Parameters
@@ -108,8 +107,8 @@ class TopKAccuracy(CountingMetric):
     Raises
     ------
     InputError
-        k < 1; in `update`, the shapes do not fit, or there are only k outputs, of which the target
-        always is one; in `compute`, a label is no class.
+        k < 1; in `update`, the shapes do not fit, or there are no more than k outputs; in
+        `compute`, a label is no class.
 
     Examples
     --------
@@ -160,9 +159,9 @@ class TopKAccuracy(CountingMetric):
 
 
 class Accuracy(TopKAccuracy):
-    """The share of samples whose largest output is at the target; the first one among equals.
+    """The share of samples whose largest output is that of the target; of equals the first counts.
 
-    Counted exactly. A row with nan is wrong. In a Trainer ``"accuracy"`` means this.
+    Counted exactly. A row with nan is wrong. This is the ``"accuracy"`` of a `Trainer`.
 
     Parameters
     ----------
@@ -174,7 +173,7 @@ class Accuracy(TopKAccuracy):
     Raises
     ------
     InputError
-        In `update`, the shapes do not fit, or there is one output only: see `binary_accuracy`; in
+        In `update`, the shapes do not fit, or there is a single output (see `binary_accuracy`); in
         `compute`, a label is no class.
 
     Examples

@@ -1,4 +1,4 @@
-"""Averages over an epoch that do not make the device wait."""
+"""Averages over an epoch, without a wait for the device."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from xbp.training.results import check_distinct, numbers_of, value_of
 
 
 class Mean(Metric):
-    """The mean over all samples of a value that each batch has, left on the device until looked at.
+    """The mean over all samples of a value of each batch, left on the device until it is read.
 
     Parameters
     ----------
     name : str
     function : callable ``(prediction, target) -> number or 0-d array``, optional
-        The value of a batch: a mean over its samples. Without it, use `add`.
+        The value of a batch, as the mean over its samples. Without it, use `add`.
     summed : bool, default False
         Whether the value of a batch is a sum, and so is the result.
     """
@@ -36,7 +36,7 @@ class Mean(Metric):
         summed: bool = False,
     ) -> None:
         self.name, self.function, self.summed = name, function, summed
-        self.known: type | None = None  # the type of what the function returns, once checked
+        self.known: type | None = None  # the checked type of the function's values
         self.reset()
 
     def reset(self) -> None:
@@ -54,12 +54,12 @@ class Mean(Metric):
             self.add(len_of(target), self.measure(prediction, target))
 
     def measure(self, prediction: Array, target: Array) -> Array:
-        """What the function says of a batch; its result is checked where its type is a new one.
+        """The function's value for a batch, checked whenever its type changes.
 
         Raises
         ------
         InputError
-            It is no number and no 0-d array.
+            It is neither a number nor a 0-d array.
         """
         assert self.function is not None
         given = self.function(prediction, target)
@@ -87,7 +87,7 @@ class Mean(Metric):
         self.waiting.append(values)
 
     def look(self, *, wait: bool = True) -> None:
-        """Bring what waits to the host, in one transfer; without a wait, what has arrived."""
+        """Transfer values to the host, at once; without `wait`, take those that have arrived."""
         if self.fetched and (wait or self.fetched.done()):
             found = np.atleast_1d(self.fetched.values()).tolist()
             known = len(self.values)
@@ -108,9 +108,9 @@ class Mean(Metric):
             self.look(wait=wait)
 
     def first_not_finite(self, *, wait: bool = True) -> int | None:
-        """The index of the first batch whose value is infinite or nan, of those not yet checked.
+        """The index of the first unchecked batch whose value is infinite or nan, or None.
 
-        Without a wait, of those whose values have come to the host since they were asked for.
+        Without `wait`, only values that have arrived on the host are checked.
         """
         self.look(wait=wait)
         start, self.checked = self.checked, len(self.values)
@@ -148,9 +148,9 @@ class Averages:
     Parameters
     ----------
     loss : the loss
-        Where its ``reduction`` is "sum", losses are added up; else averaged over the samples.
+        If its ``reduction`` is "sum", losses are added up; otherwise averaged over the samples.
     metrics : mapping of names to Metric
-        Not changed before the `result`, which each of them then has.
+        Unchanged until `result`, which hands each of them its state.
     """
 
     def __init__(self, loss: Any, metrics: Mapping[str, Metric]) -> None:
@@ -166,7 +166,7 @@ class Averages:
             metric.update(prediction, target)
 
     def result(self) -> dict[str, float]:
-        """The numbers over all batches so far."""
+        """Loss and metrics over all batches so far, as numbers."""
         numbers = self.loss.numbers()
         for name, metric in self.metrics.items():
             more = numbers_of(f"the metric {name}", metric.numbers())
@@ -176,12 +176,12 @@ class Averages:
         return numbers
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured so far, as numpy arrays: ``"loss.sizes"``, ``"loss.values"``, …"""
+        """The state so far as numpy arrays: ``"loss.sizes"``, ``"loss.values"``, …"""
         parts = {"loss": self.loss, **self.metrics}
         return {f"{a}.{b}": v for a, part in parts.items() for b, v in part.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         for name, part in {"loss": self.loss, **self.metrics}.items():
             start = f"{name}."
             part.load_state_dict(

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrices."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from xbp.training.metrics.scores import NO_CLASS, ClassMetric
 
 
 def confusion_matrix(labels: Any, predictions: Any, classes: int) -> NDArray[np.int64]:
-    """Count how often each class was taken for each.
+    """Count how often each class was predicted for each true class.
 
     Parameters
     ----------
     labels, predictions : arrays (N,) of integers, of any library
-        The true classes and the predicted ones, each from 0 to ``classes - 1``.
+        True and predicted classes, from 0 to ``classes - 1``.
     classes : int
         C.
 
     Returns
     -------
     matrix : numpy.ndarray
-        int64 (C, C), on the host: row = true class, column = predicted class. So the diagonal
-        holds the correct ones, a row's sum the images of a class.
+        int64 (C, C), on the host: row = true class, column = predicted class. The diagonal counts
+        correct predictions, and the sum of a row is the number of samples of a class.
 
     Raises
     ------
     InputError
-        The shapes differ, or something is not an integer from 0 to ``classes - 1``.
+        The shapes differ, or an entry is not an integer from 0 to ``classes - 1``.
 
     Examples
     --------
@@ -63,18 +63,17 @@ def _checked(name: str, values: Any, classes: int) -> NDArray[np.int64]:
 
 
 class ConfusionMatrix(ClassMetric):
-    """How often each class was taken for each, counted where the predictions are.
+    """How often each class was predicted for each true class, counted on the device.
 
-    In records it has no place: it is no number. Look at it after an epoch or `evaluate`, with
-    `compute`.
+    It is no number, and so is missing in records. Call `compute` after an epoch or `evaluate`.
 
     Parameters
     ----------
     num_classes : int, optional
         C; by default as many as the first batch has outputs.
     normalize : {"true", "pred", "all"}, optional
-        Shares of each row (true class), of each column, or of all samples, in place of counts; 0
-        where there are none. (scikit-learn's names.)
+        Return shares of each row (true class), of each column, or of all samples, in place of
+        counts; 0 for an empty row or column. (scikit-learn's names.)
     threshold : float, optional
         For models with a single output: class 1 is predicted where the output is above it.
     name : str, default "confusion_matrix"

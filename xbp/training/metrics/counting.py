@@ -1,4 +1,4 @@
-"""What metrics are, and those that count."""
+"""The base of metrics, and of those that count."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from xbp.nn.classes import by_rows
 from xbp.nn.losses import advice
 from xbp.primitives import bincount
 
-HELD = 2**16  # keys that are kept on the device before they are counted
+HELD = 2**16
+"""The number of keys that wait on the device before they are counted."""
 
 
 class Metric:
-    """Something measured over many batches, without a wait before someone looks.
+    """A quantity measured over many batches, without a wait for the device until it is computed.
 
-    A subclass has a ``name`` and defines `reset`, `update` and `compute`; `state_dict` and
-    `load_state_dict` too, if runs with it are to be resumed within an epoch.
+    A subclass has a ``name`` and defines `reset`, `update` and `compute`; also `state_dict` and
+    `load_state_dict`, if a run is to be resumed in the middle of an epoch.
 
-    In a `Trainer`, each epoch and each `evaluate` is measured by a copy. What was measured last is
-    handed back: after ``trainer.evaluate(x, y)``, ``metric.compute()`` is about those data.
+    A `Trainer` measures each epoch and each `evaluate` by a copy, whose state it hands back: after
+    ``trainer.evaluate(x, y)``, ``metric.compute()`` is the value for those data.
 
     By hand:
 
@@ -41,14 +42,14 @@ class Metric:
     name: str
 
     def check(self, prediction: Array, target: Array) -> None:
-        """Refuse a whole set of targets that do not fit such predictions, at the door, once.
+        """Refuse targets that do not fit such predictions, once, before training.
 
         Parameters
         ----------
         prediction : array
-            For one or more samples; only its shape and dtype count.
+            For one or more samples; only its shape and dtype matter.
         target : array
-            All targets. Looking at their values may wait for the device.
+            All targets. Reading their values may wait for the device.
 
         Raises
         ------
@@ -56,15 +57,15 @@ class Metric:
         """
 
     def names(self, prediction: Array) -> list[str]:
-        """The names in `numbers`, for such predictions: to be known before the first step."""
+        """The names in `numbers` for such predictions, known before the first step."""
         return [self.name]
 
     def reset(self) -> None:
-        """Forget all batches: make new state, as the old one may still be another copy's."""
+        """Forget all batches. Make new state, as a copy may still use the old one."""
         raise NotImplementedError(_missing(self, "reset(self)"))
 
     def update(self, prediction: Array, target: Array) -> None:
-        """Take in one batch. Nothing here may wait for the device."""
+        """Add a batch, without waiting for the device."""
         raise NotImplementedError(_missing(self, "update(self, prediction, target)"))
 
     def compute(self) -> Any:
@@ -72,7 +73,7 @@ class Metric:
         raise NotImplementedError(_missing(self, "compute(self)"))
 
     def numbers(self) -> dict[str, float]:
-        """The value as the numbers of a record, by their names."""
+        """The value as numbers for a record, by their names."""
         return {self.name: self.compute()}
 
     def fresh(self) -> Self:
@@ -82,7 +83,7 @@ class Metric:
         return twin
 
     def state_dict(self) -> dict[str, Any]:
-        """What was taken in, as numpy arrays by their names, for `load_state_dict`."""
+        """The state as numpy arrays by their names, for `load_state_dict`."""
         raise NotImplementedError(_missing(self, "state_dict(self) and load_state_dict(self, d)"))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -94,11 +95,11 @@ def _missing(metric: Metric, what: str) -> str:
 
 
 class CountingMetric(Metric):
-    """A metric that follows from how often each of some keys came: from exact integers.
+    """A metric computed from exact counts of keys.
 
-    A subclass says which keys a batch has, and how many there are. The keys of batches wait on the
-    device until there are as many as counters (or 65,536); so counting costs the same for each
-    sample however many classes there are, and memory stays within some times the counters'.
+    A subclass says which keys a batch has, and how many different keys there are. Keys wait on the
+    device until there are as many as counters (or 65,536). So the cost per sample does not depend
+    on the number of classes, and memory stays within a small multiple of the counters.
     """
 
     keys_each = 1
@@ -113,11 +114,11 @@ class CountingMetric(Metric):
         self.reset()
 
     def keys(self, prediction: Array, target: Array) -> Array:
-        """int64 (n,), from 0 to ``size() - 1``; -1 for what cannot be counted. Sets `classes`."""
+        """The keys of a batch, int64 (n,), from 0 to ``size() - 1`` or -1. Sets `classes`."""
         raise NotImplementedError(_missing(self, "keys(self, prediction, target)"))
 
     def true_labels(self, prediction: Array, target: Array) -> Array | None:
-        """All true labels, int64, a class being from 0 to ``classes - 1``; None where unknown."""
+        """All true labels, int64, where classes are 0 to ``classes - 1``; None if unknown."""
         return None
 
     def check(self, prediction: Array, target: Array) -> None:
@@ -140,13 +141,13 @@ class CountingMetric(Metric):
             raise InputError(msg)
 
     def size(self) -> int:
-        """How many keys there are, known after the first call of `keys` at the latest."""
+        """The number of keys, known after the first call of `keys` at the latest."""
         raise NotImplementedError(_missing(self, "size(self)"))
 
     def reset(self) -> None:
         self.samples = 0
-        self.classes = self.num_classes or 0  # 0: as many as the first batch has outputs
-        self._earlier: Any = 0  # counted before the run was resumed
+        self.classes = self.num_classes or 0  # 0: the number of outputs in the first batch
+        self._earlier: Any = 0  # counts from before a resume
         self._counted: Array = 0
         self._waiting: tuple[Array, ...] = ()
         self._held = 0
@@ -174,7 +175,7 @@ class CountingMetric(Metric):
         self._waiting, self._held = (), 0
 
     def counts(self) -> NDArray[np.int64]:
-        """How often each key came, on the host.
+        """The count of each key, on the host.
 
         Raises
         ------
@@ -196,12 +197,12 @@ class CountingMetric(Metric):
         return {name: np.asarray(value, np.int64) for name, value in numbers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
+        """Restore the result of `state_dict`.
 
         Raises
         ------
         InputError
-            It was not given by a metric like this one.
+            It comes from another metric.
         """
         self.reset()
         if state:
@@ -216,7 +217,7 @@ class CountingMetric(Metric):
                 raise InputError(msg)
 
     def check_all_counted(self, counted: int) -> None:
-        """Refuse labels that are no class, of which -1 was made on the device."""
+        """Refuse labels that are no class, and were replaced by -1 on the device."""
         if counted != self.samples:
             msg = (
                 f"{self.name} needs labels from 0 to {self.classes - 1} for {self.classes} classes;"
@@ -226,9 +227,9 @@ class CountingMetric(Metric):
 
 
 def _are_codes(target: NDArray[Any]) -> bool:
-    """Whether rows (N, C) stand for labels, as those of a regression or of several labels do not.
+    """Whether rows (N, C) encode labels, unlike targets of a regression or of several labels.
 
-    They are probabilities, or have one value at the place of the label and another one elsewhere.
+    Such rows are probabilities, or have one value at the label and another one elsewhere.
     """
     target = target.astype(np.float64)
     if (target >= 0).all() and (np.abs(target.sum(axis=1) - 1) <= 1e-3).all():
@@ -251,14 +252,14 @@ def labels_of(
     target : array (N, d1, …) of integers, or of probabilities, of which the largest is taken
         The latter of the prediction's shape.
     single : str
-        What to do for a single output.
+        Advice for a single output.
     same_length : bool, default True
         Whether there must be as many outputs as targets.
 
     Raises
     ------
     InputError
-        Something else was given.
+        The arrays are of another kind.
     """
     xp = array_namespace(prediction)
     if prediction.ndim == 1 or (prediction.ndim == 2 and prediction.shape[1] == 1):
@@ -288,7 +289,7 @@ def labels_of(
 def guesses(prediction: Array) -> tuple[Array, Array]:
     """Of outputs (N, C, …) the first largest one, int64 (N · …,), and whether no rival is nan.
 
-    A row with nan has no largest one, and so predicts no class. (argmax gives the place of a nan.)
+    A row with nan predicts no class. (argmax gives the place of a nan.)
     """
     xp = array_namespace(prediction)
     rows = by_rows(prediction)
@@ -301,5 +302,5 @@ def within(labels: Array, classes: int) -> Array:
 
 
 def len_of(array: Array) -> int:
-    """The length of the first axis: how many samples there are."""
+    """The length of the first axis, which is the number of samples."""
     return int(array.shape[0])

@@ -1,4 +1,4 @@
-"""Metrics: what `Trainer` can be asked to measure, by name, as a `Metric`, or as a function."""
+"""The metrics of a `Trainer`: given by name, as a `Metric`, or as a function."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from xbp.training.metrics.scores import F1Score, Precision, Recall
 from xbp.training.results import check_distinct
 
 MetricLike: TypeAlias = "str | Metric | Callable[[Array, Array], Any]"
-"""A name of `METRICS`; a `Metric`; or a function ``(prediction, target) -> number or 0-d
-array``, the mean over a batch, left on the device, which is averaged over the samples."""
+"""A name in `METRICS`, a `Metric`, or a function ``(prediction, target) -> number or 0-d array``
+that gives the mean over a batch."""
 
 METRICS: dict[str, Callable[[], Metric]] = {
     "accuracy": Accuracy,
@@ -26,7 +26,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "recall": Recall,
     "f1": F1Score,
 }
-"""The metrics that `Trainer` knows by name; the last three are means over the classes ("macro").
+"""Metrics by their names; the last three are means over the classes ("macro").
 
 `binary_accuracy` is not among them: a name does not say whether outputs are logits.
 """
@@ -38,8 +38,8 @@ def find_metrics(metrics: Iterable[MetricLike] | None) -> dict[str, Metric]:
     Raises
     ------
     InputError
-        There is no such metric, or two have the same name, or they are not in a list; or a function
-        takes other arguments.
+        There is no such metric, two have the same name, they are not in a list, or a function takes
+        other arguments.
     """
     if metrics is None:
         return {}

@@ -16,7 +16,8 @@ from xbp.training.metrics.counting import CountingMetric, guesses, labels_of, le
 Counts = NDArray[np.int64]
 
 AVERAGES = ("binary", "micro", "macro", "weighted")
-NO_CLASS = -2  # predicted where an output is nan; -1 is a label that is none
+NO_CLASS = -2
+"""The prediction for a sample with an output of nan; -1 is an invalid label."""
 
 SINGLE = "give threshold=0.0 for logits, 0.5 for probabilities"
 
@@ -62,7 +63,7 @@ class ClassMetric(CountingMetric):
         return self.keys_of(true, predicted, within(true, classes) & known)
 
     def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
-        """The keys of `CountingMetric`; a sample of which the model says nan has `NO_CLASS`."""
+        """The keys for `CountingMetric`; a sample with an output of nan has `NO_CLASS`."""
         raise NotImplementedError
 
     def true_labels(self, prediction: Array, target: Array) -> Array:
@@ -102,21 +103,21 @@ class ClassMetric(CountingMetric):
 
 
 class Score(ClassMetric):
-    """Base of the scores that are a fraction for each class, of samples counted exactly.
+    """Base of scores that are, for each class, a quotient of exact counts.
 
     Parameters
     ----------
     num_classes : int, optional
         C; by default as many as the first batch has outputs.
     average : {"macro", "micro", "weighted", "binary", None}, default "macro"
-        The mean over classes; the score of all samples taken together; the mean weighted by the
-        samples of each class; the score of class 1 of two; or None, an array with one for each
+        The mean over classes; the score of all samples together; the mean weighted by the number of
+        samples of each class; the score of class 1 of two; or None, an array with the score of each
         class (in records ``name_0``, ``name_1``, …).
     labels : sequence of int, optional
-        The classes to look at. By default those that occur, in targets or predictions; for
-        ``average=None`` all C. scikit-learn's ``labels=range(C)`` makes absent classes count.
+        The classes to average. By default those that occur in targets or predictions; for
+        ``average=None`` all C. As in scikit-learn, ``labels=range(C)`` includes absent classes.
     zero_division : {0, 1, nan}, default 0
-        The score of a class where it would be 0/0; classes with nan are left out of averages.
+        The score of a class if it would be 0/0; classes with nan are left out of averages.
     threshold : float, optional
         For models with a single output: class 1 is predicted where the output is above it.
     name : str, optional
@@ -165,14 +166,14 @@ class Score(ClassMetric):
         Parameters
         ----------
         hits, predicted, true : numpy arrays of int64
-            For each class: samples of it predicted as it; predicted as it; of it.
+            For each class: its samples predicted as it, samples predicted as it, its samples.
         """
         raise NotImplementedError
 
     keys_each = 3
 
     def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
-        """Three for each sample: of the counters of hits, of predictions, of true classes."""
+        """Three keys for each sample: for the counters of hits, predictions and true classes."""
         xp, classes = array_namespace(true), self.classes
         hits = xp.where(true == predicted, true, -1)
         guessed = xp.where(predicted == NO_CLASS, -1, predicted + classes)
@@ -206,7 +207,7 @@ class Score(ClassMetric):
         super().check(prediction, target)
         twin = self.fresh()
         twin.update(prediction[:1, ...], target[:1, ...])
-        twin.compute()  # refuses an average, or classes, that such outputs do not have
+        twin.compute()  # refuses an average or classes that do not fit such outputs
 
     def names(self, prediction: Array) -> list[str]:
         if self.average is not None:
@@ -239,7 +240,7 @@ class Score(ClassMetric):
 
 
 class Precision(Score):
-    """Of the samples predicted as a class, the share that is of it: hits / predicted.
+    """The share of the samples predicted as a class that belong to it: hits / predicted.
 
     Examples
     --------
@@ -257,7 +258,7 @@ class Precision(Score):
 
 
 class Recall(Score):
-    """Of the samples of a class, the share that is predicted as it: hits / true.
+    """The share of the samples of a class that are predicted as it: hits / true.
 
     Examples
     --------
@@ -293,7 +294,7 @@ class F1Score(Score):
 
 
 def _binary(target: Array) -> Array:
-    """Targets (N,) or (N, 1) of any dtype as int64 (N,), -1 for what is no whole number."""
+    """Targets (N,) or (N, 1) of any dtype as int64 (N,); -1 for fractions."""
     xp = array_namespace(target)
     target = xp.reshape(target, (-1,))
     true = xp.astype(target, xp.int64)
