@@ -1,4 +1,4 @@
-"""Arguments checked at the door: each function returns its value, or raises one sentence."""
+"""Checks of arguments: each function returns the value, or raises `InputError`."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def is_finite(value: Any) -> bool:
 
 
 def takes(name: str, function: Any, *wanted: str) -> None:
-    """Refuse what cannot be called with these arguments, by position.
+    """Refuse what cannot be called with these positional arguments.
 
-    What says nothing of its parameters, as some of C's functions do, is not refused.
+    A function without a signature, as some builtins are, is accepted.
 
     >>> takes("schedule", lambda step, lr: lr / step, "step")
     Traceback (most recent call last):
@@ -92,7 +92,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def described(thing: Any) -> str:
-    """What somebody gave, for a sentence.
+    """A short description of an argument, for messages.
 
     >>> described(3), described(int), described(len), described([1, 2]), described(None)
     ('an int', 'the class int', 'the function len', 'a list of 2', 'None')
@@ -113,5 +113,5 @@ def described(thing: Any) -> str:
 
 
 def name_of(function: Any) -> str:
-    """A function by its name, anything else by its class."""
+    """The name of a function, or of the class of anything else."""
     return getattr(function, "__qualname__", None) or type(function).__name__

@@ -1,7 +1,7 @@
-"""The errors a user can meet: one sentence with what was wrong, what was expected, what to do.
+"""xbp's errors: one sentence with what was wrong, what was expected, and what to do.
 
-All of them are ordinary ``ValueError`` or ``RuntimeError`` underneath, so code that catches those
-keeps working; the command line turns every one into its sentence and exit status 2.
+Each is a subclass of a built-in error such as ``ValueError``, so code that catches those keeps
+working. The command line prints the sentence and exits with status 2.
 """
 
 
@@ -14,9 +14,9 @@ class InputError(XBPError, ValueError):
 
 
 class UnknownNameError(InputError, KeyError):
-    """There is nothing of that name."""
+    """A name is unknown."""
 
-    __str__ = Exception.__str__  # KeyError's puts the sentence into quotes
+    __str__ = Exception.__str__  # KeyError's would quote the sentence
 
 
 class DataError(InputError):
@@ -24,11 +24,11 @@ class DataError(InputError):
 
 
 class BackendError(XBPError, RuntimeError):
-    """A backend is unknown, not installed, has no device, or two of them were mixed."""
+    """A backend is unknown, not installed or has no device, or arrays of two were mixed."""
 
 
 class NonFiniteError(XBPError, ArithmeticError):
-    """Training met a loss that is infinite or not a number."""
+    """The loss became infinite or nan in training."""
 
 
 class OutOfMemoryError(XBPError, MemoryError):
@@ -36,11 +36,11 @@ class OutOfMemoryError(XBPError, MemoryError):
 
 
 def on_one_line(text: object, most: int = 400) -> str:
-    """What shall be quoted in a sentence, of a file or another library: printable, and not long."""
+    """Text of a file or another library, made printable and short enough to quote in a sentence."""
     shown = "".join(c if c.isprintable() else " " for c in str(text)[: most + 1])
     return shown if len(shown) <= most else f"{shown[:most]} …"
 
 
 def brief(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The class of an error and the first line of its message."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

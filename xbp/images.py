@@ -1,9 +1,9 @@
-"""Pictures of digits, as people take and draw them, turned into what a network for MNIST knows.
+"""Photographs and drawings of digits, converted to images like MNIST's.
 
-MNIST's images were made from black and white ones: the digit was scaled to fit 20 × 20 pixels, its
-proportions kept, with grey where an edge runs through a pixel, and put into 28 × 28 pixels with its
-centre of mass in the middle. (LeCun et al. 1998, section III.A.) The same is done here, after the
-ink has been told from the paper: `read_grey`, then `isolate`. It takes Pillow to read files.
+MNIST's images were made from black and white ones: the digit was scaled to fit 20 × 20 pixels with
+its proportions kept and its edges anti-aliased, then placed in 28 × 28 pixels with its centre of
+mass in the middle. (LeCun et al. 1998, section III.A.) Here `read_grey` reads a file, with Pillow,
+and `isolate` separates ink from paper and does the same.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 Grey: TypeAlias = NDArray[np.float64]
 
-MOST_PIXELS = 100_000_000  # of a file; decoded, that is 400 MB at most
-LARGEST_SIDE = 1024  # larger pictures are made smaller at once: it is more than enough
-COARSE_SIDE = 96  # of the picture in which paper and ink are told apart
-LEAST_CONTRAST = 0.06  # of ink to paper; less is an empty sheet
-STROKE = (1.9, 3.6)  # pixels of the 20 × 20: MNIST's strokes are that thick, nearly all of them
-SMALL = 40  # pixels: the edges of a digit no larger than that are grey pixels
-FINE = 8  # how much finer than the 20 × 20 the digit is looked at
+MOST_PIXELS = 100_000_000  # in a file; at most 400 MB when decoded
+LARGEST_SIDE = 1024  # pixels to which larger pictures are reduced
+COARSE_SIDE = 96  # pixels of the reduced picture in which ink is separated from paper
+LEAST_CONTRAST = 0.06  # between ink and paper; less is an empty sheet
+STROKE = (1.9, 3.6)  # range of the thickness of MNIST's strokes, in pixels of the 20 × 20
+SMALL = 40  # pixels: the edges of a digit up to this size are anti-aliased
+FINE = 8  # refinement of the 20 × 20 grid on which strokes are adjusted
 
 
 def read_grey(path: str | os.PathLike[str]) -> Grey:
     """The picture in a PNG or JPEG file as brightness, 0 to 1, upright, of moderate size.
 
-    What is transparent is put on white paper; on black, where on white nothing could be seen.
+    Transparent pixels become white paper, or black if nothing would be visible on white.
 
     Raises
     ------
@@ -55,11 +55,11 @@ def read_grey(path: str | os.PathLike[str]) -> Grey:
     name = repr(str(path))
     try:
         with open_file(path, "a PNG or JPEG file") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limit here is the lower one
+            warnings.simplefilter("ignore")  # MOST_PIXELS is below Pillow's own limit
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
-                image.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))  # a JPEG is decoded smaller
+                image.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))  # decodes a JPEG at a reduced size
                 upright = ImageOps.exif_transpose(image)
                 return _brightness(upright)
     except DataError:
@@ -78,7 +78,7 @@ def read_grey(path: str | os.PathLike[str]) -> Grey:
 
 def _brightness(image: Image) -> Grey:
     factor = max(1, -(-max(image.size) // LARGEST_SIDE))
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits per pixel
         values = np.asarray(image.reduce(factor) if image.mode != "I;16" else image, np.float64)
         if image.mode == "I;16":
             values = _shrunk(values, factor)
@@ -95,7 +95,7 @@ def _brightness(image: Image) -> Grey:
 
 
 def _shrunk(values: Grey, factor: int) -> Grey:
-    """Means of squares of pixels; what does not fill a square is left out."""
+    """Means of squares of pixels, without incomplete squares at the edges."""
     h, w = (max(1, size // factor) for size in values.shape)
     factor = min(factor, *values.shape)
     blocks = values[: h * factor, : w * factor].reshape(h, factor, w, factor)
@@ -106,10 +106,10 @@ def _shrunk(values: Grey, factor: int) -> Grey:
 
 
 def isolate(grey: Grey) -> NDArray[np.uint8]:
-    """The digit of a picture as MNIST has it: 28 × 28, 0 = paper, 255 = ink.
+    """The digit in a picture as an image like MNIST's: 28 × 28, 0 = paper, 255 = ink.
 
-    The picture shows one digit, darker or lighter than what it is drawn on, which reaches the edges
-    of the picture more than the digit does.
+    The picture shows one digit, darker or lighter than the paper, which occupies most of the edges
+    of the picture.
 
     Parameters
     ----------
@@ -119,13 +119,13 @@ def isolate(grey: Grey) -> NDArray[np.uint8]:
     Raises
     ------
     InputError
-        There is no digit: nothing stands out from the paper.
+        Nothing stands out from the paper.
     """
     return _centred(_strokes(_digit(_ink(grey))))
 
 
 def _ink(grey: Grey) -> Grey:
-    """How much ink there is on each pixel: about 0 on the paper, about 1 in a stroke."""
+    """The amount of ink in each pixel: about 0 on the paper, about 1 in a stroke."""
     h, w = grey.shape
     if np.ptp(grey) < LEAST_CONTRAST:
         _refuse()
@@ -138,7 +138,7 @@ def _ink(grey: Grey) -> Grey:
         grey, coarse, fitted = 1 - grey, 1 - coarse, 1 - fitted
     fitted = np.clip(fitted, 0.05, None)
     paper = np.maximum(fitted * _closed(coarse / fitted, COARSE_SIDE // 3), 0.05)
-    # A stroke reflects a share of the light that the paper beside it reflects.
+    # Relative to paper: a stroke reflects a fraction of the light that paper beside it reflects.
     there = 1 - coarse / paper
     usual = float(np.median(there))
     noise = 1.4826 * float(np.median(np.abs(there - usual)))
@@ -149,7 +149,7 @@ def _ink(grey: Grey) -> Grey:
     ink = 1 - grey / resize(paper, h, w)
     if not mask.any():
         _refuse()
-    # Around a fine stroke, most of what the coarse mask holds is paper.
+    # Around a fine stroke, the coarse mask covers mostly paper.
     level = float(np.median(ink[mask & (ink > np.percentile(ink[mask], 98) / 2)]))
     if level < LEAST_CONTRAST:
         _refuse()
@@ -160,9 +160,9 @@ def _ink(grey: Grey) -> Grey:
 
 
 def _lighting(grey: Grey) -> Grey:
-    """The paper's brightness: a quadratic polynomial, fitted so that strokes hardly count.
+    """The paper's brightness: a quadratic polynomial from a robust fit.
 
-    It begins with the edges of the picture, which are mostly paper.
+    The fit starts with the edges of the picture, which are mostly paper.
     """
     v, u = np.meshgrid(*(np.linspace(-1, 1, size) for size in grey.shape), indexing="ij")
     terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=-1).reshape(-1, 6)
@@ -170,7 +170,7 @@ def _lighting(grey: Grey) -> Grey:
     values = grey.reshape(-1)
     fitted, counted = np.full_like(values, np.median(values[edge])), edge.astype(float)
     for width in (0.3, 0.2, 0.1, 0.05, 0.05, 0.05):
-        weights = counted / (1 + ((values - fitted) / width) ** 2)  # Cauchy's
+        weights = counted / (1 + ((values - fitted) / width) ** 2)  # the Cauchy weight function
         root = np.sqrt(weights)
         solution = np.linalg.lstsq(terms * root[:, None], values * root, rcond=None)[0]
         fitted = terms @ solution
@@ -179,7 +179,7 @@ def _lighting(grey: Grey) -> Grey:
 
 
 def _closed(grey: Grey, size: int) -> Grey:
-    """What is darker than all around it, and narrower than `size`, filled up."""
+    """Morphological closing: dark parts narrower than `size` are filled."""
     for extreme, beyond in ((np.max, -np.inf), (np.min, np.inf)):
         for axis in (0, 1):
             margin = [(0, 0), (0, 0)]
@@ -191,15 +191,16 @@ def _closed(grey: Grey, size: int) -> Grey:
 
 
 def _digit(ink: Grey) -> Grey:
-    """The part of the picture that has the digit, without the ink of other things.
+    """The part of the picture with the digit, without other ink.
 
-    The digit is the blob with the most ink, if possible none that touches an edge, and others that
-    have some share of it, such as the bar of a 5. What remains is noise, or the edge of the sheet.
+    The digit is the component with the most ink, preferably one that does not touch an edge,
+    together with others of a similar amount, such as the bar of a 5. The rest is noise, or the edge
+    of the sheet.
     """
     coarse = _coarse(ink)
     if coarse.max() <= 0.02:
         _refuse()
-    # A fine stroke does not fill a coarse pixel, and the lines of ruled paper are weaker than it.
+    # A low threshold, as fine strokes do not fill a coarse pixel; ruled lines are weaker still.
     labels = components(coarse > 0.3 * np.percentile(coarse[coarse > 0.02], 98))
     amounts = np.bincount(labels.reshape(-1), weights=coarse.reshape(-1))
     amounts[0] = 0
@@ -209,16 +210,16 @@ def _digit(ink: Grey) -> Grey:
     if inside.max() > 0.1 * amounts.max():
         amounts = inside
     chosen = (amounts > 0.06 * amounts.max())[labels]
-    # One coarse pixel more on each side, for the strokes' own edges.
+    # Dilated by one coarse pixel, to include the edges of strokes.
     digit = ink * (resize(_spread(chosen).astype(float), *ink.shape) > 0.25)
     box = _box(digit)
-    if max(digit[box].shape) <= SMALL:  # then what has a little ink is a pixel on the edge of it
+    if max(digit[box].shape) <= SMALL:  # pixels with little ink are its edges
         box = _box(digit, 0.05)
     return np.asarray(digit[box])
 
 
 def components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """A number from 1 for each blob of a mask, neighbours at corners included; 0 elsewhere.
+    """Connected components (8-connectivity) of a mask, numbered from 1; 0 elsewhere.
 
     Examples
     --------
@@ -229,7 +230,7 @@ def components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
-        # Each takes the largest number around it, and what the pixel of that number has by now.
+        # Take the largest label around each pixel, then the current label of that label's pixel.
         around = np.where(mask, _spread(labels), 0)
         spread = np.where(mask, around.reshape(-1)[around - 1], 0)
         if np.array_equal(spread, labels):
@@ -239,16 +240,16 @@ def components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _spread(values: NDArray[Any]) -> NDArray[Any]:
-    """The largest value of each pixel and its eight neighbours."""
+    """The maximum of each pixel and its eight neighbours."""
     padded = np.pad(values, 1)
     rows = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
     return np.asarray(np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]))
 
 
 def _strokes(digit: Grey) -> Grey:
-    """The digit on a fine grid, 160 pixels along its longer side, its strokes as thick as MNIST's.
+    """The digit on a fine grid, 160 pixels along its longer side, with strokes of MNIST's thickness.
 
-    A fine pen on a large sheet would leave nothing but a shade on 20 × 20 pixels.
+    Without this, a fine pen on a large sheet would leave only a shade on 20 × 20 pixels.
     """
     scale = 20 * FINE / max(digit.shape)
     fine = resize(digit, *(max(1, round(size * scale)) for size in digit.shape))
@@ -285,7 +286,7 @@ def thickness(ink: Grey) -> float:
 
 
 def _centred(digit: Grey) -> NDArray[np.uint8]:
-    """Scaled to fit 20 × 20, its centre of mass at the centre of 28 × 28."""
+    """The digit scaled to fit 20 × 20, with its centre of mass at the centre of 28 × 28."""
     scale = 20 / max(digit.shape)
     small = resize(digit, *(max(1, round(size * scale)) for size in digit.shape))
     small = small / max(small.max(), 1e-9)
@@ -294,7 +295,7 @@ def _centred(digit: Grey) -> NDArray[np.uint8]:
     for axis in (0, 1):
         mass = small.sum(axis=1 - axis)
         middle = float(mass @ np.arange(mass.size) / mass.sum())
-        # 14 is where it is in MNIST's images, pixels counted from 0.
+        # 14 as in MNIST's images, with pixels counted from 0.
         corner.append(int(np.clip(round(14 - middle), 0, 28 - mass.size)))
     image[corner[0] : corner[0] + small.shape[0], corner[1] : corner[1] + small.shape[1]] = small
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
@@ -304,7 +305,7 @@ def _centred(digit: Grey) -> NDArray[np.uint8]:
 
 
 def resize(grey: Grey, height: int, width: int) -> Grey:
-    """The picture in another size: means where it gets smaller, in between where it gets larger.
+    """The picture in another size, by means where it shrinks and interpolation where it grows.
 
     Examples
     --------
@@ -319,7 +320,7 @@ def resize(grey: Grey, height: int, width: int) -> Grey:
 
 def _weights(old: int, new: int) -> Grey:
     """A matrix (new, old) that resamples an axis."""
-    if new <= old:  # the share of each old pixel that lies in each new one
+    if new <= old:  # the overlap of old and new pixels
         edges = np.linspace(0, old, new + 1)
         starts = np.arange(old)
         upper = np.minimum(edges[1:, None], starts + 1)
@@ -339,7 +340,7 @@ def _coarse(grey: Grey) -> Grey:
 
 
 def _box(ink: Grey, least: float = 0.25) -> tuple[slice, slice]:
-    """The smallest box around what has ink."""
+    """The bounding box of the ink."""
     there = ink > least
     if not there.any():
         _refuse()

@@ -1,8 +1,8 @@
 """Initial weights: functions ``(shape, rng) -> numpy array``, drawn in float64 on the host.
 
-So the same seed gives the same weights on every backend; a float32 model has those of a float64
-model, rounded. For a weight of shape (out, in, *kernel), fan_in = in·∏kernel is the number of
-terms in the sum of one output and fan_out = out·∏kernel that in the sum of one input's gradient.
+So equal seeds give equal weights on every backend; those of a float32 model are the rounded weights
+of a float64 model. For a weight of shape (out, in, *kernel), fan_in = in·∏kernel is the number of
+terms in the sum of one output, and fan_out = out·∏kernel in that of one input's gradient.
 
 Options are keywords; ``functools.partial`` fixes one for a layer:
 
@@ -27,7 +27,7 @@ Drawn: TypeAlias = "NDArray[np.float64]"
 
 
 class Initializer(Protocol):
-    """What draws initial weights of a shape from a numpy Generator."""
+    """A function that draws initial weights of a shape from a numpy Generator."""
 
     def __call__(self, shape: Shape, rng: np.random.Generator, /) -> NDArray[Any]: ...
 
@@ -41,7 +41,7 @@ def fans(shape: Shape) -> tuple[int, int]:
     Raises
     ------
     InputError
-        The shape has fewer than two axes, as a bias: it has no fans.
+        The shape has fewer than two axes, as that of a bias, which has no fans.
     """
     if len(shape) < 2:
         msg = f"a weight of shape {shape} has no fan-in; this initializer needs (out, in, *kernel)"
@@ -61,7 +61,7 @@ def normal(shape: Shape, rng: np.random.Generator, *, std: float = 1.0) -> Drawn
 
 
 def constant(shape: Shape, rng: np.random.Generator, *, value: float = 0.0) -> Drawn:
-    """`value` everywhere; `rng` is not drawn from."""
+    """`value` everywhere, without a draw from `rng`."""
     return np.full(shape, value)
 
 
@@ -81,9 +81,10 @@ def fan_in_uniform(shape: Shape, rng: np.random.Generator, *, fan_in: int | None
 def map_by_map(
     shape: Shape, rng: np.random.Generator, *, inputs: Sequence[int], init: Initializer
 ) -> NDArray[Any]:
-    """Kernels (Σ inputs, *kernel) of maps that have different numbers of inputs.
+    """Kernels (Σ inputs, *kernel) of feature maps with different numbers of inputs.
 
-    Those of a map with n inputs are drawn by `init` as a weight (1, n, *kernel), with its fan-in.
+    The kernels of a map with n inputs are drawn by `init` as a weight (1, n, *kernel), with its
+    fan-in.
     """
     return np.concatenate([init((1, n, *shape[1:]), rng)[0] for n in inputs])
 
@@ -93,8 +94,8 @@ def lenet_uniform(
 ) -> Drawn:
     """U(-bound/fan_in, bound/fan_in); LeCun, Bottou, Bengio & Haffner 1998, appendix A.
 
-    Of variance 1.92/fan_in²: it allows for inputs so correlated that their sum grows as fan_in,
-    not as √fan_in.
+    The variance is 1.92/fan_in², for inputs so correlated that their sum grows like fan_in instead
+    of √fan_in.
     """
     return uniform(shape, rng, bound=bound / (fans(shape)[0] if fan_in is None else fan_in))
 
@@ -103,7 +104,7 @@ def xavier_uniform(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0)
     """Uniform of variance 2·gain²/(fan_in + fan_out).
 
     Glorot & Bengio 2010, eq. 16: keeps the variance of activations and gradients across layers
-    that are linear around 0, such as tanh (for which PyTorch's habit is a gain of 5/3).
+    that are linear around 0, such as tanh (with a gain of 5/3 in PyTorch).
     """
     return uniform(shape, rng, bound=gain * math.sqrt(6 / sum(fans(shape))))
 
@@ -139,10 +140,10 @@ def lecun_normal(shape: Shape, rng: np.random.Generator) -> Drawn:
 def orthogonal(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0) -> Drawn:
     """A matrix (out, in·∏kernel) with orthonormal rows, or columns if it is tall, times `gain`.
 
-    Saxe et al. 2014: if it is square it keeps the length of any vector in both directions, so
-    that a linear network of any depth has gradients that neither vanish nor explode. Each entry has
-    the variance gain²/max(out, in·∏kernel). It is Q of the QR decomposition of normal numbers, with
-    the signs that make R's diagonal positive: so it is uniform over all such matrices.
+    Saxe et al. 2014: a square one keeps the length of any vector in both directions, so that a
+    linear network of any depth has gradients that neither vanish nor explode. Each entry has
+    variance gain²/max(out, in·∏kernel). The matrix is Q of the QR decomposition of normal numbers,
+    with signs that make R's diagonal positive, so that it is uniform over all such matrices.
     """
     columns, rows = fans(shape)[0], shape[0]
     drawn = normal((max(rows, columns), min(rows, columns)), rng)

@@ -1,6 +1,6 @@
-"""What can be said of this machine: versions, commit, processor, devices.
+"""Facts about this machine: versions, commit, processor, devices.
 
-`xbp info`, certificates, records of runs and benchmarks ask here, so that they say the same.
+`xbp info`, certificates, records of runs and benchmarks all take them from here.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from xbp._version import __version__
 from xbp.backend import brief, find_backend
 
 ROOT = Path(__file__).parents[1]
-"""The checkout, if xbp runs from one."""
+"""The root of the checkout, if xbp runs from one."""
 
 LIBRARIES = (
     *("numpy", "array-api-compat", "array-api-strict", "torch"),
     *("cupy-cuda12x", "cupy-cuda13x", "cupy"),
 )
-"""The distributions that compute."""
+"""The distributions of array libraries."""
 
 
 def surroundings() -> dict[str, str]:
-    """Versions of everything, the commit if xbp runs from a checkout, and the processor."""
+    """All versions, the commit if xbp runs from a checkout, system and processor."""
     known = {"xbp": __version__, "commit": commit(), "python": platform.python_version()}
     known |= versions(LIBRARIES)
     known |= {
@@ -45,15 +45,15 @@ def surroundings() -> dict[str, str]:
 
 
 def version(distribution: str) -> str:
-    """That of an installed distribution; empty where it is not installed, or half so."""
+    """The version of a distribution; empty if it is not installed, or incompletely."""
     try:
         return str(metadata.version(distribution) or "")
-    except Exception:  # metadata may be broken in any way
+    except Exception:  # broken metadata may raise anything
         return ""
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
+    """The versions of the distributions that are installed."""
     found = {name: version(name) for name in distributions}
     return {name: number for name, number in found.items() if number}
 
@@ -61,7 +61,7 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
 def commit(digits: int = 40) -> str:
     """The commit of the checkout that xbp runs from, and whether files have changed since.
 
-    Empty where it runs from no checkout: an installed xbp may lie inside of somebody's repository.
+    Empty if xbp is installed, even if the installation lies within another repository.
     """
     if not (ROOT / ".git").exists():
         return ""
@@ -74,7 +74,7 @@ def commit(digits: int = 40) -> str:
 
 
 def processor() -> str:
-    """The name of its model."""
+    """The model name of the processor."""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -84,12 +84,12 @@ def processor() -> str:
 
 
 def cpus() -> list[int]:
-    """Those this process may use, where the system says so."""
+    """The processors that this process may use; empty if the system does not tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def load() -> float | None:
-    """How many processes wanted to run in the last minute, where the system says so."""
+    """The load average of the last minute; None if the system does not tell."""
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
@@ -108,7 +108,7 @@ class Device:
 
 
 def cuda_version(number: int) -> str:
-    """As people write it.
+    """CUDA's version number in its usual form.
 
     >>> cuda_version(12080)
     '12.8'
@@ -117,7 +117,7 @@ def cuda_version(number: int) -> str:
 
 
 def facts_of(name: str) -> dict[str, str]:
-    """What is known about a backend's default device: its name, driver, runtime."""
+    """Facts about the default device of a backend: name, driver, runtime."""
     backend = find_backend(name)
     facts = {"device": str(getattr(backend.device, "_device", backend.device))}
     try:
@@ -125,7 +125,7 @@ def facts_of(name: str) -> dict[str, str]:
             facts |= _cuda_facts(backend.device.id)
         elif name == "torch":
             facts |= _torch_facts(backend.device)
-    except Exception as error:  # a certificate without it is better than none
+    except Exception as error:  # a certificate without these facts is better than none
         facts["more"] = f"cannot be told ({brief(error)})"
     return facts
 
@@ -154,13 +154,13 @@ def _torch_facts(device: Any) -> dict[str, str]:
 
 
 def _driver() -> str:
-    """The version of NVIDIA's driver; empty where it does not say."""
+    """The version of NVIDIA's driver; empty if unknown."""
     answer = output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return answer.splitlines()[0].strip() if answer else ""
 
 
 def output(*command: str) -> str:
-    """What a program prints; empty if there is no such program, or it fails."""
+    """The output of a program; empty if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.SubprocessError):

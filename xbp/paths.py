@@ -1,4 +1,4 @@
-"""What a path leads to, asked before anything is read from it and said in one sentence."""
+"""Paths of the user, checked before anything is read from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path_of(path: Any, what: str) -> Path:
     Raises
     ------
     InputError
-        It is no string and no path-like of strings.
+        It is neither a string nor a path-like of a string.
     """
     if isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str):
         return Path(path)
@@ -37,34 +37,34 @@ def path_of(path: Any, what: str) -> Path:
 
 
 def kind_of(path: StrPath) -> str:
-    """One of `KINDS`, links followed; empty where nothing is.
+    """The kind of file, one of `KINDS`, with links followed; empty if nothing is there.
 
     Raises
     ------
     DataError
-        It cannot be found out: a folder may not be entered, links go round in a circle, …
+        It cannot be determined: a folder may not be entered, links form a cycle, …
     """
     try:
         return KINDS.get(stat.S_IFMT(path_of(path, "a file").stat().st_mode), "no plain file")
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, ValueError) as error:  # the latter for a name with a null byte
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise _unreadable(path, error) from None
 
 
 def open_file(path: StrPath, what: str) -> BinaryIO:
-    """A plain file, open to be read; a FIFO or a device, which might wait for ever, is refused.
+    """Open a plain file for reading; FIFOs and devices, which might block for ever, are refused.
 
     Parameters
     ----------
     path : path-like
     what : str
-        What is expected there, with its article: ``"an IDX file"``.
+        The expected kind, with an article: ``"an IDX file"``.
 
     Raises
     ------
     DataError
-        There is nothing, or no plain file, or it may not be read.
+        The file is missing, no plain file, or unreadable.
     """
     require_plain(path, what)
     try:
@@ -77,7 +77,7 @@ def open_file(path: StrPath, what: str) -> BinaryIO:
 
 
 def require_plain(path: StrPath, what: str) -> None:
-    """Refuse what is there, if it is no plain file.
+    """Refuse a path that leads to anything but a plain file.
 
     Raises
     ------
@@ -91,13 +91,13 @@ def require_plain(path: StrPath, what: str) -> None:
 
 
 def require_folder(path: StrPath, what: str) -> None:
-    """Refuse what is no folder that may be entered.
+    """Refuse a path that does not lead to a folder.
 
     Parameters
     ----------
     path : path-like
     what : str
-        What to give: ``"one that xbp train has written"``.
+        Advice on what to give: ``"one that xbp train has written"``.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def require_folder(path: StrPath, what: str) -> None:
 
 
 def same_place(one: StrPath, other: StrPath) -> bool:
-    """Whether two paths, spelled alike or not, lead to one file or folder."""
+    """Whether two paths, possibly spelled differently, lead to the same file or folder."""
     try:
         return Path(one).samefile(other)
     except OSError:

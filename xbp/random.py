@@ -1,8 +1,8 @@
-"""One stream of bits: the same seed gives the same numbers on every backend, whole or resumed.
+"""Random numbers: equal seeds give equal ones on every backend, in whole and in resumed runs.
 
 Initial weights and shuffles are drawn by numpy on the host (`generator`, `permutation`). Dropout
 masks are drawn on the device by a counter-based generator (`Stream`), whose position is two
-integers: nothing has to be replayed to continue a run from its middle.
+integers, so that a run can be resumed anywhere without repeating earlier draws.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.primitives.philox import MASK, random_bits
 
-if TYPE_CHECKING:  # numpy loads its random numbers when they are first asked for; so does this
-    from numpy.random import Generator as Generator  # re-exported: layers name it, not numpy
+if TYPE_CHECKING:  # like numpy, import numpy.random on first use
+    from numpy.random import (
+        Generator as Generator,
+    )  # re-exported for layers, which do not import numpy
 
 Seed: TypeAlias = "int | Generator | None"
-"""What an `rng` keyword takes (SPEC 7): an int, a numpy Generator, or None for fresh entropy."""
+"""The values of an `rng` keyword (SPEC 7): an int, a numpy Generator, or None for fresh entropy."""
 
 
 def generator(rng: Seed = None) -> Generator:
-    """The numpy Generator that `rng` stands for; a Generator is used as it is, and advances.
+    """The numpy Generator for `rng`; a Generator is returned itself, and advances.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def generator(rng: Seed = None) -> Generator:
 
 
 def fresh_seed(rng: Seed = None) -> int:
-    """An int that stands for `rng`: itself, or 63 bits drawn from the Generator or the system."""
+    """The seed `rng` itself, or 63 bits drawn from the Generator or the system."""
     rng = _checked(rng)
     if rng is None:
         return int.from_bytes(os.urandom(8)) >> 1
@@ -50,7 +52,7 @@ def fresh_seed(rng: Seed = None) -> int:
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """A shuffle of ``0 … n-1`` that depends on `seed` and `epoch` alone.
 
-    Each epoch has a spawned seed of its own, so the order of epoch 7 needs no draw of epochs 0-6.
+    Each epoch has a spawned seed, so the order of epoch 7 does not need those of epochs 0-6.
     """
     key = (integer("epoch", epoch, least=0),)
     sequence = np.random.SeedSequence(integer("seed", seed, least=0), spawn_key=key)
@@ -102,16 +104,16 @@ def categorical(
 class Stream:
     """Random bits on the device of an array, by Philox-4x32-10 (Salmon et al. 2011).
 
-    The 128-bit counter of a block of four words is (block, draw, step low, step high): a step
-    makes any number of draws, a draw any number of blocks. So a mask depends on (seed, step,
-    draw) and on nothing that happened before, and `advance` moves a whole step at a time.
+    The 128-bit counter of a block of four words is (block, draw, step low, step high). A step makes
+    any number of draws, and a draw any number of blocks. So a mask depends on (seed, step, draw)
+    alone, and `advance` moves by whole steps.
 
     Parameters
     ----------
     rng : int, numpy.random.Generator or None
-        The seed; it is mixed into Philox's 64-bit key.
+        The seed, mixed into Philox's 64-bit key.
     step : int, default 0
-        Where to begin, e.g. in a resumed run.
+        The first step, e.g. of a resumed run.
 
     Examples
     --------
@@ -128,34 +130,34 @@ class Stream:
         self.advance(step)
 
     def advance(self, step: int | None = None) -> None:
-        """Go to the beginning of the next step, or of `step`."""
+        """Move to the beginning of the next step, or of `step`."""
         self.step = self.step + 1 if step is None else _checked_step(step)
         self.words: tuple[Any, Any] = words_of(self.step)
         self.draws = 0
 
     def advance_to(self, words: tuple[Array, Array]) -> None:
-        """Go to the beginning of the step whose `words_of` are these 0-d int64 arrays."""
+        """Move to the beginning of the step whose `words_of` are these 0-d int64 arrays."""
         self.words, self.draws = words, 0
 
     def bits(self, shape: tuple[int, ...], *, like: Array) -> Array:
-        """Uniform integers from 0 to 2³² - 1, int64, of `shape`, where `like` lives."""
+        """Uniform integers from 0 to 2³² - 1, int64, of `shape`, on the device of `like`."""
         counter = (self.draws, *self.words)
         self.draws += 1
         return random_bits(like, shape, key=self.key, counter=counter)
 
 
 def words_of(step: int) -> tuple[int, int]:
-    """A step as two words of Philox's counter, low and high."""
+    """A step as the low and high words of Philox's counter."""
     return step & MASK, step >> 32
 
 
 def as_stream(rng: Seed | Stream) -> Stream:
-    """The Stream that the `rng` of a forward stands for; a Stream is itself, and advances."""
+    """The Stream for the `rng` of a forward; a Stream is returned itself, and advances."""
     return rng if isinstance(rng, Stream) else Stream(rng)
 
 
 def _checked_step(step: Any) -> int:
-    """`step` as an int of at most 64 bits, two words of Philox's counter."""
+    """`step` as an int of at most 64 bits, which are two words of Philox's counter."""
     number = integer("step", step, least=0)
     if number < 2**64:
         return number

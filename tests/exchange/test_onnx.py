@@ -19,8 +19,8 @@ import xbp  # noqa: E402
 from xbp import accelerators, nn  # noqa: E402
 from xbp.errors import BackendError, DataError, InputError  # noqa: E402
 from xbp.exchange import export, to_onnx  # noqa: E402
-from xbp.exchange.recording import recorded  # noqa: E402
 from xbp.exchange.survey import items, row  # noqa: E402
+from xbp.exchange.tracing import traced  # noqa: E402
 from xbp.models import lenet1998  # noqa: E402
 from xbp.testing import cases  # noqa: E402
 
@@ -431,7 +431,7 @@ def test_an_output_that_is_also_used_inside_keeps_its_name(tmp_path: Path) -> No
 def test_nothing_runs_in_float64_by_accident() -> None:
     """Constants take the dtype of the arrays that they meet."""
     for layer in (nn.GELU(), nn.Softplus(), nn.ELU(), nn.LeakyReLU(), nn.Softmax()):
-        file = recorded(layer, normal(2, 3), None)
+        file = traced(layer, normal(2, 3), None)
         typed = onnx.shape_inference.infer_shapes(file)
         kinds = {value.type.tensor_type.elem_type for value in typed.graph.value_info}
         assert onnx.TensorProto.DOUBLE not in kinds

@@ -170,9 +170,9 @@ def a_memory_probe(model: nn.Layer) -> None:
 
 def an_export(model: nn.Layer) -> None:
     pytest.importorskip("ndonnx")
-    from xbp.exchange.recording import recorded
+    from xbp.exchange.tracing import traced
 
-    assert {w.name for w in recorded(model, batch(), None).graph.initializer} >= {"1.mean"}
+    assert {w.name for w in traced(model, batch(), None).graph.initializer} >= {"1.mean"}
 
 
 def a_summary(model: nn.Layer) -> None:

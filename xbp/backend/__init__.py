@@ -1,10 +1,11 @@
-"""The ground floor: array libraries, their devices and arrays, and the backend that is set.
+"""Array libraries, their devices and arrays, and the current backend.
 
-Computation never asks which backend is set: it follows its inputs (`array_namespace`). A backend
-only says where *new* arrays are born: parameters, data, random numbers.
+Computation follows its inputs (`array_namespace`) and never asks for the current backend, which
+only says where *new* arrays are created: parameters, data, random numbers.
 
-From the ground up: `foreign` (what looks like an array), `memory` and `graphs`, `libraries` (the
-table of libraries), `arrays` (questions about arrays), `dtypes`, `places` (backends), `current`.
+From the ground up: `foreign` (arrays of other libraries, array-like objects), `memory` and
+`graphs`, `libraries` (the table of libraries), `arrays` (properties of arrays), `dtypes`, `places`
+(backends), `current`.
 """
 
 from xbp.backend.arrays import (

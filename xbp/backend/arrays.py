@@ -1,6 +1,6 @@
-"""Questions about arrays of any library: their namespace, their device, their values on the host.
+"""Properties of arrays of any library: namespace, device, values on the host.
 
-Computation never asks which backend is set: it follows its inputs (`array_namespace`).
+Computation follows its inputs (`array_namespace`) and never asks for the current backend.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ R = TypeVar("R")
 
 HOST: Namespace = np
 HostArray = np.ndarray
-"""The type of arrays that have but one device. Where a call counts, two of them are let pass by
-``type(a) is type(b) is HostArray`` before `check_beside` is asked."""
+"""The type of arrays that have one device only. In fast paths, ``type(a) is type(b) is HostArray``
+saves the call of `check_beside`."""
 
 
 def array_namespace(array: Array) -> Namespace:
-    """The Array API namespace of `array`: where its functions live.
+    """The Array API namespace of `array`.
 
-    numpy arrays give numpy itself, which has conformed since 2.0; array_api_compat wraps the
-    others. The answer is remembered by type, since every layer asks for it on every call.
+    For numpy arrays it is numpy itself, which has conformed since 2.0; array_api_compat wraps other
+    libraries. The result is cached by type, as every layer needs it in every call.
 
     Raises
     ------
@@ -75,7 +75,7 @@ _NAMESPACE_OF_TYPE: dict[type, Namespace] = {}
 
 
 def is_floating(array: Array) -> bool:
-    """Whether an array holds floating-point numbers, real or complex; remembered by dtype."""
+    """Whether an array holds floating-point numbers, real or complex; cached by dtype."""
     key = type(array), array.dtype
     floating = _IS_FLOATING.get(key)
     if floating is None:
@@ -91,7 +91,7 @@ _IS_FLOATING: dict[tuple[type, Any], bool] = {}
 
 
 def to_numpy(array: Any) -> NDArray[Any]:
-    """`array` of any library as a numpy array, waiting for its device if it has one."""
+    """`array` of any library as a numpy array, after a wait for its device."""
     library = library_of(array)
     if library is not None:
         return library.to_numpy(array)
@@ -108,7 +108,7 @@ def as_numbers(obj: Any) -> NDArray[Any]:
 
 
 def plain(array: Array) -> Array:
-    """`array`, where it lives, as one that holds numbers and no more.
+    """`array`, on its device, as a plain array of numbers.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def plain(array: Array) -> Array:
 
 
 def writable(array: Array) -> Array:
-    """`array`, or a copy of it if it cannot be changed in place: a scalar, a map of a file, …"""
+    """`array`, or a copy if it cannot be changed in place (a scalar, a read-only memory map, …)."""
     if hasattr(array, "__setitem__"):
         library = library_of(array)
         if library is None or library.name != "numpy" or array.flags.writeable:
@@ -130,7 +130,7 @@ def writable(array: Array) -> Array:
 
 
 def fetch(array: Array) -> Fetch:
-    """The values of `array` on their way to the host, without a wait for its device."""
+    """Start the transfer of `array` to the host, without a wait for its device."""
     library = library_of(array)
     return Fetch(np.asarray(array)) if library is None else library.fetch(array)
 
@@ -145,7 +145,7 @@ def on_host(array: Array) -> bool:
 
 
 def on_device_of(array: Any) -> AbstractContextManager[Any]:
-    """A block in which new arrays and results are born beside `array`; see `Library.on`."""
+    """A block in which new arrays and results lie on the device of `array`; see `Library.on`."""
     library = None if type(array) is HostArray else library_of(array)
     return ANYWHERE if library is None else library.on(array.device)
 
@@ -181,18 +181,18 @@ def check_beside(
     neighbour: Array,
     advice: str = "move one of them with xbp.asarray(…)",
 ) -> None:
-    """Refuse an array of another library, or on another device, than the one it is used with.
+    """Refuse two arrays of different libraries, or on different devices.
 
-    Neither shape nor dtype tells them apart: CuPy has numpy's.
+    Neither shape nor dtype distinguishes them, as CuPy shares numpy's dtypes.
 
     Parameters
     ----------
     owner : object
-        Who was given both, as messages show it.
+        The layer or function that got both arrays, for messages.
     what, array
-        An array, in words: ``"a target"``.
+        An array and its name: ``"a target"``.
     other, neighbour
-        The one that it has to fit, with its verb: ``"the prediction is"``.
+        The array beside it, and its name with a verb: ``"the prediction is"``.
     advice : str
 
     Raises
@@ -221,12 +221,12 @@ def fill_slots(arrays: list[Array], count: int) -> Slots:
 
 
 def graph_for(array: Array) -> Graph | None:
-    """A new graph for the device of `array`, if what it does can be recorded."""
+    """A new graph for the device of `array`; None if its work cannot be captured."""
     library = library_of(array)
     return None if library is None else library.graph(array.device)
 
 
 def free_memory(array: Array) -> int | None:
-    """Bytes that could be taken where `array` lives; None where nobody says how many."""
+    """Free bytes on the device of `array`; None if unknown."""
     library = library_of(array)
     return None if library is None else library.free_memory(array.device)

@@ -1,4 +1,4 @@
-"""The current backend: the place where new arrays are born unless somebody names another."""
+"""The current backend, on which new arrays are created by default."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from xbp.errors import BackendError
 
 
 class _Block:
-    """A `use_backend` block; `left` is set where it was left in another thread than entered."""
+    """A `use_backend` block; `left` is set if it ended in another context than it began."""
 
     left = False
 
 
-_default: Backend | None = None  # set_backend's choice, for the whole process
+_default: Backend | None = None  # set by set_backend, for the whole process
 _blocks: ContextVar[tuple[tuple[_Block, Backend], ...]] = ContextVar("xbp_backend", default=())
-# use_backend's, from the outermost to the innermost; they need not be left in the reverse order
+# open use_backend blocks, from the outermost to the innermost; they may end in any order
 
 
 def set_backend(name: str, *, device: Any = None) -> Backend:
-    """Choose where new arrays are born, for the whole process.
+    """Choose where new arrays are created, for the whole process.
 
-    Inside a `use_backend` block the choice holds until the block ends. Arrays that exist already
-    stay where they are: move a model with ``layer.to(name)``.
+    Inside a `use_backend` block the choice holds until the block ends. Existing arrays stay where
+    they are: move a model with ``layer.to(name)``.
 
     Parameters
     ----------
@@ -60,10 +60,10 @@ def set_backend(name: str, *, device: Any = None) -> Backend:
 
 @contextmanager
 def use_backend(name: str, *, device: Any = None) -> Iterator[Backend]:
-    """`set_backend` for a ``with`` block: restored at its end and on any error.
+    """`set_backend` for a ``with`` block; the earlier backend returns at its end and on errors.
 
-    Blocks of generators and of other coroutines may end in any order. A generator that yields
-    within a block leaves it open until it goes on.
+    Blocks of generators and coroutines may end in any order. A generator that yields within a block
+    leaves it open until it continues.
 
     Examples
     --------
@@ -90,10 +90,10 @@ def _innermost() -> tuple[_Block, Backend] | None:
 
 
 def get_backend() -> Backend:
-    """The backend on which new arrays are born now.
+    """The backend on which new arrays are created now.
 
-    It is numpy until `set_backend` or `use_backend` says otherwise, or the environment variable
-    ``XBP_BACKEND`` did so when it was first asked for.
+    It is numpy, unless `set_backend`, `use_backend` or the environment variable ``XBP_BACKEND``
+    (read at the first call) chooses another one.
     """
     global _default
     inner = _innermost()
@@ -110,22 +110,22 @@ def get_backend() -> Backend:
 
 
 def asarray(obj: Any, *, dtype: Any = None) -> Array:
-    """`obj` as an array on the current backend, copied only where it must be.
+    """`obj` as an array on the current backend, copied only if necessary.
 
     Parameters
     ----------
     obj : array of any library, number, or nested sequence of numbers
-        Also what has ``__array__``, a buffer, DLPack or ``__cuda_array_interface__``: a data frame,
-        a memory map. a float of fewer bits becomes float32; a tensor that requires a gradient is
-        detached.
+        Also an object with ``__array__``, a buffer, DLPack or ``__cuda_array_interface__``, such as
+        a data frame or a memory map. Floats of fewer bits become float32; a tensor that requires a
+        gradient is detached.
     dtype : str or dtype of any library, optional
-        ``"float32"``, ``numpy.float32``, …; None keeps what `obj` has (Python floats: float64).
+        ``"float32"``, ``numpy.float32``, …; None keeps the dtype of `obj` (Python floats: float64).
 
     Raises
     ------
     InputError
-        `obj` does not hold numbers, or more than numbers: a mask, a unit; it is sparse or
-        quantized, or a sequence of no known length; or it is complex and `dtype` is not.
+        `obj` does not hold numbers, or has a mask or a unit; it is sparse or quantized, or a
+        sequence without a known length; or it is complex and `dtype` is not.
 
     Examples
     --------

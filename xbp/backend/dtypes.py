@@ -1,4 +1,4 @@
-"""Dtypes by the standard's names, which all libraries share."""
+"""Dtypes by the names in the Array API standard, which all libraries share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def dtype_name(dtype: Any) -> str:
     >>> dtype_name(numpy.float32), dtype_name(numpy.dtype("float64")), dtype_name("int64")
     ('float32', 'float64', 'int64')
     """
-    if isinstance(dtype, type):  # numpy.float32 and friends
+    if isinstance(dtype, type):  # a scalar type such as numpy.float32
         name = dtype.__name__
     else:
         name = str(dtype).rpartition(".")[2]  # "torch.float32", "array_api_strict.float32"

@@ -1,7 +1,7 @@
-"""Arrays of other libraries, and what looks like arrays, as plain numpy arrays; or one sentence.
+"""Arrays of other libraries, and array-like objects, converted to plain numpy arrays.
 
-What a conversion would drop in silence is refused: masks, units, the zeros of sparse matrices. What
-could be read for ever is not read.
+Conversions that would silently drop something are refused: masks, units, sparse matrices. So are
+sequences that might never end.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from numpy.typing import NDArray
 from xbp.errors import InputError, on_one_line
 
 NESTED = 64
-"""Axes that numpy's arrays can have."""
+"""The largest number of axes of a numpy array."""
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 
 
 def as_host(obj: Any, convert: Callable[[Any], NDArray[Any] | None]) -> NDArray[Any]:
-    """`obj`, which is no array of another library of the table, as an array of numpy's own class.
+    """`obj`, which belongs to no other library of the table, as a plain numpy array.
 
     Parameters
     ----------
     obj : array, number, or nested sequence of numbers or arrays
         Also an object with ``__array__``, the buffer protocol, or DLPack on the CPU.
     convert : callable
-        A numpy array of an array of another library, None of anything else.
+        Converts an array of another library to numpy; returns None for anything else.
 
     Raises
     ------
     InputError
-        It would lose something (a mask, a unit), is sparse, is no sequence of known length, or
-        cannot be converted.
+        It has a mask or a unit, is sparse, is a sequence without a known length, or cannot be
+        converted.
     """
     if type(obj) is np.ndarray:
         return obj
@@ -52,20 +52,20 @@ def as_host(obj: Any, convert: Callable[[Any], NDArray[Any] | None]) -> NDArray[
 
 
 def _complete(obj: Any) -> NDArray[Any]:
-    """An array of what has a way to numpy, if it comes without a mask: `__array__` may give one."""
+    """An object as a numpy array, refused if the result has a mask, as `__array__` may give one."""
     found = np.from_dlpack(obj) if _is_exported(obj) else np.asanyarray(obj)
     _check_complete(found)
     return np.asarray(found)
 
 
 def widened(host: NDArray[Any]) -> NDArray[Any]:
-    """`host`; in float32 if it has few bits of ml_dtypes (bfloat16, float8_…), as JAX's arrays."""
+    """`host`, in float32 if its dtype is one of ml_dtypes' small floats (bfloat16, float8_…)."""
     named = host.dtype.type.__module__.partition(".")[0] == "ml_dtypes"
     return host.astype(np.float32) if named and "float" in host.dtype.name else host
 
 
 def check_numbers(obj: Any, host: NDArray[Any]) -> None:
-    """Refuse what `obj` has become, `host`, unless it holds booleans or numbers.
+    """Refuse `host`, converted from `obj`, unless it holds booleans or numbers.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def check_numbers(obj: Any, host: NDArray[Any]) -> None:
 
 
 def check_kind(obj: Any) -> None:
-    """Refuse an array with whose class numpy's functions do not compute as with numpy's own.
+    """Refuse arrays of classes that change the meaning of numpy's functions.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def check_kind(obj: Any) -> None:
 
 
 def _check_complete(obj: Any) -> None:
-    """Refuse what is more than its numbers, or has fewer than its shape says."""
+    """Refuse an object with a mask or a unit, or one that is sparse."""
     name = type(obj).__name__
     if isinstance(obj, np.ma.MaskedArray):
         if np.ma.is_masked(obj):
@@ -124,9 +124,9 @@ def _check_complete(obj: Any) -> None:
 
 
 def _unit(obj: Any) -> Any:
-    """What an object says of its unit; None for one that has none.
+    """The unit of an object; None if it has none.
 
-    A data frame with a column of that name has no unit, as neither its class nor its dict has.
+    A data frame with a column called "unit" has none: neither its class nor its dict has the name.
     """
     for name in ("unit", "units"):
         if name in getattr(obj, "__dict__", ()) or hasattr(type(obj), name):
@@ -136,10 +136,10 @@ def _unit(obj: Any) -> Any:
 
 
 def _readable(obj: Any, depth: int, convert: Callable[[Any], NDArray[Any] | None]) -> Any:
-    """`obj`, or a list of what it holds, such that numpy comes to an end with it.
+    """`obj`, or a list of its items that numpy can read in finite time.
 
-    numpy reads any object with ``__len__`` and ``__getitem__`` as a sequence: item after item,
-    until an IndexError, whatever the length.
+    numpy reads any object with ``__len__`` and ``__getitem__`` as a sequence, item by item until an
+    IndexError, whatever its length.
     """
     kind = type(obj)
     if isinstance(obj, PLAIN) or kind is np.ndarray:
@@ -177,7 +177,7 @@ def _has_protocol(obj: Any) -> bool:
 
 
 def _is_exported(obj: Any) -> bool:
-    """Whether DLPack is its way to numpy."""
+    """Whether it is converted to numpy by DLPack."""
     return (
         hasattr(type(obj), "__dlpack__")
         and not isinstance(obj, np.ndarray)

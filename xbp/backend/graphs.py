@@ -1,4 +1,4 @@
-"""Work that a device repeats: recorded once, replayed as one CUDA graph."""
+"""CUDA graphs: work of a device, captured once and replayed."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from xbp.backend.memory import out_of_memory
 
 
 class Graph:
-    """Work for a device, recorded once and repeated on the same memory, as one CUDA graph.
+    """Work for a device, recorded once and replayed on the same memory, as a CUDA graph.
 
-    What Python does meanwhile is not repeated: numbers, shapes and calls are frozen as they were.
-    So everything that changes from one time to the next is read from arrays, and kept in arrays
-    that were there before.
+    A replay runs no Python: numbers, shapes and calls are frozen. So values that change between
+    replays are read from, and written to, arrays that existed before the recording.
     """
 
     def warm_up(self, function: Callable[[], object]) -> None:
-        """Run `function` for once, where it will be recorded: compile, load, find memory."""
+        """Run `function` once on the capture stream, to compile and allocate now."""
         function()
 
     def record(self, function: Callable[[], object]) -> None:
-        """Take down what `function` asks of the device, which does nothing of it yet.
+        """Record the work that `function` issues to the device, without running it.
 
-        Memory that it takes is the graph's own. Whatever refuses to be recorded raises.
+        Memory that it allocates belongs to the graph. An operation that cannot be recorded raises.
         """
         raise NotImplementedError
 
     def replay(self) -> None:
-        """Let the device do what was recorded, after all that it was asked before."""
+        """Launch the recorded work, after all work issued before."""
         raise NotImplementedError
 
 
 class CuPyGraph(Graph):
-    """A CUDA graph by CuPy, with a stream and a memory pool of its own."""
+    """A CUDA graph by CuPy, with a CUDA stream and a memory pool of its own."""
 
     def __init__(self, device: Any) -> None:
         cupy = importlib.import_module("cupy")
         self.cuda, self.device = cupy.cuda, device
         with device:
             self.pool = self.cuda.MemoryPool(partial(_memory_for_a_graph, cupy))
-            self.pool.set_limit(size=0)  # at a limit, too, a pool frees its unused blocks
+            self.pool.set_limit(size=0)  # a pool also frees its unused blocks at a limit
             self.stream = self.cuda.Stream(non_blocking=True)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """On a stream of its own, as the default one cannot be recorded, with memory of its own."""
+        """Call `function` on the graph's own stream, as the default one cannot be captured."""
         with self.device:
             outside = self.cuda.get_current_stream()
             self.stream.wait_event(outside.record())
@@ -68,7 +67,7 @@ class CuPyGraph(Graph):
             try:
                 function()
             except BaseException:
-                with suppress(Exception):  # it says that the recording failed, which is known
+                with suppress(Exception):  # it raises as the recording failed, which is known
                     self.stream.end_capture()
                 raise
             self.graph = self.stream.end_capture()
@@ -79,11 +78,11 @@ class CuPyGraph(Graph):
 
 
 def _memory_for_a_graph(cupy: Any, size: int) -> Any:
-    """Memory from the device for the pool of a graph.
+    """Device memory for the memory pool of a graph.
 
-    Where there is none, CuPy's pool would free its own unused blocks and ask again. But the graph
-    uses those, at the addresses that were recorded. So in their place the unused blocks of the
-    common pool are freed; and if that does not help, the error is one which CuPy's pool lets pass.
+    When memory runs out, CuPy's pool would free its own unused blocks and try again. But the graph
+    uses these blocks, at recorded addresses. So the unused blocks of the default pool are freed
+    instead; if that is not enough, the error is of a class that CuPy's pool does not catch.
 
     Raises
     ------
@@ -121,7 +120,7 @@ class TorchGraph(Graph):
             with self.cuda.graph(self.graph, stream=self.stream):
                 function()
         finally:
-            self.cuda.set_stream(outside)  # which torch forgets where the recording fails
+            self.cuda.set_stream(outside)  # torch does not restore it if the recording fails
 
     def replay(self) -> None:
         self.graph.replay()

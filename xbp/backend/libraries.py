@@ -1,6 +1,6 @@
-"""The table of array libraries, one class each: all that xbp knows of them by name.
+"""The table of array libraries, with one class for each; no other file knows them by name.
 
-A new one is one class here and one entry in `LIBRARIES`; what it records, if anything, is in
+A new library is one class and one entry in `LIBRARIES`; its CUDA graphs, if it has any, are in
 `xbp.backend.graphs`.
 """
 
@@ -22,21 +22,21 @@ from xbp.backend.slots import CuPySlots, Slots
 from xbp.errors import BackendError, InputError, brief
 
 Array: TypeAlias = Any
-"""An array of any library that speaks the Array API; Python has no type for it yet."""
+"""An array of any library with the Array API; Python has no type for it yet."""
 
 Namespace: TypeAlias = Any
-"""The module of functions that belongs to an array: numpy, array_api_compat.cupy, …"""
+"""The Array API module of an array: numpy, array_api_compat.cupy, …"""
 
 
 class Fetch(NamedTuple):
-    """Values on their way to the host."""
+    """A transfer of values to the host."""
 
     host: NDArray[Any]
     done: Callable[[], bool] = lambda: True
     wait: Callable[[], object] = lambda: None
 
     def values(self) -> NDArray[Any]:
-        """Them, waiting for the device if need be."""
+        """The values, after a wait for the device if necessary."""
         self.wait()
         return self.host
 
@@ -45,12 +45,12 @@ ANYWHERE: AbstractContextManager[None] = nullcontext()
 
 
 class Library:
-    """An array library: how to import it, place arrays with it, and bring them to the host."""
+    """An array library: how to import it, and how to move arrays to its devices and to the host."""
 
     name: str
-    module: str  # the namespace that speaks the Array API
+    module: str  # the Array API namespace
     root: str  # the top-level package of its array types
-    install: str  # what makes it usable where it is missing
+    install: str  # how to install it
 
     def namespace(self) -> Namespace:
         try:
@@ -63,20 +63,20 @@ class Library:
             raise BackendError(msg) from None
 
     def device(self, device: Any) -> Any:
-        """The library's own device for a user's choice, None meaning the default one."""
+        """The library's device object for a user's choice; None is the default device."""
         if device in (None, "cpu"):
             return "cpu"
         msg = f"the {self.name!r} backend has no device {device!r}; its only device is 'cpu'"
         raise BackendError(msg)
 
     def activate(self, device: Any) -> None:
-        """Make `device` the calling thread's current one, if the library has such a setting."""
+        """Make `device` the current one of this thread, if the library has current devices."""
 
     def on(self, device: Any) -> AbstractContextManager[Any]:
-        """A block in which `device` is the current one of this thread, if there is such a thing.
+        """A block in which `device` is the current one of this thread.
 
-        Where there is, new arrays and results are born on the current device, wherever the operands
-        are. So whatever makes arrays enters such a block first.
+        In a library with current devices, new arrays and results lie on the current device,
+        wherever the operands are. So code that creates arrays enters such a block first.
         """
         return ANYWHERE
 
@@ -84,12 +84,12 @@ class Library:
         return xp.asarray(array, device=device)
 
     def plain(self, array: Array) -> Array:
-        """`array`, where it lives, without what a library has beyond dense arrays of numbers.
+        """`array`, on its device, as a dense array of numbers without the library's extensions.
 
         Raises
         ------
         InputError
-            It is sparse, masked, quantized, …: no dense array of numbers.
+            It is sparse, masked, quantized, …
         """
         return array
 
@@ -97,15 +97,15 @@ class Library:
         return np.asarray(array)
 
     def on_host(self, array: Array) -> bool:
-        """Whether reading a value is free of any wait for a device."""
+        """Whether a value can be read without a wait for a device."""
         return True
 
     def fetch(self, array: Array) -> Fetch:
-        """Begin to bring `array` to the host, without a wait."""
+        """Start the transfer of `array` to the host, without a wait."""
         return Fetch(self.to_numpy(array))
 
     def graph(self, device: Any) -> Graph | None:
-        """A new graph, where the library can record what `device` is asked to do."""
+        """A new graph for `device`; None if the library cannot capture its work."""
         return None
 
     def slots(self, arrays: list[Array], count: int) -> Slots:
@@ -117,7 +117,7 @@ class Library:
         return self.place(self.namespace(), host, array.device)
 
     def free_memory(self, device: Any) -> int | None:
-        """Bytes that could be taken now, if the system says so."""
+        """Free bytes, if the system knows them."""
         try:
             return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (AttributeError, ValueError, OSError):
@@ -129,9 +129,9 @@ class NumPy(Library):
     install = "pip install numpy"
 
     def activate(self, device: Any) -> None:
-        # glibc hands large freed blocks back to the system, and a training step then gets all its
-        # arrays as fresh pages, to be zeroed one by one (a third of the time of LeNet-5's), until
-        # it has seen that such blocks come and go; of up to 32 MiB it learns (mallopt(3)).
+        # glibc returns large freed blocks to the system, so that each step gets new pages, which
+        # are zeroed first (a third of LeNet-5's time). It adapts its threshold when such a block
+        # is freed, up to 32 MiB (mallopt(3)): free one now.
         np.empty(2**25 - 2**16, np.uint8)
 
     def plain(self, array: Array) -> Array:
@@ -162,7 +162,7 @@ class CuPy(Library):
         return cuda.Device(index)
 
     def activate(self, device: Any) -> None:
-        device.use()  # array_api_compat.cupy ignores device= (cupy allocates on the current one)
+        device.use()  # array_api_compat.cupy ignores device=: CuPy allocates on the current one
 
     def on(self, device: Any) -> AbstractContextManager[Any]:
         return device  # type: ignore[no-any-return]
@@ -172,7 +172,7 @@ class CuPy(Library):
             return xp.asarray(array)
 
     def to_numpy(self, array: Array) -> NDArray[Any]:
-        with array.device:  # whose current stream is waited for
+        with array.device:  # waits for its current stream
             return array.get()  # type: ignore[no-any-return]
 
     def on_host(self, array: Array) -> bool:
@@ -195,15 +195,15 @@ class CuPy(Library):
     def free_memory(self, device: Any) -> int | None:
         cupy = importlib.import_module("cupy")
         with device:
-            # This pool alone: a graph uses memory of its own pool that seems to be free there.
+            # Only the default pool: a graph uses blocks that its own pool considers free.
             cupy.get_default_memory_pool().free_all_blocks()
             return int(cupy.cuda.runtime.memGetInfo()[0])
 
 
 class ArrayAPIStrict(Library):
-    """The standard's reference implementation, on its fake accelerator `device1`.
+    """The standard's strict implementation, on its fake accelerator `device1`.
 
-    Nothing there reaches the host by accident, so code that runs on it will run on a GPU.
+    It refuses implicit transfers to the host, so code that runs on it will run on a GPU.
     """
 
     name, module, root = "array_api_strict", "array_api_strict", "array_api_strict"
@@ -226,7 +226,7 @@ class ArrayAPIStrict(Library):
         return bool(array.device == self.namespace().Device("CPU_DEVICE"))
 
     def fetch(self, array: Array) -> Fetch:
-        # Not `self.to_numpy`, which `assert_no_host_sync` guards: the fake device is never behind.
+        # Not `self.to_numpy`, which `assert_no_host_sync` replaces: this device needs no wait.
         return Fetch(ArrayAPIStrict.to_numpy(self, array))
 
 
@@ -262,14 +262,14 @@ class Torch(Library):
                 msg = f"this {type(array).__name__} {what}, and xbp takes dense arrays; give {way}"
                 raise InputError(msg)
         if array.requires_grad:
-            array = array.detach()  # xbp's backward is its own
+            array = array.detach()  # xbp has its own backward
         if type(array) is not torch.Tensor:
             array = array.as_subclass(torch.Tensor)
         if array.is_conj() or array.is_neg():
             array = array.resolve_conj().resolve_neg()
         name = str(array.dtype)
         if name.startswith(("torch.bfloat16", "torch.float8")):
-            return array.float()  # which holds all their values
+            return array.float()  # float32 holds all their values
         return array.to(torch.complex64) if name == "torch.complex32" else array
 
     def to_numpy(self, array: Array) -> NDArray[Any]:
@@ -311,9 +311,9 @@ LIBRARIES: dict[str, Library] = {
 
 
 def library_of(array: Any) -> Library | None:
-    """The library of the table to which an array belongs; None for anything else.
+    """The library of the table that an array belongs to; None for anything else.
 
-    An array of a subclass, of whatever module, belongs where its base does. Remembered by type.
+    An array of a subclass belongs to the library of its base. Cached by type.
     """
     return library_of_type(type(array))
 
@@ -340,7 +340,7 @@ _LIBRARY_OF_TYPE: dict[type, Library | None] = {}
 
 
 def of_another_library(obj: Any) -> NDArray[Any] | None:
-    """An array of a library but numpy as one of numpy; None of anything else."""
+    """An array of any library but numpy as a numpy array; None for anything else."""
     library = library_of(obj)
     return None if library is None or library.name == "numpy" else library.to_numpy(obj)
 

@@ -1,4 +1,4 @@
-"""What array libraries say where there is too little memory."""
+"""The errors of array libraries after a failed allocation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from xbp.errors import brief
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether any library says that there is too little memory."""
+    """Whether an error of any library means that memory ran out."""
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(brief(error)))
 
 
 def asked_for(error: BaseException) -> int | None:
-    """The bytes that an error of that kind says were asked for.
+    """The number of bytes requested, according to such an error.
 
     >>> asked_for(MemoryError("Unable to allocate 1.5 GiB for an array with shape …"))
     1610612736

@@ -1,4 +1,4 @@
-"""Backends: a library and one of its devices, where new arrays are born."""
+"""Backends: a library and one of its devices, on which new arrays are created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xbp.errors import BackendError, InputError, brief
 
 @dataclass(frozen=True)
 class Backend:
-    """A library and one of its devices: the place where new arrays are born.
+    """A library and one of its devices, on which new arrays are created.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Backend:
     xp : module
         The library's Array API namespace.
     device
-        The library's own device object, as its creation functions take it.
+        The library's device object, as its creation functions take it.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Backend:
         return library.place(self.xp, host, self.device)
 
     def on_device(self) -> AbstractContextManager[Any]:
-        """A block in which new arrays and results are born here; see `Library.on`."""
+        """A block in which new arrays and results lie on this backend; see `Library.on`."""
         return LIBRARIES[self.name].on(self.device)
 
     def __hash__(self) -> int:
@@ -58,7 +58,7 @@ class Backend:
 
 
 def _target(obj: Any, dtype: Any, wanted: str | None) -> str | None:
-    """The name of the dtype to convert `obj` to, from its own; None where it stays as it is.
+    """The name of the dtype to convert `obj` to; None if it keeps its own.
 
     Raises
     ------
@@ -72,13 +72,13 @@ def _target(obj: Any, dtype: Any, wanted: str | None) -> str | None:
     if wanted is not None or own in DTYPES:
         return wanted
     if own == "float16":
-        return "float32"  # which holds all its values
+        return "float32"  # holds all float16 values
     msg = f'this {type(obj).__name__} is {own}, which xbp lacks; name another dtype, as "float64"'
     raise InputError(msg)
 
 
 def backend_of(array: Array) -> Backend:
-    """The backend on which `array` lives, for placing others beside it.
+    """The backend of `array`, for placing others beside it.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def backend_of(array: Array) -> Backend:
 
 
 def find_backend(name: str | Backend, *, device: Any = None) -> Backend:
-    """The backend called `name`, made ready but not set.
+    """The backend called `name`, without making it the current one.
 
     Raises
     ------
@@ -118,12 +118,12 @@ def find_backend(name: str | Backend, *, device: Any = None) -> Backend:
 
 
 def available_backends() -> list[str]:
-    """The names of the backends that work here, now: installed, with a device."""
+    """The names of the backends that work here: installed, and with a device."""
     return [name for name in LIBRARIES if why_unavailable(name) is None]
 
 
 def why_unavailable(name: str) -> str | None:
-    """None for a backend that works here, else one sentence that says what would make it so."""
+    """None for a backend that works here; otherwise one sentence with the reason and advice."""
     try:
         find_backend(name)
     except BackendError as error:

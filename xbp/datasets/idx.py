@@ -20,7 +20,7 @@ from xbp.errors import DataError
 from xbp.paths import open_file
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_MAX_DIMENSIONS = 64  # numpy's own limit
+_MAX_DIMENSIONS = 64  # numpy's limit
 
 _GZIP_MAGIC = b"\x1f\x8b"
 # Deflate spends at least two bits on a match, and a match yields at most 258 bytes.
@@ -31,9 +31,9 @@ _CHUNK = 1 << 20
 def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read an IDX file, plain or gzip-compressed.
 
-    Whether it is compressed is told from its first two bytes, not from its name. Memory grows with
-    what the file holds, never with what its header claims, and reading stops as soon as the content
-    exceeds the header.
+    Compression is detected from the first two bytes, not from the name. Memory grows with the
+    content of the file, never with the sizes that its header claims, and reading stops as soon as
+    the content exceeds the header.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     Returns
     -------
     array : numpy.ndarray
-        uint8, int8, int16, int32, float32 or float64 in native byte order; its shape (1 to 64
-        dimensions) is the header's. Writable, and owned by the caller.
+        uint8, int8, int16, int32, float32 or float64 in native byte order, of the shape in the
+        header (1 to 64 dimensions). Writable, and owned by the caller.
 
     Raises
     ------
@@ -52,9 +52,9 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         If the file is missing, not a regular file, unreadable, empty, cut short, corrupt, longer
         than its header promises, or not IDX at all.
     """
-    import gzip  # here, as it takes milliseconds of `import xbp`
+    import gzip  # here, as it would take milliseconds of `import xbp`
 
-    name = repr(str(path))  # quoted, so that a strange file name cannot break the sentence
+    name = repr(str(path))  # quoted, as a name may have any characters
     try:
         with open_file(path, "an IDX file (plain or gzip-compressed)") as file:
             size = os.fstat(file.fileno()).st_size
@@ -85,7 +85,7 @@ def _read_stream(stream: IO[bytes], limit: int, name: str) -> NDArray[Any]:
         raise DataError(msg)
 
     items = bytearray()
-    # The one byte more shows what trails, and at the end makes gzip verify its checksum.
+    # One byte more detects trailing data, and makes gzip verify its checksum at the end.
     while chunk := stream.read(min(_CHUNK, promised + 1 - len(items))):
         items += chunk
     if len(items) < promised:
@@ -98,7 +98,7 @@ def _read_stream(stream: IO[bytes], limit: int, name: str) -> NDArray[Any]:
     array = np.frombuffer(items, dtype).astype(dtype.newbyteorder("="), copy=False)
     try:
         return array.reshape(shape)
-    except ValueError as error:  # no items, and dimensions whose product numpy cannot index
+    except ValueError as error:  # no items, but dimensions beyond numpy's range
         msg = f"{name} has the shape {shape}, too large for numpy; it is corrupt: fetch it again"
         raise DataError(msg) from error
 

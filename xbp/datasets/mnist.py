@@ -1,4 +1,4 @@
-"""MNIST, which ships with the library, and any set published under the same four file names."""
+"""MNIST, which ships with the library, and other data sets with the same four file names."""
 
 import os
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _FILES = (
 def load_mnist(
     data_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
-    """Load MNIST, or another set of its form, as ``(x_train, y_train), (x_test, y_test)``.
+    """Load MNIST, or another data set of its format, as ``(x_train, y_train), (x_test, y_test)``.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def standardize_images(
 ) -> NDArray[np.floating[Any]]:
     """Scale pixels to [0, 1], then shift and scale them: ``(images / 255 - mean) / std``.
 
-    Each result is the float64 value rounded once to `dtype`. The result is the only array made that
-    is larger than a channel: all of MNIST as float32 takes its 188 MB and no more.
+    Each value is computed in float64 and rounded once to `dtype`. No temporary array is larger than
+    a channel: all of MNIST as float32 takes 188 MB.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def standardize_images(
     Returns
     -------
     standardized : numpy.ndarray
-        `dtype` of shape (N, C, H, W), as `Conv2d` expects it; of (N, H, W) one channel is made.
+        `dtype` of shape (N, C, H, W), as `Conv2d` expects it; (N, H, W) becomes one channel.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def _standardized_pixels(
 ) -> NDArray[np.floating[Any]]:
     # A pixel has 256 values, so the formula is evaluated 256 times and then looked up.
     pixel = np.arange(256, dtype=np.float64)
-    with np.errstate(all="ignore"):  # what goes wrong here is refused just below
+    with np.errstate(all="ignore"):  # checked below
         table = ((pixel / 255 - mean) / std).astype(dtype)
     if not np.isfinite(table).all():
         msg = f"std={std:g} does not give finite {table.dtype} images; pass a larger one"
@@ -179,7 +179,7 @@ def read_pair(image_path: Path, label_path: Path) -> tuple[Images, Labels]:
 
 
 def _floating(dtype: DTypeLike) -> np.dtype[np.floating[Any]]:
-    """Return `dtype` as numpy's, if it is floating-point."""
+    """`dtype` as a numpy dtype, refused unless it is floating-point."""
     try:
         result: np.dtype[Any] = np.dtype(dtype)
     except TypeError:

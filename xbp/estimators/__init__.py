@@ -1,7 +1,7 @@
-"""Dense networks as scikit-learn's estimators: in pipelines, grid searches, cross-validation.
+"""Dense networks as scikit-learn estimators, for pipelines, grid searches and cross-validation.
 
-scikit-learn is imported here and nowhere else in xbp, and comes with the ``sklearn`` extra. So
-``import xbp`` does not give this module: write ``from xbp.estimators import NeuralNetClassifier``.
+This is the only part of xbp that imports scikit-learn, which comes with the ``sklearn`` extra. So
+``import xbp`` does not import it: write ``from xbp.estimators import NeuralNetClassifier``.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""A classifier, the scikit-learn way."""
+"""A classifier with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from xbp.models.mlp import Activation
 class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     """A dense network that classifies: softmax and cross-entropy on one logit for each class.
 
-    Two classes are no exception, so that there is one path for all of them. Nothing is lost by
-    it: softmax(z)₁ = σ(z₁ - z₀), which is the sigmoid of a single logit z₁ - z₀.
+    Two classes have two logits as well, which is equivalent to one: softmax(z)₁ = σ(z₁ - z₀), the
+    sigmoid of a single logit z₁ - z₀.
 
     See `NeuralNet` for its parameters. Labels may be numbers, booleans or strings.
 
     Parameters
     ----------
     class_weight : mapping, "balanced" or None
-        A factor of the weight of each sample, by its class; "balanced" is n_samples / (n_classes ·
-        n_samples of the class), so that all classes count alike.
+        A factor of each sample's weight, by its class; "balanced" is n_samples / (n_classes ·
+        n_samples of the class), which gives all classes the same total weight.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
             choice("class_weight", self.class_weight, ("balanced",))
             weight = compute_sample_weight("balanced", y)
         else:
-            classes = self.classes_.tolist()  # an array would look for the parts of a tuple
+            classes = self.classes_.tolist()  # not an array, which compares entry by entry
             unknown = [label for label in self.class_weight if label not in classes]
             if unknown:
                 msg = f"class_weight has a class {unknown[0]!r}; the classes are {classes}"
@@ -129,14 +129,14 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         return float(accuracy_score(y, to_numpy(outputs).argmax(axis=1), sample_weight=weight))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Train for one epoch on these data, going on from where the last call ended.
+        """Train for one more epoch on these data.
 
         Parameters
         ----------
         X, y
             As in `fit`, but some classes may be absent.
         classes : array-like
-            All labels that will ever come; needed in the first call, unless `fit` came before it.
+            All labels of all calls; needed in the first call, unless `fit` was called before.
         sample_weight : array-like (n_samples,), optional
             As in `fit`.
 
@@ -144,7 +144,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         ------
         ValueError
             As in `fit`; or a label is not one of the classes, or there are no classes; or
-            `class_weight` is "balanced", which only all data together can be.
+            `class_weight` is "balanced", which needs all data at once.
         """
         if self.class_weight is not None and not isinstance(self.class_weight, Mapping):
             msg = (
@@ -167,7 +167,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         return to_numpy(nn.Softmax()(self._outputs(X)))
 
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
-        """The logarithm of `predict_proba`, accurate where that is 0 or 1 already."""
+        """The logarithm of `predict_proba`, accurate even where that rounds to 0 or 1."""
         return to_numpy(nn.LogSoftmax()(self._outputs(X)))
 
     def predict(self, X: Any) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What the estimators share: a network, its training, and what is known after it."""
+"""The base of both estimators: a network, its training, and the fitted attributes."""
 
 from __future__ import annotations
 
@@ -33,50 +33,49 @@ from xbp.training.history import Record
 
 
 class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What both estimators share: a `models.MLP`, trained by a `Trainer`.
+    """Base of both estimators: a `models.MLP`, trained by a `Trainer`.
 
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default (100,)
         The units of each hidden layer; ``()`` makes the model linear.
-    activation : str, callable, or sequence with one a hidden layer; default "relu"
-        The name of any elementwise layer of `xbp.nn` in lower case (``"sigmoid"``, ``"gelu"``…),
-        or what `models.MLP` takes; also scikit-learn's "logistic" and "identity".
-    dropout : float, or sequence with one a hidden layer; default 0
+    activation : str, callable, or sequence with one for each hidden layer; default "relu"
+        The name of any elementwise layer of `xbp.nn` in lower case (``"sigmoid"``, ``"gelu"``, …),
+        an activation as for `models.MLP`, or scikit-learn's "logistic" and "identity".
+    dropout : float, or sequence with one for each hidden layer; default 0
     optimizer : str or callable, default "adam"
         The name of any optimizer of `xbp.optim` in lower case, or a function that makes one, such
         as ``functools.partial(optim.SGD, momentum=0.9)``.
     learning_rate : float or schedule, default 0.001
-        The optimizer's ``lr``. 0.001 suits Adam and its kin; Adadelta wants about 1.
+        The optimizer's ``lr``. 0.001 suits Adam's family; Adadelta needs about 1.
     alpha : float, default 0.0001
-        The optimizer's ``weight_decay``, on all parameters: an L2 penalty ½ alpha ‖p‖², except
-        for AdamW, where the decay is decoupled. (scikit-learn's MLP divides its alpha by the size
-        of the batch, and leaves biases alone.)
+        The optimizer's ``weight_decay`` of all parameters: an L2 penalty ½ alpha ‖p‖², except for
+        AdamW, where the decay is decoupled. (scikit-learn's MLP divides its alpha by the batch
+        size, and does not decay biases.)
     batch_size : int or "auto", default "auto"
         "auto" is the smaller of 200 and the number of samples.
     max_iter : int, default 200
         The number of epochs, unless training ends earlier.
     tol : float, default 0.0001
     n_iter_no_change : int, default 10
-        Training ends when the loss has not become better by more than `tol` for so many epochs;
-        if it does not within `max_iter` epochs, `fit` gives a ConvergenceWarning.
+        Training ends when the loss has not improved by more than `tol` for this many epochs; if
+        that does not happen within `max_iter` epochs, `fit` gives a ConvergenceWarning.
     early_stopping : bool, default False
-        Whether that is the loss on a share of the data which is not trained on; the model then
-        keeps the parameters of its best epoch.
+        Whether to use the loss on held-out data, and to keep the parameters of the best epoch.
     validation_fraction : float, default 0.1
-        That share; a classifier's is stratified.
+        The share of held-out data; stratified for a classifier.
     random_state : int, RandomState or None
-        Seed of the initial weights, of the shuffles and masks, and of the validation share.
+        Seed of initial weights, shuffles, masks and the held-out data.
     backend : str, Backend or None
-        Where to train; None is the backend that is current in `fit`.
+        Where to train; None is the current backend in `fit`.
     dtype : "float32", "float64" or None
-        None is that of X: float32, or float64 for anything else.
+        None is float32 if X is float32, and float64 otherwise.
     verbose : bool, default False
         Whether to show a progress bar.
     warm_start : bool, default False
-        Whether another `fit` goes on from the parameters that the last one ended with, and with
-        its optimizer, as `partial_fit` does. Features and classes must be the same, and what the
-        network was made from; `learning_rate` and `alpha` may change.
+        Whether another `fit` continues with the parameters and the optimizer of the last one, like
+        `partial_fit`. Features, classes and the options of the network must be the same;
+        `learning_rate` and `alpha` may change.
 
     Attributes
     ----------
@@ -85,19 +84,19 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     loss_curve_ : list of float
         The mean loss of each epoch.
     loss_, best_loss_ : float
-        The last one and the lowest; `best_loss_` is None with `early_stopping`.
+        The last and the lowest of them; `best_loss_` is None with `early_stopping`.
     validation_scores_ : list of float, or None
-        With `early_stopping`, the score (accuracy, R²) of each epoch of this `fit` on what was held
-        out. What ends training, and chooses the epoch that is kept, is the loss there.
+        With `early_stopping`, the score (accuracy, R²) on held-out data after each epoch of this
+        `fit`. The loss on these data, not the score, ends training and chooses the best epoch.
     best_validation_score_ : float or None
         The highest of them.
     n_iter_ : int
-        How many epochs have been made.
+        The number of epochs made.
     n_outputs_ : int
-        How many numbers the network puts out.
+        The number of outputs of the network.
     n_features_in_ : int
     feature_names_in_ : array of str
-        Where X had named columns.
+        If X had named columns.
     """
 
     def __init__(
@@ -144,31 +143,31 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     loss: nn.CrossEntropyLoss | nn.MSELoss
 
     def _learn(self, y: NDArray[Any]) -> int:
-        """Learn from all targets what values they have; returns the number of outputs."""
+        """Learn the values of the targets; returns the number of outputs."""
         raise NotImplementedError
 
     def _targets(self, y: NDArray[Any]) -> NDArray[Any]:
-        """What the loss takes for y."""
+        """y as targets of the loss."""
         raise NotImplementedError
 
     def _weights(self, y: NDArray[Any]) -> NDArray[Any] | None:
-        """The weight of each sample that follows from its target; None if there are none."""
+        """The weight of each sample due to its target; None if there are no such weights."""
         return None
 
     def _score_of(self, outputs: Array, y: NDArray[Any], weight: NDArray[Any] | None) -> float:
-        """What `score` says of such outputs, for what `_targets` gave."""
+        """The `score` of outputs, for the result of `_targets`."""
         raise NotImplementedError
 
     # --- fitting ---
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train from new initial weights, or with `warm_start` from those of the last `fit`.
+        """Train from new initial weights, or with `warm_start` from the weights of the last `fit`.
 
         Parameters
         ----------
         X : array-like (n_samples, n_features)
         y : array-like (n_samples,), of a regressor also (n_samples, n_outputs)
-            A single column is taken for (n_samples,), with a DataConversionWarning.
+            A single column is read as (n_samples,), with a DataConversionWarning.
         sample_weight : array-like (n_samples,), optional
             At least 0. The loss of a batch is Σ w_n L_n / Σ w_n, as in scikit-learn: an integer
             weight counts a sample as often as repeating it in its batch would.
@@ -176,14 +175,14 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         Raises
         ------
         ValueError
-            A parameter is out of range, or the data do not fit (then by scikit-learn).
+            A parameter is out of range, or the data do not fit (raised by scikit-learn).
         NonFiniteError
             The loss became infinite or nan.
 
         Warns
         -----
         ConvergenceWarning
-            The loss was still becoming better after `max_iter` epochs.
+            The loss was still improving after `max_iter` epochs.
         """
         epochs = integer("max_iter", self.max_iter, least=1)
         share = number("validation_fraction", self.validation_fraction, least=0, most=1)
@@ -217,11 +216,11 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return self
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, known: Any = None) -> Self:
-        """One epoch; the first call learns about the targets from `known`, or else from y."""
+        """One epoch; the first call learns the targets' values from `known`, or else from y."""
         first = not hasattr(self, "n_iter_")
         X, y, weight = self._admit(X, y, sample_weight, reset=first)
         outputs = self._learn(y if known is None else known) if first else 0
-        y = self._targets(y)  # what is refused here and in the next line has started nothing
+        y = self._targets(y)  # errors in this line and the next leave the estimator unchanged
         weight = self._all_weights(y, weight)
         if first:
             self._start(outputs)
@@ -239,7 +238,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             dtype = self.dtype_
         elif self.dtype is not None:
             dtype = choice("dtype", dtype_name(self.dtype), ("float32", "float64"))
-        free = isinstance(self, RegressorMixin)  # then y holds numbers, in one column or more
+        free = isinstance(self, RegressorMixin)  # y holds numbers in one column or more
         X, y = validate_data(
             self, X, y, reset=reset, dtype=dtype, multi_output=free, y_numeric=free
         )
@@ -251,9 +250,9 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return X, y, weight
 
     def _all_weights(self, y: NDArray[Any], weight: NDArray[Any] | None) -> NDArray[Any] | None:
-        """Those given, times those that follow from the targets, the largest from ½ to 1.
+        """The given weights times those due to targets, scaled so that the largest is in [½, 1).
 
-        Only their ratios count. A power of 2 changes none, and keeps their sums within the dtype.
+        Only ratios matter. A power of 2 keeps them exact, and sums within the range of the dtype.
         """
         own = _scaled(self._weights(y))
         weight = own if weight is None else _scaled(weight)
@@ -266,13 +265,13 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return weight
 
     def _start(self, outputs: int, *, warm: bool = False) -> np.random.RandomState:
-        """Make the network and its trainer; returns the generator that their seed came from."""
+        """Make the network and its trainer; returns the generator of their seeds."""
         random_state: np.random.RandomState = check_random_state(self.random_state)
         rng = generator(int(random_state.randint(2**31 - 1)))
         if warm:
             self._go_on()
             return random_state
-        self.__dict__.pop("n_iter_", None)  # the sign of being fitted: set when training has ended
+        self.__dict__.pop("n_iter_", None)  # marks a fitted estimator; set again after training
         hidden = self.hidden_layer_sizes
         self.model_ = MLP(
             self.n_features_in_,
@@ -297,12 +296,12 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return random_state
 
     def _go_on(self) -> None:
-        """Take over what may change between two calls, before the second goes on.
+        """Apply parameters that may change between two calls.
 
         Raises
         ------
         InputError
-            A parameter that the network or its optimizer was made from is another one.
+            A parameter that network or optimizer were made with has changed.
         """
         changed = {
             name: value
@@ -335,7 +334,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         held: Sequence[NDArray[Any]] | None = None,
         *callbacks: Callback,
     ) -> None:
-        """Train on (X, targets) or (X, targets, weights), and measure what is held out."""
+        """Train on (X, targets) or (X, targets, weights), with held-out data for validation."""
         size = min(200, len(parts[0])) if self.batch_size == "auto" else self.batch_size
         size = integer("batch_size", size, least=1)
         scores = None if held is None else _Scores(self, held)
@@ -359,13 +358,13 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.best_validation_score_ = max(scores.values) if scores else None
 
     def _outputs(self, X: Any) -> Array:
-        """The network's outputs for X, where the network lives."""
+        """The network's outputs for X, on its device."""
         check_is_fitted(self, "n_iter_")
         return self.trainer_.predict(validate_data(self, X, reset=False, dtype=self.dtype_))
 
 
 class _Scores(Callback):
-    """The score of each epoch on what is held out."""
+    """The score of each epoch on held-out data."""
 
     def __init__(self, net: NeuralNet, held: Sequence[NDArray[Any]]) -> None:
         self.net, self.held = net, held
@@ -377,11 +376,11 @@ class _Scores(Callback):
 
 
 FIXED = ("hidden_layer_sizes", "activation", "dropout", "optimizer", "backend", "dtype")
-"""The parameters of which a network and its optimizer are made, once."""
+"""The parameters that a network and its optimizer are made with."""
 
 
 def _comparable(value: Any) -> Any:
-    """A parameter, sequences as tuples."""
+    """A parameter, with sequences as tuples."""
     return tuple(value) if isinstance(value, list | tuple | np.ndarray) else value
 
 
@@ -400,16 +399,16 @@ def _check_weights(msg: str, *weights: NDArray[Any]) -> None:
 
 
 def _identity() -> nn.Layer:
-    """The layer that changes nothing."""
+    """The identity function as a layer."""
     return nn.LeakyReLU(negative_slope=1.0)
 
 
 ALIASES = {"logistic": nn.Sigmoid, "identity": _identity}
-"""scikit-learn's names for what has another one here."""
+"""scikit-learn's names of activations, and xbp's."""
 
 
 def _activation(value: Any) -> Any:
-    """What `models.MLP` takes for an activation, names replaced by classes."""
+    """An activation as for `models.MLP`, with names replaced by classes."""
     if isinstance(value, list | tuple):
         return [_activation(one) for one in value]
     if isinstance(value, str) and value in ALIASES:
@@ -417,14 +416,14 @@ def _activation(value: Any) -> Any:
     return _named("activation", value, nn, nn.Elementwise)
 
 
-def _named(what: str, value: Any, room: ModuleType, base: type) -> Callable[..., Any]:
-    """The subclass of `base` that `room` offers under a name in lower case; a callable is itself.
+def _named(what: str, value: Any, module: ModuleType, base: type) -> Callable[..., Any]:
+    """The subclass of `base` in `module` with a name in lower case; a callable is returned itself.
 
-    What is added to the room is found here without a change.
+    New classes in the module are found without a change here.
     """
     if callable(value):
         return value  # type: ignore[no-any-return]
-    offers = {name.lower(): getattr(room, name) for name in room.__all__}
+    offers = {name.lower(): getattr(module, name) for name in module.__all__}
     named = {
         name: offer
         for name, offer in offers.items()

@@ -1,4 +1,4 @@
-"""A regressor, the scikit-learn way."""
+"""A regressor with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from xbp.estimators.network import NeuralNet
 
 
 class NeuralNetRegressor(RegressorMixin, NeuralNet):  # type: ignore[misc]
-    """A dense network for numbers: linear outputs, trained on their mean squared error.
+    """A dense network for regression: linear outputs, trained on their mean squared error.
 
-    See `NeuralNet` for the parameters. Targets far from a standard deviation of 1 are learned
-    better when scaled, as by ``sklearn.compose.TransformedTargetRegressor``.
+    See `NeuralNet` for the parameters. Scale targets whose standard deviation is far from 1, for
+    instance by ``sklearn.compose.TransformedTargetRegressor``.
 
     Examples
     --------
@@ -43,7 +43,7 @@ class NeuralNetRegressor(RegressorMixin, NeuralNet):  # type: ignore[misc]
         return float(r2_score(y, to_numpy(outputs), sample_weight=weight))
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one epoch on these data, going on from where the last call ended.
+        """Train for one more epoch on these data.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class NeuralNetRegressor(RegressorMixin, NeuralNet):  # type: ignore[misc]
         return self._partial_fit(X, y, sample_weight)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """(n_samples,), or (n_samples, n_outputs) where `fit` was given such targets."""
+        """Predictions, (n_samples,) or (n_samples, n_outputs), like the targets of `fit`."""
         y = to_numpy(self._outputs(X))
         return y.ravel() if self._flat else y
 

@@ -1,4 +1,4 @@
-"""Weights of samples, carried beside the targets."""
+"""Weights of samples, packed into the targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xbp.backend import Array, array_namespace
 
 
 class WeightedLoss(nn.Loss):
-    """`loss` of targets whose first column holds the weights of the samples: see `packed`."""
+    """`loss` for targets whose first column holds the weights of the samples; see `packed`."""
 
     def __init__(self, loss: nn.CrossEntropyLoss | nn.MSELoss) -> None:
         self.loss = loss
@@ -30,7 +30,7 @@ class WeightedLoss(nn.Loss):
         self.loss.check(prediction, self._own(target))
 
     def _own(self, target: Array) -> Array:
-        """What `loss` takes: labels (N,), or the numbers (N, outputs)."""
+        """The targets for `loss`: labels (N,), or numbers (N, outputs)."""
         if not isinstance(self.loss, nn.CrossEntropyLoss):
             return target[:, 1:]
         xp = array_namespace(target)
@@ -38,7 +38,7 @@ class WeightedLoss(nn.Loss):
 
 
 def packed(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(X, targets, weights) as (X, both): so weights are shuffled and moved as targets are.
+    """(X, targets, weights) as (X, both), so that weights are shuffled and moved with targets.
 
     Labels are exact in float32 up to 2²⁴.
     """

@@ -1,7 +1,7 @@
-"""Models for others: ONNX files, which many runtimes run without Python or xbp.
+"""Export to ONNX files, which many runtimes run without Python or xbp.
 
-Weights alone travel as safetensors, both ways: `xbp.training.save_weights` and `load_weights`, in
-the names and shapes of PyTorch.
+For weights alone, `xbp.training.save_weights` and `load_weights` exchange safetensors files with
+other programs, with PyTorch's names and shapes.
 """
 
 from xbp.exchange.export import Exported, to_onnx

@@ -1,7 +1,7 @@
-"""From a model to an ONNX file: run it once on arrays that record what is done with them.
+"""Export of a model to an ONNX file, by tracing one call.
 
-ndonnx's arrays speak the Array API and make an ONNX node of each operation. So there is no exporter
-for each layer: one that is written for `self.namespace(x)` exports itself, a user's own included.
+ndonnx's arrays implement the Array API, and add an ONNX node for each operation. So no layer needs
+an exporter: every layer that is written for `self.namespace(x)` can be traced, a user's included.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from xbp.nn.layer import Layer
 from xbp.training.files import replacing
 
 WRONG = 1e-3
-"""A difference, in units of the largest output, that rounding cannot explain.
+"""A difference, relative to the largest output, that rounding cannot explain.
 
-In float32 it comes to less than 1e-6 for every layer and model in docs/onnx.md; a node that
-computes something else than its layer is wrong by about 1.
+In float32 the difference is below 1e-6 for every layer and model in docs/onnx.md; a node with
+another meaning than its layer is wrong by about 1.
 """
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What has been written, and how it compares.
+    """An exported file: what it contains, and how its outputs compare with the model's.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class Exported:
     dtype : str
     opset : int
     nodes : dict of str to int
-        How many nodes there are of each of ONNX's operators.
+        The number of nodes of each ONNX operator.
     difference : float or None
-        The largest between the outputs of the model and of the file in onnxruntime, for random
-        input; None where onnxruntime is not installed.
+        The largest difference between the outputs of the model and of the file in onnxruntime, for
+        random input; None if onnxruntime is not installed.
     largest : float
-        The largest output, as the measure of that.
+        The largest output, for a relative difference.
     """
 
     input_shape: tuple[int | str, ...]
@@ -66,20 +66,20 @@ def to_onnx(
     *,
     batch_size: int | None = None,
 ) -> Exported:
-    """Write `model` as an ONNX file, for inference: what ``model(x)`` does.
+    """Write `model` as an ONNX file for inference, which computes ``model(x)``.
 
-    Where onnxruntime is installed, the file is run on random numbers, and the model too.
+    If onnxruntime is installed, file and model are compared on random input.
 
     Parameters
     ----------
     model : Layer
-        On any backend, of any dtype (float32 if it has no parameters); it stays as it is.
+        On any backend, of any dtype (float32 if it has no parameters). It is not changed.
     path : path-like
         The file appears whole or not at all.
     input_shape : tuple of int
         Of one sample: ``(1, 28, 28)`` for a grey image, ``(T,)`` for T tokens.
     batch_size : int, optional
-        None lets the file take batches of any size.
+        By default the file accepts batches of any size.
 
     Returns
     -------
@@ -88,14 +88,14 @@ def to_onnx(
     Notes
     -----
     Input and output are named ``input`` and ``output``, weights as in the model's state dict. The
-    file has version 21 of ONNX's operators. Convolution, ReLU and pooling are one node each, unless
-    accelerators are switched off; recurrent layers are unrolled, so that the number of time steps
-    is that of `input_shape`. An empty batch is not provided for.
+    file uses ONNX opset 21. Convolution, ReLU and pooling are one node each, unless accelerators
+    are switched off. Recurrent layers are unrolled for the number of time steps in `input_shape`.
+    Empty batches are not supported.
 
     Raises
     ------
     InputError
-        A layer does what ONNX cannot express (the message names it), or refuses such input.
+        A layer cannot be traced (the message names it), or refuses such input.
     BackendError
         ndonnx is not installed.
     DataError
@@ -113,7 +113,7 @@ def to_onnx(
     """
     for package in ("ndonnx", "onnx"):
         needed(package)
-    from xbp.exchange.recording import recorded
+    from xbp.exchange.tracing import traced
 
     x = sample(model, input_shape, batch_size)
     expected = to_numpy(model(placed(model, x)))
@@ -142,7 +142,7 @@ def to_onnx(
 
 
 def needed(package: str) -> None:
-    """Refuse to go on without an optional package.
+    """Refuse to continue without an optional package.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def needed(package: str) -> None:
         It is not installed.
     """
     try:
-        with warnings.catch_warnings():  # ndonnx misses onnxruntime aloud
+        with warnings.catch_warnings():  # ndonnx warns if onnxruntime is missing
             warnings.simplefilter("ignore")
             importlib.import_module(package)
     except ImportError as error:
@@ -184,7 +184,7 @@ def placed(model: Layer, x: NDArray[Any]) -> Array:
 
 
 def run(content: bytes, x: NDArray[Any]) -> NDArray[Any] | None:
-    """What onnxruntime makes of a file's content and `x`; None where it is not installed."""
+    """The output of onnxruntime for the content of a file and `x`; None if it is not installed."""
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
@@ -192,7 +192,7 @@ def run(content: bytes, x: NDArray[Any]) -> NDArray[Any] | None:
     try:
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         (y,) = session.run(None, {"input": x})
-    except Exception as error:  # of no common kind
+    except Exception as error:  # onnxruntime's errors have no common base
         msg = (
             f"onnxruntime cannot run the file ({brief(error)}), so nothing was written; it has all "
             'operators for float32: convert the model with .astype("float32")'
@@ -202,7 +202,7 @@ def run(content: bytes, x: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def largest(array: NDArray[Any]) -> float:
-    """The largest absolute value; 0 of nothing.
+    """The largest absolute value; 0 for an empty array.
 
     >>> largest(np.array([-2.0, 1.0])), largest(np.array([]))
     (2.0, 0.0)
@@ -211,6 +211,6 @@ def largest(array: NDArray[Any]) -> float:
 
 
 def shape_of(value: Any) -> tuple[int | str, ...]:
-    """The shape of an input or output of a graph: ``"N"`` for a batch of any size."""
+    """The shape of an input or output of an ONNX graph, with ``"N"`` for any batch size."""
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_param or dim.dim_value or "?" for dim in dims)

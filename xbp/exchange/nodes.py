@@ -1,8 +1,8 @@
-"""Primitives as single ONNX nodes, in place of the many of which their references consist.
+"""Primitives as single ONNX nodes, in place of the many nodes of their references.
 
-They are the accelerators of ndonnx's arrays, which record a graph, and have no backward: a file for
-inference needs none. onnxruntime has the convolution and the average of float32 only, so other
-dtypes are left to the references.
+They are accelerators for ndonnx's arrays, without a backward, which inference does not need.
+onnxruntime supports convolution and average pooling in float32 only, so other dtypes are left to
+the references.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def convolve_rectify_pool(
 
 
 def _made(var: Any) -> Result:
-    """A node's output as an array, with what stands in for its backward."""
+    """The output of a node as an array, with a backward that refuses."""
     return ndonnx.asarray(var), _no_backward
 
 
@@ -78,11 +78,11 @@ def _no_backward(*_: Any) -> Any:
 
 @contextmanager
 def without_detours() -> Iterator[None]:
-    """Within the block, ndonnx takes a tenth of the time for what is the same graph in the end.
+    """Within the block, ndonnx builds the same graph in a tenth of the time.
 
-    It looks constants up without onnxruntime, and makes one node of a matrix product, where it
-    would build a model that asks whether the operands are empty. These are details of ndonnx, and
-    one that it has no longer is left alone: that costs time, no more.
+    It propagates constants without onnxruntime, and makes a single node of a matrix product instead
+    of a model that tests for empty operands. These are internals of ndonnx; a name that a version
+    lacks is skipped, which only costs time.
     """
     details = (
         (typed, "_matmul_mitigate_zero_sized", _matmul),

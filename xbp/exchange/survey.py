@@ -1,6 +1,6 @@
-"""Which layers can be exported, and how their files compare: ``python -m xbp.exchange.survey``.
+"""A table of layers that can be exported, with differences: ``python -m xbp.exchange.survey``.
 
-It writes docs/onnx.md to the standard output.
+It prints docs/onnx.md.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from xbp.errors import InputError
 from xbp.exchange.export import largest, needed, run
-from xbp.exchange.graph import OPSET
-from xbp.exchange.recording import recorded
+from xbp.exchange.onnx_graph import OPSET
+from xbp.exchange.tracing import traced
 from xbp.machine import version
 from xbp.testing.catalogue import Item, catalogue
 
 TOLERANCE = 1e-5
-"""The difference that float32 is granted, in units of the largest output."""
+"""The largest difference allowed in float32, relative to the largest output."""
 
 HEADER = """\
 # ONNX
@@ -58,17 +58,17 @@ file, with {versions}.
 
 
 class Row(NamedTuple):
-    """What came of one case.
+    """The result of one case.
 
     Attributes
     ----------
     item : Item
     nodes : dict of str to int
-        By operator, constants left out.
+        Counts by operator, without constants.
     difference : float
-        In units of the largest output; infinite where it was not exported.
+        Relative to the largest output; infinite if it was not exported.
     reason : str
-        Why it was not exported; else empty.
+        Why it was not exported; otherwise empty.
     """
 
     item: Item
@@ -90,7 +90,7 @@ class Row(NamedTuple):
 
 
 def items() -> Iterator[Item]:
-    """Every layer and model of the catalogue, once for each way in which it is made and fed."""
+    """Every layer and model of the catalogue, once for each combination of options and input."""
     for item in catalogue():
         if isinstance(item, Item) and item.kind in ("layer", "model") and not item.not_in_onnx:
             first = item.inputs[0]
@@ -99,10 +99,10 @@ def items() -> Iterator[Item]:
 
 
 def row(item: Item) -> Row:
-    """Export one, for batches of any size, and run it in onnxruntime and on numpy."""
+    """Export a case for any batch size, and compare onnxruntime with numpy."""
     model, x = item.make().astype("float32"), item.inputs[0].astype("float32")
     try:
-        file = recorded(model, x[:1], None)
+        file = traced(model, x[:1], None)
     except InputError as error:
         return Row(item, {}, float("inf"), str(error))
     expected, got = model(x), run(file.SerializeToString(), x)

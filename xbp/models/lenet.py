@@ -19,8 +19,8 @@ class LeNet5(nn.Sequential):
 
     After LeCun, Bottou, Bengio & Haffner 1998, figure 2, in the form in which it is taught today:
     ReLU, maximum pooling, C3 connected to all of S2, and a linear output layer for cross-entropy.
-    C1 pads the 28 × 28 image to the 32 × 32 of the paper. On the right the numbers of parameters
-    of ``variant="1998"``, which is the network of the paper itself, with 60,000.
+    C1 pads the 28 × 28 image to the 32 × 32 of the paper. The right column counts the parameters of
+    ``variant="1998"``, the network of the paper, with 60,000 in all.
 
     ====== ================================= ============== ========== ======
     layer                                    output         parameters 1998
@@ -40,27 +40,27 @@ class LeNet5(nn.Sequential):
     activation : {"relu", "tanh"}, default "relu"
     pool : {"max", "average"}, default "max"
     variant : {"1998"}, optional
-        The network of the paper, whose layers are in `xbp.models.lenet1998`: 1.7159 tanh(⅔ a)
-        after each layer up to F6; S2 and S4 with a coefficient and a bias that are learned
-        (`Subsample2d`); C3 connected to S2 as in table I (`PartialConv2d`); the output the
-        distances of F6 to fixed codes (`EuclideanRBF`), the stylised images of the ten digits;
-        initial weights U(-2.4/fan_in, 2.4/fan_in). Biases start at 0, on which the paper is silent.
+        The network of the paper, with layers from `xbp.models.lenet1998`: 1.7159 tanh(⅔ a) after
+        each layer up to F6; S2 and S4 with a learned coefficient and bias (`Subsample2d`); C3
+        connected to S2 as in table I (`PartialConv2d`); outputs that are distances of F6 to fixed
+        codes, stylised images of the ten digits (`EuclideanRBF`); initial weights U(-2.4/fan_in,
+        2.4/fan_in). Biases start at 0, as the paper does not say.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
 
     Notes
     -----
-    Input (N, 1, 28, 28), output logits (N, num_classes). Those of the 1998 variant are the RBF
-    units' penalties with the sign turned, so that the largest is the answer here, too;
-    `xbp.models.lenet1998.RejectingCrossEntropyLoss` is the loss of the paper. It pads with 0, the
-    paper with -0.1, its background.
+    Input (N, 1, 28, 28), output logits (N, num_classes). The logits of the 1998 variant are the RBF
+    units' penalties with opposite sign, so that the largest one is the answer as well;
+    `xbp.models.lenet1998.RejectingCrossEntropyLoss` is the loss of the paper. Padding is with 0,
+    where the paper has -0.1, its background.
 
     Raises
     ------
     InputError
-        For unknown choices; for ``variant="1998"`` with another activation, pool or number of
-        classes: they are part of it.
+        A choice is unknown; or activation, pool or number of classes are given with
+        ``variant="1998"``, which fixes them.
 
     Examples
     --------

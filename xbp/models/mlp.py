@@ -13,26 +13,26 @@ from xbp.random import Seed, generator
 
 T = TypeVar("T")
 Activation: TypeAlias = "Callable[[], nn.Layer]"
-"""A layer's class, or any other function without arguments that makes a new layer."""
+"""A layer's class, or another function without arguments that makes a new layer."""
 
 
 class MLP(nn.Sequential):
     """A dense network of any depth and width.
 
-    For each hidden layer a Linear, an activation and, where its p is above 0, a Dropout; then a
-    last Linear, and the output activation if there is one.
+    Each hidden layer is a Linear, an activation and, if its p is above 0, a Dropout. A last Linear
+    follows, and the output activation if there is one.
 
     Parameters
     ----------
     *sizes : int
-        The number of inputs, of units in each hidden layer, of outputs: two numbers or more.
-    activation : callable, or sequence with one a hidden layer; default nn.ReLU
+        The number of inputs, of units in each hidden layer, and of outputs: at least two numbers.
+    activation : callable, or sequence with one for each hidden layer; default nn.ReLU
         A layer's class, or another function without arguments that makes a new layer, such as
         ``lambda: nn.LeakyReLU(0.2)``.
     output_activation : callable, optional
-        As `activation`. The losses on logits want none.
+        As `activation`; none for losses that take logits.
     bias : bool, default True
-    dropout : float, or sequence with one a hidden layer; default 0
+    dropout : float, or sequence with one for each hidden layer; default 0
         The probability that an activation of a hidden layer is dropped.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
@@ -100,7 +100,7 @@ class MLP(nn.Sequential):
 
 
 def _one_each(name: str, value: T | Sequence[T], hidden: int) -> list[T]:
-    """`value` for each hidden layer, be it one for all of them or a sequence."""
+    """`value`, one for all or a sequence, as a list with an entry for each hidden layer."""
     if not isinstance(value, list | tuple):
         return [value] * hidden  # type: ignore[list-item]
     if len(value) != hidden:

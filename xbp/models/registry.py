@@ -1,7 +1,7 @@
-"""Which models a file may name, and with which arguments: this table, and nothing else.
+"""The models and arguments that a file may name.
 
-A file is data. What it says about its model is looked up here, never imported; and no more memory
-is taken for that model than the weights in the file take.
+A file is data: its model is looked up by name in this table, never imported, and the model takes
+no more memory than the weights in the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GPT_SIZES = ("vocabulary", "context", "layers", "heads", "width")
 
 
 def recipe_of(model: Layer) -> dict[str, Any] | None:
-    """``{"model": name, "arguments": …}`` in terms of JSON; None for a model of one's own."""
+    """``{"model": name, "arguments": …}`` as JSON values; None for a user's own model."""
     if MODELS.get(type(model).__name__) is not type(model):
         return None
     arguments = dict(model.arguments)  # type: ignore[attr-defined]
@@ -42,19 +42,21 @@ def recipe_of(model: Layer) -> dict[str, Any] | None:
 
 
 def rebuild(recipe: Any, shapes: Mapping[str, tuple[int, ...]], file: str) -> Layer:
-    """The model that `recipe_of` described, with new weights in float32.
+    """The model described by `recipe_of`, with new weights in float32.
 
     Parameters
     ----------
-    recipe : from a file, so perhaps anything
-    shapes : of the weights in the file
+    recipe : object
+        Read from a file, so possibly anything.
+    shapes
+        Of the weights in the file.
     file : str
-        What to call the file.
+        The name of the file, for messages.
 
     Raises
     ------
     DataError
-        It describes none of the models here, or a larger one than the weights are for.
+        It describes no model of the table, or one larger than the weights.
     """
     if not isinstance(recipe, dict) or not isinstance(recipe.get("arguments"), dict):
         msg = (

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules. Nothing in here knows which array library it runs on."""
+"""Optimizers and learning-rate schedules, independent of the array library."""
 
 from xbp.optim.adagrad import Adadelta, Adagrad, RMSprop
 from xbp.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam

@@ -1,6 +1,6 @@
-"""Adagrad and its kin: each entry's gradient, divided by a root mean square of its past.
+"""Adagrad's family: each entry's gradient is divided by a root mean square of its past.
 
-p ← p - η δ, where `average` is an exponential one and ε stands where PyTorch has it:
+p ← p - η δ, where `average` is exponential and ε has its place in PyTorch:
 
     =========  ==============================  =====================================
     Adagrad    s = sum of g²                   δ = g / (√s + ε)
@@ -95,8 +95,8 @@ class RMSprop(Optimizer):
         a ← α a + (1 - α) g,   s - a² in place of s  if centered.
 
     Tieleman & Hinton 2012 (lecture 6e of Neural Networks for Machine Learning); centered by
-    Graves 2013, eq. 38-45. ε stands outside of the root, as in PyTorch. Where rounding takes the
-    variance s - a² below 0, it counts as 0 (PyTorch makes it nan).
+    Graves 2013, eq. 38-45. ε stands outside the root, as in PyTorch. A variance s - a² that
+    rounding makes negative counts as 0 (PyTorch makes it nan).
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Adam and its kin: an average of the gradients, divided by a scale of its own for each entry.
+"""Adam's family: an average of the gradients, divided by a scale for each entry.
 
-p ← p - η m̂ / s, where each member says how `mean` m̂ and `scale` s are formed:
+p ← p - η m̂ / s, with a `mean` m̂ and a `scale` s for each member:
 
     =======  =======================================  =========================================
     Adam     m̂ = m / (1 - β₁ᵗ)                        s = √v̂ + ε
@@ -283,7 +283,7 @@ class NAdam(Adam):
 
 
 class RAdam(Adam):
-    """p ← p - η r m̂ / √v̂ once v̂ can be relied on, and p ← p - η m̂ before.
+    """p ← p - η r m̂ / √v̂ once v̂ is reliable, and p ← p - η m̂ before.
 
         ρ_∞ = 2 / (1 - β₂) - 1,     ρ_t = ρ_∞ - 2t β₂ᵗ / (1 - β₂ᵗ)
         r = √((ρ_t - 4)(ρ_t - 2) ρ_∞ / ((ρ_∞ - 4)(ρ_∞ - 2) ρ_t))     if ρ_t > 5

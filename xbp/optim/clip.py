@@ -11,23 +11,23 @@ from xbp.nn.parameter import Parameter
 
 
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
-    """Gradients g ← min(1, max_norm / (‖g‖ + 10⁻⁶)) · g, all of them together as one vector.
+    """g ← min(1, max_norm / (‖g‖ + 10⁻⁶)) · g, with all gradients as one vector g.
 
-    Pascanu et al. 2013, algorithm 1, against the explosions of backpropagation through time; the
-    10⁻⁶ is that of PyTorch's clip_grad_norm_, whose results these are. Call it between the
+    Pascanu et al. 2013, algorithm 1, against exploding gradients in backpropagation through time;
+    the 10⁻⁶ is PyTorch's, so that results equal those of clip_grad_norm_. Call it between the
     backward and the optimizer's step.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        All on one device. Those without a gradient have no part in it.
+        All on one device. Those without a gradient are ignored.
     max_norm : float
         At least 0.
 
     Returns
     -------
     norm : array, 0-d
-        ‖g‖ before clipping, which stays on the device. If it is nan, so are all gradients then.
+        ‖g‖ before clipping, on the device. If it is nan, all gradients become nan.
 
     Raises
     ------
@@ -59,5 +59,5 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
         norm = xp.sqrt(sum(xp.sum(g * g) for _, g in owned))
         scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
         for p, g in owned:
-            p.grad = xp.astype(scale, g.dtype) * g  # a new array: g may be a view of something
+            p.grad = xp.astype(scale, g.dtype) * g  # a new array, as g may be a view
     return norm

@@ -1,8 +1,7 @@
-"""Learning-rate schedules: functions of the step, with no state of their own.
+"""Learning-rate schedules: functions of the step, without state.
 
-An optimizer asks its schedule for the rate of step 0, 1, 2, …; so a resumed run needs nothing but
-the number of its step. Each formula is that of PyTorch's scheduler of the same name, stepped once
-a batch.
+An optimizer evaluates its schedule at step 0, 1, 2, …, so a resumed run needs only the number of
+its step. Each formula is that of PyTorch's scheduler of the same name, stepped after each batch.
 
 >>> from xbp import nn, optim
 >>> parameters = nn.Linear(2, 1, rng=0).parameters()
@@ -46,7 +45,7 @@ class Schedule:
 
 
 class ConstantLR(Schedule):
-    """η_t = lr, as a number given for `lr`. (PyTorch's scheduler of this name is another one.)"""
+    """η_t = lr, like a number as `lr`. (PyTorch's ConstantLR is a different schedule.)"""
 
     def __init__(self, lr: float) -> None:
         self.lr = number("lr", lr, least=0)
@@ -170,15 +169,15 @@ class CosineAnnealingWarmRestarts(Schedule):
 class OneCycleLR(Schedule):
     """Up from max_lr/div_factor to max_lr, then down to max_lr/(div_factor·final_div_factor).
 
-    Both ways along half a cosine; the rise takes the share `pct_start` of the `total_steps`, and
-    the rate stays at its end after them. Smith & Topin 2018 (super-convergence), in the two-phase
-    form of PyTorch.
+    Both phases follow half a cosine. The rise takes the share `pct_start` of the `total_steps`, and
+    after them the rate stays at its last value. Smith & Topin 2018 (super-convergence), in the
+    two-phase form of PyTorch.
 
     Parameters
     ----------
     max_lr : float
     total_steps : int
-        Of the whole run: epochs · ⌈samples / batch_size⌉.
+        The steps of the whole run: epochs · ⌈samples / batch_size⌉.
     pct_start : float, default 0.3
     div_factor, final_div_factor : float, default 25, 1e4
     """
@@ -330,19 +329,19 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def rate_of(schedule: Any, place: str, lr: Any) -> float:
-    """What a schedule gives, as a learning rate: a Python float.
+    """The result of a schedule as a learning rate, a Python float.
 
     Parameters
     ----------
     schedule : callable
     place : str
-        Of what the rate is, as in ``"step 3"``.
+        Where the rate applies, such as ``"step 3"``.
     lr : Python number, numpy scalar or 0-d array of any library
 
     Raises
     ------
     InputError
-        It is something else, negative or not finite.
+        The result is no number, negative or not finite.
     """
     if type(lr) is float and 0 <= lr < math.inf:
         return lr

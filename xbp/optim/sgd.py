@@ -17,8 +17,8 @@ class SGD(Optimizer):
         v ← momentum · v + (1 - dampening) · g      from then on;
         p ← p - η (g + momentum · v)   if nesterov,   else   p ← p - η v.
 
-    Polyak 1964; Nesterov's form of Sutskever et al. 2013, rearranged as in PyTorch, whose
-    parameters and results these are. With ``dampening = momentum`` v is the exponential average.
+    Polyak 1964; Nesterov's form after Sutskever et al. 2013, rearranged as in PyTorch, with equal
+    parameters and results. With ``dampening = momentum``, v is the exponential average.
 
     Parameters
     ----------

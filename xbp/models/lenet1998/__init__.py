@@ -1,4 +1,4 @@
-"""LeNet-5 as it was in 1998: its own layers, its loss, and the network made of them."""
+"""LeNet-5 as published in 1998: its layers, its loss, and the network."""
 
 from xbp.models.lenet1998.negation import Negation
 from xbp.models.lenet1998.network import CODES, CONNECTIONS, layers

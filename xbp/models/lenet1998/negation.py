@@ -9,7 +9,7 @@ from xbp.nn import Elementwise
 
 
 class Negation(Elementwise):
-    """-x: penalties, of which the least is best, become logits, of which the largest is."""
+    """-x: turns penalties, where the least is best, into logits, where the largest is best."""
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
         return -x, lambda: -xp.ones_like(x)

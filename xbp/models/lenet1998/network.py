@@ -23,7 +23,7 @@ XXX...XXX..X.XXX
 ..XXX..XXXX.XX.X
 ...XXX..XXXX.XXX
 """
-"""A row for each map of S2, a column for each of C3: which of the former the latter looks at."""
+"""A row for each map of S2, a column for each map of C3: an X connects the two."""
 
 CONNECTIONS = [[mark == "X" for mark in column] for column in zip(*TABLE_I.split(), strict=True)]
 
@@ -41,17 +41,17 @@ FIGURE_3 = """
 ....... ....... ....... ....... .....## ....... ....... ....... ....... .......
 ....... ....... ....... ....... .....## ....... ....... ....... ....... .......
 """
-"""The digits in 7 × 12 pixels. The bar sets 0, 2, 4 and 5 apart from o, z, y and s, it seems.
+"""The digits in 7 × 12 pixels; bars seem to distinguish 0, 2, 4 and 5 from o, z, y and s.
 
-They are the digits of the paper's figure 3 as "LeNet-from-Scratch" (mattwang44) and others after it
-have copied them; they have not been compared with the printed figure.
+They follow figure 3 of the paper as copied by "LeNet-from-Scratch" (mattwang44) and others, and
+have not been compared with the printed figure.
 """
 
 CODES = [
     [1 if pixel == "#" else -1 for row in rows for pixel in row]
     for rows in zip(*(line.split() for line in FIGURE_3.strip().splitlines()), strict=True)
 ]
-"""What F6 is to give for each digit: 84 numbers, 1 where the pixel is black and -1 where white."""
+"""The target of F6 for each digit: 84 numbers, 1 for a black pixel and -1 for a white one."""
 
 
 def layers(dtype: Any, rng: Generator) -> list[nn.Layer]:

@@ -1,4 +1,4 @@
-"""A convolution in which an output map looks at some of the input maps only."""
+"""A convolution in which an output map is connected to some input maps only."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from xbp.random import Seed, generator
 class PartialConv2d(Windowed):
     """y[n, o] = b[o] + Σ_c W[o, c] ⋆ x[n, c], the sum over those c that o is connected to.
 
-    With the kernels of the connections as rows of a matrix w, in the order in which they stand in
-    the table, and the constant P[oc, k] = 1 where k is the connection of o and c, else 0:
+    With the kernels of the connections as rows of a matrix w, in the order of the table, and the
+    constant P[oc, k] = 1 if k is the connection of o and c, else 0:
 
         W = P w,   ∂L/∂w = Pᵀ ∂L/∂W.
 
-    So W, in which a missing connection is a kernel of zeros, is that of a `Conv2d`, but what is
-    learned has no more numbers than there are connections. (LeCun, Bottou, Bengio & Haffner 1998,
-    table I: maps with different inputs come to extract different features.)
+    So W is the weight of a `Conv2d`, with zeros for missing connections, but only the kernels w of
+    existing connections are learned. (LeCun, Bottou, Bengio & Haffner 1998, table I: maps with
+    different inputs extract different features.)
 
     Parameters
     ----------
     connections : table (out_channels, in_channels) of booleans
-        ``connections[o][c]`` says whether output map o looks at input map c.
+        ``connections[o][c]`` says whether output map o is connected to input map c.
     kernel_size, stride, padding, bias, dtype, rng
         As for `Conv2d`.
     weight_init : callable, default `fan_in_uniform`
-        From `xbp.initializers`; draws map by map, so that a map's fan-in counts its own inputs.
+        From `xbp.initializers`; called map by map, with the fan-in of each map's own inputs.
     bias_init : callable, default `zeros`
 
     Attributes
@@ -43,18 +43,18 @@ class PartialConv2d(Windowed):
     weight : Parameter (connections, kh, kw)
     bias : Parameter (out_channels,) or None
     placement : Parameter (out_channels · in_channels, connections)
-        P, which is not trainable.
+        P, not trainable.
 
     Notes
     -----
-    Input (N, in_channels, H, W), output (N, out_channels, OH, OW), as for `Conv2d`. The product
-    is the dense one: connections that are left out save parameters, not time.
+    Input (N, in_channels, H, W), output (N, out_channels, OH, OW), as for `Conv2d`. The convolution
+    is dense: missing connections save parameters, not time.
 
     Raises
     ------
     InputError
-        The table is not rectangular, holds other things than booleans, or a map has no input; and
-        as `Conv2d`.
+        The table is not rectangular, has entries that are no booleans, or an output map without an
+        input; and as `Conv2d`.
 
     Examples
     --------
@@ -118,7 +118,7 @@ class PartialConv2d(Windowed):
 
 
 def _checked(connections: Iterable[Iterable[bool]]) -> list[list[bool]]:
-    """The table as lists, each row of the same length and with a True in it."""
+    """The table as lists, with rows of equal length that have a True each."""
     try:
         table = [list(row) for row in connections]
     except TypeError:

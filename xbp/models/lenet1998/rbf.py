@@ -13,14 +13,15 @@ from xbp.nn.backward import Rng
 class EuclideanRBF(Layer):
     """y_i = Σ_j (x_j - w_ij)², the squared distance of x to each of some fixed codes w_i.
 
-    y_i is a penalty: -½ y_i is, but for a constant, the log-likelihood of x under a unit Gaussian
-    around w_i, and the class of the least is the answer. ∂L/∂x_j = 2 Σ_i (x_j - w_ij) ∂L/∂y_i.
+    y_i is a penalty: up to a constant, -½ y_i is the log-likelihood of x under a unit Gaussian
+    around w_i. The class with the least penalty is the answer.
+    ∂L/∂x_j = 2 Σ_i (x_j - w_ij) ∂L/∂y_i.
     (LeCun, Bottou, Bengio & Haffner 1998, eq. 7.)
 
     Parameters
     ----------
     codes : array or nested sequence (classes, features)
-        Not trainable: could they move, all of them and x would collapse into one point.
+        Not trainable: otherwise the codes and x would collapse into one point.
     dtype : dtype, default "float32"
 
     Attributes
@@ -35,8 +36,8 @@ class EuclideanRBF(Layer):
     Raises
     ------
     InputError
-        In the constructor for codes that are no matrix, in forward for another number of features
-        or dtype.
+        The codes are no matrix; in forward, the input has another number of features or another
+        dtype.
 
     Examples
     --------

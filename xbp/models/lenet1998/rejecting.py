@@ -1,4 +1,4 @@
-"""Cross-entropy beside a class that stands for everything else."""
+"""Cross-entropy with an additional class for everything else."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from xbp.primitives.cross_entropy import one_hot
 
 
 class RejectingCrossEntropyLoss(CrossEntropyLoss):
-    """L_n = -z_label + log(e^-j + Σ_c e^z_c): cross-entropy beside a "rubbish" class of logit -j.
+    """L_n = -z_label + log(e^-j + Σ_c e^z_c): cross-entropy with a rejection class of logit -j.
 
     With the penalties y = -z this is the discriminative criterion of LeCun, Bottou, Bengio &
-    Haffner 1998, eq. 9. It pulls the penalty of the right class down towards 0 for as long as it
-    is above j, even when all others are higher, and leaves those alone that are far above j. The
-    gradient is p - t as ever, with p_c = e^z_c / (e^-j + Σ_c e^z_c), which sum to less than 1: it
-    is that of C + 1 classes, without the column of the last one, whose logit is constant.
+    Haffner 1998, eq. 9, which calls the class "rubbish". It pulls the penalty of the right class
+    towards 0 as long as it is above j, even if all others are higher, and ignores penalties far
+    above j. The gradient is p - t, with p_c = e^z_c / (e^-j + Σ_c e^z_c), which sum to less than 1:
+    the gradient for C + 1 classes without the column of the last one, whose logit is constant.
 
     Parameters
     ----------
     reduction : {"mean", "sum"}, default "mean"
         Over the samples.
     penalty : float, default 1
-        j, that of the rubbish class.
+        j, the penalty of the rejection class.
 
     Notes
     -----
@@ -42,11 +42,11 @@ class RejectingCrossEntropyLoss(CrossEntropyLoss):
     def __init__(self, reduction: str = "mean", *, penalty: float = 1.0) -> None:
         super().__init__(reduction)
         self.penalty = number("penalty", penalty)
-        self.rubbish = -self.penalty  # the logit of that class; checkpoints hold it, by this name
+        self.rubbish = -self.penalty  # its logit; the name is part of checkpoints
 
     def compute(self, logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
         xp = array_namespace(logits)
-        if target.ndim == 1:  # one-hot among C classes, where the label C is out of range
+        if target.ndim == 1:  # one-hot among C classes; a label of C is out of range
             target = one_hot(xp, target, logits.shape[1], logits.dtype)
         column = xp.zeros((logits.shape[0], 1), dtype=logits.dtype, device=logits.device)
         z = xp.concat([logits, column + self.rubbish], axis=1)

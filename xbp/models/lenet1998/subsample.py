@@ -1,4 +1,4 @@
-"""Subsampling with a coefficient and a bias that are learned."""
+"""Subsampling with a learned coefficient and bias."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xbp.random import Seed, generator
 class Subsample2d(AvgPool2d):
     """y[n, c, r, s] = w[c] Σ_ij x[n, c, r·stride + i, s·stride + j] + b[c].
 
-    Average pooling as it was before 2000: with m for the mean of a window of k = kh·kw entries,
+    Average pooling as in the 1990s: with the mean m of a window of k = kh·kw entries,
     y = k w m + b, so ∂L/∂w = k Σ δ m and ∂L/∂b = Σ δ, with δ = ∂L/∂y, and ∂L/∂m = k w δ.
     (LeCun, Bottou, Bengio & Haffner 1998, section II.B; a squashing function follows there.)
 
@@ -27,7 +27,7 @@ class Subsample2d(AvgPool2d):
     channels : int
     kernel_size : int or (height, width), default 2
     stride : int or (height, width), optional
-        None is `kernel_size`: windows side by side.
+        None is `kernel_size`: adjacent windows.
     padding : int or (height, width), default 0
         With zeros; at most half of `kernel_size`.
     dtype : dtype, default "float32"
@@ -47,8 +47,8 @@ class Subsample2d(AvgPool2d):
     Raises
     ------
     InputError
-        For sizes out of range, and in forward for input that is not 4-D, has another number of
-        channels or dtype, or is too small.
+        A size is out of range; in forward, the input is not 4-D, has another number of channels or
+        another dtype, or is too small.
 
     Examples
     --------

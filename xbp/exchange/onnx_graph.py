@@ -1,4 +1,4 @@
-"""From a recorded graph to what stands in a file: nothing twice, and nothing that has no effect."""
+"""The ONNX graph of a file: a traced graph without repeated and unused nodes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ Node: TypeAlias = Any
 """An onnx.NodeProto, for which there are no types."""
 
 INPUT, OUTPUT = "input", "output"
-BATCH = "N"  # the size of a batch that may have any
-OPSET = 21  # the version of the operators of spox.opset.ai.onnx.v21, which ndonnx uses
+BATCH = "N"
+"""The name of a batch size that may be any."""
+
+OPSET = 21
+"""The version of spox.opset.ai.onnx.v21, which ndonnx uses."""
 
 
 def finished(inputs: Mapping[str, Any], y: Any, weights: Mapping[str, NDArray[Any]]) -> Any:
-    """The onnx.ModelProto of what leads from `inputs` to `y`, all of them spox variables.
+    """The onnx.ModelProto that computes `y` from `inputs`, all of them spox variables.
 
-    The inputs that have the names of `weights` become constants of the model ("initializers").
+    Inputs named in `weights` become constants of the model ("initializers").
     """
     model = spox.build(dict(inputs), {OUTPUT: y})
     model.producer_name, model.producer_version = "xbp", __version__
@@ -40,21 +43,21 @@ def finished(inputs: Mapping[str, Any], y: Any, weights: Mapping[str, NDArray[An
         for name, array in weights.items()
         if name in read
     )
-    operators = model.opset_import[0]  # of the version that these few nodes need, or above
+    operators = model.opset_import[0]  # the lowest version that these nodes need
     operators.version = max(OPSET, operators.version)
     _replace(graph.output, onnx.shape_inference.infer_shapes(model).graph.output)
     for dim in graph.output[0].type.tensor_type.shape.dim[:1]:
-        if not dim.dim_value:  # it follows from that of the input
+        if not dim.dim_value:  # follows from the input's
             dim.dim_param = BATCH
     onnx.checker.check_model(model)
     return model
 
 
 def without_empty_cases(nodes: Iterable[Node]) -> Iterator[Node]:
-    """Each ``If`` that asks whether an array is empty gives way to its branch for one that is not.
+    """Replace each ``If`` that tests for an empty array by its branch for a non-empty one.
 
-    ndonnx makes one wherever runtimes might do something else with an empty array than the Array
-    API says. Only a batch of none would be empty, and is not provided for.
+    ndonnx adds one wherever runtimes may treat empty arrays differently from the Array API. Only an
+    empty batch would need it, and is not supported.
     """
     made: dict[str, Node] = {}
     for node in nodes:
@@ -65,12 +68,12 @@ def without_empty_cases(nodes: Iterable[Node]) -> Iterator[Node]:
 
 
 def value(name: str, made: Mapping[str, Node]) -> Any:
-    """What `name` comes to where no array is empty; None if that is not known."""
+    """The value of `name` if no array is empty; None if it is unknown."""
     node = made.get(name)
     if node is None:
         return None
     if node.op_type == "Size":
-        return 1  # or more, but it will be compared with 0
+        return 1  # or more; it is only compared with 0
     if node.op_type == "Constant":
         return numpy_helper.to_array(node.attribute[0].t)
     function = {"Identity": np.positive, "Mul": np.multiply, "Equal": np.equal}.get(node.op_type)
@@ -81,7 +84,7 @@ def value(name: str, made: Mapping[str, Node]) -> Any:
 
 
 def inlined(node: Node, taken: bool) -> list[Node]:
-    """The nodes of one branch of an ``If``; no other has their names, as spox made them."""
+    """The nodes of one branch of an ``If``; spox has given them unique names."""
     wanted = "then_branch" if taken else "else_branch"
     graph = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
     parts = list(without_empty_cases(graph.node))
@@ -92,7 +95,7 @@ def inlined(node: Node, taken: bool) -> list[Node]:
 
 
 def rename(node: Node, names: Mapping[str, str]) -> None:
-    """Other names for what a node reads and makes, and for what graphs within it read."""
+    """Rename inputs and outputs of a node, and inputs of graphs inside it."""
     for field in (node.input, node.output):
         field[:] = [names.get(name, name) for name in field]
     for attribute in node.attribute:
@@ -101,11 +104,11 @@ def rename(node: Node, names: Mapping[str, str]) -> None:
 
 
 def without_repeats(nodes: Iterable[Node]) -> Iterator[Node]:
-    """One node for all that compute the same, called by its operator and a number.
+    """Merge nodes that compute the same, and name them by operator and number.
 
-    A node that hands its input on gives way to that, unless it makes the output of the model.
+    A node that passes its input on is left out, unless it gives the output of the model.
     """
-    first: dict[Any, list[str]] = {}  # what the first of its kind makes
+    first: dict[Any, list[str]] = {}  # the outputs of the first node of each kind
     names: dict[str, str] = {}
     count: Counter[str] = Counter()
     for node in nodes:
@@ -127,7 +130,7 @@ def without_repeats(nodes: Iterable[Node]) -> Iterator[Node]:
 
 
 def with_output_named(nodes: list[Node]) -> list[Node]:
-    """Without a last node that only gives the output its name, if another can have it."""
+    """Drop a last node that only renames the output, if the node before can have the name."""
     *others, last = nodes
     if last.op_type == "Identity" and any(last.input[0] in node.output for node in others):
         for node in others:
@@ -137,9 +140,9 @@ def with_output_named(nodes: list[Node]) -> list[Node]:
 
 
 def useful(nodes: list[Node]) -> list[Node]:
-    """The nodes from which the output comes, and of each the outputs up to the last that is used.
+    """Keep nodes that the output depends on, and their outputs up to the last one used.
 
-    Nodes are in the order in which they run.
+    Nodes are in topological order.
     """
     wanted, kept = {OUTPUT}, []
     for node in reversed(nodes):
@@ -152,7 +155,7 @@ def useful(nodes: list[Node]) -> list[Node]:
 
 
 def _read(node: Node) -> Iterator[str]:
-    """What a node reads, and what graphs within it do."""
+    """The inputs of a node, and of graphs inside it."""
     yield from node.input
     for attribute in node.attribute:
         for part in attribute.g.node:

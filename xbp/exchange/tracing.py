@@ -1,4 +1,4 @@
-"""Run a model once on arrays that record what is done with them."""
+"""Tracing: one call of a model on ndonnx's arrays, which add a node for each operation."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from xbp.backend import Array, brief, dtype_name, to_numpy
 from xbp.errors import InputError
-from xbp.exchange.graph import BATCH, INPUT, OUTPUT, finished
 from xbp.exchange.nodes import without_detours
+from xbp.exchange.onnx_graph import BATCH, INPUT, OUTPUT, finished
 from xbp.nn.layer import Layer
 
 
-def recorded(model: Layer, x: NDArray[Any], batch_size: int | None) -> Any:
-    """``model(x)`` as an onnx.ModelProto, for x of this shape and dtype, but a batch of any size.
+def traced(model: Layer, x: NDArray[Any], batch_size: int | None) -> Any:
+    """``model(x)`` as an onnx.ModelProto, for x of this shape and dtype with any batch size.
 
     Raises
     ------
     InputError
-        A layer does what cannot be recorded.
+        A layer cannot be traced.
     """
     try:
-        return _recorded(model, x, BATCH if batch_size is None else batch_size)
-    except _CannotBeRecordedError as error:
+        return _traced(model, x, BATCH if batch_size is None else batch_size)
+    except _CannotBeTracedError as error:
         advice = "it must use functions of the Array API alone, and read no value of an array"
         if batch_size is None and _works(model, x):
             advice = "it must know the size of the batch: give batch_size (--batch-size)"
@@ -36,35 +36,35 @@ def recorded(model: Layer, x: NDArray[Any], batch_size: int | None) -> Any:
         raise InputError(msg) from error.reason
 
 
-class _CannotBeRecordedError(Exception):
+class _CannotBeTracedError(Exception):
     def __init__(self, layer: str, reason: Exception) -> None:
         self.layer, self.reason = layer, reason
 
 
 def _works(model: Layer, x: NDArray[Any]) -> bool:
-    """Whether it can be exported for a batch of the size of x."""
+    """Whether the model can be traced with the batch size of x."""
     try:
-        _recorded(model, x, len(x))
-    except _CannotBeRecordedError:
+        _traced(model, x, len(x))
+    except _CannotBeTracedError:
         return False
     return True
 
 
-def _recorded(model: Layer, x: NDArray[Any], batch: int | str) -> Any:
+def _traced(model: Layer, x: NDArray[Any], batch: int | str) -> Any:
     inputs = {INPUT: _argument((batch, *x.shape[1:]), x.dtype)}
     weights, twins = {}, {}
     for name, p in model._all_names(""):
-        if id(p.data) not in twins:  # a shared one goes by its first name
+        if id(p.data) not in twins:  # a shared parameter has its first name
             name += "_" * (name in (INPUT, OUTPUT))
             twins[id(p.data)] = inputs[name] = _argument(p.shape, p.data.dtype)
             weights[name] = to_numpy(p.data)
-    twin = copy.deepcopy(model, twins)  # the same layers, with the recording arrays in them
+    twin = copy.deepcopy(model, twins)  # the same layers, with ndonnx arrays as parameters
     try:
         with without_detours(), patch.object(ndonnx.Array, "__array__", _no_values, create=True):
             y = twin(inputs[INPUT])
         end = y.unwrap_spox()
     except Exception as error:
-        raise _CannotBeRecordedError(_culprit(twin, error), error) from error
+        raise _CannotBeTracedError(_culprit(twin, error), error) from error
     return finished({name: a.unwrap_spox() for name, a in inputs.items()}, end, weights)
 
 
@@ -73,17 +73,17 @@ def _argument(shape: tuple[int | str, ...], dtype: Any) -> Array:
 
 
 def _no_values(*_: Any, **__: Any) -> NoReturn:
-    """What numpy gets that asks a recording array for its values, and otherwise an object."""
+    """Stands in for ``__array__``, without which numpy would make an array of objects."""
     msg = "values are asked for, where there are only shapes"
     raise TypeError(msg)
 
 
 def _culprit(model: Layer, error: Exception) -> str:
-    """The innermost of the model's layers in which an error arose, and where it stands."""
+    """The innermost layer in which an error arose, and its name in the model."""
     names = {id(layer): name for name, layer in _layers(model)}
     found = model
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        for variable in ("self", "conv"):  # a ConvBlock is none of the model's layers, its conv is
+        for variable in ("self", "conv"):  # a ConvBlock is not in the model, but its conv is
             layer: Any = frame.f_locals.get(variable)
             found = layer if id(layer) in names else found
     name, shown = names[id(found)], repr(found).partition("\n")[0].removesuffix("(")
