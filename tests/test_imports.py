@@ -304,6 +304,6 @@ def test_a_circle_is_found_through_all_kinds_of_imports(
 def test_the_picture_has_every_room_and_says_what_is_wrong(
     house: Callable[..., list[architecture.Arrow]],
 ) -> None:
-    lines = "\n".join(architecture.picture(house(errors="import xbp.cli.page", cli__page="")))
+    lines = "\n".join(architecture.picture(house(errors="import xbp.cli.report", cli__report="")))
     assert all(room in lines for room in ROOMS)
-    assert "arrows upwards: 1;" in lines and "upwards: xbp.errors -> xbp.cli.page" in lines
+    assert "arrows upwards: 1;" in lines and "upwards: xbp.errors -> xbp.cli.report" in lines

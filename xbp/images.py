@@ -247,7 +247,7 @@ def _spread(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _strokes(digit: Grey) -> Grey:
-    """The digit on a fine grid, 160 pixels along its longer side, with strokes of MNIST's thickness.
+    """The digit on a fine grid, 160 pixels along its longer side, with strokes as in MNIST.
 
     Without this, a fine pen on a large sheet would leave only a shade on 20 × 20 pixels.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.gpu.parts import Settings
 from benchmarks.gpu.running import Outcome
-from xbp.benchmarks.report import UNITS
+from xbp.benchmarks.tables import UNITS
 from xbp.benchmarks.workloads import SIDES, WORKLOADS
 
 Lines = Iterator[str]

@@ -21,7 +21,7 @@ from xbp.benchmarks.comparison import deviation, disagreements, spread
 from xbp.benchmarks.harness import Harness
 from xbp.benchmarks.options import QUICK, Options
 from xbp.benchmarks.process import SideError, environment
-from xbp.benchmarks.report import add_floors, file_stem, markdown, results
+from xbp.benchmarks.tables import add_floors, file_stem, markdown, results
 from xbp.benchmarks.worker import Worker, summary
 from xbp.benchmarks.workloads import (
     SIDES,

@@ -23,8 +23,8 @@ from processes import search_path
 import xbp
 from xbp import nn
 from xbp.backend import LIBRARIES, why_unavailable
-from xbp.cli import COMMANDS, app, cuda, main
-from xbp.cli.report import EpochLines, Stopwatch
+from xbp.cli import COMMANDS, app, drivers, main
+from xbp.cli.display import EpochLines, Stopwatch
 from xbp.datasets import load_mnist, standardize_images
 from xbp.errors import InputError
 from xbp.models import lenet1998
@@ -676,18 +676,18 @@ class TestInfo:
             cuda.Device("Imagined GPU", (9, 0), 140 * 2**30),
             cuda.Device("Another one", (8, 6), 24 * 2**30),
         )
-        facts = cuda.Facts(cuda.Driver(12040, devices=gpus), wheels={"cupy-cuda13x": "14.2.0"})
-        monkeypatch.setattr(cuda, "look", lambda: facts)
+        facts = drivers.Facts(drivers.Driver(12040, devices=gpus), wheels={"cupy-cuda13x": "14.2.0"})
+        monkeypatch.setattr(drivers, "look", lambda: facts)
         result = command("info")
         assert (result.code, result.err) == (0, "")
         assert re.search(r"CUDA of the driver +up to 12\.4\b", result.out)
         lines = result.out.splitlines()
         assert "cuda:0: Imagined GPU, compute capability 9.0, 140 GiB" in lines
         assert "cuda:1: Another one, compute capability 8.6, 24 GiB" in lines
-        assert [f"GPU: {line}" for line in cuda.diagnose(facts)] == lines[-1:]
+        assert [f"GPU: {line}" for line in drivers.diagnose(facts)] == lines[-1:]
 
     def test_nothing_is_wrong_without_a_gpu(self, command, monkeypatch):
-        monkeypatch.setattr(cuda, "look", cuda.Facts)
+        monkeypatch.setattr(drivers, "look", drivers.Facts)
         result = command("info")
         assert not re.search("^(GPU|cuda)", result.out, re.MULTILINE)
         assert "CUDA of the driver" not in result.out
@@ -698,7 +698,7 @@ class TestInfo:
             return xbp.get_backend()
 
         wheels = {"cupy-cuda12x": "14.2.0", "cupy-cuda13x": "14.2.0"}
-        monkeypatch.setattr(cuda, "look", lambda: cuda.Facts(wheels=wheels))
+        monkeypatch.setattr(drivers, "look", lambda: drivers.Facts(wheels=wheels))
         monkeypatch.setattr("xbp.cli.info.LIBRARIES", {"torch": None})
         monkeypatch.setattr("xbp.cli.info.find_backend", find)
         result = command("info")

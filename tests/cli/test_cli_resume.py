@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cli.test_cli import assert_sentence, command, options, own_backend, small  # noqa: F401
 
-from xbp.cli.report import Stopwatch
+from xbp.cli.display import Stopwatch
 from xbp.training.files.checkpoints import checkpoints_in
 from xbp.training.files.tensors import TensorFile, write_tensors
 

@@ -37,7 +37,7 @@ from golden.problems import (
 import xbp
 from xbp import nn, optim
 from xbp.accelerators import disabled
-from xbp.benchmarks.report import markdown
+from xbp.benchmarks.tables import markdown
 from xbp.cli import main
 from xbp.random import Stream, permutation
 from xbp.report.run import RECORD, Run, load_history, load_test_set

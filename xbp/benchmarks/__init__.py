@@ -1,6 +1,7 @@
 """Side-by-side measurements of xbp and its peers: ``xbp bench``.
 
-``workloads`` says what is measured and on which sides; ``worker`` runs one side in a process of its
-own, which a ``side_*`` file teaches to speak to its library; ``harness`` lets the sides take turns;
-``report`` makes tables and a plot of what came out. None of it is loaded by ``import xbp``.
+``workloads`` lists what is measured, and on which sides. ``worker`` runs a side in a process of its
+own, by a ``side_*`` file for its library; ``process`` starts it; ``turns`` times the sides one
+after the other, and ``harness`` has a method for each kind of workload. ``tables`` formats the
+results. ``import xbp`` imports none of it.
 """

@@ -28,7 +28,7 @@ class Side:
         self.versions = {"jax": jax.__version__, "device": self.device.device_kind}
 
     def array(self, host: NDArray[Any]) -> Any:
-        small = host.astype(np.int32) if host.dtype == np.int64 else host  # it has no 64 bits
+        small = host.astype(np.int32) if host.dtype == np.int64 else host  # JAX has 32 bits
         return self.jax.device_put(small, self.device)
 
     def take(self, x: Any, rows: Any) -> Any:

@@ -28,7 +28,7 @@ class Side:
 
 
 class Network:
-    """One call of `partial_fit` is one step, where batch_size is that of the call."""
+    """A step is one call of `partial_fit`, with the batch as `batch_size`."""
 
     def __init__(self, model: list[Any], optimizer: str, lr: float) -> None:
         self.sizes, self.rule, self.lr = model[1:], optimizer, lr
@@ -58,7 +58,7 @@ class Network:
         )
         model.partial_fit(x, y, classes=np.arange(self.sizes[-1]))
         names = sorted({name.partition(".")[0] for name in self.weights}, key=int)
-        for index, name in enumerate(names):  # in place: its optimizer holds the arrays
+        for index, name in enumerate(names):  # in place, as the optimizer holds the arrays
             model.coefs_[index][...] = self.weights[f"{name}.weight"].T
             model.intercepts_[index][...] = self.weights[f"{name}.bias"]
         return model

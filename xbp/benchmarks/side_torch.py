@@ -1,6 +1,6 @@
 """PyTorch as a side of a benchmark: eager, compiled, or replaying a CUDA graph.
 
-On a GPU none of this has been run yet.
+Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Side:
             index = str(options["device"] or 0).rpartition(":")[2]
             self.device = f"cuda:{index}"
             torch.cuda.set_device(self.device)
-            self.versions["device"] = torch.cuda.get_device_name(self.device)  # or why there's none
+            self.versions["device"] = torch.cuda.get_device_name(self.device)  # or raises
             self.versions["CUDA of torch"] = str(torch.version.cuda)
-            # PyTorch's own defaults differ: off for products, on for convolutions.
+            # By default it is off for products and on for convolutions.
             torch.backends.cuda.matmul.allow_tf32 = options["tf32"]
             torch.backends.cudnn.allow_tf32 = options["tf32"]
-            torch.backends.cudnn.benchmark = True  # all batches but the last have one size
+            torch.backends.cudnn.benchmark = True  # all batches but the last have the same size
         torch.set_num_threads(options["threads"])
         self.versions["threads"] = str(torch.get_num_threads())
 
@@ -56,7 +56,7 @@ class Side:
 
     def network(self, model: list[Any], optimizer: str, lr: float) -> Network:
         if self.compiled:
-            self.torch._dynamo.reset()  # or it would take a second batch size for a varying one
+            self.torch._dynamo.reset()  # a second batch size would count as dynamic
         return (Graphed if self.graph else Network)(self, model, optimizer, lr)
 
     def identity(self, x: Any) -> Callable[[], None]:
@@ -81,14 +81,14 @@ class Side:
         return multiply
 
     def launch(self, kernels: int, graph: bool) -> Callable[[], None]:
-        """Kernels that wait for 0 cycles: PyTorch has none that does less."""
+        """Kernels that sleep for 0 cycles, the least that PyTorch offers."""
         cuda = self.torch.cuda
 
         def launch() -> None:
             for _ in range(kernels):
                 cuda._sleep(0)
 
-        launch()  # so that it is loaded before a capture
+        launch()  # loads the kernel before a capture
         if not graph:
             return launch
         cuda.synchronize()
@@ -110,7 +110,7 @@ class Network:
         self.model = make_model(torch, *model).to(side.device)
         self.run, self.loss = self.model, torch.nn.CrossEntropyLoss()
         self.objective, self.replays = self._objective, side.compiled and side.on_gpu
-        if self.replays:  # this mode makes CUDA graphs, too
+        if self.replays:  # this mode uses CUDA graphs
             compiled = partial(torch.compile, dynamic=False, mode="max-autotune")
             self.run, self.objective = compiled(self.model), compiled(self._objective)
         elif side.compiled:
@@ -144,12 +144,12 @@ class Network:
 
 
 class Graphed(Network):
-    """The whole step, from taking the batch to the optimizer, captured once and replayed.
+    """The whole step, from indexing the batch to the optimizer, captured once and replayed.
 
-    As PyTorch's notes on CUDA graphs ask: static inputs, steps on a stream of their own before the
-    capture, gradients that the graph's memory holds, an optimizer that reads its rate and its count
-    on the device (here also the fastest one, fused). What of a step is outside: its row numbers are
-    copied in. Each batch size has a graph of its own.
+    It follows PyTorch's notes on CUDA graphs: static inputs, warm-up steps on a side stream,
+    gradients in the memory of the graph, and an optimizer with rate and step count on the device
+    (the fused one, which is the fastest). Only the row indices are copied in before a replay. Each
+    batch size has its own graph.
     """
 
     WARM_UP = 3
@@ -167,7 +167,7 @@ class Graphed(Network):
         from_numpy = self.torch.from_numpy
         self.model.load_state_dict({name: from_numpy(value) for name, value in weights.items()})
         for tensor in self._state():
-            tensor.zero_()  # in place, as all of it is in the graphs
+            tensor.zero_()  # in place, as the graphs use these tensors
 
     def rate(self, lr: float) -> None:
         self.rate_now.fill_(lr)
@@ -204,10 +204,10 @@ class Graphed(Network):
                 self.step(x[static], y[static])
         cuda.current_stream().wait_stream(stream)
         graph = cuda.CUDAGraph()
-        self.optimizer.zero_grad()  # to None: the capture makes them, in the graph's memory
+        self.optimizer.zero_grad()  # to None: the capture allocates them in the graph's memory
         with cuda.graph(graph):
             value = self.step(x[static], y[static])
-        with self.torch.no_grad():  # the warm-up has trained: undone
+        with self.torch.no_grad():  # undoes the training of the warm-up
             for tensor in self._state():
                 tensor.zero_()
             for tensor, old in before:
@@ -215,13 +215,13 @@ class Graphed(Network):
         return graph, static, value.detach()
 
     def _state(self) -> list[Any]:
-        """The optimizer's own tensors."""
+        """The tensors of the optimizer's state."""
         states = self.optimizer.state.values()
         return [t for s in states for t in s.values() if self.torch.is_tensor(t)]
 
 
 def make_model(torch: Any, name: str, *sizes: int) -> Any:
-    """The model of xbp of the same name and sizes, with the same names in its state dict."""
+    """The equivalent of an xbp model, with the same names in its state dict."""
     nn = torch.nn
     if name == "lenet5":
         return nn.Sequential(

@@ -1,4 +1,4 @@
-"""xbp as a side of a benchmark, on any of its backends (on a GPU not run yet)."""
+"""xbp as a side of a benchmark, on any of its backends (not yet run on a GPU)."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Side:
         return self.backend.xp.take(x, rows, axis=0)
 
     def wait(self, value: Any) -> None:
-        """Read `value`: a device computes in order, so all that was asked before has been done.
+        """Wait for the device by reading `value`; all work issued before is done then.
 
-        With CUDA there are several orders, as a graph may be replayed in a stream of its own.
+        With CUDA, wait for all streams, as a graph may be replayed on a stream of its own.
         """
         if self.backend.name == "cupy":
             self.backend.device.synchronize()
@@ -72,14 +72,14 @@ class Side:
         operands = []
         for m, k, n, form in shapes:
             a, b = rng.random((m, k), np.float32), rng.random((k, n), np.float32)
-            # "nt": the second operand lies transposed in memory, as a weight does in a forward.
+            # "nt": the second operand is transposed in memory, as a weight in a forward.
             first = xbp.asarray(a) if form[0] == "n" else xbp.asarray(a.T.copy()).T
             second = xbp.asarray(b) if form[1] == "n" else xbp.asarray(b.T.copy()).T
             operands.append((first, second, xbp.asarray(np.zeros((m, n), np.float32))))
 
         def multiply() -> Array:
             for a, b, c in operands:
-                xp.matmul(a, b, out=c)  # of no standard, but fresh memory would be timed too
+                xp.matmul(a, b, out=c)  # not in the standard, but avoids timing an allocation
             return c[:1, :1]
 
         return multiply
@@ -112,7 +112,7 @@ class Side:
             for _ in range(kernels):
                 nothing((1,), (1,), ())
 
-        launch()  # so that it is compiled and loaded before a capture
+        launch()  # compiles and loads the kernel before a capture
         if not graph:
             return launch
         self.wait(None)
@@ -124,16 +124,16 @@ class Side:
         return lambda: captured.launch(stream)
 
     def held(self) -> dict[str, int]:
-        """Bytes; a collection first, as what waits for one is no leak."""
+        """Bytes held, after a garbage collection, as garbage is no leak."""
         gc.collect()
         if self.backend.name != "cupy":
             return {"process": resident()}
         pool, (free, total) = self.cupy.get_default_memory_pool(), self.cupy.cuda.Device().mem_info
-        # The pool never gives anything back by itself: what it has is what was held at most.
+        # The pool never releases memory by itself, so its size is the peak.
         return {"most": pool.total_bytes(), "now": pool.used_bytes(), "device": total - free}
 
     def grow(self, network: Network, x: Array, y: Array, batch: int, epochs: int) -> list[Any]:
-        """What is held after each epoch of one call of `Trainer.fit`."""
+        """Bytes held after each epoch of one call of `Trainer.fit`."""
         found: list[dict[str, int]] = []
         look = LambdaCallback(on_epoch_end=lambda trainer, epoch, record: found.append(self.held()))
         trainer = Trainer(network.model, network.loss, network.optimizer, rng=0)
@@ -142,17 +142,17 @@ class Side:
 
 
 def resident() -> int:
-    """The bytes of this process that are in RAM now."""
+    """The resident memory of this process now, in bytes."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except OSError:
-        psutil = importlib.import_module("psutil")  # where there is no /proc
+        psutil = importlib.import_module("psutil")  # on systems without /proc
         return int(psutil.Process().memory_info().rss)
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def accelerators(backend: str) -> str:
-    """Which primitives are accelerated here."""
+    """The primitives that are accelerated here."""
     if not xbp.accelerators.enabled():
         return "off"
     names = [a.name for a in xbp.accelerators.registered() if a.backend == backend]
@@ -160,7 +160,7 @@ def accelerators(backend: str) -> str:
 
 
 class Identity(nn.Layer):
-    """y = x: what a call costs in which nothing is computed."""
+    """y = x, to measure the cost of a call without computation."""
 
     def forward(
         self, x: Array, *, training: bool = False, rng: nn.backward.Rng = None
@@ -189,7 +189,7 @@ class Network:
     def step(self, x: Array, y: Array) -> Array:
         logits, backward = self.model.forward(x, training=True)
         value, gradient = self.loss(logits, y)
-        nn.for_parameters(backward)(gradient)  # as PyTorch, which has no gradient of the data
+        nn.for_parameters(backward)(gradient)  # like PyTorch, without the gradient of the data
         self.optimizer.step()
         self.optimizer.zero_grad()
         return value
@@ -199,10 +199,10 @@ class Network:
 
 
 class Trained(Network):
-    """Steps as `Trainer` makes them, an epoch at a time: captured and replayed, where it does so.
+    """Whole epochs of a `Trainer`, with captured steps where it captures them.
 
-    An epoch's shuffle, which the host draws, and its record belong to it. What is warned of, such
-    as steps that cannot be captured, is kept in `remarks`.
+    The shuffle, drawn on the host, and the record of an epoch are part of its time. Warnings, for
+    instance of steps that cannot be captured, are kept in `remarks`.
     """
 
     def __init__(self, model: list[Any], optimizer: str, lr: float, remarks: list[str]) -> None:
@@ -219,7 +219,7 @@ class Trained(Network):
         self.trainer.epochs_done = 0
 
     def first(self, x: Array, y: Array, batch: int, epochs: int) -> list[float]:
-        """The losses of short epochs."""
+        """The losses of short epochs, to compare the sides."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             history = self.trainer.fit(x, y, epochs, batch, verbose=False)
@@ -227,7 +227,7 @@ class Trained(Network):
         return [float(loss) for loss in history["loss"]]
 
     def fit(self, x: Array, y: Array, batch: int, steps: int) -> int:
-        """Whole epochs, until there are at least so many steps; how many there were."""
+        """Whole epochs, until there were at least `steps` steps; returns their number."""
         in_epoch = -(-len_of(x) // batch)
         epochs = -(-steps // in_epoch)
         self.trainer.fit(x, y, epochs, batch, verbose=False)
@@ -243,7 +243,7 @@ class Trained(Network):
         seed: int,
         is_done: Callable[[int, Any], bool],
     ) -> None:
-        """Epochs with their shuffles and rates, until `is_done` says so after one."""
+        """Epochs with their shuffles and rates, until `is_done` is true after one."""
 
         def look(trainer: Training, epoch: int, record: Any) -> None:
             if is_done(epoch, trainer.current_loss):

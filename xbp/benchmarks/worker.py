@@ -1,31 +1,31 @@
-"""One side of a benchmark, in a process of its own: reads commands, carries them out, answers.
+"""One side of a benchmark in a process of its own, which carries out commands.
 
     python -P worker.py side_torch.py '{"threads": 2, …}'
 
-It is started by its path and imports nothing of xbp, so that a peer's process holds the peer, numpy
-and this file, no more. Commands and answers are lines of JSON. Between them it sleeps in a read;
-what threads its library has go to sleep by themselves within the pause that the harness makes.
+It is started by its path and imports nothing from xbp, so that a peer's process holds only the
+peer, numpy and this file. Commands and answers are lines of JSON. Between them it sleeps in a read,
+and the threads of its library go to sleep during the pause of the harness.
 
-A side file defines a class ``Side`` of a dictionary of options, with
+A side file defines a class ``Side``, made from a dictionary of options, with
 
-    versions                             what runs: a dictionary of strings
-    array(host)                          its own array, on its device, of a numpy array
-    take(x, rows)                        rows of an array of its own
+    versions                             a dictionary of strings
+    array(host)                          a numpy array as an array on its device
+    take(x, rows)                        rows of such an array
     wait(value)                          returns when `value` has been computed
-    to_host(value)                       as a numpy array
+    to_host(value)                       `value` as a numpy array
     network(model, optimizer, lr)        load(weights), step(x, y) -> loss, predict(x) -> logits,
                                          rate(lr): a model such as ["mlp", 784, 4096, 10]
-    identity(x)                          a call of a layer that does nothing, ready to be made
-    products(shapes), copy(size, parts)  the same for matrix products, and for copying `size` bytes
-    launch(kernels, graph)               the same for kernels that do nothing
-    held()                               bytes: what its arrays take, at most and now, and what the
-                                         device has given to all processes
+    identity(x)                          a function that calls a layer without computation
+    products(shapes), copy(size, parts)  functions for matrix products, and for copying `size` bytes
+    launch(kernels, graph)               a function that launches empty kernels
+    held()                               bytes of its arrays, at most and now, and device memory of
+                                         all processes
     grow(model, …)                       memory after each epoch of a training
 
-of which it may leave out what it cannot do. Its list `remarks`, if it has one, holds what is to be
-told of the last command. Where the whole set stays on a device, a network may
-take the batch from it by itself, once it has been told ``feed(x, y)``: ``step_at(rows) -> loss``;
-and one that trains by the epoch has ``first(…)``, ``fit(…)`` and ``learn(…)`` (see side_xbp.py).
+Methods may be missing. An optional list `remarks` holds warnings about the last command.
+If the whole data set stays on a device, a network may index the batch itself, by ``feed(x, y)`` and
+``step_at(rows) -> loss``; one that trains whole epochs has ``first(…)``, ``fit(…)`` and
+``learn(…)`` (see side_xbp.py).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Worker:
     # --- what can be timed: each makes self.step, and returns values that all sides must share ---
 
     def train(self, job: dict[str, Any]) -> list[float]:
-        """Training steps on the batches of a set, in turn; returns the losses of the first."""
+        """Prepare training steps on the batches of a data set in turn; returns the first losses."""
         self.learned = ()
         self.network = self.side.network(job["model"], job["optimizer"], job["lr"])
         self.network.load(_weights(job))
@@ -72,9 +72,9 @@ class Worker:
         return [float(self.side.to_host(step(i))) for i in range(job["guard"])]
 
     def _train_shuffled(self, job: dict[str, Any]) -> list[float]:
-        """The same where each step takes its batch from the set, which lies on the device.
+        """The same if each step takes its batch from the data set on the device.
 
-        Returns the mean losses of two short epochs: a side that trains by the epoch tells no more.
+        Returns the mean losses of two short epochs, as some sides train whole epochs only.
         """
         (x, y), batch, network = self._set(job, "train"), job["batch"], self.network
         guards = np.load(job["guard_orders"])
@@ -89,13 +89,13 @@ class Worker:
         return [self._mean(map(step_at, self._rows(guard, batch))) for guard in guards]
 
     def _rows(self, order: NDArray[Any], batch: int) -> list[Any]:
-        """A shuffle, on the device, in parts of a batch each."""
+        """A shuffle on the device, split into batches."""
         on_device = self.side.array(order)
         n = len(order)
         return [on_device[first : min(first + batch, n)] for first in range(0, n, batch)]
 
     def _step_at(self, x: Any, y: Any) -> Callable[[Any], Any]:
-        """A step on some rows of a set."""
+        """A step on some rows of a data set."""
         network, take = self.network, self.side.take
         if hasattr(network, "step_at"):
             network.feed(x, y)
@@ -106,7 +106,7 @@ class Worker:
         return float(np.mean([float(self.side.to_host(loss)) for loss in losses]))
 
     def infer(self, job: dict[str, Any]) -> list[float]:
-        """Logits of the same batches; returns the first ones' cross-entropy."""
+        """Prepare inference on the same batches; returns the cross-entropy of the first ones."""
         batches = self._batches(job)
         network = self.side.network(job["model"], job["optimizer"], job["lr"])
         network.load(_weights(job))
@@ -141,7 +141,7 @@ class Worker:
         return []
 
     def _time(self, step: Callable[[int], Any], turn: Callable[[int], int] | None = None) -> None:
-        """What is to be timed: one step, and how many steps are made if at least n are wanted."""
+        """Set what is timed: one step, and the number of steps made if at least n are wanted."""
         self.step, self.turn = step, turn or self._one_by_one
 
     def _one_by_one(self, steps: int) -> int:
@@ -153,7 +153,7 @@ class Worker:
     # --- measuring ---
 
     def run(self, job: dict[str, Any]) -> float:
-        """Seconds that `steps` steps take, after one that wakes threads and fills caches."""
+        """The seconds for `steps` steps, after one that wakes threads and fills caches."""
         self.side.wait(self.step(0))
         start = time.perf_counter()
         made = self.turn(job["steps"])
@@ -163,12 +163,11 @@ class Worker:
     def learn(self, job: dict[str, Any]) -> list[dict[str, float]]:
         """Train until `target` is reached; seconds so far and test accuracy after each epoch.
 
-        Without a target all epochs are made, and only after the last one, when the clock has been
-        read, the accuracy is asked for. The network is the one that `train` made and warmed up,
-        with new weights.
+        Without a target all epochs are made, and the accuracy is measured once, after the clock has
+        been read. The network is the one of `train`, already warmed up, with new weights.
         """
         network, batch = self.network, job["batch"]
-        # The same arrays for each seed: what has been captured with them stays good.
+        # The same arrays for each seed, so that captured graphs stay valid.
         self.learned = self.learned or (*self._set(job, "train"), *self._set(job, "test"))
         x, y, x_test, labels = self.learned
         orders = [self._rows(order, batch) for order in np.load(job["orders"])]
@@ -211,13 +210,12 @@ class Worker:
         return correct / n
 
     def timeline(self, job: dict[str, Any]) -> dict[str, Any]:
-        """What the device did in about `steps` steps; see `summary`.
+        """The kernels and copies of about `steps` steps; see `summary`.
 
-        PyTorch's profiler listens to the driver (by CUPTI), so it sees the kernels of every library
-        of this process: one instrument for all sides. Replays of a graph that was captured before
-        the profiler's first use escape it with some versions (pytorch/pytorch#100441); with others
-        it hears nothing any more after a first use (lightseekorg/tokenspeed#1348). So it is tried
-        either way, `listen` being the first use.
+        PyTorch's profiler uses CUPTI, and so sees the kernels of every library in this process.
+        With some versions it misses replays of graphs captured before its first use
+        (pytorch/pytorch#100441); with others it records nothing after its first use
+        (lightseekorg/tokenspeed#1348). So both are tried; `listen` is the first use.
         """
         import torch
         from torch.profiler import ProfilerActivity, profile
@@ -244,16 +242,16 @@ class Worker:
         return self.side.held()  # type: ignore[no-any-return]
 
     def grow(self, job: dict[str, Any]) -> list[dict[str, int]]:
-        """Memory after each of `epochs` epochs."""
+        """Bytes held after each of `epochs` epochs."""
         self.network = self.side.network(job["model"], job["optimizer"], job["lr"])
         self.network.load(_weights(job))
         x, y = self._set(job, "train")
         return self.side.grow(self.network, x, y, job["batch"], job["epochs"])  # type: ignore[no-any-return]
 
     def peak(self, job: dict[str, Any]) -> int:
-        """The most memory, in bytes, that this process has had in RAM."""
+        """The peak resident memory of this process, in bytes."""
         status = Path("/proc/self/status")
-        if status.exists():  # getrusage would also count what the parent had when it forked
+        if status.exists():  # getrusage would include the parent's memory at the fork
             for line in status.read_text(encoding="ascii").splitlines():
                 if line.startswith("VmHWM"):
                     return 1024 * int(line.split()[1])
@@ -277,7 +275,7 @@ class Worker:
 
 
 def summary(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
-    """Where the device's time went, from the events of a trace in Chrome's format.
+    """The time of kernels and copies, from a trace in Chrome's format.
 
     Returns
     -------
@@ -298,7 +296,7 @@ def summary(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     for event in seen:
         counts[kinds[event["cat"]]] += 1
         first, last = event["ts"], event["ts"] + event["dur"]
-        busy += max(0.0, last - max(first, end))  # what runs side by side counts once
+        busy += max(0.0, last - max(first, end))  # overlapping kernels count once
         end = max(end, last)
         of_name = names.setdefault(event["name"], [0, 0.0])
         of_name[0] += 1
@@ -328,9 +326,9 @@ def _cross_entropy(logits: NDArray[Any], labels: NDArray[Any]) -> float:
 
 def main(side_file: str, options: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps output of libraries out of the answers
     if options["cpus"] and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, options["cpus"])  # before any library counts them
+        os.sched_setaffinity(0, options["cpus"])  # before any library counts the cores
     worker = None
     for line in sys.stdin:
         command, job = json.loads(line)

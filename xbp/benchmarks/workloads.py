@@ -1,4 +1,4 @@
-"""What is measured, on which sides, and how much arithmetic and memory traffic it must take."""
+"""The workloads, their sides, and the arithmetic and memory traffic they need."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from xbp.random import Seed, generator
 
 @dataclass(frozen=True)
 class Side:
-    """One of those compared: its name, the file that runs it, and what must be installed.
+    """A library in one configuration: its name, the file that runs it, and its package.
 
-    `where` is "cpu" or "gpu" for one that takes part there only, unless it is asked for by name.
+    `where` is "cpu" or "gpu" for a side that takes part there only, unless it is named explicitly.
     """
 
     title: str
@@ -25,15 +25,13 @@ class Side:
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     where: str = ""
-    whole: str = ""  # what imports all of `module`, where ``import`` alone puts that off
+    whole: str = ""  # imports all of `module`, if ``import`` alone is lazy
 
 
 TORCH = "pip install torch==2.13.0"
 OFF = {"XBP_ACCELERATE": "0"}
 SIDES = {
-    "xbp": Side(
-        "xbp", "side_xbp.py", "xbp", whole="from xbp import *"
-    ),  # on a GPU as `Trainer` does it
+    "xbp": Side("xbp", "side_xbp.py", "xbp", whole="from xbp import *"),  # on a GPU like `Trainer`
     "xbp-eager": Side(
         *("xbp, eager", "side_xbp.py", "xbp"), options={"trainer": False}, where="gpu"
     ),
@@ -58,7 +56,7 @@ SIDES = {
         options={"backend": "numpy", "device": None, "trainer": False},
         where="gpu",
     ),
-    "numpy": Side("numpy", "", "numpy"),  # to be imported, no more
+    "numpy": Side("numpy", "", "numpy"),  # for import times only
 }
 
 EVERY = ("xbp", "xbp-eager", "reference", "torch", "torch-compiled", "torch-graph", "jax")
@@ -68,26 +66,26 @@ PREDICTING = ("xbp", "reference", "torch", "torch-compiled", "jax")
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of measurement, at one size or several.
+    """A measurement at one or several sizes.
 
     Attributes
     ----------
     title : str
     unit : str
-        Of what is reported; see `report.UNITS`.
+        Of the costs; see `tables.UNITS`.
     kind : str
-        The method of `worker.Worker` that makes it ready, or of the harness that measures it.
+        The method of `worker.Worker` that prepares it, or of `Harness` that measures it.
     sides : tuple of str
     sizes : tuple of int
-        The batch sizes; empty where there is no choice.
+        The batch sizes; empty if it has none.
     model : list
         Name and sizes, for `make_model`.
     where : str
-        "gpu" for one that is measured there only, unless it is asked for by name.
+        "gpu" for one that is measured there only, unless it is named explicitly.
     epochs : int
-        Of a whole training; 0 for as many as the scale says, until the accuracy has been reached.
+        Of a whole training; 0 for the number in `Scale`, until the accuracy has been reached.
     rate : float
-        The largest of a one-cycle schedule, in a whole training by Adam.
+        The maximum of a one-cycle schedule, in a whole training by Adam.
     """
 
     title: str
@@ -162,7 +160,7 @@ WORKLOADS = {
 
 
 def takes_part(where: str, backend: str) -> bool:
-    """Whether a side or workload of that `where` belongs to a backend."""
+    """Whether a side or workload with this `where` belongs to a backend."""
     return where in ("", "gpu" if on_gpu(backend) else "cpu")
 
 
@@ -171,7 +169,7 @@ def on_gpu(backend: str) -> bool:
 
 
 def make_model(name: str, *sizes: int, rng: Seed) -> nn.Layer:
-    """LeNet-5, an MLP of these sizes, or an RNN of (inputs, hidden, classes), read to its end."""
+    """LeNet-5, an MLP of these sizes, or an RNN (inputs, hidden, classes) with its last output."""
     if name == "lenet5":
         return models.LeNet5(rng=rng)
     if name == "mlp":
@@ -183,12 +181,12 @@ def make_model(name: str, *sizes: int, rng: Seed) -> nn.Layer:
 
 
 def input_shape(name: str) -> tuple[int, ...]:
-    """How a 28 × 28 image is given to a model."""
+    """The shape in which a model takes a 28 × 28 image."""
     return {"lenet5": (1, 28, 28), "mlp": (784,), "rnn": (28, 28)}[name]
 
 
 def multiplications(name: str, *sizes: int) -> tuple[int, ...]:
-    """Multiplications of one image's forward, layer by layer, those on the input itself first."""
+    """Multiplications in the forward of one image, layer by layer from the input."""
     if name == "lenet5":
         return (28 * 28 * 6 * 25, 10 * 10 * 16 * 150, 400 * 120, 120 * 84, 84 * 10)
     if name == "mlp":
@@ -198,7 +196,7 @@ def multiplications(name: str, *sizes: int) -> tuple[int, ...]:
 
 
 def flop(kind: str, model: list[Any], batch: int) -> int:
-    """Floating-point operations of a step in its matrix products and convolutions, as they must be.
+    """Floating-point operations of a step in matrix products and convolutions.
 
     A training step makes three products of a layer, for y, ∂L/∂W and ∂L/∂x; the first layer needs
     no ∂L/∂x.
@@ -209,9 +207,9 @@ def flop(kind: str, model: list[Any], batch: int) -> int:
 
 
 def traffic(kind: str, model: list[Any], batch: int) -> int:
-    """Bytes that a step must move, if the caches held all else: the batch and the parameters.
+    """A lower bound of the bytes that a step moves: the batch and the parameters.
 
-    The images and labels are read once; each parameter is read, and in training also written.
+    Images and labels are read once; each parameter is read, and in training also written.
     """
     parameters: int = sum(p.data.size for p in make_model(*model, rng=0).parameters())
     return batch * (28 * 28 * 4 + 8) + 4 * parameters * (1 if kind == "infer" else 2)
@@ -220,7 +218,7 @@ def traffic(kind: str, model: list[Any], batch: int) -> int:
 def step_products(sizes: list[int], batch: int) -> list[list[Any]]:
     """The matrix products (m, k, n, form) of an MLP's training step.
 
-    In the form, t marks an operand that lies transposed in memory.
+    In the form, t marks an operand that is transposed in memory.
     """
     forward = [[batch, i, o, "nt"] for i, o in pairwise(sizes)]  # x Wᵀ
     weights = [[o, batch, i, "tn"] for i, o in pairwise(sizes)]  # dyᵀ x

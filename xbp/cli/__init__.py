@@ -1,7 +1,7 @@
 """The command line: ``xbp train lenet5``, ``xbp parity``, ``xbp bench``, ``xbp info``.
 
-What a user can do wrong ends in one sentence on the standard error and exit status 2. A command's
-module is imported when the command is called, so that ``xbp --help`` waits for none of them.
+A user's mistake ends in one sentence on the standard error and exit status 2. The module of a
+command is imported when the command is called, so that ``xbp --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ COMMANDS = {
         "Say which digits are on pictures, and how probable that is.",
     ),
     "report": (
-        "page",
+        "report",
         "report",
         "Show a run on one page: how it learned, what it confuses, what it sees, how to repeat it.",
     ),
 }
-"""Each command's file, its name there, and the first paragraph of its help."""
+"""For each command its module, the name in it, and the first paragraph of its help."""
 
 
 class Commands(TyperGroup):
-    """The group of all commands: turns errors that are meant for the user into sentences."""
+    """The group of all commands, which prints xbp's errors as sentences."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -69,7 +69,7 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, imported; None if there is none."""
+        """The command called `cmd_name`, imported; None if there is none."""
         if cmd_name in COMMANDS and self.commands[cmd_name] is None:
             file, name, _ = COMMANDS[cmd_name]
             found = getattr(import_module(f"xbp.cli.{file}"), name)
@@ -82,7 +82,7 @@ class Commands(TyperGroup):
         return self.commands.get(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Plain text: the frames of `TyperGroup` take longer to import than all else here."""
+        """Plain text, as importing `TyperGroup`'s frames would take longer than all else."""
         super(TyperGroup, self).format_help(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -134,12 +134,12 @@ def _xbp(
 def main() -> None:
     """Run the command line with the arguments of the process, and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks × shall get a ?
+        sys.stdout.reconfigure(errors="replace")  # a ? on terminals that lack a character such as ×
     try:
         app(prog_name="xbp")
     except OSError as error:
-        # What is still in the buffer must go somewhere, or Python complains about it at its exit.
-        with suppress(OSError, AttributeError):  # there may be no standard output, or no real one
+        # Flushed here, as Python would complain about a failure at exit.
+        with suppress(OSError, AttributeError):  # no standard output, or a replacement
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(1)

@@ -14,7 +14,7 @@ from xbp.arguments import integer
 from xbp.backend import find_backend
 from xbp.benchmarks.harness import Harness
 from xbp.benchmarks.options import Options
-from xbp.benchmarks.report import file_stem, markdown, plot, results
+from xbp.benchmarks.tables import file_stem, markdown, plot, results
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
 from xbp.cli.files import prepare_file, prepare_folder
 from xbp.cli.train import BackendName, Device
@@ -111,14 +111,14 @@ def bench(
         for line in missing:
             typer.echo(f"not run: {line}", err=True)
         if output:
-            some = "_".join(names) if workloads else ""  # is not to replace all
+            some = "_".join(names) if workloads else ""  # keeps the files of a full run
             stem = "_".join(filter(None, [str(output / file_stem(results(harness))), some]))
             json_file = json_file or Path(f"{stem}.json")
             markdown_file = markdown_file or Path(f"{stem}.md")
             if find_spec("matplotlib"):
                 plot_file = plot_file or Path(f"{stem}.png")
         files = json_file, markdown_file, plot_file
-        # After each row, the picture after each workload: whoever stops a long run keeps those.
+        # Write after each row, and plot after each workload, in case a long run is stopped.
         harness.found = lambda: _write(results(harness), json_file, markdown_file)
         for name in names:
             harness.measure(name)
@@ -133,12 +133,12 @@ def bench(
 
 
 def _of(what: str, wanted: list[str] | None, known: dict[str, Any], backend: str) -> list[str]:
-    """Those wanted, in the order in which they are known; all of the backend, where nobody chose.
+    """The wanted names in their usual order; by default all those of the backend.
 
     Raises
     ------
     InputError
-        One of them is not known.
+        A name is unknown.
     """
     for name in wanted or ():
         if name not in known:

@@ -1,4 +1,4 @@
-"""``xbp export``: a trained model as a file for others."""
+"""``xbp export``: a trained model as an ONNX file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ BatchSize = Annotated[
 def export(source: Source, onnx: ONNX, batch_size: BatchSize = None) -> None:
     """Write a trained model as an ONNX file, which runs without Python or xbp.
 
-    The file is for inference. Where onnxruntime is installed, it is run there on random numbers,
-    and the largest difference from what xbp computes is said. It takes the packages of pip install
+    The file is for inference. If onnxruntime is installed, it is run there on random input, and the
+    largest difference from xbp is printed. It needs the packages of pip install
     "xbackprop[onnx]".
     """
     prepare_file(onnx)
@@ -48,12 +48,12 @@ def export(source: Source, onnx: ONNX, batch_size: BatchSize = None) -> None:
 
 
 def weights_of(source: Path) -> Path:
-    """The file that holds the weights: in a folder, those of the finished training come first.
+    """The file of weights: in a folder, those of the finished training are preferred.
 
     Raises
     ------
     DataError
-        There is none in the folder.
+        The folder has none.
     """
     if kind_of(source) != "a folder":
         return source
@@ -67,14 +67,14 @@ def weights_of(source: Path) -> Path:
 
 
 def sample_shape(model: nn.Layer) -> tuple[int, ...]:
-    """What one sample looks like, for the models that a file can name."""
+    """The shape of one sample, for models that a file can name."""
     if isinstance(model, models.MLP) and isinstance(model[0], nn.Linear):
         return (model[0].in_features,)
     return (1, 28, 28)
 
 
 def description(exported: Exported) -> list[str]:
-    """What was written, and how it compares."""
+    """The exported file, and its difference from the model, as a sentence."""
     nodes = ", ".join(
         f"{count} {name}" for name, count in exported.nodes.items() if name != "Constant"
     )

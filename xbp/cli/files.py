@@ -1,4 +1,4 @@
-"""The folder into which a run writes."""
+"""The folder and files of a run, checked before training."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from xbp.training.files.staging import staging
 
 
 def prepare_folder(folder: Path, names: Iterable[str]) -> None:
-    """Make `folder`; refuse it now, not after training, if files `names` cannot be written there.
+    """Make `folder`; refuse it before training if files `names` cannot be written there.
 
     Raises
     ------
     DataError
-        It is a file, cannot be made or written to, or holds what cannot be replaced by a file of
-        one of the names, such as a folder.
+        It is a file, cannot be made or written to, or has something, such as a folder, in place of
+        one of the files.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def prepare_folder(folder: Path, names: Iterable[str]) -> None:
     except FileExistsError:
         msg = f"{str(folder)!r} is a file, where --output needs a folder; choose another"
         raise DataError(msg) from None
-    except (OSError, ValueError) as error:  # the latter for a name with a null byte
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         msg = (
             f"{str(folder)!r} is no folder that can be written to ({reason}); "
@@ -38,7 +38,7 @@ def prepare_folder(folder: Path, names: Iterable[str]) -> None:
 
 
 def prepare_file(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work whose result it is to hold.
+    """Refuse a file that cannot be written, before its content is computed.
 
     Raises
     ------

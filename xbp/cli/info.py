@@ -13,26 +13,26 @@ from rich.table import Table
 import xbp
 from xbp import accelerators
 from xbp.backend import LIBRARIES, find_backend
-from xbp.cli import cuda
-from xbp.cli.report import new_table, show
+from xbp.cli import drivers
+from xbp.cli.display import new_table, show
 from xbp.errors import BackendError
 from xbp.machine import facts_of, version
 
 REQUIRED = ("numpy", "array-api-compat", "safetensors", "rich", "typer")
 OPTIONAL = (
-    *(*cuda.WHEELS, "torch", "array-api-strict"),
+    *(*drivers.WHEELS, "torch", "array-api-strict"),
     *("ndonnx", "onnxruntime", "matplotlib", "scipy"),
 )
 
 
 def info() -> None:
     """Say which versions are installed, which backends and devices work here, and why not."""
-    facts = cuda.look()
+    facts = drivers.look()
     show(_versions(facts.driver))
     table, remarks = new_table("backend", "usable", "default device", left=3), []
     for name in LIBRARIES:
         try:
-            with warnings.catch_warnings():  # of two CuPy wheels: below in a sentence
+            with warnings.catch_warnings():  # about two CuPy wheels, which `diagnose` reports
                 warnings.filterwarnings("ignore", r"(?s).*CuPy may not function correctly")
                 device = find_backend(name).device
             table.add_row(name, "yes", str(device))
@@ -46,12 +46,12 @@ def info() -> None:
     for line in (
         *remarks,
         *(f"cuda:{index}: {device}" for index, device in enumerate(devices)),
-        *(f"GPU: {line}" for line in cuda.diagnose(facts)),
+        *(f"GPU: {line}" for line in drivers.diagnose(facts)),
     ):
         typer.echo(line)
 
 
-def _versions(driver: cuda.Driver | None) -> Table:
+def _versions(driver: drivers.Driver | None) -> Table:
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_row("xbp", xbp.__version__)
     table.add_row("python", platform.python_version())

@@ -1,4 +1,4 @@
-"""``xbp parity``: does every backend compute the same here? A table, and a certificate."""
+"""``xbp parity``: whether all backends here agree, as a table and a certificate."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rich.console import Console
 
 from xbp.arguments import integer
 from xbp.backend import available_backends, find_backend
+from xbp.cli.display import new_table
 from xbp.cli.files import prepare_file, prepare_folder
-from xbp.cli.report import new_table
 from xbp.errors import InputError
 from xbp.machine import facts_of, surroundings
 from xbp.training.callbacks.progress import on_terminal
@@ -57,9 +57,9 @@ Jobs = Annotated[
 ]
 
 WIDTH = 80
-"""Columns of a terminal that the tables fit into."""
+"""The width of the tables, in columns of a terminal."""
 LINES = 10
-"""Lines of progress where there is no terminal."""
+"""The number of progress lines without a terminal."""
 
 
 def parity(
@@ -76,12 +76,12 @@ def parity(
     The exit status is 1 if anything does not. A backend is checked on its default device;
     CUDA_VISIBLE_DEVICES chooses another GPU.
     """
-    from xbp.testing.certificate import Certificate, certify  # with the catalogue: all of xbp
+    from xbp.testing.certificate import Certificate, certify  # here, as it imports all of xbp
 
     jobs = None if jobs is None else integer("--jobs", jobs, least=1)
     names = list(dict.fromkeys(backend or available_backends()))
     for name in names:
-        find_backend(name)  # refuses what is unknown, or does not work here
+        find_backend(name)  # refuses unknown and missing backends
     if output is not None:
         prepare_folder(output, ())
         json_file = json_file or output / f"{file_stem(names, only)}.json"
@@ -95,7 +95,7 @@ def parity(
             "xbp info says how to get other backends"
         )
     start, date = time.perf_counter(), datetime.datetime.now(datetime.UTC)
-    versions = surroundings()  # now: files may change while they are being checked
+    versions = surroundings()  # now, as files may change during the checks
     with progress_bar() as progress:
         rows = certify(names, only, progress, jobs)
     if not rows:
@@ -118,7 +118,7 @@ def parity(
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar that leaves nothing behind, if a person watches; else some lines for a log."""
+    """Progress: a transient bar on a terminal, otherwise some lines for a log."""
     if not on_terminal():
         yield tell
         return
@@ -135,26 +135,26 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def tell(done: int, total: int, case: str) -> None:
-    """A line on the error output at the start, and after each tenth of the cases."""
+    """Print a line on standard error at the start and after each tenth of the cases."""
     if total and (done == 0 or done * LINES // total > (done - 1) * LINES // total):
         typer.echo(f"{done} of {total} cases", err=True)
 
 
 def print_tables(certificate: Certificate) -> None:
-    """One for each backend, what failed at the top; then every failure, and the verdict."""
+    """A table for each backend, with failures first; then every failure, and the verdict."""
     from xbp.testing.certificate import COLUMNS, LEGEND
 
     for backend, facts in certificate.backends.items():
         typer.echo(f"{backend} ({facts['device']})")
         table, kind = new_table(*COLUMNS, left=2), ""
-        table.padding, table.show_edge = (0, 0), False  # narrow: the columns' gaps are enough
+        table.padding, table.show_edge = (0, 0), False  # narrow, without padding
         for row in certificate.failing_first(backend):
             if kind != row.kind:
                 table.add_section()
                 table.add_row(f"{row.kind}:")
             kind = row.kind
             table.add_row(row.name, *row.cells()[1:])
-        # Nothing of it may be cut off, wherever it goes.
+        # A console that is wide enough, so that nothing is cut off.
         Console(markup=False, emoji=False, highlight=False, width=WIDTH).print(table)
     for failure in certificate.failures:
         typer.echo(f"FAILED  {failure}")
@@ -163,7 +163,7 @@ def print_tables(certificate: Certificate) -> None:
 
 
 def file_stem(backends: list[str], only: str) -> str:
-    """What a certificate is called; one of some cases shall not replace that of all.
+    """The file name of a certificate, which tells a partial one from a full one.
 
     >>> file_stem(["cupy"], ""), file_stem(["numpy", "cupy"], "LeNet-5 (tanh")
     ('parity_cupy', 'parity_numpy_cupy_only_lenet_5_tanh')
@@ -173,6 +173,6 @@ def file_stem(backends: list[str], only: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """A file, whole or not at all, and a line that says so."""
+    """Write a file, whole or not at all, and print its name."""
     write_text(path, text)
     typer.echo(f"wrote {path}")

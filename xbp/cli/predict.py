@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp.backend import find_backend
+from xbp.cli.display import new_table, show
 from xbp.cli.files import prepare_file
-from xbp.cli.report import new_table, show
 from xbp.cli.train import BackendName, Device
 from xbp.errors import DataError, InputError
 from xbp.images import isolate, read_grey
@@ -35,7 +35,8 @@ JSON = Annotated[
     typer.Option("--json", help="A file for all probabilities; - is the standard output."),
 ]
 
-ALTERNATIVES = 2  # how many are shown besides the answer
+ALTERNATIVES = 2
+"""The number of digits shown besides the answer."""
 
 
 def predict(
@@ -89,12 +90,12 @@ def predict(
 
 
 def load_classifier(folder: Path) -> Layer:
-    """The network for images of 28 × 28 that a run has left.
+    """The network of a run, for images of 28 × 28.
 
     Raises
     ------
     DataError
-        There is none.
+        There is no such network.
     """
     require_folder(folder, "one that xbp train has written")
     model = load_model(folder / WEIGHTS)
@@ -110,7 +111,7 @@ def classify(model: Layer, path: Path) -> NDArray[np.float64]:
     Raises
     ------
     InputError
-        The file is no picture, or there is no digit on it.
+        The file is no picture, or shows no digit.
     """
     grey = read_grey(path)
     try:
@@ -122,7 +123,7 @@ def classify(model: Layer, path: Path) -> NDArray[np.float64]:
 
 
 def _alternatives(probabilities: list[float]) -> str:
-    """The next best answers, as far as they are not zero when printed."""
+    """The next best answers, without those that would print as 0."""
     order = np.argsort(probabilities)[::-1][1 : 1 + ALTERNATIVES].tolist()
     shown = [f"{i} {percent(probabilities[i])}" for i in order if probabilities[i] >= 0.00005]
     return ", ".join(shown) or "–"

@@ -1,116 +1,44 @@
-"""How the command line shows models and results."""
+"""``xbp report``: a page about an earlier run."""
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from xbp.arguments import integer, number
-from xbp.backend import to_numpy
-from xbp.nn.summary import LayerSummary
-from xbp.training import Callback
-from xbp.training.callbacks.progress import epoch_line, percent
-from xbp.training.history import Record
+import xbp
+from xbp.backend import find_backend
+from xbp.cli.files import prepare_file
+from xbp.cli.train import BackendName, Device
+from xbp.report import write_report
+from xbp.report.run import REPORT
 
-if TYPE_CHECKING:
-    from xbp.training import Training
-
-
-def show(table: Table) -> None:
-    # Names of files and devices are data: nothing in them is markup or an emoji.
-    Console(markup=False, emoji=False, highlight=False).print(table)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that xbp train has written.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where the run's set is, if no longer where it was.")
+]
+Output = Annotated[
+    Path | None, typer.Option(help=f"The file to write; by default {REPORT} in the folder.")
+]
 
 
-def new_table(*columns: str, left: int = 1) -> Table:
-    """A table whose first `left` columns are text and whose others are numbers."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right")
-    return table
+def report(
+    folder: Folder,
+    data_dir: DataDir = None,
+    output: Output = None,
+    backend: BackendName = "numpy",
+    device: Device = None,
+) -> None:
+    """Show a run on one page: how it learned, what it confuses, what it sees, how to repeat it.
 
-
-def model_table(rows: list[LayerSummary]) -> Table:
-    table = new_table("", "layer", "output shape", "parameters", left=2)
-    for row in rows:
-        shape = " × ".join(map(str, row.output_shape))
-        table.add_row(row.name, row.kind, shape, f"{row.parameters:,}" if row.parameters else "")
-    table.add_section()
-    table.add_row("", "total", "", f"{sum(row.parameters for row in rows):,}")
-    return table
-
-
-def class_table(matrix: NDArray[np.int64]) -> Table:
-    """Of a confusion matrix: what became of each class. Classes that never occur are left out."""
-    columns = (
-        "class",
-        "images",
-        "correct",
-        "accuracy (recall)",
-        "precision",
-        "mostly taken for",
-    )
-    table = new_table(*columns)
-    for label in np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist():
-        row, images, correct = matrix[label].copy(), matrix[label].sum(), matrix[label, label]
-        row[label] = 0
-        rival = f"{row.argmax()} ({row.max()} ×)" if row.any() else "–"
-        shares = percent(correct, images), percent(correct, matrix[:, label].sum())
-        table.add_row(f"{label}", f"{images:,}", f"{correct:,}", *shares, rival)
-    return table
-
-
-def peak_memory() -> str | None:
-    """The most memory that the process has had so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
-
-
-class Stopwatch(Callback):
-    """Time spent in training steps, validation and other pauses left out.
-
-    Attributes
-    ----------
-    seconds : float
-    steps : int
+    Nothing is trained again; the test images are read once more. The page is one file of HTML
+    that needs no network. Writing it takes jinja2 and matplotlib.
     """
-
-    def __init__(self) -> None:
-        self.seconds: float = 0.0
-        self.steps = 0
-
-    def on_epoch_begin(self, trainer: Training, epoch: int) -> None:
-        self.last = time.perf_counter()
-
-    def on_step_end(self, trainer: Training, step: int) -> None:
-        if step == trainer.steps_per_epoch:
-            to_numpy(trainer.current_loss)  # a device may still be at work
-        now = time.perf_counter()
-        self.seconds += now - self.last
-        self.steps += 1
-        self.last = now
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds = number("seconds", state["seconds"], least=0)
-        self.steps = integer("steps", state["steps"], least=0)
-
-
-class EpochLines(Callback):
-    """One plain line an epoch, for logs."""
-
-    def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
-        typer.echo(epoch_line(trainer, epoch, record))
+    found = find_backend(backend, device=device)
+    xbp.set_backend(found.name, device=device)
+    path = output or folder / REPORT
+    if output is not None:
+        prepare_file(path)
+    write_report(folder, path, data_dir=data_dir)
+    typer.echo(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""``--resume DIR``: the options of a run that was interrupted, and the checkpoint to go on from."""
+"""``--resume DIR``: the options and the last checkpoint of an interrupted run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from xbp.training.files.checkpoints import open_checkpoint
 
 CHECKPOINTS = "checkpoints"
 FREE = ("backend", "device", "data_dir", "report", "checkpoint_every")
-"""May be others than before: where to compute, where the data lie, and what else to write."""
+"""Options that may differ: where to compute, where the data are, and what else to write."""
 
 
 def notes_of(context: typer.Context) -> dict[str, Any]:
-    """What a checkpoint says about the command that wrote it.
+    """The notes of a checkpoint about the command that wrote it.
 
     Raises
     ------
     InputError
-        The command resumes a run, with other options than that had.
+        The command resumes a run with other options than it had.
     """
     options = {
         name: str(value.absolute()) if isinstance(value, Path) else value
@@ -46,7 +46,7 @@ def checkpoints_of(folder: Path) -> Path:
 
 
 def where_it_goes_on(folder: Path, backend: str) -> str:
-    """One line about the last checkpoint of the run in `folder`, which goes on on `backend`."""
+    """One line about the last checkpoint in `folder`, from which `backend` goes on."""
     checkpoint = open_checkpoint(checkpoints_of(folder))
     if checkpoint is None:
         return "starting anew: there is no checkpoint"
@@ -61,7 +61,7 @@ def take_options(context: typer.Context, folder: Path | None) -> Path | None:
     Raises
     ------
     DataError
-        There is no checkpoint, or it is malformed or of another command.
+        There is no checkpoint, it is malformed, or another command wrote it.
     """
     if folder is None or context.resilient_parsing:
         return folder

@@ -1,4 +1,4 @@
-"""``xbp train …``: a model learns, is tested, and what came of it is written to a folder."""
+"""``xbp train …``: train a model, test it, and write the results to a folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ import xbp
 from xbp import nn, optim
 from xbp.arguments import choice, integer, number
 from xbp.backend import Array, find_backend, to_numpy
-from xbp.cli.files import prepare_folder
-from xbp.cli.report import (
+from xbp.cli.display import (
     EpochLines,
     Stopwatch,
     class_table,
@@ -30,6 +29,7 @@ from xbp.cli.report import (
     peak_memory,
     show,
 )
+from xbp.cli.files import prepare_folder
 from xbp.cli.resume import CHECKPOINTS, checkpoints_of, notes_of, take_options, where_it_goes_on
 from xbp.errors import DataError, NonFiniteError
 from xbp.models import lenet1998
@@ -46,7 +46,7 @@ app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
 
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
 DIVERGED = "diverged.csv"
-"""The history of a run that came to a loss that is not finite; that of a good one is `HISTORY`."""
+"""The history of a run whose loss became infinite or nan; other runs write `HISTORY`."""
 RESULTS = (HISTORY, WEIGHTS, RECORD, CURVES, CONFUSION, REPORT, DIVERGED)
 
 
@@ -116,7 +116,7 @@ Resume = Annotated[
 
 @dataclass(frozen=True)
 class Options:
-    """What all trainings have in common."""
+    """The options that all trainings have in common."""
 
     backend: str
     device: str | None
@@ -141,7 +141,7 @@ class Options:
         Raises
         ------
         InputError
-            It names the option.
+            The message names the option.
         """
         integer("--epochs", self.epochs, least=1)
         integer("--batch-size", self.batch_size, least=1)
@@ -180,13 +180,12 @@ def lenet5(
 ) -> None:
     """Train LeNet-5 to read handwritten digits, and test it.
 
-    The images are the 60,000 and 10,000 of MNIST, which ships with xbp. Shows the model and how it
-    learns, then the accuracy on the test images, class by class. Writes history.csv,
+    The images are the 60,000 and 10,000 of MNIST, which ships with xbp. Shows the model and its
+    progress, then the accuracy on the test images, class by class. Writes history.csv,
     model.safetensors, run.json and, with matplotlib, learning_curves.png and confusion_matrix.png.
 
-    Ctrl-C ends training early; what has been learned until then is still tested and written. With
-    --checkpoint-every, a run that was interrupted or killed goes on by --resume, and ends as if it
-    never had been.
+    Ctrl-C ends training early; the model is still tested and written. With --checkpoint-every, a
+    run that was interrupted or killed goes on by --resume, with the result of an uninterrupted one.
     """
     options = Options(
         *(backend, device, epochs, batch_size, learning_rate, seed, dtype),
@@ -205,27 +204,26 @@ def train_classifier(
     image_size: tuple[int, int],
     options: Options,
 ) -> None:
-    """Everything that a training does from its options to its files.
+    """A whole training, from its options to its files.
 
     Parameters
     ----------
     title : str
-        What to call the model.
+        The name of the model.
     make_model : callable ``(classes, *, dtype, rng) -> Layer``
         The model maps (N, 1, H, W) to logits (N, classes).
     loss : Loss
-        Of such logits and integer labels.
+        Takes such logits and integer labels.
     image_size : (H, W)
-        Of the images that it takes.
+        The size of its images.
     options : Options
-        What the user wants.
+        The user's options.
 
     Raises
     ------
     XBPError
-        Something is wrong with an option or the data: nothing has been trained then. Or the loss
-        became infinite or nan: the history so far is in `DIVERGED` then, and older results are
-        what they were.
+        An option or the data are wrong, before training. Or the loss became infinite or nan; then
+        the history so far is in `DIVERGED`, and older results are unchanged.
     """
     options.check()
     backend = find_backend(options.backend, device=options.device)
@@ -244,12 +242,12 @@ def train_classifier(
     trainer = Trainer(model, loss, optimizer, ("accuracy",), rng=options.seed)
 
     steps = StepCurve()
-    # The trainer looks for what is not finite, and says where.
+    # The trainer checks for infinite and nan values, and names the layer.
     with np.errstate(all="ignore"), told_if_diverged(trainer, options):
         rate = fit(trainer, train, test, options, steps)
         logits = trainer.predict(test[0])
         test_loss = float(to_numpy(loss(logits, test[1])[0]))
-        if not math.isfinite(test_loss):  # all of training's were finite
+        if not math.isfinite(test_loss):  # all losses of training were finite
             msg = f"the test loss is {test_loss}; a --learning-rate below {options.lr:g} may help"
             raise NonFiniteError(msg)
     predicted = np.argmax(to_numpy(logits), axis=1)
@@ -328,7 +326,7 @@ def _place(x: NDArray[np.uint8], y: NDArray[Any], dtype: str) -> tuple[Array, Ar
 
 @contextmanager
 def told_if_diverged(trainer: Trainer, options: Options) -> Iterator[None]:
-    """Where a loss became infinite or nan, write the history until then to `DIVERGED`."""
+    """If the loss becomes infinite or nan, write the history so far to `DIVERGED`."""
     try:
         yield
     except NonFiniteError as error:
@@ -346,7 +344,7 @@ def fit(
     options: Options,
     *others: Callback,
 ) -> float:
-    """Train, and return how many images a second that were."""
+    """Train, and return the number of images per second."""
     stopwatch = Stopwatch()
     saving = []
     if options.checkpoint_every is not None:
@@ -369,14 +367,14 @@ def fit(
     )
     if trainer.epochs_done < options.epochs:
         typer.echo(f"training ended early: {history.stopped}")
-    # The last batch of a whole epoch may be smaller than the others.
+    # The last batch of an epoch may be smaller.
     rest = stopwatch.steps - trainer.epochs_done * trainer.steps_per_epoch
     images = trainer.epochs_done * len_of(train[1]) + rest * options.batch_size
     return images / stopwatch.seconds
 
 
 def write(trainer: Trainer, matrix: NDArray[np.int64], run: Run, options: Options) -> None:
-    """All files of a run, and one line that names them; those of an older run go."""
+    """Write all files of a run, remove those of an older one, and print a line with their names."""
     folder = options.output
     trainer.history.to_csv(folder / HISTORY)
     save_weights(trainer.model.state_dict(), folder / WEIGHTS, model=trainer.model)
@@ -384,7 +382,7 @@ def write(trainer: Trainer, matrix: NDArray[np.int64], run: Run, options: Option
     written = [HISTORY, WEIGHTS, RECORD]
     try:
         importlib.import_module("matplotlib.backends.backend_agg")
-    except Exception:  # not installed, or broken, which must not spoil a training
+    except Exception:  # matplotlib is missing or broken, which must not lose a training
         typer.echo("pip install matplotlib would add pictures: learning curves, confusion matrix")
     else:
         from xbp.training.plots import plot_confusion_matrix, plot_learning_curves
@@ -404,7 +402,7 @@ def write(trainer: Trainer, matrix: NDArray[np.int64], run: Run, options: Option
 
 
 def hint_of(matrix: NDArray[np.int64], options: Options) -> str:
-    """What to do where the model guesses no better than one who always says the same class."""
+    """Advice if the model is no better than a constant answer; otherwise empty."""
     commonest = matrix.sum(axis=1).max()
     if matrix.trace() > commonest:
         return ""
@@ -418,12 +416,12 @@ def hint_of(matrix: NDArray[np.int64], options: Options) -> str:
 def command_line(context: typer.Context) -> str:
     """The command that repeats this run: the options that differ from defaults, and the seed.
 
-    That of a run that was resumed is the command of the whole.
+    For a resumed run, it repeats the whole run.
     """
     words = context.command_path.split()
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if parameter.name == "resume":  # what repeats the run begins it anew
+        if parameter.name == "resume":  # repeating starts from the beginning
             continue
         if value is None or parameter.name == "resume":
             continue

@@ -1,4 +1,4 @@
-"""What a run has learned, on one page: HTML that opens offline and needs nothing else."""
+"""The report of a run: one self-contained HTML page."""
 
 from xbp.report.page import check_packages, write_report
 

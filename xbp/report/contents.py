@@ -1,4 +1,4 @@
-"""What a report says: numbers and arrays, before they are a page."""
+"""The content of a report: numbers and arrays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from xbp.backend import Array, backend_of, dtype_name, to_numpy
 from xbp.nn import Flatten, Layer, trace
 from xbp.training.metrics.confusion import confusion_matrix
 
-MISTAKES = 24  # how many are shown
-MAPS = 64  # of a layer, at most
+MISTAKES = 24
+"""The number of mistakes shown."""
+
+MAPS = 64
+"""The most feature maps shown of a layer."""
 
 
 class Mistake(NamedTuple):
-    """A test image that was taken for another class."""
+    """A test image that was assigned to a wrong class."""
 
     image: NDArray[np.uint8]
-    number: int  # among the test images, from 0
+    number: int  # index in the test set, from 0
     label: int
     predicted: int
     probability: float  # of the predicted class
@@ -29,13 +32,13 @@ class Mistake(NamedTuple):
 
 
 class LayerMaps(NamedTuple):
-    """What a layer makes of one image."""
+    """The output of a layer for one image."""
 
     name: str
     kind: str
     shape: str
-    maps: list[NDArray[Any]]  # matrices; a vector is one of them
-    width: int  # of each map on the page, in its pixels
+    maps: list[NDArray[Any]]  # a vector becomes one matrix
+    width: int  # of each map on the page, in pixels
 
     @property
     def largest(self) -> float:
@@ -44,7 +47,7 @@ class LayerMaps(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """The kernels of the first layer that looks at images."""
+    """The kernels of the first layer, if its input are images."""
 
     name: str
     kind: str
@@ -58,7 +61,7 @@ class Filters(NamedTuple):
 
 @dataclass(frozen=True)
 class Tested:
-    """What a model does on its test set."""
+    """The results of a model on its test set."""
 
     matrix: NDArray[np.int64]
     loss: float
@@ -74,7 +77,7 @@ class Tested:
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Probabilities of the classes, along the last axis."""
+    """Softmax along the last axis."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return result
@@ -88,7 +91,7 @@ def outputs(model: Layer, images: NDArray[np.uint8]) -> NDArray[Any]:
 
 
 def _inputs(model: Layer, images: NDArray[np.uint8]) -> Array:
-    """Images as training has given them to the model."""
+    """Images, standardized as in training."""
     data = model.parameters()[0].data
     return backend_of(data).asarray(
         xbp.datasets.standardize_images(images, dtype=dtype_name(data.dtype))
@@ -113,7 +116,7 @@ def examine(model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int) -
 
 
 def feature_maps(model: Layer, image: NDArray[np.uint8]) -> list[LayerMaps]:
-    """What each layer makes of an image; layers that only arrange it anew are left out."""
+    """The output of each layer for an image, without layers that only rearrange it."""
     rows = []
     for name, layer, y in trace(model, _inputs(model, image[None])):
         values = to_numpy(y)[0]
@@ -128,14 +131,14 @@ def feature_maps(model: Layer, image: NDArray[np.uint8]) -> list[LayerMaps]:
 
 
 def _folded(values: NDArray[Any]) -> NDArray[Any]:
-    """A vector as a matrix whose rows have up to 30 entries, all of them equally many."""
+    """A vector as a matrix whose rows have an equal number of entries, at most 30."""
     flat = values.reshape(-1)
     columns = max(n for n in range(1, 31) if flat.size % n == 0)
     return flat.reshape(-1, columns) if columns > 5 else flat.reshape(1, -1)
 
 
 def first_filters(model: Layer, image_size: tuple[int, int]) -> Filters | None:
-    """The weights of the first layer that has any, where they are pictures."""
+    """The weights of the first layer with weights, if they can be shown as pictures."""
     kinds = {name: type(layer).__name__ for name, layer in _leaves(model)}
     for name, value in model.state_dict().items():
         layer, _, parameter = name.rpartition(".")

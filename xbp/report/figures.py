@@ -1,7 +1,7 @@
-"""Pictures that live inside a page: curves as SVG, arrays as PNG.
+"""Figures embedded in a page: curves as SVG, arrays as PNG.
 
-They are readable on a light and on a dark page. Colours of the SVG are the page's own variables; in
-a PNG, zero is transparent, so that it has the colour of whatever page it is on.
+They are readable on light and dark pages: an SVG uses the page's colour variables, and in a PNG
+zero is transparent.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# matplotlib takes colours, not variables of CSS: it gets one that nothing else has for each.
+# matplotlib does not accept CSS variables: each is represented by a unique colour.
 VARIABLES = {"#010101": "--ink", "#020202": "--rule", "#030303": "--first", "#040404": "--second"}
 INK, RULE, FIRST, SECOND = VARIABLES
-# Orange and blue are told apart with any colour vision, and seen on white as on near-black.
+# Orange and blue can be distinguished with any colour vision, on white and on near-black.
 POSITIVE, NEGATIVE = (217, 95, 2), (45, 125, 210)
 
 
@@ -32,7 +32,7 @@ class Curve(NamedTuple):
     x: Sequence[float]
     y: Sequence[float]
     colour: str = FIRST
-    marked: bool = True  # whether each point shows; else it is a thin line
+    marked: bool = True  # whether to mark each point; otherwise a thin line
 
 
 def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") -> str:
@@ -41,20 +41,20 @@ def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") 
     Parameters
     ----------
     name : str
-        An id of this figure: no two on a page may have the same.
+        The id of this figure, unique on the page.
     title : str
-        What it shows, for those who do not see it.
+        A description for screen readers.
     lines : list of Curve
     scale : {"linear", "log", "percent"}, default "linear"
-        Of the vertical axis.
+        The vertical axis.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     style: dict[str, Any] = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": name,  # the same figure, the same bytes
+        "svg.fonttype": "none",  # keep text as text
+        "svg.hashsalt": name,  # reproducible bytes
         "font.family": "sans-serif",
         "font.size": 10,
         "axes.edgecolor": RULE,
@@ -76,7 +76,7 @@ def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") 
         if len(lines) > 1:
             axes.legend(frameon=False, loc="best", handlelength=1.5)
         file = io.StringIO()
-        # Without any of it, matplotlib writes no block of metadata, and no date.
+        # With every entry None, matplotlib writes neither metadata nor a date.
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=metadata, transparent=True)
     return _inline(file.getvalue(), name, title)
@@ -102,7 +102,7 @@ def _axes(axes: Axes, scale: str) -> None:
 
 
 def _inline(svg: str, name: str, title: str) -> str:
-    """An SVG file as an element of a page: the page's colours and width, ids of its own."""
+    """An SVG file as an element of a page, with the page's colours and width, and unique ids."""
     svg = svg[svg.index("<svg") :]
     view = re.search(r'viewBox="[^"]*"', svg)
     head = f'<svg {view[0] if view else ""} role="img" aria-label="{title}">'
@@ -119,24 +119,24 @@ def _inline(svg: str, name: str, title: str) -> str:
 
 
 def signed(values: NDArray[Any], largest: float | None = None) -> str:
-    """A matrix as a picture: orange above zero, blue below, the stronger the further from it.
+    """A matrix as a picture: orange above zero, blue below, with opacity by magnitude.
 
     Parameters
     ----------
     values : numpy.ndarray (H, W)
     largest : float, optional
-        The magnitude that has the full colour; by default the largest one.
+        The magnitude of full opacity; by default the largest one.
     """
     largest = np.abs(values).max(initial=0) if largest is None else largest
     pixels = np.zeros((*values.shape, 4), np.uint8)
     pixels[..., :3] = np.where((values > 0)[..., None], POSITIVE, NEGATIVE)
     pixels[..., 3] = np.rint(255 * np.minimum(np.abs(values) / (largest or 1), 1))
-    pixels[pixels[..., 3] == 0] = 0  # smaller when compressed
+    pixels[pixels[..., 3] == 0] = 0  # compresses better
     return _png(pixels, "RGBA")
 
 
 def ink(image: NDArray[np.uint8]) -> str:
-    """A picture of black ink, 0 to 255, on nothing; a dark page inverts it."""
+    """A picture of black ink, 0 to 255, on transparent ground; a dark page inverts it."""
     return _png(np.stack([np.zeros_like(image), image], axis=-1), "LA")
 
 

@@ -1,4 +1,4 @@
-"""The page: numbers and pictures put into ``page.html``."""
+"""The page of a report, from the template ``page.html``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from xbp.training import History, load_model
 from xbp.training.callbacks.progress import percent
 from xbp.training.files import write_text
 
-MOST_CLASSES = 30  # whose confusion matrix can be read
+MOST_CLASSES = 30
+"""The most classes whose confusion matrix is legible."""
 
 
 def check_packages() -> None:
-    """Refuse to begin where a report could not be written in the end.
+    """Refuse early if a report could not be written.
 
     Raises
     ------
     InputError
-        A package that it needs is missing, or broken.
+        A package is missing or broken.
     """
     for module in ("jinja2", "matplotlib.figure"):
         try:
@@ -43,18 +44,18 @@ def check_packages() -> None:
 def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> None:
     """Write the page of the run in `folder` to the file `path`.
 
-    The same folder and test set give the same page, byte for byte, on one backend.
+    Equal folders and test sets give equal pages, byte for byte, on one backend.
 
     Parameters
     ----------
     folder, path : Path
     data_dir : Path, optional
-        Where the set is now, if no longer where it was.
+        The folder of the data set, if it has moved.
 
     Raises
     ------
     DataError
-        The folder is not that of a run, or its test set cannot be found.
+        The folder belongs to no run, or its test set cannot be found.
     InputError
         A package is missing.
     """
@@ -83,7 +84,7 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
 def _content(
     run: Run, history: History, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]
 ) -> dict[str, Any]:
-    """What the template is given."""
+    """The variables of the template."""
     tested = contents.examine(model, x, y, run.classes)
     digit = contents.feature_maps(model, x[0])
     probabilities = contents.softmax(contents.outputs(model, x[:1])[0])
@@ -108,7 +109,7 @@ def _content(
 
 
 def _share(probability: float) -> str:
-    """In percent; what is neither none nor all does not look so."""
+    """A share in percent, rounded so that only 0 and 1 appear as 0 % and 100 %."""
     if 0 < probability < 0.00005:
         return "< 0.01 %"
     return "> 99.99 %" if 0.99995 <= probability < 1 else percent(probability)
@@ -119,7 +120,7 @@ def _curves(run: Run, history: History) -> list[tuple[str, Any]]:
     from markupsafe import Markup
 
     def points(name: str) -> tuple[list[float], list[float]]:
-        # An epoch that was interrupted has not been tested.
+        # An interrupted epoch has no test.
         found = [(r["epoch"], r[name]) for r in history.records if name in r]
         return [epoch for epoch, _ in found], [value for _, value in found]
 
@@ -149,7 +150,7 @@ def _curves(run: Run, history: History) -> list[tuple[str, Any]]:
 
 
 def _confusion(matrix: NDArray[np.int64]) -> dict[str, Any]:
-    """A confusion matrix with the shares of its rows and columns, and how dark each cell is."""
+    """A confusion matrix with shares of rows and columns, and the shade of each cell."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=np.int64))
     right, rows, columns = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     pairs = np.argwhere(wrong > 0)

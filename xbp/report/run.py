@@ -1,6 +1,6 @@
-"""The record of a run, ``run.json``: what a report says beyond history and weights.
+"""The description of a run in ``run.json``: what a report needs beyond history and weights.
 
-It is data, and refused where it does not fit.
+It is read as data, and refused if it is malformed.
 """
 
 from __future__ import annotations
@@ -30,41 +30,42 @@ if TYPE_CHECKING:
     from xbp.training import Training
 
 RECORD, HISTORY, WEIGHTS, REPORT = "run.json", "history.csv", "model.safetensors", "report.html"
-LARGEST = 2**24  # bytes of a record or a history
+LARGEST = 2**24
+"""The most bytes of a description or a history."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything about a run that its history and its weights do not say.
+    """Everything about a finished run beyond its history and weights.
 
     Attributes
     ----------
     command : str
         The command that repeats it, exactly on one backend with one number of threads.
     title : str
-        What the model is called.
+        The name of the model.
     classes : int
     backend : str
-        Where it computed: library and device.
+        Library and device.
     seed, epochs, batch_size : int
     images, test_images : int
-        How many there were.
+        The sizes of training and test set.
     data_dir : str or None
-        The set's folder; None is the MNIST that ships with xbp.
+        The folder of the data; None is the MNIST that ships with xbp.
     started : str
-        When, in ISO 8601.
+        The time in ISO 8601.
     seconds : list of float
-        Of each epoch, its test included.
+        The duration of each epoch, its test included.
     rate : float
-        Training images a second, tests left out.
+        Training images per second, without tests.
     memory : str or None
-        The most that the process had.
+        The peak memory of the process.
     stopped : str
         Why training ended.
     environment : dict of str
         Versions, processor, accelerators.
     steps : dict
-        ``"epoch"``, ``"loss"``, ``"lr"``: lists of a `StepCurve`, all equally long.
+        ``"epoch"``, ``"loss"``, ``"lr"``: the lists of a `StepCurve`, of equal lengths.
     """
 
     command: str
@@ -87,27 +88,27 @@ class Run:
 
     @property
     def knows_all_steps(self) -> bool:
-        """Not so after it was resumed: then the steps are those since."""
+        """Whether `steps` cover the whole run; False after a resume."""
         return bool(self.steps["epoch"]) and self.steps["epoch"][0] < 1
 
     def save(self, folder: Path) -> None:
-        """Write it to `folder`.
+        """Write the description to `folder`.
 
         Raises
         ------
         DataError
-            It cannot be written.
+            The file cannot be written.
         """
         write_text(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """The record in `folder`.
+        """Read the description in `folder`.
 
         Raises
         ------
         DataError
-            There is no such folder, no record in it, or it is malformed.
+            The folder or its ``run.json`` is missing, or it is malformed.
         """
         path = folder / RECORD
         text = _read(folder, RECORD)
@@ -141,7 +142,7 @@ def _is_time(text: str) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of a type: such as occur in `Run`."""
+    """Whether a JSON value is of a type, for the types that occur in `Run`."""
     match get_origin(hint):
         case None if hint is float:
             return type(value) in (int, float) and abs(value) < 1e300
@@ -160,12 +161,12 @@ def _refuse(constant: str) -> None:
 
 
 def _read(folder: Path, name: str) -> str:
-    """A text of moderate size, which a run has left in `folder`.
+    """A text file of a run in `folder`, of moderate size.
 
     Raises
     ------
     DataError
-        There is no such folder or file, or it cannot be read, or is no text or too long.
+        The folder or file is missing or unreadable, or the file is no text or too long.
     """
     path = folder / name
     require_folder(folder, "one that xbp train has written")
@@ -187,12 +188,12 @@ def _read(folder: Path, name: str) -> str:
 
 
 def load_history(folder: Path) -> History:
-    """The history that a run has left in `folder`.
+    """The history of the run in `folder`.
 
     Raises
     ------
     DataError
-        It is missing, empty or malformed.
+        The history is missing, empty or malformed.
     """
     path, history = folder / HISTORY, History()
     text = _read(folder, HISTORY)
@@ -218,14 +219,14 @@ CURVES = ("epoch", "loss", "lr")
 
 
 class StepCurve(Callback):
-    """Loss and learning rate between the epochs' ends, as means over windows of steps.
+    """Loss and learning rate within epochs, as means over windows of steps.
 
-    The losses stay on the device until an epoch ends.
+    Losses stay on the device until the epoch ends.
 
     Parameters
     ----------
     points : int
-        About how many windows there shall be in all.
+        The approximate number of windows in all.
     """
 
     def __init__(self, points: int = 150) -> None:
@@ -264,7 +265,7 @@ def load_test_set(run: Run, data_dir: Path | None) -> tuple[NDArray[np.uint8], N
     Raises
     ------
     DataError
-        They cannot be found, or are not those of the run.
+        The data cannot be found, or differ from those of the run.
     """
     folder = data_dir or (run.data_dir and Path(run.data_dir))
     _, (x, y) = xbp.datasets.load_mnist(folder or None)
@@ -278,5 +279,5 @@ def load_test_set(run: Run, data_dir: Path | None) -> tuple[NDArray[np.uint8], N
 
 
 def surroundings() -> dict[str, str]:
-    """Versions of everything, the processor, and which accelerators are in use."""
+    """All versions, the processor, and the accelerators in use."""
     return machine.surroundings() | {"accelerators": accelerators.status()}

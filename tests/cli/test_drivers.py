@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from xbp.cli import cuda
-from xbp.cli.cuda import Device, Driver, Facts, ask_driver, diagnose
+from xbp.cli import drivers
+from xbp.cli.drivers import Device, Driver, Facts, ask_driver, diagnose
 
 H200 = Device("NVIDIA H200", (9, 0), 140 * 2**30)
 V100 = Device("Tesla V100", (7, 0), 16 * 2**30)
@@ -226,13 +226,13 @@ def test_hardware(tmp_path):
         (tmp_path / name / "vendor").write_text(f"{vendor}\n")
         (tmp_path / name / "class").write_text(f"{kind}\n")
 
-    assert not cuda._hardware(tmp_path / "no bus")
+    assert not drivers._hardware(tmp_path / "no bus")
     device("00", "0x8086", "0x030000")  # another vendor's display
     device("01", "0x10de", "0x040300")  # NVIDIA's sound
     (tmp_path / "02").mkdir()  # gone meanwhile
-    assert not cuda._hardware(tmp_path)
+    assert not drivers._hardware(tmp_path)
     device("03", "0x10de", "0x030200")
-    assert cuda._hardware(tmp_path)
+    assert drivers._hardware(tmp_path)
 
 
 class TestLibraries:
@@ -245,11 +245,11 @@ class TestLibraries:
         finder.load_nvidia_dynamic_lib = load
         monkeypatch.setitem(sys.modules, "cuda", package)
         monkeypatch.setitem(sys.modules, "cuda.pathfinder", finder)
-        assert cuda._missing() == ("nvrtc", "cublas")
+        assert drivers._missing() == ("nvrtc", "cublas")
 
     def test_no_way_to_look(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
-        assert cuda._missing() == ()
+        assert drivers._missing() == ()
 
     @pytest.mark.parametrize(
         ("driver", "wheels", "looks"),
@@ -262,11 +262,11 @@ class TestLibraries:
     )
     def test_only_next_to_a_gpu(self, monkeypatch, driver, wheels, looks):
         """To find them they are loaded, which takes a second."""
-        monkeypatch.setattr(cuda, "ask_driver", lambda: driver)
-        monkeypatch.setattr(cuda, "versions", lambda names: wheels)
-        monkeypatch.setattr(cuda, "_missing", lambda: ("cublas",))
+        monkeypatch.setattr(drivers, "ask_driver", lambda: driver)
+        monkeypatch.setattr(drivers, "versions", lambda names: wheels)
+        monkeypatch.setattr(drivers, "_missing", lambda: ("cublas",))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-        facts = cuda.look()
+        facts = drivers.look()
         assert facts.missing == (("cublas",) if looks else ())
         assert (facts.driver, facts.wheels, facts.visible) == (driver, wheels, "7")
 
@@ -286,16 +286,16 @@ class TestTorch:
         if text is not None:
             (tmp_path / "version.py").write_text(text)
         spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})()
-        monkeypatch.setattr(cuda.util, "find_spec", lambda name: spec)
-        assert cuda._cuda_of_torch() == found
+        monkeypatch.setattr(drivers.util, "find_spec", lambda name: spec)
+        assert drivers._cuda_of_torch() == found
 
     def test_none(self, monkeypatch):
-        monkeypatch.setattr(cuda.util, "find_spec", lambda name: None)
-        assert cuda._cuda_of_torch() is None
+        monkeypatch.setattr(drivers.util, "find_spec", lambda name: None)
+        assert drivers._cuda_of_torch() is None
         spec = type("Spec", (), {"origin": None})()  # a folder of that name
-        monkeypatch.setattr(cuda.util, "find_spec", lambda name: spec)
-        assert cuda._cuda_of_torch() is None
+        monkeypatch.setattr(drivers.util, "find_spec", lambda name: spec)
+        assert drivers._cuda_of_torch() is None
 
     def test_a_stand_in_without_a_spec(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
-        assert cuda._cuda_of_torch() is None
+        assert drivers._cuda_of_torch() is None

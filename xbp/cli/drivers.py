@@ -1,7 +1,8 @@
-"""What keeps a GPU from being used, in sentences: drivers, wheels and CUDA's libraries.
+"""Reasons why a GPU cannot be used: drivers, wheels and CUDA's libraries.
 
-`look` asks this machine, the driver by ctypes, so that it answers where CuPy cannot be imported;
-`diagnose` judges. Seen on no GPU yet: what the driver says there is known from its documentation.
+`look` collects facts about this machine, the driver's by ctypes, so that it works even if CuPy
+cannot be imported; `diagnose` explains them. Not yet run with a GPU: the driver's answers follow
+its documentation.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ from xbp.machine import Device, cuda_version, versions
 
 OLDEST_CUPY = 14
 OLDEST_DRIVER = {12: "525", 13: "580"}
-"""The drivers with which CUDA's libraries of a major version run (on Linux), by NVIDIA's tables."""
+"""The oldest drivers for each major version of CUDA on Linux, from NVIDIA's tables."""
 
 WHEELS = (
     *("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x"),
     *("cupy-rocm-5-0", "cupy-rocm-7-0", "cupy-rocm-7-1"),
 )
 NEEDED = ("cudart", "nvrtc", "cublas")
-"""Of CUDA's libraries, those that a training uses."""
+"""The CUDA libraries that training uses."""
 
-# What cuInit says: cuda.h, enum cudaError_enum.
+# Results of cuInit: cuda.h, enum cudaError_enum.
 NO_DEVICE, NOT_READY, MISMATCH = 100, 802, 803
 
 
 @dataclass(frozen=True)
 class Driver:
-    """What NVIDIA's driver says.
+    """Facts from NVIDIA's driver.
 
     Attributes
     ----------
     cuda : int
-        The newest CUDA that it knows: 12080 for 12.8.
+        The newest CUDA version that it supports, such as 12080 for 12.8.
     error : int
-        What it says when it is started; 0 if all is well.
+        The result of its initialization; 0 means success.
     error_name : str
     devices : tuple of Device
-        Those that this process may use.
+        The devices that this process may use.
     """
 
     cuda: int
@@ -65,22 +66,22 @@ class Driver:
 
 @dataclass(frozen=True)
 class Facts:
-    """What `diagnose` judges by.
+    """Facts for `diagnose`.
 
     Attributes
     ----------
     driver : Driver or None
         None if there is none.
     hardware : bool
-        Whether an NVIDIA GPU is to be seen without a driver; where that cannot be told, False.
+        Whether an NVIDIA GPU is visible without a driver; False if unknown.
     wheels : dict
-        CuPy's distributions that are installed, and their versions.
+        Installed distributions of CuPy, and their versions.
     visible : str or None
         CUDA_VISIBLE_DEVICES.
     missing : tuple of str
-        CUDA's libraries that CuPy needs and does not find.
+        The CUDA libraries that CuPy needs and does not find.
     torch : str or None
-        The CUDA that PyTorch was built for; empty if for none, None if there is no PyTorch.
+        The CUDA version that PyTorch was built for; empty if for CPUs only, None if not installed.
     """
 
     driver: Driver | None = None
@@ -95,7 +96,7 @@ class Facts:
 
 
 def diagnose(facts: Facts) -> list[str]:
-    """A sentence for each thing that is wrong, with what to do; none where nothing is expected.
+    """A sentence with advice for each problem; none if no GPU is expected.
 
     >>> diagnose(Facts())
     []
@@ -191,7 +192,7 @@ def _of_libraries(facts: Facts) -> Iterator[str]:
 
 
 def _install(driver: Driver | None) -> str:
-    """The command for a driver; for all of them, where there is none that says."""
+    """The command that installs CuPy for a driver; for all versions if there is no driver."""
     known = [cuda for cuda in OLDEST_DRIVER if driver and cuda <= driver.major]
     return _pip(known[-1]) if known else f"{_pip(13)} (cupy-cuda12x for CUDA 12)"
 
@@ -201,7 +202,7 @@ def _pip(cuda: int) -> str:
 
 
 def _cuda_of_wheel(facts: Facts) -> int | None:
-    """The major version of the CUDA that the only wheel is for."""
+    """The major version of CUDA that the only wheel is built for."""
     if len(facts.wheels) != 1:
         return None
     match = re.fullmatch(r"cupy-cuda(\d\d)x", next(iter(facts.wheels)))
@@ -222,7 +223,7 @@ def _listed(names: list[str]) -> str:
 
 
 def look() -> Facts:
-    """What there is on this machine; whatever cannot be found out counts as absent."""
+    """The facts of this machine; whatever cannot be determined counts as absent."""
     driver, wheels = ask_driver(), versions(WHEELS)
     return Facts(
         driver=driver,
@@ -263,14 +264,14 @@ def _device(cuda: Any, index: int) -> Device:
 
 
 def _int_from(function: Any, *arguments: Any) -> int:
-    """The int that a C function writes where its first argument points."""
+    """The int that a C function stores through its first argument."""
     value = ctypes.c_int()
     function(ctypes.byref(value), *arguments)
     return value.value
 
 
 def _hardware(root: Path = Path("/sys/bus/pci/devices")) -> bool:
-    """Whether the PCI bus has a display or 3D controller by NVIDIA; Linux tells, others do not."""
+    """Whether the PCI bus has a display or 3D controller by NVIDIA; known on Linux only."""
     for device in root.glob("*"):
         with suppress(OSError):
             vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
@@ -280,22 +281,22 @@ def _hardware(root: Path = Path("/sys/bus/pci/devices")) -> bool:
 
 
 def _missing() -> tuple[str, ...]:
-    """Looked for as CuPy 14 does it, by NVIDIA's own package."""
+    """The missing libraries, searched like in CuPy 14, by NVIDIA's own package."""
     try:
         load = import_module("cuda.pathfinder").load_nvidia_dynamic_lib
     except ImportError:
-        return ()  # an older CuPy, which has its own ways
+        return ()  # an older CuPy, with its own search
     missing = []
     for name in NEEDED:
         try:
             load(name)
-        except Exception:  # not found, or not to be loaded
+        except Exception:  # missing, or cannot be loaded
             missing.append(name)
     return tuple(missing)
 
 
 def _cuda_of_torch() -> str | None:
-    """As PyTorch's file of its version says; the import would take a second or two."""
+    """From PyTorch's version file, as the import would take seconds."""
     try:
         spec = util.find_spec("torch")
         if spec is None or not spec.origin:

@@ -1,4 +1,4 @@
-"""What a benchmark found: as one dictionary for JSON, as Markdown tables, and as a plot."""
+"""Results of a benchmark as a dictionary for JSON, as Markdown tables, and as a plot."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ UNITS: dict[str, Callable[[Row, float], str]] = {
     "%": lambda row, cost: f"{cost:.2%}",
     "kernels": lambda row, cost: f"{cost:,.0f}",
 }
-"""How a cost, in seconds, bytes or pieces, is written."""
+"""The scale and the unit of costs in seconds, bytes or counts."""
 
 FLOORS = ("sgemm", "copy", "launch", "mlp-products")
-RIVALS = ("torch", "numpy")  # the first that is there is the one to be compared with
+RIVALS = ("torch", "numpy")
+"""Peers to compare with: the first that is installed."""
 
 
 def results(harness: Harness) -> dict[str, Any]:
-    """All of it, in types that JSON has."""
+    """All results as JSON values."""
     threads = threads_label(harness.options.threads)
     gpu = precision(harness.options.tf32), ""
     add_floors(harness.rows, *gpu if harness.on_gpu else (threads, threads))
@@ -49,11 +50,11 @@ def results(harness: Harness) -> dict[str, Any]:
 
 
 def add_floors(rows: list[Row], products: str, copying: str) -> None:
-    """Give each row, as "floor", the least seconds that this machine needs for what must be done.
+    """Add a lower bound of the time on this machine to each row, as "floor".
 
-    That is the longer of FLOP / the rate of the square matrix product and bytes / the rate of
-    copying, as measured on the best side in the rows of these labels. An MLP also gets the seconds
-    of its own matrix products alone.
+    It is the larger of FLOP / the rate of the square matrix product and bytes / the rate of
+    copying, measured on the best side in the rows of these labels. An MLP also gets the time of its
+    matrix products alone.
     """
     least = {
         (row["workload"], row["label"]): (row, min(row["medians"].values()))
@@ -73,7 +74,7 @@ def add_floors(rows: list[Row], products: str, copying: str) -> None:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """A table for each workload, between what was run and how to read it."""
+    """A table for each workload, with a description before and notes after them."""
     parts = ["# Side by side", _conditions(found)]
     for name, workload in WORKLOADS.items():
         if rows := [row for row in found["rows"] if row["workload"] == name]:
@@ -128,7 +129,7 @@ def _not_run(found: dict[str, Any]) -> list[str]:
 
 
 def _remarks(rows: list[Row]) -> Iterator[str]:
-    """What numbers in a table do not say: accuracies, where the device's time went, memory."""
+    """Notes on a table: accuracies, the time of kernels, memory."""
     for row in rows:
         for side, runs in row.get("epochs", {}).items():
             last = [epochs[-1]["accuracy"] for epochs in runs]
@@ -178,7 +179,7 @@ def _table(name: str, rows: list[Row]) -> str:
 
 
 def file_stem(found: dict[str, Any]) -> str:
-    """What files of these results are called: ``cpu_2threads``, ``gpu_nvidia_h200_tf32``.
+    """The file name for these results: ``cpu_2threads``, ``gpu_nvidia_h200_tf32``.
 
     >>> versions = {"xbp": {"device": "NVIDIA H200, compute capability 9.0, 140 GiB"}}
     >>> options = {"backend": "cupy", "threads": 16, "tf32": True, "quick": False}
@@ -217,17 +218,17 @@ def _deviation(apart: dict[str, float]) -> str:
 
 
 def plot(found: dict[str, Any]) -> Figure:
-    """How many times as much each peer costs as xbp, with least and largest; by matplotlib."""
+    """A plot of the costs of peers relative to xbp, with smallest and largest; by matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = [r for r in found["rows"] if r["ratios"].get("xbp") and r["workload"] not in FLOORS]
     figure = Figure(figsize=(7.5, 1.2 + 0.42 * len(rows)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # PNG, whatever the user's default
+    FigureCanvasAgg(figure)  # PNG, independent of the user's backend
     axes = figure.add_subplot()
     peers = [side for side in SIDES if any(row["ratios"]["xbp"].get(side) for row in rows)]
     for index, side in enumerate(peers):
-        shift = 0.6 * ((index + 0.5) / len(peers) - 0.5)  # so that the error bars stay apart
+        shift = 0.6 * ((index + 0.5) / len(peers) - 0.5)  # keeps error bars apart
         points = [(y, row["ratios"]["xbp"].get(side)) for y, row in enumerate(rows)]
         known = [(y + shift, *ratio) for y, ratio in points if ratio]
         y, middle, least, most = zip(*known, strict=True)
