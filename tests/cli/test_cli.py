@@ -673,10 +673,12 @@ class TestInfo:
     def test_devices_and_what_is_wrong_with_them(self, command, monkeypatch):
         """With two imagined GPUs and a wheel that is too new for their driver."""
         gpus = (
-            cuda.Device("Imagined GPU", (9, 0), 140 * 2**30),
-            cuda.Device("Another one", (8, 6), 24 * 2**30),
+            drivers.Device("Imagined GPU", (9, 0), 140 * 2**30),
+            drivers.Device("Another one", (8, 6), 24 * 2**30),
         )
-        facts = drivers.Facts(drivers.Driver(12040, devices=gpus), wheels={"cupy-cuda13x": "14.2.0"})
+        facts = drivers.Facts(
+            drivers.Driver(12040, devices=gpus), wheels={"cupy-cuda13x": "14.2.0"}
+        )
         monkeypatch.setattr(drivers, "look", lambda: facts)
         result = command("info")
         assert (result.code, result.err) == (0, "")

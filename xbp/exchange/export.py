@@ -117,7 +117,7 @@ def to_onnx(
 
     x = sample(model, input_shape, batch_size)
     expected = to_numpy(model(placed(model, x)))
-    file = recorded(model, x, batch_size)
+    file = traced(model, x, batch_size)
     content = file.SerializeToString()
     got = run(content, x)
     difference = None if got is None else largest(got - expected)
