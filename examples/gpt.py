@@ -37,7 +37,8 @@ sizes = len(vocabulary), options.context, options.layers, options.heads, options
 model = xbp.models.GPT(*sizes, rng=options.seed)
 loss = nn.CrossEntropyLoss()
 rate = optim.OneCycleLR(options.rate, options.steps, pct_start=0.05)
-optimizer = optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.1)
+groups = optim.decay_groups(model, weight_decay=0.1)  # of matrices alone
+optimizer = optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
 rng = np.random.default_rng(options.seed)
 
 
