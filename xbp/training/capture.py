@@ -407,7 +407,8 @@ class Recording:
         stream = trainer.state.stream
         stream.advance_to(words)
         coefficients = rows.coefficients_of_step()
-        prediction, loss = update(trainer, CheckedLoss(trainer.loss), x, y, stream, coefficients)
+        checked, part = CheckedLoss(trainer.loss), trainer.part
+        prediction, loss = update(trainer, checked, x, y, stream, coefficients, part=part)
         self.moved = [i for i, count in enumerate(counts) if count != before[i]]
         self.write("loss", loss)
         size = counted(trainer.loss, prediction, y)
@@ -441,7 +442,8 @@ class Recording:
 
 def _arguments(trainer: Training) -> list[Any]:
     metrics = trainer.metrics.values()
-    return [trainer.model, trainer.loss, trainer.optimizer, trainer.batch_size, *metrics]
+    sizes = trainer.batch_size, trainer.part
+    return [trainer.model, trainer.loss, trainer.optimizer, *sizes, *metrics]
 
 
 def _captured(metric: Metric) -> bool:

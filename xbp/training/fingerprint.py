@@ -27,12 +27,20 @@ class Fingerprint:
     ----------
     pieces : Pieces
     batch_size : int
+    part : int
+        Samples of a part, where gradients are accumulated; else 0.
     data, validation : Described
         Asked for digests when the description is wanted, as all data may be read for them.
     """
 
     def __init__(
-        self, pieces: Pieces, batch_size: int, data: Described, validation: Described | None
+        self,
+        pieces: Pieces,
+        batch_size: int,
+        data: Described,
+        validation: Described | None,
+        *,
+        part: int = 0,
     ) -> None:
         self.data, self.validation = data, validation
         optimizer, loss = pieces.optimizer, pieces.loss
@@ -44,7 +52,9 @@ class Fingerprint:
             "the list of metrics": list(pieces.metrics),
             "batch_size": batch_size,
         }
-        if optimizer._groups:  # a key that older files do not have
+        if part:  # a key that older files do not have
+            self.options["the batch_size that is accumulated"] = part
+        if optimizer._groups:  # another one
             self.options["the parameter groups"] = [_group(kept) for kept in optimizer._groups]
 
     @cached_property

@@ -7,10 +7,12 @@ import weakref
 from typing import Any, Protocol
 
 from xbp.backend import Array, on_host, out_of_memory
+from xbp.nested import first_of
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
 from xbp.optim import Optimizer
 from xbp.random import Stream
+from xbp.training.accumulation import accumulated
 from xbp.training.callbacks.base import Training
 from xbp.training.diagnosis import batch_of
 from xbp.training.memory import step_too_large
@@ -20,7 +22,14 @@ from xbp.training.state import Pair, Pieces
 
 
 def update(
-    pieces: Pieces, loss: CheckedLoss, x: Array, y: Array, rng: Stream, coefficients: Any = None
+    pieces: Pieces,
+    loss: CheckedLoss,
+    x: Array,
+    y: Array,
+    rng: Stream,
+    coefficients: Any = None,
+    *,
+    part: int = 0,
 ) -> tuple[Array, Array]:
     """One step: forward, loss, backward, update. Returns the prediction and the value of the loss.
 
@@ -34,12 +43,20 @@ def update(
         The random bits of dropout masks, advanced to this step.
     coefficients : list, optional
         The coefficients of the update rule, as arrays on the device (see `Optimizer.step`).
+    part : int, optional
+        Samples of a part, where the gradients of larger batches are accumulated from parts.
     """
-    prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
-    value, gradient = loss(prediction, y)
-    if on_host(value) and not math.isfinite(value):
-        return prediction, value
-    for_parameters(backward)(gradient)
+    if part and len_of(first_of(y)) > part:
+        prediction, value, finite = accumulated(pieces, loss, x, y, rng, part)
+        if not finite:
+            pieces.optimizer.zero_grad()
+            return prediction, value
+    else:
+        prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
+        value, gradient = loss(prediction, y)
+        if on_host(value) and not math.isfinite(value):
+            return prediction, value
+        for_parameters(backward)(gradient)
     if coefficients is None:
         pieces.optimizer.step()
     else:
@@ -122,7 +139,7 @@ class EagerSteps:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            raise step_too_large(trainer, trainer.batch_size, error, x, y) from None
+            raise step_too_large(trainer, trainer.part or trainer.batch_size, error, x, y) from None
 
     def flush(self) -> None:
         """Nothing to do: `step` passes on its results."""

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from xbp.arguments import described, integer
 from xbp.backend import Array, Backend, get_backend, on_device_of
-from xbp.data.sources import is_stream
+from xbp.data.sources import Source, is_stream
 from xbp.errors import InputError, NonFiniteError
 from xbp.nested import leaves
 from xbp.nn import Layer, Loss
@@ -160,7 +160,7 @@ class Trainer:
         self.capture = capture
         self.state = TrainingState(fresh_seed(rng))
         # Arguments of the last `fit`:
-        self.batch_size = self.steps_per_epoch = self.last_epoch = 0
+        self.batch_size = self.part = self.steps_per_epoch = self.last_epoch = 0
         self.callbacks: list[Callback] = []
         self.expected: list[str] = []  # names in its records
         self.may_have_more = True  # whether a user's callback or metric may add names
@@ -195,6 +195,7 @@ class Trainer:
         validation_data: Any = None,
         callbacks: Iterable[Callback] | None = (),
         *,
+        accumulate: int = 1,
         verbose: bool | None = None,
         resume: str | os.PathLike[str] | None = None,
     ) -> History:
@@ -219,6 +220,12 @@ class Trainer:
         validation_data : (x, y), source or iterable of batches, optional
             Evaluated after each epoch.
         callbacks : iterable of Callback
+        accumulate : int, default 1
+            Batches whose gradients make one step, as one batch of ``accumulate * batch_size``
+            samples would, to rounding, with the memory of one of `batch_size`. What the model draws
+            or keeps in training (dropout masks, running statistics), it does for each batch. Steps,
+            schedules and callbacks count updates; outputs are kept until the step, for metrics. Not
+            for iterables, whose batches are made elsewhere.
         verbose : bool, optional
             Whether to show a progress bar; by default if the output is a terminal.
         resume : path-like, optional
@@ -274,14 +281,21 @@ class Trainer:
             msg = "this trainer is in a fit already; call fit when that has returned"
             raise InputError(msg)
         epochs = integer("epochs", epochs, least=1)
-        self.batch_size = integer("batch_size", batch_size, least=1)
+        batch_size = integer("batch_size", batch_size, least=1)
+        accumulate = integer("accumulate", accumulate, least=1)
+        if accumulate > 1 and is_stream(x) and not isinstance(x, Source):
+            msg = (
+                "accumulate needs arrays or a source, whose batches are made here; of an iterable, "
+                "let it give smaller batches, or leave accumulate out"
+            )
+            raise InputError(msg)
         callbacks = callbacks_of(callbacks)
         # Model, loss, optimizer and data, checked before the first step.
         self._checked = CheckedLoss(self.loss)
         if parameters_of(self) != self._compared:
             compare(self.model, self.loss, self.optimizer)
             self._compared = parameters_of(self)
-        feed, validation = self._feed(x, y, self.batch_size, passes=epochs), None
+        feed, validation = self._feed(x, y, batch_size * accumulate, passes=epochs), None
         self.batch_size = feed.batch_size
         if validation_data is not None:
             stream = is_stream(validation_data)
@@ -306,10 +320,13 @@ class Trainer:
             callbacks.append(ProgressBar())
         # Callbacks that write files are called last, so that they save the state of the others.
         self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
+        self.part = batch_size if accumulate > 1 else 0
         feed.make_room()
         stepper = self._new_stepper(feed.data if is_stream(x) else (x, y), feed.data)
         try:
-            self.fingerprint = Fingerprint(self, self.batch_size, feed, validation)
+            self.fingerprint = Fingerprint(
+                self, self.batch_size, feed, validation, part=self.part
+            )
             with stop_on_interrupt(self.stop), begun(self.callbacks, self):
                 if self.resumed:
                     restore(self, self.resumed)
@@ -415,9 +432,10 @@ class Trainer:
         stream, loss = self.state.stream, self._checked
         if loss.loss is not self.loss:
             loss = self._checked = CheckedLoss(self.loss)
+        part = 0 if self.fingerprint is None else self.part  # a step by hand is whole
         with on_device_of(x):
             stream.advance(self.optimizer.steps)
-            prediction, self.current_loss = update(self, loss, x, y, stream)
+            prediction, self.current_loss = update(self, loss, x, y, stream, part=part)
         return prediction
 
     def _new_stepper(self, given: Pair, data: Pair) -> Stepper:

@@ -26,6 +26,8 @@ class Training(Pieces, Protocol):
     batch_size, steps_per_epoch, last_epoch : int
         The arguments of `fit`; epochs are counted over all calls of `fit`. There are 0 steps an
         epoch where an iterable does not say how many batches it has.
+    part : int
+        Where gradients are accumulated, samples of each part of a step; else 0.
     seed : int
         Of shuffles and masks.
     epochs_done : int
@@ -51,6 +53,7 @@ class Training(Pieces, Protocol):
     """
 
     batch_size: int
+    part: int
     steps_per_epoch: int
     last_epoch: int
     expected: list[str]
