@@ -228,14 +228,14 @@ def step_with_state(rule: Rule, mine: Backend, theirs: Backend) -> None:
     optimizer.step()
 
 
-def clipped(mine: Backend, theirs: Backend) -> None:
-    optim.clip_grad_norm([parameter(mine, grad=True), parameter(theirs, grad=True)], 1.0)
+def clipped(clip: Any, mine: Backend, theirs: Backend) -> None:
+    clip([parameter(mine, grad=True), parameter(theirs, grad=True)], 1.0)
 
 
-def clipped_beside_its_parameter(mine: Backend, theirs: Backend) -> None:
+def clipped_beside_its_parameter(clip: Any, mine: Backend, theirs: Backend) -> None:
     made = parameter(mine)
     made.grad = theirs.asarray(np.ones((2, 3)))
-    optim.clip_grad_norm([made], 1.0)
+    clip([made], 1.0)
 
 
 # --- primitives ----------------------------------------------------------------------------------
@@ -321,8 +321,13 @@ DOORS = [
         if what == "gradient"
         or rule([parameter(find_backend("numpy"))]).rules()[0][0].state_names()
     ),
-    Door("gradients to clip", "clip_grad_norm", clipped),
-    Door("a gradient to clip", "clip_grad_norm", clipped_beside_its_parameter),
+    *(
+        Door(f"{what} to {clip.__name__}", clip.__name__, partial(enter, clip))
+        for clip in (optim.clip_grad_norm, optim.clip_grad_value)
+        for what, enter in (
+            ("gradients", clipped), ("a gradient", clipped_beside_its_parameter)
+        )
+    ),
     *(
         Door(f"argument {k} of {name} {shape}", name, partial(called, name, call, k))
         for name, call in CALLS

@@ -93,3 +93,44 @@ def test_bad_input_gets_one_sentence() -> None:
         optim.clip_grad_norm([nn.Parameter(np.zeros(2))], 1.0)
     with pytest.raises(xbp.errors.InputError, match=r"max_norm.*-1"):
         optim.clip_grad_norm(parameters(0), -1)
+
+
+# --- by value -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1e3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_by_value_equals_pytorch(value: float, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    ours = parameters(0, dtype)
+    assert ours[0].grad is not None
+    ours[0].grad[0, :2] = np.nan, np.inf
+    theirs = [torch.nn.Parameter(torch.asarray(p.data)) for p in ours]
+    for parameter, other in zip(ours, theirs, strict=True):
+        other.grad = None if parameter.grad is None else torch.asarray(parameter.grad.copy())
+    optim.clip_grad_value(ours, value)
+    torch.nn.utils.clip_grad_value_(theirs, value)
+    assert ours[1].grad is None
+    for index in (0, 2):
+        assert np.array_equal(ours[index].grad, theirs[index].grad, equal_nan=True)
+        assert ours[index].grad.dtype == dtype
+
+
+def test_by_value_leaves_a_view_alone_and_does_not_wait() -> None:
+    whole, parameter = np.full((2, 3), 9.0), nn.Parameter(np.zeros(3))
+    parameter.add_grad(whole[0])
+    optim.clip_grad_value([parameter], 1.0)
+    assert (whole == 9).all()
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        clipped = parameters(0)
+        with assert_no_host_sync():
+            optim.clip_grad_value(clipped, 0.5)
+        assert np.abs(xbp.to_numpy(clipped[0].grad)).max() == 0.5
+
+
+def test_by_value_bad_input_gets_one_sentence() -> None:
+    with pytest.raises(xbp.errors.InputError, match="no parameter has a gradient"):
+        optim.clip_grad_value([nn.Parameter(np.zeros(2))], 1.0)
+    with pytest.raises(xbp.errors.InputError, match=r"value.*-1"):
+        optim.clip_grad_value(parameters(0), -1)

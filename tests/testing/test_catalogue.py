@@ -45,7 +45,10 @@ def strict() -> str:
 def test_it_is_the_table() -> None:
     for kind, table in (("layer", LAYERS), ("loss", LOSSES), ("model", MODELS)):
         assert names(kind) == {line.name for line in table}
-    assert names("optimizer") == {line.name for line in OPTIMIZERS} | {"clip_grad_norm"}
+    assert names("optimizer") == {line.name for line in OPTIMIZERS} | {
+        "clip_grad_norm",
+        "clip_grad_value",
+    }
     assert names("initializer") == {line.name for line in INITIALIZERS}
     assert names("primitive") == {name for name, *_ in (*PRIMITIVES, *DIFFERENTIABLE)}
 

@@ -22,11 +22,13 @@ CALLBACKS: dict[str, Callable[[Path], Any]] = {
     "Checkpoints": lambda path: training.Checkpoints(path / "checkpoints"),
     "Convergence": lambda path: training.Convergence(1e-9),
     "EarlyStopping": lambda path: training.EarlyStopping("loss", restore_best=True),
+    "ExponentialMovingAverage": lambda path: training.ExponentialMovingAverage(0.9),
     "LambdaCallback": lambda path: training.LambdaCallback(on_step_end=lambda t, s: t.current_loss),
     "LearningRateScheduler": lambda path: training.LearningRateScheduler(lambda epoch: 0.01),
     "MLflow": lambda path: training.MLflow(tracking_uri=f"sqlite:///{path}/mlflow.db"),
     "ModelCheckpoint": lambda path: training.ModelCheckpoint(path / "best.safetensors", "loss"),
     "ProgressBar": lambda path: training.ProgressBar(),
+    "ReduceLROnPlateau": lambda path: training.ReduceLROnPlateau("loss"),
     "TensorBoard": lambda path: training.TensorBoard(path / "board"),
     "TerminateOnNaN": lambda path: training.TerminateOnNaN(),
 }

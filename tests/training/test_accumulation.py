@@ -12,10 +12,14 @@ from numpy.random import default_rng
 
 import xbp
 from xbp import nn, optim
+from xbp.data import Arrays
 from xbp.errors import InputError, NonFiniteError
+from xbp.random import Stream
 from xbp.testing import assert_no_host_sync, emulated_graphs
 from xbp.training import Checkpoints, LambdaCallback
+from xbp.training.accumulation import accumulated
 from xbp.training.capture import Phase, recordings_of
+from xbp.training.results import CheckedLoss
 
 SAMPLES, BATCH, TIMES = 23, 2, 4  # steps of 8, 8 and 7 samples; the last part has one
 
@@ -142,9 +146,8 @@ def test_no_waits() -> None:
         one = trainer("weights and a label left out", dropout=0.3)
         one.fit(*data(), batch_size=BATCH, accumulate=TIMES)
         x, y = (xbp.asarray(array) for array in data())
-        one.part = BATCH
         with assert_no_host_sync():
-            one.step(x, y)
+            accumulated(one, CheckedLoss(one.loss), x, y, Stream(0), BATCH)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -162,10 +165,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         run(broken, stop_after=5)
-    with pytest.raises(InputError, match="accumulate is not part of both"):
+    with pytest.raises(InputError, match="batch_size is 2, where it was 8"):
         run(broken, resume=True, accumulate=1)
-    with pytest.raises(InputError, match="accumulate is 2, where it was 4"):
-        run(broken, resume=True, accumulate=2)
+    with pytest.raises(InputError, match="the batch_size that is accumulated is 4, where it was 2"):
+        run(broken, resume=True, batch_size=4, accumulate=2)
+    with pytest.raises(InputError, match="the batch_size that is accumulated is not part of both"):
+        run(broken, resume=True, batch_size=8, accumulate=1)
     assert run(broken, resume=True) == run(tmp_path / "whole")
 
 
@@ -200,3 +205,12 @@ def test_a_step_by_hand_is_whole() -> None:
 def test_wrong_numbers_are_one_sentence(wrong: Any) -> None:
     with pytest.raises(InputError, match=r"^accumulate must be an integer of at least 1, got "):
         trainer().fit(*data(), accumulate=wrong)
+
+
+def test_a_source_is_accumulated_as_arrays_are_and_an_iterable_is_not() -> None:
+    arrays, source = trainer(dropout=0.3), trainer(dropout=0.3)
+    arrays.fit(*data(), epochs=2, batch_size=BATCH, accumulate=TIMES)
+    source.fit(Arrays(*data()), epochs=2, batch_size=BATCH, accumulate=TIMES)
+    assert outcome(arrays) == outcome(source)
+    with pytest.raises(InputError, match="^accumulate needs arrays or a source, whose batches"):
+        trainer().fit([data()], accumulate=2)

@@ -2,7 +2,7 @@
 
 from xbp.optim.adagrad import Adadelta, Adagrad, RMSprop
 from xbp.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
-from xbp.optim.clip import clip_grad_norm
+from xbp.optim.clip import clip_grad_norm, clip_grad_value
 from xbp.optim.groups import Group, decay_groups
 from xbp.optim.lamb import LAMB
 from xbp.optim.lion import Lion
@@ -52,6 +52,7 @@ __all__ = [
     "Schedule",
     "StepLR",
     "clip_grad_norm",
+    "clip_grad_value",
     "decay_groups",
     "muon_groups",
 ]

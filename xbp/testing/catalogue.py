@@ -143,17 +143,19 @@ def _steps(rule: Rule) -> Iterator[Item]:
         yield Item("optimizer", rule.name, f"{rule} for {shape}", rule.__call__, inputs)
 
 
-def _clip(most: float, g: Array) -> Array:
+def _clip(clip: Callable[..., Any], most: float, g: Array) -> Array:
     parameter = nn.Parameter(array_namespace(g).zeros_like(g))
     parameter.add_grad(g)
-    optim.clip_grad_norm([parameter], most)
+    clip([parameter], most)
     return parameter.grad
 
 
 def _clipping() -> Iterator[Item]:
-    for most in (0.5, 1e3):
-        case = f"clip_grad_norm(…, {most:g}) of (7, 5)"
-        yield Item("optimizer", "clip_grad_norm", case, _function(_clip, most), (normal(7, 5),))
+    for clip in (optim.clip_grad_norm, optim.clip_grad_value):
+        for most in (0.5, 1e3):
+            name = clip.__name__
+            case = f"{name}(…, {most:g}) of (7, 5)"
+            yield Item("optimizer", name, case, _function(_clip, clip, most), (normal(7, 5),))
 
 
 def _draw(init: initializers.Initializer, shape: tuple[int, ...]) -> Host:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from xbp.arguments import name_of
 from xbp.backend import Array
 from xbp.errors import NonFiniteError
@@ -68,7 +70,10 @@ def train_epoch(trainer: Training, stepper: Stepper, feed: Feed, validation: Fee
     if whole:
         state.epochs_done += 1
         if validation is not None:
-            measured = evaluate(trainer, validation, batch_size=512)
+            with ExitStack() as around:
+                for callback in trainer.callbacks:
+                    around.enter_context(callback.around_validation(trainer))
+                measured = evaluate(trainer, validation, batch_size=512)
             record |= {f"val_{name}": value for name, value in measured.items()}
     state.history.records.append(record)
     state.history.seconds.append(trainer.elapsed())

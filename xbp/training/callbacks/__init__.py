@@ -1,10 +1,11 @@
 """What a `Trainer` calls between its steps and epochs."""
 
+from xbp.training.callbacks.averaging import ExponentialMovingAverage
 from xbp.training.callbacks.base import Callback, LambdaCallback, Training
 from xbp.training.callbacks.checkpoints import Checkpoints
 from xbp.training.callbacks.model_checkpoint import ModelCheckpoint
 from xbp.training.callbacks.progress import ProgressBar
-from xbp.training.callbacks.rates import LearningRateScheduler
+from xbp.training.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
 from xbp.training.callbacks.stopping import Convergence, EarlyStopping, TerminateOnNaN
 from xbp.training.callbacks.trackers import CSVLogger, MLflow, TensorBoard
 
@@ -14,11 +15,13 @@ __all__ = [
     "Checkpoints",
     "Convergence",
     "EarlyStopping",
+    "ExponentialMovingAverage",
     "LambdaCallback",
     "LearningRateScheduler",
     "MLflow",
     "ModelCheckpoint",
     "ProgressBar",
+    "ReduceLROnPlateau",
     "TensorBoard",
     "TerminateOnNaN",
     "Training",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from xbp.arguments import name_of, takes
@@ -124,6 +124,10 @@ class Callback:
     def on_step_end(self, trainer: Training, step: int) -> None:
         """After each step, counted from 1 in each epoch. Reading a value waits for the device."""
 
+    def around_validation(self, trainer: Training) -> AbstractContextManager[object]:
+        """A context manager around the validation of an epoch."""
+        return nullcontext()
+
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         """After validation, with the complete record of the epoch."""
 
@@ -149,6 +153,7 @@ HOOKS = {
     "on_fit_begin": ("trainer",),
     "on_epoch_begin": ("trainer", "epoch"),
     "on_step_end": ("trainer", "step"),
+    "around_validation": ("trainer",),
     "on_epoch_end": ("trainer", "epoch", "record"),
     "on_not_finite": ("trainer", "error"),
     "on_fit_end": ("trainer",),

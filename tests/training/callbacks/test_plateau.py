@@ -1,0 +1,155 @@
+"""ReduceLROnPlateau: PyTorch's rates, groups, resumed, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+
+import xbp
+from xbp import nn, optim
+from xbp.errors import InputError
+from xbp.training import Checkpoints, LambdaCallback, ReduceLROnPlateau
+
+
+def trainer(optimizer: Any = None) -> xbp.Trainer:
+    model = nn.Sequential(nn.Linear(1, 1, dtype="float64", rng=0))
+    if optimizer is None:
+        optimizer = lambda parameters: optim.SGD(parameters, lr=0.1)  # noqa: E731
+    return xbp.Trainer(model, nn.MSELoss(), optimizer(model.parameters()), rng=0)
+
+
+DATA = np.ones((2, 1)), np.ones((2, 1))
+CURVE = [5.0, 4.0, 4.0, 3.9999, 4.1, 3.0, 3.0, float("nan"), 3.0, 2.9, 2.9, 2.9, 2.9, 2.9, 2.9, 1.0]
+OPTIONS: list[dict[str, Any]] = [
+    {"patience": 2},
+    {"patience": 0, "factor": 0.5},
+    {"patience": 1, "cooldown": 2},
+    {"patience": 1, "threshold": 0.5, "threshold_mode": "abs"},
+    {"patience": 1, "threshold": 0.2},
+    {"patience": 0, "min_lr": 0.02},
+    {"patience": 0, "eps": 0.02},
+]
+
+
+def rates(callback: ReduceLROnPlateau, values: list[float], one: xbp.Trainer) -> list[list[float]]:
+    """After each epoch."""
+    found = []
+
+    def end(training: Any, epoch: int, record: Any) -> None:
+        found.append(training.optimizer.rates_at(0))
+
+    def put(training: Any, epoch: int, record: Any) -> None:
+        record["val_loss"] = values[epoch - 1]
+
+    before, after = LambdaCallback(on_epoch_end=put), LambdaCallback(on_epoch_end=end)
+    one.fit(*DATA, epochs=len(values), batch_size=2, callbacks=[before, callback, after])
+    return found
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_rates_are_pytorchs(options: dict[str, Any], mode: str) -> None:
+    torch = pytest.importorskip("torch")
+    values = CURVE if mode == "min" else [1 / value for value in CURVE]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, **{"factor": 0.1, **options})
+    expected = []
+    for value in values:
+        peer.step(value)
+        expected.append([optimizer.param_groups[0]["lr"]])
+    found = rates(ReduceLROnPlateau(mode=mode, **options), values, trainer())
+    assert len({rate for (rate,) in found}) > 1
+    assert found == expected
+
+
+def test_the_defaults_are_pytorchs() -> None:
+    import inspect
+
+    torch = pytest.importorskip("torch")
+    ours = inspect.signature(ReduceLROnPlateau).parameters
+    theirs = inspect.signature(torch.optim.lr_scheduler.ReduceLROnPlateau).parameters
+    for name in set(ours) - {"monitor", "mode"}:
+        assert ours[name].default == theirs[name].default, name
+
+
+def test_rates_of_groups_fall_too() -> None:
+    def grouped(parameters: Any) -> Any:
+        first = {"params": parameters[:1], "lr": 0.4}
+        return optim.SGD([first, {"params": parameters[1:]}], lr=0.2)
+
+    found = rates(ReduceLROnPlateau(factor=0.5, patience=0), [1.0, 1.0, 1.0], trainer(grouped))
+    assert found == [[0.4, 0.2], [0.2, 0.1], [0.1, 0.05]]
+
+
+def test_each_fit_begins_anew() -> None:
+    callback, one = ReduceLROnPlateau("loss", patience=0, threshold=0.0), trainer()
+    callback.best, callback.waited = -1.0, 5
+    one.fit(*DATA, epochs=2, batch_size=2, callbacks=[callback])
+    assert one.optimizer.lr == 0.1  # the loss falls
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    x = default_rng(0).normal(size=(6, 1))
+
+    def run(folder: Path, stop_after: int = 0, resume: bool = False) -> Any:
+        def stop(training: Any, number: int) -> None:
+            if training.optimizer.steps == stop_after:
+                raise KeyboardInterrupt
+
+        one = trainer(lambda parameters: optim.SGD(parameters, lr=1.0))
+        callback = ReduceLROnPlateau("loss", factor=0.7, patience=1, cooldown=1)
+        callbacks = [callback, Checkpoints(folder, every=1), LambdaCallback(on_step_end=stop)]
+        one.fit(x, x**2, 12, batch_size=2, callbacks=callbacks, resume=folder if resume else None)
+        return one.model.state_dict()["0.weight"].tobytes(), one.history.records
+
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, stop_after=17)
+    found = run(broken, resume=True)
+    assert found == run(tmp_path / "whole")
+    assert len({record["lr"] for record in found[1]}) > 2
+
+
+def test_a_schedule_is_refused() -> None:
+    def scheduled(parameters: Any) -> Any:
+        return optim.SGD(parameters, lr=optim.StepLR(0.1, 2))
+
+    def in_a_group(parameters: Any) -> Any:
+        return optim.SGD([{"params": parameters, "lr": optim.StepLR(0.1, 2)}], lr=0.1)
+
+    def not_used(parameters: Any) -> Any:
+        return optim.SGD([{"params": parameters, "lr": 0.1}], lr=optim.StepLR(0.1, 2))
+
+    for make in (scheduled, in_a_group):
+        with pytest.raises(InputError, match=r"^ReduceLROnPlateau changes a rate that is a number"):
+            trainer(make).fit(*DATA, callbacks=[ReduceLROnPlateau("loss")])
+    trainer(not_used).fit(*DATA, callbacks=[ReduceLROnPlateau("loss")])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"factor": 1.0}, "factor"),
+        ({"factor": -0.1}, "factor"),
+        ({"patience": -1}, "patience"),
+        ({"threshold": -1}, "threshold"),
+        ({"threshold_mode": "relative"}, "threshold_mode"),
+        ({"cooldown": 0.5}, "cooldown"),
+        ({"min_lr": None}, "min_lr"),
+        ({"eps": -1}, "eps"),
+        ({"mode": "low"}, "mode"),
+    ],
+)
+def test_an_argument_out_of_range_is_one_sentence(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} must be ") as caught:
+        ReduceLROnPlateau(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_monitored_is_there() -> None:
+    with pytest.raises(InputError, match="there is no 'val_loss' to monitor"):
+        trainer().fit(*DATA, callbacks=[ReduceLROnPlateau()])
