@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.random import default_rng
-from rules import ORACLES, RULES, WITHOUT_PEER
+from optim.rules import ORACLES, RULES, WITHOUT_PEER
 
 import xbp
 from xbp import nn, optim
@@ -282,6 +282,8 @@ def test_no_decay_for_biases_in_one_line() -> None:
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert [p.data.ndim for p in groups[0]["params"]] == [4, 2]
     assert [p.data.ndim for p in groups[1]["params"]] == [1, 1, 1]
+    norms = nn.Sequential(nn.LayerNorm((2, 3)), nn.BatchNorm2d(2), nn.Linear(3, 3, bias=False))
+    assert [len(group["params"]) for group in optim.decay_groups(norms, 0.1)] == [1, 4]
     only = optim.decay_groups(nn.PReLU(), weight_decay=0.1)
     assert [group["weight_decay"] for group in only] == [0.0]
     with pytest.raises(InputError, match=r"decay_groups takes a model, an nn\.Layer, got a list"):

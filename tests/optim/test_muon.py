@@ -107,6 +107,16 @@ def test_what_is_not_hidden_can_be_said() -> None:
     assert len(optim.muon_groups(nn.Linear(2, 2, rng=0))) == 1
 
 
+@pytest.mark.parametrize("tie", [True, False])
+def test_tables_and_norms_are_not_hidden(tie: bool) -> None:
+    model = xbp.models.GPT(9, 4, layers=2, heads=2, width=8, tie=tie, rng=0)
+    groups = optim.muon_groups(model, **({"others": []} if tie else {"others": [model.head]}))  # type: ignore[arg-type]
+    in_blocks = [p for p in model.blocks.parameters() if p.data.ndim == 2]
+    assert groups[0]["params"] == in_blocks
+    norm = nn.Sequential(nn.LayerNorm((2, 3)), nn.Linear(3, 3, bias=False), nn.LayerNorm((2, 3)))
+    assert [len(g["params"]) for g in optim.muon_groups(norm, others=[])] == [1, 4]
+
+
 def test_wrong_parameters_are_one_sentence() -> None:
     model = network()
     with pytest.raises(

@@ -9,6 +9,7 @@ from typing import Any
 from xbp.arguments import described
 from xbp.errors import InputError
 from xbp.nn.layer import Layer
+from xbp.nn.norm import LayerNorm
 from xbp.nn.parameter import Parameter
 
 Options = dict[str, Any]
@@ -23,9 +24,9 @@ SHARED = ("parameters", "steps", "state", "counts")
 def decay_groups(model: Layer, weight_decay: float) -> list[Options]:
     """Two parameter groups of a model: one with weight decay, and one without.
 
-    Without are parameters of fewer than two axes: biases, the scales and shifts of normalizations,
-    the slopes of PReLU (as in nanoGPT, and He et al. 2019, section 3.1). With it are matrices and
-    kernels.
+    Without are parameters of fewer than two axes and those of normalizations: biases, scales and
+    shifts, the slopes of PReLU (as in nanoGPT, and He et al. 2019, section 3.1). With it are
+    matrices, kernels, and the tables of embeddings.
 
     Parameters
     ----------
@@ -46,9 +47,12 @@ def decay_groups(model: Layer, weight_decay: float) -> list[Options]:
     [(1, 0.1), (2, 0.0)]
     """
     parameters = parameters_of(model, "decay_groups")
+    norms = held_by(model, LayerNorm)
+    decayed = [p for p in parameters if p.data.ndim >= 2 and id(p) not in norms]
+    taken = {id(parameter) for parameter in decayed}
     return nonempty(
-        {"params": [p for p in parameters if p.data.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.data.ndim < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in taken], "weight_decay": 0.0},
     )
 
 
@@ -319,6 +323,12 @@ def _check_names(kind: type, options: Options) -> None:
 
 def nonempty(*groups: Options) -> list[Options]:
     return [group for group in groups if group["params"]]
+
+
+def held_by(model: Layer, *kinds: type[Layer]) -> set[int]:
+    """The identities of the parameters of all layers of these kinds."""
+    layers = [layer for layer in model.tree() if isinstance(layer, kinds)]
+    return {id(parameter) for layer in layers for parameter in layer.parameters()}
 
 
 def parameters_of(model: Any, what: str) -> list[Parameter]:

@@ -9,10 +9,13 @@ from typing import Any
 from xbp.arguments import described, integer, number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
+from xbp.nn.embedding import Embedding
 from xbp.nn.layer import Layer
+from xbp.nn.norm import LayerNorm
 from xbp.nn.parameter import Parameter
+from xbp.nn.positions import LearnedPositions
 from xbp.optim.adam import AdamW
-from xbp.optim.groups import nonempty, parameters_of
+from xbp.optim.groups import held_by, nonempty, parameters_of
 from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
 from xbp.primitives import matmul
 from xbp.primitives.updates import Scalar, add_scaled, average
@@ -150,15 +153,17 @@ def muon_groups(
 ) -> list[dict[str, Any]]:
     """Two parameter groups of a model: hidden weights, for Muon, and all others, for AdamW.
 
-    Hidden are the parameters of at least two axes, but for the first and the last one of the model
-    in the order of ``model.named_parameters()``, which read the input and give the output. (Jordan
-    et al. 2024: embeddings and the last layer are better left to AdamW, and vectors have to be.)
+    Hidden are the parameters of at least two axes, but for the tables of embeddings and positions,
+    the scales of normalizations, and the first and the last matrix of the model in the order of
+    ``model.named_parameters()``, which read the input and give the output. (Jordan et al. 2024:
+    embeddings and the last layer are better left to AdamW, and vectors have to be.) A model whose
+    output is its embedding's table has no such last one: ``muon_groups(gpt, others=[])``.
 
     Parameters
     ----------
     model : Layer
     others : iterable of Layer or Parameter, optional
-        What is not hidden, in place of the first and the last one: their parameters go to AdamW.
+        What is not hidden, in place of the first and the last matrix: they go to AdamW.
     **options
         Of AdamW, as ``lr=3e-4``; by default, its own defaults.
 
@@ -176,6 +181,7 @@ def muon_groups(
     matrices = [parameter for parameter in parameters if parameter.data.ndim >= 2]
     visible = [*matrices[:1], *matrices[-1:]] if others is None else _all_of(others)
     left = {id(parameter) for parameter in visible}
+    left |= held_by(model, Embedding, LearnedPositions, LayerNorm)
     hidden = [parameter for parameter in matrices if id(parameter) not in left]
     taken = {id(parameter) for parameter in hidden}
     rest = [parameter for parameter in parameters if id(parameter) not in taken]
