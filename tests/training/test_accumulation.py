@@ -212,5 +212,5 @@ def test_a_source_is_accumulated_as_arrays_are_and_an_iterable_is_not() -> None:
     arrays.fit(*data(), epochs=2, batch_size=BATCH, accumulate=TIMES)
     source.fit(Arrays(*data()), epochs=2, batch_size=BATCH, accumulate=TIMES)
     assert outcome(arrays) == outcome(source)
-    with pytest.raises(InputError, match="^accumulate needs arrays or a source, whose batches"):
+    with pytest.raises(InputError, match=r"^accumulate needs arrays or a source, whose batches"):
         trainer().fit([data()], accumulate=2)

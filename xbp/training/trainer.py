@@ -324,9 +324,7 @@ class Trainer:
         feed.make_room()
         stepper = self._new_stepper(feed.data if is_stream(x) else (x, y), feed.data)
         try:
-            self.fingerprint = Fingerprint(
-                self, self.batch_size, feed, validation, part=self.part
-            )
+            self.fingerprint = Fingerprint(self, self.batch_size, feed, validation, part=self.part)
             with stop_on_interrupt(self.stop), begun(self.callbacks, self):
                 if self.resumed:
                     restore(self, self.resumed)
