@@ -30,6 +30,7 @@ from xbp import nn, primitives
 from xbp.models import lenet1998
 from xbp.testing import oracles
 from xbp.testing.cases import LAYERS, LOSSES, Call, Case, Line
+from xbp.testing.cases.case import at_zero
 from xbp.testing.cases.layers import dropout as dropout_oracle
 
 SMOOTH = 2.0**-17
@@ -425,7 +426,7 @@ def cross_entropy(
 def by_default(draw: st.DrawFn, budget: int, name: str) -> Problem:
     """As its lines of `xbp.testing.cases` say."""
     line = draw(st.sampled_from([line for line in LINES if line.name == name]))
-    if line.axes:
+    if line.least_axes:
         call, x = draw(calls(line)), draw(entries(budget, line))
     else:  # of a case, with another number of samples, drawn from those it has
         call = draw(st.sampled_from([call for call in line.calls if Case(line, call).finite]))
@@ -435,7 +436,8 @@ def by_default(draw: st.DrawFn, budget: int, name: str) -> Problem:
     case = Case(line, call)
     step = SMOOTH if not line.exact else KINKED if line.kinks or line.kind == "loss" else 1.0
     exact = line.exact and is_dyadic(getattr(case.make(), "scale", lambda y: 1.0)(x[0]))
-    by_sample, kinks = bool(line.axes), not line.axes
+    by_sample = bool(line.least_axes)
+    kinks = not by_sample or (line.kind == "layer" and line.kinks not in (None, at_zero))
     inference = True if line.inference is None else None
     return Problem(case.make(), x, case.oracle, step, exact, by_sample, inference, kinks)
 
@@ -458,11 +460,11 @@ def entries(draw: st.DrawFn, budget: int, line: Line) -> tuple[Host, ...]:
     The errors of a loss are odd eighths, at least ⅛ from the kinks of |d| and, with a delta that is
     a multiple of ¼, from those of Huber's.
     """
-    rng, shape = draw(seeds), draw(shapes(budget, line.axes))
+    rng, shape = draw(seeds), draw(shapes(budget, line.least_axes))
     if line.kind == "loss":
         y = quarters(rng, *shape)
         return y, y + quarters(rng, *shape) + 0.125
-    if line.kinks:
+    if line.kinks is at_zero:
         return (off_zero(rng, *shape),)
     if line.exact:
         return (quarters(rng, *shape),)
@@ -513,6 +515,6 @@ BY_SAMPLE = [
     name
     for name in TABLE
     if name not in COUPLED
-    and (name in OWN or any(line.axes for line in LINES if line.name == name))
+    and (name in OWN or any(line.least_axes for line in LINES if line.name == name))
 ]
 """Those of which each sample has an output of its own."""

@@ -72,8 +72,9 @@ class Line:
         kink; not given, there are none. Only cases away from kinks are compared with high-order
         difference quotients.
     axes : int
-        For properties: it takes an input of any shape with at least so many axes. 0 if its input
-        has to have the shape of one of its calls, but for the number of samples.
+        For properties: it takes an input of any shape with at least so many axes; a subclass of
+        `nn.Elementwise` does. 0 if its input has to have the shape of one of its calls, but for the
+        number of samples.
     drawn : sequence of dict
         For properties: options to draw, from one of these dicts at a time. Not given, those of its
         calls are drawn.
@@ -106,6 +107,13 @@ class Line:
 
     def cases(self) -> Iterator[Case]:
         return (Case(self, call) for call in self.calls)
+
+    @property
+    def least_axes(self) -> int:
+        """`axes`, or what follows from the class."""
+        kind = getattr(self.room, self.name, None)
+        entrywise = isinstance(kind, type) and issubclass(kind, nn.Elementwise)
+        return self.axes or int(entrywise)
 
     def inputs(self, call: Call) -> tuple[Host, ...]:
         """Arrays, made anew."""

@@ -227,24 +227,24 @@ LAYERS: list[Layer] = [
     ], kinks=at_zero, axes=1, exact=True),
     Layer("LeakyReLU", entrywise(leaky_relu), [
         *BENT, fed(away_from_zero(4, 6), 0.2),
-    ], kinks=at_zero, axes=1, exact=True, drawn=[{"negative_slope": EIGHTHS}]),
+    ], kinks=at_zero, exact=True, drawn=[{"negative_slope": EIGHTHS}]),
     Layer("ELU", entrywise(oracles.elu), [
         *BENT, fed(away_from_zero(4, 6), 0.3),
-    ], kinks=at_zero, axes=1, drawn=[{"alpha": CONSTANTS}]),
-    Layer("SELU", entrywise(oracles.selu), BENT, kinks=at_zero, axes=1),
+    ], kinks=at_zero, drawn=[{"alpha": CONSTANTS}]),
+    Layer("SELU", entrywise(oracles.selu), BENT, kinks=at_zero),
     Layer("PReLU", lambda s, x, *arguments, **options: oracles.prelu(x, s["weight"]), [
         fed(sparse(4, 7)),
         fed((2, 3, 5, 3), 3, init=-0.5),
         fed(away_from_zero(4, 6)),
         fed(away_from_zero(2, 3, 2, 2), 3, init=-0.5),
     ], kinks=at_zero),
-    Layer("GELU", entrywise(gelu), [*SMOOTH, fed((4, 7), "tanh")], axes=1),
-    Layer("SiLU", entrywise(oracles.silu), SMOOTH, axes=1),
-    Layer("Softplus", entrywise(oracles.softplus), [*SMOOTH, fed((4, 7), 3.0)], axes=1,
+    Layer("GELU", entrywise(gelu), [*SMOOTH, fed((4, 7), "tanh")]),
+    Layer("SiLU", entrywise(oracles.silu), SMOOTH),
+    Layer("Softplus", entrywise(oracles.softplus), [*SMOOTH, fed((4, 7), 3.0)],
           drawn=[{"beta": CONSTANTS}]),
-    Layer("Sigmoid", entrywise(oracles.sigmoid), SMOOTH, axes=1),
+    Layer("Sigmoid", entrywise(oracles.sigmoid), SMOOTH),
     Layer("Tanh", entrywise(oracles.tanh), [*SMOOTH, fed((2, 3, 4, 2))], axes=1),
-    Layer("ScaledTanh", entrywise(scaled_tanh), [*SMOOTH, fed((4, 7), 0.5, 3.0)], axes=1,
+    Layer("ScaledTanh", entrywise(scaled_tanh), [*SMOOTH, fed((4, 7), 0.5, 3.0)],
           drawn=[{"amplitude": CONSTANTS, "slope": CONSTANTS}]),
     Layer("BatchNorm1d", batch_norm, [
         fed((4, 3, 5), 3),
@@ -298,7 +298,7 @@ LAYERS: list[Layer] = [
         fed((4, 3), [[1, -1, 1], [0.5, 1, 2]]),
         fed((4, 5, 2), [[1, -1]] * 3),
     ], room=lenet1998),
-    Layer("Negation", entrywise(lambda x: 0.0 - x), [fed((4, 7))], room=lenet1998, axes=1,
+    Layer("Negation", entrywise(lambda x: 0.0 - x), [fed((4, 7))], room=lenet1998,
           exact=True),
 ]  # fmt: skip
 """In this order they stand in certificates and in docs/onnx.md."""
