@@ -18,7 +18,7 @@ def on_device(optimizer: optim.Optimizer) -> list[tuple[Any, ...]]:
     """The numbers of the next step, as 0-d arrays beside the parameter."""
     (parameter,), (count,) = optimizer.parameters, optimizer.counts
     place = backend_of(parameter.data).asarray
-    row = optimizer.all_numbers(optimizer.lr, count + 1)
+    row = optimizer.all_coefficients(optimizer.lr, count + 1)
     return [tuple(place(number, dtype=parameter.data.dtype) for number in row)]
 
 
@@ -63,7 +63,7 @@ def test_a_step_with_numbers_on_the_device_does_not_wait_for_it(rule: Rule) -> N
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_there_are_as_many_numbers_in_each_step(rule: Rule) -> None:
     optimizer = rule([nn.Parameter(np.zeros(2))])
-    rows = [optimizer.all_numbers(0.1, t) for t in (1, 2, 7, 1000)]
+    rows = [optimizer.all_coefficients(0.1, t) for t in (1, 2, 7, 1000)]
     assert len({len(row) for row in rows}) == 1
     assert {type(number) for row in rows for number in row} == {float}
 

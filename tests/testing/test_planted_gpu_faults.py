@@ -186,8 +186,8 @@ def drawn_on_the_host(_: Original) -> Original:
     return forward
 
 
-def of_numpy_floats(numbers: Original) -> Original:
-    return lambda self, lr, t: tuple(map(np.float64, numbers(self, lr, t)))
+def of_numpy_floats(coefficients: Original) -> Original:
+    return lambda self, lr, t: tuple(map(np.float64, coefficients(self, lr, t)))
 
 
 def made_anew(step: Original) -> Original:
@@ -251,7 +251,7 @@ FAULTS = [
           epoch("Linear"), Exception, r"matmul of .* needs a handle of CuPy's"),
     Fault("a mask made on the host", nn.Dropout, "forward", drawn_on_the_host,
           epoch("Dropout"), Exception, "asarray of .* copies from the host"),
-    Fault("a numpy float as a factor", optim.SGD, "numbers", of_numpy_floats,
+    Fault("a numpy float as a factor", optim.SGD, "coefficients", of_numpy_floats,
           SGD, TypeError, "float64"),
     Fault("a parameter that is made anew", optim.Optimizer, "step", made_anew,
           SGD, Exception, "an array, or an option of the optimizer, changes"),

@@ -523,7 +523,7 @@ def own_rule(model: nn.Layer) -> optim.Optimizer:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"optimizer": own_rule}, "OwnRule does not say which numbers"),
+    ({"optimizer": own_rule}, "OwnRule does not say which coefficients"),
     ({"optimizer": lambda m: OwnStep(m.parameters(), 0.1)}, "OwnStep has a step of its own"),
     ({"more": Reading}, "__float__ of .* waits|D2H transfers are disallowed"),
     ({"more": Placing}, "asarray of .* copies from the host|H2D transfers are disallowed"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
+from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
 from xbp.primitives.updates import Scalar, average
 
 
@@ -71,7 +71,7 @@ class Adagrad(Optimizer):
         )
         self.eps = number("eps", eps, least=0)
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return (lr / (1 + (t - 1) * self.lr_decay),)
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, rate: Scalar) -> None:
@@ -145,7 +145,7 @@ class RMSprop(Optimizer):
         self.momentum = number("momentum", momentum, least=0)
         self.centered = centered
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return (lr,)
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: Scalar) -> None:
@@ -217,7 +217,7 @@ class Adadelta(Optimizer):
         self.rho = number("rho", rho, least=0, most=1)
         self.eps = number("eps", eps, least=0)
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return (lr,)
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, lr: Scalar) -> None:

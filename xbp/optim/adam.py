@@ -20,7 +20,7 @@ from typing import Any
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
+from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
 from xbp.primitives.updates import Scalar, average, normalized_step
 
 
@@ -83,7 +83,7 @@ class Adam(Optimizer):
         self.eps = number("eps", eps, least=0)
         self.amsgrad = amsgrad
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return *self.scale(t), *self.rate(lr, t)
 
     def update(
@@ -105,16 +105,16 @@ class Adam(Optimizer):
             v = state["v_max"]
         normalized_step(p, factor, mean, scale, v, eps)
 
-    def takes_lists(self) -> bool:
+    def multi_tensor(self) -> bool:
         own = type(self)
         return own.update is Adam.update and own.mean is Adam.mean and not self.amsgrad
 
-    def rate(self, lr: float, t: int) -> Numbers:
-        """What `mean` is given of a step."""
+    def rate(self, lr: float, t: int) -> Coefficients:
+        """The arguments of `mean` that change with the step."""
         return (lr / (1 - self.betas[0] ** t),)
 
     def mean(self, m: Array, g: Array, *rate: Scalar) -> tuple[Scalar, Array]:
-        """η m̂, as a number and the array that it multiplies."""
+        """η m̂, as a factor and an array."""
         return rate[0], m
 
     def scale(self, t: int) -> tuple[float, float]:
@@ -201,7 +201,7 @@ class Adamax(Adam):
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return self.rate(lr, t)
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, *rate: Scalar) -> None:
@@ -261,7 +261,7 @@ class NAdam(Adam):
         self.momentum_decay = number("momentum_decay", momentum_decay, least=0)
         self._products: dict[tuple[float, float], list[float]] = {}
 
-    def rate(self, lr: float, t: int) -> Numbers:
+    def rate(self, lr: float, t: int) -> Coefficients:
         now = (1 - self.mu(t)) / (1 - self.product(t))
         ahead = self.mu(t + 1) / (1 - self.product(t + 1))
         return lr, now, ahead

@@ -6,7 +6,7 @@ import math
 
 from xbp.backend import Array, Namespace
 from xbp.optim.adam import Adam
-from xbp.optim.optimizer import LearningRate, Numbers, Parameters, State
+from xbp.optim.optimizer import Coefficients, LearningRate, Parameters, State
 from xbp.primitives.updates import Scalar, average
 
 
@@ -56,7 +56,7 @@ class LAMB(Adam):
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return 1 / (1 - self.betas[0] ** t), 1 / math.sqrt(1 - self.betas[1] ** t), lr
 
     def update(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xbp.backend import Array, Namespace
 from xbp.optim.adam import pair_of_betas
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
+from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
 from xbp.primitives.updates import Scalar, add_scaled, average
 
 
@@ -54,7 +54,7 @@ class Lion(Optimizer):
         super().__init__(parameters, lr, weight_decay, decoupled_weight_decay=True)
         self.betas = pair_of_betas(betas)
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return (-lr,)
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, rate: Scalar) -> None:

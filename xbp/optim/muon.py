@@ -16,7 +16,7 @@ from xbp.nn.parameter import Parameter
 from xbp.nn.positions import LearnedPositions
 from xbp.optim.adam import AdamW
 from xbp.optim.groups import held_by, nonempty, parameters_of
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
+from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
 from xbp.primitives import matmul
 from xbp.primitives.updates import Scalar, add_scaled, average
 
@@ -95,7 +95,7 @@ class Muon(Optimizer):
                     )
                     raise InputError(msg)
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return (-lr,)
 
     def update(self, xp: Namespace, p: Array, g: Array, state: State, rate: Scalar) -> None:

@@ -1,4 +1,4 @@
-"""What all optimizers share: parameters, state, rate, weight decay, and how they are saved."""
+"""The base of all optimizers: parameters, state, rate, weight decay, saving and loading."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Parameters: TypeAlias = "Iterable[Parameter] | Iterable[Mapping[str, Any]]"
 
 State: TypeAlias = "dict[str, Array]"
 
-Numbers: TypeAlias = "tuple[float, ...]"
+Coefficients: TypeAlias = "tuple[float, ...]"
 
 
 class Optimizer:
     """Base of all optimizers. A subclass is one `update` rule.
 
-    What changes from step to step, and is no array of the parameter's shape, is a pure function of
-    the rate and the step: `numbers`. The rule is given its result, and does not ask whether these
-    are Python's floats, or 0-d arrays in a step that a device has recorded and repeats. A rule
-    without `numbers` of its own is given the rate and the step themselves, and is never recorded.
+    Values that change with the step, other than arrays of a parameter's shape, are a pure function
+    of the rate and the step: `coefficients`. They are passed to the rule as Python floats, or as
+    0-d arrays in a captured step. A rule without its own `coefficients` gets the rate and the step,
+    and is never captured.
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ class Optimizer:
     lr : float or schedule
         η.
     weight_decay : float, default 0
-        λ, the factor of an L2 penalty ½‖p‖²: g ← g + λp before the rule sees g.
+        λ, the factor of an L2 penalty ½‖p‖²: g ← g + λp before the rule.
     decoupled_weight_decay : bool, default False
-        In its place p ← p - ηλp, which the rule does not see (Loshchilov & Hutter 2019).
+        Use p ← p - ηλp instead, before the rule (Loshchilov & Hutter 2019).
 
     Attributes
     ----------
     steps : int
-        How many steps have been made.
+        The number of steps made.
 
     Raises
     ------
@@ -216,7 +216,7 @@ class Optimizer:
         Raises
         ------
         InputError
-            A schedule gives something else than a finite number of at least 0.
+            A schedule returns anything but a finite number of at least 0.
         """
         if not callable(self._lr):
             return self._lr
@@ -228,76 +228,86 @@ class Optimizer:
 
     # --- the step ---
 
-    def numbers(self, lr: float, t: int) -> Numbers:
-        """What `update` is given of a step, computed on the host.
+    def coefficients(self, lr: float, t: int) -> Coefficients:
+        """The arguments of `update` that change with the step, computed on the host.
 
         Parameters
         ----------
         lr : float
         t : int
-            Which update of its parameter it is: 1, 2, 3, …
+            The number of the update of its parameter: 1, 2, 3, …
 
         Returns
         -------
         tuple of float
-            As many for each step. By default (lr, t).
+            Of the same length in each step. By default (lr, t).
         """
         return lr, t
 
-    def update(self, xp: Namespace, p: Array, g: Array, state: State, *numbers: Any) -> None:
+    def update(self, xp: Namespace, p: Array, g: Array, state: State, *coefficients: Any) -> None:
         """Change the array `p` in place.
 
         Parameters
         ----------
         p, g : array
-            Parameter and gradient; g is not to be changed. Lists of them, if it `takes_lists`.
+            Parameter and gradient; g must not be changed. Lists of them, if `multi_tensor`.
         state : dict
-            This parameter's arrays by their `state_names`, of `start` at first; to be updated in
-            place.
-        *numbers : float, or 0-d array of the dtype of `p`
-            Those of `numbers`: by default, the rate and the step. A factor of an array each; what
-            has to be computed from them alone belongs into `numbers`.
+            The parameter's arrays by their `state_names`, from `start` at first; updated in place.
+        *coefficients : float, or 0-d array of the dtype of `p`
+            By default, the rate and the step. Each may only multiply an array: combinations of them
+            are computed in `coefficients`.
         """
         msg = (
             f"{type(self).__name__} has no update rule; define update(self, xp, p, g, state, lr, t)"
         )
         raise NotImplementedError(msg)
 
-    def takes_lists(self) -> bool:
-        """Whether `update` may be given all parameters at once, which a device can do faster.
+    def multi_tensor(self) -> bool:
+        """Whether `update` accepts lists of arrays, as multi-tensor kernels update all at once.
 
-        Then `p`, `g` and the entries of `state` are lists of arrays. A rule takes them that does
-        nothing to arrays but to hand them to the functions of `xbp.primitives.updates`.
+        Then `p`, `g` and the entries of `state` are lists. This works for rules that only pass
+        arrays to functions of `xbp.primitives.updates`.
         """
         return False
+
+    numbers, takes_lists = coefficients, multi_tensor  # earlier names
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Accept the earlier names of `coefficients` and `multi_tensor`, and keep them alike."""
+        super().__init_subclass__(**options)
+        for name, earlier in (("coefficients", "numbers"), ("multi_tensor", "takes_lists")):
+            if name in vars(cls):
+                setattr(cls, earlier, vars(cls)[name])
+            elif earlier in vars(cls):
+                setattr(cls, name, vars(cls)[earlier])
 
     def start(self, xp: Namespace, p: Array) -> State:
         """The state of a parameter before its first update: zeros."""
         return {name: xp.zeros_like(p) for name in self.state_names()}
 
-    def step(self, numbers: Sequence[tuple[Scalar, ...]] | None = None) -> None:
+    def step(self, coefficients: Sequence[tuple[Scalar, ...]] | None = None) -> None:
         """Update every parameter that has a gradient.
 
         Parameters
         ----------
-        numbers : sequence of tuples, optional
-            The `all_numbers` of each parameter, as 0-d arrays. Without them, this step's.
+        coefficients : sequence of tuples, optional
+            The `all_coefficients` of each parameter, as 0-d arrays; by default those of this step.
         """
         for index, parameter in enumerate(self.parameters):
-            self._check_place(index, parameter)  # all of them, before any is changed
+            self._check_place(index, parameter)  # all, before any changes
         rules = self.rules()
-        # The rate of a recorded step is among its numbers.
-        rates = [rule.lr if numbers is None else 0.0 for rule, _ in rules]
+        # In a captured step the rate is part of the coefficients.
+        rates = [rule.lr if coefficients is None else 0.0 for rule, _ in rules]
         for (rule, indices), lr in zip(rules, rates, strict=True):
-            rule._step(indices, lr, numbers)
+            rule._step(indices, lr, coefficients)
         self.steps += 1
 
     def _step(
-        self, indices: range, lr: float, numbers: Sequence[tuple[Scalar, ...]] | None
+        self, indices: range, lr: float, coefficients: Sequence[tuple[Scalar, ...]] | None
     ) -> None:
-        """Update those of some parameters that have a gradient."""
-        # Parameters that can be updated at once: as a rule all of them. A device is compared and
-        # never hashed, as CuPy's has no hash and is a new object each time.
+        """Update some parameters, as far as they have a gradient."""
+        # Groups that can be updated at once; usually there is one. Devices are compared, not
+        # hashed, as CuPy's have no hash and are new objects each time.
         alike: list[tuple[tuple[Any, ...], list[int]]] = []
         for index in indices:
             parameter = self.parameters[index]
@@ -315,20 +325,20 @@ class Optimizer:
                     break
             else:
                 alike.append((kind, [index]))
-        at_once = self.takes_lists()
+        at_once = self.multi_tensor()
         for (t, *_), those in alike:
-            own = self.all_numbers(lr, t) if numbers is None else numbers[those[0]]
+            own = self.all_coefficients(lr, t) if coefficients is None else coefficients[those[0]]
             with on_device_of(self.parameters[those[0]].data):
                 for together in [those] if at_once else [[index] for index in those]:
                     self._update(together, *own)
             for index in those:
                 self.parameters[index].changed()
 
-    def all_numbers(self, lr: float, t: int) -> Numbers:
-        """The factor of decoupled weight decay, and the `numbers` of the rule."""
-        return 1 - lr * self.weight_decay, *self.numbers(lr, t)
+    def all_coefficients(self, lr: float, t: int) -> Coefficients:
+        """The factor of decoupled weight decay, and the `coefficients` of the rule."""
+        return 1 - lr * self.weight_decay, *self.coefficients(lr, t)
 
-    def _update(self, indices: Sequence[int], decay: Scalar, *numbers: Scalar) -> None:
+    def _update(self, indices: Sequence[int], decay: Scalar, *coefficients: Scalar) -> None:
         """Apply the rule to these parameters."""
         p: list[Array] = [self.parameters[index].data for index in indices]
         g: list[Array] = [self.parameters[index].grad for index in indices]
@@ -336,11 +346,11 @@ class Optimizer:
         xp = array_namespace(p[0])
         if self.weight_decay:
             g = self.decayed(p, g, decay)
-        if self.takes_lists():
+        if self.multi_tensor():
             joint = {name: [state[name] for state in states] for name in states[0]}
-            self.update(xp, p, g, joint, *numbers)
+            self.update(xp, p, g, joint, *coefficients)
         else:
-            self.update(xp, p[0], g[0], states[0], *numbers)
+            self.update(xp, p[0], g[0], states[0], *coefficients)
 
     def decayed(self, p: list[Array], g: list[Array], decay: Scalar) -> list[Array]:
         """The gradients that the rule sees, where there is weight decay.
@@ -360,7 +370,7 @@ class Optimizer:
         return [own + self.weight_decay * at for own, at in zip(g, p, strict=True)]
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         for parameter in self.parameters:
             parameter.zero_grad()
 
@@ -396,7 +406,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave, for parameters of the same shapes; all of it, or nothing.
+        """Restore the result of `state_dict`, for parameters of the same shapes; all or nothing.
 
         Raises
         ------
@@ -434,5 +444,5 @@ class Optimizer:
         return int(host.item())
 
     def state_names(self) -> tuple[str, ...]:
-        """The names of the arrays, of a parameter's shape, that `update` keeps in its `state`."""
+        """The names of the arrays in a parameter's `state`, which have its shape."""
         return ()

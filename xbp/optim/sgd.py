@@ -5,7 +5,7 @@ from __future__ import annotations
 from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
-from xbp.optim.optimizer import LearningRate, Numbers, Optimizer, Parameters, State
+from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
 from xbp.primitives.updates import Scalar, accumulate, add_scaled
 
 
@@ -65,7 +65,7 @@ class SGD(Optimizer):
             msg = "nesterov needs a momentum above 0 and no dampening"
             raise InputError(msg)
 
-    def numbers(self, lr: float, t: int) -> Numbers:
+    def coefficients(self, lr: float, t: int) -> Coefficients:
         return -lr, 1.0 if t == 1 else 1 - self.dampening
 
     def update(
@@ -77,7 +77,7 @@ class SGD(Optimizer):
             g = g + self.momentum * v if self.nesterov else v
         add_scaled(p, rate, g)
 
-    def takes_lists(self) -> bool:
+    def multi_tensor(self) -> bool:
         return type(self).update is SGD.update and not self.nesterov
 
     def state_names(self) -> tuple[str, ...]:

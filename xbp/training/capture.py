@@ -181,8 +181,9 @@ def check(trainer: Training, own_step: bool) -> None:
         kind = type(rule)
         if kind.step is not Optimizer.step or kind.zero_grad is not Optimizer.zero_grad:
             msg = f"{kind.__name__} has a step of its own, where it could have an update"
-        elif kind.numbers is Optimizer.numbers:
-            msg = f"{kind.__name__} does not say which numbers its rule takes; define numbers"
+        elif kind.coefficients is Optimizer.coefficients:
+            what = "does not say which coefficients its rule takes"
+            msg = f"{kind.__name__} {what}; define coefficients(self, lr, t)"
         else:
             continue
         raise InputError(msg)

@@ -138,7 +138,7 @@ def _coefficients(optimizer: Optimizer, rates: list[float], steps: int) -> list[
     counts, found = optimizer.counts, []
     for (rule, indices), lr in zip(optimizer.rules(), rates, strict=True):
         updates = {counts[index] for index in indices}
-        known = {t: rule.all_numbers(lr, t + steps + 1) for t in updates}
+        known = {t: rule.all_coefficients(lr, t + steps + 1) for t in updates}
         found += [known[counts[index]] for index in indices]
     return found
 
