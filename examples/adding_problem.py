@@ -43,7 +43,7 @@ def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 model = nn.Sequential(
     CELLS[options.cell](2, options.hidden, rng=rng),
-    nn.Last(),
+    nn.LastTimeStep(),
     nn.Linear(options.hidden, 1, rng=rng),
 )
 loss = nn.MSELoss()

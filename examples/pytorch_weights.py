@@ -38,7 +38,7 @@ def lenet5():
 
 
 class LastOf(torch.nn.Sequential):
-    """A recurrent layer, and a linear one on its last time step; in xbp `nn.Last` is between."""
+    """A recurrent layer, and a linear one on its last time step, as by `nn.LastTimeStep`."""
 
     def forward(self, x):
         recurrent, _, linear = self
@@ -53,7 +53,7 @@ def recurrent(kind: str):
         torch.nn.Linear(64, 10),
     )
     layer = getattr(nn, kind)(28, 32, num_layers=2, bidirectional=True)
-    return theirs, nn.Sequential(layer, nn.Last(), nn.Linear(64, 10)), (5, 28, 28)
+    return theirs, nn.Sequential(layer, nn.LastTimeStep(), nn.Linear(64, 10)), (5, 28, 28)
 
 
 def from_pytorch(theirs, ours, file: Path) -> None:

@@ -36,7 +36,7 @@ rng = xbp.random.generator(options.seed)
 cell = CELLS[options.cell]
 model = nn.Sequential(
     cell(28, options.hidden, options.layers, truncate=options.truncate, rng=rng),
-    nn.Last(),
+    nn.LastTimeStep(),
     nn.Linear(options.hidden, 10, rng=rng),
 )
 loss = nn.CrossEntropyLoss()

@@ -170,7 +170,7 @@ Bits = dict[str, bytes]
 
 
 def recurrent(name: str) -> nn.Layer:
-    return nn.Sequential(getattr(nn, name)(5, 4, rng=0), nn.Last())
+    return nn.Sequential(getattr(nn, name)(5, 4, rng=0), nn.LastTimeStep())
 
 
 def run(

@@ -115,7 +115,9 @@ def test_onnxruntime_makes_a_linear_layer_one_node(tmp_path: Path) -> None:
 
 
 def test_a_file_takes_batches_of_any_size(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.GRU(3, 4, rng=0), nn.Last(), nn.Linear(4, 2, rng=1), nn.Softmax())
+    model = nn.Sequential(
+        nn.GRU(3, 4, rng=0), nn.LastTimeStep(), nn.Linear(4, 2, rng=1), nn.Softmax()
+    )
     to_onnx(model, tmp_path / "model.onnx", (5, 3))
     for n in (1, 2, 33):
         x = normal(n, 5, 3)

@@ -78,7 +78,7 @@ def dense(p: float = 0.5) -> nn.Sequential:
 
 def recurrent(layer: type[nn.Recurrent] = nn.RNN) -> nn.Sequential:
     rng = xbp.random.generator(2)
-    return nn.Sequential(layer(2, 3, rng=rng), nn.Last(), nn.Linear(3, 2, rng=rng))
+    return nn.Sequential(layer(2, 3, rng=rng), nn.LastTimeStep(), nn.Linear(3, 2, rng=rng))
 
 
 def of1998() -> nn.Sequential:

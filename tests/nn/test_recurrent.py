@@ -327,8 +327,8 @@ BAD = [
     (lambda: nn.LSTM(3, 5, "tanh"), "num_layers.*'tanh'"),  # type: ignore[arg-type]
     (lambda: nn.LSTM(3, 5, truncate=0), "truncate.*at least 1.*0"),
     (lambda: nn.LSTM(3, 5, dropout=1.5), "1.5"),
-    (lambda: nn.Last()(np.zeros((2, 0, 3))), r"at least one time step.*\(2, 0, 3\)"),
-    (lambda: nn.Last()(np.zeros(2)), r"\(N, T, …\).*\(2,\)"),
+    (lambda: nn.LastTimeStep()(np.zeros((2, 0, 3))), r"at least one time step.*\(2, 0, 3\)"),
+    (lambda: nn.LastTimeStep()(np.zeros(2)), r"\(N, T, …\).*\(2,\)"),
 ]
 
 
@@ -337,3 +337,7 @@ def test_bad_input_gets_one_sentence(call: Any, sentence: str) -> None:
     with pytest.raises(xbp.errors.InputError, match=sentence) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_last_is_the_earlier_name_of_last_time_step() -> None:
+    assert nn.Last is nn.LastTimeStep

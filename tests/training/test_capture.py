@@ -110,11 +110,13 @@ def convolutional() -> nn.Layer:
 
 
 def recurrent() -> nn.Layer:
-    return nn.Sequential(nn.RNN(4, 6, rng=0), nn.Last(), nn.Dropout(0.2), nn.Linear(6, 3, rng=1))
+    return nn.Sequential(
+        nn.RNN(4, 6, rng=0), nn.LastTimeStep(), nn.Dropout(0.2), nn.Linear(6, 3, rng=1)
+    )
 
 
 def lstm() -> nn.Layer:
-    return nn.Sequential(nn.LSTM(4, 6, rng=0), nn.Last(), nn.Linear(6, 3, rng=1))
+    return nn.Sequential(nn.LSTM(4, 6, rng=0), nn.LastTimeStep(), nn.Linear(6, 3, rng=1))
 
 
 MODELS = [(convolutional, (1, 8, 8)), (recurrent, (5, 4)), (lstm, (5, 4))]

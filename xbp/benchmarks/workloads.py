@@ -176,7 +176,7 @@ def make_model(name: str, *sizes: int, rng: Seed) -> nn.Layer:
         return models.MLP(*sizes, rng=rng)
     rng, (inputs, hidden, classes) = generator(rng), sizes
     return nn.Sequential(
-        nn.RNN(inputs, hidden, rng=rng), nn.Last(), nn.Linear(hidden, classes, rng=rng)
+        nn.RNN(inputs, hidden, rng=rng), nn.LastTimeStep(), nn.Linear(hidden, classes, rng=rng)
     )
 
 

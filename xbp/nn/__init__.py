@@ -44,7 +44,8 @@ from xbp.nn.prelu import PReLU
 from xbp.nn.recurrent import GRU, LSTM, RNN
 from xbp.nn.scan import Recurrent
 from xbp.nn.sequential import Sequential, trace
-from xbp.nn.shape import Flatten, Last
+from xbp.nn.shape import Flatten, LastTimeStep
+from xbp.nn.shape import Last as Last
 from xbp.nn.softmax import LogSoftmax, Softmax
 from xbp.nn.statistics import update_statistics
 from xbp.nn.summary import LayerSummary, summary
@@ -76,7 +77,7 @@ __all__ = [
     "KLDivLoss",
     "L1Loss",
     "LSTM",
-    "Last",
+    "LastTimeStep",
     "LayerNorm",
     "Layer",
     "LayerSummary",

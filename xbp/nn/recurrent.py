@@ -34,7 +34,7 @@ class RNN(Recurrent):
     --------
     >>> import numpy as np
     >>> from xbp import nn
-    >>> model = nn.Sequential(nn.RNN(28, 64, rng=0), nn.Last(), nn.Linear(64, 10, rng=1))
+    >>> model = nn.Sequential(nn.RNN(28, 64, rng=0), nn.LastTimeStep(), nn.Linear(64, 10, rng=1))
     >>> model(np.zeros((5, 28, 28), np.float32)).shape
     (5, 10)
     """

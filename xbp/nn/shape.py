@@ -42,7 +42,7 @@ class Flatten(Layer):
         return y, backward
 
 
-class Last(Layer):
+class LastTimeStep(Layer):
     """(N, T, …) → (N, …): the last time step; ∂L/∂x is ∂L/∂y there, and 0 before it.
 
     After a recurrent layer it makes a Sequential a classifier of sequences. (Of a bidirectional
@@ -57,7 +57,7 @@ class Last(Layer):
     --------
     >>> import numpy as np
     >>> from xbp import nn
-    >>> y, backward = nn.Last().forward(np.array([[[1.0], [2.0]]]))
+    >>> y, backward = nn.LastTimeStep().forward(np.array([[[1.0], [2.0]]]))
     >>> y.tolist(), backward(y).tolist()
     ([[2.0]], [[[0.0], [2.0]]])
     """
@@ -82,3 +82,7 @@ class Last(Layer):
         y = x[:, -1, ...]
         shape = y.shape
         return y, backward
+
+
+Last = LastTimeStep
+"""The earlier name of `LastTimeStep`."""

@@ -45,7 +45,7 @@ class Fingerprint:
         self.data, self.validation = data, validation
         optimizer, loss = pieces.optimizer, pieces.loss
         self.options = {
-            "the model": repr(pieces.model),
+            "the model": repr(pieces.model).replace("LastTimeStep()", "Last()"),  # the earlier name
             "the loss": _described(loss),
             "the optimizer": _described(optimizer),
             "the learning rate": _described(optimizer._lr),

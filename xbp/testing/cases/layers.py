@@ -214,7 +214,7 @@ LAYERS: list[Layer] = [
     ]),
     *RECURRENT,
     *SEQUENCES,
-    Layer("Last", entrywise(lambda x: x[:, -1]), [fed((3, 4, 2))], axes=2, exact=True),
+    Layer("LastTimeStep", entrywise(lambda x: x[:, -1]), [fed((3, 4, 2))], axes=2, exact=True),
     Layer("Flatten", entrywise(oracles.flatten), [fed((3, 2, 4, 5))], axes=1, exact=True),
     Layer("Dropout", dropout, [
         fed((3, 7), 0.3),
