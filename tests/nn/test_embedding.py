@@ -85,8 +85,10 @@ def test_padding_gets_no_gradient_but_takes_its_vector() -> None:
 
 # --- a token that is none -------------------------------------------------------------------------
 
-SENTENCE = r"Embedding\(7, 3\) needs tokens from 0 to 6, got (7|-1)"
-wrong = pytest.mark.parametrize("token", [7, -1])
+WRONG = [7, -1, 2**24 + 1, 2**32]
+"""Also one that float32 would round, and one that 32 bits would wrap around to 0."""
+SENTENCE = rf"Embedding\(7, 3\) needs tokens from 0 to 6, got ({'|'.join(map(str, WRONG))})$"
+wrong = pytest.mark.parametrize("token", WRONG)
 
 
 @wrong

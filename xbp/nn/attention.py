@@ -138,12 +138,13 @@ class MultiheadAttention(Layer):
                 )
                 raise InputError(msg)
             source = memory
-        ignored = self._ignored(source, key_padding_mask)
+        if key_padding_mask is not None:
+            self._check_mask(source, key_padding_mask)
         (q, k, v), project_backward = self._project(xp, x, memory)
         mask = None
         if training and self.dropout.p:
             mask = self.dropout.mask((*q.shape[:3], k.shape[2]), like=q, rng=rng)
-        heads, attend_backward = attention(q, k, v, ignored, mask, causal=self.causal)
+        heads, attend_backward = attention(q, k, v, key_padding_mask, mask, causal=self.causal)
         y, out_backward = self.out_proj.forward(self._together(xp, (heads,)))
 
         def backward(dy: Array) -> Any:
@@ -202,9 +203,7 @@ class MultiheadAttention(Layer):
             raise InputError(msg)
         return xp
 
-    def _ignored(self, memory: Array, mask: Array | None) -> Array | None:
-        if mask is None:
-            return None
+    def _check_mask(self, memory: Array, mask: Array) -> None:
         check_beside(self, "a key_padding_mask", mask, "the memory is", memory)
         boolean = array_namespace(mask).isdtype(mask.dtype, "bool")
         if not boolean or tuple(mask.shape) != tuple(memory.shape[:2]):
@@ -214,7 +213,6 @@ class MultiheadAttention(Layer):
                 f"{dtype_name(mask.dtype)}"
             )
             raise InputError(msg)
-        return mask
 
     def options(self) -> str:
         shown = {

@@ -145,7 +145,7 @@ def check_tokens(model: Layer, x: Array) -> None:
     Parameters
     ----------
     model : Layer
-    x : array (N, …)
+    x : array (N, …), of a sample at least
         Anything but integers is left alone, and where `model` has no `Embedding` all is.
 
     Raises
@@ -153,7 +153,7 @@ def check_tokens(model: Layer, x: Array) -> None:
     InputError
     """
     xp = array_namespace(x)
-    if not xp.isdtype(x.dtype, "integral") or 0 in x.shape:
+    if not xp.isdtype(x.dtype, "integral"):
         return
     if not any(isinstance(layer, Embedding) for layer in model.tree()):
         return
