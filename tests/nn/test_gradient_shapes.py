@@ -11,6 +11,7 @@ import xbp
 from xbp import nn, optim
 from xbp.backend import Backend
 from xbp.errors import InputError
+from xbp.testing import cases
 
 X = np.ones((3, 2))
 LAYERS = {
@@ -40,6 +41,19 @@ def test_a_gradient_of_another_shape_is_refused(
     dy = backend.asarray(WRONG[wrong]) if wrong in WRONG else NO_ARRAYS[wrong]
     with pytest.raises(InputError, match=r"as the gradient of an output of shape \(3, 2\)"):
         way(backward)(dy)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for line in cases.LAYERS if not line.title.endswith("with states")],  # no public layers
+    ids=lambda line: line.title or line.name,
+)
+def test_every_layer_refuses_a_gradient_of_another_shape(line: Any) -> None:
+    """One row in place of all, which most formulas would broadcast."""
+    case = next(iter(line.cases()))
+    y, backward = case.make().forward(*case.inputs(), training=True, rng=0)
+    with pytest.raises(InputError, match="as the gradient of an output of shape"):
+        backward(np.ones((1, *y.shape[1:])))
 
 
 @pytest.mark.parametrize("dx", [None, np.ones((1, 2)), (X, X)], ids=["None", "shape", "two"])
