@@ -16,7 +16,7 @@ import xbp
 from xbp import nn
 from xbp.backend import array_namespace
 from xbp.models import lenet1998
-from xbp.testing import loss_oracles, oracles
+from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host, ends, masked, sparse, wide
 from xbp.testing.cases.case import Call, Choices, Line, filled, within
 
@@ -133,11 +133,11 @@ def packed(kind: type[nn.EmbeddingLoss]) -> Callable[..., nn.Loss]:
 
 
 def triplets(state: Any, x: Host, t: Host, **options: Any) -> float:
-    return loss_oracles.triplet_margin_loss(x[:, 0], x[:, 1], x[:, 2], **options)
+    return oracles.triplet_margin_loss(x[:, 0], x[:, 1], x[:, 2], **options)
 
 
 def pairs(state: Any, x: Host, t: Host, **options: Any) -> float:
-    return loss_oracles.cosine_embedding_loss(x[:, 0], x[:, 1], t, **options)
+    return oracles.cosine_embedding_loss(x[:, 0], x[:, 1], t, **options)
 
 
 # --- kinks ----------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ LOSSES: list[Loss] = [
     Loss("CrossEntropyLoss", without_state(oracles.cross_entropy), [
         weights((5, 3), reduction="sum"),
     ], trains=False),
-    Loss("CrossEntropyLoss", without_state(loss_oracles.class_cross_entropy), [
+    Loss("CrossEntropyLoss", without_state(oracles.class_cross_entropy), [
         labels((4, 3, 5)),
         probabilities((3, 4, 2, 2), reduction="sum"),
         labels((5, 3), weight=[0.5, 2.0, 0.0]),
@@ -212,24 +212,24 @@ LOSSES: list[Loss] = [
         labels(wide(33, 10), reduction="sum", label_smoothing=0.3),
         probabilities((5, 3), weight=[0.5, 2.0, 1.0], label_smoothing=0.2),
     ]),
-    Loss("NLLLoss", without_state(loss_oracles.nll_loss), [
+    Loss("NLLLoss", without_state(oracles.nll_loss), [
         labels((5, 3)),
         labels((4, 3, 5), reduction="sum"),
         some_labels((7, 3), ignore_index=LEFT_OUT),
         some_labels((3, 4, 2, 3), ignore_index=LEFT_OUT, weight=[2.0, 1.0, 0.5, 3.0]),
         labels(masked(7, 5)),
     ]),
-    Loss("MultiMarginLoss", without_state(loss_oracles.multi_margin_loss), [
+    Loss("MultiMarginLoss", without_state(oracles.multi_margin_loss), [
         labels((5, 3)),
         labels((4, 3, 2), reduction="sum", p=2, margin=0.5),
         labels((5, 3), weight=[0.5, 2.0, 0.0]),
     ], kinks=within),
-    Loss("KLDivLoss", without_state(loss_oracles.kl_divergence), [
+    Loss("KLDivLoss", without_state(oracles.kl_divergence), [
         probabilities((5, 3)),
         probabilities((4, 3, 2), reduction="batchmean", factor=0.5),
         log_probabilities((5, 3), reduction="sum", log_target=True),
     ]),
-    Loss("SmoothL1Loss", without_state(loss_oracles.smooth_l1_loss), [
+    Loss("SmoothL1Loss", without_state(oracles.smooth_l1_loss), [
         *REGRESSION,
         numbers((4, 3), beta=3.0),
         numbers((4, 3), beta=0.0),

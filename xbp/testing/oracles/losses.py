@@ -1,17 +1,115 @@
-"""Definitions of losses with many options, or of several inputs, as plainly as they are written.
-
-Names, reductions and options are PyTorch's; rows are looped over, one number at a time.
-"""
+"""Losses, as plainly as they are written: rows are looped over, one number at a time."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-F64: TypeAlias = NDArray[np.float64]
+from xbp.testing.oracles.types import F64
+
+
+def _reduced_loss(
+    entry_loss: Callable[[float], float], prediction: F64, target: F64, reduction: str
+) -> float:
+    # Broadcasting would make it a different loss, so unequal shapes are a mistake in the test.
+    if prediction.shape != target.shape:
+        raise ValueError(f"shapes differ: {prediction.shape} and {target.shape}")
+    terms = [entry_loss(float(prediction[i] - target[i])) for i in np.ndindex(target.shape)]
+    divisors = {"mean": len(terms), "sum": 1, "batchmean": len(target)}
+    return math.fsum(terms) / divisors[reduction]
+
+
+def mse_loss(prediction: F64, target: F64, reduction: str = "mean", factor: float = 1.0) -> float:
+    """Squared error, both (N, ...) -> factor * reduced (prediction - target)^2.
+
+    reduction: "mean" divides the sum by the number of elements, "batchmean" by N, "sum" by 1.
+    """
+    return factor * _reduced_loss(lambda error: error * error, prediction, target, reduction)
+
+
+def l1_loss(prediction: F64, target: F64, reduction: str = "mean", factor: float = 1.0) -> float:
+    """Absolute error, both (N, ...) -> factor * reduced |prediction - target|, as mse_loss."""
+    return factor * _reduced_loss(abs, prediction, target, reduction)
+
+
+def huber_loss(
+    prediction: F64, target: F64, delta: float, reduction: str = "mean", factor: float = 1.0
+) -> float:
+    """Squared error / 2 up to delta, then its tangent, both (N, ...) (Huber 1964; as mse_loss).
+
+    error^2 / 2 where |error| <= delta, else delta (|error| - delta / 2)
+    """
+
+    def entry(error: float) -> float:
+        small = abs(error) <= delta
+        return error * error / 2.0 if small else delta * (abs(error) - delta / 2.0)
+
+    return factor * _reduced_loss(entry, prediction, target, reduction)
+
+
+def binary_cross_entropy(
+    logits: F64, target: F64, pos_weight: float | F64 = 1.0, reduction: str = "mean"
+) -> float:
+    """-w t log p - (1 - t) log(1 - p) with p = 1 / (1 + exp(-logit)), both (N, ...).
+
+    w is pos_weight, or its entry for the last index   (PyTorch, nn.BCEWithLogitsLoss)
+    """
+    terms = []
+    for index, t in np.ndenumerate(target):
+        weight = pos_weight if isinstance(pos_weight, float) else float(pos_weight[index[-1]])
+        # -log p is log(1 + exp(-logit)), and -log(1 - p) is log(1 + exp(logit)).
+        yes, no = (math.log1p(math.exp(sign * logits[index])) for sign in (-1.0, 1.0))
+        terms.append(weight * t * yes + (1.0 - t) * no)
+    return math.fsum(terms) / (len(terms) if reduction == "mean" else 1)
+
+
+def cross_entropy(
+    logits: F64, target: NDArray[np.float64 | np.integer], reduction: str = "mean"
+) -> float:
+    """Cross-entropy of softmax(logits), logits (N, C), labels (N,) or probabilities (N, C).
+
+    row loss = -sum_c target[n, c] log(exp(logits[n, c]) / sum_k exp(logits[n, k])), a label being
+    the probability 1 of its class; "mean" divides by N   (PyTorch, nn.CrossEntropyLoss)
+    """
+    rows, classes = logits.shape
+    losses = []
+    for n in range(rows):
+        line = [float(logits[n, c]) for c in range(classes)]
+        peak = max(line)
+        log_total = math.log(math.fsum(math.exp(value - peak) for value in line))
+        # -log softmax. The peak is taken off before log_total is added: with logits of 1e4 the
+        # other order would round a small log_total away.
+        surprise = [log_total - (value - peak) for value in line]
+        if target.ndim == 1:
+            losses.append(surprise[int(target[n])])
+        else:
+            losses.append(math.fsum(float(target[n, c]) * surprise[c] for c in range(classes)))
+    divisors = {"mean": len(losses), "sum": 1}
+    return math.fsum(losses) / divisors[reduction]
+
+
+def rejecting_cross_entropy(
+    logits: F64,
+    target: NDArray[np.float64 | np.integer],
+    penalty: float,
+    reduction: str = "mean",
+) -> float:
+    """MAP criterion of penalties y = -logits (N, C), labels (N,) (LeCun et al. 1998, eq. 9).
+
+    row loss = y[n, label] + log(exp(-penalty) + sum_i exp(-y[n, i])); for moderate penalties only.
+    Of probabilities (N, C) it is the mean of the classes' row losses.
+    """
+    losses = []
+    for n, t in enumerate(target):
+        y = [-float(value) for value in logits[n]]
+        total = math.exp(-penalty) + math.fsum(math.exp(-value) for value in y)
+        shares = [float(i == t) for i in range(len(y))] if target.ndim == 1 else t.tolist()
+        losses.append(math.fsum(p * (v + math.log(total)) for p, v in zip(shares, y, strict=True)))
+    return math.fsum(losses) / {"mean": len(losses), "sum": 1}[reduction]
 
 
 def _class_weight(c: int, weight: list[float] | None) -> float:

@@ -1,0 +1,164 @@
+"""Affine maps, convolutions and pooling, one index at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from xbp.testing.oracles.types import F64, Pair
+
+
+def linear(x: F64, weight: F64, bias: F64 | None = None) -> F64:
+    """Affine map, x (N, in), weight (out, in), bias (out,) -> y (N, out).
+
+    y[n, o] = bias[o] + sum_i x[n, i] weight[o, i]   (PyTorch documentation, nn.Linear)
+    """
+    y = np.zeros((x.shape[0], weight.shape[0]))
+    for n, o in np.ndindex(y.shape):
+        total = 0.0 if bias is None else float(bias[o])
+        for i in range(x.shape[1]):
+            total += x[n, i] * weight[o, i]
+        y[n, o] = total
+    return y
+
+
+def _window_counts(shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+    """Rows and columns of windows that fit into the padded image (floor, as PyTorch's default)."""
+    rows = (shape[2] + 2 * padding[0] - kernel[0]) // stride[0] + 1
+    columns = (shape[3] + 2 * padding[1] - kernel[1]) // stride[1] + 1
+    return rows, columns
+
+
+def conv2d(
+    x: F64, weight: F64, bias: F64 | None = None, stride: Pair = (1, 1), padding: Pair = (0, 0)
+) -> F64:
+    """Cross-correlation, x (N, C, H, W), weight (O, C, KH, KW), bias (O,) -> y (N, O, P, Q).
+
+    y[n, o, p, q] = bias[o] + sum_{c, u, v} weight[o, c, u, v] x[n, c, p SH + u - PH, q SW + v - PW]
+    with x zero outside the image   (PyTorch documentation, nn.Conv2d; the kernel is not flipped)
+    """
+    batch, _, height, width = x.shape
+    outputs, channels, kernel_h, kernel_w = weight.shape
+    windows = _window_counts(x.shape, (kernel_h, kernel_w), stride, padding)
+    y = np.zeros((batch, outputs, *windows))
+    for n, o, p, q in np.ndindex(y.shape):
+        total = 0.0 if bias is None else float(bias[o])
+        for c, u, v in np.ndindex(channels, kernel_h, kernel_w):
+            row = p * stride[0] + u - padding[0]
+            column = q * stride[1] + v - padding[1]
+            if 0 <= row < height and 0 <= column < width:
+                total += weight[o, c, u, v] * x[n, c, row, column]
+        y[n, o, p, q] = total
+    return y
+
+
+def _window(
+    shape: tuple[int, ...], p: int, q: int, kernel: Pair, stride: Pair, padding: Pair
+) -> list[Pair]:
+    """Image positions covered by window (p, q), in row-major order, without the padding."""
+    positions = []
+    for u, v in np.ndindex(kernel):
+        row = p * stride[0] + u - padding[0]
+        column = q * stride[1] + v - padding[1]
+        if 0 <= row < shape[2] and 0 <= column < shape[3]:
+            positions.append((row, column))
+    return positions
+
+
+def max_pool2d(x: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
+    """Largest entry of each window, x (N, C, H, W) -> y (N, C, P, Q).
+
+    y[n, c, p, q] = max_{u, v} x[n, c, p SH + u - PH, q SW + v - PW]   (PyTorch, nn.MaxPool2d)
+    The padding counts as -inf, so it never wins and the windows simply leave it out. As PyTorch
+    demands, padding is at most half the kernel: then every window holds a real entry.
+    """
+    y = np.zeros((*x.shape[:2], *_window_counts(x.shape, kernel, stride, padding)))
+    for n, c, p, q in np.ndindex(y.shape):
+        window = _window(x.shape, p, q, kernel, stride, padding)
+        y[n, c, p, q] = max(x[n, c, i, j] for i, j in window)
+    return y
+
+
+def max_pool2d_input_gradient(x: F64, dy: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
+    """Gradient of sum(dy * max_pool2d(x)), x (N, C, H, W), dy (N, C, P, Q) -> dx (N, C, H, W).
+
+    dx[n, c, i, j] = sum of dy[n, c, p, q] over the windows (p, q) whose first maximum in
+    row-major order is (i, j)   (PyTorch's rule for ties; overlapping windows accumulate)
+    """
+    dx = np.zeros(x.shape)
+    for n, c, p, q in np.ndindex(dy.shape):
+        window = _window(x.shape, p, q, kernel, stride, padding)
+        values = [float(x[n, c, i, j]) for i, j in window]
+        # list.index finds the first of equal values.
+        i, j = window[values.index(max(values))]
+        dx[n, c, i, j] += dy[n, c, p, q]
+    return dx
+
+
+def avg_pool2d(x: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
+    """Mean of each window, x (N, C, H, W) -> y (N, C, P, Q).
+
+    y[n, c, p, q] = 1 / (KH KW) sum_{u, v} x[n, c, p SH + u - PH, q SW + v - PW]
+    with x zero outside the image   (PyTorch, nn.AvgPool2d with count_include_pad=True)
+    """
+    y = np.zeros((*x.shape[:2], *_window_counts(x.shape, kernel, stride, padding)))
+    for n, c, p, q in np.ndindex(y.shape):
+        window = _window(x.shape, p, q, kernel, stride, padding)
+        y[n, c, p, q] = sum(x[n, c, i, j] for i, j in window) / (kernel[0] * kernel[1])
+    return y
+
+
+def subsample2d(x: F64, weight: F64, bias: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
+    """Trainable subsampling, x (N, C, H, W), weight (C,), bias (C,) -> y (N, C, P, Q).
+
+    y[n, c, p, q] = bias[c] + weight[c] sum_{u, v} x[n, c, p SH + u - PH, q SW + v - PW]
+    with x zero outside the image   (LeCun, Bottou, Bengio & Haffner 1998, section II.B, layer S2)
+    """
+    y = np.zeros((*x.shape[:2], *_window_counts(x.shape, kernel, stride, padding)))
+    for n, c, p, q in np.ndindex(y.shape):
+        total = sum(x[n, c, i, j] for i, j in _window(x.shape, p, q, kernel, stride, padding))
+        y[n, c, p, q] = bias[c] + weight[c] * total
+    return y
+
+
+def partial_conv2d(
+    x: F64,
+    weight: F64,
+    bias: F64 | None,
+    table: list[list[int]],
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+) -> F64:
+    """Sum of cross-correlations with the connected maps only, weight (connections, KH, KW).
+
+    y[n, o] = bias[o] + sum over the c with table[o][c] = 1 of weight[k] x[n, c], where k counts
+    the ones of the table in the order of reading   (LeCun et al. 1998, section II.B, layer C3)
+    """
+    outputs, kernel = [], iter(weight)
+    for o, row in enumerate(table):
+        seen = [c for c, linked in enumerate(row) if linked]
+        own = np.array([[next(kernel) for _ in seen]])
+        offset = None if bias is None else bias[o : o + 1]
+        outputs.append(conv2d(x[:, seen], own, offset, stride, padding))
+    return np.concatenate(outputs, axis=1)
+
+
+def flatten(x: F64) -> F64:
+    """Row-major flattening of all axes but the first, x (N, A, B, ...) -> y (N, A B ...)."""
+    y = np.zeros((x.shape[0], math.prod(x.shape[1:])))
+    for n in range(x.shape[0]):
+        for k, index in enumerate(np.ndindex(x.shape[1:])):
+            y[n, k] = x[(n, *index)]
+    return y
+
+
+def euclidean_rbf(x: F64, codes: F64) -> F64:
+    """Squared distances, x (N, in), codes (out, in) -> y (N, out) (LeCun et al. 1998, eq. 7).
+
+    y[n, i] = sum_j (x[n, j] - codes[i, j])^2
+    """
+    y = np.zeros((x.shape[0], codes.shape[0]))
+    for n, i in np.ndindex(y.shape):
+        y[n, i] = math.fsum((x[n, j] - codes[i, j]) ** 2 for j in range(x.shape[1]))
+    return y
