@@ -1,0 +1,330 @@
+"""Augmentation: other images in every step, drawn on the device by the counter-based stream.
+
+An augmentation is a function ``x, y = augment(x, y, rng=rng)`` of a batch. `Trainer.fit` takes one
+(``augment=``) and gives it the stream of the step; a loop written by hand calls it itself, before
+``model.forward``. It is no layer: the model that is saved, exported and evaluated is without it.
+
+Which images are changed, and how, follows from 32-bit integers, and what is computed with floats is
+rounded once for each operation; so all backends make the same images, bit for bit. Nothing waits
+for the device, and no shape depends on a value: a recorded step draws anew in each replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xbp.arguments import choice, described, integer, number, positive
+from xbp.backend import (
+    Array,
+    Backend,
+    Namespace,
+    array_namespace,
+    backend_of,
+    dtype_name,
+    is_floating,
+    library_of,
+    on_device_of,
+)
+from xbp.errors import InputError
+from xbp.random import Seed, Stream, as_stream
+
+LEVELS = 4096
+"""Different values of λ in `Mixup`."""
+
+
+class Augmentation:
+    """Base of augmentations of images: a subclass defines `images`.
+
+    Images are an array (N, C, H, W), floating-point or uint8, and keep their shape and dtype.
+    """
+
+    def __call__(self, x: Array, y: Any = None, *, rng: Seed | Stream = None) -> tuple[Array, Any]:
+        """A batch, changed.
+
+        Parameters
+        ----------
+        x : array (N, C, H, W), floating-point or uint8
+        y : array, optional
+            Targets; handed on as they are, except by `Mixup`.
+        rng : int, numpy.random.Generator, xbp.random.Stream or None
+            In training the stream of the step.
+
+        Returns
+        -------
+        x, y
+
+        Raises
+        ------
+        InputError
+            `x` are no such images.
+        """
+        self.check(x)
+        with on_device_of(x):
+            return self.batch(array_namespace(x), x, y, as_stream(rng))
+
+    def batch(self, xp: Namespace, x: Array, y: Any, stream: Stream) -> tuple[Array, Any]:
+        return self.images(xp, x, stream), y
+
+    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+        """The images, changed; `stream` draws one word for each of them and each decision."""
+        msg = f"{type(self).__name__} changes nothing; define images(self, xp, x, stream)"
+        raise NotImplementedError(msg)
+
+    def check(self, x: Array) -> None:
+        fits = library_of(x) is not None and len(x.shape) == 4
+        if not fits or not (is_floating(x) or dtype_name(x.dtype) == "uint8"):
+            kind = f" of {dtype_name(x.dtype)}" if library_of(x) is not None else ""
+            msg = (
+                f"{self} needs images (N, C, H, W), floating-point or uint8, got "
+                f"{described(x)}{kind}"
+            )
+            raise InputError(msg)
+
+    def __repr__(self) -> str:
+        options = {n: v for n, v in vars(self).items() if not n.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in options.items())})"
+
+
+class Compose(Augmentation):
+    """Several augmentations, one after the other.
+
+    Parameters
+    ----------
+    *steps : callable ``(x, y, *, rng) -> (x, y)``
+        `Augmentation` objects, or functions of the same form. They share a stream.
+    """
+
+    def __init__(self, *steps: Callable[..., tuple[Array, Any]]) -> None:
+        for step in steps:
+            if not callable(step) or isinstance(step, type):
+                msg = (
+                    "Compose takes augmentations, such as Flip(), or functions (x, y, *, rng), got "
+                    f"{described(step)}"
+                )
+                raise InputError(msg)
+        self.steps = steps
+
+    def __call__(self, x: Array, y: Any = None, *, rng: Seed | Stream = None) -> tuple[Array, Any]:
+        stream = as_stream(rng)
+        for step in self.steps:
+            x, y = step(x, y, rng=stream)
+        return x, y
+
+    def __repr__(self) -> str:
+        return f"Compose({', '.join(map(repr, self.steps))})"
+
+
+class Flip(Augmentation):
+    """Left and right exchanged, with probability `p` for each image.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = number("p", p, least=0, most=1)
+
+    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+        flipped = stream.bits((x.shape[0],), like=x) < round(self.p * 2**32)
+        return xp.where(_each_image(xp, flipped), xp.flip(x, axis=3), x)
+
+
+class ShiftedCrop(Augmentation):
+    """Each image shifted by up to `padding` pixels, down or up and right or left, evenly.
+
+    That is a crop of the old size from an image padded on all sides (He et al. 2016, section 4.2).
+
+    Parameters
+    ----------
+    padding : int, default 4
+        At least 1; with "reflect" less than height and width.
+    mode : {"zeros", "reflect"}, default "zeros"
+        What comes in from outside: zeros, or the image mirrored at its edge.
+    """
+
+    def __init__(self, padding: int = 4, mode: str = "zeros") -> None:
+        self.padding = integer("padding", padding, least=1)
+        self.mode = choice("mode", mode, ("zeros", "reflect"))
+
+    def check(self, x: Array) -> None:
+        super().check(x)
+        if self.mode == "reflect" and min(x.shape[2:]) <= self.padding:
+            msg = f"{self} needs images of more than {self.padding} pixels, got {described(x)}"
+            raise InputError(msg)
+
+    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+        (n, c, height, width), p = x.shape, self.padding
+        x = _padded(xp, _padded(xp, x, 2, p, self.mode), 3, p, self.mode)
+        here = {"dtype": xp.int64, "device": x.device}
+        down, right = (_below(stream, n, 2 * p + 1, x) for _ in range(2))
+        rows = xp.arange(height, **here)[None, :] + down[:, None]
+        columns = xp.arange(width, **here)[None, :] + right[:, None]
+        planes = xp.reshape(xp.arange(n * c, **here), (n, c))
+        # The index of each pixel in the padded images, as if they were one row.
+        index = planes[:, :, None, None] * (height + 2 * p) + rows[:, None, :, None]
+        index = index * (width + 2 * p) + columns[:, None, None, :]
+        pixels = xp.take(xp.reshape(x, (-1,)), xp.reshape(index, (-1,)), axis=0)
+        return xp.reshape(pixels, (n, c, height, width))
+
+
+class Cutout(Augmentation):
+    """A square of each image set to zero (DeVries and Taylor 2017).
+
+    Its centre is any pixel, evenly; what lies outside of the image is cut off.
+
+    Parameters
+    ----------
+    size : int, default 8
+        The side of the square, in pixels.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        self.size = integer("size", size, least=1)
+
+    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+        n, _, height, width = x.shape
+        inside = []
+        for length in (height, width):
+            first = _below(stream, n, length, x) - self.size // 2
+            place = xp.arange(length, dtype=xp.int64, device=x.device)[None, :] - first[:, None]
+            inside.append((place >= 0) & (place < self.size))
+        hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+        return xp.where(hole, xp.zeros_like(x), x)
+
+
+class Brightness(Augmentation):
+    """Each image times a number drawn evenly from 1 - most to 1 + most.
+
+    Of uint8 the result is rounded to the nearest, and at most 255. For floats black should be 0.
+
+    Parameters
+    ----------
+    most : float, default 0.2
+        From 0 to 1.
+    """
+
+    def __init__(self, most: float = 0.2) -> None:
+        self.most = number("most", most, least=0, most=1)
+
+    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+        words = xp.astype(stream.bits((x.shape[0],), like=x), xp.float64)
+        factor = words * (2 * self.most / 2**32) + (1 - self.most)
+        values = _as_floats(xp, x)
+        return _as_before(xp, values * _each_image(xp, xp.astype(factor, values.dtype)), x)
+
+
+class Mixup(Augmentation):
+    """Each image blended with another one, and so its label (Zhang et al. 2018).
+
+    x' = λ x + (1 - λ) x_j, y' = λ y + (1 - λ) y_j, where image j is the one as far from the end of
+    the batch as this one from its beginning. λ is drawn for each image from Beta(α, α), in 4,096
+    equally probable steps; the larger of λ and 1 - λ is taken, so that the label of the batch stays
+    the main one: by that label metrics count in training.
+
+    Parameters
+    ----------
+    classes : int
+        How many classes there are; integer labels (N,) become probabilities (N, classes), which
+        `CrossEntropyLoss` takes.
+    alpha : float, default 0.2
+        1 is even; the smaller, the closer to no blending.
+
+    Raises
+    ------
+    InputError
+        When called: there are no labels, or they are neither integers (N,) nor floats (N, classes).
+    """
+
+    def __init__(self, classes: int, alpha: float = 0.2) -> None:
+        self.classes = integer("classes", classes, least=2)
+        self.alpha = positive("alpha", alpha)
+        self._tables: list[tuple[Backend, Array]] = []
+
+    def batch(self, xp: Namespace, x: Array, y: Any, stream: Stream) -> tuple[Array, Any]:
+        values = _as_floats(xp, x)
+        y = self._shares(xp, y, values)
+        steps = stream.bits((x.shape[0],), like=x) // (2**32 // LEVELS)
+        weight = xp.astype(xp.take(self._table(x), steps, axis=0), values.dtype)
+        other, others = xp.flip(values, axis=0), xp.flip(y, axis=0)
+        mixed = other + _each_image(xp, weight) * (values - other)
+        return _as_before(xp, mixed, x), others + weight[:, None] * (y - others)
+
+    def _shares(self, xp: Namespace, y: Any, values: Array) -> Array:
+        shape, labels = getattr(y, "shape", None), values.shape[:1]
+        if library_of(y) is library_of(values):
+            if shape == labels and xp.isdtype(y.dtype, "integral"):
+                classes = xp.arange(self.classes, dtype=xp.int64, device=values.device)
+                return xp.astype(xp.astype(y, xp.int64)[:, None] == classes, values.dtype)
+            if shape == (*labels, self.classes) and is_floating(y):
+                return xp.astype(y, values.dtype)
+        msg = (
+            f"{self} needs integer labels of shape {tuple(labels)} or probabilities of shape "
+            f"{(*labels, self.classes)} beside the images, got {described(y)}"
+        )
+        raise InputError(msg)
+
+    def _table(self, x: Array) -> Array:
+        """The values of λ where `x` is; made once, as a recorded step could not."""
+        backend = backend_of(x)
+        for known, table in self._tables:
+            if known == backend:
+                return table
+        self._tables.append((backend, backend.asarray(upper_quantiles(self.alpha, LEVELS))))
+        return self._tables[-1][1]
+
+
+def upper_quantiles(alpha: float, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Quantiles of the larger of λ and 1 - λ, where λ is from Beta(α, α).
+
+    With s = (1 - λ)^α the density of 1 - λ ≤ ½ becomes (1 - s^{1/α})^{α-1} / α, which is smooth; its
+    integral is taken by trapezoids and inverted. They are rounded to 2⁻²⁰, as powers differ in their
+    last place from one machine to another.
+    """
+    s = np.linspace(0, 0.5**alpha, 2**16 + 1)
+    density = (1 - s ** (1 / alpha)) ** (alpha - 1)
+    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    smaller = np.interp((np.arange(count) + 0.5) / count, mass / mass[-1], s) ** (1 / alpha)
+    return 1 - np.round(smaller * 2**20) / 2**20
+
+
+# --- what they share -----------------------------------------------------------------------------
+
+
+def _below(stream: Stream, n: int, bound: int, like: Array) -> Array:
+    """n integers from 0 to bound - 1, evenly to one part in 2³² / bound."""
+    return (stream.bits((n,), like=like) * bound) // 2**32
+
+
+def _each_image(xp: Namespace, values: Array) -> Array:
+    return xp.reshape(values, (-1, 1, 1, 1))
+
+
+def _as_floats(xp: Namespace, x: Array) -> Array:
+    return x if is_floating(x) else xp.astype(x, xp.float32)
+
+
+def _as_before(xp: Namespace, values: Array, x: Array) -> Array:
+    """Floats in the dtype of `x`: for uint8 the nearest integers up to 255."""
+    if is_floating(x):
+        return values
+    return xp.astype(xp.minimum(xp.round(values), 255.0), x.dtype)
+
+
+def _padded(xp: Namespace, x: Array, axis: int, padding: int, mode: str) -> Array:
+    """`x` with `padding` more rows or columns on both sides."""
+    length = x.shape[axis]
+
+    def part(first: int, end: int) -> Array:
+        return x[:, :, first:end, :] if axis == 2 else x[:, :, :, first:end]
+
+    if mode == "reflect":
+        before = xp.flip(part(1, padding + 1), axis=axis)
+        after = xp.flip(part(length - padding - 1, length - 1), axis=axis)
+    else:
+        shape = (*x.shape[:axis], padding, *x.shape[axis + 1 :])
+        before = after = xp.zeros(shape, dtype=x.dtype, device=x.device)
+    return xp.concat([before, x, after], axis=axis)
