@@ -37,6 +37,7 @@ RUNS = {
         ],
         "validation loss",
     ),
+    "larger_than_memory.py": (["--epochs", "1"], "accuracy on 100 others"),
     "convolution.py": ([], "∂E/∂x from the layer, and δ * w: equal"),
     "initial_weights.py": (["--backend", "array_api_strict"], "layers 1 to 10"),
     "rnn_mnist_rows.py": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import random
 import struct
@@ -18,6 +19,7 @@ from safetensors.numpy import save
 import xbp
 from fuzz import mutate
 from xbp import nn, optim
+from xbp.data import Files
 from xbp.datasets import read_cifar, read_idx
 from xbp.report.run import Run
 from xbp.training import Checkpoints, EarlyStopping, load_model, load_weights, save_weights
@@ -60,6 +62,8 @@ def subjects(folder: Path) -> list[Subject]:
     example_run().save(run)
     idx = struct.pack(">4B3I", 0, 0, 8, 3, 5, 4, 3) + bytes(range(60))
     cifar = b"".join(bytes([label]) + bytes(range(256)) * 12 for label in range(3))
+    npy = io.BytesIO()
+    np.save(npy, np.arange(60, dtype=np.float32).reshape(5, 4, 3))
     bytes_, framed = (mutate.bytes_, True), (header, True)
     described = (document, False), (document_alone, True), (plausible, False)
     return [
@@ -69,6 +73,7 @@ def subjects(folder: Path) -> list[Subject]:
                 (header, False)),
         Subject("run.json", (run / "run.json").read_bytes(), record_of, (mutate.bytes_, False),
                 (json_file, False)),
+        Subject("samples", npy.getvalue(), samples_of, (mutate.bytes_, False), (npy_header, False)),
         Subject("IDX", idx, idx_of, (mutate.bytes_, False)),
         Subject("CIFAR", cifar, cifar_of, (mutate.bytes_, False), (whole_records, False)),
         Subject("IDX in gzip", gzip.compress(idx, mtime=0), idx_of, bytes_, (regzipped, False),
@@ -118,6 +123,12 @@ def record_of(path: Path) -> str:
 
 def idx_of(path: Path) -> bytes:
     return digest({"array": read_idx(path)})
+
+
+def samples_of(path: Path) -> bytes:
+    source = Files(path)
+    order = np.arange(min(len(source), 1000))[::-1]
+    return digest({"first": source.batch(order)})
 
 
 def cifar_of(path: Path) -> bytes:
@@ -234,6 +245,16 @@ def document_alone(choose: random.Random, content: bytes, others: list[bytes]) -
 
 def json_file(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
     return mutate.text(choose, mutate.json_(choose, json.loads(content))).encode(errors="replace")
+
+
+def npy_header(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
+    """Shapes, types and orders that a .npy file may claim, in a header as long as before."""
+    header = {
+        "descr": choose.choice(("<f4", ">f4", "<f8", "|u1", "|b1", "|O", "<U3", "<c8", "<M8[s]")),
+        "fortran_order": choose.choice((False, True)),
+        "shape": choose.choice(((), (60,), (5, 12), (1 << 62,), (0, 3), (-1, 60), (1 << 40, 0))),
+    }
+    return content[:10] + repr(header).encode()[:117].ljust(117) + b"\n" + content[128:]
 
 
 def whole_records(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:

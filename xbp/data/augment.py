@@ -278,17 +278,19 @@ class Mixup(Augmentation):
 
 
 def upper_quantiles(alpha: float, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Quantiles of the larger of λ and 1 - λ, where λ is from Beta(α, α).
+    """Quantiles of the larger of λ and 1 - λ, where λ is from Beta(α, α), the largest first.
 
-    With s = (1 - λ)^α the density of 1 - λ ≤ ½ becomes (1 - s^{1/α})^{α-1} / α, which is smooth; its
-    integral is taken by trapezoids and inverted. They are rounded to 2⁻²⁰, as powers differ in their
-    last place from one machine to another.
+    For u = 1 - λ ≤ ½ the density is u^{α-1} (1 - u)^{α-1} up to a factor. With u = s^{1/t} and
+    t = min(α, 1) that of s is s^{α/t-1} (1 - u)^{α-1}, which is bounded; its integral is taken by
+    trapezoids and inverted. Results are rounded to 2⁻²⁰, as powers differ in their last place from
+    one machine to another.
     """
-    s = np.linspace(0, 0.5**alpha, 2**16 + 1)
-    density = (1 - s ** (1 / alpha)) ** (alpha - 1)
+    t = min(alpha, 1.0)
+    s = np.linspace(0, 0.5**t, 2**16 + 1)
+    density = s ** (alpha / t - 1) * (1 - s ** (1 / t)) ** (alpha - 1)
     mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    smaller = np.interp((np.arange(count) + 0.5) / count, mass / mass[-1], s) ** (1 / alpha)
-    return 1 - np.round(smaller * 2**20) / 2**20
+    u = np.interp((np.arange(count) + 0.5) / count, mass / mass[-1], s) ** (1 / t)
+    return 1 - np.round(u * 2**20) / 2**20
 
 
 # --- what they share -----------------------------------------------------------------------------

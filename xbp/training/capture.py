@@ -443,8 +443,8 @@ class Recording:
 
 def _arguments(trainer: Training) -> list[Any]:
     metrics = trainer.metrics.values()
-    sizes = trainer.batch_size, trainer.part
-    return [trainer.model, trainer.loss, trainer.optimizer, *sizes, *metrics]
+    pieces = [trainer.model, trainer.loss, trainer.optimizer, trainer.augment]
+    return [*pieces, trainer.batch_size, trainer.part, *metrics]
 
 
 def _captured(metric: Metric) -> bool:

@@ -52,9 +52,11 @@ class Fingerprint:
             "the list of metrics": list(pieces.metrics),
             "batch_size": batch_size,
         }
-        if part:  # a key that older files do not have
+        if part:  # a key that older files do not have, as the following
             self.options["the batch_size that is accumulated"] = part
-        if optimizer._groups:  # another one
+        if pieces.augment is not None:
+            self.options["the augmentation"] = repr(pieces.augment)
+        if optimizer._groups:
             self.options["the parameter groups"] = [_group(kept) for kept in optimizer._groups]
 
     @cached_property

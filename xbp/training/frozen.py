@@ -34,7 +34,9 @@ class Frozen:
     def collect(self) -> None:
         """Find the owners of options, and the arrays."""
         model, optimizer = self.trainer.model, self.optimizer
-        self.owners = [*model.tree(), self.trainer.loss]
+        augment = self.trainer.augment
+        steps = (augment, *getattr(augment, "steps", ())) if augment is not None else ()
+        self.owners = [*model.tree(), self.trainer.loss, *steps]
         self.options = [getattr(owner, "__dict__", {}) for owner in self.owners]
         self.members = [held for owner in self.owners for held in containers(owner)]
         found = [p for _, p in model._all_names("")] + optimizer.parameters
@@ -50,7 +52,12 @@ class Frozen:
         for rule, indices in self.optimizer.rules():
             found += [value for name, value in vars(rule).items() if name not in MOVING]
             found += (indices.start, indices.stop, type(rule))
-        found += (self.trainer.model, self.trainer.loss, *self.trainer.state.stream.key)
+        found += (
+            self.trainer.model,
+            self.trainer.loss,
+            self.trainer.augment,
+            *self.trainer.state.stream.key,
+        )
         for parameter in self.parameters:
             found += (parameter.data, parameter.trainable)
         for state in self.optimizer.state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from xbp.backend import Array
@@ -18,12 +19,13 @@ Pair = tuple[Array, Array]
 
 
 class Pieces(Protocol):
-    """What is trained, and how; a `Trainer` has these four."""
+    """What is trained, and how; a `Trainer` has these five."""
 
     model: Layer
     loss: Any
     optimizer: Optimizer
     metrics: dict[str, Metric]
+    augment: Callable[..., tuple[Array, Any]] | None
 
 
 class TrainingState:

@@ -31,7 +31,9 @@ def update(
     *,
     part: int = 0,
 ) -> tuple[Array, Array]:
-    """One step: forward, loss, backward, update. Returns the prediction and the value of the loss.
+    """One step: augmentation, forward, loss, backward, update.
+
+    Returns the prediction and the value of the loss.
 
     On the host, where reading the loss is free, nothing is updated if it is not finite.
 
@@ -46,6 +48,8 @@ def update(
     part : int, optional
         Samples of a part, where the gradients of larger batches are accumulated from parts.
     """
+    if pieces.augment is not None:
+        x, y = pieces.augment(x, y, rng=rng)
     if part and len_of(first_of(y)) > part:
         prediction, value, finite = accumulated(pieces, loss, x, y, rng, part)
         if not finite:

@@ -20,7 +20,7 @@ from xbp.training.callbacks.base import Callback, begun, told_not_finite
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
 from xbp.training.diagnosis import spoiled
-from xbp.training.door.batches import Gate, refuse_targets
+from xbp.training.door.batches import Gate, check_augmentation, refuse_targets
 from xbp.training.door.callbacks import adds_names, callbacks_of, expected_names
 from xbp.training.door.data import admit, admit_alone, check_alike, pair_of
 from xbp.training.door.pieces import check_pieces, compare, examine, parameters_of
@@ -157,6 +157,7 @@ class Trainer:
         self.loss = loss
         self.optimizer = optimizer
         self.metrics = find_metrics(metrics)
+        self.augment: Callable[..., tuple[Array, Any]] | None = None  # of the last `fit`
         self.capture = capture
         self.state = TrainingState(fresh_seed(rng))
         # Arguments of the last `fit`:
@@ -196,6 +197,7 @@ class Trainer:
         callbacks: Iterable[Callback] | None = (),
         *,
         accumulate: int = 1,
+        augment: Callable[..., tuple[Array, Any]] | None = None,
         verbose: bool | None = None,
         resume: str | os.PathLike[str] | None = None,
     ) -> History:
@@ -226,6 +228,10 @@ class Trainer:
             or keeps in training (dropout masks, running statistics), it does for each batch. Steps,
             schedules and callbacks count updates; outputs are kept until the step, for metrics. Not
             for iterables, whose batches are made elsewhere.
+        augment : callable ``(x, y, *, rng) -> (x, y)``, optional
+            Changes the batch of each step, where it lies, before the model sees it, such as
+            ``data.Compose(data.Flip(), data.ShiftedCrop(4))``; `rng` is the stream of the step.
+            Metrics look at the targets as they were.
         verbose : bool, optional
             Whether to show a progress bar; by default if the output is a terminal.
         resume : path-like, optional
@@ -297,6 +303,8 @@ class Trainer:
             self._compared = parameters_of(self)
         feed, validation = self._feed(x, y, batch_size * accumulate, passes=epochs), None
         self.batch_size = feed.batch_size
+        self.augment = augment
+        check_augmentation(self, feed.example, self._backend())
         if validation_data is not None:
             stream = is_stream(validation_data)
             pair = (validation_data, None) if stream else pair_of(validation_data)

@@ -21,7 +21,7 @@ class Training(Pieces, Protocol):
 
     Attributes
     ----------
-    model, loss, optimizer, metrics
+    model, loss, optimizer, metrics, augment
         What is trained, how, and what is measured.
     batch_size, steps_per_epoch, last_epoch : int
         The arguments of `fit`; epochs are counted over all calls of `fit`. There are 0 steps an

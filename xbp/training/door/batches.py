@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.arguments import described
-from xbp.backend import Array, get_backend, library_of, to_numpy
+from xbp.arguments import described, name_of
+from xbp.backend import Array, Backend, get_backend, library_of, to_numpy
 from xbp.data.sources import as_pair
 from xbp.errors import InputError
 from xbp.nested import each, leaves
@@ -144,6 +144,31 @@ class Gate:
 
     def _placed(self, host: NDArray[Any]) -> Array:
         return (self.pieces.model.backend() or get_backend()).asarray(host)
+
+
+def check_augmentation(pieces: Pieces, example: Pair, backend: Backend) -> None:
+    """Try the augmentation on two samples, and the model and the loss on what it makes of them.
+
+    Raises
+    ------
+    InputError
+        It is no function (x, y, *, rng) -> (x, y), or what it makes does not fit.
+    """
+    augment = pieces.augment
+    if augment is None:
+        return
+    if isinstance(augment, type) or not callable(augment):
+        msg = (
+            "augment must be an augmentation, such as data.Flip(), or a function "
+            f"(x, y, *, rng) -> (x, y), got {described(augment)}"
+        )
+        raise InputError(msg)
+    x, y = (each(lambda part: backend.asarray(part[:2, ...]), part) for part in example)
+    made = augment(x, y, rng=0)
+    if not isinstance(made, tuple) or len(made) != 2:
+        msg = f"augment must return (x, y), got {described(made)} from {name_of(augment)}"
+        raise InputError(msg)
+    check_targets(pieces.loss, (), one_output(pieces.model, made[0]), made[1])
 
 
 def refuse_targets(y: Any) -> None:
