@@ -307,3 +307,18 @@ def test_wrong_input_is_one_sentence(make: Any, said: str) -> None:
 def test_one_that_defines_nothing() -> None:
     with pytest.raises(NotImplementedError, match="Augmentation changes nothing; define images"):
         Augmentation()(FLOATS)
+
+
+def test_accumulated_parts_are_those_of_the_whole_batch_changed_at_once() -> None:
+    """To rounding: what is drawn, is drawn for the large batch."""
+    x, y = np.tile(FLOATS, (3, 1, 1, 1)), np.tile(Y, 3)
+    states = []
+    for batch_size, accumulate in ((12, 1), (4, 3)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(C * H * W, 4, dtype="float64", rng=1))
+        trainer = xbp.Trainer(
+            model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.05), rng=3
+        )
+        trainer.fit(x, y, batch_size=batch_size, accumulate=accumulate, augment=ALL["all"]())
+        states.append(model.state_dict())
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=1e-12, atol=1e-15)
