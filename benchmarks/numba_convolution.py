@@ -61,11 +61,14 @@ for name, channels, size, outputs in (("C1", 1, 32, 6), ("C3", 6, 14, 16)):
     start = time.perf_counter()
     convolve(x, weight, bias, y)
     first = time.perf_counter() - start
-    expected, _ = primitives.convolve(images, weight, bias, (1, 1), (0, 0))
+    expected, _ = primitives.convolve(images, weight, bias)
     np.testing.assert_allclose(y.transpose(3, 1, 0, 2), expected, rtol=1e-3, atol=1e-3)
     by_numba = microseconds(partial(convolve, x, weight, bias, y))
-    arguments = (images, weight, bias, (1, 1), (0, 0))
-    by_xbp = microseconds(
-        partial(primitives.convolve_rectify_pool, *arguments, relu=True, pool=(2, 2))
+    pool = (("kernel_size", (2, 2)), ("stride", (2, 2)), ("padding", (0, 0)))
+    operations = (
+        (primitives.convolve, (("stride", (1, 1)), ("padding", (0, 0)))),
+        (primitives.rectify, ()),
+        (primitives.max_pool, pool),
     )
+    by_xbp = microseconds(partial(primitives.chain, images, operations, [(weight, bias), (), ()]))
     print(f"{name}: Numba {by_numba:.1f} µs an image (first call {first:.1f} s), xbp {by_xbp:.1f}")

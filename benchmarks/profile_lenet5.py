@@ -13,12 +13,12 @@ import argparse
 import resource
 import time
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
 import xbp
-from xbp import accelerators, nn, optim
-from xbp.nn.fusion import fused
+from xbp import accelerators, nn, optim, primitives
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
 parser.add_argument("--batch", type=int, default=128)
@@ -31,31 +31,40 @@ batch = options.batch
 x = xbp.datasets.standardize_images(images[: 16 * batch])
 model, loss = xbp.models.LeNet5(rng=0), nn.CrossEntropyLoss()
 optimizer = getattr(optim, options.optimizer)(model.parameters(), lr=0.001)
-layers = list(fused(model.layers))
+said = [layer.operation() for layer in model.layers]
+operations = tuple((it.primitive, tuple(it.options.items())) for it in said)
+parameters = [(*it.read, *it.added) for it in said]
 seconds: dict[str, list[float]] = defaultdict(list)
 
 
 def step(number: int) -> None:
     """One step; the time of each part goes into `seconds`."""
     rows = slice(number % 16 * batch, (number % 16 + 1) * batch)
-    value, backwards, clock = x[rows], [], time.perf_counter()
+    value, clock = x[rows], time.perf_counter()
+    seen: list[nn.Layer] = []
+    names: list[str] = []
+    backwards: list[Any] = []
 
     def note(name: str) -> None:
         nonlocal clock
         seconds[name].append(time.perf_counter() - clock)
         clock = time.perf_counter()
 
-    for index, layer in enumerate(layers):
-        value, backward = layer.forward(value, training=True)
-        backwards.append(backward)
-        note(f"{index} {type(layer).__name__}, forward")
+    arrays = [[p.data for p in own] for own in parameters]
+    for value, gradients, count in primitives.chain.passes(value, operations, arrays):  # noqa: B007, B020
+        done = len(seen)
+        seen += model.layers[done : done + count]
+        names.append(" ".join(type(layer).__name__ for layer in seen[done:]))
+        backwards.append((gradients, [p for own in parameters[done : done + count] for p in own]))
+        note(f"{len(names)} {names[-1]}, forward")
     _, gradient = loss(value, labels[rows])
     note("loss")
-    for index in range(len(layers) - 1, 0, -1):
-        gradient = backwards[index](gradient)
-        note(f"{index} {type(layers[index]).__name__}, backward")
-    nn.for_parameters(backwards[0])(gradient)
-    note(f"0 {type(layers[0]).__name__}, backward without dx")
+    for index in range(len(names), 0, -1):
+        gradients, own = backwards[index - 1]
+        gradient, *found = gradients(gradient, index > 1)
+        for parameter, grad in zip(own, found, strict=True):
+            parameter.add_grad(grad)
+        note(f"{index} {names[index - 1]}, backward" + " without dx" * (index == 1))
     optimizer.step()
     optimizer.zero_grad()
     note(f"{options.optimizer} step")

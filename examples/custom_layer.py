@@ -21,7 +21,7 @@ class RMSNorm(nn.Layer):
         self.gain = nn.Parameter(xbp.asarray(np.ones(features), dtype="float32"))
 
     def forward(self, x, *, training=False, rng=None):
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         g = self.gain.data
         r = xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         n = x / r

@@ -75,7 +75,7 @@ def train(steps: int, *, as_printed: bool = False) -> tuple[nn.Sequential, Any, 
 
 print(f"{'':<12} {'xbp':<48} the tutorial")
 model = network()
-steps = [y for _, _, y in nn.trace(model, x)]
+steps = [y for _, _, y in nn.named_outputs(model, x)]
 show("net h1", steps[0][0, 0], "0.3775")
 show("out h1, h2", steps[1], "0.593269992 0.596884378")
 show("net o1", steps[2][0, 0], "1.105905967")

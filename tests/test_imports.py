@@ -224,7 +224,7 @@ def test_the_check_finds_what_it_is_there_to_find(source: str, found: list[str] 
         "msg = 'a numpy array is expected'",
         "from xbp.random import Generator",
         "from . import conv",
-        "xp = self.namespace(x)\nxp.sum(x)",
+        "xp = self.check_input(x)\nxp.sum(x)",
         "# import numpy",
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blocks import convolution_block, linear_block
 from guards import Guards
 from numpy.typing import NDArray
 
@@ -122,17 +123,17 @@ def test_convolution(case: Any, layout: str, dtype: str) -> None:
     weight = contiguous(rng.normal(size=(o, c, *kernel)).astype(dtype))
     bias = contiguous(rng.normal(size=2 * o).astype(dtype))
     bias = bias[::2] if layout == "mirrored" else bias[o:]  # with gaps, and up to the end
-    arguments: dict[str, Any] = {"relu": relu, "pool": pool}
-    block = convolution.convolve_rectify_pool
-    y, backward = elsewhere(block, x, weight, bias, stride, padding, **arguments)
+    window: dict[str, Any] = {"stride": stride, "padding": padding, "relu": relu, "pool": pool}
+    y, backward = elsewhere(convolution.convolve, x, weight, bias, **window)
     double = [a.astype(np.float64) for a in (x, weight, bias)]
-    reference = primitives.convolve_rectify_pool.reference  # type: ignore[attr-defined]
-    truth, true_backward = reference(*double, stride, padding, **arguments)
+    with accelerators.disabled():
+        truth, true_backward = convolution_block(*double, **window)
     assert y.dtype == dtype
     terms = c * math.prod(kernel)
     assert_close(y, truth, terms)
     dy = LAYOUTS[layout](rng.normal(size=y.shape).astype(dtype))
-    true_dx, true_dw, true_db = true_backward(dy.astype(np.float64))
+    with accelerators.disabled():
+        true_dx, true_dw, true_db = true_backward(dy.astype(np.float64))
     dx, dw, db = elsewhere(backward, dy)
     assert_close(dx, true_dx, o * math.prod(kernel))
     assert_close(dw, true_dw, n * math.prod(truth.shape[2:]))
@@ -161,21 +162,24 @@ def test_pooling(case: Any, layout: str, kind: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
     # Few values, so that maxima are tied: the first one must win.
     x = LAYOUTS[layout](rng.integers(-2, 3, (n, c, h, w)).astype(dtype))
-    y, backward = elsewhere(getattr(convolution, kind), x, *window)
-    truth, true_backward = getattr(primitives, kind).reference(x.astype(np.float64), *window)
+    options = dict(zip(("kernel_size", "stride", "padding"), window, strict=True))
+    y, backward = elsewhere(getattr(convolution, kind), x, **options)
+    truth, true_backward = getattr(primitives, kind).reference(x.astype(np.float64), **options)
     assert_close(y, truth, math.prod(window[0]))
     dy = LAYOUTS[layout](rng.normal(size=y.shape).astype(dtype))
-    dx = elsewhere(backward, dy)
-    assert_close(dx, true_backward(dy.astype(np.float64)), math.prod(window[0]))
+    (dx,), (true_dx,) = elsewhere(backward, dy), true_backward(dy.astype(np.float64))
+    assert_close(dx, true_dx, math.prod(window[0]))
+    assert backward(dy, False) == (None,)
     if window[0] == (1, 1):
         assert np.array_equal(dx, dy)
 
 
 def test_a_mean_goes_back_exactly(dtype: str) -> None:
     """To the last bit of 1/3, which is 1, in each image."""
-    y, backward = convolution.average_pool(np.ones((35, 2, 4, 4), dtype), (2, 2), (2, 2), (0, 0))
+    x = np.ones((35, 2, 4, 4), dtype)
+    y, backward = convolution.average_pool(x, kernel_size=(2, 2), stride=(2, 2))
     third = np.asarray(1, dtype) / 3
-    assert np.all(backward(np.full(y.shape, third)) == third / 4)
+    assert np.all(backward(np.full(y.shape, third))[0] == third / 4)
 
 
 @pytest.mark.parametrize("n", [1, 15, 4096, 40_001])
@@ -208,7 +212,7 @@ def test_rectify(shape: tuple[int, ...], dtype: str) -> None:
     dy = rng.normal(size=x.shape).astype(dtype)  # laid out otherwise
     y, backward = elementwise.rectify(x)
     assert np.array_equal(y, np.maximum(x, 0)) and y.strides == x.strides
-    assert np.array_equal(backward(dy), dy * (x > 0))
+    assert np.array_equal(backward(dy)[0], dy * (x > 0))
 
 
 @pytest.mark.parametrize(
@@ -275,9 +279,9 @@ def test_affine(
     rows, features, out = shape
     x, weight, b = draw(rows, features), draw(out, features), draw(out) if bias else None
     y, backward = elsewhere(affine.affine, x, weight, b, relu=relu)
-    reference = primitives.affine.reference  # type: ignore[attr-defined]
     wide = None if b is None else b.astype("f8")
-    truth, true_backward = reference(x.astype("f8"), weight.astype("f8"), wide, relu=relu)
+    with accelerators.disabled():
+        truth, true_backward = linear_block(x.astype("f8"), weight.astype("f8"), wide, relu=relu)
     assert y.dtype == dtype
     assert_close(y, truth, features)
     dy = draw(rows, out)
@@ -338,8 +342,9 @@ def test_affine_declines_what_it_is_not_made_for(dtype: str) -> None:
 def test_flatten(shape: tuple[int, ...], dtype: str) -> None:
     x = rows_first(np.random.default_rng(0).normal(size=shape).astype(dtype))
     for given in (x, unaligned_rows(x)):
-        y = elsewhere(convolution.flatten, given)
+        y, backward = elsewhere(convolution.flatten, given)
         assert y.flags.c_contiguous and np.array_equal(y, x.reshape(len(x), -1))
+        assert np.array_equal(backward(y)[0], x)
     assert convolution.flatten(np.ascontiguousarray(x)) is NotImplemented
     assert convolution.flatten(x[:0]) is NotImplemented
     assert convolution.flatten(x[:, 0, 0]) is NotImplemented
@@ -391,27 +396,24 @@ def test_cross_entropy(labels: str, dtype: str) -> None:
 def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str) -> None:
     x = np.random.default_rng(0).normal(size=(16, 1, 6, 6)).astype(dtype)
     x[0, 0, 1, 1], x[1, 0, 2, 2], x[2, 0, 3, 3] = np.nan, np.inf, -np.inf
-    weight, window = np.ones((1, 1, 1, 1), dtype), ((2, 2), (2, 2), (0, 0))
+    weight = np.ones((1, 1, 1, 1), dtype)
 
     def outputs(run: Callable[[], Any]) -> list[Real]:
         y, backward = run()
-        gradients = backward(np.ones_like(y))
-        return [y, *(gradients if isinstance(gradients, tuple) else (gradients,))]
+        return [y, *(g for g in backward(np.ones_like(y)) if g is not None)]
 
     def block() -> Any:
-        return primitives.convolve_rectify_pool(
-            x, weight, None, (1, 1), (0, 0), relu=True, pool=(2, 2)
-        )
+        return convolution_block(x, weight, relu=True, pool=(2, 2))
 
     def pool() -> Any:
-        return primitives.max_pool(x, *window)
+        return primitives.max_pool(x, kernel_size=(2, 2), stride=(2, 2))
 
     def rectified() -> Any:
         return primitives.rectify(np.tile(x, (300, 1, 1, 1)))
 
     def linear() -> Any:
         rows = x.reshape(16, 36)
-        return primitives.affine(rows, np.ones((7, 36), dtype), np.ones(7, dtype), relu=True)
+        return linear_block(rows, np.ones((7, 36), dtype), np.ones(7, dtype), relu=True)
 
     with np.errstate(invalid="ignore"):
         for run in (block, pool, rectified, linear):
@@ -425,11 +427,10 @@ def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str) -> None:
 
 def test_what_does_not_fit_is_declined() -> None:
     x, weight = np.ones((8, 1, 5, 5)), np.ones((1, 1, 3, 3))
-    window = ((1, 1), (0, 0))
-    assert convolution.convolve(x[:0], weight, None, *window) is NotImplemented
-    assert convolution.convolve(x, weight, None, (1, 1), (3, 0)) is NotImplemented
-    assert convolution.convolve(x, weight, np.ones(2), *window) is NotImplemented
-    assert convolution.convolve(x, weight, np.ones(1, "f4"), *window) is NotImplemented
+    assert convolution.convolve(x[:0], weight) is NotImplemented
+    assert convolution.convolve(x, weight, padding=(3, 0)) is NotImplemented
+    assert convolution.convolve(x, weight, np.ones(2)) is NotImplemented
+    assert convolution.convolve(x, weight, np.ones(1, "f4")) is NotImplemented
     p = np.ones(5000)
     assert elementwise.add_scaled(p, 1.0, np.ones(5000, "f4")) is NotImplemented
     assert elementwise.add_scaled(p, 1.0, np.ones(1)) is NotImplemented
@@ -438,8 +439,9 @@ def test_what_does_not_fit_is_declined() -> None:
     whole = np.ones((200, 200), np.int64)
     assert product.matmul(whole, whole) is NotImplemented
     half = [array.astype("f2") for array in (x, weight, np.ones(1))]
-    assert convolution.convolve(*half, *window) is NotImplemented
-    assert convolution.max_pool(np.ones((8, 1, 20, 20)), (16, 16), *window) is NotImplemented
+    assert convolution.convolve(*half) is NotImplemented
+    large = {"kernel_size": (16, 16), "stride": (1, 1)}
+    assert convolution.max_pool(np.ones((8, 1, 20, 20)), **large) is NotImplemented
     assert (
         elementwise.add_scaled(np.ones((90, 90))[:, ::2], 1.0, np.ones((90, 45))) is NotImplemented
     )
@@ -449,12 +451,13 @@ def test_what_does_not_fit_is_declined() -> None:
 def test_a_gradient_of_another_dtype_or_shape(kind: str) -> None:
     """Kernels read memory as they are told: nothing may be told wrongly."""
     x = np.random.default_rng(0).normal(size=(8, 2, 60, 60)).astype("float32")
-    more: dict[str, Any] = {"convolve": (x[:3, :, :3, :3], None, (1, 1), (0, 0)), "rectify": ()}
-    y, backward = getattr(primitives, kind)(x, *more.get(kind, ((2, 2), (2, 2), (0, 0))))
+    weight = [x[:3, :, :3, :3]] if kind == "convolve" else []
+    window = {"kernel_size": (2, 2), "stride": (2, 2)} if kind.endswith("pool") else {}
+    y, backward = getattr(primitives, kind)(x, *weight, **window)
     dy = np.random.default_rng(1).normal(size=y.shape)
     both = [backward(d) for d in (dy, dy.astype("float32"))]
-    for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in both), strict=True):
-        assert np.array_equal(a, b)
+    for a, b in zip(*both, strict=True):
+        assert (a is b is None) or np.array_equal(a, b)
     for wrong in (dy[:3], dy[..., :-1], dy[0, 0, 0]):
         with pytest.raises(InputError, match="shape"):
             backward(wrong)
@@ -462,7 +465,7 @@ def test_a_gradient_of_another_dtype_or_shape(kind: str) -> None:
 
 def test_weights_of_another_dtype_are_declined() -> None:
     x, weight = np.ones((8, 2, 5, 5), "float32"), np.ones((3, 2, 3, 3))
-    assert convolution.convolve(x, weight, None, (1, 1), (0, 0)) is NotImplemented
+    assert convolution.convolve(x, weight) is NotImplemented
     single = weight.astype("float32")
-    assert convolution.convolve(x, single, np.ones(3), (1, 1), (0, 0)) is NotImplemented
-    assert convolution.convolve(x, single[:, :1], None, (1, 1), (0, 0)) is NotImplemented
+    assert convolution.convolve(x, single, np.ones(3)) is NotImplemented
+    assert convolution.convolve(x, single[:, :1]) is NotImplemented

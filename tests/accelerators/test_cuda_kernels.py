@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
+from blocks import convolution_block, linear_block
 from numpy.typing import NDArray
 
 from xbp import accelerators, models, nn, optim, primitives, registry
@@ -131,12 +132,11 @@ def convolve(machine: Emulation, case: Any, layout: str, dtype: str) -> tuple[li
     x = LAYOUTS[layout](rng.normal(size=(n, c, h, w)).astype(dtype))
     weight = rng.normal(size=(o, c, *kernel)).astype(dtype)
     bias = rng.normal(size=2 * o).astype(dtype)[::2]  # with gaps
-    options: dict[str, Any] = {"relu": relu, "pool": pool}
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "relu": relu, "pool": pool}
     given = [machine.guarded(array) for array in (x, weight, bias)]
-    y, backward = convolution.convolve_rectify_pool(*given, stride, padding, **options)
+    y, backward = convolution.convolve(*given, **options)
     double = [a.astype(np.float64) for a in (x, weight, bias)]
-    reference = primitives.convolve_rectify_pool.reference  # type: ignore[attr-defined]
-    truth, true_backward = reference(*double, stride, padding, **options)
+    truth, true_backward = convolution_block(*double, **options)
     dy = LAYOUTS[layout](rng.normal(size=y.shape).astype(dtype))
     gradients = backward(machine.guarded(dy))
     without, *others = backward(machine.guarded(dy), False)
@@ -214,13 +214,14 @@ def test_pooling(case: Any, kind: str, dtype: str, machine: Emulation) -> None:
     layout = LAYOUTS[list(LAYOUTS)[POOLS.index(case) % len(LAYOUTS)]]
     # Few values, so that maxima are tied: the first one must win.
     x = layout(rng.integers(-2, 3, (n, c, h, w)).astype(dtype))
-    y, backward = getattr(pooling, kind)(machine.guarded(x), *window)
-    truth, true_backward = getattr(primitives, kind).reference(x.astype(np.float64), *window)
+    options = dict(zip(("kernel_size", "stride", "padding"), window, strict=True))
+    y, backward = getattr(pooling, kind)(machine.guarded(x), **options)
+    truth, true_backward = getattr(primitives, kind).reference(x.astype(np.float64), **options)
     assert y.dtype == dtype
     assert_close(y, truth, math.prod(window[0]))
     dy = layout(rng.normal(size=y.shape).astype(dtype))
-    dx = backward(machine.guarded(dy))
-    assert_close(dx, true_backward(dy.astype(np.float64)), math.prod(window[0]))
+    (dx,), (true_dx,) = backward(machine.guarded(dy)), true_backward(dy.astype(np.float64))
+    assert_close(dx, true_dx, math.prod(window[0]))
 
 
 @pytest.mark.parametrize("numbers", ["on the host", "on the device", "on the device in float64"])
@@ -340,7 +341,7 @@ def test_rectify(shape: tuple[int, ...], axes: Any, dtype: str, machine: Emulati
     dy = rng.normal(size=x.shape).astype(dtype)  # laid out otherwise
     y, backward = passes.rectify(machine.guarded(x))
     assert np.array_equal(y, np.maximum(x, 0)) and y.strides == x.strides
-    dx = backward(machine.guarded(dy))
+    (dx,) = backward(machine.guarded(dy))
     assert np.array_equal(dx, dy * (x > 0)) and dx.dtype == dtype
 
 
@@ -405,24 +406,22 @@ def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str, machine: Em
     x = np.random.default_rng(0).normal(size=(16, 1, 6, 6)).astype(dtype)
     x[0, 0, 1, 1], x[1, 0, 2, 2], x[2, 0, 3, 3] = np.nan, np.inf, -np.inf
     x[3, 0, :2, :2] = -np.inf
-    weight, window = np.ones((1, 1, 1, 1), dtype), ((2, 2), (2, 2), (0, 0))
-    block: dict[str, Any] = {"relu": True, "pool": (2, 2)}
-    calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
-        (convolution.convolve_rectify_pool, (weight, None, (1, 1), (0, 0)), block),
-        (pooling.max_pool, window, {}),
-        (pooling.max_pool, ((3, 3), (2, 2), (1, 1)), {}),
-        (passes.rectify, (), {}),
-        (product.affine, (np.eye(6, dtype=dtype), None), {"relu": True}),
+    weight = np.ones((1, 1, 1, 1), dtype)
+    overlapping = {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+    calls: list[tuple[Any, Any, tuple[Any, ...], dict[str, Any]]] = [
+        (convolution.convolve, convolution_block, (weight,), {"relu": True, "pool": (2, 2)}),
+        (pooling.max_pool, primitives.max_pool, (), {"kernel_size": (2, 2), "stride": (2, 2)}),
+        (pooling.max_pool, primitives.max_pool, (), overlapping),
+        (passes.rectify, primitives.rectify, (), {}),
+        (product.affine, linear_block, (np.eye(6, dtype=dtype),), {"relu": True}),
     ]
     with np.errstate(invalid="ignore"):
-        for function, more, options in calls:
+        for function, reference, more, options in calls:
             found = []
-            reference = getattr(primitives, function.__name__).reference
             for run in (function, reference):
                 y, backward = run(x, *more, **options)
-                gradients = backward(np.ones_like(y))
                 # Not the weight's: no gradient through a nan of x is 0 here, and 0 · nan there.
-                found.append([y, gradients[0] if isinstance(gradients, tuple) else gradients])
+                found.append([y, backward(np.ones_like(y))[0]])
             for a, b in zip(*found, strict=True):
                 np.testing.assert_array_equal(a, b)
     for wrong in (np.nan, np.inf):
@@ -515,9 +514,8 @@ def test_affine(case: Any, relu: bool, with_bias: bool, dtype: str, machine: Emu
     bias = machine.guarded(draw(2 * out))[::2] if with_bias else None
     y, backward = product.affine(x, weight, bias, relu=relu)
     dy = machine.guarded(draw(*y.shape[::-1]).T)
-    reference = primitives.affine.reference  # type: ignore[attr-defined]
     double = [None if a is None else a.astype("f8") for a in (x, weight, bias)]
-    truth, true_backward = reference(*double, relu=relu)
+    truth, true_backward = linear_block(*double, relu=relu)
     count = math.prod(rows)
     found, true = [y, *backward(dy)], [truth, *true_backward(dy.astype("f8"), True)]
     assert (found[3] is None) is (not with_bias)
@@ -576,8 +574,8 @@ def test_as_many_blocks_as_there_is_work_for(machine: Emulation) -> None:
         product.multiply(np.zeros((m, 2)), np.zeros((2, n)))
     cross_entropy.cross_entropy(np.zeros((257, 32)), np.zeros(257, int), 1.0)
     cross_entropy.cross_entropy(np.zeros((257, 33)), np.zeros(257, int), 1.0)
-    pooling.max_pool(x, (3, 3), (1, 1), (0, 0))
-    convolution.convolve(x, np.zeros((16, 2, 3, 3)), None, (1, 1), (0, 0))
+    pooling.max_pool(x, kernel_size=(3, 3), stride=(1, 1))
+    convolution.convolve(x, np.zeros((16, 2, 3, 3)))
     assert machine.grids == [
         *((5, 1), (1, 1), (2, 1), (1024, 1)),
         *((9, 2), (44, 44), (11, 12), (12, 11)),
@@ -596,10 +594,10 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         yield from convolve(machine, case, "rows_first", dtype)[0]
     x = rng.integers(-2, 3, (17, 3, 6, 7)).astype(dtype)
     for kind in (pooling.max_pool, pooling.average_pool):
-        y, backward = kind(x, (3, 3), (2, 2), (1, 1))
-        yield from (y, backward(y))
+        y, backward = kind(x, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+        yield from (y, *backward(y))
     y, backward = passes.rectify(x)
-    yield from (y, backward(x))
+    yield from (y, *backward(x))
     p, m = (machine.guarded(rng.normal(size=3000).astype(dtype)) for _ in range(2))
     passes.average(p, 0.5, m)
     passes.average(p, 0.5, m, m)
@@ -693,13 +691,14 @@ def test_the_emulation_finds_what_is_not_written_or_beyond_the_end(
     # A third channel behind x: what the kernel reads beyond its end is 1, not what the heap holds,
     # which now and then is nan, and then what it writes cannot be told from a guard.
     x = np.ones((3, 4, 4, 5))[:2].transpose(3, 0, 1, 2)
+    window = {"kernel_size": (2, 2), "stride": (2, 2)}
     more, less = (text.replace(guard, f"if (at {what} ROWS") for what in ("> C *", ">="))
     monkeypatch.setattr(launch, "source", lambda file: more)
     with pytest.raises(AssertionError, match="beyond the end"):
-        pooling.average_pool(x, (2, 2), (2, 2), (0, 0))
+        pooling.average_pool(x, **window)
     machine.given.clear()
     monkeypatch.setattr(launch, "source", lambda file: less)
-    assert np.isnan(pooling.average_pool(x, (2, 2), (2, 2), (0, 0))[0]).any()
+    assert np.isnan(pooling.average_pool(x, **window)[0]).any()
 
 
 def test_the_emulation_finds_threads_at_different_barriers(
@@ -714,17 +713,18 @@ def test_the_emulation_finds_threads_at_different_barriers(
 
 def test_gradients_of_another_dtype_or_shape() -> None:
     x = np.random.default_rng(0).normal(size=(8, 2, 6, 6)).astype("float32")
+    window = {"kernel_size": (2, 2), "stride": (2, 2)}
     calls = [
-        convolution.convolve(x, x[:3, :, :3, :3], None, (1, 1), (0, 0)),
-        pooling.max_pool(x, (2, 2), (2, 2), (0, 0)),
-        pooling.average_pool(x, (2, 2), (2, 2), (0, 0)),
+        convolution.convolve(x, x[:3, :, :3, :3]),
+        pooling.max_pool(x, **window),
+        pooling.average_pool(x, **window),
         passes.rectify(x),
     ]
     for y, backward in calls:
         dy = np.random.default_rng(1).normal(size=y.shape)
         both = [backward(d) for d in (dy, dy.astype("float32"))]
-        for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in both), strict=True):
-            assert a.dtype == "float32" and np.array_equal(a, b)
+        for a, b in zip(*both, strict=True):
+            assert (a is b is None) or (a.dtype == "float32" and np.array_equal(a, b))
         for wrong in (dy[:3], dy[..., :-1], dy[0, 0, 0]):
             with pytest.raises(InputError, match="shape"):
                 backward(wrong)
@@ -736,8 +736,7 @@ def test_convolutions_and_pools_decline_what_does_not_fit(monkeypatch: pytest.Mo
     def block(
         x: Any, weight: Any, bias: Any = None, pool: Any = (1, 1), stride: Any = (1, 1)
     ) -> Any:
-        options: dict[str, Any] = {"relu": True, "pool": pool}
-        return convolution.convolve_rectify_pool(x, weight, bias, stride, (0, 0), **options)
+        return convolution.convolve(x, weight, bias, stride=stride, relu=True, pool=pool)
 
     for given in [
         (x.astype("f2"), weight.astype("f2")),
@@ -762,12 +761,15 @@ def test_convolutions_and_pools_decline_what_does_not_fit(monkeypatch: pytest.Mo
     assert block(x, np.ones((1, 2, 1, 31)))[0].shape == (8, 1, 40, 10)
     monkeypatch.setattr(convolution, "MOST_KERNELS", 5)
     assert block(x, weight) is NotImplemented
-    window = ((1, 1), (0, 0))
-    assert pooling.max_pool(x, (16, 16), *window) is NotImplemented
-    assert pooling.average_pool(x, (41, 1), *window) is NotImplemented
-    assert pooling.max_pool(x.astype("f2"), (2, 2), *window) is NotImplemented
+
+    def pooled(kind: Any, x: Any, *size: int) -> Any:
+        return kind(x, kernel_size=size, stride=(1, 1))
+
+    assert pooled(pooling.max_pool, x, 16, 16) is NotImplemented
+    assert pooled(pooling.average_pool, x, 41, 1) is NotImplemented
+    assert pooled(pooling.max_pool, x.astype("f2"), 2, 2) is NotImplemented
     monkeypatch.setattr(launch, "MOST_ENTRIES", x.size)
-    assert pooling.max_pool(x, (2, 2), *window) is NotImplemented
+    assert pooled(pooling.max_pool, x, 2, 2) is NotImplemented
 
 
 # --- a network -----------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_threads_are_chosen_by_the_environment(name: str, value: str, expected: 
 def case(n: int = 40) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 2, 9, 9)).astype(np.float32)
-    return x, rng.normal(size=(3, 2, 3, 3)).astype(np.float32), None, (1, 1), (1, 1)
+    return x, rng.normal(size=(3, 2, 3, 3)).astype(np.float32), np.zeros(3, np.float32)
 
 
 @needs_kernels
@@ -175,7 +175,7 @@ def test_threads_change_no_bit_but_in_sums_over_the_batch(monkeypatch: Any) -> N
     results = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
-        y, backward = convolution.convolve(*case())
+        y, backward = convolution.convolve(*case(), padding=(1, 1))
         results.append((y, *backward(np.cos(y))))
     for y, dx, dw, db in results[1:]:
         assert np.array_equal(y, results[0][0]) and np.array_equal(dx, results[0][1])
@@ -190,7 +190,7 @@ def test_many_python_threads_at_once(monkeypatch: Any) -> None:
     monkeypatch.setattr(native, "threads", lambda: 2)
 
     def work(_: int) -> tuple[bytes, ...]:
-        y, backward = convolution.convolve(*case())
+        y, backward = convolution.convolve(*case(), padding=(1, 1))
         return tuple(array.tobytes() for array in (y, *backward(np.cos(y))))
 
     with ThreadPoolExecutor(8) as executor:
@@ -216,10 +216,10 @@ def test_a_forked_process_has_a_pool_of_its_own() -> None:
 
 @needs_kernels
 def test_memory_of_a_call_lives_as_long_as_its_backward() -> None:
-    y, backward = convolution.convolve_rectify_pool(*case(), relu=True, pool=(2, 2))
+    y, backward = convolution.convolve(*case(), relu=True, pool=(2, 2))
     expected = [array.copy() for array in backward(np.ones_like(y))]
     for _ in range(20):  # other calls, into memory that was freed
-        convolution.convolve_rectify_pool(*case(), relu=True, pool=(2, 2))
+        convolution.convolve(*case(), relu=True, pool=(2, 2))
     for array, again in zip(expected, backward(np.ones_like(y)), strict=True):
         assert np.array_equal(array, again)
 

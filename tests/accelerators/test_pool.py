@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from blocks import linear_block
 
 from xbp import nn, primitives
 from xbp.accelerators.cpu import native, product
@@ -181,9 +182,6 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
         assert {signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1} <= mask
 
 
-ONES = (1, 1), (1, 1)  # stride, padding
-
-
 class Numbers(ctypes.Structure):
     _fields_ = (("values", ctypes.c_size_t * 10),)
 
@@ -217,14 +215,16 @@ def test_a_thread_that_ends_leaves_no_workspace_behind(monkeypatch: pytest.Monke
 
 
 def convolved() -> None:
-    y, backward = primitives.convolve(np.ones((2, 64, 3, 3)), np.ones((64, 64, 3, 3)), None, *ONES)
+    y, backward = primitives.convolve(
+        np.ones((2, 64, 3, 3)), np.ones((64, 64, 3, 3)), padding=(1, 1)
+    )
     backward(y)
 
 
 def linear() -> None:
     """With memory for one gradient of the size of the output."""
     x, weight = np.ones((200, 16)), np.ones((64, 16))
-    y, backward = primitives.affine(x, weight, None, relu=True)
+    y, backward = linear_block(x, weight, relu=True)
     backward(y)
 
 

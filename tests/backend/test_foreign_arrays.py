@@ -88,7 +88,7 @@ class Scale(nn.Layer):
         self.scale = nn.Parameter(np.ones(3))
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp, s = self.namespace(x), self.scale.data
+        xp, s = self.check_input(x), self.scale.data
 
         def backward(dy: Any) -> Any:
             self.scale.add_grad(xp.sum(dy * x, axis=0))

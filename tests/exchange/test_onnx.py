@@ -265,7 +265,7 @@ class Twice(nn.Layer):
 
 class Unflatten(nn.Layer):
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        return self.namespace(x).reshape(x, (-1, 1, 3, 3)), None
+        return self.check_input(x).reshape(x, (-1, 1, 3, 3)), None
 
 
 def lossless(x: Any) -> Any:

@@ -26,7 +26,7 @@ class Centred(nn.Layer):
         self.count = nn.Buffer(xbp.asarray(0, dtype="int64"))
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         s, add_grad = self.scale.lend()
         centred = x if training else x - self.mean.data
 

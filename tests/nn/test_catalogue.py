@@ -159,7 +159,7 @@ def test_two_calls_do_not_disturb_each_other(case: Case) -> None:
 
 def test_the_size_of_an_output_is_told_beforehand() -> None:
     layer, x = nn.Conv2d(1, 2, (3, 2), (2, 1), (0, 1)), np.zeros((1, 1, 9, 7), np.float32)
-    assert layer.output_size(x) == layer(x).shape[2:] == (4, 8)
+    assert layer.output_shape(x.shape) == layer(x).shape == (1, 2, 4, 8)
 
 
 def test_max_pool_sends_the_gradient_of_ties_to_the_first() -> None:

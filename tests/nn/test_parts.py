@@ -17,7 +17,7 @@ import pytest
 import xbp
 from xbp import nn, optim
 from xbp.errors import BackendError, InputError
-from xbp.nn.sequential import trace
+from xbp.nn.sequential import named_outputs
 
 
 class Holder(nn.Layer):
@@ -29,7 +29,7 @@ class Holder(nn.Layer):
     def forward(
         self, x: Any, *, training: bool = False, rng: Any = None
     ) -> tuple[Any, nn.Backward]:
-        self.namespace(x)
+        self.check_input(x)
         return x, lambda dy: dy
 
 
@@ -245,7 +245,7 @@ def test_a_sequential_may_have_more_layers() -> None:
 
     net = Net()
     assert sorted(net.state_dict()) == ["0.weight", "head.weight", "scale"]
-    assert [name for name, _, _ in trace(net, np.ones((1, 2), "float32"))] == ["0", "1"]
+    assert [name for name, _, _ in named_outputs(net, np.ones((1, 2), "float32"))] == ["0", "1"]
 
 
 def test_two_parts_may_not_have_one_name() -> None:

@@ -74,7 +74,7 @@ def train(layer: nn.Layer) -> object:
 
 USES: dict[str, Callable[[Callable[[], nn.Layer]], object]] = {
     "Sequential": lambda make: nn.Sequential(nn.Tanh(), make()).forward(X),
-    "trace": lambda make: list(nn.trace(nn.Sequential(make()), X)),
+    "trace": lambda make: list(nn.named_outputs(nn.Sequential(make()), X)),
     "Trainer": lambda make: train(make()),
     "check_gradients": lambda make: check_gradients(make(), X),
     "check_parity": lambda make: check_parity(make, X, backends=["numpy"]),

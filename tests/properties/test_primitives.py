@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blocks import convolution_block
 from hypothesis import given
 from hypothesis import strategies as st
 from properties.drawing import Host, check, dtypes, everything_of, layouts, quarters, seeds, ways
@@ -194,7 +195,7 @@ def test_convolution_rectifier_and_maximum_in_one_call(
     )
     slope = np.sum(delta * (up - down)) / 2
     arrays = [own(array.astype(dtype)) for array in given_arrays]
-    calls = [partial(primitives.convolve_rectify_pool, relu=relu, pool=pool)]
+    calls: list[Any] = [partial(convolution_block, relu=relu, pool=pool)]
     if not relu and pool == (1, 1):
         calls.append(primitives.convolve)
     for way in ways():

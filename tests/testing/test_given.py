@@ -28,7 +28,7 @@ class Embedding(nn.Layer):
     def forward(
         self, x: Any, *, training: bool = False, rng: Any = None
     ) -> tuple[Any, nn.Backward]:
-        xp = self.namespace(x, integers=True)
+        xp = self.check_input(x, integers=True)
         weight, add_grad = self.weight.lend()
         labels = xp.arange(weight.shape[0], dtype=x.dtype, device=x.device)
         hot = xp.astype(xp.expand_dims(x, axis=1) == labels, weight.dtype)

@@ -20,7 +20,7 @@ class Scale(nn.Layer):
         self.scale = nn.Parameter(xbp.asarray([1.0, 2.0, 3.0]))
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         s, fault = self.scale.data, self.fault
 
         def backward(dy: Any) -> Any:
@@ -223,7 +223,7 @@ class Norm(nn.Layer):
     """f(x) = |x| at real numbers, but conj(x) x is not analytic: Im f is 0 at complex ones."""
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         conjugate = xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
         return conjugate * x, lambda dy: 2 * x * dy
 
@@ -277,7 +277,7 @@ def test_a_gradient_that_must_vanish_may_be_rounding() -> None:
             self.bias = nn.Parameter(xbp.asarray([0.3]))
 
         def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-            xp = self.namespace(x)
+            xp = self.check_input(x)
             y, backward = nn.Softmax().forward(x + self.bias.data)
 
             def through(dy: Any) -> Any:

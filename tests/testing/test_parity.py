@@ -31,7 +31,7 @@ class Scale(nn.Layer):
         return self.faults[name](xp, array)
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
 
         def backward(dy: Any) -> Any:
             self.scale.add_grad(self.spoil("parameter", xp.sum(dy * x, axis=0)))
@@ -109,7 +109,7 @@ def test_what_does_not_round_must_be_exact() -> None:
 
     class Reversed(nn.Layer):
         def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-            xp = self.namespace(x)
+            xp = self.check_input(x)
             y = xp.flip(x)
             if xp.__name__ != "numpy":
                 y = y * (1 + 1e-7)
@@ -153,7 +153,7 @@ def test_a_gradient_that_is_missing_is_named() -> None:
 
             def forget(dy: Any) -> Any:
                 dx = backward(dy)
-                if self.namespace(x).__name__ != "numpy":
+                if self.check_input(x).__name__ != "numpy":
                     self.scale.zero_grad()
                 return dx
 
@@ -276,7 +276,7 @@ class Cross(nn.Layer):
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
         a, b = x
-        xp = self.namespace(a)
+        xp = self.check_input(a)
         late = 1 if xp.__name__ == "numpy" else self.late
         return (a * b, a + b), lambda dy: (dy[0] * b + dy[1], late * dy[0] * a + dy[1])
 

@@ -164,7 +164,7 @@ def reading(step: Original) -> Original:
 
 
 def by_the_namespace(_: Original) -> Original:
-    def affine(x: Any, weight: Any, bias: Any, *, relu: bool = False) -> Any:
+    def affine(x: Any, weight: Any, bias: Any) -> Any:
         xp = xbp.backend.array_namespace(x)
         y = xp.matmul(x, weight.T)
 
@@ -178,7 +178,7 @@ def by_the_namespace(_: Original) -> Original:
 
 def drawn_on_the_host(_: Original) -> Original:
     def forward(self: Any, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         kept = np.random.default_rng(0).random(x.shape) >= self.p
         mask = xp.astype(xp.asarray(kept, device=x.device), x.dtype)
         return mask * x, lambda dy: mask * dy

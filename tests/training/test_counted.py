@@ -112,7 +112,7 @@ class PerPixel(nn.Layer):
         self.linear = nn.Linear(4, 6, dtype="float64", rng=0)
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         y, backward = self.linear.forward(xp.permute_dims(x, (0, 2, 1)))
 
         def permuted(dy: Any) -> Any:
@@ -191,7 +191,7 @@ class Siamese(nn.Layer):
         self.body = nn.Linear(4, 3, dtype="float64", rng=0)
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         u, back_u = self.body.forward(x[:, 0, :])
         v, back_v = self.body.forward(x[:, 1, :])
         return (u, v), lambda dy: xp.stack([back_u(dy[0]), back_v(dy[1])], axis=1)

@@ -165,7 +165,7 @@ class Identity(nn.Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: nn.backward.Rng = None
     ) -> tuple[Array, nn.Backward]:
-        self.namespace(x)
+        self.check_input(x)
 
         def backward(dy: Array) -> Array:
             return dy

@@ -1,7 +1,7 @@
 """Export of a model to an ONNX file, by tracing one call.
 
 ndonnx's arrays implement the Array API, and add an ONNX node for each operation. So no layer needs
-an exporter: every layer that is written for `self.namespace(x)` can be traced, a user's included.
+an exporter: every layer that is written for `self.check_input(x)` can be traced, a user's included.
 """
 
 from __future__ import annotations

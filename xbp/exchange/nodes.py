@@ -25,7 +25,9 @@ Result: TypeAlias = Any
 """Output and backward, or NotImplemented."""
 
 
-def convolve(x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Result:
+def convolve(
+    x: Array, weight: Array, bias: Array | None = None, *, stride: Pair, padding: Pair
+) -> Result:
     if x.dtype != ndonnx.float32:
         return NotImplemented
     operands = (array.unwrap_spox() for array in (x, weight, bias) if array is not None)
@@ -36,34 +38,16 @@ def rectify(x: Array) -> Result:
     return _made(op.relu(x.unwrap_spox()))
 
 
-def max_pool(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Result:
-    window = {"kernel_shape": kernel, "strides": stride, "pads": padding * 2}
+def max_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair) -> Result:
+    window = {"kernel_shape": kernel_size, "strides": stride, "pads": padding * 2}
     return _made(op.max_pool(x.unwrap_spox(), **window)[0])
 
 
-def average_pool(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Result:
+def average_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair) -> Result:
     if x.dtype != ndonnx.float32:
         return NotImplemented
-    window = {"kernel_shape": kernel, "strides": stride, "pads": padding * 2}
+    window = {"kernel_shape": kernel_size, "strides": stride, "pads": padding * 2}
     return _made(op.average_pool(x.unwrap_spox(), **window, count_include_pad=1))
-
-
-def convolve_rectify_pool(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: Pair,
-    padding: Pair,
-    *,
-    relu: bool,
-    pool: Pair,
-) -> Result:
-    made = convolve(x, weight, bias, stride, padding)
-    if made is NotImplemented:
-        return NotImplemented
-    if relu:
-        made = rectify(made[0])
-    return made if pool == (1, 1) else max_pool(made[0], pool, pool, (0, 0))
 
 
 def _made(var: Any) -> Result:
@@ -99,4 +83,4 @@ def _matmul(a: Any, b: Any) -> Any:
     return type(a)(typed.op.matmul(a._var, b._var))
 
 
-registry.register(ndonnx.Array, (convolve, rectify, max_pool, average_pool, convolve_rectify_pool))
+registry.register(ndonnx.Array, (convolve, rectify, max_pool, average_pool))

@@ -16,6 +16,8 @@ from xbp.errors import InputError
 from xbp.exchange.nodes import without_detours
 from xbp.exchange.onnx_graph import BATCH, INPUT, OUTPUT, finished
 from xbp.nn.layer import Layer
+from xbp.nn.operation import Run
+from xbp.primitives.chain import chain
 
 
 def traced(model: Layer, x: NDArray[Any], batch_size: int | None) -> Any:
@@ -81,11 +83,15 @@ def _no_values(*_: Any, **__: Any) -> NoReturn:
 def _culprit(model: Layer, error: Exception) -> str:
     """The innermost layer in which an error arose, and its name in the model."""
     names = {id(layer): name for name, layer in _layers(model)}
-    found = model
+    found: Layer = model
+    run: Any = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        for variable in ("self", "conv"):  # a ConvBlock is not in the model, but its conv is
-            layer: Any = frame.f_locals.get(variable)
-            found = layer if id(layer) in names else found
+        layer: Any = frame.f_locals.get("self")
+        if isinstance(layer, Run):
+            run = layer
+        elif frame.f_code is chain.reference.__code__:  # of the run that called it
+            layer = run.layers[frame.f_locals["index"]]
+        found = layer if id(layer) in names else found
     name, shown = names[id(found)], repr(found).partition("\n")[0].removesuffix("(")
     return f"{shown} at {name!r}" if name else shown
 

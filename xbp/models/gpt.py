@@ -126,7 +126,7 @@ class GPT(nn.Layer):
 
     def _stages(self, x: Array) -> tuple[nn.Layer, ...]:
         """What is between the tokens and the product with the output's weights."""
-        self.namespace(x, integers=True)
+        self.check_input(x, integers=True)
         if x.ndim != 2 or not 0 < x.shape[1] <= self.context:
             msg = (
                 f"{type(self).__name__} expects tokens (N, T) of 1 to {self.context} time steps, "

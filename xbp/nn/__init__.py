@@ -37,13 +37,15 @@ from xbp.nn.losses import (
     SmoothL1Loss,
 )
 from xbp.nn.norm import GroupNorm, LayerNorm, RMSNorm
+from xbp.nn.operation import Operation, OperationLayer
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.pool import AvgPool2d, MaxPool2d
 from xbp.nn.positions import LearnedPositions, SinusoidalPositions
 from xbp.nn.prelu import PReLU
 from xbp.nn.recurrent import GRU, LSTM, RNN
 from xbp.nn.scan import Recurrent
-from xbp.nn.sequential import Sequential, trace
+from xbp.nn.sequential import Sequential, named_outputs
+from xbp.nn.sequential import named_outputs as trace  # its earlier name
 from xbp.nn.shape import Flatten, LastTimeStep
 from xbp.nn.shape import Last as Last
 from xbp.nn.softmax import LogSoftmax, Softmax
@@ -91,6 +93,8 @@ __all__ = [
     "MultiMarginLoss",
     "MultiheadAttention",
     "NLLLoss",
+    "Operation",
+    "OperationLayer",
     "PReLU",
     "Parameter",
     "RMSNorm",
@@ -113,6 +117,6 @@ __all__ = [
     "TripletMarginLoss",
     "for_parameters",
     "summary",
-    "trace",
+    "named_outputs",
     "update_statistics",
 ]

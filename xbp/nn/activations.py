@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 from xbp.arguments import choice, number, positive
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.nn.backward import Backward, Rng, not_both
 from xbp.nn.layer import Layer
-from xbp.primitives import erfc, rectify, sigmoid
+from xbp.nn.operation import Operation, OperationLayer, Shape
+from xbp.primitives import erfc, rectify, sigmoid, tanh
 
 
 class Elementwise(Layer):
@@ -41,7 +43,7 @@ class Elementwise(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         result = self.formula(xp, x)
         if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
             raise not_both(self, "formula", "y, derivative", result)
@@ -55,19 +57,26 @@ class Elementwise(Layer):
         return y, backward
 
 
-class ReLU(Elementwise):
-    """max(x, 0); slope 1 for x > 0, else 0 (also at the kink x = 0, as in PyTorch)."""
+class ElementwiseOperation(OperationLayer, Elementwise):
+    """An elementwise function that is a primitive."""
+
+    primitive: ClassVar[Any]
+
+    def operation(self) -> Operation:
+        return Operation(self.primitive)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        y = xp.maximum(x, 0.0)
-        return y, lambda: xp.where(y <= 0, 0.0, xp.ones_like(y))
+        y, gradients = self.primitive(x)
+        return y, lambda: gradients(xp.ones_like(y))[0]
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)  # refuses what is no floating-point array
-        y, backward = rectify(x)  # the same, as a primitive: the layer that networks have most of
-        return y, self.checked(xp, y.shape, backward)
+
+class ReLU(ElementwiseOperation):
+    """max(x, 0); slope 1 for x > 0, else 0 (also at the kink x = 0, as in PyTorch)."""
+
+    primitive = rectify
 
 
 class LeakyReLU(Elementwise):
@@ -140,12 +149,10 @@ class Sigmoid(Elementwise):
         return y, lambda: y * (1 - y)
 
 
-class Tanh(Elementwise):
+class Tanh(ElementwiseOperation):
     """tanh(x) = (eˣ - e⁻ˣ) / (eˣ + e⁻ˣ), tanh′ = 1 - tanh²."""
 
-    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        y = xp.tanh(x)
-        return y, lambda: 1 - y * y
+    primitive = tanh
 
 
 class ScaledTanh(Elementwise):

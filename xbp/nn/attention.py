@@ -194,7 +194,7 @@ class MultiheadAttention(Layer):
         return xp.reshape(xp.stack(by_time, axis=2), shape)
 
     def _checked(self, x: Array, what: str) -> Namespace:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != self.embed_dim:
             msg = (
                 f"{self} expects {what} (N, T, {self.embed_dim}) of at least one time step, "

@@ -50,7 +50,7 @@ class BatchNorm(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         self._check(x, training)
         (weight, add_weight_grad), (bias, add_bias_grad) = lent(self.weight), lent(self.bias)
         mean = variance = None

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from xbp.arguments import integer
-from xbp.backend import Array
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.backward import Backward, Rng, TwoPartBackward
+from xbp.nn.operation import Operation, OperationLayer, Shape
 from xbp.nn.parameter import Parameter
 from xbp.nn.windowed import Size, Windowed
 from xbp.primitives.convolution import convolve
 from xbp.random import Seed, generator
 
 
-class Conv2d(Windowed):
+class Conv2d(Windowed, OperationLayer):
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
     As one matrix product, with its gradients, it stands in `xbp.primitives.convolve`.
@@ -84,23 +82,12 @@ class Conv2d(Windowed):
             bias_init = bias_init or partial(fan_in_uniform, fan_in=math.prod(shape[1:]))
             self.bias = Parameter.draw((out_channels,), bias_init, rng, dtype)
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        return self.compute(x, convolve)
+    def operation(self) -> Operation:
+        options = {"stride": self.stride, "padding": self.padding}
+        return Operation(convolve, (self.weight,), (self.bias,), options)
 
-    def compute(
-        self, x: Array, operation: Callable[..., Any], **options: Any
-    ) -> tuple[Array, Backward]:
-        """`forward` by `convolve`, or by a primitive that goes on after it."""
-        xp = self.namespace(x)  # checks where x is
-        self.output_size(x, self.in_channels)  # checks the shape
-        (weight, add_weight_grad), bias = self.weight.lend(), self.bias
-        offsets = None if bias is None else bias.data
-        y, gradients = operation(x, weight, offsets, self.stride, self.padding, **options)
-        add_bias_grad = None if bias is None else bias.add_grad
-        check = partial(self.check_gradient, xp, shape=y.shape)
-        return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
+    def output_shape(self, shape: Shape) -> Shape:
+        return (shape[0], self.out_channels, *self.output_size(shape, self.in_channels))
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

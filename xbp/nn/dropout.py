@@ -45,7 +45,7 @@ class Dropout(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         if not training or self.p == 0:
             return x, self.checked(xp, x.shape, lambda dy: dy)
         mask = self.mask(x.shape, like=x, rng=rng)

@@ -90,7 +90,7 @@ class Embedding(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x, integers=True)
+        xp = self.check_input(x, integers=True)
         if on_host(x) or _looking.get():
             self._check_tokens(xp, x)
         weight, add_grad = self.weight.lend()

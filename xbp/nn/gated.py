@@ -40,7 +40,7 @@ class GLU(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         a, b = self.halves(x)
         s = sigmoid(b)
         y = a * s
@@ -92,7 +92,7 @@ class SwiGLU(GLU):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         a, b = self.halves(x)
         s = sigmoid(a)
         gate = a * s

@@ -52,7 +52,7 @@ class Layer:
     ...         self.scale = nn.Parameter(xbp.asarray([1.0] * features))
     ...
     ...     def forward(self, x, *, training=False, rng=None):
-    ...         xp = self.namespace(x)
+    ...         xp = self.check_input(x)
     ...         s, add_grad = self.scale.lend()
     ...
     ...         def backward(dy):
@@ -115,14 +115,18 @@ class Layer:
 
     # --- what forward may ask ---
 
-    def namespace(self, x: Array, *, integers: bool = False) -> Namespace:
-        """The Array API namespace of `x`, which must match this layer's own parameters.
+    def check_input(self, x: Array, *, integers: bool = False) -> Namespace:
+        """Refuse an `x` that does not match this layer's own parameters; returns its namespace.
 
         Parameters
         ----------
         x : array
         integers : bool, default False
             Whether the layer takes integers, such as tokens, in place of floating-point numbers.
+
+        Returns
+        -------
+        xp : Namespace
 
         Raises
         ------
@@ -156,6 +160,8 @@ class Layer:
                 for _, parameter in parts(self, "", value, (Parameter,)):
                     self._check_beside(x, parameter.data)
         return xp
+
+    namespace = check_input  # its earlier name
 
     def check_gradient(self, xp: Namespace, dy: Array, shape: tuple[int, ...]) -> None:
         """Refuse a ∂L/∂y that is no array of the library of `xp`, or has not the output's shape.
@@ -199,7 +205,8 @@ class Layer:
         if not wanted:
             msg = (
                 f"{self} needs floating-point input, got {dtype_name(x.dtype)}; convert numbers "
-                "with xbp.asarray(x, dtype=…); a layer of tokens calls namespace(x, integers=True)"
+                "with xbp.asarray(x, dtype=…); a layer of tokens calls "
+                "check_input(x, integers=True)"
             )
             raise InputError(msg)
         if not xp.isdtype(x.dtype, "integral"):

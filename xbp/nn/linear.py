@@ -6,17 +6,15 @@ from functools import partial
 from typing import Any
 
 from xbp.arguments import integer
-from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform
-from xbp.nn.backward import Backward, Rng, TwoPartBackward
-from xbp.nn.layer import Layer
+from xbp.nn.operation import Operation, OperationLayer, Shape
 from xbp.nn.parameter import Parameter
-from xbp.primitives import affine
+from xbp.primitives.product import affine
 from xbp.random import Seed, generator
 
 
-class Linear(Layer):
+class Linear(OperationLayer):
     """y = x Wᵀ + b.
 
     With δ = ∂L/∂y and sums over all rows of x:  ∂L/∂W = δᵀ x,  ∂L/∂b = Σ δ,  ∂L/∂x = δ W
@@ -77,22 +75,14 @@ class Linear(Layer):
             bias_init = bias_init or partial(fan_in_uniform, fan_in=in_features)
             self.bias = Parameter.draw((out_features,), bias_init, rng, dtype)
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        return self.compute(x)
+    def operation(self) -> Operation:
+        return Operation(affine, (self.weight,), (self.bias,))
 
-    def compute(self, x: Array, *, relu: bool = False) -> tuple[Array, Backward]:
-        """`forward`, or that and `ReLU` in one pass."""
-        xp = self.namespace(x)  # checks where x is
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            msg = f"{self} expects input (…, {self.in_features}), got shape {tuple(x.shape)}"
+    def output_shape(self, shape: Shape) -> Shape:
+        if not shape or shape[-1] != self.in_features:
+            msg = f"{self} expects input (…, {self.in_features}), got shape {tuple(shape)}"
             raise InputError(msg)
-        (weight, add_weight_grad), bias = self.weight.lend(), self.bias
-        y, gradients = affine(x, weight, None if bias is None else bias.data, relu=relu)
-        add_bias_grad = None if bias is None else bias.add_grad
-        check = partial(self.check_gradient, xp, shape=y.shape)
-        return y, TwoPartBackward(gradients, add_weight_grad, add_bias_grad, check=check)
+        return (*shape[:-1], self.out_features)
 
     def options(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

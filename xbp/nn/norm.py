@@ -86,7 +86,7 @@ class LayerNorm(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp, last = self.namespace(x), len(self.normalized_shape)
+        xp, last = self.check_input(x), len(self.normalized_shape)
         if tuple(x.shape[-last:]) != self.normalized_shape:
             wanted = ", ".join(("…", *map(str, self.normalized_shape)))
             msg = f"{self} expects input ({wanted}), got shape {tuple(x.shape)}"
@@ -234,7 +234,7 @@ class GroupNorm(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp, C, G = self.namespace(x), self.num_channels, self.num_groups
+        xp, C, G = self.check_input(x), self.num_channels, self.num_groups
         if x.ndim < 2 or x.shape[1] != C:
             msg = f"{self} expects input (N, {C}, …), got shape {tuple(x.shape)}"
             raise InputError(msg)

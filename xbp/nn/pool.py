@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from xbp.backend import Array
+from typing import Any, ClassVar
+
 from xbp.errors import InputError
-from xbp.nn.backward import Backward, Rng
+from xbp.nn.operation import Operation, OperationLayer, Shape
 from xbp.nn.windowed import Size, Windowed
-from xbp.primitives.convolution import average_pool, max_pool
+from xbp.primitives.pooling import average_pool, max_pool
 
 
-class _Pool2d(Windowed):
+class _Pool2d(Windowed, OperationLayer):
     """Windows that do not overlap unless `stride` says so; padding of at most half a window."""
+
+    primitive: ClassVar[Any]
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
         super().__init__(kernel_size, kernel_size if stride is None else stride, padding)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
             msg = f"padding {self.padding} is more than half of kernel_size {self.kernel_size}"
             raise InputError(msg)  # a window could lie in the padding altogether
+
+    def operation(self) -> Operation:
+        window = {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
+        return Operation(self.primitive, options=window)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (*shape[:2], *self.output_size(shape))
 
 
 class MaxPool2d(_Pool2d):
@@ -53,13 +63,7 @@ class MaxPool2d(_Pool2d):
     ([[[[4.0]]]], [[[[0.0, 0.0], [1.0, 0.0]]]])
     """
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
-        self.output_size(x)  # checks the shape
-        y, backward = max_pool(x, self.kernel_size, self.stride, self.padding)
-        return y, self.checked(xp, y.shape, backward)
+    primitive = max_pool
 
 
 class AvgPool2d(_Pool2d):
@@ -92,10 +96,4 @@ class AvgPool2d(_Pool2d):
     [[[[2.5]]]]
     """
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
-        self.output_size(x)  # checks the shape
-        y, backward = average_pool(x, self.kernel_size, self.stride, self.padding)
-        return y, self.checked(xp, y.shape, backward)
+    primitive = average_pool

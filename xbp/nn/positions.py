@@ -72,7 +72,7 @@ class LearnedPositions(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         if x.ndim != 3 or x.shape[1] > self.length or x.shape[2] != self.width:
             msg = (
                 f"{self} expects input (N, T, {self.width}) of at most {self.length} time steps, "

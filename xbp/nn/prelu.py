@@ -63,7 +63,7 @@ class PReLU(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp, channels = self.namespace(x), self.num_parameters
+        xp, channels = self.check_input(x), self.num_parameters
         if channels > 1 and (x.ndim < 2 or x.shape[1] != channels):
             msg = f"{self} expects input (N, {channels}, …), got shape {tuple(x.shape)}"
             raise InputError(msg)

@@ -6,7 +6,6 @@ from typing import Any
 
 from xbp.arguments import choice
 from xbp.backend import Array, Namespace
-from xbp.nn.activations import ReLU, Tanh
 from xbp.nn.scan import Recurrent, States, StepBackward
 
 
@@ -51,16 +50,16 @@ class RNN(Recurrent):
         **options: Any,
     ) -> None:
         self.nonlinearity = choice("nonlinearity", nonlinearity, ("tanh", "relu"))
-        self.activation = Tanh() if nonlinearity == "tanh" else ReLU()
         super().__init__(input_size, hidden_size, num_layers, **options)
 
     def step(
         self, xp: Namespace, p: Array, q: Array, *states: Array
     ) -> tuple[States, StepBackward]:
-        h, derivative = self.activation.formula(xp, p + q)
+        tanh = self.nonlinearity == "tanh"
+        h = xp.tanh(p + q) if tanh else xp.maximum(p + q, 0.0)
 
         def backward(dh: Array) -> tuple[Array, Array, tuple[Array | None, ...]]:
-            da = derivative() * dh
+            da = (1 - h * h) * dh if tanh else xp.where(h <= 0, 0.0, dh)
             return da, da, (None,)
 
         return (h,), backward

@@ -209,8 +209,8 @@ class Recurrent(Layer):
         >>> np.array_equal(y, layer(x)[:, 4:])
         True
         """
-        xp, H, D = self.namespace(x), self.hidden_size, len(self.directions)
-        self._check_input(x)
+        xp, H, D = self.check_input(x), self.hidden_size, len(self.directions)
+        self._check_shape(x)
         initial = self._states(xp, x, state, "initial state")
         rng = as_stream(rng) if training else None
         y = xp.permute_dims(x, (1, 0, 2))  # time first: each step's slice is one piece of memory
@@ -325,7 +325,7 @@ class Recurrent(Layer):
                 raise InputError(msg)
         return states
 
-    def _check_input(self, x: Array) -> None:
+    def _check_shape(self, x: Array) -> None:
         if x.ndim != 3 or x.shape[2] != self.input_size:
             msg = f"{self} expects input (N, T, {self.input_size}), got shape {tuple(x.shape)}"
             raise InputError(msg)

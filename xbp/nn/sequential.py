@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 from xbp.backend import Array
 from xbp.errors import InputError
@@ -10,13 +13,11 @@ from xbp.nn.backward import (
     Backward,
     Rng,
     TwoPartBackward,
-    check_arguments,
     for_parameters,
-    not_both,
     run_forward,
 )
-from xbp.nn.fusion import fused
 from xbp.nn.layer import Layer
+from xbp.nn.operation import Run, is_operation
 from xbp.random import Stream, as_stream
 
 
@@ -53,16 +54,14 @@ class Sequential(Layer):
     ) -> tuple[Array, Backward]:
         rng = as_stream(rng) if training else None  # one stream: each layer draws its own part
         backwards = []
-        for layer in fused(self.layers):  # `run_forward`, without a call
-            try:
-                result = layer.forward(x, training=training, rng=rng)
-            except TypeError:
-                check_arguments(layer)
-                raise
-            if not isinstance(result, tuple) or len(result) != 2 or not callable(result[1]):
-                raise not_both(layer, "forward", "output, backward", result)
-            x, backward = result
+        for part in plan_of(self).parts:
+            if isinstance(part, Run):
+                x, backward = part.forward(x)
+            else:
+                x, backward = run_forward(part, x, training=training, rng=rng)
             backwards.append(backward)
+        if len(backwards) == 1:
+            return x, backward
 
         def gradients(dy: Array, wants_dx: bool) -> tuple[Array]:
             for backward in reversed(backwards[1:]):
@@ -74,10 +73,14 @@ class Sequential(Layer):
         return x, TwoPartBackward(gradients)
 
     def __call__(self, x: Array) -> Array:
-        for layer in fused(
-            self.layers
-        ):  # without the closures, each layer's memory is free at once
-            x = layer(x)
+        if not _is_plain(self):  # a subclass that runs otherwise
+            return super().__call__(x)
+        for part in plan_of(self).parts:
+            if isinstance(part, Run):
+                for x in part.infer(x):  # noqa: B007, B020  what comes before y is let go at once
+                    pass
+            else:
+                x = part(x)
         return x
 
     def children(self) -> Iterator[tuple[str, Layer]]:
@@ -105,7 +108,76 @@ class Sequential(Layer):
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
 
-def trace(
+class Plan:
+    """What a Sequential runs: its layers, with those of a Sequential in it in its place.
+
+    Attributes
+    ----------
+    parts : list of Layer or Run
+        In their order; neighbours that are operations, two or more, are one `Run`.
+    """
+
+    def __init__(self, model: Sequential) -> None:
+        self.layers = model.layers
+        self.inner: list[tuple[Sequential, Any]] = []  # and their layers
+        self.parts: list[Layer | Run] = []
+        self.single: list[tuple[Layer, bool]] = []  # and whether it is an operation
+        for operation, layers in groupby(self._flattened(model.layers), is_operation):
+            neighbours: list[Any] = list(layers)
+            if operation and len(neighbours) > 1:
+                self.parts.append(Run(neighbours))
+            else:
+                self.parts += neighbours
+                self.single += [(layer, operation) for layer in neighbours]
+        self.runs = [part for part in self.parts if isinstance(part, Run)]
+
+    def _flattened(self, layers: Iterable[Layer]) -> Iterator[Layer]:
+        for layer in layers:
+            if is_sequential(layer):
+                self.inner.append((layer, layer.layers))
+                yield from self._flattened(layer.layers)
+            else:
+                yield layer
+
+    def holds(self, model: Sequential) -> bool:
+        """Whether a new plan of `model` would be the same."""
+        if model.layers is not self.layers or type(self.layers) is not tuple:
+            return False
+        for inner, layers in self.inner:
+            if inner.layers is not layers or type(layers) is not tuple:
+                return False
+            if not is_sequential(inner):
+                return False
+        for layer, operation in self.single:
+            if is_operation(layer) != operation or is_sequential(layer):
+                return False
+        return all(run.holds() for run in self.runs)
+
+
+_plans: WeakKeyDictionary[Sequential, Plan] = WeakKeyDictionary()
+
+
+def plan_of(model: Sequential) -> Plan:
+    """The plan of a model, made once, and again when the model has changed."""
+    try:
+        plan = _plans.get(model)
+        if plan is None or not plan.holds(model):
+            plan = _plans[model] = Plan(model)
+    except TypeError:  # a subclass that has no hash
+        plan = Plan(model)
+    return plan
+
+
+def is_sequential(layer: Layer) -> TypeGuard[Sequential]:
+    """Whether a layer runs its layers one after the other, and does nothing else."""
+    return type(layer).__call__ is Sequential.__call__ and _is_plain(layer)
+
+
+def _is_plain(layer: Layer) -> bool:
+    return type(layer).forward is Sequential.forward and "forward" not in vars(layer)
+
+
+def named_outputs(
     layer: Layer, x: Array, *, training: bool = False, rng: Rng = None, name: str = ""
 ) -> Iterator[tuple[str, Layer, Array]]:
     """Run `layer` on `x`, giving (name, layer, output) for each layer inside its Sequentials.
@@ -117,7 +189,7 @@ def trace(
         yield name, layer, run_forward(layer, x, training=training, rng=stream)[0]
         return
     for key, child in enumerate(layer.layers):
-        for step in trace(
+        for step in named_outputs(
             child, x, training=training, rng=stream, name=f"{name}.{key}".lstrip(".")
         ):
             yield step

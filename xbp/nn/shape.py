@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.backward import Backward, Rng
 from xbp.nn.layer import Layer
-from xbp.primitives import flatten
+from xbp.nn.operation import Operation, OperationLayer, Shape
+from xbp.primitives.images import flatten
 
 
-class Flatten(Layer):
+class Flatten(OperationLayer):
     """(N, a, b, …) → (N, a·b·…), in row-major order; backward restores the shape.
 
     Raises
@@ -25,21 +28,14 @@ class Flatten(Layer):
     (2, 400)
     """
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
-        if x.ndim == 0:
+    def operation(self) -> Operation:
+        return Operation(flatten)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not shape:
             msg = f"{self} expects input (N, …), got a single number"
             raise InputError(msg)
-
-        def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy, shape)
-            return xp.reshape(dy, x.shape)
-
-        y = flatten(x)
-        shape = y.shape
-        return y, backward
+        return shape[0], math.prod(shape[1:])
 
 
 class LastTimeStep(Layer):
@@ -65,7 +61,7 @@ class LastTimeStep(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         if x.ndim < 2 or x.shape[1] == 0:
             msg = (
                 f"{self} expects input (N, T, …) of at least one time step, "

@@ -31,7 +31,7 @@ class Softmax(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp, axis = self.namespace(x), self.axis
+        xp, axis = self.check_input(x), self.axis
         e = xp.exp(self.shifted(xp, x))
         y = e / xp.sum(e, axis=axis, keepdims=True)
 
@@ -71,7 +71,7 @@ class LogSoftmax(Softmax):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp, axis = self.namespace(x), self.axis
+        xp, axis = self.check_input(x), self.axis
         shifted = self.shifted(xp, x)
         y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 

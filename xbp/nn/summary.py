@@ -9,7 +9,7 @@ from xbp.arguments import integer
 from xbp.backend import get_backend
 from xbp.errors import InputError
 from xbp.nn.layer import Layer
-from xbp.nn.sequential import trace
+from xbp.nn.sequential import named_outputs
 
 
 class LayerSummary(NamedTuple):
@@ -76,7 +76,7 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
     dtype = next(iter(model.dtypes()), "float32")
     x = backend.xp.broadcast_to(backend.asarray(0.0, dtype=dtype), (1, *shape))
     rows, counted = [], set()
-    for name, layer, y in trace(model, x):
+    for name, layer, y in named_outputs(model, x):
         new = [p for p in layer.parameters() if id(p) not in counted]
         counted |= {id(p) for p in new}
         parameters = sum(math.prod(p.shape) for p in new)

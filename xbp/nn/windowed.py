@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from xbp.arguments import pair
-from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.layer import Layer
+from xbp.nn.operation import Shape
 from xbp.primitives.images import output_size
 
 Size: TypeAlias = "int | tuple[int, int]"
@@ -26,21 +26,21 @@ class Windowed(Layer):
         self.stride = pair("stride", stride, least=1)
         self.padding = pair("padding", padding, least=0)
 
-    def output_size(self, x: Array, channels: int | None = None) -> tuple[int, int]:
-        """Height and width of the output for `x`.
+    def output_size(self, shape: Shape, channels: int | None = None) -> tuple[int, int]:
+        """Height and width of the output for an input of a shape.
 
         Raises
         ------
         InputError
-            `x` is not 4-D, has not `channels` channels, or is smaller than the window.
+            It is not 4-D, has not `channels` channels, or is smaller than the window.
         """
-        if x.ndim != 4 or channels not in (None, x.shape[1]):
+        if len(shape) != 4 or channels not in (None, shape[1]):
             expected = f"(N, {'C' if channels is None else channels}, H, W)"
-            msg = f"{self} expects images of shape {expected}, got shape {tuple(x.shape)}"
+            msg = f"{self} expects images of shape {expected}, got shape {tuple(shape)}"
             raise InputError(msg)
-        size = output_size(x.shape[2:], self.kernel_size, self.stride, self.padding)
+        size = output_size(shape[2:], self.kernel_size, self.stride, self.padding)
         if min(size) < 1:
-            msg = f"{self} does not fit into images of {x.shape[2]} × {x.shape[3]} pixels"
+            msg = f"{self} does not fit into images of {shape[2]} × {shape[3]} pixels"
             raise InputError(msg)
         return size
 

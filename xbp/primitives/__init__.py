@@ -8,14 +8,11 @@ versions: plain enough to be believed, and the oracle of every faster one.
 """
 
 from xbp.primitives.attention import attention
-from xbp.primitives.convolution import (
-    average_pool,
-    convolve,
-    convolve_rectify_pool,
-    max_pool,
-)
+from xbp.primitives.chain import chain
+from xbp.primitives.convolution import convolve
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
+from xbp.primitives.elementwise import rectify, tanh
 from xbp.primitives.embedding import embedding, scatter_add
 from xbp.primitives.images import (
     flatten,
@@ -28,8 +25,8 @@ from xbp.primitives.images import (
 )
 from xbp.primitives.normalization import batch_normalize, normalize
 from xbp.primitives.philox import philox4x32, random_bits
+from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
-from xbp.primitives.rectify import rectify
 from xbp.primitives.special import erf, erfc, sigmoid
 from xbp.primitives.updates import (
     accumulate,
@@ -49,8 +46,8 @@ __all__ = [
     "average_pool",
     "batch_normalize",
     "bincount",
+    "chain",
     "convolve",
-    "convolve_rectify_pool",
     "cross_entropy",
     "embedding",
     "erf",
@@ -69,6 +66,7 @@ __all__ = [
     "rescale",
     "scatter_add",
     "sigmoid",
+    "tanh",
     "unfold_rows",
     "unpad2d",
     "windows",

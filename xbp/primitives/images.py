@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
-from xbp.primitives.dispatch import primitive
+from xbp.primitives.dispatch import Gradients, of_input, primitive
 
 Pair: TypeAlias = "tuple[int, int]"
 
@@ -29,22 +29,30 @@ def images(rows: Array) -> Array:
 
 
 @primitive
-def flatten(x: Array) -> Array:
+def flatten(x: Array) -> tuple[Array, Gradients]:
     """(N, a, b, …) → (N, a·b·…), in row-major order, whatever the order of x in memory.
 
     Parameters
     ----------
     x : array of at least one axis
+
+    Returns
+    -------
+    y : array (N, a·b·…)
+    gradients : callable
+        From ∂L/∂y to (∂L/∂x,).
     """
-    return array_namespace(x).reshape(x, (-1, math.prod(x.shape[1:])))
+    xp, shape = array_namespace(x), x.shape
+    y = xp.reshape(x, (-1, math.prod(shape[1:])))
+    return y, of_input(lambda dy: xp.reshape(dy, shape))
 
 
 def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
     """How many windows fit along height and width: ⌊(size + 2·padding - kernel) / stride⌋ + 1."""
-    height, width = (
-        (n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
+    return (
+        (size[0] + 2 * padding[0] - kernel[0]) // stride[0] + 1,
+        (size[1] + 2 * padding[1] - kernel[1]) // stride[1] + 1,
     )
-    return height, width
 
 
 def windows(kernel: Pair, stride: Pair, output: Pair) -> Iterator[tuple[int, int, slice, slice]]:

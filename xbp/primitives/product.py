@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 from xbp.backend import Array, Namespace, array_namespace
-from xbp.primitives.dispatch import primitive
-from xbp.primitives.rectify import rectify
-
-AffineGradients: TypeAlias = "tuple[Array, Array, Array | None]"
-"""∂L/∂x, or None where it is not wanted, ∂L/∂W, and ∂L/∂b, or None where there is no b."""
+from xbp.primitives.dispatch import Gradients, primitive
 
 
 @primitive
@@ -30,10 +23,8 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 @primitive
-def affine(
-    x: Array, weight: Array, bias: Array | None, *, relu: bool = False
-) -> tuple[Array, Callable[[Array, bool], AffineGradients]]:
-    """y = x Wᵀ + b, or max(x Wᵀ + b, 0).
+def affine(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Gradients]:
+    """y = x Wᵀ + b.
 
     With δ = ∂L/∂y and sums over all rows of x:  ∂L/∂W = δᵀ x,  ∂L/∂b = Σ δ,  ∂L/∂x = δ W
     (Goodfellow et al. 2016, algorithm 6.4).
@@ -43,26 +34,21 @@ def affine(
     x : array (…, in)
     weight : array (out, in)
     bias : array (out,) or None
-    relu : bool, default False
-        Whether `rectify` follows; its slope is then part of δ.
 
     Returns
     -------
     y : array (…, out)
-    backward : callable
-        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂W, ∂L/∂b).
+    gradients : callable
+        From ∂L/∂y to (∂L/∂x, ∂L/∂W, ∂L/∂b).
     """
     xp = array_namespace(x)
     rows = rows_of(xp, x)
     y = matmul(rows, weight.T)
     if bias is not None:
         y += bias
-    if relu:
-        y, rectify_backward = rectify(y)
 
-    def backward(dy: Array, wants_dx: bool = True) -> AffineGradients:
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         delta = rows_of(xp, dy)
-        delta = rectify_backward(delta) if relu else delta
         dx = xp.reshape(matmul(delta, weight), x.shape) if wants_dx else None
         dbias = None if bias is None else xp.sum(delta, axis=0)
         return dx, matmul(delta.T, rows), dbias
@@ -70,7 +56,7 @@ def affine(
     if x.ndim != 2:
         leading = [-1 if size is None else size for size in x.shape[:-1]]  # as a graph is recorded
         y = xp.reshape(y, (*leading, weight.shape[0]))
-    return y, backward
+    return y, gradients
 
 
 def rows_of(xp: Namespace, x: Array) -> Array:

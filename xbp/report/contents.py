@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp.backend import Array, backend_of, dtype_name, to_numpy
-from xbp.nn import Flatten, Layer, trace
+from xbp.nn import Flatten, Layer, named_outputs
 from xbp.training.metrics.confusion import confusion_matrix
 
 MISTAKES = 24
@@ -118,7 +118,7 @@ def examine(model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int) -
 def feature_maps(model: Layer, image: NDArray[np.uint8]) -> list[LayerMaps]:
     """The output of each layer for an image, without layers that only rearrange it."""
     rows = []
-    for name, layer, y in trace(model, _inputs(model, image[None])):
+    for name, layer, y in named_outputs(model, _inputs(model, image[None])):
         values = to_numpy(y)[0]
         if not isinstance(layer, Flatten):
             pictures = values.ndim == 3 and values[0].size > 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from xbp.backend import Array, array_namespace, to_numpy
 from xbp.nested import each, leaves
-from xbp.nn import trace
+from xbp.nn import named_outputs
 from xbp.random import Stream
 from xbp.training.state import Pieces
 
@@ -86,7 +86,7 @@ def spoiled(pieces: Pieces, epoch: int) -> str:
 def _layer(pieces: Pieces, seed: int, batch: Any) -> str:
     """The first layer whose output is not finite, as it would be in training."""
     stream = Stream(seed, step=pieces.optimizer.steps)
-    for name, layer, output in trace(pieces.model, batch, training=True, rng=stream):
+    for name, layer, output in named_outputs(pieces.model, batch, training=True, rng=stream):
         if not all(map(_finite, leaves(output))):
             return f"the output of layer {name!r}, {layer}"
     return ""

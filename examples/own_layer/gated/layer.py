@@ -28,7 +28,7 @@ class GatedLinear(nn.Layer):
         self.bias = nn.Parameter.draw((2 * out_features,), bias_init, rng, dtype)
 
     def forward(self, x, *, training=False, rng=None):
-        xp = self.namespace(x)  # refuses input that does not fit the parameters
+        xp = self.check_input(x)  # refuses input that does not fit the parameters
         if x.ndim != 2 or x.shape[1] != self.in_features:
             msg = f"{self} expects input (N, {self.in_features}), got shape {tuple(x.shape)}"
             raise InputError(msg)

@@ -98,7 +98,7 @@ def test_trace_gives_each_output_of_one_forward_masks_included(
     training: bool, make_rng: Callable[[], Any]
 ) -> None:
     model, x = mlp(), default_rng(1).normal(size=(6, 3))
-    steps = list(nn.trace(model, x, training=training, rng=make_rng()))
+    steps = list(nn.named_outputs(model, x, training=training, rng=make_rng()))
     assert [name for name, _, _ in steps] == ["0", "1", "2.0", "2.1", "2.2", "3"]
     inner = model[2]
     assert isinstance(inner, nn.Sequential)
@@ -114,6 +114,6 @@ def test_trace_gives_each_output_of_one_forward_masks_included(
 
 def test_trace_of_a_single_layer_is_that_layer() -> None:
     layer, x = nn.Dropout(0.5), np.ones(50)
-    steps = list(nn.trace(layer, x, training=True, rng=3))
+    steps = list(nn.named_outputs(layer, x, training=True, rng=3))
     assert [(name, traced) for name, traced, _ in steps] == [("", layer)]
     assert steps[0][2].tolist() == layer.forward(x, training=True, rng=3)[0].tolist()

@@ -6,7 +6,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from xbp.accelerators.chains import accelerated, convolution_block, rectified_affine
 from xbp.accelerators.cpu import affine, convolution, elementwise, native, product
+
+chain = accelerated(
+    {
+        convolution_block: convolution.convolve,
+        rectified_affine: affine.affine,
+    }
+)
 
 
 def implementations() -> tuple[Callable[..., Any], ...]:
@@ -18,4 +26,5 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *convolution.ACCELERATORS,
         *elementwise.ACCELERATORS,
         *product.ACCELERATORS,
+        chain,
     )

@@ -18,8 +18,8 @@ LEAST_FOR_THREADS = 2**16
 """Below this one thread is done before another has noticed."""
 
 
-def affine(x: Real, weight: Real, bias: Real | None, *, relu: bool = False) -> Any:
-    """See `xbp.primitives.affine`."""
+def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = False) -> Any:
+    """See `xbp.primitives.affine`; then ReLU, if `relu`, whose slope is then part of δ."""
     dtype, (out, features) = x.dtype, weight.shape
     rows = x.size // features
     products = rows * features * out
@@ -44,7 +44,7 @@ def affine(x: Real, weight: Real, bias: Real | None, *, relu: bool = False) -> A
     run("affine", dtype, task)
     shape = y.shape
 
-    def backward(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
+    def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
         dy = contiguous(incoming(dy, shape, dtype))
         dx, dweight = np.empty_like(x) if wants_dx else None, np.empty_like(weight)
         dbias = None if bias is None else np.empty_like(bias)
@@ -54,7 +54,7 @@ def affine(x: Real, weight: Real, bias: Real | None, *, relu: bool = False) -> A
         run("affine_backward", dtype, task)
         return dx, dweight, dbias
 
-    return y, backward
+    return y, gradients
 
 
 def contiguous(array: Real) -> Real:

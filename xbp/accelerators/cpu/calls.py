@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xbp.accelerators import shared
 from xbp.accelerators.cpu import native
-from xbp.errors import InputError
 
 Real = NDArray[Any]
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
@@ -24,17 +24,8 @@ def addressable(array: Real) -> Real:
 
 
 def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
-    """∂L/∂y for a kernel, which trusts its shape and dtype.
-
-    Raises
-    ------
-    InputError
-        It has not the shape of y.
-    """
-    if dy.shape != shape:
-        msg = f"the gradient of an output of shape {shape} has shape {dy.shape}; give one like it"
-        raise InputError(msg)
-    return addressable(dy.astype(dtype, copy=False))
+    """`shared.incoming`, and aligned."""
+    return addressable(shared.incoming(dy, shape, dtype))
 
 
 def address(array: Real | None) -> int | None:

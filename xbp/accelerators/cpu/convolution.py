@@ -1,4 +1,4 @@
-"""Convolution and pooling, and both with a rectifier in one pass, compiled, for numpy arrays."""
+"""Convolution, and with it ReLU and maximum in one pass; pooling; for numpy arrays."""
 
 from __future__ import annotations
 
@@ -9,29 +9,24 @@ from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
 from xbp.accelerators.cpu.calls import DTYPES, address, addressable, images, incoming, run
+from xbp.accelerators.shared import MOST_PLACES, Pair
+from xbp.primitives.dispatch import of_input
+from xbp.primitives.images import output_size
 
 Real = NDArray[Any]
-Pair = tuple[int, int]
-MOST_PLACES = 255
-"""The place of a maximum in its window is kept in a byte, of which one value is taken."""
 
 
-def convolve(x: Real, weight: Real, bias: Real | None, stride: Pair, padding: Pair) -> Any:
-    """See `xbp.primitives.convolve`."""
-    return convolve_rectify_pool(x, weight, bias, stride, padding, relu=False, pool=(1, 1))
-
-
-def convolve_rectify_pool(
+def convolve(
     x: Real,
     weight: Real,
-    bias: Real | None,
-    stride: Pair,
-    padding: Pair,
+    bias: Real | None = None,
     *,
-    relu: bool,
-    pool: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    relu: bool = False,
+    pool: Pair = (1, 1),
 ) -> Any:
-    """See `xbp.primitives.convolve_rectify_pool`."""
+    """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows."""
     dtype = x.dtype
     n, c, h, w = x.shape
     o, _, kh, kw = weight.shape
@@ -41,7 +36,7 @@ def convolve_rectify_pool(
         alike = alike and bias.dtype == dtype and bias.shape == (o,)
     if dtype not in DTYPES or n == 0 or not fits or not alike:
         return NotImplemented
-    oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
+    oh, ow = output_size((h, w), (kh, kw), stride, padding)
     x, weight = addressable(x), np.ascontiguousarray(weight)
     bias = None if bias is None else np.ascontiguousarray(bias)
     y = empty((n, o, oh // pool[0], ow // pool[1]), dtype)
@@ -56,26 +51,26 @@ def convolve_rectify_pool(
     run("convolve", dtype, task)
     shape = y.shape
 
-    def backward(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real]:
+    def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
         dy, dx = incoming(dy, shape, dtype), empty(x.shape, dtype) if wants_dx else None
         dweight, dbias = np.empty(weight.shape, dtype), np.empty(o, dtype)
         task.y, task.dx = images(dy), images(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
         task.where = address(where)  # the same; but so the closure keeps it alive
         run("convolve_backward", dtype, task)
-        return dx, dweight, dbias
+        return dx, dweight, None if bias is None else dbias
 
-    return y, backward
+    return y, gradients
 
 
-def max_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+def max_pool(x: Real, *, kernel_size: Pair, stride: Pair, padding: Pair = (0, 0)) -> Any:
     """See `xbp.primitives.max_pool`."""
-    return _pool(x, kernel, stride, padding, average=False)
+    return _pool(x, kernel_size, stride, padding, average=False)
 
 
-def average_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+def average_pool(x: Real, *, kernel_size: Pair, stride: Pair, padding: Pair = (0, 0)) -> Any:
     """See `xbp.primitives.average_pool`."""
-    return _pool(x, kernel, stride, padding, average=True)
+    return _pool(x, kernel_size, stride, padding, average=True)
 
 
 def flatten(x: Real) -> Any:
@@ -88,7 +83,8 @@ def flatten(x: Real) -> Any:
     y = np.empty((n, c * h * w), dtype)
     task = native.Flattening(images(x), address(y), n, c, h, w, native.threads())
     run("flatten", dtype, task)
-    return y
+    shape = x.shape
+    return y, of_input(lambda dy: dy.reshape(shape))
 
 
 def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) -> Any:
@@ -97,7 +93,7 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
     kh, kw = kernel
     if dtype not in DTYPES or n == 0 or kh * kw > MOST_PLACES:
         return NotImplemented
-    oh, ow = outputs(h, kh, stride[0], padding[0]), outputs(w, kw, stride[1], padding[1])
+    oh, ow = output_size((h, w), kernel, stride, padding)
     x, y = addressable(x), empty((n, c, oh, ow), dtype)
     where = None if average else places(y)
     task = native.Pooling(
@@ -109,21 +105,16 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
     run("pool", dtype, task)
     shape, output = x.shape, y.shape
 
-    def backward(dy: Real) -> Real:
+    def input_gradient(dy: Real) -> Real:
         dy, dx = incoming(dy, output, dtype), empty(shape, dtype)
         task.x, task.y, task.where = images(dx), images(dy), address(where)
         run("pool_backward", dtype, task)
         return dx
 
-    return y, backward
+    return y, of_input(input_gradient)
 
 
 # --- memory ---
-
-
-def outputs(size: int, kernel: int, stride: int, padding: int) -> int:
-    """How many windows fit along one axis."""
-    return (size + 2 * padding - kernel) // stride + 1
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Real:
@@ -138,4 +129,4 @@ def places(y: Real) -> NDArray[np.uint8]:
     return np.empty(-(-n // lanes) * lanes * (y.size // n), np.uint8)
 
 
-ACCELERATORS = (convolve, convolve_rectify_pool, max_pool, average_pool, flatten)
+ACCELERATORS = (convolve, max_pool, average_pool, flatten)

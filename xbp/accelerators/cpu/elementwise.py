@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
 from xbp.accelerators.cpu.calls import address
-from xbp.errors import InputError
+from xbp.accelerators.shared import dense_order, inverse
+from xbp.primitives.dispatch import check_gradient, of_input
 
 Real = NDArray[Any]
 LEAST_ENTRIES = 4096
@@ -47,10 +48,8 @@ def rectify(x: Real) -> Any:
     y = empty_in(order, x)
     _call("rectify", y, (x,), ())
 
-    def backward(dy: Real) -> Real:
-        if dy.shape != y.shape:
-            msg = f"the gradient of an output of shape {y.shape} has shape {dy.shape}"
-            raise InputError(msg)
+    def input_gradient(dy: Real) -> Real:
+        check_gradient(dy, y.shape)
         if dy.dtype != dtype or dy.strides != y.strides:
             laid_out = empty_in(order, y)
             laid_out[...] = dy
@@ -59,7 +58,7 @@ def rectify(x: Real) -> Any:
         _call("rectify_backward", dx, (y, dy), ())
         return dx
 
-    return y, backward
+    return y, of_input(input_gradient)
 
 
 def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
@@ -126,18 +125,10 @@ def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
     return function  # type: ignore[no-any-return]
 
 
-def dense_order(array: Real) -> tuple[int, ...] | None:
-    """The axes from the outermost to the innermost, if the array has no gaps; else None."""
-    if array.flags.c_contiguous:
-        return tuple(range(array.ndim))
-    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
-    return order if array.transpose(order).flags.c_contiguous else None
-
-
 def empty_in(order: tuple[int, ...], like: Real) -> Real:
     """Memory for an array like `like`, its axes in `order`."""
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return np.empty([like.shape[axis] for axis in order], like.dtype).transpose(back)
+    shape = [like.shape[axis] for axis in order]
+    return np.empty(shape, like.dtype).transpose(inverse(order))
 
 
 ACCELERATORS = (add_scaled, average, normalized_step, rectify, cross_entropy)

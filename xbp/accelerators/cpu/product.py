@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
 from xbp.accelerators.cpu.calls import DTYPES, address
+from xbp.accelerators.shared import stored
 
 Real = NDArray[Any]
 LEAST_PRODUCTS = 2**18
 """Below this OpenBLAS uses one thread, and numpy's own call is the shortest way to it."""
 MOST_DIRECT = 2**23
 """Above this a BLAS wins, which first rearranges the operands; see affine.h."""
-NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
+ORDERS = NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
 LEAST_KEPT = 2**25  # bytes; below it malloc keeps freed memory itself, see `NumPy.activate`
 COUNTS_REFERENCES = (
     sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -42,11 +43,9 @@ def matmul(a: Real, b: Real) -> Any:
     if b.shape[0] != k or products < LEAST_PRODUCTS:
         return NotImplemented
     left, right = stored(a), stored(b)
-    if left is None or right is None:
+    if left is None or right is None or not (a.flags.aligned and b.flags.aligned):
         return NotImplemented
-    direct = (
-        products <= MOST_DIRECT and right[0] == NOT_TRANSPOSED and n >= native.lanes(a.itemsize)
-    )
+    direct = products <= MOST_DIRECT and not right[0] and n >= native.lanes(a.itemsize)
     functions = (None, None, None) if direct else blas(dtype)
     if functions is None or (threads == 1 and not direct):
         return NotImplemented
@@ -55,7 +54,8 @@ def matmul(a: Real, b: Real) -> Any:
     task = native.Product(
         gemm=gemm, get_threads=get_threads, set_threads=set_threads,
         a=address(a), b=address(b), c=address(c), m=m, n=n, k=k,
-        lda=left[1], ldb=right[1], trans_a=left[0], trans_b=right[0], threads=threads,
+        lda=left[1], ldb=right[1], trans_a=ORDERS[left[0]], trans_b=ORDERS[right[0]],
+        threads=threads,
     )  # fmt: skip
     _kernel("multiply_direct" if direct else "multiply", dtype)(ctypes.byref(task))
     return c
@@ -90,22 +90,6 @@ def memory(shape: tuple[int, int], dtype: np.dtype[Any]) -> Real:
                 return _kept[index]
         _kept.append(np.empty(shape, dtype))
         return _kept[-1]
-
-
-def stored(matrix: Real) -> tuple[int, int] | None:
-    """Whether a matrix is stored as its transpose, and how far rows are apart there.
-
-    None where BLAS cannot read it.
-    """
-    size = matrix.itemsize
-    rows, columns = matrix.strides
-    if not matrix.flags.aligned:
-        return None
-    if columns == size and rows % size == 0 and rows >= size * matrix.shape[1]:
-        return NOT_TRANSPOSED, rows // size
-    if rows == size and columns % size == 0 and columns >= size * matrix.shape[0]:
-        return TRANSPOSED, columns // size
-    return None
 
 
 @cache

@@ -11,7 +11,15 @@ CPU, against the references.
 from collections.abc import Callable
 from typing import Any
 
+from xbp.accelerators.chains import accelerated, convolution_block, rectified_affine
 from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
+
+chain = accelerated(
+    {
+        convolution_block: convolution.convolve,
+        rectified_affine: product.affine,
+    }
+)
 
 
 def implementations() -> tuple[Callable[..., Any], ...]:
@@ -23,4 +31,5 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *cross_entropy.ACCELERATORS,
         *philox.ACCELERATORS,
         *product.ACCELERATORS,
+        chain,
     )

@@ -23,7 +23,7 @@ import numpy as np
 from xbp import registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import launch
-from xbp.accelerators.cuda.launch import Array, Shape
+from xbp.accelerators.shared import Array, Shape
 
 Program: TypeAlias = "tuple[str, tuple[tuple[str, Any], ...]]"
 """A file and its macros: what NVRTC compiles at once."""

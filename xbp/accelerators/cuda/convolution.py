@@ -10,20 +10,19 @@ from typing import Any
 from xbp.accelerators.cuda.launch import (
     FILL,
     REALS,
-    Array,
     batch_innermost,
     blocks,
     dense,
     fits,
     images,
-    incoming,
     machine_of,
     pointer,
     structure,
 )
 from xbp.accelerators.cuda.passes import add_up
+from xbp.accelerators.shared import Array, Pair, incoming
+from xbp.primitives.images import output_size
 
-Pair = tuple[int, int]
 Task = structure(
     "Task",
     **dict.fromkeys(("x", "weight", "bias", "dy", "y", "dx", "partial", "where"), pointer),
@@ -42,28 +41,24 @@ MOST_KERNELS = 2**12
 many more, the reference's large products are expected to be faster."""
 
 
-def convolve(x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Any:
-    """See `xbp.primitives.convolve`."""
-    return convolve_rectify_pool(x, weight, bias, stride, padding, relu=False, pool=(1, 1))
-
-
-def convolve_rectify_pool(
+def convolve(
     x: Array,
     weight: Array,
-    bias: Array | None,
-    stride: Pair,
-    padding: Pair,
+    bias: Array | None = None,
     *,
-    relu: bool,
-    pool: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    relu: bool = False,
+    pool: Pair = (1, 1),
 ) -> Any:
-    """See `xbp.primitives.convolve_rectify_pool`."""
+    """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows.
+
+    Where no gradient comes through ReLU or the maximum, an x that is not finite is left out of
+    ∂L/∂weight, in which the reference and PyTorch have nan (0 · ∞).
+    """
     n, c, h, w = x.shape
     o, channels, kh, kw = weight.shape
-    oh, ow = (
-        (size + 2 * p - k) // s + 1
-        for size, p, k, s in zip((h, w), padding, (kh, kw), stride, strict=True)
-    )
+    oh, ow = output_size((h, w), (kh, kw), stride, padding)
     rows, columns = oh // pool[0], ow // pool[1]
     if (
         not fits(x, weight, bias)
@@ -102,13 +97,14 @@ def convolve_rectify_pool(
     grid = (blocks(entries, THREADS), blocks(o, tile))
     launch("convolve", grid, tile, x=x, bias=bias, y=y)
 
-    def backward(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array]:
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         dy = batch_innermost(incoming(dy, shape, dtype))
         parts, size = parts_of(entries, o * c * kh), weight.size + o
         sums = machine.empty((parts, size), dtype)
         launch("convolve_to_weight", (o * c * kh, parts), 1, x=x, dy=dy, partial=sums)
         total = sums[0] if parts == 1 else add_up(sums)
-        dweight, dbias = total[: weight.size].reshape(weight.shape), total[weight.size :]
+        dweight = total[: weight.size].reshape(weight.shape)
+        dbias = None if bias is None else total[weight.size :]
         if not wants_dx:
             return None, dweight, dbias
         dx = machine.empty(x.shape, dtype)
@@ -118,7 +114,7 @@ def convolve_rectify_pool(
         launch("convolve_to_input", grid, tile, dy=dy, dx=dx)
         return images(dx), dweight, dbias
 
-    return images(y), backward
+    return images(y), gradients
 
 
 def seen(kernel: int, stride: int, pool: int) -> int:
@@ -144,4 +140,4 @@ def parts_of(entries: int, rows_of_taps: int) -> int:
     return max(1, min(max(enough, longest), entries // (THREADS * 4), 64))
 
 
-ACCELERATORS: tuple[Callable[..., Any], ...] = (convolve, convolve_rectify_pool)
+ACCELERATORS: tuple[Callable[..., Any], ...] = (convolve,)

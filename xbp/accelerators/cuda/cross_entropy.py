@@ -7,7 +7,6 @@ from typing import Any
 
 from xbp.accelerators.cuda.launch import (
     REALS,
-    Array,
     blocks,
     dense,
     fits,
@@ -16,6 +15,7 @@ from xbp.accelerators.cuda.launch import (
     structure,
 )
 from xbp.accelerators.cuda.passes import add_up
+from xbp.accelerators.shared import Array
 
 Task = structure(
     "Task",

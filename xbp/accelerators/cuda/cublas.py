@@ -19,11 +19,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-Array = Any
+from xbp.accelerators.shared import Array, stored
+
 WORKSPACE = 32 << 20
 """Bytes: what cuBLAS takes for itself on a Hopper GPU. It is used by one product at a time."""
 PER_THREAD = 2  # cudaStreamPerThread
-NOT_TRANSPOSED, TRANSPOSED, TF32 = 0, 1, 3  # as in cublas_api.h
+TF32 = 3  # as in cublas_api.h, where 0 and 1 say whether an operand is transposed
 
 
 @cache
@@ -72,7 +73,7 @@ class Handle:
         size, where = ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(workspace)
         self.call("cublasSetWorkspace_v2", self.handle, where, size)
         self.call(
-            f"cublas{kind}gemm_v2", self.handle, right[0], left[0], n, m, k,
+            f"cublas{kind}gemm_v2", self.handle, int(right[0]), int(left[0]), n, m, k,
             ctypes.byref(one), ctypes.c_void_p(address(b)), right[1],
             ctypes.c_void_p(address(a)), left[1],
             ctypes.byref(zero), ctypes.c_void_p(address(c)), n,
@@ -84,20 +85,6 @@ class Handle:
         if status:
             msg = f"{name} failed with status {status} of cuBLAS; see cublasStatus_t in its manual"
             raise RuntimeError(msg)
-
-
-def stored(matrix: Array) -> tuple[int, int] | None:
-    """Whether a matrix is stored as its transpose, and how far its rows are apart there.
-
-    None where BLAS cannot read it: with gaps between entries, or rows that overlap.
-    """
-    size = matrix.itemsize
-    rows, columns = matrix.strides
-    if columns == size and rows >= size * matrix.shape[1]:
-        return NOT_TRANSPOSED, rows // size
-    if rows == size and columns >= size * matrix.shape[0]:
-        return TRANSPOSED, columns // size
-    return None
 
 
 class Handles(threading.local):

@@ -9,13 +9,10 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from xbp.accelerators.cuda import cublas
-from xbp.errors import InputError
-
-Array: TypeAlias = Any
-Shape: TypeAlias = "tuple[int, ...]"
+from xbp.accelerators.shared import Array, Shape
 
 REALS = {"float32": "float", "float64": "double"}
 """The dtypes for which there are kernels, in C's words."""
@@ -153,20 +150,6 @@ def batch_innermost(x: Array) -> Array:
 def images(memory: Array) -> Array:
     """(C, H, W, N) → (N, C, H, W), as a view."""
     return memory.transpose(3, 0, 1, 2)
-
-
-def incoming(dy: Array, shape: Shape, dtype: Any) -> Array:
-    """∂L/∂y for a kernel, which trusts its shape and dtype.
-
-    Raises
-    ------
-    InputError
-        It has not the shape of y.
-    """
-    if dy.shape != shape:
-        msg = f"the gradient of an output of shape {shape} has shape {dy.shape}; give one like it"
-        raise InputError(msg)
-    return dy.astype(dtype, copy=False)
 
 
 def blocks(entries: int, threads: int) -> int:

@@ -9,15 +9,15 @@ from typing import Any
 
 from xbp.accelerators.cuda.launch import (
     REALS,
-    Array,
     blocks,
     dense,
     fits,
-    incoming,
     machine_of,
     pointer,
     structure,
 )
+from xbp.accelerators.shared import Array, dense_order, incoming, inverse
+from xbp.primitives.dispatch import of_input
 
 THREADS, MOST = 256, 64  # as in passes.cu
 MOST_BLOCKS = 1024
@@ -75,19 +75,19 @@ def rectify(x: Array) -> Any:
     order = dense_order(x)
     if not fits(x) or order is None:
         return NotImplemented
-    machine, dtype, back = machine_of(x), x.dtype, _inverse(order)
+    machine, dtype, back = machine_of(x), x.dtype, inverse(order)
     laid_out = x.transpose(order)
     y = machine.empty(laid_out.shape, dtype)
     _run("rectify", [(y, laid_out)])
     shape = x.shape
 
-    def backward(dy: Array) -> Array:
+    def input_gradient(dy: Array) -> Array:
         dy = dense(incoming(dy, shape, dtype).transpose(order))
         dx = machine.empty(y.shape, dtype)
         _run("rectify_to_input", [(dx, y, dy)])
         return dx.transpose(back)
 
-    return y.transpose(back), backward
+    return y.transpose(back), of_input(input_gradient)
 
 
 def add_up(rows: Array) -> Array:
@@ -144,16 +144,6 @@ def _run(
             it.at, it.bytes = machine.address(given), given.itemsize
     grid = (min(blocks(largest, THREADS), MOST_BLOCKS), len(groups))
     machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, THREADS, task)
-
-
-def dense_order(array: Array) -> tuple[int, ...] | None:
-    """The axes from the outermost to the innermost, if the array has no gaps; else None."""
-    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
-    return order if array.transpose(order).flags.c_contiguous else None
-
-
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, write_row, rectify)

@@ -7,7 +7,8 @@ import math
 from numbers import Integral
 from typing import Any
 
-from xbp.accelerators.cuda.launch import Array, Shape, blocks, machine_of, pointer, structure
+from xbp.accelerators.cuda.launch import blocks, machine_of, pointer, structure
+from xbp.accelerators.shared import Array, Shape
 
 THREADS = 256  # as in philox.cu
 Word = structure("Word", at=pointer, value=ctypes.c_longlong)

@@ -8,40 +8,35 @@ from typing import Any
 
 from xbp.accelerators.cuda.launch import (
     REALS,
-    Array,
     batch_innermost,
     blocks,
     fits,
     images,
-    incoming,
     machine_of,
     pointer,
     structure,
 )
+from xbp.accelerators.shared import MOST_PLACES, Array, Pair, incoming
+from xbp.primitives.dispatch import of_input
+from xbp.primitives.images import output_size
 
-Pair = tuple[int, int]
 Task = structure("Task", **dict.fromkeys(("x", "dy", "y", "dx", "where"), pointer), n=ctypes.c_int)
 THREADS = 128  # as in pooling.cu
-MOST_PLACES = 255
-"""The place of a maximum in its window is kept in a byte, of which one value is taken."""
 
 
-def max_pool(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+def max_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair = (0, 0)) -> Any:
     """See `xbp.primitives.max_pool`."""
-    return _pool(x, kernel, stride, padding, average=False)
+    return _pool(x, kernel_size, stride, padding, average=False)
 
 
-def average_pool(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Any:
+def average_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair = (0, 0)) -> Any:
     """See `xbp.primitives.average_pool`."""
-    return _pool(x, kernel, stride, padding, average=True)
+    return _pool(x, kernel_size, stride, padding, average=True)
 
 
 def _pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) -> Any:
     n, c, h, w = x.shape
-    rows, columns = (
-        (size + 2 * p - k) // s + 1
-        for size, p, k, s in zip((h, w), padding, kernel, stride, strict=True)
-    )
+    rows, columns = output_size((h, w), kernel, stride, padding)
     if not fits(x) or math.prod(kernel) > MOST_PLACES or min(rows, columns) < 1:
         return NotImplemented
     dtype, machine = x.dtype, machine_of(x)
@@ -63,12 +58,12 @@ def _pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, *, average: bool)
     launch("pool", y.size, x=x, y=y)
     outside, inside, shape = (n, c, rows, columns), x.shape, x.size
 
-    def backward(dy: Array) -> Array:
+    def input_gradient(dy: Array) -> Array:
         dx = machine.empty(inside, dtype)
         launch("pool_to_input", shape, dy=batch_innermost(incoming(dy, outside, dtype)), dx=dx)
         return images(dx)
 
-    return images(y), backward
+    return images(y), of_input(input_gradient)
 
 
 ACCELERATORS = (max_pool, average_pool)

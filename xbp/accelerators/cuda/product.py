@@ -17,15 +17,14 @@ from typing import Any
 
 from xbp.accelerators.cuda.launch import (
     REALS,
-    Array,
     blocks,
     dense,
     fits,
-    incoming,
     machine_of,
     pointer,
     structure,
 )
+from xbp.accelerators.shared import Array, incoming
 
 Task = structure(
     "Task",
@@ -56,8 +55,11 @@ def matmul(a: Array, b: Array) -> Any:
     return multiply(a, b)[0].reshape(shape)
 
 
-def affine(x: Array, weight: Array, bias: Array | None, *, relu: bool = False) -> Any:
-    """See `xbp.primitives.affine`; for products that are not for cuBLAS."""
+def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Any:
+    """See `xbp.primitives.affine`; then ReLU, if `relu`, whose slope is then part of δ.
+
+    For products that are not for cuBLAS.
+    """
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         return NotImplemented
     if not fits(x, weight, bias) or (bias is not None and bias.shape != weight.shape[:1]):
@@ -69,14 +71,14 @@ def affine(x: Array, weight: Array, bias: Array | None, *, relu: bool = False) -
     mask = y if relu else None
     shape, inside, dtype = (*x.shape[:-1], y.shape[1]), x.shape, x.dtype
 
-    def backward(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         delta = dense(incoming(dy, shape, dtype)).reshape(y.shape)
         turned = None if mask is None else mask.T
         dweight, dbias = multiply(delta.T, rows, mask=turned, sums=bias is not None)
         dx = multiply(delta, weight, mask=mask)[0].reshape(inside) if wants_dx else None
         return dx, dweight, dbias
 
-    return y.reshape(shape), backward
+    return y.reshape(shape), gradients
 
 
 def multiply(

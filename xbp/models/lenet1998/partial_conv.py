@@ -94,14 +94,15 @@ class PartialConv2d(Windowed):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
-        self.output_size(x, self.in_channels)  # checks the shape
+        xp = self.check_input(x)
+        self.output_size(x.shape, self.in_channels)  # checks the shape
         P, bias = self.placement.data, self.bias
         w, add_grad = self.weight.lend()
         W = matmul(P, xp.reshape(w, (w.shape[0], -1)))
         kernels = xp.reshape(W, (self.out_channels, self.in_channels, *self.kernel_size))
         offsets = None if bias is None else bias.data
-        y, gradients = convolve(x, kernels, offsets, self.stride, self.padding)
+        window = {"stride": self.stride, "padding": self.padding}
+        y, gradients = convolve(x, kernels, offsets, **window)
 
         def add_weight_grad(dW: Array) -> None:
             dw = matmul(P.T, xp.reshape(dW, W.shape))

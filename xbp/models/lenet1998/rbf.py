@@ -59,7 +59,7 @@ class EuclideanRBF(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         w = self.codes.data
         if x.ndim == 0 or x.shape[-1] != w.shape[1]:
             msg = f"{self} expects input (…, {w.shape[1]}), got shape {tuple(x.shape)}"

@@ -82,8 +82,8 @@ class Subsample2d(AvgPool2d):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        xp = self.namespace(x)
-        self.output_size(x, self.channels)  # refuses another number of channels
+        xp = self.check_input(x)
+        self.output_size(x.shape, self.channels)  # refuses another number of channels
         mean, spread = super().forward(x)
         k = math.prod(self.kernel_size)
         weight, add_grad = self.weight.lend()

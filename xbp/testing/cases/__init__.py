@@ -15,7 +15,7 @@ from xbp.testing.cases.optimizers import OPTIMIZERS, Optimizer, Rule
 from xbp.testing.cases.primitives import DIFFERENTIABLE, PRIMITIVES
 
 BASES = {
-    *(nn.Layer, nn.Elementwise, nn.Loss, nn.EntrywiseLoss, nn.RegressionLoss),
+    *(nn.Layer, nn.OperationLayer, nn.Elementwise, nn.Loss, nn.EntrywiseLoss, nn.RegressionLoss),
     *(nn.ClassLoss, nn.EmbeddingLoss),
     optim.Optimizer,
 }

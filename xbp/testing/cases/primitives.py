@@ -6,7 +6,7 @@ of every accelerator of that primitive: its oracle is the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -49,22 +49,44 @@ def _bits(like: Array) -> Array:
     return primitives.random_bits(like, (5, 7, 3), key=(3, 2**31), counter=(1, 2**32 - 1, 7))
 
 
-def _convolve(x: Array, weight: Array, bias: Array | None = None, **options: Any) -> Any:
-    return _of_given(primitives.convolve(x, weight, bias, **options), bias)
+def _operation(operation: Callable[..., Any], x: Array, *parameters: Array, **options: Any) -> Any:
+    """An operation, and its gradients as a backward."""
+    y, gradients = operation(x, *parameters, **options)
+    return y, lambda dy: _given(gradients(dy))
 
 
-def _convolve_block(x: Array, weight: Array, bias: Array, **options: Any) -> Any:
-    return primitives.convolve_rectify_pool(x, weight, bias, **options)
+def _of_transposed(operation: Callable[..., Any], x: Array, *, transposed: bool) -> Any:
+    """An operation of x as it lies in memory, or of its transpose."""
+    if not transposed:
+        return _operation(operation, x)
+    y, gradients = operation(_transposed(x))
+    return y, lambda dy: _transposed(_given(gradients(dy)))
 
 
-def _pool(primitive: Callable[..., Any], x: Array, **options: Any) -> Any:
-    return primitive(x, **options)
+def _pool(operation: Callable[..., Any], x: Array, kernel: Any, **window: Any) -> Any:
+    return _operation(operation, x, kernel_size=kernel, **window)
 
 
-def _of_given(result: Any, bias: Array | None) -> Any:
-    """No gradient of a bias that there is not."""
-    y, backward = result
-    return y, backward if bias is not None else lambda dy: backward(dy)[:2]
+def _chain(operations: Sequence[tuple[str, dict[str, Any]]], x: Array, *parameters: Array) -> Any:
+    """The same of a chain; `parameters` are weight and bias of each operation that has some."""
+    rest, own = list(parameters), []
+    for name, _ in operations:
+        own.append([rest.pop(0), rest.pop(0)] if name in ("affine", "convolve") else [])
+    steps = [(getattr(primitives, name), tuple(given.items())) for name, given in operations]
+    y, gradients = primitives.chain(x, steps, own)
+
+    def backward(dy: Array) -> Any:
+        dx, *found = gradients(dy)  # of the last operation first
+        pairs = [found[i : i + 2] for i in range(0, len(found), 2)]
+        return _given((dx, *(gradient for pair in reversed(pairs) for gradient in pair)))
+
+    return y, backward
+
+
+def _given(gradients: tuple[Array | None, ...]) -> Any:
+    """The gradients of what there is: of a bias that there is not, there is none."""
+    found = tuple(gradient for gradient in gradients if gradient is not None)
+    return found if len(found) > 1 else found[0]
 
 
 def _updated(how: str, update: Callable[..., Any], number: Any, p: Array, *others: Array) -> Array:
@@ -97,10 +119,6 @@ def _normalized_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array) -
     primitives.normalized_step(p, rate, m, scale, v, eps)
 
 
-def _affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool) -> Any:
-    return _of_given(primitives.affine(x, weight, bias, relu=relu), bias)
-
-
 def _batch_normalize(x: Array, weight: Array, bias: Array, *, eps: float, kept: bool) -> Any:
     """With constants for what is kept, and without the moments of the batch."""
     xp, mean, variance = array_namespace(x), None, None
@@ -116,18 +134,6 @@ def _row_written(rows: Array, index: Array, value: Array) -> Array:
     return rows
 
 
-def _rectify(x: Array, *, transposed: bool) -> Any:
-    """Of `x` as it lies in memory, or of its transpose."""
-    if not transposed:
-        return primitives.rectify(x)
-    y, backward = primitives.rectify(_transposed(x))
-    return y, lambda dy: _transposed(backward(dy))
-
-
-def _flatten(x: Array, *, transposed: bool) -> Array:
-    return primitives.flatten(_transposed(x) if transposed else x)
-
-
 def _transposed(x: Array) -> Array:
     return array_namespace(x).permute_dims(x, tuple(reversed(range(x.ndim))))
 
@@ -141,11 +147,6 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     ),
     ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),
     ("unpad2d", lambda x: primitives.unpad2d(x, (1, 2)), ((2, 3, 4, 5),)),
-    *(
-        ("flatten", partial(_flatten, transposed=transposed), (shape,))
-        for shape in ((3, 2), (37, 3, 5, 4), (2, 1, 1, 7))
-        for transposed in (False, True)
-    ),
     ("bincount", partial(primitives.bincount, length=9), (np.arange(50) ** 2 % 13 - 1,)),
     *(
         (name, getattr(primitives, name), (x,))
@@ -219,8 +220,21 @@ CONVOLUTIONS = [
     ((4, 3, 5, 5), (2, 3, 1, 1), (1, 1), (0, 0)),
     ((2, 2, 9, 8), (2, 2, 2, 2), (3, 3), (0, 0)),
 ]
-BLOCKS = [(True, (2, 2)), (True, (1, 1)), (False, (3, 2))]
-"""Whether there is a ReLU, and the windows of the maximum."""
+BLOCKS: list[list[tuple[str, dict[str, Any]]]] = [
+    # what follows a convolution
+    [("rectify", {}), ("max_pool", {"kernel_size": (2, 2), "stride": (2, 2), "padding": (0, 0)})],
+    [("rectify", {})],
+    [("max_pool", {"kernel_size": (3, 2), "stride": (3, 2), "padding": (0, 0)})],
+]
+LENET: list[tuple[str, dict[str, Any]]] = [
+    ("convolve", {"stride": (1, 1), "padding": (1, 1)}),
+    *BLOCKS[0],
+    ("flatten", {}),
+    ("affine", {}),
+    ("rectify", {}),
+    ("affine", {}),
+    ("tanh", {}),
+]
 
 
 def _attention(q: Array, k: Array, v: Array, *ignored: Array, causal: bool) -> Any:
@@ -232,17 +246,22 @@ def _attention(q: Array, k: Array, v: Array, *ignored: Array, causal: bool) -> A
 DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     # name, a function of arrays that returns its backward, their shapes (or the arrays themselves)
     *(
-        ("rectify", partial(_rectify, transposed=transposed), (x,))
+        (name, partial(_of_transposed, getattr(primitives, name), transposed=transposed), (x,))
+        for name in ("rectify", "tanh")
         for transposed in (False, True)
         for x in ((7, 9), sparse(5, 2, 67, 59), (257, 129), ends(5, 6), ends(257, 129))
     ),
     *(
-        ("affine", partial(_affine, relu=relu), (x, (out, x[-1]), *bias))
+        ("flatten", partial(_of_transposed, primitives.flatten, transposed=transposed), (shape,))
+        for shape in ((3, 2), (37, 3, 5, 4), (2, 1, 1, 7))
+        for transposed in (False, True)
+    ),
+    *(
+        ("affine", partial(_operation, primitives.affine), (x, (out, x[-1]), *bias))
         for x, out in (((5, 40), 3), ((37, 90), 21), ((64, 300), 150), ((3, 7, 33), 65))
-        for relu in (False, True)
         for bias in ((), ((out,),))
     ),
-    *(("affine", partial(_affine, relu=relu), (ends(37, 90), (21, 90))) for relu in (False, True)),
+    ("affine", partial(_operation, primitives.affine), (ends(37, 90), (21, 90))),
     *(
         ("normalize", partial(primitives.normalize, axes=axes, eps=0.1, centre=centre), (x, w, w))
         for x, w, axes in (
@@ -260,22 +279,21 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for kept in (False, True)
     ),
     *(
-        ("convolve", partial(_convolve, stride=(1, 1), padding=(1, 1)), (ends(*x), (3, 2, 3, 3)))
+        (
+            "convolve",
+            partial(_operation, primitives.convolve, padding=(1, 1)),
+            (ends(*x), (3, 2, 3, 3)),
+        )
         for x in ((5, 2, 7, 6), (18, 2, 7, 6))
     ),
     *(
-        ("convolve", partial(_convolve, stride=stride, padding=padding), (x, w, *bias))
-        for x, w, stride, padding in CONVOLUTIONS
-        for bias in ((), ((w[0],),))
-    ),
-    *(
         (
-            "convolve_rectify_pool",
-            partial(_convolve_block, stride=stride, padding=padding, relu=relu, pool=pool),
-            (x, w, (w[0],)),
+            "convolve",
+            partial(_operation, primitives.convolve, stride=stride, padding=padding),
+            (x, w, *bias),
         )
         for x, w, stride, padding in CONVOLUTIONS
-        for relu, pool in BLOCKS
+        for bias in ((), ((w[0],),))
     ),
     *(
         ("attention", partial(_attention, causal=causal), (q, (2, 3, 6, 4), (2, 3, 6, 5), *ignored))
@@ -293,5 +311,23 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for shape, w in (*WINDOWS, *SIDE_BY_SIDE)
         for x in (normal(*shape), sparse(*shape), *((ends(*shape),) if shape[0] > 1 else ()))
         if 2 * max(w["padding"]) <= min(w["kernel"])
+    ),
+    *(
+        (
+            "chain",
+            partial(_chain, [("convolve", {"stride": stride, "padding": padding}), *block]),
+            (x, w, (w[0],)),
+        )
+        for x, w, stride, padding in CONVOLUTIONS
+        for block in BLOCKS
+    ),
+    *(
+        ("chain", partial(_chain, [("affine", {}), ("rectify", {})]), (x, (out, x[-1]), (out,)))
+        for x, out in (((5, 40), 3), ((37, 90), 21), ((64, 300), 150), ((3, 7, 33), 65))
+    ),
+    (
+        "chain",
+        partial(_chain, LENET),
+        ((17, 2, 6, 6), (3, 2, 3, 3), (3,), (21, 27), (21,), (4, 21), (4,)),
     ),
 ]

@@ -44,7 +44,7 @@ class Carried(nn.Layer):
         self.scans, self.kinds = layer.num_layers * len(layer.directions), len(layer.states)
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        xp, S = self.namespace(x), self.scans * self.kinds
+        xp, S = self.check_input(x), self.scans * self.kinds
         (y, final), backward = self.layer.run(
             x[:, S:, :], self.state(xp, x[:, :S, :]), training=training, rng=rng
         )

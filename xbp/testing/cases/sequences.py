@@ -35,7 +35,7 @@ class OfTokens(nn.Layer):
         self.layer, self.count = layer, count
 
     def forward(self, x: Array, *, training: bool = False, rng: Any = None) -> Any:
-        xp = self.namespace(x)
+        xp = self.check_input(x)
         tokens = tokens_of(x, self.count, xp)
         y, backward = self.layer.forward(tokens, training=training, rng=rng)
 
@@ -54,7 +54,7 @@ class CrossAttention(nn.Layer):
         self.layer, self.queries = layer, queries
 
     def forward(self, x: Array, *, training: bool = False, rng: Any = None) -> Any:
-        xp, T = self.namespace(x), self.queries
+        xp, T = self.check_input(x), self.queries
         memory = x[:, T:, :]
         every_third = xp.arange(memory.shape[1], device=x.device) % 3 == 1
         padding = (memory[:, :, 0] == memory[:, :, 0]) & every_third

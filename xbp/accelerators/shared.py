@@ -1,0 +1,54 @@
+"""What wrappers of kernels ask of arrays, on any machine."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from xbp.primitives.dispatch import check_gradient
+
+Array: TypeAlias = Any
+Shape: TypeAlias = "tuple[int, ...]"
+Pair: TypeAlias = "tuple[int, int]"
+
+MOST_PLACES = 255
+"""The place of a maximum in its window is kept in a byte, of which one value is taken."""
+
+
+def incoming(dy: Array, shape: Shape, dtype: Any) -> Array:
+    """∂L/∂y for a kernel, which trusts its shape and dtype.
+
+    Raises
+    ------
+    InputError
+        It has not the shape of y.
+    """
+    check_gradient(dy, shape)
+    return dy.astype(dtype, copy=False)
+
+
+def dense_order(array: Array) -> Shape | None:
+    """The axes from the outermost to the innermost, if the array has no gaps; else None."""
+    if array.flags.c_contiguous:
+        return tuple(range(array.ndim))
+    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
+    return order if array.transpose(order).flags.c_contiguous else None
+
+
+def inverse(order: Shape) -> Shape:
+    """The transposition that undoes another one."""
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def stored(matrix: Array) -> tuple[bool, int] | None:
+    """Whether a matrix is stored as its transpose, and how far its rows are apart there.
+
+    None where BLAS cannot read it: with gaps between entries, or rows that overlap or begin between
+    entries.
+    """
+    size = matrix.itemsize
+    rows, columns = matrix.strides
+    if columns == size and rows % size == 0 and rows >= size * matrix.shape[1]:
+        return False, rows // size
+    if rows == size and columns % size == 0 and columns >= size * matrix.shape[0]:
+        return True, columns // size
+    return None
