@@ -180,7 +180,7 @@ def test_batches_may_have_any_size_and_shape(place: str) -> None:
         """Sequences of any length, as long as a batch has one."""
 
         def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-            xp, n = self.namespace(x), x.shape[1]
+            xp, n = self.check_input(x), x.shape[1]
             shape = x.shape
 
             def backward(dy: Any) -> Any:

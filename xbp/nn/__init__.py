@@ -45,7 +45,7 @@ from xbp.nn.prelu import PReLU
 from xbp.nn.recurrent import GRU, LSTM, RNN
 from xbp.nn.scan import Recurrent
 from xbp.nn.sequential import Sequential, named_outputs
-from xbp.nn.sequential import named_outputs as trace  # its earlier name
+from xbp.nn.sequential import trace as trace
 from xbp.nn.shape import Flatten, LastTimeStep
 from xbp.nn.shape import Last as Last
 from xbp.nn.softmax import LogSoftmax, Softmax

@@ -29,6 +29,13 @@ class Sequential(Layer):
     *layers : Layer
         Named ``"0"``, ``"1"``, … in state dicts, as in PyTorch.
 
+    Notes
+    -----
+    Neighbours that are operations (`OperationLayer`: Linear, Conv2d, ReLU, Flatten, …) are one call
+    of `xbp.primitives.chain`, those of a Sequential within this one included, in which an
+    accelerator does several in one pass. A layer of one's own that calls others one by one has
+    nothing of it; hold them in a Sequential, ``self.body = nn.Sequential(…)``, and call that.
+
     Examples
     --------
     >>> from xbp import nn
@@ -194,3 +201,6 @@ def named_outputs(
         ):
             yield step
             x = step[2]
+
+
+trace = named_outputs  # its earlier name
