@@ -114,6 +114,13 @@ def test_onnxruntime_makes_a_linear_layer_one_node(tmp_path: Path) -> None:
     assert nodes == ["Gemm", "Relu", "Gemm"]
 
 
+def test_layer_norm_is_one_node_and_group_norm_is_what_it_consists_of(tmp_path: Path) -> None:
+    for layer in (nn.LayerNorm((2, 4)), nn.LayerNorm(4, bias=False)):
+        assert to_onnx(layer, tmp_path / "model.onnx", (3, 2, 4)).nodes == {"LayerNormalization": 1}
+    nodes = to_onnx(nn.GroupNorm(1, 2), tmp_path / "model.onnx", (2, 4)).nodes
+    assert "LayerNormalization" not in nodes and nodes["Sqrt"] == 1
+
+
 def test_a_file_takes_batches_of_any_size(tmp_path: Path) -> None:
     model = nn.Sequential(
         nn.GRU(3, 4, rng=0), nn.LastTimeStep(), nn.Linear(4, 2, rng=1), nn.Softmax()

@@ -88,9 +88,9 @@ def to_onnx(
     Notes
     -----
     Input and output are named ``input`` and ``output``, weights as in the model's state dict. The
-    file uses ONNX opset 21. Convolution, ReLU and pooling are one node each, unless accelerators
-    are switched off. Recurrent layers are unrolled for the number of time steps in `input_shape`.
-    Empty batches are not supported.
+    file uses ONNX opset 21. Convolution, ReLU, pooling and LayerNorm are one node each, unless
+    accelerators are switched off. Recurrent layers are unrolled for the number of time steps in
+    `input_shape`. Empty batches are not supported.
 
     Raises
     ------

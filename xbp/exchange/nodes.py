@@ -50,6 +50,23 @@ def average_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair) ->
     return _made(op.average_pool(x.unwrap_spox(), **window, count_include_pad=1))
 
 
+def normalize(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    *,
+    axes: tuple[int, ...],
+    eps: float,
+    centre: bool = True,
+) -> Result:
+    """LayerNorm: the last axes, with a weight for each number along them."""
+    last = tuple(range(x.ndim - len(axes), x.ndim))
+    if not centre or weight is None or axes != last or weight.ndim != len(axes):
+        return NotImplemented
+    operands = (None if array is None else array.unwrap_spox() for array in (x, weight, bias))
+    return _made(op.layer_normalization(*operands, axis=-len(axes), epsilon=eps)[0])
+
+
 def _made(var: Any) -> Result:
     """The output of a node as an array, with a backward that refuses."""
     return ndonnx.asarray(var), _no_backward
@@ -83,4 +100,4 @@ def _matmul(a: Any, b: Any) -> Any:
     return type(a)(typed.op.matmul(a._var, b._var))
 
 
-registry.register(ndonnx.Array, (convolve, rectify, max_pool, average_pool))
+registry.register(ndonnx.Array, (convolve, rectify, max_pool, average_pool, normalize))

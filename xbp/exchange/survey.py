@@ -34,9 +34,9 @@ and compared with the model, and the largest difference is said.
 Layers are not translated one by one. They are run once on arrays of
 [ndonnx](https://github.com/Quantco/ndonnx), which speak the Array API and record an ONNX node for
 each operation, so a layer of your own exports itself
-([`examples/own_layer`](../examples/own_layer) does). Convolution, ReLU and pooling become one node
-each: they are the accelerators of those arrays. A Linear is a Transpose, a MatMul and an Add, which
-onnxruntime makes one Gemm when it loads the file.
+([`examples/own_layer`](../examples/own_layer) does). Convolution, ReLU, pooling and LayerNorm
+become one node each: they are the accelerators of those arrays. A Linear is a Transpose, a MatMul
+and an Add, which onnxruntime makes one Gemm when it loads the file.
 
 - The file has the operators of version {opset} ("opset"), and takes batches of any size `N`, except
   an empty one. A layer that must know the size of its batch needs `batch_size` (`--batch-size`),

@@ -31,6 +31,16 @@ def update_statistics(model: Layer, x: Array, *, rng: Rng = None) -> None:
     ------
     BackendError, InputError
         The model refuses `x`; nothing has changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer = nn.BatchNorm1d(1, momentum=None, dtype="float64")  # an average of all batches
+    >>> for x in ([[1.0], [3.0]], [[5.0], [7.0]]):
+    ...     update_statistics(layer, np.array(x))
+    >>> layer.running_mean.data.tolist(), layer.weight.grad
+    ([4.0], None)
     """
     if next(model.named_buffers(), None) is None:
         return
