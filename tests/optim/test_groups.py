@@ -15,10 +15,11 @@ from optim.rules import ORACLES, RULES, WITHOUT_PEER
 
 import xbp
 from xbp import nn, optim
-from xbp.errors import InputError
+from xbp.errors import DataError, InputError
 from xbp.testing import emulated_graphs
 from xbp.training import Checkpoints, LambdaCallback, LearningRateScheduler
 from xbp.training.capture import Phase, recordings_of
+from xbp.training.files.tensors import TensorFile, write_tensors
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (4,), (2, 2), ()]
 MATRICES: list[tuple[int, ...]] = [(3, 4), (4, 1), (2, 2), (3, 2)]
@@ -441,6 +442,19 @@ def test_a_run_with_other_groups_is_another_run(option: str, value: Any, tmp_pat
     other = xbp.Trainer(model, nn.CrossEntropyLoss(), optimizer, ["accuracy"], rng=7)
     with pytest.raises(InputError, match="the parameter groups is"):
         other.fit(*data(), epochs=2, batch_size=2, resume=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [0.1, [0.1], [0.1] * 4, [None, -1.0, None], ["x", None, None], [True, 0.1, 0.1]]
+)
+def test_rates_that_do_not_fit_the_groups_are_refused(wrong: Any, tmp_path: Path) -> None:
+    trainer().fit(*data(), epochs=1, batch_size=2, callbacks=[Checkpoints(tmp_path)])
+    (path,) = tmp_path.glob("*.safetensors")
+    file = TensorFile(path)
+    assert file.document["own_rates"] == [None, None, 0.001]
+    write_tensors(path, file.read(), file.document | {"own_rates": wrong})
+    with pytest.raises(DataError, match=r"is malformed|does not fit this run"):
+        trainer().fit(*data(), epochs=2, batch_size=2, resume=tmp_path)
 
 
 def test_a_scheduler_of_epochs_leaves_rates_of_groups_alone() -> None:
