@@ -53,8 +53,7 @@ def update(
     if part and len_of(first_of(y)) > part:
         prediction, value, finite = accumulated(pieces, loss, x, y, rng, part)
         if not finite:
-            pieces.optimizer.zero_grad()
-            return prediction, value
+            return prediction, value  # `fit` ends, and clears the gradients of earlier parts
     else:
         prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
         value, gradient = loss(prediction, y)
