@@ -15,7 +15,7 @@ from xbp.backend import backend_of, dtype_name, find_backend
 from xbp.errors import InputError
 from xbp.primitives import philox4x32, random_bits
 from xbp.random import (
-    Stream,
+    RandomStream,
     as_stream,
     categorical,
     fresh_seed,
@@ -43,7 +43,7 @@ def as_rows(arrays: tuple[Any, ...]) -> list[tuple[int, ...]]:
     return list(zip(*(xbp.to_numpy(array).tolist() for array in arrays), strict=True))
 
 
-def host_bits(stream: Stream, *shape: int) -> NDArray[Any]:
+def host_bits(stream: RandomStream, *shape: int) -> NDArray[Any]:
     return xbp.to_numpy(stream.bits(shape, like=HOST))
 
 
@@ -97,7 +97,7 @@ SHAPES: list[tuple[int, ...]] = [(), (0,), (1,), (7,), (2, 0, 3), (3, 5), (2, 3,
 def test_bits_are_philox_of_block_draw_and_step(
     name: str, shape: tuple[int, ...], step: int
 ) -> None:
-    stream = Stream(11, step=step)
+    stream = RandomStream(11, step=step)
     like = find_backend(name).asarray([0.0], dtype="float32")
     size = int(np.prod(shape))
     for draw in range(2):
@@ -114,37 +114,40 @@ def test_bits_are_philox_of_block_draw_and_step(
 
 
 def test_a_seed_gives_these_very_bits() -> None:
-    assert host_bits(Stream(0), 4).tolist() == [524788716, 2414967483, 2320335004, 3719855104]
+    assert host_bits(RandomStream(0), 4).tolist() == [524788716, 2414967483, 2320335004, 3719855104]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool"])
 def test_the_dtype_of_the_neighbour_does_not_matter(dtype: str) -> None:
-    bits = Stream(5).bits((9,), like=np.zeros(2, dtype=dtype))
-    assert bits.tolist() == host_bits(Stream(5), 9).tolist()
+    bits = RandomStream(5).bits((9,), like=np.zeros(2, dtype=dtype))
+    assert bits.tolist() == host_bits(RandomStream(5), 9).tolist()
 
 
 def test_a_larger_shape_begins_with_the_bits_of_a_smaller_one() -> None:
-    assert host_bits(Stream(5), 3).tolist() == host_bits(Stream(5), 2, 5).reshape(-1)[:3].tolist()
+    assert (
+        host_bits(RandomStream(5), 3).tolist()
+        == host_bits(RandomStream(5), 2, 5).reshape(-1)[:3].tolist()
+    )
 
 
 @given(seed=st.integers(0, 2**70), step=st.integers(0, 2**40), steps=st.integers(1, 4))
 def test_a_stream_that_jumps_equals_one_that_ran_through(seed: int, step: int, steps: int) -> None:
-    through = Stream(seed, step=step)
+    through = RandomStream(seed, step=step)
     for _ in range(steps):
         through.bits((5,), like=HOST)  # how much was drawn before does not matter
         through.advance()
     expected = [host_bits(through, 6).tolist() for _ in range(2)]
 
-    resumed = Stream(seed, step=step + steps)
+    resumed = RandomStream(seed, step=step + steps)
     assert [host_bits(resumed, 6).tolist() for _ in range(2)] == expected
-    jumped = Stream(seed)
+    jumped = RandomStream(seed)
     jumped.bits((5,), like=HOST)
     jumped.advance(step + steps)
     assert [host_bits(jumped, 6).tolist() for _ in range(2)] == expected
 
 
 def test_advance_goes_back_too() -> None:
-    stream = Stream(1)
+    stream = RandomStream(1)
     first = host_bits(stream, 5).tolist()
     stream.advance()
     stream.advance(0)
@@ -156,21 +159,21 @@ def test_advance_goes_back_too() -> None:
 def test_a_step_may_be_known_to_the_device_alone(name: str, step: int) -> None:
     """Its two words, 0-d arrays there, give the bits that the number gives."""
     like = find_backend(name).asarray(np.zeros(1, np.float32))
-    here, there = Stream(3, step=step), Stream(3)
+    here, there = RandomStream(3, step=step), RandomStream(3)
     there.bits((5,), like=like)
     there.advance_to(tuple(backend_of(like).asarray(word) for word in words_of(step)))  # type: ignore[arg-type]
     for shape in ((2, 3), (7,)):
         bits = (xbp.to_numpy(stream.bits(shape, like=like)) for stream in (here, there))
         assert np.array_equal(*bits)
     there.advance()  # the next step that the host knows of
-    assert np.array_equal(host_bits(there, 4), host_bits(Stream(3, step=1), 4))
+    assert np.array_equal(host_bits(there, 4), host_bits(RandomStream(3, step=1), 4))
 
 
 def test_seeds_steps_and_draws_all_differ() -> None:
     blocks = set()
     for seed in (0, 1, 2**32, 2**64):
         for step in (0, 1, 2**32, 2**63):
-            stream = Stream(seed, step=step)
+            stream = RandomStream(seed, step=step)
             blocks |= {tuple(host_bits(stream, 4).tolist()) for _ in range(3)}
     assert len(blocks) == 4 * 4 * 3
 
@@ -178,9 +181,9 @@ def test_seeds_steps_and_draws_all_differ() -> None:
 @pytest.mark.parametrize("step", [-1, 2**64, 0.5, True, "1", np.float64(2.0)])
 def test_a_step_that_is_no_64_bit_count_is_one_sentence(step: Any) -> None:
     with pytest.raises(InputError, match=r"^step must be .*, got .*$"):
-        Stream(0, step=step)
+        RandomStream(0, step=step)
     with pytest.raises(InputError, match=r"^step must be .*, got .*$"):
-        Stream(0).advance(step)
+        RandomStream(0).advance(step)
 
 
 @every_backend
@@ -188,8 +191,8 @@ def test_a_step_may_be_a_numpy_integer(name: str) -> None:
     like = find_backend(name).asarray([0.0])
     seed: Any = np.int64(3)
     step: Any = np.int64(2**40)
-    bits = Stream(seed, step=step).bits((5,), like=like)
-    assert xbp.to_numpy(bits).tolist() == host_bits(Stream(3, step=2**40), 5).tolist()
+    bits = RandomStream(seed, step=step).bits((5,), like=like)
+    assert xbp.to_numpy(bits).tolist() == host_bits(RandomStream(3, step=2**40), 5).tolist()
 
 
 # n words of one seed; a correct generator of fair bits stays within 4.5 standard deviations with
@@ -203,7 +206,7 @@ def standard(bits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def test_bits_have_the_mean_and_the_variance_of_a_uniform_distribution() -> None:
-    bits = host_bits(Stream(2026), N)
+    bits = host_bits(RandomStream(2026), N)
     assert bits.min() >= 0
     assert bits.max() < 2**32
     u = standard(bits)
@@ -213,17 +216,17 @@ def test_bits_have_the_mean_and_the_variance_of_a_uniform_distribution() -> None
 
 
 def test_each_of_the_32_bits_is_set_half_the_time() -> None:
-    bits = host_bits(Stream(2026), N)
+    bits = host_bits(RandomStream(2026), N)
     ones = np.array([((bits >> place) & 1).sum() for place in range(32)])
     assert np.all(np.abs(ones - N / 2) < SIGMAS * np.sqrt(N) / 2)
 
 
 def test_neighbours_draws_steps_and_seeds_are_uncorrelated() -> None:
-    stream = Stream(2026)
+    stream = RandomStream(2026)
     first, second = (standard(host_bits(stream, N)) for _ in range(2))
     stream.advance()
     later = standard(host_bits(stream, N))
-    other = standard(host_bits(Stream(2027), N))
+    other = standard(host_bits(RandomStream(2027), N))
     products = {"neighbour": first * np.roll(first, 1), "block": first * np.roll(first, 4)}
     products |= {"draw": first * second, "step": first * later, "seed": first * other}
     # A product of two independent such numbers has mean 0 and variance 1.
@@ -232,7 +235,7 @@ def test_neighbours_draws_steps_and_seeds_are_uncorrelated() -> None:
 
 
 def test_a_stream_stands_for_itself_and_a_seed_for_a_new_one() -> None:
-    stream = Stream(3)
+    stream = RandomStream(3)
     assert as_stream(stream) is stream
     assert as_stream(3).key == stream.key
     assert as_stream(default_rng(3)).key == as_stream(default_rng(3)).key
@@ -255,7 +258,7 @@ def test_a_generator_is_used_as_it_is_and_advances() -> None:
     first, second = fresh_seed(rng), fresh_seed(rng)
     assert first != second
     assert [first, second] == [int(s) for s in default_rng(1).integers(2**63, size=2)]
-    assert Stream(default_rng(1)).key == Stream(first).key
+    assert RandomStream(default_rng(1)).key == RandomStream(first).key
 
 
 def test_none_is_fresh_entropy() -> None:
@@ -265,7 +268,7 @@ def test_none_is_fresh_entropy() -> None:
     seeds = [fresh_seed() for _ in range(64)]
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) >= 2**62  # all of them are below it once in 2**64 times
-    assert Stream().key != Stream().key
+    assert RandomStream().key != RandomStream().key
 
 
 def test_the_global_seed_of_numpy_changes_nothing() -> None:
@@ -283,7 +286,7 @@ def test_the_global_seed_of_numpy_changes_nothing() -> None:
 WRONG = [-1, True, np.True_, 1.0, np.float64(1.0), "0", [1], np.random.RandomState(0)]
 
 
-@pytest.mark.parametrize("use", [generator, fresh_seed, Stream, as_stream])
+@pytest.mark.parametrize("use", [generator, fresh_seed, RandomStream, as_stream])
 @pytest.mark.parametrize("rng", WRONG, ids=lambda rng: f"{type(rng).__name__}")
 def test_what_is_no_seed_is_one_sentence(use: Any, rng: Any) -> None:
     with pytest.raises(InputError) as caught:
@@ -356,3 +359,7 @@ def test_a_probability_of_zero_is_never_drawn(u: float, monkeypatch: pytest.Monk
 def test_a_logit_of_nan_is_refused() -> None:
     with pytest.raises(InputError, match="logits hold nan"):
         categorical(np.array([[np.nan, 1.0]]))
+
+
+def test_stream_is_the_earlier_name_of_random_stream() -> None:
+    assert xbp.random.Stream is xbp.random.RandomStream

@@ -1,7 +1,7 @@
 """Random numbers: equal seeds give equal ones on every backend, in whole and in resumed runs.
 
 Initial weights and shuffles are drawn by numpy on the host (`generator`, `permutation`). Dropout
-masks are drawn on the device by a counter-based generator (`Stream`), whose position is two
+masks are drawn on the device by a counter-based generator (`RandomStream`), whose position is two
 integers, so that a run can be resumed anywhere without repeating earlier draws.
 """
 
@@ -101,7 +101,7 @@ def categorical(
     return np.asarray(np.sum(sums <= u * sums[:, -1:], axis=1))
 
 
-class Stream:
+class RandomStream:
     """Random bits on the device of an array, by Philox-4x32-10 (Salmon et al. 2011).
 
     The 128-bit counter of a block of four words is (block, draw, step low, step high). A step makes
@@ -119,7 +119,7 @@ class Stream:
     --------
     >>> import numpy as np
     >>> x = np.zeros(3, dtype=np.float32)
-    >>> Stream(0).bits((3,), like=x).tolist() == Stream(0).bits((3,), like=x).tolist()
+    >>> RandomStream(0).bits((3,), like=x).tolist() == RandomStream(0).bits((3,), like=x).tolist()
     True
     """
 
@@ -146,14 +146,18 @@ class Stream:
         return random_bits(like, shape, key=self.key, counter=counter)
 
 
+Stream = RandomStream
+"""The earlier name of `RandomStream`."""
+
+
 def words_of(step: int) -> tuple[int, int]:
     """A step as the low and high words of Philox's counter."""
     return step & MASK, step >> 32
 
 
-def as_stream(rng: Seed | Stream) -> Stream:
-    """The Stream for the `rng` of a forward; a Stream is returned itself, and advances."""
-    return rng if isinstance(rng, Stream) else Stream(rng)
+def as_stream(rng: Seed | RandomStream) -> RandomStream:
+    """The RandomStream for the `rng` of a forward; one is returned itself, and advances."""
+    return rng if isinstance(rng, RandomStream) else RandomStream(rng)
 
 
 def _checked_step(step: Any) -> int:

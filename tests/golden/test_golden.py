@@ -39,7 +39,7 @@ from xbp import nn, optim
 from xbp.accelerators import disabled
 from xbp.benchmarks.tables import markdown
 from xbp.cli import main
-from xbp.random import Stream, permutation
+from xbp.random import RandomStream, permutation
 from xbp.report.run import RECORD, Run, load_history, load_test_set
 from xbp.testing.certificate import Certificate, Row
 from xbp.training import CSVLogger, load_model, load_weights, save_weights
@@ -114,7 +114,7 @@ def test_shuffles_are_those_of_then() -> None:
 @pytest.mark.parametrize("index", range(len(DRAWS)))
 def test_random_bits_and_masks_are_those_of_then(index: int) -> None:
     seed, step, n = DRAWS[index]
-    stream = Stream(seed, step=step)
+    stream = RandomStream(seed, step=step)
     bits = [stream.bits((n,), like=np.zeros(1)).tolist() for _ in range(2)]
     assert bits == EXPECTED["bits"][index]
     stream.advance(step)

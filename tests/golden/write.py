@@ -27,7 +27,7 @@ import xbp
 from xbp.accelerators import disabled
 from xbp.cli import main
 from xbp.exchange import to_onnx
-from xbp.random import Stream, permutation
+from xbp.random import RandomStream, permutation
 from xbp.training import save_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -137,7 +137,7 @@ def write() -> None:
         "bits": [
             [stream.bits((n,), like=np.zeros(1)).tolist() for _ in range(2)]
             for seed, step, n in DRAWS
-            for stream in [Stream(seed, step=step)]
+            for stream in [RandomStream(seed, step=step)]
         ],
     }
     (FILES / "expected.json").write_text(json.dumps(expected) + "\n")

@@ -133,7 +133,7 @@ def test_dropout_between_layers_is_drawn_from_the_seed_anew_for_each_layer() -> 
     layer.load_state_dict({name: np.eye(5) for name in layer.state_dict()})
     ones = np.ones((4, 7, 5))
     y, backward = layer.forward(ones, training=True, rng=3)
-    stream = xbp.random.Stream(3)
+    stream = xbp.random.RandomStream(3)
     masks = [nn.Dropout(0.5).forward(ones, training=True, rng=stream)[0] for _ in range(2)]
     product = np.moveaxis(masks[0].reshape(7, 4, 5) * masks[1].reshape(7, 4, 5), 0, 1)
     assert np.array_equal(y, product)

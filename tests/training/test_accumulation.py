@@ -14,7 +14,7 @@ import xbp
 from xbp import nn, optim
 from xbp.data import Arrays
 from xbp.errors import InputError, NonFiniteError
-from xbp.random import Stream
+from xbp.random import RandomStream
 from xbp.testing import assert_no_host_sync, emulated_graphs
 from xbp.training import Checkpoints, LambdaCallback
 from xbp.training.accumulation import accumulated
@@ -150,7 +150,7 @@ def test_no_waits() -> None:
         one.fit(*data(), batch_size=BATCH, accumulate=TIMES)
         x, y = (xbp.asarray(array) for array in data())
         with assert_no_host_sync():
-            accumulated(one, CheckedLoss(one.loss), x, y, Stream(0), BATCH)
+            accumulated(one, CheckedLoss(one.loss), x, y, RandomStream(0), BATCH)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:

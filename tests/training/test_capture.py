@@ -401,7 +401,7 @@ def a_gradient_by_hand(trainer: xbp.Trainer) -> None:
 
 
 def other_seed(trainer: xbp.Trainer) -> None:
-    trainer.stream = xbp.random.Stream(99, step=trainer.optimizer.steps)
+    trainer.stream = xbp.random.RandomStream(99, step=trainer.optimizer.steps)
 
 
 def another_loss(trainer: xbp.Trainer) -> None:

@@ -184,4 +184,4 @@ def test_callbacks_need_no_more_of_a_trainer_than_they_are_promised() -> None:
 def test_a_new_state_stands_at_the_beginning() -> None:
     state = TrainingState(3)
     assert (state.epochs_done, state.steps_done, state.loss, state.stop_reason) == (0, 0, None, "")
-    assert state.stream.key == xbp.random.Stream(3).key
+    assert state.stream.key == xbp.random.RandomStream(3).key

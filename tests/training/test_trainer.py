@@ -57,7 +57,7 @@ def test_fit_is_the_explicit_loop() -> None:
 
     model, loss = classifier(0.3), nn.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    stream, means = xbp.random.Stream(0), []
+    stream, means = xbp.random.RandomStream(0), []
     for epoch in range(2):
         order, total = xbp.random.permutation(0, epoch, 50), 0.0
         for start in (0, 16, 32, 48):

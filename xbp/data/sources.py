@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xbp.arguments import described, integer, name_of, takes
 from xbp.backend import as_numbers, library_of, to_numpy
 from xbp.errors import InputError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -83,7 +83,7 @@ class Arrays(Source):
 
     def __init__(self, x: Any, y: Any = None) -> None:
         self.x, self.y = _hosts(x), None if y is None else _hosts(y)
-        self.parts = [*leaves(self.x), *([] if y is None else leaves(self.y))]
+        self.parts = [*tree_leaves(self.x), *([] if y is None else tree_leaves(self.y))]
         shapes = [tuple(part.shape) for part in self.parts]
         if any(len(shape) == 0 for shape in shapes) or len({s[0] for s in shapes}) != 1:
             msg = f"arrays of a source need the same number of samples; their shapes are {shapes}"
@@ -97,10 +97,10 @@ class Arrays(Source):
         return self.length
 
     def batch(self, indices: Indices) -> Batch:
-        x = each(lambda array: np.take(array, indices, axis=0), self.x)
+        x = tree_map(lambda array: np.take(array, indices, axis=0), self.x)
         if self.y is None:
             return x
-        return x, each(lambda array: np.take(array, indices, axis=0), self.y)
+        return x, tree_map(lambda array: np.take(array, indices, axis=0), self.y)
 
     def fingerprint(self) -> str:
         """A digest of all numbers, read piece by piece."""
@@ -245,7 +245,7 @@ class Windows(Source):
 
 
 def _hosts(arrays: Any) -> Any:
-    return each(as_numbers, arrays)
+    return tree_map(as_numbers, arrays)
 
 
 def check_source(source: Any) -> None:
@@ -292,7 +292,7 @@ def as_pair(batch: Any) -> tuple[Any, Any]:
         msg = f"a batch must be a pair (x, y), got {described(batch)}"
         raise InputError(msg)
     x, y = (_hosts(tuple(part) if _is_list_of_arrays(part) else part) for part in batch)
-    shapes = [tuple(array.shape) for array in (*leaves(x), *leaves(y))]
+    shapes = [tuple(array.shape) for array in (*tree_leaves(x), *tree_leaves(y))]
     if any(not shape or not shape[0] for shape in shapes) or len({s[0] for s in shapes}) > 1:
         msg = (
             "the arrays of a batch need the same number of samples, at least one; their shapes are "

@@ -21,8 +21,8 @@ from xbp.backend import (
 )
 from xbp.errors import BackendError, InputError
 
-Rng: TypeAlias = "xbp.random.Seed | xbp.random.Stream"
-"""What a forward's `rng` takes: an int, a numpy Generator, a Stream, or None for fresh entropy."""
+Rng: TypeAlias = "xbp.random.Seed | xbp.random.RandomStream"
+"""The `rng` of a forward: an int, a numpy Generator, a RandomStream, or None for fresh entropy."""
 
 
 class Backward(Protocol):

@@ -84,7 +84,7 @@ class Layer:
         x : array
         training : bool, default False
             Whether layers that differ in training (Dropout) shall behave so.
-        rng : int, numpy.random.Generator, xbp.random.Stream or None
+        rng : int, numpy.random.Generator, xbp.random.RandomStream or None
             The source of random masks.
 
         Returns

@@ -191,7 +191,7 @@ def named_outputs(
 
     The outputs are those of one ``layer.forward(x, training=…, rng=…)``, random masks included.
     """
-    stream: Stream | None = as_stream(rng) if training else None
+    stream: RandomStream | None = as_stream(rng) if training else None
     if not isinstance(layer, Sequential):
         yield name, layer, run_forward(layer, x, training=training, rng=stream)[0]
         return

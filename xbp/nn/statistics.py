@@ -24,7 +24,7 @@ def update_statistics(model: Layer, x: Array, *, rng: Rng = None) -> None:
         Without a `Buffer` there is nothing to do.
     x : array
         One batch, where the model lives; call it again for the next one.
-    rng : int, numpy.random.Generator, xbp.random.Stream or None
+    rng : int, numpy.random.Generator, xbp.random.RandomStream or None
         The source of random masks.
 
     Raises

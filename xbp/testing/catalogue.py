@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xbp import accelerators, initializers, nn, optim, registry
 from xbp.backend import Array, array_namespace, brief, use_backend
-from xbp.nested import each
+from xbp.nested import tree_map
 from xbp.testing.cases import (
     DIFFERENTIABLE,
     INITIALIZERS,
@@ -268,7 +268,7 @@ class _Scattered(nn.Layer):
     def forward(
         self, x: Any, *, training: bool = False, rng: Any = None
     ) -> tuple[Array, nn.Backward]:
-        y, backward = self.layer.forward(each(scattered, x), training=training, rng=rng)
+        y, backward = self.layer.forward(tree_map(scattered, x), training=training, rng=rng)
         return y, lambda dy: backward(scattered(dy))
 
 

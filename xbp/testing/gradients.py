@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xbp.arguments import name_of
 from xbp.backend import Backend, asarray, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn.backward import run_forward
 from xbp.nn.statistics import buffers_kept
 from xbp.testing.helpers import check_instance, check_unchanged, copies, numbered
@@ -100,11 +100,11 @@ def check_gradients(
     if not inputs:
         msg = "check_gradients needs inputs, as in check_gradients(layer, x)"
         raise InputError(msg)
-    first, *rest = (each(_array, item) for item in inputs)
-    for name, part in zip(numbered("the input", first), leaves(first), strict=True):
+    first, *rest = (tree_map(_array, item) for item in inputs)
+    for name, part in zip(numbered("the input", first), tree_leaves(first), strict=True):
         _check_real(subject, name, part)
     function = (_Layer if hasattr(subject, "forward") else _Loss)(
-        subject, backend_of(leaves(first)[0]), first, rest, rng
+        subject, backend_of(tree_leaves(first)[0]), first, rest, rng
     )
     gradients = function.gradients()
     middle = function(function.values)
@@ -161,8 +161,8 @@ class _Layer:
             _check_real(layer, f"parameter {name}", parameter.data)
         self.layer = copy.deepcopy(layer).astype("float64").to(place)
         self.inputs = numbered("the input", x)
-        self.shape = each(lambda array: None, x)
-        hosts = dict(zip(self.inputs, map(to_numpy, leaves(x)), strict=True))
+        self.shape = tree_map(lambda array: None, x)
+        hosts = dict(zip(self.inputs, map(to_numpy, tree_leaves(x)), strict=True))
         self.fixed = {name: host for name, host in hosts.items() if host.dtype.kind in "biu"}
         parameters = {name: to_numpy(p.data).copy() for name, p in self.named(self.layer)}
         self.values: dict[str, Host] = {}
@@ -190,12 +190,12 @@ class _Layer:
             parameter.data = self.place.asarray(values[name].copy())
         given = values | self.fixed
         parts = iter(self.place.asarray(given[name].copy()) for name in self.inputs)
-        self.x = each(lambda _: next(parts), self.shape)
+        self.x = tree_map(lambda _: next(parts), self.shape)
         return run_forward(layer, self.x, training=True, rng=self.rng)
 
     def weights(self, y: Any) -> list[Host]:
         generator = np.random.default_rng(self.rng)
-        return [generator.normal(size=tuple(part.shape)) for part in leaves(y)]
+        return [generator.normal(size=tuple(part.shape)) for part in tree_leaves(y)]
 
     def __call__(self, values: dict[str, Host]) -> tuple[Any, float]:
         """L and the sum of its terms' magnitudes; complex if a value is."""
@@ -206,7 +206,7 @@ class _Layer:
             layer = self.complex
             values = {name: array.astype(complex) for name, array in values.items()}
         y, _ = self.forward(layer, values)
-        terms = [to_numpy(p) * r for p, r in zip(leaves(y), self.weights(y), strict=True)]
+        terms = [to_numpy(p) * r for p, r in zip(tree_leaves(y), self.weights(y), strict=True)]
         return sum(np.sum(t) for t in terms), float(sum(np.sum(np.abs(t)) for t in terms))
 
     def gradients(self) -> dict[str, Host]:
@@ -221,15 +221,15 @@ class _Layer:
         given = self.values | self.fixed
         inputs, outputs = [given[name] for name in self.inputs], copies(y)
         check_unchanged(self.original, "forward", "input", inputs, self.x)
-        for part in leaves(y):
+        for part in tree_leaves(y):
             _check_real(self.original, "the output", part)
         r = iter(self.place.asarray(part) for part in self.weights(y))
-        dy = each(lambda _: next(r), y)
+        dy = tree_map(lambda _: next(r), y)
         for _, parameter in named:
             parameter.zero_grad()
         incoming = copies(dy)
         with buffers_kept(self.layer):
-            dx = leaves(backward(dy))
+            dx = tree_leaves(backward(dy))
         check_unchanged(self.original, "backward", "input", inputs, self.x)
         check_unchanged(self.original, "backward", "gradient", incoming, dy)
         if len(dx) != len(self.inputs) or any(
@@ -274,13 +274,13 @@ class _Loss:
                 f"({error}); give a layer and its input, or a loss, a prediction and a target"
             )
             raise InputError(msg) from None
-        self.shape = each(lambda array: None, x)
-        hosts = (to_numpy(part).astype(np.float64) for part in leaves(x))
+        self.shape = tree_map(lambda array: None, x)
+        hosts = (to_numpy(part).astype(np.float64) for part in tree_leaves(x))
         self.values = dict(zip(numbered("the prediction", x), hosts, strict=True))
 
     def _both(self, values: dict[str, Host]) -> tuple[Any, Any]:
         parts = (self.place.asarray(values[name].copy()) for name in self.values)
-        result = self.original(each(lambda _: next(parts), self.shape), *self.rest)
+        result = self.original(tree_map(lambda _: next(parts), self.shape), *self.rest)
         if not isinstance(result, tuple) or len(result) != 2 or callable(result[1]):
             kind = type(result).__name__
             msg = (
@@ -294,7 +294,7 @@ class _Loss:
         return to_numpy(value)[()], float(np.abs(to_numpy(value)))
 
     def gradients(self) -> dict[str, Host]:
-        gradients = leaves(self._both(self.values)[1])
+        gradients = tree_leaves(self._both(self.values)[1])
         if len(gradients) != len(self.values):
             msg = (
                 f"{self.original!r} must return a gradient for {' and for '.join(self.values)}; it "

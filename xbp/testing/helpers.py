@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xbp.arguments import described
 from xbp.backend import to_numpy
 from xbp.errors import InputError
-from xbp.nested import leaves
+from xbp.nested import tree_leaves
 
 
 def numbered(name: str, tree: Any) -> list[str]:
@@ -37,7 +37,7 @@ def check_instance(check: str, subject: Any) -> None:
 
 def copies(tree: Any) -> list[NDArray[Any]]:
     """The leaves of `tree` as numpy arrays of their own."""
-    return [to_numpy(leaf).copy() for leaf in leaves(tree)]
+    return [to_numpy(leaf).copy() for leaf in tree_leaves(tree)]
 
 
 def check_unchanged(layer: Any, method: str, what: str, before: list[Any], tree: Any) -> None:

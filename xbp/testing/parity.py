@@ -15,7 +15,7 @@ import numpy as np
 from xbp import accelerators
 from xbp.backend import Backend, as_numbers, available_backends, brief, find_backend, on_host
 from xbp.errors import InputError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.testing.finding import Finding, Host, compare
@@ -150,12 +150,12 @@ def findings(
     """
     _check_make(make)
     names = _names(backends)
-    host = [each(as_numbers, item) for item in inputs]
+    host = [tree_map(as_numbers, item) for item in inputs]
     found: list[Finding] = []
-    quiet: Any = None if all(map(_finite, leaves(tuple(host)))) else "ignore"
+    quiet: Any = None if all(map(_finite, tree_leaves(tuple(host)))) else "ignore"
     for dtype in dtypes:
         subject = Subject(
-            make, [each(partial(as_dtype, dtype=dtype), item) for item in host], dtype, rng
+            make, [tree_map(partial(as_dtype, dtype=dtype), item) for item in host], dtype, rng
         )
         with accelerators.disabled(), np.errstate(all=quiet):
             truth = subject.on_host()

@@ -14,7 +14,7 @@ import xbp.random
 from xbp.arguments import described, name_of
 from xbp.backend import dtype_name, is_floating, to_numpy, use_backend
 from xbp.errors import InputError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn.backward import run_forward
 from xbp.nn.parameter import Parameter
 from xbp.testing.finding import Host, Quantities, Quantity
@@ -58,7 +58,7 @@ class Subject:
             def put(array: Host) -> Any:
                 return wrap(place.asarray(as_dtype(array, arithmetic).copy()))
 
-            inputs = [each(put, item) for item in self.inputs]
+            inputs = [tree_map(put, item) for item in self.inputs]
             if takes_parameters(self.make):
                 results = dict(self.optimizer(*inputs))
             elif hasattr(subject := self.make(), "forward"):
@@ -91,7 +91,7 @@ class Subject:
         for _, parameter in (*named, *kept):
             if is_floating(parameter.data):
                 parameter.data = wrap(parameter.data)
-        looked_at = wrap is _unchanged and isinstance(leaves(x)[0], np.ndarray)
+        looked_at = wrap is _unchanged and isinstance(tree_leaves(x)[0], np.ndarray)
         before = copies(x) if looked_at else []
         y, backward = run_forward(layer, x, training=True, rng=self.rng)
         check_unchanged(layer, "forward", "input", before, x)
@@ -100,21 +100,21 @@ class Subject:
         def incoming(part: Any) -> Any:  # a float32, which every arithmetic holds exactly
             return put(noise.normal(size=tuple(part.shape)).astype(np.float32).astype(float))
 
-        dy = each(incoming, y)
+        dy = tree_map(incoming, y)
         given = copies(dy) if looked_at else []
         dx = backward(dy)
         check_unchanged(layer, "backward", "input", before, x)
         check_unchanged(layer, "backward", "gradient", given, dy)
-        shapes = [getattr(part, "shape", None) for part in leaves(dx)]
-        wanted = [part.shape if is_floating(part) else None for part in leaves(x)]
+        shapes = [getattr(part, "shape", None) for part in tree_leaves(dx)]
+        wanted = [part.shape if is_floating(part) else None for part in tree_leaves(x)]
         assert not looked_at or shapes == wanted, (
             f"{layer!r}: its backward must return ∂L/∂x, of the shape of the input, "
             f"{' and '.join(map(_shape, wanted))}; it returned "
-            f"{' and '.join(map(described, leaves(dx)))}"
+            f"{' and '.join(map(described, tree_leaves(dx)))}"
         )
-        for name, part in zip(numbered("the output", y), leaves(y), strict=True):
+        for name, part in zip(numbered("the output", y), tree_leaves(y), strict=True):
             yield (name, "forward"), part
-        for name, part in zip(numbered("the input", x), leaves(dx), strict=True):
+        for name, part in zip(numbered("the input", x), tree_leaves(dx), strict=True):
             if part is None:  # of integers
                 continue
             yield (f"the gradient of {name}", "backward"), part
@@ -130,21 +130,21 @@ class Subject:
         if _is_loss(result, inputs):
             yield ("the value", "forward"), result[0]
             for name, part in zip(
-                numbered("the gradient", result[1]), leaves(result[1]), strict=True
+                numbered("the gradient", result[1]), tree_leaves(result[1]), strict=True
             ):
                 yield (name, "backward"), part
             return
-        for name, array in zip(numbered("the output", result), leaves(result), strict=True):
+        for name, array in zip(numbered("the output", result), tree_leaves(result), strict=True):
             if not inputs and isinstance(array, np.ndarray):  # drawn on the host, for any backend
                 array = xbp.asarray(as_dtype(array, self.dtype))
             exact = not inputs or dtype_name(array.dtype) not in ("float32", "float64")
             yield (name, "bits" if exact else "forward"), array
 
     def optimizer(self, start: Any, *gradients: Any) -> Iterator[tuple[Quantity, Any]]:
-        parameters = [Parameter(array) for array in leaves(start)]
+        parameters = [Parameter(array) for array in tree_leaves(start)]
         optimizer = self.make(parameters)
         for gradient in gradients:
-            for parameter, g in zip(parameters, leaves(gradient), strict=True):
+            for parameter, g in zip(parameters, tree_leaves(gradient), strict=True):
                 parameter.zero_grad()
                 parameter.add_grad(g)
             optimizer.step()
@@ -178,7 +178,7 @@ def _is_loss(result: Any, inputs: tuple[Any, ...]) -> bool:
 
 
 def _shapes(tree: Any) -> Any:
-    return each(lambda part: getattr(part, "shape", ()), tree)
+    return tree_map(lambda part: getattr(part, "shape", ()), tree)
 
 
 def as_dtype(array: Host, dtype: str) -> Host:

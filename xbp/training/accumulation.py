@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from xbp.backend import Array, array_namespace, library_of, on_host
-from xbp.nested import each, first_of, leaves
+from xbp.nested import first_of, tree_leaves, tree_map
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
-from xbp.random import Stream
+from xbp.random import RandomStream
 from xbp.training.metrics.averages import counted
 from xbp.training.metrics.counting import len_of
 from xbp.training.results import CheckedLoss
@@ -18,7 +18,7 @@ from xbp.training.state import Pieces
 
 
 def accumulated(
-    pieces: Pieces, loss: CheckedLoss, x: Array, y: Array, rng: Stream, size: int
+    pieces: Pieces, loss: CheckedLoss, x: Array, y: Array, rng: RandomStream, size: int
 ) -> tuple[Array, Array, bool]:
     """Add the gradients of a batch to the parameters, from one part of it after the other.
 
@@ -35,7 +35,7 @@ def accumulated(
         Of ``pieces.loss``.
     x, y : array
         The batch.
-    rng : Stream
+    rng : RandomStream
         Advanced to this step.
     size : int
         Samples in a part; the last one may be smaller.
@@ -54,7 +54,9 @@ def accumulated(
     total: Any = 0.0
     count: Any = None  # a 0-d array, where the loss says what a part counts
     for part in _parts(samples, size):
-        some, target = (each(lambda array, part=part: array[part, ...], data) for data in (x, y))
+        some, target = (
+            tree_map(lambda array, part=part: array[part, ...], data) for data in (x, y)
+        )
         prediction, backward = run_forward(pieces.model, some, training=True, rng=rng)
         value, gradient = loss(prediction, target)
         whole = _put(whole, prediction, part, samples)
@@ -67,7 +69,7 @@ def accumulated(
         else:
             count = own if count is None else count + own
         total = total + weight * value
-        for_parameters(backward)(each(lambda g, w=weight: _times(g, w), gradient))
+        for_parameters(backward)(tree_map(lambda g, w=weight: _times(g, w), gradient))
     if count is None:
         return whole, total, True
     xp = array_namespace(count)
@@ -93,8 +95,8 @@ def _times(gradient: Array, factor: Any) -> Array:
 def _put(whole: Any, prediction: Any, part: slice, samples: int) -> Any:
     """`whole`, made for the first part, with the prediction of this part in its place."""
     if whole is None:
-        whole = each(lambda array: _room(array, samples), prediction)
-    for array, values in zip(leaves(whole), leaves(prediction), strict=True):
+        whole = tree_map(lambda array: _room(array, samples), prediction)
+    for array, values in zip(tree_leaves(whole), tree_leaves(prediction), strict=True):
         array[part, ...] = values
     return whole
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from xbp.backend import Array, array_namespace, backend_of, brief, graph_for, on_device_of
 from xbp.errors import InputError
-from xbp.nested import each
+from xbp.nested import tree_map
 from xbp.optim import Optimizer
 from xbp.primitives import write_row
 from xbp.training.callbacks.base import Training
@@ -269,7 +269,7 @@ class Recordings:
         self.unflushed.append(size)
         for metric in state.averages.metrics.values():
             if not _captured(metric):  # it gets copies, as the next step overwrites the arrays
-                metric.update(*each(partial(self.xp.asarray, copy=True), recording.outputs))
+                metric.update(*tree_map(partial(self.xp.asarray, copy=True), recording.outputs))
         return True
 
     def _recording(self, size: int) -> Recording:

@@ -18,7 +18,7 @@ Place: TypeAlias = "tuple[Any, Any, Array]"
 
 def batch_of(x: Any, y: Any, indices: Array) -> tuple[Any, Any]:
     take = array_namespace(indices).take
-    batch, target = (each(lambda part: take(part, indices, axis=0), parts) for parts in (x, y))
+    batch, target = (tree_map(lambda part: take(part, indices, axis=0), parts) for parts in (x, y))
     return batch, target
 
 
@@ -94,7 +94,7 @@ def _layer(pieces: Pieces, seed: int, batch: Any) -> str:
 
 def _first_broken(arrays: Any) -> int | None:
     """The first sample in which something is infinite or nan."""
-    for array in leaves(arrays):
+    for array in tree_leaves(arrays):
         if not _finite(array):
             finite = np.isfinite(to_numpy(array))
             return int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))

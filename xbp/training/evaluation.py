@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from xbp.backend import Array, array_namespace
-from xbp.nested import each
+from xbp.nested import tree_map
 from xbp.nn import Layer
 from xbp.training.feeds import Feed
 from xbp.training.memory import enough_memory
@@ -46,4 +46,4 @@ def predict(model: Layer, inputs: Iterator[Any], batch_size: int) -> Array:
         with enough_memory(batch, batch_size, "predicting", model):
             outputs.append(model(batch))
     with enough_memory(batch, batch_size, "predicting", model):
-        return each(lambda *parts: array_namespace(parts[0]).concat(parts, axis=0), *outputs)
+        return tree_map(lambda *parts: array_namespace(parts[0]).concat(parts, axis=0), *outputs)

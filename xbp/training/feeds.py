@@ -21,7 +21,7 @@ from xbp.backend import Array, Backend, backend_of, fill_slots, on_host, out_of_
 from xbp.data.ahead import Ahead
 from xbp.data.sources import Source, batches_of, inputs_of
 from xbp.errors import InputError, OutOfMemoryError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.random import permutation
 from xbp.training.diagnosis import Place, batch_of
 from xbp.training.door.batches import Gate
@@ -324,7 +324,7 @@ class Streamed:
                 yield self._placed(pair)
 
     def _placed(self, pair: Pair) -> Pair:
-        x, y = (each(self.backend.asarray, part) for part in pair)
+        x, y = (tree_map(self.backend.asarray, part) for part in pair)
         return x, y
 
     def digests(self, what: str) -> dict[str, str]:
@@ -358,14 +358,14 @@ def streamed_inputs(
         for x in ahead:
             none = False
             gate.meet_tokens(x)
-            yield each(backend.asarray, x)
+            yield tree_map(backend.asarray, x)
     if none:
         msg = "there is nothing to predict: the iterable gives no batches"
         raise InputError(msg)
 
 
 def _samples(pair: Pair) -> int:
-    return len(leaves(pair[1])[0])
+    return len(tree_leaves(pair[1])[0])
 
 
 def _length(data: Iterable[Any]) -> int:

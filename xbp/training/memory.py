@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from xbp.backend import Array, asked_for, backend_of, free_memory, on_host, out_of_memory
 from xbp.errors import OutOfMemoryError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn import Layer, for_parameters
 from xbp.nn.statistics import buffers_kept
 from xbp.training.state import Pieces
@@ -28,14 +28,14 @@ def step_too_large(
         """Forward and backward of a smaller batch."""
         try:
             with buffers_kept(pieces.model):
-                batch = each(lambda part: part[:size, ...], x)
-                target = each(lambda part: part[:size, ...], y)
+                batch = tree_map(lambda part: part[:size, ...], x)
+                target = tree_map(lambda part: part[:size, ...], y)
                 prediction, backward = pieces.model.forward(batch, training=True, rng=0)
                 for_parameters(backward)(pieces.loss(prediction, target)[1])
         finally:
             pieces.optimizer.zero_grad()
 
-    return too_large("a step", error, leaves(x)[0], batch_size, attempt)
+    return too_large("a step", error, tree_leaves(x)[0], batch_size, attempt)
 
 
 @contextmanager
@@ -54,9 +54,9 @@ def enough_memory(x: Array, size: int, what: str, model: Layer) -> Iterator[None
         traceback.clear_frames(error.__traceback__)
 
         def attempt(n: int) -> None:
-            model(each(lambda part: part[:n, ...], x))
+            model(tree_map(lambda part: part[:n, ...], x))
 
-        raise too_large(what, error, leaves(x)[0], size, attempt) from None
+        raise too_large(what, error, tree_leaves(x)[0], size, attempt) from None
 
 
 def too_large(

@@ -9,7 +9,7 @@ from typing import Any
 from xbp.arguments import described, is_finite, name_of
 from xbp.backend import Array, array_namespace, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
-from xbp.nested import first_of, leaves
+from xbp.nested import first_of, tree_leaves
 
 NUMBERS = ("bool", "integral", "real floating")
 
@@ -133,7 +133,7 @@ def checked_loss(loss: Any, returned: Any, prediction: Array) -> tuple[Array, Ar
         raise InputError(msg)
     value, gradient = returned
     value = value_of(f"{what}, as its value,", value, first_of(prediction))
-    parts, found = leaves(prediction), leaves(gradient)
+    parts, found = tree_leaves(prediction), tree_leaves(gradient)
     if len(parts) != len(found):
         msg = f"{what} must return a gradient for each of {len(parts)} outputs, got {len(found)}"
         raise InputError(msg)

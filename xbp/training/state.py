@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from xbp.backend import Array
 from xbp.nn import Layer
 from xbp.optim import Optimizer
-from xbp.random import Stream
+from xbp.random import RandomStream
 from xbp.training.history import History
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.counting import Metric
@@ -39,7 +39,7 @@ class TrainingState:
     ----------
     seed : int
         The order of epoch e depends on (seed, e).
-    stream : Stream
+    stream : RandomStream
         The masks of step t depend on (seed, t).
     first_epoch : int
         The number of epochs that had been done when `fit` began.
@@ -61,7 +61,7 @@ class TrainingState:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.stream = Stream(seed)
+        self.stream = RandomStream(seed)
         self.first_epoch = 0
         self.epochs_done = 0
         self.steps_done = 0

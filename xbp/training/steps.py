@@ -11,7 +11,7 @@ from xbp.nested import first_of
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
 from xbp.optim import Optimizer
-from xbp.random import Stream
+from xbp.random import RandomStream
 from xbp.training.accumulation import accumulated
 from xbp.training.callbacks.base import Training
 from xbp.training.diagnosis import batch_of
@@ -26,7 +26,7 @@ def update(
     loss: CheckedLoss,
     x: Array,
     y: Array,
-    rng: Stream,
+    rng: RandomStream,
     coefficients: Any = None,
     *,
     part: int = 0,
@@ -41,7 +41,7 @@ def update(
     ----------
     loss : CheckedLoss
         Of ``pieces.loss``.
-    rng : Stream
+    rng : RandomStream
         The random bits of dropout masks, advanced to this step.
     coefficients : list, optional
         The coefficients of the update rule, as arrays on the device (see `Optimizer.step`).

@@ -12,10 +12,10 @@ from xbp.arguments import described, integer
 from xbp.backend import Array, Backend, get_backend, on_device_of
 from xbp.data.sources import Source, is_stream
 from xbp.errors import InputError, NonFiniteError
-from xbp.nested import leaves
+from xbp.nested import tree_leaves
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
-from xbp.random import Seed, Stream, fresh_seed
+from xbp.random import RandomStream, Seed, fresh_seed
 from xbp.training.callbacks.base import Callback, begun, told_not_finite
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
@@ -397,7 +397,7 @@ class Trainer:
     # --- the state of training ---
 
     seed = _OfState[int]()
-    stream = _OfState[Stream]()
+    stream = _OfState[RandomStream]()
     epochs_done = _OfState[int]()
     first_epoch = _OfState[int]()
     steps_done = _OfState[int]()
@@ -470,7 +470,7 @@ class Trainer:
         else:
             data, self.quantities = admit(self, x, y)
             feed = Resident(data, batch_size)
-        self.sample_shape = tuple(leaves(feed.example[0])[0].shape[1:])
+        self.sample_shape = tuple(tree_leaves(feed.example[0])[0].shape[1:])
         return feed
 
     def _check_parameters(self) -> None:

@@ -12,7 +12,7 @@ import xbp
 from xbp import nn
 from xbp.backend import Backend
 from xbp.errors import InputError
-from xbp.random import Stream
+from xbp.random import RandomStream
 
 # --- Sequential ---
 
@@ -93,7 +93,9 @@ def test_each_dropout_of_a_sequential_draws_a_mask_of_its_own(backend: Backend) 
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("make_rng", [lambda: 5, lambda: default_rng(5), lambda: Stream(5, step=2)])
+@pytest.mark.parametrize(
+    "make_rng", [lambda: 5, lambda: default_rng(5), lambda: RandomStream(5, step=2)]
+)
 def test_trace_gives_each_output_of_one_forward_masks_included(
     training: bool, make_rng: Callable[[], Any]
 ) -> None:

@@ -12,7 +12,7 @@ from xbp.arguments import described, name_of
 from xbp.backend import Array, Backend, get_backend, library_of, to_numpy
 from xbp.data.sources import as_pair
 from xbp.errors import InputError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn import Loss
 from xbp.nn.embedding import Embedding, check_tokens
 from xbp.training.door.data import (
@@ -57,8 +57,8 @@ class Gate:
             the model's dtype or complex ones, or its targets do not fit the loss or a metric.
         """
         x, y = as_pair(batch)
-        x = each(lambda part: fitted(self.pieces.model, part), x)
-        for part in leaves(y):
+        x = tree_map(lambda part: fitted(self.pieces.model, part), x)
+        for part in tree_leaves(y):
             refuse_complex("y", part)
         prediction = self.known.get(_kind(x))
         if prediction is not None:
@@ -126,8 +126,8 @@ class Gate:
         InputError
             There are no samples, or they hold no numbers that the model can take.
         """
-        x = each(lambda part: fitted(self.pieces.model, part), x)
-        for part in leaves(x):
+        x = tree_map(lambda part: fitted(self.pieces.model, part), x)
+        for part in tree_leaves(x):
             if part.ndim == 0 or len(part) == 0:
                 msg = f"there is nothing to predict: a batch is {described(part)}"
                 raise InputError(msg)
@@ -136,8 +136,8 @@ class Gate:
     def _show(self, pair: Pair) -> Any:
         """The model's output for the first sample, checked against the targets."""
         x, y = pair
-        sample = each(lambda part: self._placed(part[:1]), x)
-        prediction = each(to_numpy, one_output(self.pieces.model, sample))
+        sample = tree_map(lambda part: self._placed(part[:1]), x)
+        prediction = tree_map(to_numpy, one_output(self.pieces.model, sample))
         check_targets(self.loss, self.pieces.metrics.values(), prediction, y)
         self.known[_kind(x)] = prediction
         return prediction
@@ -187,7 +187,7 @@ def refuse_targets(y: Any) -> None:
 
 
 def _kind(x: Any) -> Kind:
-    return tuple(part.shape[1:] for part in leaves(x))
+    return tuple(part.shape[1:] for part in tree_leaves(x))
 
 
 def _on_the_host(loss: Any) -> Any:

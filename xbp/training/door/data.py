@@ -18,7 +18,7 @@ from xbp.backend import (
     to_numpy,
 )
 from xbp.errors import InputError, OutOfMemoryError
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn import Layer, Loss
 from xbp.nn.embedding import check_tokens
 from xbp.nn.losses import advice
@@ -129,11 +129,11 @@ def one_output(model: Layer, x: Any) -> Array:
     InputError
         The sample does not fit the model, or the number of outputs is not 1.
     """
-    x = each(lambda part: part[:1, ...], x)
+    x = tree_map(lambda part: part[:1, ...], x)
     prediction = model(x)
-    for output in leaves(prediction):
+    for output in tree_leaves(prediction):
         if output.ndim == 0 or len_of(output) != 1:
-            shapes = ", ".join(str(tuple(part.shape)) for part in leaves(x))
+            shapes = ", ".join(str(tuple(part.shape)) for part in tree_leaves(x))
             msg = (
                 f"the model makes an output of shape {tuple(output.shape)} of one sample "
                 f"{shapes}; its first axis must be that of the samples"

@@ -24,7 +24,7 @@ from xbp.arguments import described
 from xbp.backend import Array, dtype_name, library_of
 from xbp.errors import DataError, InputError, on_one_line
 from xbp.models.registry import recipe_of
-from xbp.random import Stream
+from xbp.random import RandomStream
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.files.checkpoints import FORMAT, Checkpoint
 from xbp.training.files.tensors import part
@@ -116,7 +116,7 @@ def restore(trainer: Training, checkpoint: Checkpoint) -> None:
     state = trainer.state
     state.seed = checkpoint.seed
     state.epochs_done = checkpoint.epochs_done
-    state.stream = Stream(checkpoint.seed, step=checkpoint.steps)
+    state.stream = RandomStream(checkpoint.seed, step=checkpoint.steps)
     if checkpoint.steps_done:  # before their state is restored
         for callback in trainer.callbacks:
             callback.on_epoch_begin(trainer, state.epochs_done + 1)
