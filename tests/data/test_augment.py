@@ -14,7 +14,7 @@ from xbp.backend import why_unavailable
 from xbp.data import Augmentation, Brightness, Compose, Cutout, Flip, Mixup, ShiftedCrop
 from xbp.data.augment import upper_quantiles
 from xbp.errors import InputError
-from xbp.random import Stream
+from xbp.random import RandomStream
 from xbp.testing import assert_no_host_sync, emulated_graphs
 from xbp.training import Checkpoints, LambdaCallback
 from xbp.training.capture import Phase, recordings_of
@@ -52,7 +52,7 @@ def images(dtype: str) -> Any:
 
 def words(count: int = 1, seed: int = 0) -> Iterator[np.ndarray]:
     """What the stream draws for each image, one decision after the other."""
-    stream = Stream(seed)
+    stream = RandomStream(seed)
     for _ in range(count):
         yield stream.bits((N,), like=FLOATS)
 
@@ -159,7 +159,7 @@ def test_the_bits_are_those_of_numpy(place: str, name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_another_step_is_another_draw_and_the_same_step_the_same(name: str) -> None:
-    stream, made = Stream(3), []
+    stream, made = RandomStream(3), []
     for step in (0, 1, 0):
         stream.advance(step)
         made.append(ALL[name]()(FLOATS, Y, rng=stream)[0])
@@ -169,7 +169,7 @@ def test_another_step_is_another_draw_and_the_same_step_the_same(name: str) -> N
 
 
 def test_a_composition_draws_from_one_stream() -> None:
-    stream = Stream(1)
+    stream = RandomStream(1)
     x, y = ShiftedCrop(2)(*Flip()(FLOATS, Y, rng=stream), rng=stream)
     np.testing.assert_array_equal(Compose(Flip(), ShiftedCrop(2))(FLOATS, Y, rng=1)[0], x)
     assert y is Y
@@ -242,7 +242,7 @@ def test_training_with_it_is_the_loop_by_hand() -> None:
     twin = trainer_of()
     model, loss, optimizer = twin.model, twin.loss, twin.optimizer
     x, y = np.tile(FLOATS, (3, 1, 1, 1)).astype("float32"), np.tile(Y, 3)
-    order, stream = xbp.random.permutation(3, 0, 27), Stream(3)
+    order, stream = xbp.random.permutation(3, 0, 27), RandomStream(3)
     for step in range(7):
         stream.advance(step)
         rows = order[4 * step : 4 * step + 4]

@@ -29,7 +29,7 @@ from xbp.backend import (
     on_device_of,
 )
 from xbp.errors import InputError
-from xbp.random import Seed, Stream, as_stream
+from xbp.random import RandomStream, Seed, as_stream
 
 LEVELS = 4096
 """Different values of λ in `Mixup`."""
@@ -41,7 +41,9 @@ class Augmentation:
     Images are an array (N, C, H, W), floating-point or uint8, and keep their shape and dtype.
     """
 
-    def __call__(self, x: Array, y: Any = None, *, rng: Seed | Stream = None) -> tuple[Array, Any]:
+    def __call__(
+        self, x: Array, y: Any = None, *, rng: Seed | RandomStream = None
+    ) -> tuple[Array, Any]:
         """A batch, changed.
 
         Parameters
@@ -49,7 +51,7 @@ class Augmentation:
         x : array (N, C, H, W), floating-point or uint8
         y : array, optional
             Targets; handed on as they are, except by `Mixup`.
-        rng : int, numpy.random.Generator, xbp.random.Stream or None
+        rng : int, numpy.random.Generator, xbp.random.RandomStream or None
             In training the stream of the step.
 
         Returns
@@ -65,10 +67,10 @@ class Augmentation:
         with on_device_of(x):
             return self.batch(array_namespace(x), x, y, as_stream(rng))
 
-    def batch(self, xp: Namespace, x: Array, y: Any, stream: Stream) -> tuple[Array, Any]:
+    def batch(self, xp: Namespace, x: Array, y: Any, stream: RandomStream) -> tuple[Array, Any]:
         return self.images(xp, x, stream), y
 
-    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+    def images(self, xp: Namespace, x: Array, stream: RandomStream) -> Array:
         """The images, changed; `stream` draws one word for each of them and each decision."""
         msg = f"{type(self).__name__} changes nothing; define images(self, xp, x, stream)"
         raise NotImplementedError(msg)
@@ -107,7 +109,9 @@ class Compose(Augmentation):
                 raise InputError(msg)
         self.steps = steps
 
-    def __call__(self, x: Array, y: Any = None, *, rng: Seed | Stream = None) -> tuple[Array, Any]:
+    def __call__(
+        self, x: Array, y: Any = None, *, rng: Seed | RandomStream = None
+    ) -> tuple[Array, Any]:
         stream = as_stream(rng)
         for step in self.steps:
             x, y = step(x, y, rng=stream)
@@ -128,7 +132,7 @@ class Flip(Augmentation):
     def __init__(self, p: float = 0.5) -> None:
         self.p = number("p", p, least=0, most=1)
 
-    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+    def images(self, xp: Namespace, x: Array, stream: RandomStream) -> Array:
         flipped = stream.bits((x.shape[0],), like=x) < round(self.p * 2**32)
         return xp.where(_each_image(xp, flipped), xp.flip(x, axis=3), x)
 
@@ -156,7 +160,7 @@ class ShiftedCrop(Augmentation):
             msg = f"{self} needs images of more than {self.padding} pixels, got {described(x)}"
             raise InputError(msg)
 
-    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+    def images(self, xp: Namespace, x: Array, stream: RandomStream) -> Array:
         (n, c, height, width), p = x.shape, self.padding
         x = _padded(xp, _padded(xp, x, 2, p, self.mode), 3, p, self.mode)
         here = {"dtype": xp.int64, "device": x.device}
@@ -185,7 +189,7 @@ class Cutout(Augmentation):
     def __init__(self, size: int = 8) -> None:
         self.size = integer("size", size, least=1)
 
-    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+    def images(self, xp: Namespace, x: Array, stream: RandomStream) -> Array:
         n, _, height, width = x.shape
         inside = []
         for length in (height, width):
@@ -210,7 +214,7 @@ class Brightness(Augmentation):
     def __init__(self, most: float = 0.2) -> None:
         self.most = number("most", most, least=0, most=1)
 
-    def images(self, xp: Namespace, x: Array, stream: Stream) -> Array:
+    def images(self, xp: Namespace, x: Array, stream: RandomStream) -> Array:
         words = xp.astype(stream.bits((x.shape[0],), like=x), xp.float64)
         factor = words * (2 * self.most / 2**32) + (1 - self.most)
         values = _as_floats(xp, x)
@@ -244,7 +248,7 @@ class Mixup(Augmentation):
         self.alpha = positive("alpha", alpha)
         self._tables: list[tuple[Backend, Array]] = []
 
-    def batch(self, xp: Namespace, x: Array, y: Any, stream: Stream) -> tuple[Array, Any]:
+    def batch(self, xp: Namespace, x: Array, y: Any, stream: RandomStream) -> tuple[Array, Any]:
         values = _as_floats(xp, x)
         y = self._shares(xp, y, values)
         steps = stream.bits((x.shape[0],), like=x) // (2**32 // LEVELS)
@@ -296,7 +300,7 @@ def upper_quantiles(alpha: float, count: int) -> np.ndarray[Any, np.dtype[np.flo
 # --- what they share -----------------------------------------------------------------------------
 
 
-def _below(stream: Stream, n: int, bound: int, like: Array) -> Array:
+def _below(stream: RandomStream, n: int, bound: int, like: Array) -> Array:
     """n integers from 0 to bound - 1, evenly to one part in 2³² / bound."""
     return (stream.bits((n,), like=like) * bound) // 2**32
 

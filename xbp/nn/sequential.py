@@ -18,7 +18,7 @@ from xbp.nn.backward import (
 )
 from xbp.nn.layer import Layer
 from xbp.nn.operation import Run, is_operation
-from xbp.random import Stream, as_stream
+from xbp.random import RandomStream, as_stream
 
 
 class Sequential(Layer):

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from xbp.backend import Array, array_namespace, to_numpy
-from xbp.nested import each, leaves
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn import named_outputs
-from xbp.random import Stream
+from xbp.random import RandomStream
 from xbp.training.state import Pieces
 
 Place: TypeAlias = "tuple[Any, Any, Array]"
@@ -85,9 +85,9 @@ def spoiled(pieces: Pieces, epoch: int) -> str:
 
 def _layer(pieces: Pieces, seed: int, batch: Any) -> str:
     """The first layer whose output is not finite, as it would be in training."""
-    stream = Stream(seed, step=pieces.optimizer.steps)
+    stream = RandomStream(seed, step=pieces.optimizer.steps)
     for name, layer, output in named_outputs(pieces.model, batch, training=True, rng=stream):
-        if not all(map(_finite, leaves(output))):
+        if not all(map(_finite, tree_leaves(output))):
             return f"the output of layer {name!r}, {layer}"
     return ""
 

@@ -163,7 +163,7 @@ def check_augmentation(pieces: Pieces, example: Pair, backend: Backend) -> None:
             f"(x, y, *, rng) -> (x, y), got {described(augment)}"
         )
         raise InputError(msg)
-    x, y = (each(lambda part: backend.asarray(part[:2, ...]), part) for part in example)
+    x, y = (tree_map(lambda part: backend.asarray(part[:2, ...]), part) for part in example)
     made = augment(x, y, rng=0)
     if not isinstance(made, tuple) or len(made) != 2:
         msg = f"augment must return (x, y), got {described(made)} from {name_of(augment)}"
