@@ -121,7 +121,6 @@ class TransformerBlock(Layer):
         rng: Rng = None,
     ) -> tuple[Array, Backward]:
         """The output, and its backward; `key_padding_mask` as for `MultiheadAttention`."""
-        self.check_input(x)
         stream = as_stream(rng) if training else None
         attend = partial(self.self_attn.forward, key_padding_mask=key_padding_mask)
         dropped = self.dropout.forward
