@@ -72,6 +72,19 @@ def crossed(*sizes: Any, queries: int, **options: Any) -> nn.Layer:
     return CrossAttention(nn.MultiheadAttention(*sizes, **options), queries)
 
 
+def with_drawn_vectors(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """Biases and norms of random numbers, where they begin as zeros and ones, and all alike."""
+
+    def make(*sizes: Any, **options: Any) -> Any:
+        layer, rng = kind(*sizes, **options), np.random.default_rng(3)
+        for _, parameter in layer.named_parameters():
+            if parameter.data.ndim == 1:
+                parameter.assign(rng.normal(1.0, 0.5, parameter.shape))
+        return layer
+
+    return make
+
+
 # --- definitions ----------------------------------------------------------------------------------
 
 
@@ -237,16 +250,16 @@ SEQUENCES: list[Layer] = [
         fed((3, 4, 6), 6, 3, bias=False),
         fed((2, 5, 4), 4, 1, causal=True),
         fed((2, 4, 6), 6, 2, dropout=0.3, causal=True),
-    ], inference=undropped(self_attention)),
+    ], make=with_drawn_vectors(nn.MultiheadAttention), inference=undropped(self_attention)),
     Layer("MultiheadAttention", cross_attention, [
         fed((2, 7, 4), 4, 2, queries=3),
         fed((2, 6, 6), 6, 3, queries=4, causal=True),
-    ], make=crossed, title="MultiheadAttention across"),
+    ], make=with_drawn_vectors(crossed), title="MultiheadAttention across"),
     Layer("TransformerBlock", transformer_block, [
         fed((2, 3, 4), 4, 2),
         fed((2, 3, 4), 4, 2, 6, activation=nn.SwiGLU, causal=True, bias=False),
         fed((2, 4, 6), 6, 3, 5, dropout=0.25, norm_first=False),
-    ], inference=undropped(transformer_block)),
+    ], make=with_drawn_vectors(nn.TransformerBlock), inference=undropped(transformer_block)),
 ]  # fmt: skip
 
 
@@ -259,5 +272,6 @@ LANGUAGE_MODELS = [
     Model("GPT", gpt, [
         fed((2, 5), 7, 5, 2, 2, 4, dropout=0.2),
         fed((3, 4), 11, 6, 1, 3, 6, tie=False),
-    ], room=models, make=of_tokens(models.GPT), kinks=steep, inference=undropped(gpt)),
+    ], room=models, make=with_drawn_vectors(of_tokens(models.GPT)), kinks=steep,
+          inference=undropped(gpt)),
 ]  # fmt: skip
