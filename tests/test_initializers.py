@@ -14,22 +14,19 @@ import xbp
 from xbp import initializers, nn
 from xbp.backend import backend_of
 from xbp.errors import InputError
+from xbp.testing.cases import INITIALIZERS
 
 SHAPE = (120, 40, 5, 3)  # fan_in = 600, fan_out = 1800
 FAN_IN, FAN_OUT = 600, 1800
-UNIFORM = {
-    "uniform": 1 / 3,
-    "fan_in_uniform": 1 / (3 * FAN_IN),  # PyTorch: U(±1/√fan_in)
-    "xavier_uniform": 2 / (FAN_IN + FAN_OUT),  # Glorot & Bengio 2010, eq. 16
-    "he_uniform": 2 / FAN_IN,  # He et al. 2015, eq. 10
-    "lecun_uniform": 1 / FAN_IN,  # LeCun et al. 1998, eq. 16
+VARIANCES = {
+    law: {
+        line.name: line.variance(FAN_IN, FAN_OUT)
+        for line in INITIALIZERS
+        if line.law == law and line.variance
+    }
+    for law in ("uniform", "normal")
 }
-NORMAL = {
-    "normal": 1.0,
-    "xavier_normal": 2 / (FAN_IN + FAN_OUT),  # Glorot & Bengio 2010, eq. 12
-    "he_normal": 2 / FAN_IN,
-    "lecun_normal": 1 / FAN_IN,
-}
+UNIFORM, NORMAL = VARIANCES["uniform"], VARIANCES["normal"]
 # n = 72,000 draws of one seed. 4.5 standard deviations hold with probability 1 - 7e-6 for a
 # correct distribution; at this n they allow the variance an error of 2.4 % at most.
 SIGMAS = 4.5
@@ -98,7 +95,7 @@ def test_normal_weights_are_standard_normal_numbers_scaled(name: str, variance: 
     np.testing.assert_allclose(draw(name), expected, rtol=1e-15)  # two roundings
 
 
-@pytest.mark.parametrize("name", [*UNIFORM, *NORMAL, "lenet_uniform", "orthogonal"])
+@pytest.mark.parametrize("name", [*UNIFORM, *NORMAL, "orthogonal"])
 def test_weights_are_drawn_in_float64(name: str) -> None:
     drawn = draw(name)
     assert drawn.dtype == np.float64
@@ -182,7 +179,7 @@ def test_fans_count_the_terms_of_a_sum(shape: tuple[int, ...], expected: tuple[i
 
 
 NEED_FANS = [name for name in (*UNIFORM, *NORMAL) if name not in ("uniform", "normal")]
-NEED_FANS += ["orthogonal", "lenet_uniform"]
+NEED_FANS += ["orthogonal"]
 
 
 @pytest.mark.parametrize("name", NEED_FANS)

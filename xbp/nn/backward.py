@@ -108,12 +108,18 @@ class CheckedBackward(partial[Any]):
         _run(layer, kind, device, for_parameters(run), dy)
 
 
+def shown(layer: object) -> str:
+    """How sentences call a layer: as it shows itself, or its class if that takes several lines."""
+    text = repr(layer)
+    return type(layer).__name__ if "\n" in text else text
+
+
 def _run(layer: object, kind: type, device: Any, run: Backward, dy: Array) -> Array:
     """A layer's own backward, ``run(dy)``, on the output's device, where `dy` has to lie."""
     mine, theirs = library_of_type(kind), library_of(dy)
     if mine and theirs and (mine is not theirs or dy.device != device):
         msg = (
-            f"{layer} got a gradient on {whereabouts(dy)}, where its output is on "
+            f"{shown(layer)} got a gradient on {whereabouts(dy)}, where its output is on "
             f"{mine.name} ({device}); move the gradient with xbp.asarray(…)"
         )
         raise BackendError(msg)

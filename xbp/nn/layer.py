@@ -26,7 +26,7 @@ from xbp.backend import (
     whereabouts,
 )
 from xbp.errors import BackendError, InputError, XBPError
-from xbp.nn.backward import Backward, Rng, not_both, placed
+from xbp.nn.backward import Backward, Rng, not_both, placed, shown
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.parts import PLAIN, check_nothing_hidden, parts, within
 
@@ -180,13 +180,13 @@ class Layer:
             return
         if getattr(dy, "shape", None) != shape:
             msg = (
-                f"{self} got {described(dy)} as the gradient of an output of shape {tuple(shape)}; "
-                "check the loss or the backward that computed it"
+                f"{shown(self)} got {described(dy)} as the gradient of an output of shape "
+                f"{tuple(shape)}; check the loss or the backward that computed it"
             )
             raise InputError(msg)
         if array_namespace(dy) is not xp:
             msg = (
-                f"{self} got a gradient on {whereabouts(dy)}, where its output is on "
+                f"{shown(self)} got a gradient on {whereabouts(dy)}, where its output is on "
                 f"{whereabouts(xp.empty(0))}; move the gradient with xbp.asarray(…)"
             )
             raise BackendError(msg)
@@ -204,13 +204,13 @@ class Layer:
         """Check an input of integers, or one that should be."""
         if not wanted:
             msg = (
-                f"{self} needs floating-point input, got {dtype_name(x.dtype)}; convert numbers "
-                "with xbp.asarray(x, dtype=…); a layer of tokens calls "
+                f"{shown(self)} needs floating-point input, got {dtype_name(x.dtype)}; convert "
+                "numbers with xbp.asarray(x, dtype=…); a layer of tokens calls "
                 "check_input(x, integers=True)"
             )
             raise InputError(msg)
         if not xp.isdtype(x.dtype, "integral"):
-            msg = f"{self} needs integers, such as tokens, got {dtype_name(x.dtype)}"
+            msg = f"{shown(self)} needs integers, such as tokens, got {dtype_name(x.dtype)}"
             raise InputError(msg)
         for _, part in within(self, (Parameter,)):
             if array_namespace(part.data) is not xp or part.data.device != x.device:
@@ -226,12 +226,12 @@ class Layer:
         """What to say of an input and a parameter that differ in library, device or dtype."""
         if array_namespace(data) is not array_namespace(x) or data.device != x.device:
             return BackendError(
-                f"{self} got input on {whereabouts(x)}, but its parameters are on "
+                f"{shown(self)} got input on {whereabouts(x)}, but its parameters are on "
                 f"{whereabouts(data)}; move the model with .to(…) or the input with "
                 "xbp.asarray(…)"
             )
         return InputError(
-            f"{self} got {dtype_name(x.dtype)} input, but its parameters are "
+            f"{shown(self)} got {dtype_name(x.dtype)} input, but its parameters are "
             f"{dtype_name(data.dtype)}; convert the input with "
             f"xbp.asarray(x, dtype={dtype_name(data.dtype)!r}) or the model with "
             f".astype({dtype_name(x.dtype)!r})"

@@ -1,11 +1,14 @@
-"""Initializers: one line each, ``Initializer(name, options, shapes)``.
+"""Initializers: one line each.
 
-Their variances and ranges, each from its paper, are in tests/test_initializers.py.
+``Initializer(name, law, variance)``: the public name; the law of the numbers, ``uniform`` or
+``normal``, and their variance given fan-in and fan-out, with default options, from the paper. What
+follows another law has tests of its own in tests/test_initializers.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from xbp import initializers
@@ -13,27 +16,50 @@ from xbp import initializers
 
 @dataclass(frozen=True)
 class Initializer:
-    """A line of `xbp.testing.cases.INITIALIZERS`: with these options it fills these shapes."""
+    """A line of `xbp.testing.cases.INITIALIZERS`.
+
+    Attributes
+    ----------
+    name : str
+    law : str
+        ``"uniform"``, ``"normal"``, or empty.
+    variance : callable, optional
+        ``variance(fan_in, fan_out)``.
+    options : dict
+        What it is given where backends are compared.
+    shapes : tuple of shapes
+        What it fills there.
+    """
 
     name: str
+    law: str = ""
+    variance: Callable[[int, int], float] | None = None
+    _: KW_ONLY
     options: dict[str, Any] = field(default_factory=dict)
     shapes: tuple[tuple[int, ...], ...] = ((6, 5), (4, 3, 5, 2))
 
 
 INITIALIZERS = [
-    Initializer("constant", {"value": 0.1}),
-    Initializer("fan_in_uniform"),
-    Initializer("he_normal"),
-    Initializer("he_uniform"),
-    Initializer("lecun_normal"),
-    Initializer("lecun_uniform"),
-    Initializer("lenet_uniform"),
-    Initializer("map_by_map", {"inputs": (1, 3, 2), "init": initializers.he_normal}, ((6, 5, 3),)),
-    Initializer("normal", {"std": 0.3}),
-    Initializer("orthogonal", {"gain": 0.7}),
+    Initializer("constant", options={"value": 0.1}),
+    Initializer("fan_in_uniform", "uniform", lambda i, o: 1 / (3 * i)),  # PyTorch: U(±1/√fan_in)
+    Initializer("he_normal", "normal", lambda i, o: 2 / i),  # He et al. 2015, eq. 10
+    Initializer("he_uniform", "uniform", lambda i, o: 2 / i),
+    Initializer("lecun_normal", "normal", lambda i, o: 1 / i),  # LeCun et al. 1998, eq. 16
+    Initializer("lecun_uniform", "uniform", lambda i, o: 1 / i),
+    Initializer(
+        "lenet_uniform", "uniform", lambda i, o: (2.4 / i) ** 2 / 3
+    ),  # LeCun, Bottou et al.
+    Initializer(
+        "map_by_map",
+        options={"inputs": (1, 3, 2), "init": initializers.he_normal},
+        shapes=((6, 5, 3),),
+    ),
+    Initializer("normal", "normal", lambda i, o: 1.0, options={"std": 0.3}),
+    Initializer("orthogonal", options={"gain": 0.7}),
     Initializer("sinusoidal"),
-    Initializer("uniform", {"bound": 0.3}),
-    Initializer("xavier_normal"),
-    Initializer("xavier_uniform", {"gain": 5 / 3}),
+    Initializer("uniform", "uniform", lambda i, o: 1 / 3, options={"bound": 0.3}),
+    # Glorot & Bengio 2010, eqs. 12 and 16
+    Initializer("xavier_normal", "normal", lambda i, o: 2 / (i + o)),
+    Initializer("xavier_uniform", "uniform", lambda i, o: 2 / (i + o), options={"gain": 5 / 3}),
     Initializer("zeros"),
 ]
