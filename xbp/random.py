@@ -155,9 +155,12 @@ def words_of(step: int) -> tuple[int, int]:
     return step & MASK, step >> 32
 
 
-def as_stream(rng: Seed | RandomStream) -> RandomStream:
-    """The RandomStream for the `rng` of a forward; one is returned itself, and advances."""
-    return rng if isinstance(rng, RandomStream) else RandomStream(rng)
+def as_stream(rng: Seed | RandomStream) -> RandomStream | None:
+    """The RandomStream for the `rng` of a forward; one is returned itself, and advances.
+
+    None stays None: a layer that would draw from it refuses it.
+    """
+    return rng if rng is None or isinstance(rng, RandomStream) else RandomStream(rng)
 
 
 def _checked_step(step: Any) -> int:

@@ -222,7 +222,7 @@ class Evaluated(nn.Layer):
         self.layer = layer
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
-        return self.layer.forward(x)
+        return self.layer.forward(x, training=False)
 
 
 def test_gradients_of_inference_and_of_statistics_that_are_not_kept() -> None:

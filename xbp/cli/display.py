@@ -40,8 +40,9 @@ def new_table(*columns: str, left: int = 1) -> Table:
 def model_table(rows: list[LayerSummary]) -> Table:
     table = new_table("", "layer", "output shape", "parameters", left=2)
     for row in rows:
-        shape = " × ".join(map(str, row.output_shape))
-        table.add_row(row.name, row.kind, shape, f"{row.parameters:,}" if row.parameters else "")
+        table.add_row(
+            row.name, row.kind, row.sizes, f"{row.parameters:,}" if row.parameters else ""
+        )
     table.add_section()
     table.add_row("", "total", "", f"{sum(row.parameters for row in rows):,}")
     return table

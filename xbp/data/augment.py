@@ -65,7 +65,7 @@ class Augmentation:
         """
         self.check(x)
         with on_device_of(x):
-            return self.batch(array_namespace(x), x, y, as_stream(rng))
+            return self.batch(array_namespace(x), x, y, as_stream(rng) or RandomStream())
 
     def batch(self, xp: Namespace, x: Array, y: Any, stream: RandomStream) -> tuple[Array, Any]:
         return self.images(xp, x, stream), y
@@ -112,7 +112,7 @@ class Compose(Augmentation):
     def __call__(
         self, x: Array, y: Any = None, *, rng: Seed | RandomStream = None
     ) -> tuple[Array, Any]:
-        stream = as_stream(rng)
+        stream = as_stream(rng) or RandomStream()
         for step in self.steps:
             x, y = step(x, y, rng=stream)
         return x, y

@@ -18,6 +18,8 @@ from xbp.nn.backward import Backward, for_parameters
 from xbp.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from xbp.nn.class_losses import MultiMarginLoss, NLLLoss
 from xbp.nn.classes import ClassLoss
+from xbp.nn.composite import Composite
+from xbp.nn.containers import Concatenate, Parallel, Residual
 from xbp.nn.conv import Conv2d
 from xbp.nn.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from xbp.nn.dropout import Dropout
@@ -42,6 +44,7 @@ from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.pool import AvgPool2d, MaxPool2d
 from xbp.nn.positions import LearnedPositions, SinusoidalPositions
 from xbp.nn.prelu import PReLU
+from xbp.nn.rearrange import Identity, Permute, Reshape
 from xbp.nn.recurrent import GRU, LSTM, RNN
 from xbp.nn.scan import Recurrent
 from xbp.nn.sequential import Sequential, named_outputs
@@ -61,6 +64,8 @@ __all__ = [
     "BatchNorm2d",
     "Buffer",
     "ClassLoss",
+    "Composite",
+    "Concatenate",
     "Conv2d",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
@@ -76,12 +81,13 @@ __all__ = [
     "GRU",
     "GroupNorm",
     "HuberLoss",
+    "Identity",
     "KLDivLoss",
     "L1Loss",
     "LSTM",
     "LastTimeStep",
-    "LayerNorm",
     "Layer",
+    "LayerNorm",
     "LayerSummary",
     "LeakyReLU",
     "LearnedPositions",
@@ -96,12 +102,16 @@ __all__ = [
     "Operation",
     "OperationLayer",
     "PReLU",
+    "Parallel",
     "Parameter",
+    "Permute",
     "RMSNorm",
     "RNN",
     "ReLU",
     "Recurrent",
     "RegressionLoss",
+    "Reshape",
+    "Residual",
     "SELU",
     "ScaledTanh",
     "Sequential",
@@ -116,7 +126,7 @@ __all__ = [
     "TransformerBlock",
     "TripletMarginLoss",
     "for_parameters",
-    "summary",
     "named_outputs",
+    "summary",
     "update_statistics",
 ]

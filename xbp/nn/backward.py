@@ -20,9 +20,10 @@ from xbp.backend import (
     whereabouts,
 )
 from xbp.errors import BackendError, InputError
+from xbp.nested import first_of, tree_leaves
 
 Rng: TypeAlias = "xbp.random.Seed | xbp.random.RandomStream"
-"""The `rng` of a forward: an int, a numpy Generator, a RandomStream, or None for fresh entropy."""
+"""The `rng` of a forward: an int, a numpy Generator, a RandomStream, or None."""
 
 
 class Backward(Protocol):
@@ -116,14 +117,16 @@ def shown(layer: object) -> str:
 
 def _run(layer: object, kind: type, device: Any, run: Backward, dy: Array) -> Array:
     """A layer's own backward, ``run(dy)``, on the output's device, where `dy` has to lie."""
-    mine, theirs = library_of_type(kind), library_of(dy)
-    if mine and theirs and (mine is not theirs or dy.device != device):
-        msg = (
-            f"{shown(layer)} got a gradient on {whereabouts(dy)}, where its output is on "
-            f"{mine.name} ({device}); move the gradient with xbp.asarray(…)"
-        )
-        raise BackendError(msg)
-    with on_device_of(dy):
+    mine = library_of_type(kind)
+    for part in tree_leaves(dy):
+        theirs = library_of(part)
+        if mine and theirs and (mine is not theirs or part.device != device):
+            msg = (
+                f"{shown(layer)} got a gradient on {whereabouts(part)}, where its output is on "
+                f"{mine.name} ({device}); move the gradient with xbp.asarray(…)"
+            )
+            raise BackendError(msg)
+    with on_device_of(first_of(dy)):
         return run(dy)
 
 
@@ -138,20 +141,22 @@ def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(result, tuple) or len(result) != 2 or not callable(result[1]):
             return result  # those who call it refuse it
         y, backward = result
-        return y, CheckedBackward(_run, layer, type(y), getattr(y, "device", None), backward)
+        first = first_of(y)
+        device = getattr(first, "device", None)
+        return y, CheckedBackward(_run, layer, type(first), device, backward)
 
     @wraps(forward)
     def placed_forward(self: object, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
         if type(x) is HostArray:
             return forward(self, x, training=training, rng=rng)
-        with on_device_of(x):
+        with on_device_of(first_of(x)):
             return checked(self, forward(self, x, training=training, rng=rng))
 
     @wraps(forward)
     def placed_with_arguments_of_its_own(self: object, *args: Any, **options: Any) -> Any:
         if args and type(args[0]) is HostArray:
             return forward(self, *args, **options)
-        with on_device_of(args[0] if args else None):
+        with on_device_of(first_of(args[0]) if args else None):
             return checked(self, forward(self, *args, **options))
 
     usual: Any = getattr(forward, "__kwdefaults__", None) == {"training": False, "rng": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xbp.arguments import number
 from xbp.backend import Array, array_namespace
+from xbp.errors import InputError
 from xbp.nn.backward import Backward, Rng
 from xbp.nn.layer import Layer
 from xbp.random import as_stream
@@ -28,7 +29,7 @@ class Dropout(Layer):
     Raises
     ------
     InputError
-        p is not from 0 to 1.
+        p is not from 0 to 1; in training, `rng` is None: a mask that nobody can draw again.
 
     Examples
     --------
@@ -57,9 +58,23 @@ class Dropout(Layer):
         return mask * x, backward
 
     def mask(self, shape: tuple[int, ...], *, like: Array, rng: Rng) -> Array:
-        """m of a shape, where `like` lives, in its dtype."""
+        """m of a shape, where `like` lives, in its dtype.
+
+        Raises
+        ------
+        InputError
+            `rng` is None.
+        """
         xp = array_namespace(like)
-        kept = as_stream(rng).bits(shape, like=like) >= round(self.p * 2**32)
+        stream = as_stream(rng)
+        if stream is None:
+            msg = (
+                f"{self} draws its mask in training from rng, which is None; give the forward of "
+                "the whole model training=True, rng=xbp.random.RandomStream(seed), and hand both "
+                "on in a forward of your own"
+            )
+            raise InputError(msg)
+        kept = stream.bits(shape, like=like) >= round(self.p * 2**32)
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0
         return scale * xp.astype(kept, like.dtype)
 

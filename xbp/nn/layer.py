@@ -85,7 +85,7 @@ class Layer:
         training : bool, default False
             Whether layers that differ in training (Dropout) shall behave so.
         rng : int, numpy.random.Generator, xbp.random.RandomStream or None
-            The source of random masks.
+            The source of random masks. A layer that draws in training refuses None.
 
         Returns
         -------
@@ -95,6 +95,11 @@ class Layer:
 
         Notes
         -----
+        A forward that runs other layers hands `training` and `rng` on to their `forward`, and its
+        backward runs theirs in reverse: ``y, backward = self.conv.forward(x, training=training,
+        rng=rng)``. ``self.conv(x)`` would be inference, and has no backward. `Composite` spares
+        both; a `Sequential` among its attributes runs as fast as fused layers do.
+
         Until it has run, the backward needs what the forward saw. It holds x and y themselves, and
         does not notice when they are changed in place: do not. The same goes for parameters, whose
         change by an optimizer's step, by `Parameter.assign`, `load_state_dict`, or ``p.data -= …``

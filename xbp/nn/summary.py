@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xbp.arguments import integer
 from xbp.backend import get_backend
 from xbp.errors import InputError
+from xbp.nested import tree_map
 from xbp.nn.layer import Layer
 from xbp.nn.sequential import named_outputs
 
@@ -22,7 +23,7 @@ class LayerSummary(NamedTuple):
     kind : str
         The name of its class.
     output_shape : tuple of int
-        Of one sample, so without the batch axis.
+        Of one sample, so without the batch axis; of a layer of several outputs, a tuple of such.
     parameters : int
         How many numbers are learned; those shared with an earlier layer are not counted again.
     """
@@ -31,6 +32,13 @@ class LayerSummary(NamedTuple):
     kind: str
     output_shape: tuple[int, ...]
     parameters: int
+
+    @property
+    def sizes(self) -> str:
+        """The output's shape as text: ``"16 × 5 × 5"``; of several outputs, ``"4 × 4, 2"``."""
+        several = any(isinstance(size, tuple) for size in self.output_shape)
+        shapes: Any = self.output_shape if several else (self.output_shape,)
+        return ", ".join(" × ".join(map(str, shape)) for shape in shapes)
 
 
 def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
@@ -80,5 +88,6 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
         new = [p for p in layer.parameters() if id(p) not in counted]
         counted |= {id(p) for p in new}
         parameters = sum(math.prod(p.shape) for p in new)
-        rows.append(LayerSummary(name, type(layer).__name__, tuple(y.shape[1:]), parameters))
+        shape = tree_map(lambda part: tuple(part.shape[1:]), y)
+        rows.append(LayerSummary(name, type(layer).__name__, shape, parameters))
     return rows

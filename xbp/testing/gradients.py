@@ -18,6 +18,7 @@ from xbp.errors import InputError
 from xbp.nested import tree_leaves, tree_map
 from xbp.nn.backward import run_forward
 from xbp.nn.statistics import buffers_kept
+from xbp.nn.watch import watched
 from xbp.testing.helpers import check_instance, check_unchanged, copies, numbered
 from xbp.testing.tolerances import LAMBDA, roundoff
 
@@ -212,7 +213,8 @@ class _Layer:
     def gradients(self) -> dict[str, Host]:
         named, kept = self.named(self.layer), list(self.layer.named_buffers())
         state = [to_numpy(buffer.data).copy() for _, buffer in kept]
-        y, backward = self.forward(self.layer, self.values)
+        with watched(self.layer):
+            y, backward = self.forward(self.layer, self.values)
         for (name, buffer), value in zip(kept, state, strict=True):
             assert np.array_equal(to_numpy(buffer.data), value, equal_nan=True), (
                 f"{self.original!r}: its forward changes {name}; a forward leaves no trace, and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from xbp.errors import InputError
 from xbp.nested import tree_leaves, tree_map
 from xbp.nn.backward import run_forward
 from xbp.nn.parameter import Parameter
+from xbp.nn.watch import watched
 from xbp.testing.finding import Host, Quantities, Quantity
 from xbp.testing.helpers import check_unchanged, copies, numbered, replaced
 
@@ -93,7 +95,8 @@ class Subject:
                 parameter.data = wrap(parameter.data)
         looked_at = wrap is _unchanged and isinstance(tree_leaves(x)[0], np.ndarray)
         before = copies(x) if looked_at else []
-        y, backward = run_forward(layer, x, training=True, rng=self.rng)
+        with watched(layer) if looked_at else nullcontext():
+            y, backward = run_forward(layer, x, training=True, rng=self.rng)
         check_unchanged(layer, "forward", "input", before, x)
         noise = np.random.default_rng([self.rng, 1])
 

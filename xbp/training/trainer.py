@@ -23,7 +23,7 @@ from xbp.training.diagnosis import spoiled
 from xbp.training.door.batches import Gate, check_augmentation, refuse_targets
 from xbp.training.door.callbacks import adds_names, callbacks_of, expected_names
 from xbp.training.door.data import admit, admit_alone, check_alike, pair_of
-from xbp.training.door.pieces import check_pieces, compare, examine, parameters_of
+from xbp.training.door.pieces import check_forward, check_pieces, compare, examine, parameters_of
 from xbp.training.door.schedule import check_schedule, steps_to_come
 from xbp.training.epoch import train_epoch
 from xbp.training.evaluation import evaluate, predict
@@ -305,6 +305,7 @@ class Trainer:
         self.batch_size = feed.batch_size
         self.augment = augment
         check_augmentation(self, feed.example, self._backend())
+        check_forward(self.model, feed.example[0])
         if validation_data is not None:
             stream = is_stream(validation_data)
             pair = (validation_data, None) if stream else pair_of(validation_data)

@@ -18,6 +18,7 @@ from xbp.models import lenet1998
 from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host, away_from_zero, distinct, ends, sparse, wide
 from xbp.testing.cases.case import Layer, at_ties, at_zero, fed, within
+from xbp.testing.cases.containers import CONTAINERS
 from xbp.testing.cases.recurrent import RECURRENT
 from xbp.testing.cases.sequences import SEQUENCES
 
@@ -284,6 +285,7 @@ LAYERS: list[Layer] = [
     Layer("Sequential", network, [fed((3, 2, 6, 7))], make=small_network,
           inference=lambda s, x: network_head(s, network_body(s, x)), kinks=within,
           title="Sequential(Conv2d, ReLU, MaxPool2d, Flatten, Dropout, Linear, Softmax)"),
+    *CONTAINERS,
     Layer("PartialConv2d", partial_conv2d, [
         fed((2, 3, 5, 6), CONNECTIONS, 3),
         fed((2, 3, 7, 6), CONNECTIONS, (3, 2), (2, 1), (1, 2), False),

@@ -9,7 +9,19 @@ import numpy as np
 from xbp.arguments import described, takes
 from xbp.backend import Array, is_floating, library_of
 from xbp.errors import InputError
-from xbp.nn import BCEWithLogitsLoss, CrossEntropyLoss, Layer, Loss, Sequential, Sigmoid, Softmax
+from xbp.nested import tree_map
+from xbp.nn import (
+    BCEWithLogitsLoss,
+    Composite,
+    CrossEntropyLoss,
+    Layer,
+    Loss,
+    Sequential,
+    Sigmoid,
+    Softmax,
+)
+from xbp.nn.backward import run_forward
+from xbp.nn.watch import is_handwritten, watched
 from xbp.optim import Optimizer
 from xbp.training.door.warn import warn
 from xbp.training.state import Pieces
@@ -115,6 +127,20 @@ def _check_end(model: Layer, loss: Any) -> None:
         )
 
 
+def check_forward(model: Layer, x: Array) -> None:
+    """Run a forward that xbp has not written once, to see what it does with its layers.
+
+    Raises
+    ------
+    InputError
+        See `xbp.nn.watch`.
+    """
+    if is_handwritten(model):
+        with watched(model):
+            few = tree_map(lambda part: part[: min(2, part.shape[0]), ...], x)
+            run_forward(model, few, training=True, rng=0)
+
+
 def check_single(model: Layer, loss: Any, prediction: Array) -> None:
     """Warn of a softmax over a single output, which is always 1."""
     softmax = isinstance(_last(model), Softmax) or type(loss) is CrossEntropyLoss
@@ -126,10 +152,14 @@ def check_single(model: Layer, loss: Any, prediction: Array) -> None:
 
 
 def _last(model: Layer) -> Layer:
-    """The last layer, inside nested `Sequential`."""
-    while isinstance(model, Sequential) and model.layers:
-        model = model.layers[-1]
-    return model
+    """The last layer, inside nested `Sequential` and `Composite`."""
+    while True:
+        if isinstance(model, Composite):
+            model = model.composed()
+        elif isinstance(model, Sequential) and model.layers:
+            model = model.layers[-1]
+        else:
+            return model
 
 
 def _check_attributes(model: Layer) -> None:
