@@ -22,7 +22,7 @@ from xbp.benchmarks.workloads import on_gpu
 from xbp.training.files import write_text
 
 
-class Run:
+class Session:
     """Runs parts within a time, and writes the page after each.
 
     Attributes
@@ -139,7 +139,7 @@ def main() -> None:
     stem = file_stem(given.backend, facts, given.quick)
     settings = Settings(given.backend, folder, stem, given.quick, given.minutes is not None)
     settings.log("").parent.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, facts, minutes, began + minutes * 60)
+    run = Session(settings, facts, minutes, began + minutes * 60)
     names = [part.name for part in run.known]
     for name in given.parts:
         if name not in names:

@@ -178,7 +178,7 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
         known = [Part(name, "", python(code), 1, together=True) for name, code in together.items()]
         known += [Part(name, "", python(code), 1) for name, code in alone.items()]
         monkeypatch.setattr(command, "parts", lambda settings: known)
-        return command.Run(settings, FACTS, math.inf, end)
+        return command.Session(settings, FACTS, math.inf, end)
 
     return make
 

@@ -15,6 +15,6 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 os.environ["XBP_NUM_THREADS"] = "2"  # so that the kernels' own threads are at work
 
 if __name__ == "__main__":
-    from mutation.report import main
+    from mutation.campaign import main
 
     sys.exit(main(argparse.ArgumentParser(prog="python tests/mutation")))

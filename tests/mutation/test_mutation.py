@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from mutation import plant, wrong
+from mutation.campaign import expected
 from mutation.faults import Fault, faults
 from mutation.kernels import code_of, compile_into, kernel_faults
-from mutation.report import expected
 
 ROOT = Path(__file__).parents[2]
 

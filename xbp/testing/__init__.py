@@ -1,4 +1,4 @@
-"""Checks for layers, losses, functions, optimizers: gradients, parity of backends, hidden waits."""
+"""Checks of layers, losses, functions and optimizers: gradients, parity, hidden waits."""
 
 from xbp.testing.finding import Finding
 from xbp.testing.gradients import check_gradients

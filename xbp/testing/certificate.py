@@ -1,4 +1,4 @@
-"""The certificate of `xbp parity`: what was run, where, on what, and what came of it."""
+"""The certificate of `xbp parity`: the cases, the machine, and the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEGEND = (
     "the host reads the memory itself."
 )
 WAIT = "waits for the device"
-"""What a `HostSyncError` says."""
+"""The text of a `HostSyncError`."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Row:
     kind, name, backend, dtype : str
     cases : int
     forward, backward, state : float or None
-        The largest error in units of its bound; None where there is no such quantity.
+        The largest error in units of its bound; None if there is no such quantity.
     bits : bool or None
-        Whether initial weights, random bits and masks are those of numpy, bit for bit.
+        Whether initial weights, random bits and masks equal numpy's, bit for bit.
     waits : int or None
-        Cases with a hidden wait; None where none can be seen, as memory is the host's own.
+        The number of cases with a hidden wait; None on the host, where nothing waits.
     failures : tuple of str
-        A sentence for each finding that does not pass.
+        A sentence for each failed finding.
     """
 
     kind: str
@@ -74,7 +74,7 @@ COLUMNS = ("item", "dtype", "cases", "forward", "backward", "state", "bits", "wa
 
 
 Progress: TypeAlias = "Callable[[int, int, str], None]"
-"""Is told how many cases are done, of how many, and which one was the last."""
+"""Called with the number of finished cases, the number of all cases, and the last one."""
 
 
 def certify(
@@ -88,18 +88,18 @@ def certify(
     Parameters
     ----------
     backends : iterable of str
-        All of them usable here.
+        Backends that work here.
     only : str
-        Run only the cases with this text, in whatever letters, in their kind, name or call.
+        Run only the cases with this text in their kind, name or call, ignoring case.
     progress : callable, optional
     jobs : int, optional
-        In this many processes; None for as many as the cores and the cases make worth while. The
-        rows are the same.
+        The number of processes; by default chosen from the numbers of cores and cases. It does not
+        change the rows.
 
     Returns
     -------
     list of Row
-        Empty if there is no such case. Whatever goes wrong in a case is in its row.
+        Empty if there is no such case. An error in a case is part of its row.
     """
     backends = list(backends)
     watched = {name for name in backends if sees_waits(name)}
@@ -130,7 +130,7 @@ def _matches(item: Item | Training, text: str) -> bool:
 def _summarize(
     kind: str, name: str, found: list[tuple[str, Finding]], watched: set[str]
 ) -> Iterator[Row]:
-    """The rows of one item, from pairs of a case and what was found in it."""
+    """The rows of one item, from pairs of a case and its findings."""
 
     def place(pair: tuple[str, Finding]) -> tuple[str, str]:
         return pair[1].backend, pair[1].dtype
@@ -158,7 +158,7 @@ def _summarize(
 
 
 def _idle_accelerators(rows: list[Row], backends: list[str]) -> Iterator[Row]:
-    """An accelerator that declines every case is not proven: a failure, too."""
+    """A failure for an accelerator that declines every case, as nothing was compared."""
     seen = {(row.name, row.backend) for row in rows if row.kind == "accelerator"}
     for name, backend, _ in working_accelerators():
         if backend in backends and (name, backend) not in seen:
@@ -169,7 +169,7 @@ def _idle_accelerators(rows: list[Row], backends: list[str]) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What `xbp parity` found.
+    """The results of `xbp parity`.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ class Certificate:
     about : dict
         Command, date, commit, versions, processor.
     backends : dict
-        What is known about each backend's device.
+        Facts about the device of each backend.
     """
 
     rows: Sequence[Row]
@@ -193,7 +193,7 @@ class Certificate:
         return [failure for row in self.rows for failure in row.failures]
 
     def verdict(self) -> str:
-        """In one sentence."""
+        """The verdict in one sentence."""
         failed, total = sum(not row.passed for row in self.rows), len(self.rows)
         waits = [row.waits for row in self.rows if row.waits is not None]
         seen = f"{sum(waits)} hidden waits" if waits else "hidden waits cannot be seen here"
@@ -205,7 +205,7 @@ class Certificate:
         return sorted((row for row in self.rows if row.backend == backend), key=lambda r: r.passed)
 
     def as_json(self) -> str:
-        """Everything, failures first; a number that JSON lacks is a string."""
+        """Everything as JSON values, failures first; infinities and nan are strings."""
         content: dict[str, Any] = {
             **{"passed": self.passed, "verdict": self.verdict(), "failures": self.failures},
             **{"about": self.about, "backends": self.backends, "legend": LEGEND},

@@ -1,12 +1,12 @@
-"""Whole trainings on every backend, step by step beside numpy in float64.
+"""Whole trainings on every backend, compared with numpy in float64 step by step.
 
 How far may two correct trainings be apart? A sum of n products computed with unit roundoff u is,
 whatever its order, the exact sum of numbers that were moved by about √n·u of themselves (Higham &
 Mary 2019, a new approach to probabilistic rounding error analysis, theorem 2.4; never by more than
-n·u to first order: Higham 2002, eq. 3.4). So a training in that arithmetic is an exact one whose
-images and weights are moved so in every step. How such moves grow through a hundred steps, no
-formula says; so it is measured, by `PROBES` trainings in float64 in which every image and weight
-is multiplied by 1 ± √n·u, the signs at random anew in each step, for the longest sum of a step.
+n·u to first order: Higham 2002, eq. 3.4). So a training in that arithmetic is an exact training
+with perturbed images and weights in every step. The growth of such perturbations through a hundred
+steps is measured by `PROBES` trainings in float64, which multiply every image and weight by
+1 ± √n·u, with new random signs in each step and n for the longest sum of a step.
 
 A loss passes when its distance to the truth is no larger than the worst of these probes has been
 until that step, or than the error of a mean over the batch (`xbp.testing.tolerances`); the last
@@ -49,8 +49,8 @@ LONGEST = BATCH * 28 * 28
 class Training:
     """LeNet-5 on MNIST by SGD with momentum: initial weights, losses, last weights.
 
-    The trainings that are compared differ in nothing but their arithmetic: same initial weights,
-    same batches. All losses stay on the device until the last step is done.
+    The compared trainings have equal initial weights and batches, and differ in arithmetic only.
+    All losses stay on the device until the last step is done.
 
     Parameters
     ----------
@@ -75,9 +75,9 @@ class Training:
     def check(
         self, backends: Iterable[str], dtypes: Iterable[str] = ("float32", "float64")
     ) -> list[Finding]:
-        """What it comes to on each of the backends.
+        """The findings on each of the backends.
 
-        The finding about the loss is that of the step at which error / bound is largest.
+        The finding about the loss is that of the step with the largest error / bound.
         """
         found: list[Finding] = []
         backends, size = list(backends), self.steps * BATCH
@@ -102,7 +102,7 @@ class Training:
         return found
 
     def bounds(self, data: tuple[Host, Host], dtype: str, truth: Hosts) -> dict[str, Host]:
-        """How far the losses of all steps, and the last weights, may be from the truth."""
+        """Bounds for the errors of the losses of all steps, and of the last weights."""
         bounds = {key: np.zeros(len(arrays)) for key, arrays in truth.items()}
         for seed in range(PROBES):
             move = _Move(math.sqrt(LONGEST) * roundoff(dtype), seed)
@@ -124,7 +124,7 @@ class Training:
     ) -> dict[str, list[Array]]:
         """The losses of all steps and the last weights, still on the device.
 
-        Weights and images are rounded to one dtype, `start`, and then computed with in another.
+        Weights and images are rounded to the dtype `start`, then converted to another dtype.
         """
         with use_backend(backend) as place:
             model, loss = models.LeNet5(**self.options, dtype=start, rng=0), nn.CrossEntropyLoss()
@@ -155,13 +155,13 @@ TRAININGS = (
 
 
 def sees_waits(backend: str) -> bool:
-    """Whether a backend's arrays are where the host has to wait for their values."""
+    """Whether the host has to wait for the values of a backend's arrays."""
     with use_backend(backend) as place:
         return not on_host(place.asarray([0.0]))
 
 
 class _Move:
-    """Multiplies by 1 ± size, the signs at random."""
+    """Multiplication by 1 ± size, with random signs."""
 
     def __init__(self, size: float, seed: int) -> None:
         self.size, self.rng = size, np.random.default_rng(seed)
@@ -176,7 +176,7 @@ def _host(run: dict[str, list[Array]]) -> Hosts:
 
 
 def _distances(run: Hosts, truth: Hosts, key: str) -> Host:
-    """The largest one in each array: of each step's loss, or of the last weights."""
+    """The largest error in each array: of the losses step by step, or of the last weights."""
     pairs = zip(run[key], truth[key], strict=True)
     return np.array([np.max(np.abs(a.astype(np.float64) - b)) for a, b in pairs])
 

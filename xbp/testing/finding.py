@@ -14,18 +14,18 @@ from xbp.backend import Backend, dtype_name, library_of, to_numpy, whereabouts
 
 Host: TypeAlias = "NDArray[Any]"
 Quantity: TypeAlias = "tuple[str, str]"
-"""What it is, and its direction."""
+"""Its name and its direction."""
 
 Quantities: TypeAlias = "dict[Quantity, Any]"
 
 
 INVISIBLE = 1e-30
-"""A bound below this says that no rounding was seen, where there is an error to explain."""
+"""A bound below this means that no rounding was observed that could explain an error."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one quantity came to on one backend.
+    """The comparison of one quantity on one backend.
 
     Attributes
     ----------
@@ -36,11 +36,11 @@ class Finding:
     direction : str
         ``"forward"``, ``"backward"``, ``"state"`` or ``"bits"``.
     error, bound : float
-        Largest distance to the float64 truth, and what rounding explains of it (see
+        The largest distance to the float64 truth, and the largest that rounding explains (see
         `xbp.testing.tolerances`).
     problem : str
-        Empty, or one sentence about what is wrong besides the error: a dtype, shape or device,
-        bits that differ, a hidden wait, a crash.
+        Empty, or one sentence about another fault: a wrong dtype, shape or device, different bits,
+        a hidden wait, a crash.
     """
 
     backend: str
@@ -104,7 +104,7 @@ def compare(
 
 
 def _misfit(backend: Backend, dtype: str, direction: str, expected: Any, result: Any) -> str:
-    """What is wrong with a result before anyone looks at its values."""
+    """A wrong library, device, dtype or shape of a result, in words; empty if all are right."""
     if expected is None:
         return "does not exist on numpy"
     if result is None:
@@ -121,7 +121,7 @@ def _misfit(backend: Backend, dtype: str, direction: str, expected: Any, result:
 
 
 def _ends(array: Host) -> Host:
-    """Infinities and nan, where they are; 0 elsewhere."""
+    """Infinities and nan of an array, with 0 elsewhere."""
     return np.where(np.isfinite(array), 0, array)
 
 

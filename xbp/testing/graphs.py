@@ -1,4 +1,4 @@
-"""CUDA graphs without a GPU: what is frozen in a recording is frozen here, too."""
+"""Emulated CUDA graphs, without a GPU, which freeze the same values."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from xbp.testing.values import arrays
 
 @contextmanager
 def emulated_graphs() -> Iterator[None]:
-    """Within the block, a `Trainer` records its steps on array_api_strict and torch's CPU, too.
+    """Within the block, a `Trainer` also records its steps on array_api_strict and torch's CPU.
 
-    They play a GPU with CuPy. A recording is the list of the operations with all their arguments,
-    as they were; a replay makes the same calls on the same memory. So a number that Python computes
-    anew in each step, or what it draws or counts, is frozen as in a CUDA graph, and training with
-    it differs from training without: ``Trainer(…, capture=False)``. While it is recorded, nothing
-    is computed for good: arrays that were made in it hold garbage until the first replay.
+    Both emulate a GPU with CuPy. A recording is the list of operations with all their arguments; a
+    replay makes the same calls on the same memory. So values that Python computes, draws or counts
+    anew in each step are frozen as in a CUDA graph, and training with them differs from training
+    with ``Trainer(…, capture=False)``. Recording computes nothing: arrays that it creates hold
+    garbage until the first replay.
 
-    What CuPy refuses to record raises `RecordingError`, by the table of `xbp.testing.cupy_rules`:
-    waits, uploads, and products that do not go through `xbp.primitives`. The recording stays open;
-    but a wait for what was fetched ends it, and `record` raises, whoever caught that error.
+    Operations that CuPy cannot record raise `RecordingError`, by the table of
+    `xbp.testing.cupy_rules`: waits, uploads, and products outside `xbp.primitives`. The recording
+    stays open; but a wait for a transfer ends it, and `record` raises even if that error is caught.
 
-    array_api_strict is besides `as_strict_as_cupy`; there only calls of its namespace and of the
-    methods of its arrays are seen. Of torch every operation is seen, whoever asks for it.
+    array_api_strict also behaves as in `as_strict_as_cupy`; only calls of its namespace and methods
+    of its arrays are recorded. Of torch every operation is recorded.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def emulated_graphs() -> Iterator[None]:
 
 
 def _late(found: Fetch, wait: Callable[[], object] = lambda: None) -> Fetch:
-    """On its way when it is first asked for; until it has been asked twice, one has to `wait`."""
+    """A transfer that is finished at the second query, or after a `wait`."""
     asked: list[bool] = []
 
     def kills(name: str) -> None:
@@ -95,13 +95,13 @@ def _late(found: Fetch, wait: Callable[[], object] = lambda: None) -> Fetch:
 
 
 class Emulated(Graph):
-    """A graph that is a tape.
+    """A graph made of a tape.
 
     Parameters
     ----------
     tape : Tape
     on : callable
-        Makes the device of the graph the current one for a block, as `CuPyGraph` does.
+        Makes the device of the graph the current one for a block, like `CuPyGraph`.
     device
     """
 
@@ -124,17 +124,17 @@ class Emulated(Graph):
 
 
 Memory = Callable[[Any], "list[tuple[int, NDArray[Any]]]"]
-"""Of all arrays in a nest of containers, which block of memory each lies in, and its values."""
+"""All arrays in nested containers, with the memory block and the values of each."""
 
 
 class Tape:
-    """Calls, and the memory that they read and write.
+    """Recorded calls, and the memory that they read and write.
 
     Parameters
     ----------
     memory : callable
     listening : callable
-        Makes a block in which operations come to `take`.
+        Makes a block in which operations are passed to `take`.
     """
 
     def __init__(
@@ -143,19 +143,19 @@ class Tape:
         listening: Callable[[Tape], AbstractContextManager[Any]] = lambda tape: nullcontext(),
     ) -> None:
         self.memory, self.listening = memory, listening
-        # Functions, arguments, results, and which arrays of the results were new memory
+        # functions, arguments, results, and the arrays of the results in new memory
         self.calls: list[tuple[Any, Any, Any, Any, list[tuple[int, NDArray[Any]]]]] = []
-        self.blocks = set[int]()  # of memory, made in the recording
-        self.written: list[tuple[NDArray[Any], NDArray[Any]]] = []  # memory of others, as it was
+        self.blocks = set[int]()  # memory blocks allocated in the recording
+        self.written: list[tuple[NDArray[Any], NDArray[Any]]] = []  # earlier memory, old values
         self.dead = False
 
     def record(self, function: Callable[[], object]) -> None:
-        """Take down what `function` does, and undo it.
+        """Record the calls of `function`, and undo their effects.
 
         Raises
         ------
         RecordingError
-            By what `function` does, or because it has waited for the device.
+            An operation cannot be recorded, or `function` has waited for the device.
         """
         THREAD.tape = self
         try:
@@ -174,7 +174,7 @@ class Tape:
             raise RecordingError(msg)
 
     def take(self, function: Any, args: Any, keywords: Any, changed: Any) -> Any:
-        """Call a function, and remember how; `changed` are the arguments that it writes to."""
+        """Call a function, and record the call; `changed` are the arguments that it writes to."""
         for block, values in self.memory(changed):
             if block not in self.blocks:
                 self.written.append((values, values.copy()))
@@ -187,7 +187,7 @@ class Tape:
                 if block not in known:
                     self.blocks.add(block)
                     new.append((place, values))
-        # What was made is kept, too: so no block of memory is taken for another.
+        # Results are kept alive, so that no address is used twice.
         self.calls.append((function, args, keywords, result, new))
         return result
 
@@ -201,12 +201,12 @@ class Tape:
 
 
 def garbage(dtype: np.dtype[Any]) -> Any:
-    """What memory holds that nobody wrote: nan, True, or an integer that is no index."""
+    """The content of unwritten memory: nan, True, or an integer that is no index."""
     return np.nan if dtype.kind in "fc" else dtype.kind == "b" or np.iinfo(dtype).max
 
 
 def _frozen(tree: Any) -> Any:
-    """Containers and numpy arrays as they are now, whatever becomes of them."""
+    """Copies of containers and numpy arrays."""
     if isinstance(tree, dict):
         return {name: _frozen(part) for name, part in tree.items()}
     if type(tree) in (list, tuple):
@@ -225,7 +225,7 @@ _DATA_DEPENDENT = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique
 
 
 def _torch() -> list[tuple[Any, dict[str, Any]]]:
-    """Owners, and what is replaced in them."""
+    """Owners, and their attributes to replace."""
     library: Any = LIBRARIES["torch"]
     xp = library.namespace()
     placed, to_numpy = library.place, library.to_numpy
@@ -245,7 +245,7 @@ def _torch() -> list[tuple[Any, dict[str, Any]]]:
                     Tape(_torch_memory, _listening), lambda device: nullcontext(), device
                 ),
                 "on_host": lambda array: False,
-                # What is placed shares memory with the host, which it does with no device.
+                # A copy, as a device shares no memory with the host.
                 "place": lambda xp, array, device: placed(xp, np.array(array), device),
                 "to_numpy": read,
                 "fetch": lambda array: _late(Fetch(to_numpy(array).copy())),
@@ -276,7 +276,7 @@ def _listening(tape: Tape) -> Any:
 
 
 def _refuse(func: Any, args: Any) -> None:
-    """What waits by other ways than the table's."""
+    """Waits that are not in the table."""
     name = func._schema.name.partition("::")[2]
     masks = name == "index" and any(str(t.dtype) == "torch.bool" for t in _tensors(args[1]))
     if name in _WAITING or name in _DATA_DEPENDENT or masks:

@@ -1,4 +1,4 @@
-"""Small tools of the checks: names in nested tuples, and attributes replaced for a while."""
+"""Helpers of the checks: names of leaves, and attributes replaced within a block."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def numbered(name: str, tree: Any) -> list[str]:
 
 
 def check_instance(check: str, subject: Any) -> None:
-    """Refuse what is neither a layer nor a loss: a class, above all."""
+    """Refuse anything but a layer or a loss, classes in particular."""
     if isinstance(subject, type) or not (hasattr(subject, "forward") or callable(subject)):
         kind = described(subject) if isinstance(subject, type) else repr(subject)
         msg = f"{check} takes a layer or a loss, such as nn.Linear(3, 2); got {kind}"
@@ -36,18 +36,18 @@ def check_instance(check: str, subject: Any) -> None:
 
 
 def copies(tree: Any) -> list[NDArray[Any]]:
-    """The leaves of `tree` as numpy arrays of their own."""
+    """Copies of the leaves of `tree` as numpy arrays."""
     return [to_numpy(leaf).copy() for leaf in tree_leaves(tree)]
 
 
 def check_unchanged(layer: Any, method: str, what: str, before: list[Any], tree: Any) -> None:
-    """Refuse that a layer has changed what it was given, with which others go on.
+    """Refuse a layer that has changed its input or gradient in place.
 
     Parameters
     ----------
     layer : Layer
     method, what : str
-        Who may have done it, to what.
+        The method that was called, and the array that it may have changed.
     before : list of numpy arrays
         `copies` of `tree` from before.
     tree : array, or nested tuple of arrays
@@ -64,10 +64,10 @@ def check_unchanged(layer: Any, method: str, what: str, before: list[Any], tree:
 
 @contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Within the block, `owner` has these attributes; what it inherits, it inherits again.
+    """Within the block, `owner` has these attributes; inherited ones are restored as inherited.
 
-    Blocks of several threads may overlap: the last one opened counts, and when all are left, the
-    owner is as it was before the first.
+    Blocks of several threads may overlap: the latest one counts, and after the last one ends the
+    owner is as before the first.
     """
     key = object()  # this block
     with _lock:
@@ -94,7 +94,7 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 _INHERITED = object()
 _lock = threading.Lock()
 _replacements: dict[tuple[int, str], list[tuple[object, Any]]] = {}
-"""What an attribute was at first, and what each open block has made of it, in order."""
+"""The original value of an attribute, and its values in all open blocks, in order."""
 
 
 def _attribute(owner: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Hidden waits for the device, found on a CPU by array-api-strict, and on a GPU by CuPy itself."""
+"""Detection of hidden waits for the device, by array-api-strict on a CPU, or on a GPU."""
 
 from __future__ import annotations
 
@@ -26,29 +26,28 @@ _CUPY_FUNCTIONS = ("deviceSynchronize", "streamSynchronize", "eventSynchronize")
 def assert_no_host_sync() -> Iterator[None]:
     """Within the block, waiting for a device raises `HostSyncError`.
 
-    Moving data *to* the device is allowed. What waits is
+    Moving data *to* the device is allowed. These operations wait:
 
     - reading a value: ``float(x)``, ``bool(x)``, ``if x > 0``, ``xbp.to_numpy(x)``, …;
     - a shape that depends on values: ``x[mask]``, ``xp.nonzero(x)``, ``xp.unique_values(x)``, …;
-    - whatever else CuPy waits for by `cupy_rules`: ``xp.sign`` of floats, ``xp.clip``, slices with
-      bounds that are arrays, printing, pickling, …;
+    - other functions by `cupy_rules`: ``xp.sign`` of floats, ``xp.clip``, slices with bounds that
+      are arrays, printing, pickling, …;
     - on CuPy itself also ``.item()``, ``.tolist()``, and ``synchronize`` of streams and events.
 
-    array_api_strict stands in for a GPU on its device1, which needs no hardware, and is as strict
-    as CuPy meanwhile (`as_strict_as_cupy`). CuPy, and torch on CUDA, are guarded if they have been
-    imported before the block begins.
+    array_api_strict emulates a GPU on its device1, and behaves like CuPy in the block
+    (`as_strict_as_cupy`). CuPy, and torch on CUDA, are guarded if they were imported before.
 
     Notes
     -----
     The guard of torch on CUDA has not been run on a GPU yet. That CuPy's methods raise before they
     touch a device is tested without one.
 
-    CuPy 14's arrays are of a Python class, whose methods are replaced here; its own functions that
-    wait (``cupy.nonzero``, ``put``, ``choose``, ``percentile``, …) do so by one of these. Not seen
-    is what waits below Python: ``cupy.cuda.Device.synchronize``, a synchronous copy by
-    ``MemoryPointer.copy_to_host``, ``cudaFree`` of memory outside the pool, and waits of other
-    libraries. (``cupyx.allow_synchronize`` is no help: in CuPy 14 nothing declares its waits to
-    it.) Torch is asked to find its own, by ``torch.cuda.set_sync_debug_mode``.
+    CuPy 14's arrays are of a Python class, whose methods are replaced here; its functions that wait
+    (``cupy.nonzero``, ``put``, ``choose``, ``percentile``, …) call one of them. Waits below Python
+    are not detected: ``cupy.cuda.Device.synchronize``, a synchronous copy by
+    ``MemoryPointer.copy_to_host``, ``cudaFree`` of memory outside the memory pool, and waits of
+    other libraries. (``cupyx.allow_synchronize`` does not help, as CuPy 14 does not report its
+    waits to it.) Torch's waits are found by ``torch.cuda.set_sync_debug_mode``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The same layer, loss, function or optimizer on every backend, against numpy in float64."""
+"""Parity: a layer, loss, function or optimizer on every backend, against numpy in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xbp.testing.tolerances import bounds
 
 
 class OnlyReferenceWarning(UserWarning):
-    """A comparison of backends in which there was none to compare with the reference."""
+    """Only the reference was available, so that nothing was compared with it."""
 
 
 def check_parity(
@@ -39,10 +39,10 @@ def check_parity(
 ) -> tuple[str, ...]:
     """Check that a layer, a loss, a function or an optimizer gives the same on several backends.
 
-    The truth is numpy in float64, by the reference version of every primitive, from the same
-    numbers, rounded to the dtype under test. How far rounding may take a result from it is worked
-    out in `xbp.testing.tolerances`. On a device whose values the host cannot read for free, as
-    array_api_strict's device1 or CuPy's, a hidden wait is an error, too.
+    The truth is computed by numpy in float64 with the reference of every primitive, from inputs
+    rounded to the dtype under test. `xbp.testing.tolerances` derives the largest distance that
+    rounding explains. On devices that the host must wait for (CuPy's, array_api_strict's device1),
+    a hidden wait is an error as well.
 
     ==============  ===========================  ==============================================
     `make` makes    `inputs`                     compared
@@ -64,18 +64,18 @@ def check_parity(
     Parameters
     ----------
     make : callable
-        Makes the subject anew, e.g. ``lambda: nn.Linear(3, 2, rng=0)``; seeded. If it takes an
+        Makes a new, seeded subject, e.g. ``lambda: nn.Linear(3, 2, rng=0)``. If it takes an
         argument, it makes an optimizer for that list of parameters.
     *inputs : arrays, nested lists of numbers, or tuples of arrays
         Floating-point ones are converted to each dtype, and all are placed on each backend.
     backends : iterable of str, optional
-        By default all that work here, numpy among them.
+        By default all that work here, including numpy.
     dtypes : iterable of str, default ("float32", "float64")
     rng : int, default 0
         Seed of the random masks and of the gradient that enters a layer's backward.
     rtol, atol : float, default 0
-        What a result may err by beside rounding: atol + rtol · its largest entry. For code of
-        one's own that is compiled (Numba, C), whose roundings nobody can see from Python.
+        Additional error: atol + rtol · the largest entry. For a user's own compiled code (Numba,
+        C), whose roundings cannot be observed from Python.
 
     Returns
     -------
@@ -85,17 +85,17 @@ def check_parity(
     Raises
     ------
     AssertionError
-        A result differs by more than rounding explains; it says what, where and by how much. Or a
-        layer changes in place what it is given, or its gradient has not the shape of the input.
+        A result differs by more than rounding explains; the message says what, where and by how
+        much. Or a layer changes its input in place, or its gradient has another shape.
     InputError
-        `make` is a layer or a loss in place of what makes it, or its forward does not return
-        (output, backward); there are no inputs, or no backends to compare.
+        `make` is a layer or a loss instead of a function that makes it, or its forward does not
+        return (output, backward); there are no inputs, or no backends to compare.
 
     Warns
     -----
     OnlyReferenceWarning
-        No other library works here, so that numpy alone was compared with itself. (Not where
-        `backends` says that it is meant.)
+        No other library works here, so that numpy was compared with itself, unless `backends`
+        asks for that.
 
     Examples
     --------
@@ -137,10 +137,9 @@ def findings(
     rtol: float = 0.0,
     atol: float = 0.0,
 ) -> list[Finding]:
-    """Everything that `check_parity` compares, one `Finding` a quantity, backend and dtype.
+    """All comparisons of `check_parity`: a `Finding` for each quantity, backend and dtype.
 
-    Whatever goes wrong on a backend is in the findings. What goes wrong in computing the truth,
-    where there is nothing to compare with, is raised.
+    Errors on a backend become findings; errors in computing the truth are raised.
 
     Examples
     --------
@@ -189,12 +188,12 @@ def _finite(array: Host) -> bool:
 
 
 def _guard(backend: Backend) -> AbstractContextManager[None]:
-    """Waits are errors where the host cannot read values for free."""
+    """A block in which waits are errors, if the host has to wait for this backend."""
     return nullcontext() if on_host(backend.asarray(0.0)) else assert_no_host_sync()
 
 
 def _check_make(make: Any) -> None:
-    """Refuse what has been made already, and a class that cannot be made without arguments."""
+    """Refuse an instance, and a class that needs arguments, in place of a function."""
     subject = isinstance(make, type) and issubclass(make, Layer | Loss)
     if isinstance(make, Layer | Loss | Optimizer):
         shown = repr(make).replace("\n", " ")
@@ -213,7 +212,7 @@ def _check_make(make: Any) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """Where, in code that is neither a library's nor a check's."""
+    """The innermost line of the user's code in a traceback, in words."""
     ours = Path(__file__).parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

@@ -1,7 +1,7 @@
 """array_api_strict made as strict as CuPy.
 
-What CuPy does otherwise than array_api_strict follows, one section each: devices and dtypes, the
-current device, numpy arrays. Different values are in `xbp.testing.values`.
+Each section emulates one difference between CuPy and array_api_strict: devices and dtypes, the
+current device, numpy arrays. Functions with different values are in `xbp.testing.values`.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _lock, _blocks, _undo = threading.RLock(), 0, ExitStack()
 
 @contextmanager
 def as_strict_as_cupy() -> Iterator[None]:
-    """Within the block, array_api_strict's fake devices behave as CuPy's, where xbp knows how.
+    """Within the block, array_api_strict's fake devices behave like CuPy's.
 
-    - A ``Device`` has no hash, and each ``array.device`` is a new one; so it is compared with
-      ``==``, and is no key.
-    - dtypes equal numpy's, so that they do not tell an array from a numpy array.
-    - A numpy scalar takes part in the promotion of dtypes, other than a Python number.
-    - Of a numpy array, some functions make a numpy array, silently; some make an array of the
+    - A ``Device`` has no hash, and each ``array.device`` is a new object, so that devices must be
+      compared with ``==`` and cannot be keys.
+    - dtypes equal numpy's, so that they do not distinguish arrays from numpy arrays.
+    - A numpy scalar takes part in the promotion of dtypes, unlike a Python number.
+    - Given a numpy array, some functions silently return a numpy array, some an array on the
       device; all others, operators and assignments refuse it.
-    - Creation ignores ``device=``, and each result lies on the current device of the thread: a new
-      thread begins with ``device1``.
-    - Integer indices out of range wrap; of several nan `argmax` finds any; ``x // y`` is
-      floor(x / y), and ``x % y`` the rest of that.
+    - Creation ignores ``device=``, and each result lies on the current device of the thread, which
+      is ``device1`` in a new thread.
+    - Integer indices out of range wrap; `argmax` finds any of several nan; ``x // y`` is
+      floor(x / y), and ``x % y`` the remainder of that.
 
-    Waits and uploads are allowed. `assert_no_host_sync` and `emulated_graphs` are such blocks, too,
-    in which they are not.
+    Waits and uploads are allowed, except in `assert_no_host_sync` and `emulated_graphs`, which
+    include such a block.
 
     Not emulated: arithmetic (fused a*b + c, subnormals flushed to 0), conversions of infinite
     floats to integers, and duplicate indices in an assignment, which array_api_strict refuses.
@@ -73,7 +73,7 @@ def as_strict_as_cupy() -> Iterator[None]:
     TypeError: unhashable type: 'array_api_strict.Device'
     """
     global _blocks
-    LIBRARIES["array_api_strict"].namespace()  # or a sentence that says how to install it
+    LIBRARIES["array_api_strict"].namespace()  # raises with advice if it is not installed
     with _lock:
         if not _blocks:
             for owner, attributes in _strict():
@@ -95,7 +95,7 @@ def as_strict_as_cupy() -> Iterator[None]:
 
 @contextmanager
 def current(device: Any) -> Iterator[None]:
-    """Within the block, arrays are made on this device."""
+    """Within the block, arrays are created on this device."""
     before, THREAD.current = THREAD.current, device
     try:
         yield
@@ -104,7 +104,7 @@ def current(device: Any) -> Iterator[None]:
 
 
 def _strict() -> list[tuple[Any, dict[str, Any]]]:
-    """Owners, and what is replaced in them."""
+    """Owners, and their attributes to replace."""
     library = LIBRARIES["array_api_strict"]
     xp: Any = library.namespace()
     kind = type(xp.zeros(1))
@@ -137,7 +137,7 @@ def _strict() -> list[tuple[Any, dict[str, Any]]]:
     return [
         *replaced_functions(xp, kind, _whose, _call, RULES),
         (kind, {"device": property(lambda array: kind_of_device(array._device._device))}),
-        (kind, {"__array_ufunc__": None}),  # numpy leaves operators to the array, and raises else
+        (kind, {"__array_ufunc__": None}),  # numpy defers operators to the array
         (kind_of_device, {"__hash__": hashed}),
         (kind_of_dtype, {"__eq__": _equal_dtypes}),
         (library, {"place": place, "to_numpy": read, "fetch": fetch}),
@@ -173,7 +173,7 @@ def _call(name: str, original: Function, args: Any, keywords: Any) -> Any:
 
 
 def _land(xp: Any, result: Any, given: Any) -> None:
-    """Let new arrays lie on the current device; views stay, and so does what is on the host."""
+    """Move new arrays to the current device, but not views and arrays on the host."""
     here = THREAD.current or xp.Device("device1")
     made = [array for array in arrays(result) if array._device._device != here._device]
     if made:
@@ -185,7 +185,7 @@ def _land(xp: Any, result: Any, given: Any) -> None:
 
 
 def memory(array: Any) -> int:
-    """Which block of memory an array, or a view of it, lies in."""
+    """The identity of the memory block of an array or a view."""
     root = array._array
     while isinstance(root.base, np.ndarray):
         root = root.base
@@ -197,7 +197,7 @@ def memory(array: Any) -> int:
 
 def _equal_dtypes(dtype: Any, other: Any) -> bool:
     if type(other) is type(dtype):
-        return dtype._np_dtype is other._np_dtype  # numpy has one object of each
+        return dtype._np_dtype is other._np_dtype  # numpy has one object for each dtype
     try:
         return bool(dtype._np_dtype == np.dtype(getattr(other, "_np_dtype", other)))
     except TypeError:
@@ -205,7 +205,7 @@ def _equal_dtypes(dtype: Any, other: Any) -> bool:
 
 
 def _array_of_scalar(xp: Any, scalar: Any) -> Any:
-    """A numpy scalar takes part in promotion, other than a Python number."""
+    """A numpy scalar as an array, as it takes part in promotion."""
     return xp.asarray(np.asarray(scalar), device=THREAD.current or xp.Device("device1"))
 
 

@@ -23,24 +23,24 @@ class HostSyncError(AssertionError):
 
 
 class RecordingError(RuntimeError):
-    """Something that a GPU could not record."""
+    """An operation that a GPU cannot record."""
 
 
 class _Thread(threading.local):
-    """What belongs to a thread."""
+    """The state of a thread."""
 
-    inside = 0  # depth of calls that a library makes of itself, or a check of a library
-    tape: Any = None  # of the recording that is being made here
-    current: Any = None  # the device on which arrays are made here; None: the default one
+    inside = 0  # nesting depth of unchecked calls
+    tape: Any = None  # of the recording in progress
+    current: Any = None  # the current device; None is the default
 
 
 THREAD = _Thread()
-_waits_refused = 0  # blocks of `waits_refused`, in all threads
+_waits_refused = 0  # open blocks of `waits_refused`, in all threads
 
 
 @contextmanager
 def waits_refused() -> Iterator[None]:
-    """Within the block, in all threads, what waits for a device raises `HostSyncError`."""
+    """Within the block, waiting for a device raises `HostSyncError`, in all threads."""
     global _waits_refused
     _waits_refused += 1
     try:
@@ -51,7 +51,7 @@ def waits_refused() -> Iterator[None]:
 
 @contextmanager
 def inside() -> Iterator[None]:
-    """Within the block nothing is held against the table."""
+    """Within the block, calls are not checked."""
     THREAD.inside += 1
     try:
         yield
@@ -60,12 +60,12 @@ def inside() -> Iterator[None]:
 
 
 def refuse(rule: Rule, name: str, whose: str) -> None:
-    """Raise for a call of this kind, if it is refused where we are.
+    """Raise for a call with this rule, if it is refused here.
 
     Raises
     ------
     RecordingError
-        In a recording, which goes on without the call.
+        In a recording, which continues without the call.
     HostSyncError
         In a block of `waits_refused`.
     """
@@ -80,10 +80,10 @@ def refuse(rule: Rule, name: str, whose: str) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def held_against_the_table(
+def checked_function(
     name: str, original: Function, whose: Callable[[Any], str], call: Function
 ) -> Function:
-    """`original`, by `call`, for all calls that the table allows.
+    """A wrapper that checks calls against the table, and passes them to `call`.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def held_against_the_table(
         In the table.
     original : callable
     whose : callable
-        From the arguments to the words for the device that is concerned; empty where none is.
+        Describes the device of the arguments; returns an empty text if there is none.
     call : callable
         ``call(name, original, args, keywords)``
     """
@@ -117,7 +117,7 @@ def held_against_the_table(
 
 
 def _by_a_primitive() -> bool:
-    """Whether `xbp.primitives` makes the call, which an accelerator does on a GPU."""
+    """Whether the caller is in `xbp.primitives`, which has accelerators on a GPU."""
     caller = sys._getframe(2).f_globals.get("__name__", "")
     return str(caller).startswith("xbp.primitives.")
 
@@ -125,7 +125,7 @@ def _by_a_primitive() -> bool:
 def replaced_functions(
     xp: Any, kind: type, whose: Callable[[Any], str], call: Function, those: Iterable[str]
 ) -> list[tuple[Any, dict[str, Function]]]:
-    """What `replaced` takes: owners, and their functions held against the table."""
+    """Owners and checked functions, for `replaced`."""
     found: dict[str, tuple[Any, dict[str, Function]]] = {}
     for name in those:
         room, _, last = name.rpartition(".")
@@ -133,6 +133,6 @@ def replaced_functions(
         owner = kind if method else getattr(xp, room) if room else xp
         original = getattr(owner, last, None)
         if original is not None:
-            function = held_against_the_table(name, original, whose, call)
+            function = checked_function(name, original, whose, call)
             found.setdefault("array" if method else room, (owner, {}))[1][last] = function
     return list(found.values())

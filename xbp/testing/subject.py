@@ -24,7 +24,7 @@ from xbp.testing.helpers import check_unchanged, copies, numbered, replaced
 
 
 def _unchanged(array: Any) -> Any:
-    """Without rounding errors made on purpose."""
+    """The identity, for computations without artificial rounding errors."""
     return array
 
 
@@ -51,7 +51,7 @@ class Subject:
 
         def recorded(*arguments: Any, **keywords: Any) -> Any:
             bits = random_bits(*arguments, **keywords)
-            if threading.get_ident() == thread:  # not the draws of somebody's training meanwhile
+            if threading.get_ident() == thread:  # not draws of other threads
                 draws.append(bits)
             return bits
 
@@ -79,7 +79,7 @@ class Subject:
         return {(f"random draw {i}", "bits"): bits for i, bits in enumerate(draws)} | results
 
     def on_host(self, rounded: Callable[[Host], Any] = _unchanged) -> dict[Quantity, Host]:
-        """The truth, or the truth disturbed."""
+        """The truth, or with `rounded` a perturbed truth."""
         results = self("numpy", "float64", rounded)
         return {key: to_numpy(value).copy() for key, value in results.items()}
 
@@ -100,7 +100,7 @@ class Subject:
         check_unchanged(layer, "forward", "input", before, x)
         noise = np.random.default_rng([self.rng, 1])
 
-        def incoming(part: Any) -> Any:  # a float32, which every arithmetic holds exactly
+        def incoming(part: Any) -> Any:  # a float32, exact in every arithmetic
             return put(noise.normal(size=tuple(part.shape)).astype(np.float32).astype(float))
 
         dy = tree_map(incoming, y)
@@ -161,10 +161,10 @@ class Subject:
 
 
 def takes_parameters(make: Callable[..., Any]) -> bool:
-    """Whether `make` needs an argument, so that it makes an optimizer."""
+    """Whether `make` requires an argument, and so makes an optimizer."""
     try:
         signature = inspect.signature(make)
-    except ValueError:  # some builtins have none
+    except ValueError:  # some builtins have no signature
         return False
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(p.default is p.empty and p.kind in positional for p in signature.parameters.values())

@@ -58,7 +58,7 @@ def _getitem(original: Function) -> Function:
 
 
 def _argmax(original: Function) -> Function:
-    """The last of several nan, where numpy finds the first."""
+    """argmax that finds the last of several nan, where numpy finds the first."""
 
     def argmax(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
         result, host = original(x, axis=axis, keepdims=keepdims), x._array

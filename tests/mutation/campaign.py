@@ -1,4 +1,4 @@
-"""Which faults there are, which are caught, and what must be said about the rest."""
+"""A mutation campaign: planted faults, those that tests catch, and known survivors."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def main(parser: argparse.ArgumentParser) -> int:
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--list", action="store_true", help="print the faults and plant none")
     options = parser.parse_args()
-    return Run(options).result
+    return Campaign(options).result
 
 
-class Run:
+class Campaign:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.known = options, expected()
         self.python, self.kernels = Python(), Kernels()
