@@ -256,6 +256,12 @@ for primitive, function, arrays in (*PRIMITIVES, *DIFFERENTIABLE):
 CALLS["write_row"] = primitives.write_row, (np.ones((3, 3)), np.asarray([1]), np.ones(3))
 
 
+def primitives_in(name: str) -> str | set[str]:
+    """Of a chain, one of its operations says it."""
+    primitive = name.partition(",")[0]
+    return set(primitives.__all__) if primitive == "chain" else primitive
+
+
 def called(name: str, k: int, mine: Backend, theirs: Backend) -> None:
     function, arrays = CALLS[name]
     places = [theirs if index == k else mine for index in range(len(arrays))]
@@ -321,7 +327,7 @@ DOORS = [
         )
     ),
     *(
-        Door(f"argument {k} of {name}", name.partition(",")[0], partial(called, name, k))
+        Door(f"argument {k} of {name}", primitives_in(name), partial(called, name, k))
         for name, (_, arrays) in CALLS.items()
         for k in range(len(arrays))
     ),
