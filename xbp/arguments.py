@@ -21,11 +21,26 @@ def integer(name: str, value: Any, *, least: int) -> int:
 
 def pair(name: str, value: Any, *, least: int) -> tuple[int, int]:
     """An int or a pair of ints, as the pair (height, width)."""
-    values = value if isinstance(value, tuple | list) else (value, value)
-    if len(values) != 2:
-        msg = f"{name} must be an integer or a pair (height, width), got {value!r}"
+    height, width = sizes(name, value, axes=2, least=least)
+    return height, width
+
+
+def sizes(name: str, value: Any, *, axes: int, least: int) -> tuple[int, ...]:
+    """An int or ints, one an axis, as a tuple: (height, width) of images, (length,) of signals."""
+    values = value if isinstance(value, tuple | list) else (value,) * axes
+    if len(values) != axes:
+        several = " or a pair (height, width)" if axes == 2 else ""
+        msg = f"{name} must be an integer{several}, got {value!r}"
         raise InputError(msg)
-    return integer(name, values[0], least=least), integer(name, values[1], least=least)
+    return tuple(integer(name, each, least=least) for each in values)
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` if it is True or False."""
+    if isinstance(value, bool):
+        return value
+    msg = f"{name} must be True or False, got {value!r}"
+    raise InputError(msg)
 
 
 def number(

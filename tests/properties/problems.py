@@ -111,6 +111,31 @@ def conv2d(draw: st.DrawFn, budget: int) -> Problem:
 
 
 @st.composite
+def conv2d_with_options(draw: st.DrawFn, budget: int) -> Problem:
+    """Dilated, in groups, depthwise, or with the padding that keeps the size."""
+    w, bias = draw(windows(budget // 2, lambda k: k, 3)), draw(st.booleans())
+    n, each, *size = w.shape
+    groups, dilation = draw(st.integers(1, 3)), draw(st.tuples(*[st.integers(1, 3)] * 2))
+    channels, out = groups * min(each, 3), groups * w.out_channels
+    options = {"dilation": dilation, "groups": groups}
+    if draw(st.booleans()):
+        layer = nn.Conv2d(channels, out, w.kernel, 1, "same", bias, **options, dtype="float64")
+        definition = partial(oracles.conv2d_same, **options)
+    else:  # images that the wider window fits into
+        reach = [(d - 1) * (k - 1) for d, k in zip(dilation, w.kernel, strict=True)]
+        size = [length + more for length, more in zip(size, reach, strict=True)]
+        layer = nn.Conv2d(channels, out, *w.window, bias, **options, dtype="float64")
+        definition = partial(oracles.conv2d, stride=w.stride, padding=w.padding, **options)
+    return Problem(
+        layer,
+        (quarters(draw(seeds), n, channels, *size),),
+        lambda s, x: definition(x, s["weight"], s.get("bias")),
+        step=1.0,
+        exact=True,
+    )
+
+
+@st.composite
 def partial_conv2d(draw: st.DrawFn, budget: int) -> Problem:
     w, rng = draw(windows(budget, lambda k: k)), draw(seeds)
     table = rng.integers(0, 2, (w.out_channels, w.shape[1]))
@@ -474,7 +499,7 @@ def entries(draw: st.DrawFn, budget: int, line: Line) -> tuple[Host, ...]:
 LINES = [line for line in (*LAYERS, *LOSSES) if line.oracle]
 OWN: dict[str, Problems] = {
     "Linear": linear,
-    "Conv2d": conv2d,
+    "Conv2d": lambda budget: conv2d(budget) | conv2d_with_options(budget),
     "PartialConv2d": partial_conv2d,
     "MaxPool2d": max_pool2d,
     "AvgPool2d": avg_pool2d,

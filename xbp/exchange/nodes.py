@@ -19,19 +19,28 @@ from spox import _value_prop
 
 from xbp import registry
 from xbp.backend import Array
-from xbp.primitives.images import Pair
+from xbp.primitives.images import Padding, Pair, sides
 
 Result: TypeAlias = Any
 """Output and backward, or NotImplemented."""
 
 
 def convolve(
-    x: Array, weight: Array, bias: Array | None = None, *, stride: Pair, padding: Pair
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Padding = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
 ) -> Result:
     if x.dtype != ndonnx.float32:
         return NotImplemented
     operands = (array.unwrap_spox() for array in (x, weight, bias) if array is not None)
-    return _made(op.conv(*operands, strides=stride, pads=padding * 2))
+    (top, bottom), (left, right) = sides(padding)
+    window = {"strides": stride, "pads": (top, left, bottom, right), "dilations": dilation}
+    return _made(op.conv(*operands, **window, group=groups))
 
 
 def rectify(x: Array) -> Result:

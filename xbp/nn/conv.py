@@ -1,4 +1,4 @@
-"""The convolutional layer (as everywhere in this field, a cross-correlation)."""
+"""Convolutional layers (as everywhere in this field, cross-correlations)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from functools import partial
 from typing import Any
 
-from xbp.arguments import integer
+from xbp.arguments import flag, integer
+from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform
 from xbp.nn.operation import Operation, OperationLayer, Shape
 from xbp.nn.parameter import Parameter
@@ -23,31 +24,38 @@ class Conv2d(Windowed, OperationLayer):
     Parameters
     ----------
     in_channels, out_channels : int
-    kernel_size, stride, padding : int or (height, width)
-        The padding is with zeros, on both sides.
+    kernel_size, stride : int or (height, width)
+    padding : int, (height, width), "valid" or "same"
+        With zeros, on both sides. "valid" is 0; "same", with a stride of 1, keeps the size.
     bias : bool, default True
+    dilation : int or (height, width), default 1
+        The distance of neighbours in the window: i·dilation in place of i.
+    groups : int, default 1
+        Divides both numbers of channels into so many groups; the k-th group of y sees the k-th of
+        x. As many as there are input channels make the convolution depthwise.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
     weight_init, bias_init : callable, optional
-        From `xbp.initializers`. By default both draw from U(-1/√n, 1/√n) with n = in·kh·kw, as in
-        PyTorch.
+        From `xbp.initializers`. By default both draw from U(-1/√n, 1/√n) with n = in/groups·kh·kw,
+        as in PyTorch.
 
     Attributes
     ----------
-    weight : Parameter (out_channels, in_channels, kh, kw)
+    weight : Parameter (out_channels, in_channels/groups, kh, kw)
     bias : Parameter (out_channels,) or None
 
     Notes
     -----
     Input (N, in_channels, H, W), output (N, out_channels, OH, OW) with
-    OH = ⌊(H + 2·padding - kh)/stride⌋ + 1. The output's memory has the batch innermost.
+    OH = ⌊(H + 2·padding - dilation·(kh - 1) - 1)/stride⌋ + 1. The output's memory has the batch
+    innermost.
 
     Raises
     ------
     InputError
         In the constructor for sizes out of range; in forward for input that is not 4-D, has
-        another number of channels or dtype, or is smaller than the kernel.
+        another number of channels or dtype, or is smaller than the window.
 
     Examples
     --------
@@ -55,6 +63,9 @@ class Conv2d(Windowed, OperationLayer):
     >>> from xbp import nn
     >>> nn.Conv2d(1, 6, 5, padding=2)(np.zeros((2, 1, 28, 28), np.float32)).shape
     (2, 6, 28, 28)
+    >>> depthwise = nn.Conv2d(8, 8, 3, padding="same", dilation=2, groups=8)
+    >>> depthwise.weight.shape, depthwise(np.zeros((2, 8, 5, 5), np.float32)).shape
+    ((8, 1, 3, 3), (2, 8, 5, 5))
     """
 
     def __init__(
@@ -63,27 +74,34 @@ class Conv2d(Windowed, OperationLayer):
         out_channels: int,
         kernel_size: Size,
         stride: Size = 1,
-        padding: Size = 0,
+        padding: Size | str = 0,
         bias: bool = True,
         *,
+        dilation: Size = 1,
+        groups: int = 1,
         dtype: Any = "float32",
         rng: Seed = None,
         weight_init: Initializer = fan_in_uniform,
         bias_init: Initializer | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding)
+        self.dilation = self.sizes("dilation", dilation)
         self.in_channels = integer("in_channels", in_channels, least=1)
         self.out_channels = integer("out_channels", out_channels, least=1)
+        self.groups = groups_of(groups, self.in_channels, self.out_channels)
         rng = generator(rng)
-        shape = (out_channels, in_channels, *self.kernel_size)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = Parameter.draw(shape, weight_init, rng, dtype)
         self.bias = None
-        if bias:
+        if flag("bias", bias):
             bias_init = bias_init or partial(fan_in_uniform, fan_in=math.prod(shape[1:]))
-            self.bias = Parameter.draw((out_channels,), bias_init, rng, dtype)
+            self.bias = Parameter.draw((self.out_channels,), bias_init, rng, dtype)
 
     def operation(self) -> Operation:
-        options = {"stride": self.stride, "padding": self.padding}
+        _, stride, padding, dilation = self.window()
+        options: dict[str, Any] = {"stride": stride, "padding": padding}
+        if (dilation, self.groups) != ((1, 1), 1):
+            options |= {"dilation": dilation, "groups": self.groups}
         return Operation(convolve, (self.weight,), (self.bias,), options)
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -91,4 +109,20 @@ class Conv2d(Windowed, OperationLayer):
 
     def options(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"
-        return f"{channels}, {super().options()}, bias={self.bias is not None}"
+        groups = f", groups={self.groups}" if self.groups > 1 else ""
+        return f"{channels}, {super().options()}{groups}, bias={self.bias is not None}"
+
+
+def groups_of(groups: int, *channels: int) -> int:
+    """`groups`, if it divides both numbers of channels.
+
+    Raises
+    ------
+    InputError
+    """
+    groups = integer("groups", groups, least=1)
+    if any(each % groups for each in channels):
+        of, to = channels
+        msg = f"groups={groups} must divide in_channels={of} and out_channels={to}"
+        raise InputError(msg)
+    return groups

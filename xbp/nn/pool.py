@@ -10,26 +10,29 @@ from xbp.nn.windowed import Size, Windowed
 from xbp.primitives.pooling import average_pool, max_pool
 
 
-class _Pool2d(Windowed, OperationLayer):
+class _Pool(Windowed, OperationLayer):
     """Windows that do not overlap unless `stride` says so; padding of at most half a window."""
 
     primitive: ClassVar[Any]
+    padding: tuple[int, ...]
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
+        padding = self.sizes("padding", padding, least=0)
         super().__init__(kernel_size, kernel_size if stride is None else stride, padding)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
             msg = f"padding {self.padding} is more than half of kernel_size {self.kernel_size}"
             raise InputError(msg)  # a window could lie in the padding altogether
 
     def operation(self) -> Operation:
-        window = {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
+        kernel, stride, padding, _ = self.window()
+        window = {"kernel_size": kernel, "stride": stride, "padding": padding}
         return Operation(self.primitive, options=window)
 
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape[:2], *self.output_size(shape))
 
 
-class MaxPool2d(_Pool2d):
+class MaxPool2d(_Pool):
     """y[n, c, r, s] = max_ij x[n, c, r·stride + i, s·stride + j].
 
     The maximum is where the gradient goes: ∂L/∂x sums ∂L/∂y of all windows in which that entry is
@@ -66,7 +69,7 @@ class MaxPool2d(_Pool2d):
     primitive = max_pool
 
 
-class AvgPool2d(_Pool2d):
+class AvgPool2d(_Pool):
     """y[n, c, r, s] = 1/(kh·kw) Σ_ij x[n, c, r·stride + i, s·stride + j].
 
     So each entry of x takes 1/(kh·kw) of ∂L/∂y of every window that holds it.

@@ -1,48 +1,118 @@
-"""What convolution and pooling share: a window that moves over an image."""
+"""What convolution and pooling share: a window that moves over an image or a signal."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from xbp.arguments import pair
+from xbp.arguments import choice, sizes
 from xbp.errors import InputError
 from xbp.nn.layer import Layer
 from xbp.nn.operation import Shape
-from xbp.primitives.images import output_size
+from xbp.primitives.images import Padding, Pair, output_size
 
-Size: TypeAlias = "int | tuple[int, int]"
+Size: TypeAlias = "int | tuple[int, ...]"
 
 
 class Windowed(Layer):
-    """A layer that looks at its input, (N, C, H, W), through a moving window.
+    """A layer that looks at its input through a moving window.
+
+    Images are (N, C, H, W). Signals (N, C, L) are images of one row, a subclass with ``axes = 1``.
 
     Parameters
     ----------
-    kernel_size, stride, padding : int or (height, width)
+    kernel_size, stride, dilation : int or (height, width)
+    padding : int, (height, width), "valid" or "same"
+        "valid" is 0. "same" keeps the size: of an odd number of rows the larger half goes below,
+        and of columns to the right, as in PyTorch. It takes a stride of 1.
+
+    Attributes
+    ----------
+    kernel_size, stride, dilation : tuple of int
+        One number an axis.
+    padding : tuple of int, or str as given
     """
 
-    def __init__(self, kernel_size: Size, stride: Size, padding: Size) -> None:
-        self.kernel_size = pair("kernel_size", kernel_size, least=1)
-        self.stride = pair("stride", stride, least=1)
-        self.padding = pair("padding", padding, least=0)
+    axes: ClassVar[int] = 2
 
-    def output_size(self, shape: Shape, channels: int | None = None) -> tuple[int, int]:
-        """Height and width of the output for an input of a shape.
+    def __init__(self, kernel_size: Size, stride: Size, padding: Size | str) -> None:
+        self.kernel_size = self.sizes("kernel_size", kernel_size)
+        self.stride = self.sizes("stride", stride)
+        self.dilation = (1,) * self.axes
+        if isinstance(padding, str):
+            self.padding: tuple[int, ...] | str = choice("padding", padding, ("valid", "same"))
+            if padding == "same" and self.stride != (1,) * self.axes:
+                msg = f'padding="same" takes a stride of 1, got stride={stride}'
+                raise InputError(msg)
+        else:
+            self.padding = self.sizes("padding", padding, least=0)
+
+    def sizes(self, name: str, value: Any, least: int = 1) -> tuple[int, ...]:
+        """An int, or one for each axis, as a tuple."""
+        return sizes(name, value, axes=self.axes, least=least)
+
+    def window(self) -> tuple[Pair, Pair, Padding, Pair]:
+        """Kernel, stride, padding and dilation, of an image."""
+        return (
+            as_pair(self.kernel_size, 1),
+            as_pair(self.stride, 1),
+            self._padding(),
+            as_pair(self.dilation, 1),
+        )
+
+    def _padding(self) -> Padding:
+        if self.padding == "valid":
+            return (0, 0)
+        if self.padding != "same":
+            return as_pair(self.padding, 0)
+        reach = as_pair([d * (k - 1) for d, k in zip(self.dilation, self.kernel_size)], 0)  # noqa: B905
+        rows, columns = reach
+        if rows % 2 == columns % 2 == 0:
+            return rows // 2, columns // 2
+        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+
+    def output_size(self, shape: Shape, channels: int | None = None) -> tuple[int, ...]:
+        """Height and width of the output, or its length, for an input of a shape.
 
         Raises
         ------
         InputError
-            It is not 4-D, has not `channels` channels, or is smaller than the window.
+            It has another number of axes, has not `channels` channels, or is smaller than the
+            window.
         """
-        if len(shape) != 4 or channels not in (None, shape[1]):
-            expected = f"(N, {'C' if channels is None else channels}, H, W)"
-            msg = f"{self} expects images of shape {expected}, got shape {tuple(shape)}"
-            raise InputError(msg)
-        size = output_size(shape[2:], self.kernel_size, self.stride, self.padding)
+        check_images(self, shape, self.axes, channels)
+        kernel, stride, padding, dilation = self.window()
+        size = output_size(as_pair(shape[2:], 1), kernel, stride, padding, dilation)
         if min(size) < 1:
-            msg = f"{self} does not fit into images of {shape[2]} × {shape[3]} pixels"
-            raise InputError(msg)
-        return size
+            raise InputError(f"{self} does not fit into {described(shape)}")
+        return size[-self.axes :]
 
     def options(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        padding = repr(self.padding)
+        more = f", dilation={self.dilation}" if max(self.dilation) > 1 else ""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={padding}{more}"
+
+
+def check_images(layer: Layer, shape: Shape, axes: int, channels: int | None = None) -> None:
+    """Refuse a shape that is not (N, C, H, W), or (N, C, L) where `axes` is 1.
+
+    Raises
+    ------
+    InputError
+    """
+    if len(shape) != 2 + axes or channels not in (None, shape[1]):
+        c = "C" if channels is None else channels
+        expected = f"images of shape (N, {c}, H, W)" if axes == 2 else f"signals (N, {c}, L)"
+        msg = f"{layer} expects {expected}, got shape {tuple(shape)}"
+        raise InputError(msg)
+
+
+def described(shape: Shape) -> str:
+    """What an input of this shape is, for messages."""
+    if len(shape) == 4:
+        return f"images of {shape[2]} × {shape[3]} pixels"
+    return f"signals of length {shape[2]}"
+
+
+def as_pair(sizes: Any, missing: int) -> Pair:
+    """(height, width): of a signal, `missing` and its one number."""
+    return (missing, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])

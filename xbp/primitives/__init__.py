@@ -22,6 +22,7 @@ from xbp.primitives.images import (
     unfold_rows,
     unpad2d,
     windows,
+    zero_pad,
 )
 from xbp.primitives.normalization import batch_normalize, normalize
 from xbp.primitives.philox import philox4x32, random_bits
@@ -71,4 +72,5 @@ __all__ = [
     "unpad2d",
     "windows",
     "write_row",
+    "zero_pad",
 ]

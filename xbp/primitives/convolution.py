@@ -5,11 +5,13 @@ from __future__ import annotations
 from xbp.backend import Array, array_namespace
 from xbp.primitives.dispatch import Gradients, primitive
 from xbp.primitives.images import (
+    Padding,
     Pair,
     fold_rows,
     images,
     output_size,
     rows_first,
+    sides,
     unfold_rows,
 )
 from xbp.primitives.product import matmul
@@ -22,7 +24,9 @@ def convolve(
     bias: Array | None = None,
     *,
     stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
+    padding: Padding = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
 ) -> tuple[Array, Gradients]:
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
@@ -36,14 +40,20 @@ def convolve(
     and ∂L/∂U adds up where slices overlap (Chellapilla et al. 2006; Cho & Brand 2017; Goodfellow
     et al. 2016, section 9.5).
 
+    With a dilation, i·dilation and j·dilation stand in place of i and j. With groups, W and U are
+    stacks of matrices, one for each group of channels: the k-th group of y sees the k-th of x.
+
     An x that is not finite makes ∂L/∂W nan even where δ is 0 (0 · ∞), as in PyTorch.
 
     Parameters
     ----------
     x : array (N, in, H, W)
-    weight : array (out, in, kh, kw)
+    weight : array (out, in/groups, kh, kw)
     bias : array (out,) or None
-    stride, padding : (int, int)
+    stride, dilation : (int, int)
+    padding : (int, int) or ((top, bottom), (left, right))
+    groups : int
+        Divides `in` and `out`.
 
     Returns
     -------
@@ -53,31 +63,98 @@ def convolve(
     """
     xp = array_namespace(x)
     out, channels, kh, kw = weight.shape
-    window = ((kh, kw), stride, padding)
+    window = ((kh, kw), stride, padding, dilation)
     unfolded = unfold_rows(x, *window)  # (H + 2p, in, kw, OW, N)
     height, columns = channels * kw, unfolded.shape[3] * unfolded.shape[4]
-    U = xp.reshape(unfolded, (unfolded.shape[0] * height, columns))
-    W = xp.reshape(xp.permute_dims(weight, (0, 2, 1, 3)), (out, kh * height))
+    U = by_group(xp.reshape(unfolded, (unfolded.shape[0], groups * height, columns)), 1, groups)
+    W = kernel_matrix(weight, groups)
     oh, ow = output_size(x.shape[2:], *window)
-    tops = range(0, oh * stride[0] * height, stride[0] * height)
-    seen = [slice(top, top + kh * height) for top in tops]
-    y = xp.empty((oh, out, columns), dtype=x.dtype, device=x.device)
+    seen = rows_seen(oh, kh, stride[0], dilation[0])
+    stack = U.shape[:-3]  # (groups,), or ()
+    y = xp.empty((oh, *stack, out // groups, columns), dtype=x.dtype, device=x.device)
+
+    def slice_of(rows: slice) -> Array:
+        return xp.reshape(U[..., rows, :, :], (*stack, kh * height, columns))
+
     for r, rows in enumerate(seen):
-        y[r, ...] = matmul(W, U[rows, :])
+        y[r, ...] = matmul(W, slice_of(rows))
+    y = xp.reshape(y, (oh, out, columns))
     if bias is not None:
         y += xp.reshape(bias, (-1, 1))
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
-        delta = xp.reshape(rows_first(dy), y.shape)
+        delta = xp.reshape(rows_first(dy), (oh, *stack, out // groups, columns))
         # U δᵀ in place of δ Uᵀ: the same product, twice as fast with few output channels.
-        dW = sum(matmul(U[rows, :], delta[r, ...].T) for r, rows in enumerate(seen)).T
-        dW = xp.permute_dims(xp.reshape(dW, (out, kh, channels, kw)), (0, 2, 1, 3))
-        dx = None
-        if wants_dx:
-            dU = xp.zeros_like(U)
-            for r, rows in enumerate(seen):
-                dU[rows, :] += matmul(W.T, delta[r, ...])
-            dx = fold_rows(xp.reshape(dU, unfolded.shape), x.shape, *window)
-        return dx, dW, None if bias is None else xp.sum(delta, axis=(0, 2))
+        dW = sum(
+            matmul(slice_of(rows), xp.matrix_transpose(delta[r, ...]))
+            for r, rows in enumerate(seen)
+        )
+        dW = xp.reshape(xp.matrix_transpose(dW), (out, kh, channels, kw))
+        dx = to_input(dy, weight, x.shape, stride, padding, dilation, groups) if wants_dx else None
+        db = None if bias is None else xp.sum(xp.reshape(delta, y.shape), axis=(0, 2))
+        return dx, xp.permute_dims(dW, (0, 2, 1, 3)), db
 
     return images(xp.reshape(y, (oh, out, ow, -1))), gradients
+
+
+def to_input(
+    dy: Array,
+    weight: Array,
+    shape: tuple[int, ...],
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> Array:
+    """∂L/∂x of a convolution, its transpose: ∂L/∂Uᵣ = Wᵀ δᵣ, added up in an image of this shape.
+
+    Parameters
+    ----------
+    dy : array (N, out, OH, OW)
+    weight : array (out, in/groups, kh, kw)
+    shape : (N, in, H, W)
+
+    Returns
+    -------
+    array (N, in, H, W)
+    """
+    xp = array_namespace(dy)
+    out, channels, kh, kw = weight.shape
+    (top, bottom), _ = sides(padding)
+    n, _, oh, ow = dy.shape
+    height, columns = channels * kw, ow * n
+    WT = xp.matrix_transpose(kernel_matrix(weight, groups))
+    stack = WT.shape[:-2]
+    delta = xp.reshape(rows_first(dy), (oh, *stack, out // groups, columns))
+    rows = shape[2] + top + bottom
+    dU = xp.zeros((*stack, rows, height, columns), dtype=dy.dtype, device=dy.device)
+    for r, seen in enumerate(rows_seen(oh, kh, stride[0], dilation[0])):
+        dUr = matmul(WT, delta[r, ...])
+        dU[..., seen, :, :] += xp.reshape(dUr, (*stack, kh, height, columns))
+    if stack:
+        dU = xp.permute_dims(dU, (1, 0, 2, 3))
+    unfolded = xp.reshape(dU, (rows, groups * channels, kw, ow, n))
+    return fold_rows(unfolded, shape, (kh, kw), stride, padding, dilation)
+
+
+def rows_seen(oh: int, kh: int, stride: int, dilation: int) -> list[slice]:
+    """For each row of y, the rows of x that its windows see."""
+    reach = dilation * (kh - 1) + 1
+    return [slice(top, top + reach, dilation) for top in range(0, oh * stride, stride)]
+
+
+def kernel_matrix(weight: Array, groups: int) -> Array:
+    """W: (out, in, kh, kw) → (out, kh·in·kw), with groups a stack of them."""
+    xp = array_namespace(weight)
+    W = xp.reshape(xp.permute_dims(weight, (0, 2, 1, 3)), (weight.shape[0], -1))
+    return by_group(W, 0, groups)
+
+
+def by_group(matrix: Array, axis: int, groups: int) -> Array:
+    """A stack with an entry for each group of indices along `axis`; of one group, it alone."""
+    if groups == 1:
+        return matrix
+    xp = array_namespace(matrix)
+    before, after = matrix.shape[:axis], matrix.shape[axis + 1 :]
+    each = matrix.shape[axis] // groups
+    return xp.moveaxis(xp.reshape(matrix, (*before, groups, each, *after)), axis, 0)

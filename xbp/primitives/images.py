@@ -16,6 +16,8 @@ from xbp.backend import Array, array_namespace
 from xbp.primitives.dispatch import Gradients, of_input, primitive
 
 Pair: TypeAlias = "tuple[int, int]"
+Padding: TypeAlias = "Pair | tuple[Pair, Pair]"
+"""(p, q): rows above and below, columns left and right; or ((top, bottom), (left, right))."""
 
 
 def rows_first(x: Array) -> Array:
@@ -47,42 +49,90 @@ def flatten(x: Array) -> tuple[Array, Gradients]:
     return y, of_input(lambda dy: xp.reshape(dy, shape))
 
 
-def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    """How many windows fit along height and width: ⌊(size + 2·padding - kernel) / stride⌋ + 1."""
+def sides(padding: Padding) -> tuple[Pair, Pair]:
+    """((top, bottom), (left, right))."""
+    p, q = padding
+    return ((p, p) if isinstance(p, int) else p), ((q, q) if isinstance(q, int) else q)
+
+
+def output_size(
+    size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1)
+) -> Pair:
+    """How many windows fit along height and width.
+
+    ⌊(size + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1.
+    """
+    p, q = padding
     return (
-        (size[0] + 2 * padding[0] - kernel[0]) // stride[0] + 1,
-        (size[1] + 2 * padding[1] - kernel[1]) // stride[1] + 1,
+        (size[0] + (2 * p if isinstance(p, int) else sum(p)) - dilation[0] * (kernel[0] - 1) - 1)
+        // stride[0]
+        + 1,
+        (size[1] + (2 * q if isinstance(q, int) else sum(q)) - dilation[1] * (kernel[1] - 1) - 1)
+        // stride[1]
+        + 1,
     )
 
 
-def windows(kernel: Pair, stride: Pair, output: Pair) -> Iterator[tuple[int, int, slice, slice]]:
+def windows(
+    kernel: Pair, stride: Pair, output: Pair, dilation: Pair = (1, 1)
+) -> Iterator[tuple[int, int, slice, slice]]:
     """For each place (i, j) in a window, the rows and columns that all windows have there."""
     for i in range(kernel[0]):
         for j in range(kernel[1]):
-            rows = slice(i, i + stride[0] * (output[0] - 1) + 1, stride[0])
-            columns = slice(j, j + stride[1] * (output[1] - 1) + 1, stride[1])
+            top, left = i * dilation[0], j * dilation[1]
+            rows = slice(top, top + stride[0] * (output[0] - 1) + 1, stride[0])
+            columns = slice(left, left + stride[1] * (output[1] - 1) + 1, stride[1])
             yield i, j, rows, columns
 
 
-def pad2d(x: Array, padding: Pair, value: float = 0.0) -> Array:
-    """(N, C, H, W) → (N, C, H + 2p, W + 2q), framed by `value`; `x` itself where p = q = 0."""
+def pad2d(x: Array, padding: Padding, value: float = 0.0) -> Array:
+    """(N, C, H, W) → (N, C, H + 2p, W + 2q), framed by `value`; a negative padding cuts off.
+
+    Where nothing is added, a view.
+    """
     if padding == (0, 0):
+        return x
+    (top, bottom), (left, right) = sides(padding)
+    x = x[:, :, max(-top, 0) : x.shape[2] - max(-bottom, 0), :]
+    x = x[:, :, :, max(-left, 0) : x.shape[3] - max(-right, 0)]
+    top, bottom, left, right = (max(side, 0) for side in (top, bottom, left, right))
+    if not (top or bottom or left or right):
         return x
     xp = array_namespace(x)
     n, c, h, w = x.shape
-    p, q = padding
-    padded = xp.full((h + 2 * p, c, w + 2 * q, n), value, dtype=x.dtype, device=x.device)
-    padded[p : p + h, :, q : q + w, :] = rows_first(x)
+    framed = (top + h + bottom, c, left + w + right, n)
+    padded = xp.full(framed, value, dtype=x.dtype, device=x.device)
+    padded[top : top + h, :, left : left + w, :] = rows_first(x)
     return images(padded)
 
 
-def unpad2d(x: Array, padding: Pair) -> Array:
-    """The transpose of `pad2d`: the inner part of `x`, as a view."""
-    p, q = padding
-    return x[:, :, p : x.shape[2] - p, q : x.shape[3] - q]
+def unpad2d(x: Array, padding: Padding) -> Array:
+    """The transpose of `pad2d` with zeros: the inner part of `x`, and 0 for what was cut off."""
+    (top, bottom), (left, right) = sides(padding)
+    return pad2d(x, ((-top, -bottom), (-left, -right)))
 
 
-def unfold_rows(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
+@primitive
+def zero_pad(x: Array, *, padding: Padding) -> tuple[Array, Gradients]:
+    """Images framed by zeros, or cut off: `pad2d` as an operation.
+
+    Parameters
+    ----------
+    x : array (N, C, H, W)
+    padding : (int, int) or ((top, bottom), (left, right))
+
+    Returns
+    -------
+    y : array (N, C, H + top + bottom, W + left + right)
+    gradients : callable
+        From ∂L/∂y to (∂L/∂x,).
+    """
+    return pad2d(x, padding), of_input(lambda dy: unpad2d(dy, padding))
+
+
+def unfold_rows(
+    x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1)
+) -> Array:
     """The windows of each row of each image, which overlap, side by side.
 
     The part of a kernel's width alone: kernel rows overlap as well, but rows are outermost, and
@@ -92,26 +142,32 @@ def unfold_rows(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
     Parameters
     ----------
     x : array (N, C, H, W)
-    kernel, stride, padding : (int, int)
+    kernel, stride, padding, dilation : (int, int)
 
     Returns
     -------
     array (H + 2p, C, kw, OW, N)
-        Entry (h, c, j, s, n) is x[n, c, h - p, s·stride + j - q], and 0 outside of the image.
+        Entry (h, c, j, s, n) is x[n, c, h - p, s·stride + j·dilation - q], and 0 outside of the
+        image.
     """
     xp = array_namespace(x)
     n, c, h, w = x.shape
-    size = output_size((h, w), kernel, stride, padding)
+    size = output_size((h, w), kernel, stride, padding, dilation)
     padded = rows_first(pad2d(x, padding))
     shape = (padded.shape[0], c, kernel[1], size[1], n)
     unfolded = xp.empty(shape, dtype=x.dtype, device=x.device)
-    for _, j, _, columns in windows((1, kernel[1]), stride, size):
+    for _, j, _, columns in windows((1, kernel[1]), stride, size, dilation):
         unfolded[:, :, j, :, :] = padded[:, :, columns, :]
     return unfolded
 
 
 def fold_rows(
-    unfolded: Array, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair
+    unfolded: Array,
+    shape: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair = (1, 1),
 ) -> Array:
     """The transpose of `unfold_rows` (its adjoint, not its inverse): windows add up in the image.
 
@@ -127,9 +183,9 @@ def fold_rows(
     """
     xp = array_namespace(unfolded)
     n, c, h, w = shape
-    size = output_size((h, w), kernel, stride, padding)
-    framed = (unfolded.shape[0], c, w + 2 * padding[1], n)
+    size = output_size((h, w), kernel, stride, padding, dilation)
+    framed = (unfolded.shape[0], c, w + sum(sides(padding)[1]), n)
     padded = xp.zeros(framed, dtype=unfolded.dtype, device=unfolded.device)
-    for _, j, _, columns in windows((1, kernel[1]), stride, size):
+    for _, j, _, columns in windows((1, kernel[1]), stride, size, dilation):
         padded[:, :, columns, :] += unfolded[:, :, j, :, :]
     return unpad2d(images(padded), padding)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
 from xbp.accelerators.cpu.calls import DTYPES, address, addressable, images, incoming, run
-from xbp.accelerators.shared import MOST_PLACES, Pair
+from xbp.accelerators.shared import MOST_PLACES, Pair, is_plain
 from xbp.primitives.dispatch import of_input
-from xbp.primitives.images import output_size
+from xbp.primitives.images import Padding, output_size
 
 Real = NDArray[Any]
 
@@ -22,11 +22,15 @@ def convolve(
     bias: Real | None = None,
     *,
     stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
+    padding: Padding = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
     relu: bool = False,
     pool: Pair = (1, 1),
 ) -> Any:
     """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows."""
+    if not is_plain(padding, dilation, groups):
+        return NotImplemented
     dtype = x.dtype
     n, c, h, w = x.shape
     o, _, kh, kw = weight.shape

@@ -20,8 +20,8 @@ from xbp.accelerators.cuda.launch import (
     structure,
 )
 from xbp.accelerators.cuda.passes import add_up
-from xbp.accelerators.shared import Array, Pair, incoming
-from xbp.primitives.images import output_size
+from xbp.accelerators.shared import Array, Pair, incoming, is_plain
+from xbp.primitives.images import Padding, output_size
 
 Task = structure(
     "Task",
@@ -47,7 +47,9 @@ def convolve(
     bias: Array | None = None,
     *,
     stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
+    padding: Padding = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
     relu: bool = False,
     pool: Pair = (1, 1),
 ) -> Any:
@@ -56,6 +58,8 @@ def convolve(
     Where no gradient comes through ReLU or the maximum, an x that is not finite is left out of
     ∂L/∂weight, in which the reference and PyTorch have nan (0 · ∞).
     """
+    if not is_plain(padding, dilation, groups):
+        return NotImplemented
     n, c, h, w = x.shape
     o, channels, kh, kw = weight.shape
     oh, ow = output_size((h, w), (kh, kw), stride, padding)

@@ -101,8 +101,8 @@ class PartialConv2d(Windowed):
         W = matmul(P, xp.reshape(w, (w.shape[0], -1)))
         kernels = xp.reshape(W, (self.out_channels, self.in_channels, *self.kernel_size))
         offsets = None if bias is None else bias.data
-        window = {"stride": self.stride, "padding": self.padding}
-        y, gradients = convolve(x, kernels, offsets, **window)
+        _, stride, padding, _ = self.window()
+        y, gradients = convolve(x, kernels, offsets, stride=stride, padding=padding)
 
         def add_weight_grad(dW: Array) -> None:
             dw = matmul(P.T, xp.reshape(dW, W.shape))

@@ -40,9 +40,21 @@ def linear(s: Any, x: Host, features: int, out: int, bias: bool = True) -> Host:
 
 
 def conv2d(
-    s: Any, x: Host, c: int, o: int, k: Any, stride: Any = 1, padding: Any = 0, bias: bool = True
+    s: Any,
+    x: Host,
+    c: int,
+    o: int,
+    k: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    bias: bool = True,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Host:
-    return oracles.conv2d(x, s["weight"], s.get("bias"), pair(stride), pair(padding))
+    w, b, dilation = s["weight"], s.get("bias"), pair(dilation)
+    if padding == "same":
+        return oracles.conv2d_same(x, w, b, dilation, groups)
+    return oracles.conv2d(x, w, b, pair(stride), pair(padding), dilation, groups)
 
 
 def partial_conv2d(
@@ -190,6 +202,11 @@ LAYERS: list[Layer] = [
         fed((2, 2, 9, 8), 2, 2, 2, stride=3),
         fed((18, 3, 8, 7), 3, 17, 3),
         fed(ends(5, 2, 7, 6), 2, 3, 3, padding=1),
+        fed((3, 2, 9, 8), 2, 3, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(2, 3)),
+        fed((3, 4, 6, 5), 4, 6, 3, padding=1, groups=2),
+        fed((2, 3, 6, 7), 3, 6, (2, 3), bias=False, dilation=2, groups=3),
+        fed((2, 3, 5, 6), 3, 2, (4, 3), padding="same", dilation=(1, 2)),
+        fed(ends(5, 2, 7, 6), 2, 2, 3, padding="same", groups=2),
     ]),
     Layer("MaxPool2d", max_pool2d, [
         fed((2, 3, 4, 6), 2),

@@ -296,6 +296,19 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for bias in ((), ((w[0],),))
     ),
     *(
+        ("convolve", partial(_operation, primitives.convolve, **options), (x, w, (w[0],)))
+        for x, w, options in (
+            ((5, 2, 9, 8), (3, 2, 3, 2), {"dilation": (2, 3), "padding": (1, 2)}),
+            ((18, 6, 7, 6), (4, 3, 3, 3), {"groups": 2, "stride": (2, 1)}),
+            ((18, 3, 7, 6), (3, 1, 3, 3), {"groups": 3, "padding": (1, 1)}),
+            ((4, 2, 5, 6), (3, 2, 2, 4), {"padding": ((0, 1), (1, 2))}),
+        )
+    ),
+    *(
+        ("zero_pad", partial(_operation, primitives.zero_pad, padding=padding), ((3, 2, 4, 5),))
+        for padding in ((1, 2), ((1, 0), (-1, 3)))
+    ),
+    *(
         ("attention", partial(_attention, causal=causal), (q, (2, 3, 6, 4), (2, 3, 6, 5), *ignored))
         for q in ((2, 3, 5, 4), (2, 3, 1, 4), ends(2, 3, 7, 4))
         for causal in (False, True)

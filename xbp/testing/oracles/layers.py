@@ -31,26 +31,50 @@ def _window_counts(shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: 
 
 
 def conv2d(
-    x: F64, weight: F64, bias: F64 | None = None, stride: Pair = (1, 1), padding: Pair = (0, 0)
+    x: F64,
+    weight: F64,
+    bias: F64 | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
 ) -> F64:
-    """Cross-correlation, x (N, C, H, W), weight (O, C, KH, KW), bias (O,) -> y (N, O, P, Q).
+    """Cross-correlation, x (N, C, H, W), weight (O, C / G, KH, KW), bias (O,) -> y (N, O, P, Q).
 
-    y[n, o, p, q] = bias[o] + sum_{c, u, v} weight[o, c, u, v] x[n, c, p SH + u - PH, q SW + v - PW]
-    with x zero outside the image   (PyTorch documentation, nn.Conv2d; the kernel is not flipped)
+    y[n, o, p, q] = bias[o] + sum_{c, u, v} weight[o, c, u, v] x[n, g C / G + c, i, j],
+    i = p SH + u DH - PH,   j = q SW + v DW - PW,
+    with x zero outside the image, and g the group of o   (PyTorch documentation, nn.Conv2d; the
+    kernel is not flipped)
     """
     batch, _, height, width = x.shape
-    outputs, channels, kernel_h, kernel_w = weight.shape
-    windows = _window_counts(x.shape, (kernel_h, kernel_w), stride, padding)
-    y = np.zeros((batch, outputs, *windows))
+    outputs, channels, *kernel = weight.shape
+    reach = dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+    y = np.zeros((batch, outputs, *_window_counts(x.shape, reach, stride, padding)))
     for n, o, p, q in np.ndindex(y.shape):
         total = 0.0 if bias is None else float(bias[o])
-        for c, u, v in np.ndindex(channels, kernel_h, kernel_w):
-            row = p * stride[0] + u - padding[0]
-            column = q * stride[1] + v - padding[1]
+        first = o // (outputs // groups) * channels
+        for c, u, v in np.ndindex(channels, *kernel):
+            row = p * stride[0] + u * dilation[0] - padding[0]
+            column = q * stride[1] + v * dilation[1] - padding[1]
             if 0 <= row < height and 0 <= column < width:
-                total += weight[o, c, u, v] * x[n, c, row, column]
+                total += weight[o, c, u, v] * x[n, first + c, row, column]
         y[n, o, p, q] = total
     return y
+
+
+def conv2d_same(
+    x: F64, weight: F64, bias: F64 | None = None, dilation: Pair = (1, 1), groups: int = 1
+) -> F64:
+    """`conv2d` of an image framed so that y has its size; of an odd frame, the larger half is below
+    and to the right   (PyTorch documentation, nn.Conv2d, padding="same")
+    """
+    frame = []
+    for axis in range(2):
+        whole = dilation[axis] * (weight.shape[2 + axis] - 1)
+        frame.append((whole // 2, whole - whole // 2))
+    return conv2d(
+        np.pad(x, [(0, 0), (0, 0), *frame]), weight, bias, (1, 1), (0, 0), dilation, groups
+    )
 
 
 def _window(
