@@ -16,7 +16,7 @@ from nn.cases import LAYERS
 import xbp
 from xbp import accelerators, nn, primitives
 from xbp.errors import BackendError, InputError
-from xbp.nn.operation import Run
+from xbp.nn.operation import OperationChain
 from xbp.nn.sequential import plan_of
 from xbp.testing import assert_no_host_sync
 from xbp.testing.cases import Case
@@ -124,7 +124,7 @@ def test_nested_models_are_one_run() -> None:
     inner = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Tanh(), nn.Flatten()))
     model = nn.Sequential(nn.Conv2d(1, 1, 3, rng=0), inner, nn.Linear(4, 2, rng=0))
     (run,) = plan_of(model).parts
-    assert isinstance(run, Run)
+    assert isinstance(run, OperationChain)
     assert [type(layer) for layer in run.layers] == [
         *(nn.Conv2d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Linear)
     ]
@@ -180,12 +180,12 @@ def test_who_has_a_way_of_its_own_is_in_no_run(who: str) -> None:
     other = ALONE[who]()
     model = nn.Sequential(nn.Linear(2, 2, rng=0), nn.ReLU(), other, nn.ReLU(), nn.Tanh())
     first, alone, last = plan_of(model).parts
-    assert isinstance(first, Run) and alone is other and isinstance(last, Run)
+    assert isinstance(first, OperationChain) and alone is other and isinstance(last, OperationChain)
 
 
 def test_a_subclass_without_a_way_of_its_own_joins() -> None:
     (run,) = plan_of(nn.Sequential(nn.ReLU(), Told())).parts
-    assert isinstance(run, Run)
+    assert isinstance(run, OperationChain)
 
 
 def test_one_operation_needs_no_run() -> None:
@@ -325,7 +325,7 @@ def test_only_so_many_shapes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
     for size in range(1, 9):
         model(np.ones(size))
     (run,) = plan_of(model).parts
-    assert isinstance(run, Run) and len(run.fitting) <= 2
+    assert isinstance(run, OperationChain) and len(run.fitting) <= 2
 
 
 def test_a_plan_is_made_once_and_goes_with_its_model() -> None:

@@ -16,7 +16,7 @@ from xbp.errors import InputError
 from xbp.exchange.nodes import without_detours
 from xbp.exchange.onnx_graph import BATCH, INPUT, OUTPUT, finished
 from xbp.nn.layer import Layer
-from xbp.nn.operation import Run
+from xbp.nn.operation import OperationChain
 from xbp.primitives.chain import chain
 
 
@@ -87,7 +87,7 @@ def _culprit(model: Layer, error: Exception) -> str:
     run: Any = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         layer: Any = frame.f_locals.get("self")
-        if isinstance(layer, Run):
+        if isinstance(layer, OperationChain):
             run = layer
         elif frame.f_code is chain.reference.__code__:  # of the run that called it
             layer = run.layers[frame.f_locals["index"]]

@@ -1,8 +1,8 @@
 """Elementwise activations: a table of formulas with their derivatives.
 
-Each is one `formula` that returns f(x) and a function giving f′(x); the latter is called in the
-backward only, and keeps alive no more than it uses. All are finite, with finite slopes and without
-a warning, at any x whose cube is.
+Each is one `formula`, which returns f(x) and a function giving f′(x). The latter is called in the
+backward only, and keeps alive no more than it uses. Values and slopes are finite, and no warning
+is raised, at any x whose cube is finite.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ELU(Elementwise):
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
         scale, alpha = self.scale, self.alpha
-        low = xp.minimum(x, 0.0)  # eˣ of large x would overflow, though it is not used there
+        low = xp.minimum(x, 0.0)  # the unused eˣ of a large x would overflow
         y = scale * (xp.maximum(x, 0.0) + alpha * xp.expm1(low))
         return y, lambda: scale * xp.where(x <= 0, alpha * xp.exp(low), 1.0)
 
@@ -270,11 +270,11 @@ class GELU(Gated):
 
 
 def made(activation: Callable[[], Layer]) -> Layer:
-    """What an argument `activation` makes: it is a layer's class, or a function that makes one."""
+    """The layer that an argument `activation` makes, which is a layer's class or a function."""
     why: Exception | None = None
     try:
         layer = activation() if not isinstance(activation, Layer) else None
-    except TypeError as error:  # it cannot be called, or not without arguments
+    except TypeError as error:  # not callable, or not without arguments
         layer, why = None, error
     if not isinstance(layer, Layer):
         msg = f"an activation must be a class of xbp.nn, or make a layer, got {activation!r}"

@@ -1,4 +1,4 @@
-"""Attention of many heads."""
+"""Multi-head attention."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from xbp.random import Seed, generator
 
 
 class MultiheadAttention(Layer):
-    """y = W_o concat(A_1, …, A_H) + b_o, each head an average of the values that its queries find.
+    """y = W_o concat(A_1, …, A_H) + b_o, where each head A_h is a weighted average of values.
 
-    With q = W_q x + b_q, k = W_k m + b_k and v = W_v m + b_v, whose features are cut into H heads,
+    With q = W_q x + b_q, k = W_k m + b_k and v = W_v m + b_v, with features split into H heads,
 
         A_h = softmax(q_h k_hᵀ / √d) v_h,      d = embed_dim / num_heads
 
     (Vaswani et al. 2017, section 3.2). The memory m is x itself (self attention) or something else
-    (cross attention). The backward is that of `xbp.primitives.attention` between those of the
-    projections; in self attention ∂L/∂x is the sum over the three ways through q, k and v.
+    (cross attention). The backward is that of the output projection, of `xbp.primitives.attention`
+    and of the input projections; in self attention ∂L/∂x sums the gradients through q, k and v.
 
     Parameters
     ----------
     embed_dim, num_heads : int
         The number of heads divides the number of features.
     dropout : float, default 0
-        The probability with which training drops each weight of the average.
+        The probability that an attention weight is dropped in training.
     bias : bool, default True
     causal : bool, default False
-        Whether position i looks at the positions 0, 1, …, i of the memory alone.
+        Whether position i attends to the positions 0, 1, …, i of the memory alone.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
-        Seed of the initial weights, as in PyTorch: in_proj_weight by `xavier_uniform`, as the one
-        matrix that it is, out_proj.weight as a Linear's, biases 0.
+        Seed of the initial weights, as in PyTorch: `xavier_uniform` for in_proj_weight as one
+        matrix, a Linear's default for out_proj.weight, 0 for biases.
 
     Attributes
     ----------
@@ -51,9 +51,8 @@ class MultiheadAttention(Layer):
 
     Notes
     -----
-    x (N, T, embed_dim), memory (N, S, embed_dim), output (N, T, embed_dim): the batch comes first,
-    always. A query that may look at nothing, as all of its keys are padding, gets A = 0 and gives
-    no gradient.
+    x (N, T, embed_dim), memory (N, S, embed_dim), output (N, T, embed_dim): the batch is always
+    the first axis. A query whose keys are all padding gets A = 0 and passes on no gradient.
 
     Raises
     ------
@@ -115,11 +114,11 @@ class MultiheadAttention(Layer):
         Parameters
         ----------
         x : array (N, T, embed_dim)
-            What the queries are made of.
+            The input of the queries.
         memory : array (N, S, embed_dim), optional
-            What the keys and values are made of: x, if it is left out.
+            The input of the keys and values; x by default.
         key_padding_mask : array (N, S) of bool, optional
-            True where a position of the memory is ignored.
+            True at the positions of the memory that are ignored.
         training, rng
             As for every layer.
 
@@ -154,7 +153,7 @@ class MultiheadAttention(Layer):
         return y, backward
 
     def _project(self, xp: Namespace, x: Array, memory: Array | None) -> Any:
-        """(q, k, v) in heads; and from their gradients to ∂L/∂x, or to (∂L/∂x, ∂L/∂memory)."""
+        """(q, k, v) by heads, and the backward to ∂L/∂x or (∂L/∂x, ∂L/∂memory)."""
         weight, add_weight_grad = self.in_proj_weight.lend()
         bias, undos = self.in_proj_bias, []
         heads: list[Array] = []
@@ -182,13 +181,13 @@ class MultiheadAttention(Layer):
         return heads, backward
 
     def _split(self, xp: Namespace, x: Array, parts: int) -> tuple[Array, ...]:
-        """(N, T, parts · embed_dim) → as many arrays (N, H, T, d)."""
+        """(N, T, parts · embed_dim) → `parts` arrays (N, H, T, d)."""
         shape = (-1, x.shape[1], parts, self.num_heads, self.embed_dim // self.num_heads)
         heads = xp.permute_dims(xp.reshape(x, shape), (2, 0, 3, 1, 4))
         return tuple(heads[i, ...] for i in range(parts))
 
     def _together(self, xp: Namespace, heads: tuple[Array, ...]) -> Array:
-        """The inverse."""
+        """The inverse of `_split`."""
         by_time = [xp.permute_dims(part, (0, 2, 1, 3)) for part in heads]
         shape = (-1, heads[0].shape[2], len(heads) * self.embed_dim)
         return xp.reshape(xp.stack(by_time, axis=2), shape)

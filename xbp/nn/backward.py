@@ -1,7 +1,7 @@
-"""What a layer's `forward` and the backward that it returns promise, whoever wrote the layer.
+"""The contract of a layer's `forward` and of the backward that it returns.
 
 A layer may return any function of ∂L/∂y as its backward. `TwoPartBackward` is one that can leave
-out ∂L/∂x; `CheckedBackward` is what callers get of either where arrays have a device.
+out ∂L/∂x; `CheckedBackward` wraps either for callers, where arrays have a device.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ Rng: TypeAlias = "xbp.random.Seed | xbp.random.RandomStream"
 
 
 class Backward(Protocol):
-    """Takes ∂L/∂y, adds to each `Parameter.grad` of its layer, returns ∂L/∂x: any such function."""
+    """Any function that takes ∂L/∂y, adds to each `Parameter.grad` of its layer, returns ∂L/∂x."""
 
     def __call__(self, dy: Array, /) -> Array: ...
 
 
 class TwoPartBackward:
-    """A backward that can leave out ∂L/∂x, as that of a primitive.
+    """A backward that can leave out ∂L/∂x, such as a primitive's.
 
     Parameters
     ----------
     gradients : callable
-        Of ∂L/∂y, and of whether ∂L/∂x is wanted. Gives a tuple: ∂L/∂x, or None where it is not
-        wanted, and the gradients of the parameters.
+        ``gradients(dy, wants_dx)`` returns a tuple: ∂L/∂x, or None where it is not wanted, and the
+        gradients of the parameters.
     *take : callable or None
-        What each of those goes to, as a rule a parameter's `add_grad`; None drops it.
+        The receiver of each parameter's gradient, usually its `add_grad`; None drops it.
     check : callable, optional
-        Refuses a ∂L/∂y before anything is computed, as `Layer.check_gradient`.
+        Refuses an unfit ∂L/∂y before anything is computed, as `Layer.check_gradient` does.
     """
 
     __slots__ = ("_check", "_gradients", "_take")
@@ -60,7 +60,7 @@ class TwoPartBackward:
         return self._add(dy, wants_dx=True)
 
     def for_parameters(self, dy: Array) -> None:
-        """The parameters' gradients alone."""
+        """Compute the parameters' gradients alone."""
         self._add(dy, wants_dx=False)
 
     def _add(self, dy: Array, wants_dx: bool) -> Array:
@@ -74,11 +74,11 @@ class TwoPartBackward:
 
 
 def for_parameters(backward: Backward) -> Callable[[Array], Any]:
-    """`backward` for the sake of the parameters' gradients alone.
+    """The variant of `backward` that computes the parameters' gradients alone.
 
-    The input of a whole network is data, and ∂L/∂data, which nobody reads, can cost as much as all
-    else in the first layer. A backward that can leave it out has a method `for_parameters`, as
-    `TwoPartBackward` has; it returns nothing. Others run as they are.
+    The input of a whole network is data, and the unused ∂L/∂data can cost as much as the rest of
+    the first layer's backward. A backward that can leave it out has a method `for_parameters`,
+    which returns nothing, as `TwoPartBackward` has. Any other backward is returned unchanged.
 
     Examples
     --------
@@ -94,29 +94,29 @@ def for_parameters(backward: Backward) -> Callable[[Array], Any]:
 
 
 class CheckedBackward(partial[Any]):
-    """A layer's backward that refuses a gradient which does not lie where the output does.
+    """A layer's backward that refuses a gradient on another device than the output's.
 
-    Each layer's `forward` returns it for an array of a device, whoever wrote it:
-    `Layer.__init_subclass__` sees to that. It is the partial call
-    ``_run(layer, kind, device, run, dy)``, with the output's type and device.
+    Every layer's `forward` returns it for arrays that have a device (`Layer.__init_subclass__`).
+    It is the partial call ``_run(layer, kind, device, run, dy)``, with the output's type and
+    device.
     """
 
     __slots__ = ()
 
     def for_parameters(self, dy: Array) -> None:
-        """Leave out ∂L/∂x, if the layer's own backward can."""
+        """Run without ∂L/∂x, if the layer's own backward can leave it out."""
         layer, kind, device, run = self.args
         _run(layer, kind, device, for_parameters(run), dy)
 
 
 def shown(layer: object) -> str:
-    """How sentences call a layer: as it shows itself, or its class if that takes several lines."""
+    """A layer's name in error sentences: its repr, or its class if the repr has several lines."""
     text = repr(layer)
     return type(layer).__name__ if "\n" in text else text
 
 
 def _run(layer: object, kind: type, device: Any, run: Backward, dy: Array) -> Array:
-    """A layer's own backward, ``run(dy)``, on the output's device, where `dy` has to lie."""
+    """A layer's own backward, ``run(dy)``, on the output's device; `dy` must lie there, too."""
     mine = library_of_type(kind)
     for part in tree_leaves(dy):
         theirs = library_of(part)
@@ -133,13 +133,13 @@ def _run(layer: object, kind: type, device: Any, run: Backward, dy: Array) -> Ar
 def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A class's own `forward`, run on the device of its input, with a `CheckedBackward`.
 
-    On numpy arrays, which have no device, it is left as it is: there a layer's own backward calls
-    `Layer.check_gradient`, which costs its forward nothing.
+    For numpy arrays, which have no device, the backward is not wrapped: a layer's own backward
+    calls `Layer.check_gradient`, at no cost to the forward.
     """
 
     def checked(layer: object, result: Any) -> Any:
         if not isinstance(result, tuple) or len(result) != 2 or not callable(result[1]):
-            return result  # those who call it refuse it
+            return result  # refused by the caller
         y, backward = result
         first = first_of(y)
         device = getattr(first, "device", None)
@@ -161,13 +161,13 @@ def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     usual: Any = getattr(forward, "__kwdefaults__", None) == {"training": False, "rng": None}
     usual = usual and forward.__code__.co_argcount == 2 and not forward.__code__.co_flags & 12
-    return placed_forward if usual else placed_with_arguments_of_its_own  # which takes longer
+    return placed_forward if usual else placed_with_arguments_of_its_own  # the slower one
 
 
 def run_forward(
     layer: Any, x: Array, *, training: bool = False, rng: Rng = None
 ) -> tuple[Array, Backward]:
-    """``layer.forward(x, training=…, rng=…)``, of which it is sure that it has both results.
+    """``layer.forward(x, training=…, rng=…)``, checked to return an output and a backward.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def run_forward(
 
 
 def not_both(owner: object, method: str, wanted: str, result: Any) -> InputError:
-    """What to say of a method that returns something else than a result and a function."""
+    """The error for a method that does not return a result and a function."""
     kind = type(result).__name__
     if isinstance(result, tuple):
         kind = f"{len(result)} things: ({', '.join(type(item).__name__ for item in result)})"
@@ -197,7 +197,7 @@ def not_both(owner: object, method: str, wanted: str, result: Any) -> InputError
 
 def check_arguments(layer: Any) -> None:
     """Refuse a forward that does not take `training` and `rng` by name."""
-    import inspect  # here, as it takes milliseconds of `import xbp`
+    import inspect  # lazy: it would add milliseconds to `import xbp`
 
     try:
         inspect.signature(layer.forward).bind(None, training=False, rng=None)

@@ -20,7 +20,7 @@ from xbp.random import generator
 
 
 class BatchNorm(Layer):
-    """What `BatchNorm1d` and `BatchNorm2d` share: all but the shapes of their input."""
+    """Base of `BatchNorm1d` and `BatchNorm2d`, which differ in the shapes of their input."""
 
     shapes: tuple[str, ...] = ()
     """Of the inputs that it takes, with a C for the number of channels."""
@@ -64,7 +64,7 @@ class BatchNorm(Layer):
         return y, TwoPartBackward(gradients, *add_grads, check=check)
 
     def _committing(self, gradients: Callable[..., Any], n: int) -> Callable[..., Any]:
-        """`gradients`, of which the first call moves the running statistics."""
+        """`gradients`, with a first call that also updates the running statistics."""
         committed = False
 
         def committing(dy: Array, wants_dx: bool) -> Any:
@@ -79,7 +79,7 @@ class BatchNorm(Layer):
         return committing
 
     def _commit(self, mean: Array, variance: Array, n: int) -> None:
-        """Move the running statistics, in place, towards those of n values a channel."""
+        """Update the running statistics, in place, by a batch's over n values a channel."""
         count = self.num_batches_tracked
         if self.running_mean is None or self.running_var is None or count is None:
             return
@@ -93,7 +93,7 @@ class BatchNorm(Layer):
             running.data += share * new
 
     def _check(self, x: Array, training: bool) -> None:
-        """Refuse an input of another shape, and a batch whose variance would say nothing."""
+        """Refuse an input of another shape, and in training fewer than two values a channel."""
         axes = {len(shape.split(",")) for shape in self.shapes}
         if x.ndim not in axes or x.shape[1] != self.num_features:
             wanted = " or ".join(self.shapes).replace("C", str(self.num_features))
@@ -133,7 +133,7 @@ class BatchNorm1d(BatchNorm):
     eps : float, default 1e-5
         ε.
     momentum : float or None, default 0.1
-        m; None averages over all batches there were, by m = 1/num_batches_tracked.
+        m; None averages over all batches so far, by m = 1/num_batches_tracked.
     affine : bool, default True
         Whether w and b are learned; else they are 1 and 0.
     track_running_stats : bool, default True
@@ -143,9 +143,9 @@ class BatchNorm1d(BatchNorm):
     Attributes
     ----------
     weight, bias : Parameter (num_features,) or None
-        Of ones, and of zeros.
+        w and b, initially 1 and 0.
     running_mean, running_var : Buffer (num_features,) or None
-        Of zeros, and of ones.
+        Initially 0 and 1.
     num_batches_tracked : Buffer () of int64, or None
 
     Notes
@@ -153,10 +153,10 @@ class BatchNorm1d(BatchNorm):
     Input (N, C) or (N, C, L), output of the same shape. The σ² that normalizes is Σ (x - μ)²/n,
     the one that enters running_var Σ (x - μ)²/(n - 1).
 
-    A forward leaves no trace: the running statistics are moved by the first backward of a training
-    forward, in place. In PyTorch the forward moves them, also where no backward follows; here
-    `xbp.nn.update_statistics` does that. Of a layer that is used twice in a model the later use
-    comes first, as in the backward.
+    A forward changes nothing: the first backward of a training forward updates the running
+    statistics, in place. In PyTorch the forward updates them, even if no backward follows; here
+    `xbp.nn.update_statistics` does that. If a model uses a layer twice, the later use updates
+    first, in the order of the backward.
 
     Raises
     ------

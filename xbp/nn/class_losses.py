@@ -1,4 +1,4 @@
-"""Losses of classes besides cross-entropy: of log-probabilities, of margins."""
+"""Classification losses besides cross-entropy: negative log-likelihood and margins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NLLLoss(ClassLoss):
     Raises
     ------
     InputError
-        For shapes that do not fit, labels out of range, or an option that is none.
+        For shapes that do not fit, labels out of range, or an unknown option.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class NLLLoss(ClassLoss):
         y, labels = by_rows(prediction), target_rows(prediction, target)
         s = None if weight is None else self.by_label(prediction, weight)
         t, scale = self.shares(y, labels, s)
-        value = -scale * xp.sum(t * xp.where(t == 0, 0.0, y))  # a y of -∞ elsewhere is no matter
+        value = -scale * xp.sum(t * xp.where(t == 0, 0.0, y))  # y may be -∞ where t = 0
         if on_host(value) and math.isnan(value):
             self.refuse_wrong_labels(prediction, target)
         return value, as_before(scale * (0.0 - t), prediction.shape)
@@ -76,7 +76,7 @@ class MultiMarginLoss(ClassLoss):
     Parameters
     ----------
     reduction : {"mean", "sum"}, default "mean"
-        "mean" divides by the number of labels, also where there are weights, as PyTorch's does.
+        "mean" divides by the number of labels, with weights too, as in PyTorch.
     p : {1, 2}, default 1
     margin : float, default 1
     weight : C numbers of at least 0, optional
@@ -85,13 +85,12 @@ class MultiMarginLoss(ClassLoss):
     Notes
     -----
     `prediction` holds outputs (N, C) or (N, C, d1, …), `target` integer labels (N,) or
-    (N, d1, …); labels out of range and weights
-    of samples are as in `CrossEntropyLoss`.
+    (N, d1, …); labels out of range and weights of samples are as in `CrossEntropyLoss`.
 
     Raises
     ------
     InputError
-        For shapes that do not fit, labels out of range, or an option that is none.
+        For shapes that do not fit, labels out of range, or an unknown option.
 
     Examples
     --------

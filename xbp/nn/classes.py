@@ -1,4 +1,4 @@
-"""What losses of classes share: where the classes lie, their weights, the label left out."""
+"""Shared parts of classification losses: the axis of classes, class weights, the ignored label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xbp.primitives.cross_entropy import one_hot
 
 
 def by_rows(array: Array) -> Array:
-    """(N, C, d1, …) → (N · d1 · …, C): a row of classes for each label."""
+    """(N, C, d1, …) → (N · d1 · …, C): one row for each label."""
     if array.ndim == 2:
         return array
     xp = array_namespace(array)
@@ -30,14 +30,14 @@ def by_rows(array: Array) -> Array:
 
 
 def target_rows(prediction: Array, target: Array) -> Array:
-    """Labels (N, d1, …) as (N · d1 · …,), or probabilities as `by_rows` has them."""
+    """Labels (N, d1, …) → (N · d1 · …,), or probabilities by `by_rows`."""
     if target.ndim == prediction.ndim:
         return by_rows(target)
     return target if target.ndim == 1 else array_namespace(target).reshape(target, (-1,))
 
 
 def as_before(rows: Array, shape: tuple[int, ...]) -> Array:
-    """The inverse of `by_rows`, for an array of this shape."""
+    """The inverse of `by_rows`: rows → an array of `shape`."""
     if len(shape) == 2:
         return rows
     xp = array_namespace(rows)
@@ -53,26 +53,25 @@ class ClassLoss(Loss):
         c_n = s_n w_label, and 0 where the label is `ignore_index`,
 
     with the weight w of its class and s of its sample, both 1 unless given. "sum" is Σ c_n ℓ_n,
-    "mean" Σ c_n ℓ_n / Σ c_n. Where all c_n are 0, both are 0, and so is the gradient: nothing can
-    be learned. (PyTorch's mean is nan there, its gradient 0.) Over batches of different Σ c_n a
-    `Trainer` averages by `denominator`, so that its mean is that over the whole set.
+    "mean" Σ c_n ℓ_n / Σ c_n. If all c_n are 0, both are 0, and so is the gradient. (PyTorch's mean
+    is nan there, its gradient 0.) A `Trainer` weights batches by their `denominator` Σ c_n, so that
+    its mean is that over the whole set.
 
     Parameters
     ----------
     reduction : {"mean", "sum"}, default "mean"
     weight : C numbers of at least 0, optional
-        A weight for each class: a sequence, or an array of any library. They are copied, and moved
-        once to where the outputs lie.
+        A weight for each class: a sequence, or an array of any library. It is copied, and moved
+        once to the device of the outputs.
     ignore_index : int, optional
-        The label that does not count. None, the default, means that each has to be a class;
-        PyTorch leaves out -100 unasked.
+        The label that does not count. None, the default, ignores none (PyTorch's default is -100).
     """
 
-    # An option that is not given is no attribute of the loss: it has no part in how a loss is shown
-    # and recorded, as before there was such an option.
+    # Class attributes: only an option that is given enters the loss's repr and its record in files,
+    # which therefore are those of versions without the option.
     weight: tuple[float, ...] | None = None
     ignore_index: int | None = None
-    _placed: tuple[Any, Array] = (None, None)  # the weights, and their array on a device
+    _placed: tuple[Any, Array] = (None, None)  # (weights, their array on a device)
 
     def __init__(self, reduction: str, *, weight: Any, ignore_index: int | None) -> None:
         self.reduction = choice("reduction", reduction, ("mean", "sum"))
@@ -82,7 +81,7 @@ class ClassLoss(Loss):
             self.ignore_index = label("ignore_index", ignore_index)
 
     def weights_beside(self, x: Array) -> Array:
-        """The weights of the classes (C,) where `x` lies, in its dtype; kept for the next call."""
+        """The class weights (C,) on the device and in the dtype of `x`; cached."""
         weight, array = self._placed
         if (
             weight is not self.weight
@@ -95,7 +94,7 @@ class ClassLoss(Loss):
         return array
 
     def taken(self, x: Array, labels: Array, s: Array | None = None) -> Array:
-        """s_n (R,) of labels (R,) for rows x (R, C); 0 for the one left out, nan for no class."""
+        """s_n (R,) of labels (R,) for rows x (R, C): 0 if ignored, nan if out of range."""
         xp = array_namespace(x)
         labels = xp.astype(labels, xp.int64)
         if s is None:
@@ -104,17 +103,18 @@ class ClassLoss(Loss):
         return s if self.ignore_index is None else xp.where(labels == self.ignore_index, 0.0, s)
 
     def counts(self, x: Array, labels: Array, taken: Array) -> Array:
-        """c_n (R,) of such labels, for their `taken`."""
+        """c_n (R,) of labels (R,), from their s_n (`taken`)."""
         if self.weight is None:
             return taken
         xp = array_namespace(x)
-        labels = xp.where((labels >= 0) & (labels < x.shape[1]), labels, 0)  # else `taken` decides
+        # Any class in place of an unknown one: its `taken` is 0 or nan.
+        labels = xp.where((labels >= 0) & (labels < x.shape[1]), labels, 0)
         return taken * xp.take(self.weights_beside(x), xp.astype(labels, xp.int64), axis=0)
 
     def shares(
         self, x: Array, target: Array, s: Array | None, smoothing: float = 0.0
     ) -> tuple[Array, float]:
-        """t (R, C) by all options but the reduction of their number, and what is left of that.
+        """t (R, C) with weights and smoothing applied, and the divisor of the reduction.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class ClassLoss(Loss):
         return t, 1 / rows if self.reduction == "mean" else 1.0
 
     def by_label(self, prediction: Array, weight: Array) -> Array:
-        """The weights of samples (N,) as those of labels (N · d1 · …,), in the output's dtype."""
+        """Weights of samples (N,) → weights of labels (N · d1 · …,), in the output's dtype."""
         xp = self.namespace(prediction, weight, "weight")
         shape = (prediction.shape[0], *prediction.shape[2:])
         self.check_weight(prediction, weight)
@@ -217,12 +217,12 @@ class ClassLoss(Loss):
     """What a prediction holds, for messages."""
 
     def check_labels(self, prediction: Array, labels: Array) -> None:
-        """Refuse labels that are no class. Waits for the device.
+        """Refuse labels that are no class; a host wait.
 
         Raises
         ------
         InputError
-            One is out of range, or all are left out.
+            A label is out of range, or all are ignored.
         """
         classes, host = prediction.shape[1], to_numpy(labels)
         if self.ignore_index is not None:
@@ -241,7 +241,7 @@ class ClassLoss(Loss):
             raise InputError(msg)
 
     def refuse_wrong_labels(self, prediction: Array, target: Array) -> None:
-        """Refuse labels that are no class, where the loss is nan, perhaps because of them.
+        """Name wrong labels as the cause of a loss that is nan.
 
         Raises
         ------
@@ -272,7 +272,7 @@ def class_weights(weight: Any) -> tuple[float, ...]:
     Raises
     ------
     InputError
-        They are no sequence of finite numbers of at least 0, of which one is more.
+        They are no sequence of finite numbers of at least 0, or all of them are 0.
     """
     host = as_numbers(weight)
     if host.ndim == 1 and host.dtype.kind in "biuf" and host.size:
@@ -287,7 +287,7 @@ def class_weights(weight: Any) -> tuple[float, ...]:
 
 
 def written(shape: tuple[Any, ...]) -> str:
-    """A shape with names in it.
+    """A shape with named sizes, as text.
 
     >>> written(("N",)), written(("N", 3))
     ('(N,)', '(N, 3)')

@@ -1,4 +1,4 @@
-"""A layer made of others, said by how they are arranged."""
+"""A layer defined by an arrangement of other layers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from xbp.nn.layer import Layer
 
 
 class Composite(Layer):
-    """A layer that is an arrangement of its own layers: `compose` says which.
+    """A layer that is an arrangement of its own layers, given by `compose`.
 
-    It sees no array, so nothing can be forgotten: the arrangement hands on `training` and `rng`,
-    and chains the backwards. State dicts have the names of the attributes, a layer may be used
-    twice, and neighbours are computed in one pass where a Sequential of them would be. What cannot
-    be arranged by `Sequential`, `Residual`, `Parallel` and `Concatenate` has a `forward` of its
-    own, with its derivation: see `Layer`.
+    `compose` sees no array: the arrangement hands on `training` and `rng`, and chains the
+    backwards. Keys of state dicts are the names of the attributes, a layer may be used twice, and
+    neighbours are fused as in a Sequential. For anything that `Sequential`, `Residual`, `Parallel`
+    and `Concatenate` cannot express, write a `forward` with its backward: see `Layer`.
 
     Examples
     --------
@@ -53,7 +52,7 @@ class Composite(Layer):
     """
 
     def compose(self) -> Layer:
-        """The arrangement, as attributes are now. It is asked again when one of them has changed.
+        """The arrangement of the current attributes; called again when one of them has changed.
 
         Layers with parameters are attributes of this layer; those without may be made here.
         """
@@ -61,12 +60,12 @@ class Composite(Layer):
         raise NotImplementedError(msg)
 
     def composed(self) -> Layer:
-        """The last arrangement, or a new one where an attribute has changed since.
+        """The cached arrangement, or a new one if an attribute has changed since.
 
         Raises
         ------
         InputError
-            It is no layer, or has parameters that are not those of this layer.
+            The arrangement is no layer, or has parameters that this layer lacks.
         """
         made_of = list(_held(self))
         known = _arrangements.get(self)
@@ -111,7 +110,7 @@ _arrangements = weakref.WeakKeyDictionary()
 
 
 def _held(layer: Composite) -> Iterator[Any]:
-    """The attributes, and what lists, tuples and dicts among them hold."""
+    """The attributes and, of lists, tuples and dicts, the members."""
     for value in vars(layer).values():
         yield value
         if isinstance(value, list | tuple):

@@ -19,28 +19,28 @@ MOST = 8
 
 
 class Residual(Layer):
-    """y = F(x) + S(x), with F the layers one after the other and S the shortcut.
+    """y = F(x) + S(x), with F the composition of the layers and S the shortcut.
 
-    ∂L/∂x = F′ᵀ ∂L/∂y + S′ᵀ ∂L/∂y: both get the whole ∂L/∂y, and what they send back adds up (He et
-    al. 2016, eqs. 1-2). In training F draws from the random stream first.
+    ∂L/∂x = F′ᵀ ∂L/∂y + S′ᵀ ∂L/∂y: both get the whole ∂L/∂y, and their results are summed (He et
+    al. 2016, eqs. 1-2). In training F draws random numbers before S.
 
     Parameters
     ----------
     *layers : Layer
-        F; several are a `Sequential`.
+        F; two or more form a `Sequential`.
     shortcut : Layer, optional
-        S; by default the identity, so that F keeps the shape.
+        S; by default the identity, which requires an F that keeps the shape.
 
     Attributes
     ----------
     body, shortcut : Layer
-        So keys of state dicts begin with ``body.`` (``body.0.`` where there are several layers) and
+        The first part of keys in state dicts: ``body.`` (``body.0.`` for two or more layers) and
         ``shortcut.``.
 
     Raises
     ------
     InputError
-        There is no layer; in forward, F(x) and S(x) have not one shape.
+        There is no layer; in forward, F(x) and S(x) differ in shape.
 
     Examples
     --------
@@ -88,23 +88,23 @@ class Residual(Layer):
 
 
 class Parallel(Layer):
-    """(y_1, …, y_k) with y_i = F_i(x): several layers of one input.
+    """(y_1, …, y_k) with y_i = F_i(x): several layers on one input.
 
-    ∂L/∂x = Σ_i F_i′ᵀ ∂L/∂y_i. The output is a tuple, as `Concatenate` takes it, or a layer or loss
-    of several inputs; the backward takes a tuple of gradients. In training they draw from the
-    random stream in their order.
+    ∂L/∂x = Σ_i F_i′ᵀ ∂L/∂y_i. The output is a tuple, for `Concatenate` or for a layer or loss of
+    several inputs; the backward takes a tuple of gradients. In training the branches draw random
+    numbers in their order.
 
     Parameters
     ----------
     *branches : Layer
         Named ``"0"``, ``"1"``, … in state dicts.
     **named : Layer
-        Further ones, with names of their own: ``Parallel(left=…, right=…)``.
+        Further branches, by name: ``Parallel(left=…, right=…)``.
 
     Raises
     ------
     InputError
-        There is no branch, or something is no layer.
+        There is no branch, or a branch is no layer.
 
     Examples
     --------
@@ -145,7 +145,7 @@ class Parallel(Layer):
         return tuple(branch(x) for branch in self.branches.values())
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """By their names alone: ``left``, not ``branches.left``."""
+        """The branches by their bare names: ``left``, not ``branches.left``."""
         yield from self.branches.items()
 
     def __len__(self) -> int:
@@ -156,21 +156,21 @@ class Parallel(Layer):
 
 
 class Concatenate(Layer):
-    """Arrays of a tuple joined along an axis; backward cuts ∂L/∂y into the gradient of each.
+    """Arrays of a tuple joined along an axis; the backward splits ∂L/∂y into their gradients.
 
     Parameters
     ----------
     axis : int, default 1
-        That of channels or features; not 0, along which samples lie.
+        The axis of channels or features; not 0, the batch axis.
 
     Notes
     -----
-    Input: a tuple of arrays (N, …), which agree in all axes but this one.
+    Input: a tuple of arrays (N, …) that agree in the sizes of all other axes.
 
     Raises
     ------
     InputError
-        The axis is 0; in forward, there is no such axis, or the arrays do not fit each other.
+        The axis is 0; in forward, there is no such axis, or the other sizes differ.
 
     Examples
     --------
@@ -207,7 +207,7 @@ class Concatenate(Layer):
         return y, backward
 
     def _axis(self, x: Any) -> int:
-        """The axis, counted from the first, for a tuple that fits."""
+        """The axis as a number of at least 0, after a check of the tuple."""
         if not isinstance(x, tuple | list) or not x:
             msg = f"{self} takes a tuple of arrays, as Parallel makes it, got {described(x)}"
             raise InputError(msg)
@@ -242,7 +242,7 @@ def _layer(what: str, given: Any) -> Layer:
 
 
 def _gradients_of(backwards: list[Backward], *, shared: bool) -> Any:
-    """Those of several layers of one input, which get the same ∂L/∂y (`shared`), or one each."""
+    """The gradients of several layers on one input, given one ∂L/∂y (`shared`) or one each."""
 
     def gradients(dy: Any, wants_dx: bool) -> tuple[Array]:
         given = [dy] * len(backwards) if shared else dy
@@ -268,6 +268,6 @@ def _beside_the_identity(backward: Backward) -> Any:
 
 
 def _with_children(layer: Layer) -> str:
-    """As `Sequential` shows itself."""
+    """A repr with the sublayers, as that of `Sequential`."""
     lines = [f"  ({name}): {child!r}".replace("\n", "\n  ") for name, child in layer.children()]
     return "\n".join([f"{type(layer).__name__}(", *lines, ")"])

@@ -1,4 +1,4 @@
-"""Cross-entropy losses: of a softmax over classes, of a sigmoid for each entry."""
+"""Cross-entropy losses: with a softmax over classes, with a sigmoid for each entry."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class CrossEntropyLoss(ClassLoss):
     z - max z - log Σ e^(z - max z), which is finite and accurate for any finite logits.
 
     With `label_smoothing` ε, t is (1 - ε) t + ε/C (Szegedy et al. 2016, section 7). With `weight`
-    w, each t_nc is multiplied by w_c, and the mean over labels divides by Σ_n w_label, as in
-    PyTorch; that over probabilities by their number.
+    w, each t_nc is multiplied by w_c; the mean divides by Σ_n w_label for labels and by the number
+    of samples for probabilities, as in PyTorch.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ class CrossEntropyLoss(ClassLoss):
     -----
     `prediction` holds logits (N, C) or (N, C, d1, …); `target` holds integer labels (N,) or
     (N, d1, …) from 0 to C - 1, or probabilities of the logits' shape. A label out of range is an
-    error where values can be read without waiting for a device; on a device it makes the loss nan,
-    and `check` is the door that refuses it. A call may be given the weight of each sample, at least
-    0, as a third argument (N,): see `Loss.relative`.
+    error on the host; on a device, where reading it would wait, it makes the loss nan, and `check`
+    refuses it beforehand. A third argument (N,) may give each sample a weight of at least 0: see
+    `Loss.relative`.
 
     Raises
     ------
     InputError
-        For shapes that do not fit, labels out of range, or an option that is none.
+        For shapes that do not fit, labels out of range, or an unknown option.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class CrossEntropyLoss(ClassLoss):
     def __call__(
         self, prediction: Array, target: Array, weight: Array | None = None
     ) -> tuple[Array, Array]:
-        self.namespace(prediction, target)  # refuses what does not belong together
+        self.namespace(prediction, target)  # refuses mixed libraries and devices
         self.check_shapes(prediction, target)
         z, t = prediction, target
         if z.ndim > 2:
@@ -90,9 +90,9 @@ class CrossEntropyLoss(ClassLoss):
         return value, gradient if prediction.ndim == 2 else as_before(gradient, prediction.shape)
 
     def compute(self, logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
-        """`scale` times the sum over the rows, and its gradient; the arguments fit each other.
+        """`scale` times the sum over the rows, and its gradient, of checked arguments.
 
-        A label that is no class makes the value nan.
+        A label out of range makes the value nan.
         """
         return cross_entropy(logits, target, scale)
 
@@ -103,7 +103,7 @@ class CrossEntropyLoss(ClassLoss):
         xp = array_namespace(target)
         shares = xp.astype(target, xp.float64)
         right = (xp.min(shares, axis=1) >= 0) & (xp.abs(xp.sum(shares, axis=1) - 1) <= 1e-3)
-        if not bool(to_numpy(xp.all(right))):  # nan is no probability either
+        if not bool(to_numpy(xp.all(right))):  # also refuses nan
             msg = f"{self} needs probabilities: no entry below 0, each row summing to 1"
             if prediction.shape[1] == 1:
                 msg += "; for a model with a single output take BCEWithLogitsLoss"
@@ -113,7 +113,7 @@ class CrossEntropyLoss(ClassLoss):
 class BCEWithLogitsLoss(EntrywiseLoss):
     """Sigmoid and binary cross-entropy in one: ℓ = -p t log σ(x) - (1 - t) log(1 - σ(x)).
 
-    x is a logit, t the target, p the weight of the positive class, 1 unless `pos_weight` is given.
+    x is a logit, t the target, p the weight of the positive class, by default 1.
     The gradient is ∂ℓ/∂x = (1 - t) σ(x) - p t σ(-x), for p = 1 that is σ(x) - t (Bishop 2006,
     eq. 4.91). As -log σ(±x) = max(∓x, 0) + log1p(e^-|x|), ℓ is computed as
 
@@ -126,14 +126,14 @@ class BCEWithLogitsLoss(EntrywiseLoss):
     reduction, factor
         See `EntrywiseLoss`.
     pos_weight : float or array (C,), default 1
-        At least 0; above 1 it favours recall, below 1 precision. An array holds one for each
-        entry of the last axis, and lies where the predictions do.
+        p, at least 0; above 1 it favours recall, below 1 precision. An array has one weight for
+        each entry of the last axis, on the device of the predictions.
 
     Notes
     -----
     `prediction` holds logits, `target` numbers from 0 to 1 (or booleans) of the same shape. There
-    is no loss for probabilities that a Sigmoid layer has made already: where they have rounded to
-    0 or 1, the loss is infinite and its gradient lost.
+    is no loss for the outputs of a Sigmoid layer: where they have rounded to 0 or 1, the loss is
+    infinite and its gradient lost.
 
     Raises
     ------

@@ -19,7 +19,7 @@ class Dropout(Layer):
     Parameters
     ----------
     p : float, default 0.5
-        The probability that an entry is dropped (not kept).
+        The probability that an entry is dropped.
 
     Notes
     -----
@@ -29,7 +29,7 @@ class Dropout(Layer):
     Raises
     ------
     InputError
-        p is not from 0 to 1; in training, `rng` is None: a mask that nobody can draw again.
+        p is not from 0 to 1; in training, `rng` is None, which would give irreproducible masks.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class Dropout(Layer):
         return mask * x, backward
 
     def mask(self, shape: tuple[int, ...], *, like: Array, rng: Rng) -> Array:
-        """m of a shape, where `like` lives, in its dtype.
+        """m of a shape, on the device and in the dtype of `like`.
 
         Raises
         ------

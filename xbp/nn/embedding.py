@@ -1,4 +1,4 @@
-"""Vectors in place of tokens."""
+"""Embeddings: a learned vector for each token."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from xbp.random import Seed, generator
 
 
 class Embedding(Layer):
-    """y = W[t, :] for each token t: a table with a learned vector a token.
+    """y = W[t, :] for each token t: a table with one learned row for each token.
 
-    ∂L/∂W[k, :] is the sum of ∂L/∂y over all places where t = k (`xbp.primitives.embedding`). It is
-    `Linear` of one-hot vectors, without the vectors (Bengio et al. 2003).
+    ∂L/∂W[k, :] is the sum of ∂L/∂y over all places where t = k (`xbp.primitives.embedding`). The
+    layer equals a `Linear` of one-hot vectors (Bengio et al. 2003).
 
     Parameters
     ----------
     num_embeddings : int
-        How many tokens there are: 0, 1, …, num_embeddings - 1.
+        The number of tokens, which are 0, 1, …, num_embeddings - 1.
     embedding_dim : int
     padding_idx : int, optional
-        A token whose vector is 0 at first, and gets no gradient; from the end, if it is negative.
+        A token whose vector is initially 0 and gets no gradient; counted from the end if negative.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
@@ -47,15 +47,15 @@ class Embedding(Layer):
     Input of integers of any shape (…), output (…, embedding_dim). The backward returns None, as
     integers have no gradient.
 
-    A token that is none is refused where looking costs no wait: on the host in every call, on a
-    device when data are given to `fit`, `evaluate` or `predict` (`looking_at_tokens`). Elsewhere it
-    gives a vector of nan, never that of another token.
+    A token out of range is refused wherever the check costs no host wait: on the host in every
+    call, on a device when data are given to `fit`, `evaluate` or `predict` (`looking_at_tokens`).
+    Elsewhere it gives a vector of nan, never that of another token.
 
     Raises
     ------
     InputError
-        In the constructor for sizes below 1 and a padding_idx that is no token; in forward for
-        floating-point input, and for a token that is none, if that is looked at.
+        In the constructor for sizes below 1 and a padding_idx out of range; in forward for
+        floating-point input, and for a token out of range where it is checked.
 
     Examples
     --------
@@ -129,7 +129,7 @@ _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
 @contextmanager
 def looking_at_tokens() -> Iterator[None]:
-    """Within the block, `Embedding` waits for a device to check its tokens."""
+    """A context in which `Embedding` checks its tokens on a device, too, with a host wait."""
     token = _looking.set(True)
     try:
         yield
@@ -138,15 +138,15 @@ def looking_at_tokens() -> Iterator[None]:
 
 
 def check_tokens(model: Layer, x: Array) -> None:
-    """Refuse data with a token that a layer of `model` does not have: with one wait.
+    """Refuse data with a token that a layer of `model` does not have, with one host wait.
 
-    The model is run on two samples, which hold the least and the greatest token of each place.
+    The model is run on two samples: the least and the greatest token of each position.
 
     Parameters
     ----------
     model : Layer
-    x : array (N, …), of a sample at least
-        Anything but integers is left alone, and where `model` has no `Embedding` all is.
+    x : array (N, …), N at least 1
+        Checked only if it holds integers and `model` has an `Embedding`.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def check_tokens(model: Layer, x: Array) -> None:
 
 
 def ordered(xp: Namespace, x: Array) -> Array:
-    """Integers of a dtype that every library compares: PyTorch has no minimum of most unsigned."""
+    """Integers of a dtype that has a minimum in every library (PyTorch lacks most unsigned)."""
     return xp.astype(x, xp.int64) if dtype_name(x.dtype) in LACKING else x
 
 

@@ -1,6 +1,6 @@
-"""Losses of several inputs, which compare embeddings: pairs by their angle, triplets by distances.
+"""Losses that compare embeddings: pairs by their angle, triplets by their distances.
 
-They take a tuple of arrays (N, …, D) and return a gradient for each.
+They take a tuple of arrays (N, …, D) and return a tuple of gradients.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COSINE_EPS = 1e-12
 
 
 class EmbeddingLoss(Loss):
-    """Base of both: a reduction over the comparisons of embeddings of one shape.
+    """Base of losses of several embeddings: arrays of one shape, and a reduction.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class EmbeddingLoss(Loss):
         Raises
         ------
         BackendError, InputError
-            They are not as many arrays of one shape and dtype, in one place.
+            There are too few or too many arrays, or they differ in shape, dtype, library or device.
         """
         wanted = ", ".join(self.names)
         if not isinstance(prediction, tuple | list) or len(prediction) != len(self.names):
@@ -70,12 +70,12 @@ class EmbeddingLoss(Loss):
 
 
 class CosineEmbeddingLoss(EmbeddingLoss):
-    """Pairs of one kind are drawn together, others apart: by c = u·v / (‖u‖ ‖v‖) and t = ±1,
+    """A loss of similar (t = 1) and dissimilar (t = -1) pairs. With c = u·v / (‖u‖ ‖v‖)
 
         ℓ = 1 - c for t = 1,   ℓ = max(0, c - margin) for t = -1   (as in PyTorch).
 
-    ∂c/∂u = v/(‖u‖ ‖v‖) - c u/‖u‖², and alike for v. 10⁻¹² is added to each ‖·‖², as in PyTorch; so
-    c of a zero vector is 0. At the kink c = margin the slope is 1.
+    ∂c/∂u = v/(‖u‖ ‖v‖) - c u/‖u‖², and likewise for v. 10⁻¹² is added to each ‖·‖², as in PyTorch,
+    so that c of a zero vector is 0. At the kink c = margin the slope is 1.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ class CosineEmbeddingLoss(EmbeddingLoss):
     Notes
     -----
     `prediction` is a tuple (u, v) of arrays (N, …, D), `target` holds 1 and -1 and has the shape
-    (N, …). Another number is an error where values can be read without waiting for a device; on a
-    device it makes the loss nan. A call may be given weights of samples: see `Loss.relative`.
+    (N, …). Any other number is an error on the host and makes the loss nan on a device. A third
+    argument may give weights of samples: see `Loss.relative`.
 
     Raises
     ------
     InputError
-        For shapes that do not fit, targets that are neither 1 nor -1, or an option that is none.
+        For shapes that do not fit, targets that are neither 1 nor -1, or an unknown option.
 
     Examples
     --------
@@ -155,12 +155,12 @@ class CosineEmbeddingLoss(EmbeddingLoss):
 
 
 class TripletMarginLoss(EmbeddingLoss):
-    """An anchor a shall be nearer to p than to n: ℓ = max(0, d(a, p) - d(a, n) + margin).
+    """ℓ = max(0, d(a, p) - d(a, n) + margin) for an anchor a, a positive p and a negative n.
 
     d(x, y) = ‖δ‖_p with δ = x - y + eps (Balntas et al. 2016; as in PyTorch). ∂d/∂x = -∂d/∂y is
-    sign δ (|δ|/d)^(p-1), that is δ/d for p = 2, and 0 where d is. With `swap`, d(a, n) is the
-    lesser one of d(a, n) and d(p, n), each with half of the slope where they are equal. At the kink
-    ℓ = 0 the slope is that of its positive side.
+    sign δ (|δ|/d)^(p-1), that is δ/d for p = 2, and 0 for d = 0. With `swap`, d(a, n) becomes
+    min(d(a, n), d(p, n)), where equal distances share the slope. At the kink ℓ = 0 the slope is
+    that of its positive side.
 
     Parameters
     ----------
@@ -175,13 +175,13 @@ class TripletMarginLoss(EmbeddingLoss):
 
     Notes
     -----
-    `prediction` is a tuple (a, p, n) of arrays (N, …, D). There is no target; one that a `Trainer`
-    gives is not looked at. A call may be given weights of samples: see `Loss.relative`.
+    `prediction` is a tuple (a, p, n) of arrays (N, …, D). A target, such as a `Trainer` gives, is
+    ignored. A third argument may give weights of samples: see `Loss.relative`.
 
     Raises
     ------
     InputError
-        For shapes that differ, or an option that is none.
+        For shapes that differ, or an unknown option.
 
     Examples
     --------
@@ -223,7 +223,7 @@ class TripletMarginLoss(EmbeddingLoss):
         from_p: Any = 0.0  # ∂ far/∂p
         if self.swap:
             other, between = self._distance(xp, p - n)
-            # 1 where d(a, n) is the lesser one, ½ where they are equal, 0 elsewhere.
+            # 1 where d(a, n) < d(p, n), ½ where they are equal, 0 elsewhere.
             own = 0.5 * (xp.astype(far <= other, a.dtype) + xp.astype(far < other, a.dtype))
             own = xp.expand_dims(own, axis=-1)
             to_n, from_p = own * to_n, (1 - own) * between
@@ -250,5 +250,5 @@ class TripletMarginLoss(EmbeddingLoss):
 
 
 def _nonzero(xp: Namespace, d: Array) -> Array:
-    """d (N, …) as (N, …, 1), and 1 where it is 0."""
+    """d (N, …) → (N, …, 1), with 1 in place of 0."""
     return xp.expand_dims(xp.where(d > 0, d, 1.0), axis=-1)

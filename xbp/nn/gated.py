@@ -1,4 +1,4 @@
-"""Linear units with a gate: half of the features decide how much of the other half passes."""
+"""Gated linear units: one half of the features gates the other."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class GLU(Layer):
 class SwiGLU(GLU):
     """y = a σ(a) ∘ b, where a is the first half of x along an axis, and b the second.
 
-    GLU with `SiLU` for its gate (Shazeer 2020, eq. 5; there the gate is written first, and so it is
-    here). With s = σ(a):  ∂L/∂a = b ∘ (s + a s (1 - s)) ∘ dy,  ∂L/∂b = a s ∘ dy.
+    GLU with a `SiLU` gate, which is the first half, as in Shazeer 2020, eq. 5. With s = σ(a):
+    ∂L/∂a = b ∘ (s + a s (1 - s)) ∘ dy,  ∂L/∂b = a s ∘ dy.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class SwiGLU(GLU):
 
     Examples
     --------
-    A feed-forward network as in LLaMA's: two products side by side, the gate, a third product.
+    LLaMA's feed-forward network, with its first two products in one Linear:
 
     >>> import numpy as np
     >>> from xbp import nn

@@ -36,10 +36,10 @@ L = TypeVar("L", bound="Layer")
 class Layer:
     """Base of all layers. A new one defines `forward`, and `__init__` if it has parameters.
 
-    Parameters and sublayers are found by being attributes, or in lists, tuples and dicts that are,
-    however nested; they are named after them: ``weight``, ``blocks.0.weight``,
-    ``heads.left.weight``. What cannot be walked in order, by name, and again (sets, generators,
-    other objects, functions) must hold none: that is refused where they are first asked for.
+    Parameters and sublayers are attributes, or members of attributes that are lists, tuples or
+    dicts, at any depth, and are named after them: ``weight``, ``blocks.0.weight``,
+    ``heads.left.weight``. Other containers (sets, generators, functions, objects) have no stable
+    order and names: parameters in them are refused when parameters are first asked for.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class Layer:
         ----------
         x : array
         training : bool, default False
-            Whether layers that differ in training (Dropout) shall behave so.
+            Whether layers with a training mode (Dropout, BatchNorm) are in it.
         rng : int, numpy.random.Generator, xbp.random.RandomStream or None
             The source of random masks. A layer that draws in training refuses None.
 
@@ -97,14 +97,14 @@ class Layer:
         -----
         A forward that runs other layers hands `training` and `rng` on to their `forward`, and its
         backward runs theirs in reverse: ``y, backward = self.conv.forward(x, training=training,
-        rng=rng)``. ``self.conv(x)`` would be inference, and has no backward. `Composite` spares
-        both; a `Sequential` among its attributes runs as fast as fused layers do.
+        rng=rng)``. ``self.conv(x)`` would be inference, without a backward. `Composite` needs
+        neither; a `Sequential` among the attributes runs as fast as a flat model.
 
-        Until it has run, the backward needs what the forward saw. It holds x and y themselves, and
-        does not notice when they are changed in place: do not. The same goes for parameters, whose
-        change by an optimizer's step, by `Parameter.assign`, `load_state_dict`, or ``p.data -= …``
-        it does notice, and refuses to run (see `Parameter.lend`). A parameter's new array
-        (``p.data = …``, `to`, `astype`) leaves it the old one.
+        Do not change x or y in place before the backward has run: it holds the arrays themselves,
+        and cannot notice. It does notice a parameter changed in place by an optimizer's step, by
+        `Parameter.assign`, `load_state_dict`, or ``p.data -= …``, and then refuses to run (see
+        `Parameter.lend`). A new array for a parameter (``p.data = …``, `to`, `astype`) does no
+        harm: the backward keeps the old one.
         """
         msg = f"{type(self).__name__} has no forward; define forward(self, x, *, training, rng)"
         raise NotImplementedError(msg)
@@ -114,11 +114,11 @@ class Layer:
         result = self.forward(x)
         if isinstance(result, tuple) and len(result) == 2:
             y, backward = result
-            if callable(backward) or backward is None:  # a layer for inference alone has none
+            if callable(backward) or backward is None:  # None: a layer for inference alone
                 return y
         raise not_both(self, "forward", "output, backward", result)
 
-    # --- what forward may ask ---
+    # --- checks for forward and backward ---
 
     def check_input(self, x: Array, *, integers: bool = False) -> Namespace:
         """Refuse an `x` that does not match this layer's own parameters; returns its namespace.
@@ -127,7 +127,7 @@ class Layer:
         ----------
         x : array
         integers : bool, default False
-            Whether the layer takes integers, such as tokens, in place of floating-point numbers.
+            Whether the layer takes integers, such as tokens, and not floating-point numbers.
 
         Returns
         -------
@@ -138,11 +138,10 @@ class Layer:
         BackendError
             `x` belongs to another library, or lies on another device, than a parameter.
         InputError
-            `x` is no array, is not floating-point (not integers, if those are wanted), or has
-            another dtype than a parameter.
+            `x` is no array, is of the wrong kind of dtype, or has another dtype than a parameter.
         """
         if type(x) is HostArray and x.dtype.kind == "f" and not integers:
-            xp = HOST  # the way of most calls, and the shortest
+            xp = HOST  # fast path of most calls
         else:
             xp = array_namespace(x)
             if not is_floating(x) or integers:
@@ -160,7 +159,7 @@ class Layer:
                 ):
                     raise self._apart(x, data)
             elif kind is tuple and value and type(value[0]) is int:
-                continue  # a size, as a rule
+                continue  # usually a size
             elif kind not in PLAIN and not isinstance(value, Layer):
                 for _, parameter in parts(self, "", value, (Parameter,)):
                     self._check_beside(x, parameter.data)
@@ -169,10 +168,10 @@ class Layer:
     namespace = check_input  # its earlier name
 
     def check_gradient(self, xp: Namespace, dy: Array, shape: tuple[int, ...]) -> None:
-        """Refuse a ∂L/∂y that is no array of the library of `xp`, or has not the output's shape.
+        """Refuse a ∂L/∂y of another library than `xp`, or of another shape than the output.
 
-        A backward begins with it, as most formulas would broadcast another shape, or fail in the
-        array library's words. Where arrays have a device, that has been checked before.
+        The first line of a backward: most formulas would broadcast another shape, or fail with the
+        array library's message. `CheckedBackward` has checked the device already.
 
         Raises
         ------
@@ -197,7 +196,7 @@ class Layer:
             raise BackendError(msg)
 
     def checked(self, xp: Namespace, shape: tuple[int, ...], backward: Backward) -> Backward:
-        """`backward` after `check_gradient`."""
+        """`backward`, preceded by `check_gradient`."""
 
         def checked(dy: Array) -> Array:
             self.check_gradient(xp, dy, shape)
@@ -228,7 +227,7 @@ class Layer:
             raise self._apart(x, data)
 
     def _apart(self, x: Array, data: Array) -> XBPError:
-        """What to say of an input and a parameter that differ in library, device or dtype."""
+        """The error for an input and a parameter that differ in library, device or dtype."""
         if array_namespace(data) is not array_namespace(x) or data.device != x.device:
             return BackendError(
                 f"{shown(self)} got input on {whereabouts(x)}, but its parameters are on "
@@ -242,7 +241,7 @@ class Layer:
             f".astype({dtype_name(x.dtype)!r})"
         )
 
-    # --- what it is made of ---
+    # --- parts ---
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         """The direct sublayers and their names: ``stem``, ``blocks.0``, ``heads.left``, …"""
@@ -251,7 +250,7 @@ class Layer:
                 yield name, part
 
     def tree(self, inside: tuple[Layer, ...] = ()) -> Iterator[Layer]:
-        """The layer itself, and all that it is made of; a shared one as often as it is used.
+        """The layer itself and all layers below it; a shared one once for each use.
 
         Raises
         ------
@@ -269,7 +268,7 @@ class Layer:
             yield from child.tree((*inside, self))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(name, Parameter) pairs of all that is trainable, each once, under its first name."""
+        """(name, Parameter) pairs of all trainable parameters, each once, under its first name."""
         seen: set[int] = set()
         for name, parameter in self._found():
             if parameter.trainable and id(parameter) not in seen:
@@ -281,7 +280,7 @@ class Layer:
         return [parameter for _, parameter in self.named_parameters()]
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
-        """(name, Buffer) pairs of all that is kept and not learned; a shared one comes once."""
+        """(name, Buffer) pairs of all buffers, each once, under its first name."""
         seen: set[int] = set()
         for name, part in self._found():
             if isinstance(part, Buffer) and id(part) not in seen:
@@ -289,7 +288,7 @@ class Layer:
                 yield name, part
 
     def _all_names(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
-        """All Parameters, constants and Buffers too; a shared one comes under each of its names."""
+        """All parameters, constants and buffers; a shared one under each of its names."""
         for name, part in within(self, PARTS):
             if isinstance(part, Parameter):
                 yield prefix + name, part
@@ -297,7 +296,7 @@ class Layer:
             yield from child._all_names(f"{prefix}{name}.")
 
     def _found(self) -> list[tuple[str, Parameter]]:
-        """`_all_names`, of which it is sure that they are all: nothing is hidden."""
+        """`_all_names`, after a check that no parameter is hidden from it."""
         layers = list(self.tree())
         named = list(self._all_names(""))
         known = {id(part) for part in layers} | {id(parameter) for _, parameter in named}
@@ -322,8 +321,8 @@ class Layer:
         Raises
         ------
         InputError
-            A name is missing or unknown, a shape differs, or something holds no numbers. Nothing
-            has been changed then.
+            A name is missing or unknown, a shape differs, or a value holds no numbers. Nothing has
+            been changed then.
         """
         own = dict(self._found())
         if not isinstance(state, Mapping):
@@ -350,7 +349,7 @@ class Layer:
     def to(self: L, backend: str | Backend, *, device: Any = None) -> L:
         """Move all parameters and buffers to a backend, in place; returns the layer itself.
 
-        Make an optimizer after this: its state stays where the parameters were when it was made.
+        Make an optimizer afterwards: its state does not move with the parameters.
         """
         for _, parameter in self._found():
             parameter.to(backend, device=device)
@@ -359,26 +358,26 @@ class Layer:
     def astype(self: L, dtype: Any) -> L:
         """Convert all parameters and buffers to a dtype, e.g. ``"float64"``, in place.
 
-        Integers, such as counters, stay what they are. Returns the layer itself.
+        Integers, such as counters, keep their dtype. Returns the layer itself.
         """
         for _, parameter in self._found():
             parameter.astype(dtype)
         return self
 
     def backend(self) -> Backend | None:
-        """Where the first parameter lives; None for a layer that has none."""
+        """The backend of the first parameter; None without parameters."""
         first = next(self._all_names(""), None)
         return None if first is None else backend_of(first[1].data)
 
     def dtypes(self) -> list[Any]:
-        """The different floating-point dtypes of parameters and buffers, as their library's own."""
+        """The distinct floating-point dtypes of parameters and buffers, as their library's own."""
         found = (p.data.dtype for _, p in self._all_names("") if is_floating(p.data))
         return list({dtype_name(dtype): dtype for dtype in found}.values())
 
-    # --- how it shows itself ---
+    # --- repr ---
 
     def options(self) -> str:
-        """The arguments that `repr` shows, e.g. ``"3, 8, kernel_size=(5, 5)"``."""
+        """The arguments in the repr, e.g. ``"3, 8, kernel_size=(5, 5)"``."""
         return ""
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """Losses: ``value, gradient = loss(prediction, target)``, both on the prediction's device.
 
-The value is a 0-d array that nobody has looked at yet, the gradient is ∂value/∂prediction: what
-a model's backward takes.
+The value is a 0-d array, still on the device; the gradient, ∂value/∂prediction, is the input of a
+model's backward.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Loss:
         raise NotImplementedError(msg)
 
     def check(self, prediction: Array, target: Array) -> None:
-        """Refuse a whole set of targets that do not fit such predictions, at the door, once.
+        """Check a whole set of targets against a prediction, once before training.
 
         Parameters
         ----------
         prediction : array
-            For one or more samples; only its shape and dtype count.
+            Of one or more samples; only its shape and dtype count.
         target : array
-            All targets. Looking at their values may wait for the device.
+            All targets. Checking their values may wait for the device.
 
         Raises
         ------
@@ -48,10 +48,9 @@ class Loss:
     def denominator(
         self, prediction: Array, target: Array, weight: Array | None = None
     ) -> Array | None:
-        """What the mean over this batch divides by, 0-d, where that is not as the samples are many.
+        """The divisor of the mean over this batch, 0-d; None for the number of samples.
 
-        A mean over a set is that over its batches, each counted by this number; None stands for the
-        number of samples.
+        The mean over a set is the average of its batches' means, weighted by this number.
         """
         if weight is None or self.reduction == "sum":
             return None
@@ -61,11 +60,11 @@ class Loss:
         return xp.sum(xp.astype(weight, first.dtype))
 
     def relative(self, prediction: Array, weight: Array) -> Array:
-        """The factor of each sample's loss, in the prediction's dtype: (N, 1, …), as many axes.
+        """The factor r of each sample's loss, in the prediction's dtype: (N, 1, …), with as many axes.
 
-        It is r_n = w_n N / Σ w for a mean, which then is Σ w_n ℓ_n / Σ w as in scikit-learn, and
-        r_n = w_n for a sum. So integer weights count a sample as often as repeating it would. Where
-        all weights are 0, r is.
+        For a mean r_n = w_n N / Σ w, which gives Σ w_n ℓ_n / Σ w as in scikit-learn; for a sum
+        r_n = w_n. An integer weight thus has the effect of repeating the sample. If all weights are
+        0, so is r.
 
         Raises
         ------
@@ -81,7 +80,7 @@ class Loss:
         return xp.reshape(weight, (-1, *[1] * (prediction.ndim - 1)))
 
     def check_weight(self, prediction: Array, weight: Array) -> None:
-        """Refuse weights of samples that are not one for each."""
+        """Refuse weights that are not one for each sample."""
         n = prediction.shape[0]
         if weight.shape != (n,):
             msg = f"{self} needs weights of shape ({n},), one a sample, got {tuple(weight.shape)}"
@@ -106,7 +105,7 @@ class Loss:
 
 
 def advice(wanted: tuple[Any, ...], given: tuple[int, ...]) -> str:
-    """How targets get the wanted shape, as the end of a sentence; empty where nobody knows.
+    """How to give targets the wanted shape, as the end of an error sentence; empty if unknown.
 
     >>> advice(("N", 1), (8,)), advice(("N",), (8, 1)), advice(("N", 3), (8, 1))
     ('; give y[:, None]', '; give y[:, 0]', '')
@@ -119,7 +118,7 @@ def advice(wanted: tuple[Any, ...], given: tuple[int, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """An option, on one line."""
+    """An option's repr, on one line."""
     if isinstance(value, tuple) and len(value) > 10:
         return f"{len(value)} numbers"
     return f"array of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
@@ -131,20 +130,20 @@ class EntrywiseLoss(Loss):
     Parameters
     ----------
     reduction : {"mean", "sum", "batchmean"}, default "mean"
-        "mean" divides the sum by the number of entries (as in PyTorch), "batchmean" by the number
-        of samples N, that is the length of the first axis.
+        "mean" divides the sum by the number of entries, as in PyTorch, "batchmean" by the number of
+        samples N, the length of the first axis.
     factor : float, default 1
 
     Notes
     -----
     `prediction` and `target` have the same shape; a target of another dtype is converted. The
-    gradient is factor · ∂ℓ/∂y / count, with the same count as the reduction. A call may be given
-    the weight of each sample, at least 0, as a third argument (N,): see `Loss.relative`.
+    gradient is factor · ∂ℓ/∂y / count, with the same count as the reduction. A third argument (N,)
+    may give each sample a weight of at least 0: see `Loss.relative`.
 
     Raises
     ------
     InputError
-        For an unknown reduction, and in a call where the shapes differ: they are not broadcast.
+        For an unknown reduction, and in a call for different shapes, which are not broadcast.
     """
 
     def __init__(self, reduction: str = "mean", *, factor: float = 1.0) -> None:
@@ -152,7 +151,7 @@ class EntrywiseLoss(Loss):
         self.factor = number("factor", factor)
 
     def matched(self, prediction: Array, target: Array) -> tuple[Namespace, Array]:
-        """The namespace of both, and the target in the prediction's dtype; shapes must agree."""
+        """The common namespace, and the target in the prediction's dtype; shapes must agree."""
         xp = self.namespace(prediction, target)
         if prediction.shape != target.shape:
             shape, got = tuple(prediction.shape), tuple(target.shape)
@@ -165,7 +164,7 @@ class EntrywiseLoss(Loss):
         return xp, xp.astype(target, prediction.dtype)
 
     def scale(self, prediction: Array) -> float:
-        """What the sum over all entries is multiplied by: factor / count."""
+        """The factor of the sum over all entries: factor / count."""
         shape: tuple[int, ...] = prediction.shape
         count = {"mean": math.prod(shape), "sum": 1, "batchmean": shape[0]}
         return self.factor / count[self.reduction]
@@ -236,7 +235,7 @@ class L1Loss(RegressionLoss):
     """
 
     def formula(self, xp: Namespace, difference: Array) -> tuple[Array, Array]:
-        # Not xp.sign, which waits for CuPy's device. What is neither above 0 nor below is 0 or nan.
+        # xp.sign would be a host wait in CuPy. The third case is 0 or nan.
         below = xp.where(difference < 0, -1.0, difference)
         return xp.abs(difference), xp.where(difference > 0, 1.0, below)
 
@@ -244,7 +243,7 @@ class L1Loss(RegressionLoss):
 class HuberLoss(RegressionLoss):
     """ℓ = ½ d² for |d| ≤ delta, else delta (|d| - ½ delta), with d = y - t (Huber 1964).
 
-    ℓ′ is d cut to ±delta, without a jump; in its terms ℓ = ℓ′ (d - ½ ℓ′).
+    ℓ′ is d clipped to ±delta, without a jump; in terms of it ℓ = ℓ′ (d - ½ ℓ′).
 
     ``HuberLoss(delta=b, factor=1/b)`` is ``SmoothL1Loss(beta=b)``.
 
@@ -268,8 +267,8 @@ class HuberLoss(RegressionLoss):
 class SmoothL1Loss(RegressionLoss):
     """ℓ = ½ d²/beta for |d| < beta, else |d| - ½ beta, with d = y - t (Girshick 2015, eq. 3).
 
-    ℓ′ is d/beta cut to ±1, without a jump; in its terms ℓ = ℓ′ (d - ½ beta ℓ′). With beta = 0 it is
-    `L1Loss`, as in PyTorch.
+    ℓ′ is d/beta clipped to ±1, without a jump; in terms of it ℓ = ℓ′ (d - ½ beta ℓ′). With beta = 0
+    it is `L1Loss`, as in PyTorch.
 
     Parameters
     ----------
@@ -301,16 +300,16 @@ class SmoothL1Loss(RegressionLoss):
 class KLDivLoss(EntrywiseLoss):
     """Kullback-Leibler divergence of q from p, ℓ = p (log p - log q), for y = log q and t = p.
 
-    The gradient is ∂ℓ/∂y = -p. Where p is 0, ℓ is 0, its limit, even where q is 0 too (PyTorch's is
-    nan there). Summed over a distribution it is KL(p ‖ q) (Kullback & Leibler 1951); so the mean
-    over samples is ``KLDivLoss("batchmean")``, where "mean" divides by the number of entries.
+    The gradient is ∂ℓ/∂y = -p. For p = 0, ℓ is 0, its limit, even for q = 0 (PyTorch's is nan
+    there). The sum over a distribution is KL(p ‖ q) (Kullback & Leibler 1951); its mean over
+    samples is ``KLDivLoss("batchmean")``, since "mean" divides by the number of entries.
 
     Parameters
     ----------
     reduction, factor
         See `EntrywiseLoss`.
     log_target : bool, default False
-        Whether targets are log p in place of p.
+        Whether targets are log p instead of p.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Normalization within each sample: by layers, by groups of channels, by the root mean square."""
+"""Normalization within each sample: layer norm, group norm, RMS norm."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ones = partial(constant, value=1.0)
 
 
 class LayerNorm(Layer):
-    """y = w (x - μ)/√(σ² + ε) + b, with the mean and the variance of the last axes of x.
+    """y = w (x - μ)/√(σ² + ε) + b, with the mean and the variance over the last axes of x.
 
-    Each sample, in a sequence each position, is normalized by itself, in training and in inference
-    alike (Ba, Kiros & Hinton 2016). For the derivation of the backward see
+    Each sample, or each position of a sequence, is normalized independently, in training and
+    inference alike (Ba, Kiros & Hinton 2016). For the derivation of the backward see
     `xbp.primitives.normalization`.
 
     Parameters
@@ -34,15 +34,15 @@ class LayerNorm(Layer):
     eps : float, default 1e-5
         ε.
     elementwise_affine : bool, default True
-        Whether w and b are learned, each of `normalized_shape`; else they are 1 and 0.
+        Whether w and b, of shape `normalized_shape`, are learned; else they are 1 and 0.
     bias : bool, default True
-        Whether there is a b.
+        Whether b is learned; else it is 0.
     dtype : dtype, default "float32"
 
     Attributes
     ----------
     weight, bias : Parameter of `normalized_shape`, or None
-        Of ones, and of zeros.
+        w and b, initially 1 and 0.
 
     Notes
     -----
@@ -116,15 +116,15 @@ class RMSNorm(LayerNorm):
     normalized_shape : int or tuple of int
         The sizes of the last axes, which are normalized together.
     eps : float or None, default None
-        ε; None is the distance from 1 to the next number of the dtype of x.
+        ε; None is the machine epsilon of the dtype of x.
     elementwise_affine : bool, default True
-        Whether w is learned, of `normalized_shape`; else it is 1.
+        Whether w, of shape `normalized_shape`, is learned; else it is 1.
     dtype : dtype, default "float32"
 
     Attributes
     ----------
     weight : Parameter of `normalized_shape`, or None
-        Of ones.
+        w, initially 1.
 
     Notes
     -----
@@ -166,16 +166,16 @@ class RMSNorm(LayerNorm):
 
 
 class GroupNorm(Layer):
-    """y = w (x - μ)/√(σ² + ε) + b, with the mean and the variance of groups of channels.
+    """y = w (x - μ)/√(σ² + ε) + b, with the mean and the variance over groups of channels.
 
-    Each sample is normalized by itself, in training and in inference alike (Wu & He 2018). One
-    group is all of the sample, and as many groups as channels normalize each channel by itself
-    ("instance normalization"). For the backward see `xbp.primitives.normalization`.
+    Each sample is normalized independently, in training and inference alike (Wu & He 2018). One
+    group normalizes the whole sample, C groups each channel ("instance normalization"). For the
+    backward see `xbp.primitives.normalization`.
 
     Parameters
     ----------
     num_groups : int
-        Neighbouring channels make a group, C/num_groups of them.
+        Each group has C/num_groups neighbouring channels.
     num_channels : int
         C, a multiple of `num_groups`.
     eps : float, default 1e-5
@@ -187,18 +187,18 @@ class GroupNorm(Layer):
     Attributes
     ----------
     weight, bias : Parameter (num_channels,) or None
-        Of ones, and of zeros.
+        w and b, initially 1 and 0.
 
     Notes
     -----
     Input (N, C, …), output of the same shape. σ² is Σ (x - μ)²/n over the channels of a group and
-    all axes behind them.
+    all later axes.
 
     Raises
     ------
     InputError
-        In the constructor for sizes below 1, channels that are no multiple of the groups, or an eps
-        below 0; in forward for another number of channels or dtype.
+        In the constructor for sizes below 1, a number of channels that is no multiple of the number
+        of groups, or an eps below 0; in forward for another number of channels or dtype.
 
     Examples
     --------
@@ -260,7 +260,7 @@ class GroupNorm(Layer):
 
 
 def _sizes(shape: Shape) -> tuple[int, ...]:
-    """The sizes of some axes, of which there is at least one."""
+    """The sizes of one or more axes as a tuple, checked."""
     sizes = shape if isinstance(shape, tuple | list) else (shape,)
     if not sizes:
         msg = "normalized_shape must name at least one axis, got none"

@@ -1,4 +1,4 @@
-"""Layers that are one operation, and runs of them, each one call of the primitive `chain`."""
+"""Layers that are one operation, and chains of them, each one call of the primitive `chain`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Operation(NamedTuple):
     Attributes
     ----------
     primitive : Primitive
-        An operation of `xbp.primitives`, which gives y and the gradients.
+        An operation of `xbp.primitives`, which returns y and the gradients.
     read : tuple of Parameter
-        Those that the gradients read: they must not change between forward and backward.
+        Parameters that the gradients read; these must not change between forward and backward.
     added : tuple of Parameter or None
-        Those that are only added, such as a bias; None where there is none.
+        Parameters that are only added, such as a bias; None for a missing one.
     options : mapping
-        What else the primitive takes, by name.
+        Further arguments of the primitive, by name.
     """
 
     primitive: Any
@@ -39,11 +39,11 @@ class Operation(NamedTuple):
 
 
 class OperationLayer(Layer):
-    """A layer that is one operation: it says which, and for which shapes; `forward` is inherited.
+    """A layer that is one operation: it defines `operation` and `output_shape`, not `forward`.
 
-    In a `Sequential` neighbours of this kind are one call of `xbp.primitives.chain`, so that an
-    accelerator can do several in one pass over memory. A subclass that has a `forward` or a
-    `__call__` of its own is called like any other layer.
+    In a `Sequential` neighbouring operation layers are one call of `xbp.primitives.chain`, so that
+    an accelerator can fuse them. A subclass with a `forward` or `__call__` of its own is called
+    like any other layer.
 
     Examples
     --------
@@ -61,14 +61,17 @@ class OperationLayer(Layer):
     """
 
     def operation(self) -> Operation:
-        """The operation, as parameters and options are now."""
+        """The operation with the current parameters and options."""
         msg = f"{type(self).__name__} has no operation; define operation(self) -> nn.Operation"
         raise NotImplementedError(msg)
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape of the output for an input of a shape; an InputError for one that does not fit.
+        """The output's shape for an input's shape, in which None is an unknown size.
 
-        Sizes that are None are not known.
+        Raises
+        ------
+        InputError
+            The input's shape does not fit.
         """
         msg = f"{type(self).__name__} has no output_shape; define output_shape(self, shape)"
         raise NotImplementedError(msg)
@@ -77,7 +80,7 @@ class OperationLayer(Layer):
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
         xp = self.check_input(x)
-        self.output_shape(x.shape)  # refuses what does not fit
+        self.output_shape(x.shape)  # for its check of the shape
         primitive, read, added, options = self.operation()
         arrays: list[Array | None] = []
         takes: list[Take] = []
@@ -93,7 +96,7 @@ def lend(
     arrays: list[Array | None],
     takes: list[Take],
 ) -> None:
-    """Append the data of an operation's parameters, and what their gradients go to."""
+    """Append the data of an operation's parameters, and the receivers of their gradients."""
     for parameter in read:
         array, take = parameter.lend()
         arrays.append(array)
@@ -104,7 +107,7 @@ def lend(
 
 
 def is_operation(layer: Layer) -> TypeGuard[OperationLayer]:
-    """Whether a layer is its operation and nothing else: nobody has given it another way to run."""
+    """Whether a layer is an `OperationLayer` whose forward and call are not overridden."""
     kind = type(layer)
     return kind.forward is OperationLayer.forward and not (
         kind.__call__ is not Layer.__call__
@@ -114,11 +117,11 @@ def is_operation(layer: Layer) -> TypeGuard[OperationLayer]:
     )
 
 
-class Run:
-    """Neighbours that are operations: one call of the primitive `chain`.
+class OperationChain:
+    """Neighbouring operation layers, run as one call of the primitive `chain`.
 
-    What layers say of themselves is asked once, and again when one of them has changed (`holds`);
-    what they say of a shape, once for each shape. A parameter's data are as they are in each call.
+    Operations are cached until a layer changes (`holds`), the check of an input's shape for each
+    shape. Parameters' data are read in each call.
 
     Parameters
     ----------
@@ -133,7 +136,7 @@ class Run:
         self.steady = all(_is_steady(value) for _, _, it in self.states for value in it.values())
         said = [layer.operation() for layer in layers]
         self.operations = tuple((it, tuple(options.items())) for it, _, _, options in said)
-        self.learning = [  # the last one first, as `chain` has the gradients
+        self.learning = [  # from the last on, the order of `chain`'s gradients
             (index, read, added)
             for index, (_, read, added, _) in reversed(list(enumerate(said)))
             if read or added
@@ -141,12 +144,12 @@ class Run:
         self.fitting: set[Any] = set()  # shapes of x
 
     def holds(self) -> bool:
-        """Whether all layers are as they were, as far as can be seen."""
+        """Whether all layers are unchanged, as far as their attributes show."""
         try:
             for layer, kind, state in self.states:
                 if type(layer) is not kind or vars(layer) != state:
                     return False
-        except ValueError:  # an array, which was not there before
+        except ValueError:  # a new attribute that is an array
             return False
         for kind, forward, call, operation in self.kinds:
             if (
@@ -158,21 +161,21 @@ class Run:
         return self.steady
 
     def forward(self, x: Array) -> tuple[Array, Backward]:
-        """What the forward of the layers, one after the other, returns."""
+        """The result of the layers' forwards, one after the other."""
         xp, arrays, takes = self._lent(x)
         y, gradients = chain(x, self.operations, arrays)
         check = partial(self.layers[-1].check_gradient, xp, shape=y.shape)
         return y, TwoPartBackward(gradients, *takes, check=check)
 
     def infer(self, x: Array) -> Iterator[Array]:
-        """The outputs on the way to the last one: each is let go as the next one comes."""
+        """The intermediate outputs and the last one; each is freed when the next is computed."""
         _, arrays, _ = self._lent(x)
         with on_device_of(x):
             for x in chain.outputs(x, self.operations, arrays):  # noqa: B020
                 yield x
 
     def _lent(self, x: Array) -> tuple[Namespace, list[Any], list[Take]]:
-        """The namespace of `x`, if it fits all layers, their arrays, and what gradients go to."""
+        """The namespace of a checked `x`, the layers' arrays, and the receivers of gradients."""
         xp = self.layers[0].check_input(x)
         host, dtype, fits = type(x) is HostArray, x.dtype, x.shape in self.fitting
         arrays: list[Any] = [()] * len(self.layers)
@@ -191,7 +194,7 @@ class Run:
         return xp, arrays, takes
 
     def _check(self, x: Array) -> None:
-        """Let each layer refuse an `x` that it cannot take: library, device, dtype or shape."""
+        """Check the library, device, dtype and shape of `x` by each layer."""
         shape = x.shape
         for layer in self.layers:
             layer.check_input(x)
@@ -206,7 +209,7 @@ SHAPES = 256
 
 
 def _is_steady(value: Any) -> bool:
-    """Whether an attribute is replaced when it changes, and not changed in place."""
+    """Whether an attribute's value is immutable."""
     if type(value) is tuple:
         return all(type(item) in PLAIN for item in value)
     return type(value) in PLAIN or type(value) is Parameter

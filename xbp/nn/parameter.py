@@ -1,4 +1,4 @@
-"""The arrays of a layer: what is learned, with its gradient, and what is only kept."""
+"""The arrays of a layer: parameters, which are learned, and buffers, which are not."""
 
 from __future__ import annotations
 
@@ -36,13 +36,12 @@ class Parameter:
     Parameters
     ----------
     data : array
-        Of any backend, floating-point if `trainable`. It is not copied, unless it is read-only;
-        optimizers update it in place. A tensor that requires a gradient is detached: xbp's
-        backward is its own.
+        Of any backend, floating-point if `trainable`. It is copied only if it is read-only, as
+        optimizers update it in place. A tensor that requires a gradient is detached.
     trainable : bool, default True
-        False makes it a constant: it moves, is converted and is saved with its layer, but is not
-        among `Layer.parameters`, so that no optimizer made afterwards changes it, and takes no
-        gradient. May be set later, to freeze what has been learned.
+        False makes it a constant: it is moved, converted and saved with its layer, but takes no
+        gradient and is not among `Layer.parameters`, so that an optimizer made afterwards does not
+        change it. May be set later, to freeze a learned parameter.
 
     Raises
     ------
@@ -54,7 +53,7 @@ class Parameter:
     ----------
     data : array
     version : int
-        How often `data` has been changed in place, as far as it is known; see `lend`.
+        The number of known in-place changes of `data`; see `lend`.
     grad : array or None
         None until a backward ran; then of the shape and dtype of `data`, where `data` lives.
 
@@ -79,7 +78,7 @@ class Parameter:
                 "with xbp.asarray(x, dtype=…), or make it trainable=False"
             )
             raise InputError(msg)
-        dtype_name(self.data.dtype)  # one that xbp has
+        dtype_name(self.data.dtype)  # refuses one that xbp lacks
         self.trainable = trainable
         self.grad: Array | None = None
 
@@ -87,7 +86,7 @@ class Parameter:
     def draw(
         cls, shape: tuple[int, ...], init: Initializer, rng: Generator, dtype: Any
     ) -> Parameter:
-        """A new parameter on the current backend, its values drawn by `init` from `rng`."""
+        """A new parameter on the current backend, with values drawn by `init` from `rng`."""
         return cls(asarray(init(shape, rng), dtype=dtype))
 
     @property
@@ -95,13 +94,13 @@ class Parameter:
         return tuple(self.data.shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # What ``p.data -= …`` does, too: it changes the array in place, and sets it.
+        # ``p.data -= …`` also comes here: it changes the array in place, then sets it.
         if name == "data" and getattr(self, "data", None) is value:
             self.changed()
         object.__setattr__(self, name, value)
 
     def changed(self) -> None:
-        """Note that `data` was changed in place: backwards that need it as it was are stale."""
+        """Note that `data` was changed in place, so that backwards that read it are stale."""
         _set_version(self, self.version + 1)
 
     def lend(self) -> tuple[Array, Callable[[Array], None]]:
@@ -111,8 +110,8 @@ class Parameter:
         -------
         data : array
         add_grad : callable
-            As the method; but it raises InputError if `data` has been changed in place since, as
-            by an optimizer's step between forward and backward: the gradients are wrong then.
+            As the method, but with an InputError if `data` has been changed in place since, for
+            example by an optimizer's step between forward and backward.
         """
         data, version = self.data, self.version
 
@@ -129,16 +128,16 @@ class Parameter:
         return data, add_grad
 
     def add_grad(self, grad: Array) -> None:
-        """Add a backward pass's contribution; where a parameter is used twice, they sum.
+        """Add the contribution of a backward pass, of which a shared parameter has several.
 
-        The sum is a new array, so that `grad` may be a view of something else.
+        The sum is a new array, so that `grad` may be a view.
 
         Raises
         ------
         BackendError
-            `grad` is not where `data` is.
+            `grad` is of another library or device than `data`.
         InputError
-            `grad` does not have the shape or dtype of `data`: an error in somebody's backward.
+            `grad` does not have the shape or dtype of `data`, an error in a layer's backward.
         """
         if not type(grad) is type(self.data) is HostArray:
             what = "a gradient", grad, "its data are", self.data
@@ -161,7 +160,7 @@ class Parameter:
                 _set_grad(self, self.grad + grad)
 
     def zero_grad(self) -> None:
-        """Forget the gradient: the next backward starts anew."""
+        """Forget the gradient."""
         _set_grad(self, None)
 
     def assign(self, value: Any) -> None:
@@ -196,22 +195,21 @@ class Parameter:
 class Buffer(Parameter):
     """An array that a layer keeps and no optimizer learns, such as a running mean.
 
-    It moves, is converted and is saved with its layer, as a parameter is. What changes it is the
-    layer's backward, in place, with the gradients; a forward leaves no trace. So gradient checks,
-    the search for the first nan, exports and an evaluation change nothing. (In PyTorch the forward
-    changes it: there a forward in training mode moves running statistics also where no backward
-    follows. `update_statistics` does that here.)
+    It is moved, converted and saved with its layer, as a parameter is. The layer's backward changes
+    it, in place, with the gradients; a forward does not, so that gradient checks, the search for
+    the first nan, exports and evaluations change nothing. (In PyTorch a forward in training mode
+    updates running statistics even if no backward follows; here `update_statistics` does that.)
 
     Parameters
     ----------
     data : array
-        Of any backend and dtype; integers stay integers where the layer is converted.
+        Of any backend and dtype; integers stay integers when the layer is converted.
 
     Raises
     ------
     InputError
-        `data` is no array, or has a mask, a unit or a dtype that xbp lacks; or `trainable` is set:
-        a constant that may be learned later is ``Parameter(data, trainable=False)``.
+        `data` is no array, or has a mask, a unit or a dtype that xbp lacks; or `trainable` is set
+        (use ``Parameter(data, trainable=False)`` for a constant that may be learned later).
 
     Examples
     --------
@@ -257,10 +255,10 @@ class Buffer(Parameter):
 def lent(
     parameter: Parameter | None,
 ) -> tuple[Array, Callable[[Array], None]] | tuple[None, None]:
-    """`Parameter.lend` of a parameter that a layer may lack; then (None, None)."""
+    """`Parameter.lend` of an optional parameter; (None, None) without it."""
     return (None, None) if parameter is None else parameter.lend()
 
 
 _set_grad: Callable[[Parameter, Array], None] = vars(Parameter)["grad"].__set__
 _set_version: Callable[[Parameter, int], None] = vars(Parameter)["version"].__set__
-# Past `__setattr__`, which would take longer, and is for what others set.
+# Bypasses the slower `__setattr__`, which is for assignments from outside.

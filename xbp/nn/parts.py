@@ -1,7 +1,7 @@
-"""What a layer is made of: the layers and parameters among its attributes, however nested.
+"""Parts of a layer: the layers and parameters among its attributes, at any depth.
 
-Lists, tuples, dicts and their like are walked, in their order; what has no order or no names (sets,
-iterators), or hides what it holds (other objects, functions, keys, classes), is refused.
+Lists, tuples, dicts and similar containers are walked in order. Parts in containers without order
+or names (sets, iterators) or in opaque objects (functions, keys, classes) are refused.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def within(owner: object, kinds: tuple[type[Part], ...]) -> Iterator[tuple[str, 
 def parts(
     owner: object, name: str, value: Any, kinds: tuple[type[Part], ...]
 ) -> Iterator[tuple[str, Part]]:
-    """The same of one attribute, `value`."""
+    """The parts in one attribute, `value`, with dotted names."""
     if type(value) not in PLAIN:
         yield from _walk(owner, name, value, kinds, ())
 
@@ -104,16 +104,16 @@ def containers(owner: object) -> Iterator[list[Any] | tuple[Any, ...] | dict[Any
 
 
 def check_nothing_hidden(owner: object, kinds: tuple[type, ...], known: set[int]) -> None:
-    """Refuse attributes that hold parts where nobody finds them.
+    """Refuse attributes that hold parts which `within` does not find.
 
     Parameters
     ----------
     owner : object
         A layer.
     kinds : tuple of types
-        Of parts.
+        The kinds of parts.
     known : set of int
-        The ids of the parts that are found.
+        The ids of the parts that `within` finds.
 
     Raises
     ------
@@ -133,9 +133,9 @@ def check_nothing_hidden(owner: object, kinds: tuple[type, ...], known: set[int]
 
 
 def _class_attributes(owner: type) -> list[tuple[type, str]]:
-    """Classes and names of the attributes that `owner` has or inherits, but methods and the like.
+    """Classes and names of the attributes that `owner` has or inherits, without methods.
 
-    Remembered: a class has many, and a model is asked for its parameters often.
+    Cached, as a class has many attributes and parameters are asked for often.
     """
     if owner not in _attributes:
         _attributes[owner] = [
@@ -153,7 +153,7 @@ _attributes: weakref.WeakKeyDictionary[type, list[tuple[type, str]]] = weakref.W
 def _look(
     owner: object, name: str, value: Any, kinds: tuple[type, ...], known: set[int], seen: list[Any]
 ) -> None:
-    """Look into `value`, an attribute, level by level; `seen` keeps alive what ids stand for."""
+    """Search an attribute, `value`, level by level; `seen` keeps objects alive for their ids."""
     level, ids = [(value, False)], {id(value)}
     for _ in range(DEPTH):
         below = []
@@ -190,7 +190,7 @@ def _is_read_once(thing: Any) -> bool:
 
 
 def _inside(thing: Any) -> list[tuple[Any, bool]]:
-    """What a thing holds, each with whether it is hidden there."""
+    """The contents of an object, each with whether it is hidden there."""
     if isinstance(thing, Mapping):
         keys = (key for key in thing if type(key) not in PLAIN)
         return [(item, False) for item in thing.values()] + [(key, True) for key in keys]
@@ -225,7 +225,7 @@ def _slots(kind: type) -> list[str]:
 
 def _filled(cell: Any) -> bool:
     try:
-        cell.cell_contents  # noqa: B018 - it raises where there is none yet
+        cell.cell_contents  # noqa: B018 - raises ValueError for an empty cell
     except ValueError:
         return False
     return True

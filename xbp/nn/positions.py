@@ -1,4 +1,4 @@
-"""Where a vector of a sequence stands, added to it: attention by itself knows no order."""
+"""Positions of a sequence, added to its vectors, since attention alone is blind to order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LearnedPositions(Layer):
     """y_t = x_t + W[t, :], with a learned vector for each position t.
 
     ∂L/∂W[t, :] = Σ ∂L/∂y_t over the samples, 0 for positions beyond the input;  ∂L/∂x = ∂L/∂y.
-    (Gehring et al. 2017; it is GPT-2's wpe, together with the sum.)
+    (Gehring et al. 2017; GPT-2's wpe, together with the sum.)
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class LearnedPositions(Layer):
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
     weight_init : callable, optional
-        From `xbp.initializers`. By default N(0, 1), as an Embedding's.
+        From `xbp.initializers`. By default N(0, 1), as in an Embedding.
 
     Attributes
     ----------
@@ -42,8 +42,7 @@ class LearnedPositions(Layer):
     Raises
     ------
     InputError
-        In the constructor for sizes below 1; in forward for another width, and for sequences that
-        are too long.
+        In the constructor for sizes below 1; in forward for another width or too long a sequence.
 
     Examples
     --------
@@ -97,7 +96,7 @@ class LearnedPositions(Layer):
 
 
 class SinusoidalPositions(LearnedPositions):
-    """y_t = x_t + W[t, :], where W is not learned but has sines and cosines of t.
+    """y_t = x_t + W[t, :], where W is not learned, but consists of sines and cosines of t.
 
     Column 2i has sin(t ω_i) and 2i + 1 has cos(t ω_i), with ω_i = 10000^(-2i/width): Vaswani et
     al. 2017, section 3.5, and `xbp.initializers.sinusoidal`.

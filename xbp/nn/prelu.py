@@ -1,4 +1,4 @@
-"""The rectifier that learns its slope."""
+"""The rectifier with a learned slope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xbp.random import generator
 
 
 class PReLU(Layer):
-    """y = max(x, 0) + a min(x, 0), with one learned slope a for all of x, or one a channel.
+    """y = max(x, 0) + a min(x, 0), with one learned slope a for all of x or for each channel.
 
     ∂L/∂a = Σ δ min(x, 0) over all entries that share a, with δ = ∂L/∂y;  ∂L/∂x = δ for x > 0,
     else a δ (He et al. 2015, eqs. 1-3). At the kink x = 0 the slope is a, as in PyTorch.
@@ -26,7 +26,7 @@ class PReLU(Layer):
     num_parameters : int, default 1
         1, or the number of channels.
     init : float, default 0.25
-        The slope to start from.
+        The initial slope.
     dtype : dtype, default "float32"
 
     Attributes
@@ -35,8 +35,8 @@ class PReLU(Layer):
 
     Notes
     -----
-    Input of any shape; with more than one parameter (N, num_parameters, …): axis 1 is that of the
-    channels. Weight decay pulls the slopes towards 0, that is towards ReLU; He et al. use none.
+    Input of any shape; with more than one parameter (N, num_parameters, …). Weight decay pulls the
+    slopes towards 0, which is ReLU; He et al. use none.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Layers that move no number, or only to another place."""
+"""Layers that keep every number and change, at most, the shape or the order of axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xbp.nn.layer import Layer
 
 
 class Identity(Layer):
-    """y = x, of any shape: a place where nothing happens, such as one branch of `Parallel`."""
+    """y = x, of any shape; for example one branch of `Parallel`."""
 
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
@@ -26,12 +26,13 @@ class Reshape(Layer):
     Parameters
     ----------
     *shape : int
-        Of one sample, so without the axis of the samples; one size may be -1, what is left.
+        Of one sample, without the batch axis; one size may be -1, to be inferred.
 
     Raises
     ------
     InputError
-        A size is neither at least 1 nor -1, or two are -1; in forward, another number of entries.
+        A size is neither at least 1 nor -1, or two are -1; in forward, the number of entries
+        differs.
 
     Examples
     --------
@@ -62,7 +63,7 @@ class Reshape(Layer):
             self.check_gradient(xp, dy, shape)
             return xp.reshape(dy, x.shape)
 
-        y = xp.reshape(x, (-1, *sizes))  # as many samples as there are
+        y = xp.reshape(x, (-1, *sizes))  # any number of samples
         shape = y.shape
         return y, backward
 
@@ -76,12 +77,13 @@ class Permute(Layer):
     Parameters
     ----------
     *axes : int
-        All axes, as in ``torch.permute``; the first is 0, that of the samples.
+        All axes, as in ``torch.permute``; the first is 0, the batch axis.
 
     Raises
     ------
     InputError
-        They are not 0 and then the others in some order; in forward, x has more or fewer axes.
+        They are not 0 followed by a permutation of the others; in forward, x has more or fewer
+        axes.
 
     Examples
     --------

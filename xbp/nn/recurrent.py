@@ -1,4 +1,4 @@
-"""Recurrent layers: three cells, each a step and its backward; `xbp.nn.scan` does the rest."""
+"""Recurrent layers: three cells, each a step and its backward, run by `xbp.nn.scan`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from xbp.nn.scan import Recurrent, States, StepBackward
 
 
 def gate(xp: Namespace, a: Array) -> Array:
-    """σ(a) = ½ + ½ tanh(a/2): to an absolute accuracy of ε, which is enough for a factor.
+    """σ(a) = ½ + ½ tanh(a/2), to an absolute accuracy of ε, which suffices for a factor.
 
-    `xbp.primitives.special.sigmoid`, accurate relatively, takes three times the operations.
+    `xbp.primitives.special.sigmoid`, of relative accuracy, takes three times the operations.
     """
     return 0.5 + 0.5 * xp.tanh(0.5 * a)
 
@@ -27,7 +27,7 @@ class RNN(Recurrent):
     nonlinearity : {"tanh", "relu"}, default "tanh"
         At the kink of ReLU its slope is 0.
     input_size, hidden_size, num_layers, **options
-        As for `Recurrent`, which tells the rest.
+        See `Recurrent`, also for attributes, shapes and errors.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class RNN(Recurrent):
 
 
 class LSTM(Recurrent):
-    """Long short-term memory: a cell state c that is added to, not multiplied through.
+    """Long short-term memory, whose cell state c is updated by addition.
 
         (i, f, g, o) = (σ, σ, tanh, σ)(p_t + q_t)        input, forget, candidate, output
         c_t = f ∘ c_{t-1} + i ∘ g,    h_t = o ∘ tanh c_t
@@ -115,13 +115,13 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit: h moves from where it was towards a candidate n, as far as 1 - z.
+    """Gated recurrent unit: h moves by a fraction 1 - z towards a candidate n.
 
         r = σ(p_r + q_r),   z = σ(p_z + q_z),   n = tanh(p_n + r ∘ q_n)     reset, update, candidate
         h_t = (1 - z) ∘ n + z ∘ h_{t-1}
 
-    Cho et al. 2014, but with r after the product W_hn h + b_hn (as in PyTorch and cuDNN), where
-    the paper has W_hn (r ∘ h): so q is one matrix product. Backward, with δ = ∂L/∂h_t:
+    Cho et al. 2014, with r applied after the product W_hn h + b_hn, as in PyTorch and cuDNN, and
+    not before it, W_hn (r ∘ h), so that q is one matrix product. Backward, with δ = ∂L/∂h_t:
 
         da_n = δ ∘ (1 - z) ∘ n′,   da_z = δ ∘ (h_{t-1} - n) ∘ z′,   da_r = da_n ∘ q_n ∘ r′,
         dp = (da_r, da_z, da_n),   dq = (da_r, da_z, r ∘ da_n),   dh_{t-1} = z ∘ δ + W_hhᵀ dq

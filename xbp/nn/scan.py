@@ -1,8 +1,8 @@
-"""The scan that all recurrent layers share: over time, and backward through time.
+"""The scan of all recurrent layers: over time, and backward through time.
 
-A cell is elementwise: its `step` makes the next state from the state and from two projections,
-p of the input and q of the state, and returns its own backward. The scan makes the projections (p
-for all time steps in one matrix product), runs the step over time, and its backward through time.
+A cell is elementwise: its `step` computes the next state from the state and two projections, p of
+the input and q of the state, and returns its own backward. The scan computes the projections (p for
+all time steps in one matrix product) and runs the steps, and their backwards in reverse.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RunBackward: TypeAlias = "Callable[..., tuple[Array, Any]]"
 
 
 class Recurrent(Layer):
-    """Base of all recurrent layers. A new one defines `step`, `gates` and, if it has two, `states`.
+    """Base of all recurrent layers. A cell defines `step`, `gates` and, if not 1, `states`.
 
     In each of num_layers layers and in each direction, for t = 1 … T,
 
@@ -47,12 +47,12 @@ class Recurrent(Layer):
     and with δ = ∂L/∂q_t, γ = ∂L/∂p_t from the step's backward (Werbos 1990, backpropagation
     through time)
 
-        ∂L/∂h_{t-1} = W_hhᵀ δ_t + what the step passes on,   ∂L/∂x_t = W_ihᵀ γ_t,
+        ∂L/∂h_{t-1} = W_hhᵀ δ_t + (the step's own dh),   ∂L/∂x_t = W_ihᵀ γ_t,
         ∂L/∂W_hh = Σ δ_t h_{t-1}ᵀ,  ∂L/∂b_hh = Σ δ_t,  ∂L/∂W_ih = Σ γ_t x_tᵀ,  ∂L/∂b_ih = Σ γ_t.
 
     The next layer reads h_1 … h_T. A bidirectional layer (Schuster & Paliwal 1997) has a second
     set of weights that reads from the last time step to the first; the two outputs of a time step
-    stand side by side.
+    are concatenated.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ class Recurrent(Layer):
     dropout : float, default 0
         Probability with which training drops each output of every layer but the last.
     truncate : int, optional
-        k: backpropagation through time is truncated. Time is cut into chunks of k steps, [0, k),
-        [k, 2k), …, in every layer and direction alike. States are carried across the borders,
-        but count as constants there: no gradient crosses one, so that it flows through at most k
-        steps, and that of the initial state comes from the first chunk alone (the last one, in
-        the reverse direction). A parameter's gradient is the sum over the chunks, as if they were
-        run one after the other (Williams & Peng 1990, with h = h′ = k). None: no truncation.
+        k of truncated backpropagation through time. Time is split into chunks of k steps, [0, k),
+        [k, 2k), …, in every layer and direction alike. A state carried into the next chunk is a
+        constant there, so that gradients flow through at most k steps, and that of the initial
+        state comes from the first chunk alone (the last one in the reverse direction). A
+        parameter's gradient is the sum over the chunks (Williams & Peng 1990, with h = h′ = k).
+        None: no truncation.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights, all from U(-1/√hidden_size, 1/√hidden_size), as in PyTorch.
@@ -76,15 +76,15 @@ class Recurrent(Layer):
     Attributes
     ----------
     weight_ih_l0, … : Parameter (gates · hidden_size, input_size)
-        ``_l1``, … for the layers above, whose input is hidden_size · directions wide, and
-        ``_l0_reverse``, … for the other direction: PyTorch's names, so state dicts load.
+        ``_l1``, … for the layers above, with an input of width hidden_size · directions, and
+        ``_l0_reverse``, … for the other direction: the names in PyTorch's state dicts.
     weight_hh_l0, … : Parameter (gates · hidden_size, hidden_size)
     bias_ih_l0, bias_hh_l0, … : Parameter (gates · hidden_size,)
 
     Notes
     -----
-    Input (N, T, input_size), output (N, T, hidden_size · directions): the batch comes first,
-    always. The initial states are 0; `run` takes and gives them.
+    Input (N, T, input_size), output (N, T, hidden_size · directions): the batch is always the
+    first axis. The initial states are 0; `run` takes and returns states.
 
     Raises
     ------
@@ -94,7 +94,7 @@ class Recurrent(Layer):
 
     Examples
     --------
-    A cell of one's own, the leaky average h_t = ½ h_{t-1} + ½ (p_t + q_t):
+    A new cell, the leaky average h_t = ½ h_{t-1} + ½ (p_t + q_t):
 
     >>> import numpy as np
     >>> from xbp import nn
@@ -162,8 +162,8 @@ class Recurrent(Layer):
         states : tuple of arrays
             After the step.
         backward : callable
-            ``dp, dq, (dh, …) = backward(dh, …)``, where the dh returned leaves out the way
-            through q, and is None if that is the only one.
+            ``dp, dq, (dh, …) = backward(dh, …)``, where the returned dh excludes the gradient
+            through q, and is None if there is no other.
         """
         msg = f"{type(self).__name__} has no step; define step(self, xp, p, q, *states)"
         raise NotImplementedError(msg)
@@ -178,7 +178,7 @@ class Recurrent(Layer):
     def run(
         self, x: Array, state: Any = None, *, training: bool = False, rng: Rng = None
     ) -> tuple[tuple[Array, Any], RunBackward]:
-        """`forward` from a given state, to be continued from the final one.
+        """`forward` from a given state, which also returns the final one.
 
         Parameters
         ----------
@@ -213,9 +213,9 @@ class Recurrent(Layer):
         self._check_shape(x)
         initial = self._states(xp, x, state, "initial state")
         rng = as_stream(rng) if training else None
-        y = xp.permute_dims(x, (1, 0, 2))  # time first: each step's slice is one piece of memory
+        y = xp.permute_dims(x, (1, 0, 2))  # time first, so that each step's slice is contiguous
         undrops: list[Backward] = []
-        final: list[States] = []  # of each layer and direction, as are the scans' backwards
+        final: list[States] = []  # for each layer and direction, as `scans`
         scans: list[ScanBackward] = []
         for layer in range(self.num_layers):
             y, undrop = self.between.forward(y, training=training and layer > 0, rng=rng)
@@ -280,10 +280,10 @@ class Recurrent(Layer):
                 through_q = matmul(dq[t], W_hh)
                 around = others[0]
                 dstates = (through_q if around is None else through_q + around, *others[1:])
-            same = dp[0] is dq[0]  # as in every cell that adds p and q
+            same = dp[0] is dq[0]  # for every cell that adds p and q
             dP = xp.reshape(_stack(xp, dp), (-1, width))
             dQ = dP if same else xp.reshape(_stack(xp, dq), (-1, width))
-            # h before each step: the initial state, and all but the last of those after a step
+            # h before each step: the initial state, then h after every step but the last
             before = [h[1:, ...], first] if times.step < 0 else [first, h[:-1, ...]]
             rows_before = xp.reshape(xp.concat(before, axis=0), (-1, self.hidden_size))
             drows, dW_ih, db_ih = project_backward(dP, True)
@@ -299,14 +299,14 @@ class Recurrent(Layer):
     # --- states: a tuple inside, PyTorch's form outside ---
 
     def _stacked(self, xp: Namespace, states: list[States]) -> Any:
-        """For each scan (h, …) → arrays (num_layers · directions, N, hidden_size)."""
+        """(h, …) for each scan → arrays (num_layers · directions, N, hidden_size)."""
         stacked = tuple(_stack(xp, arrays) for arrays in zip(*states, strict=True))
         return stacked if len(stacked) > 1 else stacked[0]
 
     def _states(self, xp: Namespace, x: Array, state: Any, what: str) -> States:
-        """The inverse, checked; zeros for None."""
+        """The inverse of `_stacked`, after a check; zeros for None."""
         shape = (self.num_layers * len(self.directions), x.shape[0], self.hidden_size)
-        if state is None:  # N comes from x itself: where a graph is recorded, its shape lacks it
+        if state is None:  # N from x itself, as its shape lacks N while tracing
             zeros = xp.tile(xp.zeros_like(x[:, 0, :1]), (shape[0], 1, shape[2]))
             return (zeros,) * len(self.states)
         states = tuple(state) if isinstance(state, tuple | list) else (state,)
@@ -353,7 +353,7 @@ MOST_AT_ONCE = 8
 
 
 def _stack(xp: Namespace, arrays: Sequence[Array]) -> Array:
-    """`xp.stack` of any number of arrays, a few at a time, so that a device can record it."""
+    """`xp.stack` of any number of arrays, a few at a time, as capture requires."""
     if len(arrays) <= MOST_AT_ONCE:
         return xp.stack(arrays)
     starts = range(0, len(arrays), MOST_AT_ONCE)

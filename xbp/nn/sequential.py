@@ -1,4 +1,4 @@
-"""Layers one after the other, which is the chain rule one after the other."""
+"""Layers one after the other; the chain rule, from the last to the first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xbp.nn.backward import (
     run_forward,
 )
 from xbp.nn.layer import Layer
-from xbp.nn.operation import Run, is_operation
+from xbp.nn.operation import OperationChain, is_operation
 from xbp.random import RandomStream, as_stream
 
 
@@ -31,10 +31,10 @@ class Sequential(Layer):
 
     Notes
     -----
-    Neighbours that are operations (`OperationLayer`: Linear, Conv2d, ReLU, Flatten, …) are one call
-    of `xbp.primitives.chain`, those of a Sequential within this one included, in which an
-    accelerator does several in one pass. A layer of one's own that calls others one by one has
-    nothing of it; hold them in a Sequential, ``self.body = nn.Sequential(…)``, and call that.
+    Neighbouring operation layers (`OperationLayer`: Linear, Conv2d, ReLU, Flatten, …), those of
+    nested Sequentials included, are one call of `xbp.primitives.chain`, which an accelerator may
+    fuse. To fuse the layers of a hand-written layer, hold them in a Sequential, ``self.body =
+    nn.Sequential(…)``, and call its `forward`.
 
     Examples
     --------
@@ -59,10 +59,10 @@ class Sequential(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        rng = as_stream(rng) if training else None  # one stream: each layer draws its own part
+        rng = as_stream(rng) if training else None  # one stream for all layers
         backwards = []
         for part in plan_of(self).parts:
-            if isinstance(part, Run):
+            if isinstance(part, OperationChain):
                 x, backward = part.forward(x)
             else:
                 x, backward = run_forward(part, x, training=training, rng=rng)
@@ -80,18 +80,18 @@ class Sequential(Layer):
         return x, TwoPartBackward(gradients)
 
     def __call__(self, x: Array) -> Array:
-        if not _is_plain(self):  # a subclass that runs otherwise
+        if not _is_plain(self):  # a subclass with another forward
             return super().__call__(x)
         for part in plan_of(self).parts:
-            if isinstance(part, Run):
-                for x in part.infer(x):  # noqa: B007, B020  what comes before y is let go at once
+            if isinstance(part, OperationChain):
+                for x in part.infer(x):  # noqa: B007, B020  frees each output before the next
                     pass
             else:
                 x = part(x)
         return x
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """``0``, ``1``, …; and the other layers that a subclass may have, by their own names."""
+        """Layers by the names ``0``, ``1``, …; further ones of a subclass by their attributes."""
         for index, layer in enumerate(self.layers):
             yield str(index), layer
         for name, layer in super().children():
@@ -105,7 +105,7 @@ class Sequential(Layer):
         return iter(self.layers)
 
     def __getitem__(self, index: int | slice) -> Layer:
-        """A layer; or for a slice a Sequential of the same layers, sharing their parameters."""
+        """A layer, or for a slice a Sequential of the same layers, with shared parameters."""
         if isinstance(index, slice):
             return Sequential(*self.layers[index])
         return self.layers[index]
@@ -116,27 +116,27 @@ class Sequential(Layer):
 
 
 class Plan:
-    """What a Sequential runs: its layers, with those of a Sequential in it in its place.
+    """The layers of a Sequential, with nested Sequentials flattened.
 
     Attributes
     ----------
-    parts : list of Layer or Run
-        In their order; neighbours that are operations, two or more, are one `Run`.
+    parts : list of Layer or OperationChain
+        In order; two or more neighbouring operation layers form an `OperationChain`.
     """
 
     def __init__(self, model: Sequential) -> None:
         self.layers = model.layers
-        self.inner: list[tuple[Sequential, Any]] = []  # and their layers
-        self.parts: list[Layer | Run] = []
-        self.single: list[tuple[Layer, bool]] = []  # and whether it is an operation
+        self.inner: list[tuple[Sequential, Any]] = []  # with their layers
+        self.parts: list[Layer | OperationChain] = []
+        self.single: list[tuple[Layer, bool]] = []  # with `is_operation`
         for operation, layers in groupby(self._flattened(model.layers), is_operation):
             neighbours: list[Any] = list(layers)
             if operation and len(neighbours) > 1:
-                self.parts.append(Run(neighbours))
+                self.parts.append(OperationChain(neighbours))
             else:
                 self.parts += neighbours
                 self.single += [(layer, operation) for layer in neighbours]
-        self.runs = [part for part in self.parts if isinstance(part, Run)]
+        self.chains = [part for part in self.parts if isinstance(part, OperationChain)]
 
     def _flattened(self, layers: Iterable[Layer]) -> Iterator[Layer]:
         for layer in layers:
@@ -147,7 +147,7 @@ class Plan:
                 yield layer
 
     def holds(self, model: Sequential) -> bool:
-        """Whether a new plan of `model` would be the same."""
+        """Whether the plan is still that of `model`."""
         if model.layers is not self.layers or type(self.layers) is not tuple:
             return False
         for inner, layers in self.inner:
@@ -158,14 +158,14 @@ class Plan:
         for layer, operation in self.single:
             if is_operation(layer) != operation or is_sequential(layer):
                 return False
-        return all(run.holds() for run in self.runs)
+        return all(run.holds() for run in self.chains)
 
 
 _plans: WeakKeyDictionary[Sequential, Plan] = WeakKeyDictionary()
 
 
 def plan_of(model: Sequential) -> Plan:
-    """The plan of a model, made once, and again when the model has changed."""
+    """The cached plan of a model, made anew when the model has changed."""
     try:
         plan = _plans.get(model)
         if plan is None or not plan.holds(model):
@@ -176,7 +176,7 @@ def plan_of(model: Sequential) -> Plan:
 
 
 def is_sequential(layer: Layer) -> TypeGuard[Sequential]:
-    """Whether a layer runs its layers one after the other, and does nothing else."""
+    """Whether a layer only runs its layers one after the other."""
     return type(layer).__call__ is Sequential.__call__ and _is_plain(layer)
 
 

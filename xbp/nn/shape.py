@@ -1,4 +1,4 @@
-"""Layers that only rearrange."""
+"""Layers that flatten, or select the last time step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Flatten(OperationLayer):
 class LastTimeStep(Layer):
     """(N, T, …) → (N, …): the last time step; ∂L/∂x is ∂L/∂y there, and 0 before it.
 
-    After a recurrent layer it makes a Sequential a classifier of sequences. (Of a bidirectional
+    After a recurrent layer it makes a Sequential a classifier of sequences. (In a bidirectional
     one, the reverse half of the last step has read that step only.)
 
     Raises

@@ -1,4 +1,4 @@
-"""What layers keep beside their parameters, moved without training, or held still."""
+"""Running statistics: updated without training, or protected from updates."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from xbp.nn.layer import Layer
 
 
 def update_statistics(model: Layer, x: Array, *, rng: Rng = None) -> None:
-    """Move the statistics of `model` as a step of training on `x` does, and nothing else.
+    """Update the running statistics of `model` as a training step on `x` does, and nothing else.
 
-    Running statistics are moved by the backward (see `Buffer`). This runs forward and backward in
-    training mode, for a ∂L/∂y of zeros, and leaves all gradients as they were. In PyTorch it is
+    The backward updates running statistics (see `Buffer`). This function runs forward and backward
+    in training mode, with ∂L/∂y = 0, and restores all gradients. The equivalent in PyTorch is
     ``model.train()`` and ``model(x)`` under ``torch.no_grad()``.
 
     Parameters
     ----------
     model : Layer
-        Without a `Buffer` there is nothing to do.
+        Without a `Buffer` nothing changes.
     x : array
-        One batch, where the model lives; call it again for the next one.
+        One batch, on the model's device.
     rng : int, numpy.random.Generator, xbp.random.RandomStream or None
         The source of random masks.
 
@@ -56,7 +56,7 @@ def update_statistics(model: Layer, x: Array, *, rng: Rng = None) -> None:
 
 
 def _zeros(y: Any) -> Any:
-    """∂L/∂y of an L that does not depend on y; a layer may have several outputs."""
+    """∂L/∂y = 0 for one output or a tuple of outputs."""
     if isinstance(y, tuple):
         return tuple(map(_zeros, y))
     with on_device_of(y):
@@ -70,7 +70,7 @@ def _copy(array: Array) -> Array:
 
 @contextmanager
 def buffers_kept(model: Layer) -> Iterator[None]:
-    """Within the block backwards may move the buffers of `model`; then they are as before."""
+    """A context that restores the buffers of `model` at its end."""
     buffers = [buffer for _, buffer in model.named_buffers()]
     saved = [_copy(buffer.data) for buffer in buffers]
     try:

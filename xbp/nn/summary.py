@@ -1,4 +1,4 @@
-"""What a model consists of: its layers, the shapes of their outputs, their parameters."""
+"""A model's layers, the shapes of their outputs, and their numbers of parameters."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class LayerSummary(NamedTuple):
     name : str
         As in the keys of state dicts: ``"0"``, ``"3.1"``; empty for a model that is one layer.
     kind : str
-        The name of its class.
+        The name of the layer's class.
     output_shape : tuple of int
-        Of one sample, so without the batch axis; of a layer of several outputs, a tuple of such.
+        Of one sample, without the batch axis; for several outputs, a tuple of shapes.
     parameters : int
-        How many numbers are learned; those shared with an earlier layer are not counted again.
+        The number of learned numbers, without those shared with an earlier layer.
     """
 
     name: str
@@ -35,16 +35,16 @@ class LayerSummary(NamedTuple):
 
     @property
     def sizes(self) -> str:
-        """The output's shape as text: ``"16 × 5 × 5"``; of several outputs, ``"4 × 4, 2"``."""
+        """The output's shape as text: ``"16 × 5 × 5"``; for several outputs, ``"4 × 4, 2"``."""
         several = any(isinstance(size, tuple) for size in self.output_shape)
         shapes: Any = self.output_shape if several else (self.output_shape,)
         return ", ".join(" × ".join(map(str, shape)) for shape in shapes)
 
 
 def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
-    """Run one sample of zeros through `model`, and say what each layer makes of it.
+    """Run one sample of zeros through `model`, and list each layer with its output's shape.
 
-    Layers inside a Sequential come one by one, any other layer as a whole.
+    Layers inside a Sequential are listed one by one, any other layer as a whole.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
     Returns
     -------
     list of LayerSummary
-        In the order in which they run.
+        In the order of the forward.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The block that Transformers are stacks of."""
+"""The block of a Transformer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Forward: TypeAlias = "Callable[..., tuple[Array, Backward]]"
 
 
 class TransformerBlock(Layer):
-    """Self attention A and a feed-forward network M, each added to what it was given.
+    """Self attention A and a feed-forward network M, each with a residual connection.
 
     With dropout D, normalizations N₁ and N₂, and M(h) = W₂ φ(W₁ h + b₁) + b₂ at each position,
 
@@ -32,8 +32,8 @@ class TransformerBlock(Layer):
     ``norm_first=False``  h = N₁(x + D A(x)),   y = N₂(h + D M(h))     (Vaswani et al. 2017)
     ====================  ====================  ===============================================
 
-    A sum hands ∂L/∂y to both of its terms, so for x + f(x) it is ∂L/∂x = ∂L/∂y + fᵀ(∂L/∂y), where
-    fᵀ stands for the backward of f: the first term is why such networks can be deep.
+    A sum hands ∂L/∂y to both of its terms, so x + f(x) has ∂L/∂x = ∂L/∂y + fᵀ(∂L/∂y), where fᵀ is
+    the backward of f; the first term allows such networks to be deep.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ class TransformerBlock(Layer):
     dim_feedforward : int, optional
         The hidden width of M; by default 4 · embed_dim.
     dropout : float, default 0
-        Also that of the weights of the attention.
+        The probability of D, and of the attention weights' dropout.
     activation : callable, default nn.GELU
-        φ: a layer's class, or another function without arguments that makes a layer. For a `GLU`,
-        which halves the features, W₁ has twice dim_feedforward outputs.
+        φ: a layer's class, or a function without arguments that makes a layer. For a `GLU`, which
+        halves the features, W₁ has twice dim_feedforward outputs.
     norm_first : bool, default True
     causal : bool, default False
     bias : bool, default True
-        Of all Linears and normalizations.
+        Whether all Linears and normalizations have biases.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
@@ -63,8 +63,8 @@ class TransformerBlock(Layer):
     Notes
     -----
     Input and output (N, T, embed_dim). The names are those of PyTorch's `TransformerEncoderLayer`,
-    whose state dicts load. That one drops activations of φ as well, and normalizes last, with ReLU
-    and dropout 0.1, by default.
+    whose state dicts load. PyTorch's layer has dropout after φ as well, and by default
+    norm_first=False, ReLU and dropout 0.1.
 
     Raises
     ------
@@ -147,7 +147,7 @@ class TransformerBlock(Layer):
 
 
 def through(*forwards: Forward) -> Forward:
-    """f_n(… f_1(x)) of forwards, whose backwards run from the last to the first."""
+    """The composition f_n(… f_1(x)) of forwards; backwards run from the last to the first."""
 
     def forward(x: Array, **mode: Any) -> tuple[Array, Backward]:
         backwards = []
@@ -166,7 +166,7 @@ def through(*forwards: Forward) -> Forward:
 
 
 def added(f: Forward) -> Forward:
-    """x + f(x) of a forward, with ∂L/∂x = ∂L/∂y + fᵀ(∂L/∂y)."""
+    """x + f(x) for a forward f, with ∂L/∂x = ∂L/∂y + fᵀ(∂L/∂y)."""
 
     def forward(x: Array, **mode: Any) -> tuple[Array, Backward]:
         y, backward = f(x, **mode)

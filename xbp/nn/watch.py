@@ -1,8 +1,8 @@
-"""A forward run once with an eye on how it runs the layers that it is made of.
+"""A check of how a hand-written forward runs its layers.
 
-Two mistakes in a hand-written forward change no output, or hardly, and are told by nothing else:
-``self.conv(x)`` is inference, which has no backward, so that the gradient is wrong without a word;
-and ``self.drop.forward(x)`` without `training` runs as in inference for ever.
+It finds two mistakes that hardly change an output: ``self.conv(x)`` is inference, without a
+backward, so that the gradient is silently wrong; ``self.drop.forward(x)`` without `training` always
+runs in inference mode.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xbp.random import RandomStream
 
 
 def is_handwritten(layer: Layer) -> bool:
-    """Whether a layer, or one in it, has a forward that is not xbp's, with layers to call."""
+    """Whether a layer, or one in it, has sublayers and a forward that is not xbp's."""
     return any(
         not str(type(part).forward.__module__).startswith("xbp.") and any(part.children())
         for part in layer.tree()
@@ -30,15 +30,15 @@ def is_handwritten(layer: Layer) -> bool:
 
 @contextmanager
 def watched(layer: Layer) -> Iterator[None]:
-    """Within the block, in this thread, what forwards do with the layers of `layer` is looked at.
+    """A context that checks how forwards, in this thread, run the layers of `layer`.
 
-    Not where xbp has written all of them.
+    Without hand-written forwards nothing is checked.
 
     Raises
     ------
     InputError
-        A forward calls one of its layers for inference, or does not hand on `training` to one to
-        which it makes a difference.
+        A forward calls one of its layers for inference, or does not hand `training` on to a layer
+        that depends on it.
     """
     if not is_handwritten(layer):
         yield
@@ -52,7 +52,7 @@ def watched(layer: Layer) -> Iterator[None]:
     }
     wrap: dict[str, Callable[..., Any]] = {"forward": _forward, "__call__": _call}
     _here.running = []
-    with ExitStack() as stack, _lock:  # one at a time, as classes belong to all threads
+    with ExitStack() as stack, _lock:  # one at a time, as threads share the classes
         for kind, method in owners:
             original = vars(kind)[method]
             stack.callback(setattr, kind, method, original)
@@ -108,8 +108,8 @@ def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
 def _check_the_same(
     original: Callable[..., Any], owner: Layer, layer: Layer, args: Any, options: Any
 ) -> None:
-    """Refuse that `training` is left out where it makes a difference."""
-    running, _here.running = _here.running, None  # once more, unwatched
+    """Refuse a missing `training` for a layer that depends on it."""
+    running, _here.running = _here.running, None  # run again, unwatched
     try:
         without = original(layer, *args, **options)[0]
         with_it = original(layer, *args, **options | {"training": True, "rng": RandomStream(0)})[0]
@@ -131,7 +131,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _name_in(owner: Layer, layer: Layer) -> str:
-    """``self.conv``, as the owner's code has it, as far as is known."""
+    """``self.conv``, the layer's name in the owner's code, as far as known."""
     for name, child in owner.children():
         if child is layer:
             return f"self.{name}"
