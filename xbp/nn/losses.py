@@ -60,7 +60,7 @@ class Loss:
         return xp.sum(xp.astype(weight, first.dtype))
 
     def relative(self, prediction: Array, weight: Array) -> Array:
-        """The factor r of each sample's loss, in the prediction's dtype: (N, 1, …), with as many axes.
+        """The factor r of each sample's loss, (N, 1, …), in the prediction's dtype.
 
         For a mean r_n = w_n N / Σ w, which gives Σ w_n ℓ_n / Σ w as in scikit-learn; for a sum
         r_n = w_n. An integer weight thus has the effect of repeating the sample. If all weights are

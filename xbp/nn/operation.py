@@ -205,11 +205,11 @@ class OperationChain:
 
 
 SHAPES = 256
-"""Shapes of x that a run remembers to fit."""
+"""The most shapes of x that a chain caches as fitting."""
 
 
 def _is_steady(value: Any) -> bool:
-    """Whether an attribute's value is immutable."""
+    """Whether a change of an attribute with this value replaces the value."""
     if type(value) is tuple:
         return all(type(item) in PLAIN for item in value)
     return type(value) in PLAIN or type(value) is Parameter
