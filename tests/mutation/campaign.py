@@ -23,7 +23,10 @@ from mutation.kernels import NOT_COMPILED, KernelFault
 from mutation.plant import install
 from mutation.suite import ERROR, ROOT, Seen, Suite, processes
 
-SOURCES = ("xbp/nn", "xbp/optim", "xbp/primitives", "xbp/accelerators", "xbp/models/lenet1998")
+SOURCES = (
+    *("xbp/nn", "xbp/optim", "xbp/primitives", "xbp/accelerators", "xbp/accelerators/cpu"),
+    "xbp/models/lenet1998",
+)
 FILES = ("xbp/initializers.py", "xbp/random.py")
 TESTS = (
     *("tests/nn", "tests/optim", "tests/primitives", "tests/accelerators", "tests/properties"),
