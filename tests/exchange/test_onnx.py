@@ -161,11 +161,31 @@ def test_float64_stays_float64_though_onnxruntime_has_no_such_convolution(tmp_pa
 
 
 @pytest.mark.parametrize(
+    "resize",
+    [
+        nn.Upsample((3, 5)),
+        nn.Upsample((3, 5), mode="bilinear"),
+        nn.AdaptiveAvgPool2d((3, 5)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.ZeroPad2d((2, 2, 1, 1))),
+    ],
+    ids=repr,
+)
+def test_sizes_change_in_float64_too(tmp_path: Path, resize: nn.Layer) -> None:
+    model = nn.Sequential(resize, nn.Flatten(), nn.Linear(30, 2, dtype="float64", rng=1))
+    exported = to_onnx(model, tmp_path / "model.onnx", (2, 6, 4))
+    assert exported.dtype == "float64"
+    assert exported.difference is not None and exported.difference < 1e-14
+
+
+@pytest.mark.parametrize(
     "layer",
     [
         nn.Conv2d(2, 3, (3, 4), (2, 1), (1, 2), rng=0),
         nn.MaxPool2d((3, 4), (2, 1), (1, 2)),
         nn.AvgPool2d((3, 4), (2, 1), (1, 2)),
+        nn.Conv2d(2, 4, (3, 4), padding="same", dilation=(1, 2), groups=2, rng=0),
+        nn.Upsample((3, 11)),
+        nn.ZeroPad2d((1, 2, 3, -1)),
     ],
     ids=lambda layer: type(layer).__name__,
 )

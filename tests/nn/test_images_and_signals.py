@@ -40,7 +40,29 @@ def conv2d(r: Rng) -> Drawn:
     return (*channels, kernel), options | {"bias": r.yes()}, shape
 
 
+def adaptive_avg_pool2d(r: Rng) -> Drawn:
+    return ((r.number(1, 9), r.number(1, 9) if r.yes() else None),), {}, (2, 3, *r.pair(1, 12))
+
+
+def upsample(r: Rng) -> Drawn:
+    """Downwards, too."""
+    options: dict[str, Any] = {"size": r.pair(1, 9)}
+    if r.yes():
+        factors = [0.5, 0.7, 1.0, 1.3, 2.0, 2.5, 3.0]
+        options = {"scale_factor": (factors[r.number(0, 6)], factors[r.number(0, 6)])}
+    if r.yes():
+        options |= {"mode": "bilinear", "align_corners": [None, False, True][r.number(0, 2)]}
+    return (), options, (2, 3, *r.pair(2, 9))
+
+
+def zero_pad2d(r: Rng) -> Drawn:
+    return (tuple(r.number(-2, 3) for _ in range(4)),), {}, (2, 3, *r.pair(5, 7))
+
+
 DRAWN: list[tuple[str, Callable[[Rng], Drawn]]] = [
+    ("AdaptiveAvgPool2d", adaptive_avg_pool2d),
+    ("Upsample", upsample),
+    ("ZeroPad2d", zero_pad2d),
     ("Conv2d", conv2d),
 ]
 
@@ -74,7 +96,57 @@ def test_outputs_and_gradients_are_those_of_pytorch(
         np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-10)
 
 
+IMAGES = np.ones((1, 2, 3, 4))
 REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: nn.AdaptiveAvgPool2d(0), "output_size must be an integer of at least 1, got 0"),
+    (
+        lambda: nn.AdaptiveAvgPool2d((1, 2, 3)),
+        "output_size must be an integer or a pair (height, width), got (1, 2, 3)",
+    ),
+    (
+        lambda: nn.AdaptiveAvgPool2d(1)(IMAGES[0]),
+        "AdaptiveAvgPool2d(output_size=(1, 1)) expects images of shape (N, C, H, W), got shape "
+        "(2, 3, 4)",
+    ),
+    (
+        lambda: nn.AdaptiveAvgPool2d(1)(IMAGES[:, :, :0]),
+        "AdaptiveAvgPool2d(output_size=(1, 1)) has nothing to average in images of 0 × 4 pixels",
+    ),
+    (nn.Upsample, "give one of size and scale_factor, got size=None, scale_factor=None"),
+    (
+        lambda: nn.Upsample(4, 2.0),
+        "give one of size and scale_factor, got size=4, scale_factor=2.0",
+    ),
+    (lambda: nn.Upsample(0), "size must be an integer of at least 1, got 0"),
+    (
+        lambda: nn.Upsample(scale_factor=-1),
+        "scale_factor must be a finite number above 0, got -1",
+    ),
+    (
+        lambda: nn.Upsample(scale_factor=(1, 2, 3)),
+        "scale_factor must be a number or a pair (height, width), got (1, 2, 3)",
+    ),
+    (
+        lambda: nn.Upsample(4, mode="bicubic"),
+        "mode must be one of 'nearest', 'bilinear', got 'bicubic'",
+    ),
+    (
+        lambda: nn.Upsample(4, align_corners=True),
+        'align_corners is of mode="bilinear", got True with mode="nearest"',
+    ),
+    (
+        lambda: nn.Upsample(scale_factor=0.3)(IMAGES),
+        "Upsample(scale_factor=(0.3, 0.3), mode='nearest') makes no pixels of images of 3 × 4 "
+        "pixels",
+    ),
+    (
+        lambda: nn.ZeroPad2d((1, 2)),
+        "padding must be an integer or (left, right, top, bottom), got (1, 2)",
+    ),
+    (
+        lambda: nn.ZeroPad2d(-2)(IMAGES),
+        "ZeroPad2d(padding=(-2, -2, -2, -2)) leaves nothing of images of 3 × 4 pixels",
+    ),
     (lambda: nn.Conv2d(4, 6, 3, groups=4), "groups=4 must divide in_channels=4 and out_channels=6"),
     (lambda: nn.Conv2d(3, 6, 3, groups=2), "groups=2 must divide in_channels=3 and out_channels=6"),
     (lambda: nn.Conv2d(3, 6, 3, groups=0), "groups must be an integer of at least 1, got 0"),

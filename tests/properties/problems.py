@@ -32,6 +32,7 @@ from xbp.testing import oracles
 from xbp.testing.cases import LAYERS, LOSSES, Call, Case, Line
 from xbp.testing.cases.case import at_zero
 from xbp.testing.cases.layers import dropout as dropout_oracle
+from xbp.testing.cases.layers import upsample as upsample_oracle
 
 SMOOTH = 2.0**-17
 """The step of a central difference where its error, of h² for truncation and ε/h for rounding, is
@@ -173,6 +174,54 @@ def avg_pool2d(draw: st.DrawFn, budget: int) -> Problem:
         lambda s, x: oracles.avg_pool2d(x, *w.window),
         step=1.0,
         exact=is_dyadic(w.kernel[0] * w.kernel[1]),
+    )
+
+
+@st.composite
+def images_shape(draw: st.DrawFn, budget: int, least: int = 1) -> tuple[int, ...]:
+    few, pixels = st.integers(1, 5), st.integers(least, 7)
+    return (*sizes(draw, budget // 50, batches, few), draw(pixels), draw(pixels))
+
+
+@st.composite
+def adaptive_avg_pool2d(draw: st.DrawFn, budget: int) -> Problem:
+    shape = draw(images_shape(budget))
+    size = draw(st.tuples(*[st.none() | st.integers(1, 8)] * 2))
+    height, width = (old if new is None else new for old, new in zip(shape[2:], size, strict=True))
+    return Problem(
+        nn.AdaptiveAvgPool2d(size),
+        (quarters(draw(seeds), *shape),),
+        lambda s, x: oracles.adaptive_avg_pool2d(x, (height, width)),
+        step=1.0,
+    )
+
+
+@st.composite
+def upsample(draw: st.DrawFn, budget: int) -> Problem:
+    """Upwards or downwards on each axis."""
+    shape = draw(images_shape(budget, 2))
+    options: dict[str, Any] = {"size": draw(st.tuples(*[st.integers(1, 8)] * 2))}
+    if draw(st.booleans()):
+        options = {"scale_factor": draw(st.tuples(*[st.sampled_from([0.5, 0.7, 1.5, 2.0])] * 2))}
+    if draw(st.booleans()):
+        options |= {"mode": "bilinear", "align_corners": draw(st.booleans())}
+    return Problem(
+        nn.Upsample(**options),
+        (quarters(draw(seeds), *shape),),
+        lambda s, x: upsample_oracle(s, x, **options),
+        step=1.0,
+    )
+
+
+@st.composite
+def zero_pad2d(draw: st.DrawFn, budget: int) -> Problem:
+    padding = draw(st.tuples(*[st.integers(-2, 3)] * 4))
+    return Problem(
+        nn.ZeroPad2d(padding),
+        (quarters(draw(seeds), *draw(images_shape(budget, 5))),),
+        lambda s, x: oracles.zero_pad2d(x, *padding),
+        step=1.0,
+        exact=True,
     )
 
 
@@ -503,6 +552,9 @@ OWN: dict[str, Problems] = {
     "PartialConv2d": partial_conv2d,
     "MaxPool2d": max_pool2d,
     "AvgPool2d": avg_pool2d,
+    "AdaptiveAvgPool2d": adaptive_avg_pool2d,
+    "Upsample": upsample,
+    "ZeroPad2d": zero_pad2d,
     "Subsample2d": subsample2d,
     "Sequential": sequential,
     "RNN": partial(

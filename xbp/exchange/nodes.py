@@ -14,12 +14,14 @@ from unittest.mock import patch
 
 import ndonnx
 import ndonnx._typed_array.onnx as typed
+import numpy as np
 import spox.opset.ai.onnx.v21 as op
 from spox import _value_prop
 
 from xbp import registry
 from xbp.backend import Array
 from xbp.primitives.images import Padding, Pair, sides
+from xbp.primitives.resampling import Matrix, averaging, interpolating
 
 Result: TypeAlias = Any
 """Output and backward, or NotImplemented."""
@@ -57,6 +59,55 @@ def average_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair) ->
         return NotImplemented
     window = {"kernel_shape": kernel_size, "strides": stride, "pads": padding * 2}
     return _made(op.average_pool(x.unwrap_spox(), **window, count_include_pad=1))
+
+
+def zero_pad(x: Array, *, padding: Padding) -> Result:
+    (top, bottom), (left, right) = sides(padding)
+    pads, axes = (op.const(np.asarray(it)) for it in ((top, left, bottom, right), (2, 3)))
+    return _made(op.pad(x.unwrap_spox(), pads, axes=axes))
+
+
+def adaptive_average_pool(x: Array, *, output_size: tuple[int | None, int | None]) -> Result:
+    if x.dtype != ndonnx.float32 or output_size != (1, 1):
+        return _product(x, averaging(x.shape[2:], output_size))
+    return _made(op.global_average_pool(x.unwrap_spox()))
+
+
+def upsample(
+    x: Array,
+    *,
+    size: Pair | None = None,
+    scale_factor: tuple[float, float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+) -> Result:
+    if x.dtype != ndonnx.float32:
+        return _product(x, interpolating(x.shape[2:], size, scale_factor, mode, align_corners))
+    if mode == "nearest":
+        how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    else:
+        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        if align_corners:
+            how["coordinate_transformation_mode"] = "align_corners"
+    to = (
+        {"sizes": op.const(np.asarray(size, "int64"))}
+        if scale_factor is None
+        else {"scales": op.const(np.asarray(scale_factor, "float32"))}
+    )
+    return _made(op.resize(x.unwrap_spox(), **to, axes=(2, 3), **how))
+
+
+def _product(x: Array, matrices: tuple[Matrix, Matrix]) -> Result:
+    """A x Bᵀ, with zeros; so an infinity in x makes the results of other rows nan, too."""
+    dense = []
+    for matrix, columns in zip(matrices, x.shape[2:], strict=True):
+        full = np.zeros((len(matrix), columns), x.dtype.unwrap_numpy())
+        for r, entries in enumerate(matrix):
+            for i, entry in entries:
+                full[r, i] = entry
+        dense.append(full)
+    A, B = dense
+    return _made(op.matmul(op.matmul(op.const(A), x.unwrap_spox()), op.const(B.T.copy())))
 
 
 def normalize(
@@ -109,4 +160,16 @@ def _matmul(a: Any, b: Any) -> Any:
     return type(a)(typed.op.matmul(a._var, b._var))
 
 
-registry.register(ndonnx.Array, (convolve, rectify, max_pool, average_pool, normalize))
+registry.register(
+    ndonnx.Array,
+    (
+        convolve,
+        rectify,
+        max_pool,
+        average_pool,
+        adaptive_average_pool,
+        upsample,
+        zero_pad,
+        normalize,
+    ),
+)

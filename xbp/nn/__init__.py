@@ -41,11 +41,12 @@ from xbp.nn.losses import (
 from xbp.nn.norm import GroupNorm, LayerNorm, RMSNorm
 from xbp.nn.operation import Operation, OperationLayer
 from xbp.nn.parameter import Buffer, Parameter
-from xbp.nn.pool import AvgPool2d, MaxPool2d
+from xbp.nn.pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from xbp.nn.positions import LearnedPositions, SinusoidalPositions
 from xbp.nn.prelu import PReLU
 from xbp.nn.rearrange import Identity, Permute, Reshape
 from xbp.nn.recurrent import GRU, LSTM, RNN
+from xbp.nn.resize import Upsample, ZeroPad2d
 from xbp.nn.scan import Recurrent
 from xbp.nn.sequential import Sequential, named_outputs
 from xbp.nn.sequential import trace as trace
@@ -57,6 +58,7 @@ from xbp.nn.summary import LayerSummary, summary
 from xbp.nn.transformer import TransformerBlock
 
 __all__ = [
+    "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "Backward",
@@ -125,6 +127,8 @@ __all__ = [
     "Tanh",
     "TransformerBlock",
     "TripletMarginLoss",
+    "Upsample",
+    "ZeroPad2d",
     "for_parameters",
     "named_outputs",
     "summary",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from xbp.arguments import integer
 from xbp.errors import InputError
 from xbp.nn.operation import Operation, OperationLayer, Shape
-from xbp.nn.windowed import Size, Windowed
+from xbp.nn.windowed import Size, Windowed, check_images, described
 from xbp.primitives.pooling import average_pool, max_pool
+from xbp.primitives.resampling import adaptive_average_pool
 
 
 class _Pool(Windowed, OperationLayer):
@@ -100,3 +102,58 @@ class AvgPool2d(_Pool):
     """
 
     primitive = average_pool
+
+
+class AdaptiveAvgPool2d(OperationLayer):
+    """y[n, c, r, s] = mean of x[n, c, i, j] over ⌊rH/OH⌋ ≤ i < ⌈(r+1)H/OH⌉, and so for j.
+
+    The output's size is given, in place of a window's: windows are as equal as can be. ∂L/∂x sums,
+    over the windows that hold an entry, their share of ∂L/∂y.
+
+    Parameters
+    ----------
+    output_size : int, None, or (height, width) of these
+        None leaves that size as it is; 1 is the mean of each channel.
+
+    Notes
+    -----
+    Input (N, C, H, W), output (N, C, OH, OW). In ``AdaptiveAvgPool2d(3)`` of a row of 5, windows
+    share an entry: 0–1, 1–3, 3–4.
+
+    Raises
+    ------
+    InputError
+        For sizes out of range, and in forward for input that is not 4-D or has no pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> nn.AdaptiveAvgPool2d((1, 3))(np.array([[[[1.0, 3.0, 5.0, 7.0, 9.0]]]])).tolist()
+    [[[[2.0, 5.0, 8.0]]]]
+    """
+
+    def __init__(self, output_size: int | tuple[int | None, int | None] | None) -> None:
+        values = output_size if isinstance(output_size, tuple | list) else (output_size,) * 2
+        if len(values) != 2:
+            msg = f"output_size must be an integer or a pair (height, width), got {output_size!r}"
+            raise InputError(msg)
+        height, width = values
+        self.output_size = (_size_or_none(height), _size_or_none(width))
+
+    def operation(self) -> Operation:
+        return Operation(adaptive_average_pool, options={"output_size": self.output_size})
+
+    def output_shape(self, shape: Shape) -> Shape:
+        check_images(self, shape, 2)
+        if min(shape[2:]) < 1:
+            raise InputError(f"{self} has nothing to average in {described(shape)}")
+        sizes = zip(shape[2:], self.output_size, strict=True)
+        return (*shape[:2], *(old if new is None else new for old, new in sizes))
+
+    def options(self) -> str:
+        return f"output_size={self.output_size}"
+
+
+def _size_or_none(value: int | None) -> int | None:
+    return None if value is None else integer("output_size", value, least=1)

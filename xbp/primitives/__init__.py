@@ -28,6 +28,7 @@ from xbp.primitives.normalization import batch_normalize, normalize
 from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
+from xbp.primitives.resampling import adaptive_average_pool, upsample
 from xbp.primitives.special import erf, erfc, sigmoid
 from xbp.primitives.updates import (
     accumulate,
@@ -40,6 +41,7 @@ from xbp.primitives.updates import (
 
 __all__ = [
     "accumulate",
+    "adaptive_average_pool",
     "add_scaled",
     "affine",
     "attention",
@@ -70,6 +72,7 @@ __all__ = [
     "tanh",
     "unfold_rows",
     "unpad2d",
+    "upsample",
     "windows",
     "write_row",
     "zero_pad",

@@ -71,6 +71,35 @@ def avg_pool2d(s: Any, x: Host, k: Any, stride: Any = None, padding: Any = 0) ->
     return oracles.avg_pool2d(x, pair(k), pair(stride or k), pair(padding))
 
 
+def adaptive_avg_pool2d(s: Any, x: Host, size: Any) -> Host:
+    wanted = zip(pair(size), x.shape[2:], strict=True)
+    height, width = (old if new is None else new for new, old in wanted)
+    return oracles.adaptive_avg_pool2d(x, (height, width))
+
+
+def upsample(
+    s: Any,
+    x: Host,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+) -> Host:
+    old = x.shape[2:]
+    if scale_factor is None:
+        new, ratio = pair(size), (old[0] / pair(size)[0], old[1] / pair(size)[1])
+    else:
+        a, b = pair(scale_factor)
+        new, ratio = (int(old[0] * a), int(old[1] * b)), (1 / a, 1 / b)
+    if mode == "nearest":
+        return oracles.upsample_nearest(x, new, ratio)
+    return oracles.upsample_bilinear(x, new, ratio, align_corners)
+
+
+def zero_pad2d(s: Any, x: Host, padding: Any) -> Host:
+    return oracles.zero_pad2d(x, *(padding if isinstance(padding, tuple) else (padding,) * 4))
+
+
 def subsample2d(
     s: Any, x: Host, channels: int, k: Any = 2, stride: Any = None, padding: Any = 0, **init: Any
 ) -> Host:
@@ -230,6 +259,29 @@ LAYERS: list[Layer] = [
         fed(ends(5, 2, 6, 5), 2),
         fed(ends(5, 2, 6, 5), *OVERLAPPING),
     ]),
+    Layer("AdaptiveAvgPool2d", adaptive_avg_pool2d, [
+        fed((2, 3, 5, 7), 1),
+        fed((3, 2, 5, 7), (3, 4)),
+        fed((2, 2, 4, 6), (2, None)),
+        fed((2, 2, 2, 3), (5, 3)),
+        fed(ends(5, 2, 6, 5), (3, 2)),
+    ]),
+    Layer("Upsample", upsample, [
+        fed((2, 3, 4, 5), scale_factor=2),
+        fed((3, 2, 3, 5), (7, 4)),
+        fed((3, 2, 4, 5), scale_factor=(1.5, 0.7)),
+        fed((2, 3, 4, 5), scale_factor=2, mode="bilinear"),
+        fed((3, 2, 3, 5), (7, 4), mode="bilinear"),
+        fed((3, 2, 3, 5), (7, 1), mode="bilinear", align_corners=True),
+        fed(ends(5, 2, 4, 3), scale_factor=2),
+        fed(ends(5, 2, 4, 3), (5, 6), mode="bilinear"),
+    ]),
+    Layer("ZeroPad2d", zero_pad2d, [
+        fed((2, 3, 4, 5), 1),
+        fed((3, 2, 4, 5), (2, 0, 1, 3)),
+        fed((2, 2, 4, 5), (-1, 2, 0, -2)),
+        fed(ends(5, 2, 4, 3), (0, 1, 2, 0)),
+    ], exact=True),
     *RECURRENT,
     *SEQUENCES,
     Layer("LastTimeStep", entrywise(lambda x: x[:, -1]), [fed((3, 4, 2))], axes=2, exact=True),

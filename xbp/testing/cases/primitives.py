@@ -309,6 +309,23 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for padding in ((1, 2), ((1, 0), (-1, 3)))
     ),
     *(
+        (
+            "adaptive_average_pool",
+            partial(_operation, primitives.adaptive_average_pool, output_size=size),
+            (x,),
+        )
+        for x, size in (((5, 2, 5, 7), (3, None)), ((33, 3, 6, 6), (1, 1)))
+    ),
+    *(
+        ("upsample", partial(_operation, primitives.upsample, **options), (x,))
+        for x in ((5, 2, 4, 3), (18, 1, 5, 6))
+        for options in (
+            {"scale_factor": (2.0, 2.0)},
+            {"size": (7, 5), "mode": "bilinear"},
+            {"size": (3, 8), "mode": "bilinear", "align_corners": True},
+        )
+    ),
+    *(
         ("attention", partial(_attention, causal=causal), (q, (2, 3, 6, 4), (2, 3, 6, 5), *ignored))
         for q in ((2, 3, 5, 4), (2, 3, 1, 4), ends(2, 3, 7, 4))
         for causal in (False, True)

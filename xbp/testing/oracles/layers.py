@@ -133,6 +133,75 @@ def avg_pool2d(x: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
     return y
 
 
+def adaptive_avg_pool2d(x: F64, size: Pair) -> F64:
+    """Mean of each of P x Q windows, x (N, C, H, W) -> y (N, C, P, Q).
+
+    y[n, c, p, q] = mean of x[n, c, i, j] over floor(p H / P) <= i < ceil((p + 1) H / P), and so
+    for j   (PyTorch, nn.AdaptiveAvgPool2d; its source, start_index and end_index)
+    """
+    (rows, columns), (height, width) = size, x.shape[2:]
+    y = np.zeros((*x.shape[:2], rows, columns))
+    for n, c, p, q in np.ndindex(y.shape):
+        seen = [
+            x[n, c, i, j]
+            for i, j in np.ndindex(height, width)
+            if math.floor(p * height / rows) <= i < math.ceil((p + 1) * height / rows)
+            if math.floor(q * width / columns) <= j < math.ceil((q + 1) * width / columns)
+        ]
+        y[n, c, p, q] = sum(seen) / len(seen)
+    return y
+
+
+def upsample_nearest(x: F64, size: Pair, ratio: tuple[float, float]) -> F64:
+    """y[n, c, p, q] = x[n, c, floor(p RH), floor(q RW)], x (N, C, H, W) -> y (N, C, P, Q).
+
+    (PyTorch, nn.Upsample; its source, nearest_neighbor_compute_source_index, which rounds to
+    float32 before floor)
+    """
+    y = np.zeros((*x.shape[:2], *size))
+    for n, c, p, q in np.ndindex(y.shape):
+        i = min(int(np.floor(np.float32(p * ratio[0]))), x.shape[2] - 1)
+        j = min(int(np.floor(np.float32(q * ratio[1]))), x.shape[3] - 1)
+        y[n, c, p, q] = x[n, c, i, j]
+    return y
+
+
+def upsample_bilinear(
+    x: F64, size: Pair, ratio: tuple[float, float], align_corners: bool = False
+) -> F64:
+    """x between its entries, each a tent of width 2, x (N, C, H, W) -> y (N, C, P, Q).
+
+    y[n, c, p, q] = sum_{i, j} tent(u - i) tent(v - j) x[n, c, i, j],   tent(d) = max(0, 1 - |d|),
+    where u = (p + 1/2) RH - 1/2, or p (H - 1) / (P - 1) with aligned corners, moved into the
+    image; and so v   (PyTorch, nn.Upsample; its source, area_pixel_compute_source_index)
+    """
+    y = np.zeros((*x.shape[:2], *size))
+    for n, c, p, q in np.ndindex(y.shape):
+        place = []
+        for k, old, new, rho in zip((p, q), x.shape[2:], size, ratio, strict=True):
+            aligned = k * (old - 1) / (new - 1) if new > 1 else 0.0
+            u = aligned if align_corners else (k + 0.5) * rho - 0.5
+            place.append(min(max(u, 0.0), old - 1))
+        for i, j in np.ndindex(*x.shape[2:]):
+            share = max(0.0, 1 - abs(place[0] - i)) * max(0.0, 1 - abs(place[1] - j))
+            if share:
+                y[n, c, p, q] += share * x[n, c, i, j]
+    return y
+
+
+def zero_pad2d(x: F64, left: int, right: int, top: int, bottom: int) -> F64:
+    """x within a frame of zeros, x (N, C, H, W); a negative side cuts off.
+
+    y[n, c, p, q] = x[n, c, p - top, q - left], and 0 outside   (PyTorch, nn.ZeroPad2d)
+    """
+    n, c, h, w = x.shape
+    y = np.zeros((n, c, top + h + bottom, left + w + right))
+    for p, q in np.ndindex(*y.shape[2:]):
+        if 0 <= p - top < h and 0 <= q - left < w:
+            y[:, :, p, q] = x[:, :, p - top, q - left]
+    return y
+
+
 def subsample2d(x: F64, weight: F64, bias: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
     """Trainable subsampling, x (N, C, H, W), weight (C,), bias (C,) -> y (N, C, P, Q).
 
