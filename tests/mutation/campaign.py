@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
 import gc
 import importlib
 import mmap
 import os
 import random
+import re
+import signal
 import tempfile
+import time
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mutation import kernels
 from mutation.faults import Fault, faults
 from mutation.kernels import NOT_COMPILED, KernelFault
+from mutation.modules import ROOT, is_near, of_tests, sources
 from mutation.plant import install
-from mutation.suite import ERROR, ROOT, Seen, Suite, processes
+from mutation.suite import ERROR, Seen, Suite, processes
 
-SOURCES = (
-    *("xbp/nn", "xbp/optim", "xbp/primitives", "xbp/accelerators", "xbp/accelerators/cpu"),
-    "xbp/models/lenet1998",
-)
-FILES = ("xbp/initializers.py", "xbp/random.py")
-TESTS = (
-    *("tests/nn", "tests/optim", "tests/primitives", "tests/accelerators", "tests/properties"),
-    "tests/models/lenet1998",
-    *("tests/test_initializers.py", "tests/test_random.py"),
-)
 FIRST = (
     *("forward_equals_the_oracle", "ten_digits", "nothing_waits", "waits_for_nothing"),
     *(
@@ -45,14 +40,11 @@ FIRST = (
 )
 ABOUT_KERNELS = "accelerators"
 """In the names of the tests that faults in C are shown to."""
+SURVIVORS = Path(__file__).parent / "survivors.toml"
+SECONDS = 15
+"""Between two lines that say how far it is."""
 QUICK = ("scaled", "shifted", "sign", "transposed", "axis", "waits")
 """A sample is of faults of these kinds, in what the tests with one of those in their names run."""
-
-
-def sources() -> list[Path]:
-    paths = [path for folder in SOURCES for path in sorted((ROOT / folder).glob("*.py"))]
-    # build.py only calls a compiler.
-    return [path for path in [*paths, *(ROOT / file for file in FILES)] if path.stem != "build"]
 
 
 class Python:
@@ -75,12 +67,12 @@ class Python:
 
 
 class Kernels:
-    """The compiled kernels' sources and their faults; none where they cannot be compiled."""
+    """The compiled kernels' sources and their faults."""
 
     def __init__(self) -> None:
         build = kernels.build_module()
         self.cc = build.compiler() if build else None
-        self.texts = kernels.sources() if self.cc else {}
+        self.texts = kernels.sources()
         self.guards = kernels.guards()
         self.faults = [
             f for name, text in self.texts.items() for f in kernels.kernel_faults(name, text)
@@ -100,8 +92,22 @@ class Kernels:
 def expected() -> dict[str, dict[str, Any]]:
     """The survivors that are known, with the group of each: its reason, and whether its faults are
     caught `by_chance`, now and then."""
-    listed = tomllib.loads((Path(__file__).parent / "survivors.toml").read_text(encoding="utf-8"))
+    listed = tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))
     return {fault: group for group in listed["group"] for fault in group["faults"]}
+
+
+def stale(faults: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Those of the known survivors of which there is no such fault any more."""
+    there = set(faults)
+    return [name for name in known if name not in there]
+
+
+def remove(text: str, names: Iterable[str]) -> str:
+    """The text of survivors.toml without these, and without groups that have none left."""
+    gone = {f"  '''{name}'''," for name in names}
+    lines = [line for line in text.splitlines() if line not in gone]
+    head, *groups = re.split(r"^(?=\[\[group\]\])", "\n".join(lines) + "\n", flags=re.MULTILINE)
+    return head + "".join(group for group in groups if "'''" in group).rstrip() + "\n"
 
 
 def main(parser: argparse.ArgumentParser) -> int:
@@ -110,7 +116,15 @@ def main(parser: argparse.ArgumentParser) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--list", action="store_true", help="print the faults and plant none")
+    parser.add_argument("--near", action="store_true", help="only the tests nearest to the names")
+    what = "remove survivors that are no more there from survivors.toml, and plant none"
+    parser.add_argument("--remove-stale", action="store_true", help=what)
     options = parser.parse_args()
+    if options.remove_stale:
+        every = [*Python().faults, *Kernels().faults]
+        text = SURVIVORS.read_text(encoding="utf-8")
+        SURVIVORS.write_text(remove(text, stale(map(str, every), expected())), encoding="utf-8")
+        return 0
     return Campaign(options).result
 
 
@@ -122,27 +136,43 @@ class Campaign:
         self.quick = bool(options.sample and not options.names)
         every: list[Fault | KernelFault] = [*self.python.faults, *self.kernels.faults]
         self.planted = [fault for fault in every if self.wanted(str(fault))]
+        self.stale = stale(map(str, every), self.known)
+        self.caught: dict[str, bool] = {}
+        """What is known of the faults tried so far."""
+        self.failing: list[str] = []
         if options.list:
             print(*self.planted, sep="\n")  # noqa: T201
             return
-        Suite([*TESTS, *SOURCES, *FILES], self.run)
+        if not self.planted:
+            msg = f"no fault has one of these in its name: {', '.join(options.names)}"
+            raise SystemExit(msg)
+        Suite([*of_tests(), *(str(path.relative_to(ROOT)) for path in sources())], self.run)
 
     def wanted(self, name: str) -> bool:
         return not self.options.names or any(part in name for part in self.options.names)
 
     def run(self, suite: Suite) -> None:
-        self.suite = suite
+        self.suite, self.told = suite, time.monotonic()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         importlib.import_module("xbp.accelerators").registered()  # loads the kernels
-        indices = range(len(suite.items))
-        if self.quick:
-            here = [i for i in indices if any(part in suite.items[i].nodeid for part in FIRST)]
-        elif all(isinstance(fault, KernelFault) for fault in self.planted):
-            here = [i for i in indices if ABOUT_KERNELS in suite.items[i].nodeid]
-        else:
-            here = list(indices)
-        seen = suite.watch(here, self.options.jobs)
-        self.orders = Orders(seen, [item.nodeid for item in suite.items])
-        if not self.orders.kernels and not self.quick:
+        gc.freeze()
+        try:
+            self.rounds()
+        except KeyboardInterrupt:
+            tried = [fault for fault in self.planted if str(fault) in self.caught]
+            self.say(f"\ninterrupted: {len(tried)} of {len(self.planted)} faults were tried")
+            self.planted, self.stale = tried, []
+            self.judge()
+            self.result = 130
+            return
+        self.judge()
+
+    def rounds(self) -> None:
+        """Show the faults to the nearest tests; what they let pass, to all the others."""
+        first = self.first()
+        self.watch(first)
+        at_work = self.orders.kernels and self.kernels.cc
+        if not at_work and not self.quick and self.kernel_faults():
             self.say("no kernels are at work here: build them by xbp/accelerators/cpu/build.py")
             self.planted = [f for f in self.planted if isinstance(f, Fault)]
         if self.options.sample:
@@ -150,24 +180,67 @@ class Campaign:
             usual = [f for f in usual if not self.quick or self.orders.quick(f)]
             size = min(self.options.sample, len(usual))
             self.planted = random.Random(self.options.seed).sample(usual, size)
-        gc.freeze()
-        survived: list[str] = []
-        counts: dict[tuple[str, str], Counter[bool]] = defaultdict(Counter)
-        tasks = ((fault, self.attempt) for fault in list(self.planted))
-        for fault, status in processes(tasks, self.options.jobs):
-            if status == ERROR:
-                msg = f"the run itself is at fault: {fault}"
-                raise SystemExit(msg)
-            if status == NOT_COMPILED:
-                self.planted.remove(fault)
-                continue
-            caught = status != 1
-            counts[fault.module, fault.kind][caught] += 1
-            if not caught:
-                survived.append(str(fault))
-                self.say(f"survived: {fault}" + " (listed)" * (str(fault) in self.known))
-        self.summary(counts)
-        self.judge(survived, [name for name, s in seen_failures(suite, seen)])
+        self.attempts(self.planted)
+        left = [f for f in self.planted if isinstance(f, Fault) and not self.caught[str(f)]]
+        left = [f for f in left if str(f) not in self.known]
+        others = sorted(set(range(len(self.suite.items))) - set(first))
+        if left and others and not self.quick and not self.options.near:
+            self.tell(f"{len(left)} faults are left for the {len(others)} other tests")
+            self.watch(others)
+            self.attempts(left)
+
+    def kernel_faults(self) -> list[KernelFault]:
+        return [fault for fault in self.planted if isinstance(fault, KernelFault)]
+
+    def first(self) -> list[int]:
+        """The tests that see the faults first."""
+        ids = [item.nodeid for item in self.suite.items]
+        if self.quick:
+            return [i for i, name in enumerate(ids) if any(part in name for part in FIRST)]
+        if not self.options.names:
+            return list(range(len(ids)))
+        modules = {f.module.partition(".")[2] for f in self.planted if isinstance(f, Fault)}
+        kernels = bool(self.kernel_faults())
+        return [
+            index
+            for index, name in enumerate(ids)
+            if (kernels and ABOUT_KERNELS in name) or any(is_near(name, m) for m in modules)
+        ]
+
+    def watch(self, indices: Sequence[int]) -> None:
+        self.tell(f"{len(indices)} tests to be watched")
+        seen = self.suite.watch(indices, self.options.jobs, self.tell_now_and_then)
+        self.orders = Orders(seen, [item.nodeid for item in self.suite.items])
+        self.failing += [self.suite.items[i].nodeid for i, what in seen.items() if not what.passed]
+
+    def attempts(self, faults: Sequence[Fault | KernelFault]) -> None:
+        left = Counter(fault.module for fault in faults)
+        of = left.copy()
+        tasks = [(fault, self.attempt) for fault in faults]
+        with contextlib.closing(processes(tasks, self.options.jobs)) as ended:
+            for fault, status in ended:
+                left[fault.module] -= 1
+                if status == ERROR:
+                    msg = f"the run itself is at fault: {fault}"
+                    raise SystemExit(msg)
+                if status == NOT_COMPILED:
+                    self.planted.remove(fault)
+                else:
+                    caught = self.caught[str(fault)] = status != 1
+                    if not caught:
+                        self.say(f"survived: {fault}" + " (listed)" * (str(fault) in self.known))
+                tried = f"{fault.module}: {of[fault.module] - left[fault.module]} of "
+                tried += f"{of[fault.module]} faults tried"
+                (self.tell_now_and_then if left[fault.module] else self.tell)(tried)
+
+    def tell(self, line: str) -> None:
+        """How far it is, on stderr."""
+        print(line, file=self.suite.err)
+        self.told = time.monotonic()
+
+    def tell_now_and_then(self, line: str) -> None:
+        if time.monotonic() > self.told + SECONDS:
+            self.tell(line)
 
     def attempt(self, fault: Fault | KernelFault) -> int:
         if isinstance(fault, KernelFault):
@@ -186,41 +259,36 @@ class Campaign:
     def say(self, *lines: str) -> None:
         print(*lines, sep="\n", file=self.suite.out)
 
-    def summary(self, counts: dict[tuple[str, str], Counter[bool]]) -> None:
-        for position, title in ((1, "kind"), (0, "module")):
+    def summary(self) -> None:
+        for what in ("kind", "module"):
             totals: dict[str, Counter[bool]] = defaultdict(Counter)
-            for key, count in counts.items():
-                totals[key[position]] += count
-            self.say(f"\n{'caught':>8} {'of':>6}  {title}")
+            for fault in self.planted:
+                totals[getattr(fault, what)][self.caught[str(fault)]] += 1
+            self.say(f"\n{'caught':>8} {'of':>6}  {what}")
             for name, count in sorted(totals.items()):
                 self.say(f"{count[True]:8} {count.total():6}  {name}")
 
-    def judge(self, survived: list[str], failing: list[str]) -> None:
+    def judge(self) -> None:
+        self.summary()
+        survived = [name for name in map(str, self.planted) if not self.caught[name]]
         caught, total = len(self.planted) - len(survived), len(self.planted)
         visible = total - sum(name in self.known for name in survived)
         share = caught / visible if visible else 1.0
         self.say(f"\n{caught} of {total} faults caught: {100 * caught / (total or 1):.2f} %")
         listed = f"without the {total - visible} that change nothing (survivors.toml)"
         self.say(f"{caught} of {visible} {listed}: {100 * share:.2f} %")
-        names = {str(fault) for fault in self.planted}
         problems = [
             f"not caught, and not listed: {name}" for name in survived if name not in self.known
         ]
-        complete = not self.options.sample and not self.options.names
+        if not self.options.sample:
+            gone = [name for name in self.stale if self.wanted(name)]
+            problems += [f"listed, but there is no such fault (--remove-stale): {n}" for n in gone]
         for name, group in self.known.items():
-            if complete and name not in names:
-                problems.append(f"listed, but there is no such fault: {name}")
-            elif name in names and name not in survived and "by_chance" not in group:
+            if self.caught.get(name) and "by_chance" not in group:
                 problems.append(f"listed as a survivor, but caught: {name}")
-        problems += [f"fails, though nothing is broken: {name}" for name in failing]
+        problems += [f"fails, though nothing is broken: {name}" for name in self.failing]
         self.say(*problems)
         self.result = int(bool(problems) or share < 0.99)
-
-
-def seen_failures(suite: Suite, seen: dict[int, Seen]) -> Iterator[tuple[str, Seen]]:
-    for index, what in seen.items():
-        if not what.passed:
-            yield suite.items[index].nodeid, what
 
 
 class Orders:

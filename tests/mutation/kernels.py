@@ -161,7 +161,7 @@ def build_module() -> Any:
 
 
 def sources() -> dict[str, str]:
-    paths = sorted([*FOLDER.glob("*.c"), *FOLDER.glob("*.h")])
+    paths = sorted(path for path in FOLDER.rglob("*.[ch]"))
     return {path.name: path.read_text(encoding="utf-8") for path in paths}
 
 

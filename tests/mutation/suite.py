@@ -15,30 +15,39 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from mutation.kernels import Switch
+from mutation.modules import ROOT
 
-ROOT = Path(__file__).parents[2]
 MEMORY = 8 << 30
 """Bytes of address space that a broken size may not exceed."""
 
+
+BLOCK = 50
+"""Tests that one process watches."""
 
 ERROR = 2
 """The status of a process in which the run itself, not a test, has failed."""
 
 
-class _NoTorch:
-    """PyTorch is a peer, not a part of the suite: without it, what is caught does not depend on
-    whether it is here."""
+def _without_torch() -> None:
+    """Hide PyTorch: it is a peer, not a part of the suite, and what is caught must not depend on
+    whether it is here.
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name.partition(".")[0] == "torch":
-            msg = "the mutation run does without PyTorch"
-            raise ModuleNotFoundError(msg, name=name)
+    Looking for it finds nothing. An error instead would end whoever only asks, by
+    `importlib.util.find_spec`, whether it is here.
+    """
+    found = PathFinder.find_spec
+
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return None if name.partition(".")[0] == "torch" else found(name, path, target)
+
+    PathFinder.find_spec = find_spec  # type: ignore[method-assign, assignment]
 
 
 class Seen(NamedTuple):
@@ -68,7 +77,7 @@ class Suite:
         self._run, self._failed, self._finished = run, False, False
         self.switch = Switch()
         ctypes.CDLL = self.switch  # type: ignore[assignment, misc]
-        sys.meta_path.insert(0, _NoTorch())  # type: ignore[arg-type]
+        _without_torch()
         sys.dont_write_bytecode = True
         os.chdir(ROOT)
         options = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=native", "-qq"]
@@ -123,7 +132,7 @@ class Suite:
         """Run one test and note what it does."""
         package, names = str(ROOT / "xbp") + os.sep, set()
 
-        def note(frame: types.FrameType, event: str, _: Any) -> None:
+        def note(frame: types.FrameType, event: str, _: Any) -> None:  # events within are not asked
             code = frame.f_code
             if event == "call" and code.co_filename.startswith(package):
                 names.add((code.co_filename, code.co_qualname))
@@ -131,28 +140,38 @@ class Suite:
         self.switch.called.clear()
         faulthandler.dump_traceback_later(300, exit=True, file=self.err)  # whoever hangs is named
         start = time.perf_counter()
-        sys.setprofile(note)
+        sys.settrace(note)
         try:
             passed = self.passes(index)
         finally:
-            sys.setprofile(None)
+            sys.settrace(None)
             faulthandler.cancel_dump_traceback_later()
         seconds = time.perf_counter() - start
         return Seen(seconds, frozenset(names), passed, bool(self.switch.called))
 
-    def watch(self, indices: Sequence[int], jobs: int) -> dict[int, Seen]:
+    def watch(
+        self, indices: Sequence[int], jobs: int, progress: Callable[[str], None]
+    ) -> dict[int, Seen]:
         """What each of these tests does; in other processes, so that this one stays clean."""
         seen: dict[int, Seen] = {}
+        blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
         with tempfile.TemporaryDirectory() as folder:
 
             def part(number: int) -> int:
-                found = {index: self.watched(index) for index in indices[number::jobs]}
+                found = {index: self.watched(index) for index in blocks[number]}
                 Path(folder, str(number)).write_bytes(pickle.dumps(found))
                 return 0
 
-            for number, status in processes(((n, part) for n in range(jobs)), jobs):
-                assert status == 0, f"the tests end with status {status} when nothing is broken"
+            for number, status in processes(((n, part) for n in range(len(blocks))), jobs):
+                if status:
+                    ids = (
+                        self.items[blocks[number][0]].nodeid,
+                        self.items[blocks[number][-1]].nodeid,
+                    )
+                    msg = f"tests end with status {status}, though nothing is broken: {ids}"
+                    raise SystemExit(msg)
                 seen |= pickle.loads(Path(folder, str(number)).read_bytes())
+                progress(f"{len(seen)} of {len(indices)} tests watched")
         return seen
 
     def catches(self, order: Iterable[tuple[int, float]], note: Callable[[int, int], None]) -> bool:
@@ -177,21 +196,31 @@ def processes(
     """
     running: dict[int, Any] = {}
     tasks = iter(tasks)
-    while True:
-        while len(running) < jobs and (task := next(tasks, None)):
-            argument, function = task
-            pid = os.fork()
-            if not pid:
-                _child(argument, function)
-            running[pid] = argument
-        if not running:
-            return
-        pid, status = os.wait()
-        yield running.pop(pid), os.waitstatus_to_exitcode(status)
+    try:
+        while True:
+            while len(running) < jobs and (task := next(tasks, None)):
+                argument, function = task
+                pid = os.fork()
+                if not pid:
+                    _child(argument, function)
+                running[pid] = argument
+            if not running:
+                return
+            pid, status = os.wait()
+            yield running.pop(pid), os.waitstatus_to_exitcode(status)
+    finally:  # after an interruption
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _child(argument: Any, function: Callable[[Any], int]) -> None:
     status = ERROR
+    os.setpgid(0, 0)  # Ctrl-C is for the parent, which ends this one and whatever it started
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.dump_traceback_later(900, exit=True)  # as a survivor, and seen on stderr
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)

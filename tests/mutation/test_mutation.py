@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from mutation import plant, wrong
-from mutation.campaign import expected
+from mutation.campaign import SURVIVORS, expected, remove, stale
 from mutation.faults import Fault, faults
 from mutation.kernels import code_of, compile_into, kernel_faults
+from mutation.modules import is_near, name_of, of_tests, sources
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +33,52 @@ def test_a_sample_of_the_faults_is_caught() -> None:
 def test_every_survivor_has_a_reason_and_stands_once() -> None:
     listed = expected()
     assert all(len(group["reason"]) >= 20 for group in listed.values())
+
+
+def test_a_survivor_that_is_no_more_there_is_found_and_removed() -> None:
+    text = """# head\n\n[[group]]\nreason = "a"\nfaults = [\n  '''one''',\n  '''two''',\n]
+\n[[group]]\nreason = "b"\nfaults = [\n  '''three''',\n]\n"""
+    assert stale(["two", "four"], ["one", "two", "three"]) == ["one", "three"]
+    left = remove(text, ["one", "three"])
+    assert left == """# head\n\n[[group]]\nreason = "a"\nfaults = [\n  '''two''',\n]\n"""
+    assert remove(SURVIVORS.read_text(encoding="utf-8"), []) == SURVIVORS.read_text(
+        encoding="utf-8"
+    )
+
+
+# --- modules and tests ---------------------------------------------------------------------------
+
+
+def test_modules_are_found_by_a_rule_and_have_tests() -> None:
+    names = {name_of(path) for path in sources()}
+    # one of each room, at every depth
+    names_expected = {"nn.batch_norm", "primitives.chain", "models.gpt", "data.augment", "random"}
+    names_expected |= {"training.steps", "training.metrics.accuracy", "accelerators.cuda.product"}
+    assert names_expected <= names
+    assert not names & {"cli.train", "accelerators.cpu.build", "testing.parity", "errors"}
+    folders = {"tests/nn", "tests/training", "tests/properties", "tests/test_random.py"}
+    assert folders <= set(of_tests())
+
+
+@pytest.mark.parametrize(
+    ("test", "near"),
+    [
+        ("tests/nn/test_normalization.py::test_a_layer", True),  # its text names the class
+        ("tests/nn/test_normalization.py::test_a_layer[LayerNorm(3)]", False),
+        ("tests/nn/test_catalogue.py::test_forward[BatchNorm2d(3)-numpy]", True),
+        ("tests/nn/test_catalogue.py::test_forward[Linear(3, 4)-numpy]", False),
+        ("tests/optim/test_muon.py::test_it", False),
+        ("xbp/nn/batch_norm.py::xbp.nn.batch_norm.BatchNorm1d", True),
+        ("xbp/nn/norm.py::xbp.nn.norm.LayerNorm", False),
+    ],
+)
+def test_the_tests_nearest_to_a_module(test: str, near: bool) -> None:
+    assert is_near(test, "nn.batch_norm") == near
+
+
+def test_the_layers_of_a_primitive_are_near_it() -> None:
+    test = "tests/nn/test_catalogue.py::test_forward[BatchNorm2d(3)-numpy]"
+    assert is_near(test, "primitives.normalization")
 
 
 # --- faults in Python ----------------------------------------------------------------------------

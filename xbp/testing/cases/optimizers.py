@@ -124,7 +124,7 @@ OPTIMIZERS = [
     Optimizer("Adam", oracles.adam, [
         {},
         {"lr": 0.01, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.5},
-        {"lr": 0.01, "betas": (0.9, 0.0)},
+        {"lr": 0.01, "betas": (0.9, 0.0), "eps": 0.1},  # m / ε where a gradient is 0
         {"amsgrad": True},
         {**ADAM, "amsgrad": True},
         {"lr": 0.01, "betas": (0.7, 0.8), "weight_decay": 0.5, "amsgrad": True},

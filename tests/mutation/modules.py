@@ -1,0 +1,121 @@
+"""The modules of xbp that get faults, and the tests that are nearest to one."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+LEFT_OUT = (
+    # which library, which device; commands, pages, files, comparisons; the tests' own tools
+    *("backend", "benchmarks", "cli", "datasets", "estimators", "exchange", "report", "testing"),
+    # names, messages and pictures; a call of the compiler
+    *("arguments", "errors", "images", "machine", "nested", "paths", "registry"),
+    *("_version", "__main__", "training.plots", "accelerators.cpu.build"),
+)
+"""Rooms and modules that compute nothing of a training. All others get faults, new ones too."""
+
+FEW = 3
+"""A module with more users than this is proved by tests of its own."""
+
+
+def sources() -> list[Path]:
+    """The files that get faults."""
+    paths = sorted((ROOT / "xbp").rglob("*.py"))
+    return [path for path in paths if not _within(name_of(path), LEFT_OUT)]
+
+
+def name_of(path: Path) -> str:
+    """The module's name without "xbp."."""
+    parts = path.relative_to(ROOT / "xbp").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _within(name: str, rooms: Iterable[str]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def of_tests() -> list[str]:
+    """The files and folders of tests of all sources, relative to the repository."""
+    found = {"tests/properties"}
+    for path in sources():
+        room = name_of(path).partition(".")[0]
+        found |= {path for path in (f"tests/{room}", f"tests/test_{room}.py") if exists(path)}
+    return sorted(found)
+
+
+def exists(path: str) -> bool:
+    return (ROOT / path).exists()
+
+
+def mirror(module: str) -> str:
+    """The innermost folder of tests for a module, given without "xbp."."""
+    parts = module.split(".")[:-1]
+    while parts and not exists("/".join(["tests", *parts])):
+        parts.pop()
+    return "/".join(["tests", *parts, ""])
+
+
+@functools.cache
+def public(module: str) -> frozenset[str]:
+    """The functions and classes that a module defines for others."""
+    path = ROOT / "xbp" / Path(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    defined = (node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return frozenset(name for name in defined if not name.startswith("_"))
+
+
+@functools.cache
+def users(module: str) -> frozenset[str]:
+    """The classes of the modules that import what this one defines, unless those are many."""
+    found = []
+    for path in sources():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and f"xbp.{module}.".startswith(f"{node.module}."):
+                if path.stem != "__init__" and {a.name for a in node.names} & public(module):
+                    found.append(name_of(path))
+    names = (name for user in found if len(found) <= FEW for name in public(user))
+    return frozenset(name for name in names if name[0].isupper())
+
+
+@functools.cache
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text))
+
+
+@functools.cache
+def _text(file: str) -> str:
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _classes() -> frozenset[str]:
+    every = (public(name_of(path)) for path in sources())
+    return frozenset(name for names in every for name in names if name[0].isupper())
+
+
+def is_near(test: str, module: str) -> bool:
+    """Whether a test, given by its node id, is among those that see the faults of a module first.
+
+    These are tests with a parameter named after what the module or its users define. Near are
+    also the tests without a class's name in their parameters, if their file is named after the
+    module, imports it, or is in its mirror folder and mentions what it defines.
+    """
+    file, _, test = test.partition("::")
+    if file.startswith("xbp/"):  # a doctest
+        return file == f"xbp/{module.replace('.', '/')}.py"
+    names, words = public(module), _words(test)
+    if (names | users(module)) & words:
+        return True
+    text = _text(file)
+    related = (
+        Path(file).stem == f"test_{module.rpartition('.')[2]}"
+        or re.search(rf"\bxbp\.{re.escape(module)}\b", text) is not None
+        or (file.startswith(mirror(module)) and bool(names & _words(text)))
+    )
+    return related and not _classes() & words
