@@ -186,7 +186,7 @@ def test_threads_change_no_bit_but_in_sums_over_the_batch(monkeypatch: Any) -> N
 
 @needs_kernels
 def test_many_python_threads_at_once(monkeypatch: Any) -> None:
-    """The pool of threads belongs to one call at a time; the others work alone, bit for bit."""
+    """The workers serve one call at a time; the other calls work alone, bit for bit."""
     monkeypatch.setattr(native, "threads", lambda: 2)
 
     def work(_: int) -> tuple[bytes, ...]:

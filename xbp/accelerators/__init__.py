@@ -1,12 +1,12 @@
 """Faster versions of primitives, each for one array library, each checked against its reference.
 
-An accelerator has the name and the arguments of the primitive it stands in for, and may decline a
-call by returning ``NotImplemented``: the reference then computes it. ``XBP_ACCELERATE=0`` in the
-environment, or `disabled`, switches all of them off; the name of a level, as in
-`cpu.native.LEVELS`, chooses the kernels compiled for it.
+An accelerator has the name and the arguments of its primitive, and may decline a call by returning
+``NotImplemented``; the reference then computes it. ``XBP_ACCELERATE=0`` in the environment, or
+`disabled`, switches all of them off; the name of a level in `cpu.native.LEVELS` selects the kernels
+compiled for it.
 
-For numpy they are compiled C (`cpu`), built when xbp is installed where there is a compiler; for
-CuPy they are CUDA kernels (`cuda`), compiled when they are first used. `xbp.registry` finds them.
+For numpy they are compiled C (`cpu`), built when xbp is installed if there is a compiler; for CuPy
+they are CUDA kernels (`cuda`), compiled at first use. `xbp.registry` finds them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Accelerator", "disabled", "enabled", "find", "register", "registered
 
 
 class Accelerator(NamedTuple):
-    """What `registered` lists: `function` stands in for primitive `name` on arrays of `backend`."""
+    """`function`, which replaces the reference of primitive `name` for arrays of `backend`."""
 
     name: str
     backend: str
@@ -27,7 +27,7 @@ class Accelerator(NamedTuple):
 
 
 def registered() -> list[Accelerator]:
-    """All accelerators that work here."""
+    """All accelerators available on this machine."""
     from xbp.backend import find_backend, why_unavailable
 
     backends = [find_backend(name) for name in ("numpy", "cupy") if why_unavailable(name) is None]
@@ -39,7 +39,7 @@ def registered() -> list[Accelerator]:
 
 
 def status() -> str:
-    """What is in use, in words, for `xbp info`."""
+    """A description of the accelerators in use, for `xbp info`."""
     if not allowed():
         return "switched off (XBP_ACCELERATE=0)"
     if not enabled():

@@ -1,7 +1,7 @@
-"""Chains of operations, in which a kernel does some neighbours in one pass over memory.
+"""Fusion: neighbouring operations of a chain in one pass of a kernel over memory.
 
-What follows a convolution is best done while an entry is in a register: the image between, the
-largest array of a convolutional network, then need not go to memory and back.
+ReLU and max pooling after a convolution are best done while its entries are in registers, since the
+image in between is the largest array of a convolutional network.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Match: TypeAlias = "tuple[int, dict[str, Any]] | None"
 """How many operations, from the first on, are one pass, and the options of its function."""
 Fusions: TypeAlias = "Mapping[Callable[[Sequence[Operation]], Match], Function]"
 PLANS = 256
-"""Chains that are remembered, the latest ones."""
+"""The number of chains whose plans are cached."""
 
 
 class Step(NamedTuple):
-    """A pass: `function` with `options`, for some operations, of which the first has parameters.
+    """One pass: `function` with `options` does several operations, only the first with parameters.
 
-    Where it declines, each of them is done by itself: `singles`.
+    If it declines a call, the `singles` do one operation each.
     """
 
     function: Function
@@ -37,14 +37,14 @@ class Step(NamedTuple):
 
 
 def accelerated(fusions: Fusions) -> Function:
-    """The accelerator of the primitive `chain` that does in one pass what `fusions` can.
+    """The accelerator of the primitive `chain` by the given fusions.
 
     Parameters
     ----------
     fusions : mapping
-        From what finds such neighbours, `convolution_block` say, to the function that does them: it
-        takes x, the first operation's parameters and the options found, returns as an operation
-        does, and may decline a call with ``NotImplemented``.
+        From a function that finds operations to fuse, such as `convolution_block`, to the fused
+        operation: it takes x, the first operation's parameters and the options found, returns what
+        an operation returns, and may decline a call with ``NotImplemented``.
     """
     planned = lru_cache(PLANS)(partial(plan, fusions))
 
@@ -54,7 +54,7 @@ def accelerated(fusions: Fusions) -> Function:
         """See `xbp.primitives.chain`."""
         try:
             steps = planned(operations)
-        except TypeError:  # an option that has no hash
+        except TypeError:  # an unhashable option
             steps = plan(fusions, operations)
         start = 0
         for function, options, singles in steps:
@@ -65,7 +65,7 @@ def accelerated(fusions: Fusions) -> Function:
             if done is not NotImplemented:
                 x = done[0]
                 yield (*done, length)
-                del done  # before the next pass takes memory
+                del done  # frees memory for the next pass
             else:
                 for (operation, given), own in zip(singles, parameters[start:], strict=False):
                     done = operation(x, *own, **given)
@@ -94,7 +94,7 @@ def plan(fusions: Fusions, operations: Sequence[Operation]) -> tuple[Step, ...]:
 
 
 def convolution_block(operations: Sequence[Operation]) -> Match:
-    """A convolution, then perhaps ReLU, then perhaps the maximum of windows side by side."""
+    """A convolution, then optionally ReLU, then optionally non-overlapping max pooling."""
     (first, options), *after = operations
     if first is not convolve:
         return None
@@ -112,7 +112,7 @@ def rectified_affine(operations: Sequence[Operation]) -> Match:
 
 
 def _side_by_side(operations: Sequence[Operation]) -> Pair:
-    """The windows of a maximum, if it comes first, without overlap or padding; else (1, 1)."""
+    """The window of a leading max pooling without overlap and padding; else (1, 1)."""
     if operations and operations[0][0] is max_pool:
         window = dict(operations[0][1])
         if window["stride"] == window["kernel_size"] and window["padding"] == (0, 0):

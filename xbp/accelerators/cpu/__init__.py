@@ -1,6 +1,6 @@
-"""Compiled C for numpy arrays; nothing where it was not compiled, or this processor cannot run it.
+"""Compiled C for numpy arrays, where it was compiled and the processor can run it.
 
-`build.py` compiles the sources, when xbp is installed; `native` loads what this processor can run.
+`build.py` compiles the sources when xbp is installed; `native` loads a library for this processor.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ chain = accelerated(
 
 
 def implementations() -> tuple[Callable[..., Any], ...]:
-    """The functions that stand in for primitives, by their names."""
+    """The accelerators by the names of their primitives."""
     if native.library() is None:
         return ()
     return (

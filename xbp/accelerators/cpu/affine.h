@@ -1,8 +1,8 @@
-/* A linear layer, forward and backward, of sizes for which a BLAS takes longer to rearrange its operands
- * than to multiply them.
+/* A linear layer, forward and backward, for sizes at which a BLAS spends more time on packing its
+ * operands than on the product.
  *
- * All three products have the form c[i, :] = Σ_p a[i, p] · b[p, :]: numbers of a times vectors along a
- * row of b. Only the forward's b, the transpose of the weights, has to be rearranged. */
+ * All three products have the form c[i, :] = Σ_p a[i, p] · b[p, :], numbers of a times vectors along a
+ * row of b. Only the forward's b, the transpose of the weights, is packed. */
 
 typedef struct {
     const real *a, *b, *bias; /* bias may be NULL */
@@ -14,8 +14,8 @@ typedef struct {
     int relu; /* max(c, 0) */
 } NAME(small_product);
 
-/* R rows of V vectors, of the last of which only `last` numbers are of c; more may be read where more
- * rows of b follow. */
+/* R rows of V vectors of c, the last one with `last` numbers. It reads whole vectors of b in all rows of
+ * b but the last. */
 INLINE void NAME(product_tile)(const int R, const int V, const NAME(small_product) * t, long i, long v0,
                                long last) {
     const real *a = t->a + i * t->a_row, *b = t->b + v0 * t->b_vector;
@@ -50,7 +50,7 @@ static void NAME(multiply_small)(const NAME(small_product) * t) {
         wide = vectors - v < PANEL ? vectors - v : PANEL;
         const long end = (v + wide) * LANES, last = end < t->n ? LANES : t->n - (end - LANES);
         for (long i = 0, high; i < t->m; i += high) {
-            const long blocks = (t->m - i + 5) / 6; /* of rows, as equal as can be */
+            const long blocks = (t->m - i + 5) / 6; /* of rows, as equal as possible */
             high = (t->m - i + blocks - 1) / blocks;
             switch (wide * 8 + high) {
 #define TILE(R, V) case V * 8 + R: NAME(product_tile)(R, V, t, i, v, last); break;
@@ -66,11 +66,11 @@ static void NAME(multiply_small)(const NAME(small_product) * t) {
 
 typedef struct {
     const affine *t;
-    const real *delta; /* backward: ∂L/∂y, and where there is a rectifier, times its slope */
+    const real *delta; /* backward: ∂L/∂y, with relu times its slope */
     int failed;
 } NAME(affine_job);
 
-/* y = x Wᵀ + b: some of the columns of y, of which each is a row of W. */
+/* y = x Wᵀ + b for some columns of y, that is some rows of W. */
 static void NAME(affine_part)(void *task, int part, int parts) {
     NAME(affine_job) *job = task;
     const affine *t = job->t;
@@ -92,7 +92,7 @@ static void NAME(affine_part)(void *task, int part, int parts) {
         .relu = t->relu});
 }
 
-/* Some rows of ∂L/∂x = δ W, and of ∂L/∂W = δᵀ x and ∂L/∂b. */
+/* Some rows of ∂L/∂x = δ W, of ∂L/∂W = δᵀ x, and some entries of ∂L/∂b. */
 static void NAME(affine_backward_part)(void *task, int part, int parts) {
     NAME(affine_job) *job = task;
     const affine *t = job->t;
@@ -114,7 +114,7 @@ static void NAME(affine_backward_part)(void *task, int part, int parts) {
         for (long u = o; u < end; u++) db[u] += dy[n * t->out + u];
 }
 
-/* A matrix product in the same way: some rows of c. */
+/* Some rows of c of a matrix product. */
 static void NAME(direct_part)(void *task, int part, int parts) {
     const product *t = task;
     const long from = part * t->m / parts, end = (part + 1) * t->m / parts;
@@ -126,7 +126,7 @@ static void NAME(direct_part)(void *task, int part, int parts) {
         .m = end - from, .k = t->k, .n = t->n});
 }
 
-void NAME(multiply_direct)(const product *t) { /* b is not transposed, and n at least LANES */
+void NAME(multiply_direct)(const product *t) { /* for a b not transposed and n ≥ LANES */
     in_parallel(NAME(direct_part), (void *)t, t->threads);
 }
 

@@ -13,13 +13,13 @@ from xbp.accelerators.cpu.product import MOST_DIRECT
 
 Real = NDArray[Any]
 LEAST_ROWS = 4
-"""Below this a product takes less time than the weights' rearrangement."""
+"""Below this the product takes less time than packing the weights."""
 LEAST_FOR_THREADS = 2**16
-"""Below this one thread is done before another has noticed."""
+"""Below this one thread is done before another has started."""
 
 
 def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = False) -> Any:
-    """See `xbp.primitives.affine`; then ReLU, if `relu`, whose slope is then part of δ."""
+    """See `xbp.primitives.affine`; followed by ReLU if `relu`."""
     dtype, (out, features) = x.dtype, weight.shape
     rows = x.size // features
     products = rows * features * out
@@ -58,7 +58,7 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
 
 
 def contiguous(array: Real) -> Real:
-    """`array`, or a copy, in row-major order and aligned."""
+    """`array`, or a copy in row-major order and aligned."""
     return np.require(array, requirements=["C", "A"])
 
 

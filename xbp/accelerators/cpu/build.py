@@ -1,7 +1,7 @@
-"""Compiles the kernels: when xbp is installed, or by ``python xbp/accelerators/cpu/build.py``.
+"""Build of the kernels: when xbp is installed, or by ``python xbp/accelerators/cpu/build.py``.
 
-One library for each level of the instruction set, so that one wheel serves every machine: the
-processor it meets decides which is loaded. It imports nothing of xbp.
+One library for each level of the instruction set, so that one wheel serves every processor. This
+file imports nothing of xbp.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import zlib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("kernels.c", "pool.c")
+SOURCES = ("kernels.c", "workers.c")
 HEADERS = ("kernels.h", "convolution.h", "pooling.h", "elementwise.h", "product.h", "affine.h")
 OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
-LEVELS = {  # the compiler's flags; `native.py` knows which processor can run which level
+LEVELS = {  # compiler flags; the processors' features are in `native.py`
     "x86_64": {"baseline": (), "avx2": AVX2, "avx512": AVX512},
 }
 
 
 def digest() -> int:
-    """A number that changes with the sources: a library of other sources is not to be loaded."""
+    """A digest of the sources, so that a library of other sources is not loaded."""
     value = 0
     for name in (*SOURCES, *HEADERS):
         value = zlib.crc32((HERE / name).read_bytes(), value)
@@ -31,12 +31,12 @@ def digest() -> int:
 
 
 def library_path(level: str, folder: Path = HERE) -> Path:
-    """Where the library of a level lies."""
+    """The path of a level's library."""
     return folder / f"_kernels_{level}.so"
 
 
 def levels() -> dict[str, tuple[str, ...]]:
-    """The levels that make sense on this kind of machine, and their compiler flags."""
+    """The levels for this kind of machine, and their compiler flags."""
     import platform
 
     machine = {"AMD64": "x86_64"}.get(platform.machine(), platform.machine())
@@ -44,7 +44,7 @@ def levels() -> dict[str, tuple[str, ...]]:
 
 
 def compiler() -> str | None:
-    """The C compiler: $CC, or the first of the usual names on the path."""
+    """The C compiler: $CC, or the first of several usual names on the path."""
     import shutil
 
     names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
@@ -52,7 +52,7 @@ def compiler() -> str | None:
 
 
 def build(folder: Path = HERE) -> list[Path]:
-    """Compile every level into `folder`; an empty list where there is no compiler, or it fails."""
+    """Compile every level into `folder`; an empty list without a compiler, or if it fails."""
     import subprocess
 
     cc = compiler()
@@ -61,7 +61,7 @@ def build(folder: Path = HERE) -> list[Path]:
     made = []
     for level, flags in levels().items():
         target = library_path(level, folder)
-        partial = target.with_suffix(f".{os.getpid()}")  # nobody shall load half a library
+        partial = target.with_suffix(f".{os.getpid()}")  # renamed when complete
         sources = [str(HERE / name) for name in SOURCES]
         command = [cc, *OPTIONS, *flags, f"-DDIGEST={digest()}u", "-o", str(partial), *sources]
         result = subprocess.run([*command, "-lm"], capture_output=True, text=True, check=False)

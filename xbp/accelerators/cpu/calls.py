@@ -1,4 +1,4 @@
-"""How numpy arrays come to the kernels, which trust what they are given."""
+"""Arguments of the kernels, which do no checks, from numpy arrays."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
 
 def addressable(array: Real) -> Real:
-    """`array`, or a copy, whose entries are aligned, and so whole entries apart."""
+    """`array`, or a copy, aligned and with strides of whole entries."""
     return array if array.flags.aligned else np.array(array)
 
 
 def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
-    """`shared.incoming`, and aligned."""
+    """`shared.incoming`, aligned."""
     return addressable(shared.incoming(dy, shape, dtype))
 
 
 def address(array: Real | None) -> int | None:
-    """Where the first entry of an array lies; None for none."""
+    """The address of an array's first entry; None for None."""
     if array is None:
         return None
     return _pointer(id(array) + _DATA).value if _LIKE_C else array.ctypes.data
 
 
 # In CPython an id is an address, and an array there begins with an object's header and the address
-# of its data (PyArrayObject_fields). To read that takes a sixth of the time of `ctypes.data`, of
-# which a training step would need a hundred.
+# of its data (PyArrayObject_fields). Reading it takes a sixth of the time of `ctypes.data`, which a
+# training step would need a hundred times.
 _DATA = object.__basicsize__
 _pointer = ctypes.c_void_p.from_address
 _probe = np.empty(())
@@ -47,7 +47,7 @@ _LIKE_C = sys.implementation.name == "cpython" and (
 
 
 def images(array: Real | None) -> native.Images:
-    """The description of a 4-D array, or of none."""
+    """The `images` struct of a 4-D array or of None."""
     if array is None:
         return native.Images()
     size = array.itemsize
@@ -61,7 +61,7 @@ def run(name: str, dtype: np.dtype[Any], task: ctypes.Structure) -> None:
     Raises
     ------
     MemoryError
-        There is no memory for its workspace.
+        There is no memory for the workspace.
     """
     if _kernel(name, dtype)(ctypes.byref(task)):
         msg = f"{name} found no memory for its workspace; use a smaller batch"

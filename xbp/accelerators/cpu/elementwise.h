@@ -1,5 +1,5 @@
-/* Functions of entries, for one floating-point type `real`: a pass over memory each, on all threads
- * where there is enough of it. Their loops are plain; the compiler makes vectors of them. */
+/* Elementwise functions for one floating-point type `real`: one pass over memory each, for large arrays
+ * on all threads. The loops are plain; the compiler vectorizes them. */
 
 typedef struct {
     real *to;
@@ -12,7 +12,7 @@ typedef struct {
 
 static void NAME(pass_part)(void *task, int part, int parts) {
     const NAME(pass) *p = task;
-    /* whole cache lines, so that no two threads write to the same one */
+    /* whole cache lines, so that no two threads write to one line */
     const long lines = (p->n + 15) / 16, from = part * lines / parts * 16;
     const long end = (part + 1) * lines / parts * 16, to = end < p->n ? end : p->n;
     p->loop(p->to + from, p->a + from, p->b ? p->b + from : NULL, p->s, p->t, p->u, to - from);
@@ -40,9 +40,8 @@ LOOP(scaled_step, to[i] -= s * a[i] / (t * SQRT(b[i]) + u))
 LOOP(rectify, to[i] = a[i] <= 0 ? 0 : a[i]) /* nan stays nan */
 LOOP(rectify_backward, to[i] = a[i] <= 0 ? 0 : b[i])
 
-/* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], and
- * gradient = scale · (p - one-hot). The sum is taken in double precision. Of a label that is no
- * class nothing good can come: nan. */
+/* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], in double
+ * precision, and gradient = scale · (p - one-hot). Returns nan for a label out of range. */
 double NAME(cross_entropy)(const real *logits, const int64_t *labels, real *gradient, real scale, long n,
                            long c) {
     double total = 0;

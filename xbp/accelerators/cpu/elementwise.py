@@ -17,7 +17,7 @@ from xbp.primitives.dispatch import check_gradient, of_input
 
 Real = NDArray[Any]
 LEAST_ENTRIES = 4096
-"""Below this numpy's own passes are over before a call into the library is prepared."""
+"""Below this numpy's own passes take less time than preparing a call of the library."""
 LEAST_FOR_THREADS = 32768  # as in elementwise.h
 DTYPES = {np.dtype("float32"): ctypes.c_float, np.dtype("float64"): ctypes.c_double}
 
@@ -62,7 +62,7 @@ def rectify(x: Real) -> Any:
 
 
 def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
-    """See `xbp.primitives.cross_entropy`; for labels that are classes."""
+    """See `xbp.primitives.cross_entropy`; for valid labels only."""
     dtype = logits.dtype
     if dtype not in DTYPES or target.ndim != 1 or logits.size == 0:
         return NotImplemented
@@ -75,17 +75,17 @@ def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
         address(logits), address(labels), address(gradient), scale, n, classes
     )
     if total != total:
-        return NotImplemented  # a nan among the logits, or a label that is no class: rare
+        return NotImplemented  # a nan among the logits or a label out of range; rare
     return dtype.type(scale * total), gradient
 
 
-# --- how they are called ---
+# --- calls ---
 
 
 def _in_place(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> Any:
-    """A pass that changes `to`; only where all lie in memory in the same way.
+    """A pass that changes `to`, for arrays of one memory layout.
 
-    Of lists, each array comes by itself: there is no launch to save.
+    Lists are done array by array, as a call costs little.
     """
     if isinstance(to, list) or to.size < LEAST_ENTRIES:
         return NotImplemented
@@ -126,7 +126,7 @@ def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
 
 
 def empty_in(order: tuple[int, ...], like: Real) -> Real:
-    """Memory for an array like `like`, its axes in `order`."""
+    """Memory for an array like `like`, with axes in the given memory `order`."""
     shape = [like.shape[axis] for axis in order]
     return np.empty(shape, like.dtype).transpose(inverse(order))
 

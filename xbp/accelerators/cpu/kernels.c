@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static pthread_key_t scratch; /* so that it is freed when its thread ends */
+static pthread_key_t scratch; /* frees a thread's workspace when the thread ends */
 
 __attribute__((constructor)) static void make_key(void) { pthread_key_create(&scratch, free); }
 
-/* Memory of a part that is kept from call to call: fresh pages cost as much as the arithmetic. */
+/* A thread's workspace, kept between calls: fresh pages would cost as much as the arithmetic. */
 static void *take_scratch(long bytes) {
     static _Thread_local struct { void *memory; long bytes; } mine;
     if (bytes > mine.bytes) {
@@ -52,6 +52,6 @@ static void *take_scratch(long bytes) {
 #include "product.h"
 #include "affine.h"
 
-const unsigned xbp_digest = DIGEST; /* of the sources that this was built from */
+const unsigned xbp_digest = DIGEST; /* of this build's sources */
 
 int xbp_lanes(int bytes) { return VECTOR_BYTES / bytes; }

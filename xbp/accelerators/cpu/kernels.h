@@ -1,4 +1,4 @@
-/* What the kernels share. Compiled once for each level of the instruction set; see build.py. */
+/* Shared declarations. Compiled once for each level of the instruction set; see build.py. */
 #ifndef XBP_KERNELS_H
 #define XBP_KERNELS_H
 
@@ -19,7 +19,7 @@
 #ifdef __SSE2__
 #define VECTOR_REGISTER "x"
 #else
-#define VECTOR_REGISTER "w" /* as 64-bit Arm has it */
+#define VECTOR_REGISTER "w" /* 64-bit Arm */
 #endif
 #define PANEL 2
 #define MOST_OUTPUTS 4
@@ -36,8 +36,8 @@ typedef struct {
 
 /* A convolution, then max(·, 0) if `relu`, then the maximum of pool_h × pool_w windows side by side.
  * x: (n, c, h, w), y: (n, o, oh / pool_h, ow / pool_w), weight: (o, c, kh, kw), contiguous.
- * `where` remembers for each entry of y and each image of a block which entry of the window it came
- * from, or NOWHERE: what the backward needs. NULL where there is neither relu nor pooling. */
+ * `where` has, for each entry of y and each image of a block, the position of the maximum in its
+ * window, or NOWHERE where relu gave 0. NULL without relu and pooling. */
 typedef struct {
     images x, y, dx;
     void *weight, *bias, *dweight, *dbias; /* bias, dbias and dx.data may be NULL */
@@ -48,10 +48,10 @@ typedef struct {
 
 #define NOWHERE 255
 
-/* Pooling with windows of any stride and padding. Backward x is ∂L/∂x, to be written, and y ∂L/∂y. */
+/* Pooling with windows of any stride and padding. In the backward, x is ∂L/∂x (output), y is ∂L/∂y. */
 typedef struct {
     images x, y;
-    uint8_t *where; /* as above; NULL where `average` */
+    uint8_t *where; /* as above; NULL if `average` */
     long n, c, h, w, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow;
     int average, threads;
 } pooling;
@@ -64,9 +64,9 @@ typedef struct {
     int threads;
 } flattening;
 
-/* c (m, n) = a b; a (m, k) and b (k, n) are stored as such, or transposed, with rows lda, ldb apart.
- * `gemm` is the cblas function for the dtype, with 64-bit integers; the others tell and set how many
- * threads the BLAS uses. */
+/* c (m, n) = a b. a (m, k) and b (k, n) may be stored transposed, with leading dimensions lda, ldb.
+ * `gemm` is the cblas function for the dtype, with 64-bit integers; the other two get and set the BLAS's
+ * number of threads. */
 typedef struct {
     void *gemm;
     int (*get_threads)(void);
@@ -77,7 +77,7 @@ typedef struct {
     int trans_a, trans_b, threads;
 } product;
 
-/* y (n, out) = x Wᵀ + b, or max(·, 0) of it if `relu`; all of them contiguous. */
+/* y (n, out) = x Wᵀ + b, then max(·, 0) if `relu`; all arrays are contiguous. */
 typedef struct {
     const void *x, *weight, *bias, *dy; /* bias, dx and dbias may be NULL */
     void *y, *dx, *dweight, *dbias;

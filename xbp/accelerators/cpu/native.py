@@ -1,4 +1,4 @@
-"""The compiled library: which one this processor can run, and its functions and structures."""
+"""The compiled library for this processor, and its structures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 from xbp.accelerators.cpu.build import digest, library_path
 
-LEVELS = {  # what the processor must have for each, best first
+LEVELS = {  # the processor features that each needs, best first
     "avx512": ("AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX2", "FMA3"),
     "avx2": ("AVX2", "FMA3"),
     "baseline": (),
@@ -18,13 +18,13 @@ MOST_THREADS = 64
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels for this processor; None where there are none that can be loaded."""
+    """The kernels for this processor; None if there is no library to load."""
     return _load()[0]
 
 
 @cache
 def status() -> str:
-    """The level of the instruction set that is in use, or why there is none."""
+    """The level of the instruction set in use, or why there is none."""
     return _load()[1]
 
 
@@ -53,7 +53,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _features() -> dict[str, bool]:
-    """What numpy found out about the processor."""
+    """The processor's features, as numpy detected them."""
     try:
         from numpy._core._multiarray_umath import __cpu_features__
     except ImportError:
@@ -63,14 +63,14 @@ def _features() -> dict[str, bool]:
 
 @cache
 def lanes(itemsize: int) -> int:
-    """How many numbers of so many bytes a vector has: the images of a block."""
+    """The number of lanes of a vector for numbers of this size, which is the images of a block."""
     loaded = library()
     return 1 if loaded is None else int(loaded.xbp_lanes(itemsize))
 
 
 @cache
 def threads() -> int:
-    """How many threads the kernels use: XBP_NUM_THREADS, else OMP_NUM_THREADS, else all cores."""
+    """The number of threads: XBP_NUM_THREADS, else OMP_NUM_THREADS, else all cores."""
     for name in ("XBP_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "")
         if value.isdecimal() and int(value) > 0:

@@ -18,7 +18,7 @@ static void NAME(pool_part)(void *task, int part, int parts) {
             for (long p = 0; p < t->oh; p++)
                 for (long q = 0; q < t->ow; q++, where += LANES) {
                     const vector *window = x + c * plane + p * t->stride_h * row + q * t->stride_w;
-                    /* The first place that is no frame, of which a window may have nothing larger. */
+                    /* The first place inside the image: a window may hold nothing above -∞. */
                     const long top = t->pad_h - p * t->stride_h, left = t->pad_w - q * t->stride_w;
                     const long s0 = top > 0 ? top : 0, u0 = left > 0 ? left : 0;
                     vector best = t->average ? window[0] : window[s0 * row + u0];
@@ -43,7 +43,7 @@ static void NAME(pool_part)(void *task, int part, int parts) {
     }
 }
 
-/* y holds ∂L/∂y now, and what is written is ∂L/∂x. */
+/* Reads ∂L/∂y from y, writes ∂L/∂x to x. */
 static void NAME(pool_backward_part)(void *task, int part, int parts) {
     NAME(job) *job = task;
     const pooling *t = job->pooling;

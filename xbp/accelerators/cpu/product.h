@@ -1,8 +1,8 @@
-/* A matrix product on this pool of threads: each computes its part of the result by a call of the
- * BLAS that numpy brought, held to one thread meanwhile.
+/* A matrix product on the workers: each thread computes its part of the result by a call of numpy's
+ * BLAS, which is limited to one thread meanwhile.
  *
- * The threads of OpenBLAS wait for more work by spinning for some 20 ms after each product, on cores
- * that convolutions then need: with both at work LeNet-5 took half as long again. */
+ * After each product OpenBLAS's own threads spin for some 20 ms, on cores that the next convolution
+ * needs; with them LeNet-5 took half as long again. */
 
 typedef void NAME(gemm)(int order, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, real alpha,
                         const real *a, int64_t lda, const real *b, int64_t ldb, real beta, real *c,
@@ -10,7 +10,7 @@ typedef void NAME(gemm)(int order, int trans_a, int trans_b, int64_t m, int64_t 
 
 static void NAME(multiply_part)(void *task, int part, int parts) {
     const product *t = task;
-    /* The longer side of c is cut, in multiples of the vectors that its kernels work on. */
+    /* The longer side of c is split, in multiples of 16, the width of the BLAS's kernels. */
     const int by_rows = t->m > t->n;
     const int64_t size = by_rows ? t->m : t->n, pieces = (size + 15) / 16;
     const int64_t from = part * pieces / parts * 16, end = (part + 1) * pieces / parts * 16;

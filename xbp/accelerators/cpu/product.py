@@ -1,4 +1,4 @@
-"""Matrix products on the kernels' own threads: large ones by the BLAS inside numpy's wheels."""
+"""Matrix products on the workers: large ones by the BLAS in numpy's wheels, small ones directly."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from xbp.accelerators.shared import stored
 
 Real = NDArray[Any]
 LEAST_PRODUCTS = 2**18
-"""Below this OpenBLAS uses one thread, and numpy's own call is the shortest way to it."""
+"""Below this OpenBLAS uses one thread, and numpy's own call costs least."""
 MOST_DIRECT = 2**23
-"""Above this a BLAS wins, which first rearranges the operands; see affine.h."""
+"""Above this a BLAS, which packs its operands first, is faster; see affine.h."""
 ORDERS = NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
-LEAST_KEPT = 2**25  # bytes; below it malloc keeps freed memory itself, see `NumPy.activate`
+LEAST_KEPT = 2**25  # bytes; malloc itself keeps smaller freed blocks, see `NumPy.activate`
 COUNTS_REFERENCES = (
     sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 )
 _probe = deque([object()])
-FREE = sys.getrefcount(_probe[0])  # of what the deque alone holds, asked in this way
+FREE = sys.getrefcount(_probe[0])  # reference count of an object held only by the deque
 
 
 def matmul(a: Real, b: Real) -> Any:
-    """See `xbp.primitives.matmul`; for two matrices that lie in memory as BLAS can read them."""
+    """See `xbp.primitives.matmul`; for two matrices of memory layouts that BLAS can read."""
     dtype = a.dtype
     if dtype not in DTYPES or a.ndim != 2 or b.ndim != 2 or b.dtype != dtype:
         return NotImplemented
@@ -66,7 +66,7 @@ _lock = Lock()
 
 
 def _after_fork() -> None:
-    """In a new process; of the threads, one of which may have held the lock, it has only one."""
+    """Reset the lock in a forked process: a thread that held it does not exist there."""
     global _lock
     _lock = Lock()
 
@@ -76,14 +76,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def memory(shape: tuple[int, int], dtype: np.dtype[Any]) -> Real:
-    """Memory for a result; a large one is used again when nobody holds it, or a view of it.
+    """Memory for a result; a large block is reused when nothing refers to it or to a view of it.
 
-    malloc gives blocks above 32 MiB back to the system at once, and to zero new pages for the
-    gradient of a large weight, each step, takes half as long as the product.
+    malloc returns blocks above 32 MiB to the system at once. For the gradient of a large weight,
+    zeroing new pages in each step would take half as long as the product.
     """
     if math.prod(shape) * dtype.itemsize < LEAST_KEPT or not COUNTS_REFERENCES:
         return np.empty(shape, dtype)
-    with _lock:  # from the look to the new reference, or two threads would get the same
+    with _lock:  # until the new reference exists, or two threads would get the same block
         for index in range(len(_kept)):
             held = sys.getrefcount(_kept[index])
             if held == FREE and _kept[index].shape == shape and _kept[index].dtype == dtype:
@@ -94,9 +94,9 @@ def memory(shape: tuple[int, int], dtype: np.dtype[Any]) -> Real:
 
 @cache
 def blas(dtype: np.dtype[Any]) -> tuple[int, int, int] | None:
-    """The addresses of gemm for a dtype, and of what tells and sets the number of threads.
+    """The addresses of gemm for a dtype, and of the getter and setter of the number of threads.
 
-    They are those of the OpenBLAS that numpy's wheels carry; None where numpy has another.
+    These are functions of the OpenBLAS in numpy's wheels; None if numpy has another BLAS.
     """
     kind = {"float32": "s", "float64": "d"}.get(dtype.name)
     folder = Path(np.__file__).parent.parent / "numpy.libs"

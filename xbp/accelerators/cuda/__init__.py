@@ -1,11 +1,11 @@
 """CUDA kernels for CuPy arrays, for small networks: few launches, all multiprocessors busy.
 
-They are compiled by NVRTC when they are first used. What a launch does depends on shapes alone: it
-waits for nothing, transfers nothing, allocates from CuPy's pool, and so can be captured into a CUDA
-graph. Sums are taken in a fixed order, without atomics: the same numbers come out each time.
+They are compiled by NVRTC at first use. A launch depends on shapes alone, waits for nothing,
+transfers nothing and allocates from CuPy's memory pool, so that it can be captured into a CUDA
+graph. Sums are taken in a fixed order, without atomics, so that results are reproducible.
 
-Without a GPU the tests compile them for several architectures, and run them in an emulation on the
-CPU, against the references.
+Without a GPU the tests compile the kernels for several architectures, and compare them, emulated on
+the CPU, with the references.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ chain = accelerated(
 
 
 def implementations() -> tuple[Callable[..., Any], ...]:
-    """The functions that stand in for primitives, by their names."""
+    """The accelerators by the names of their primitives."""
     return (
         *convolution.ACCELERATORS,
         *pooling.ACCELERATORS,

@@ -1,19 +1,17 @@
-/* Convolution, rectifier and maximum in one pass, and the gradients of it.
+/* Convolution, ReLU and max pooling in one pass, and their gradients.
  *
- * Images lie in memory with the batch innermost, [channel][row][column][image]. Neighbouring threads
- * are neighbouring images, so that every access is coalesced, and the same for any kernel, stride and
- * padding. What a block's threads share, the kernels, is in shared memory; each thread keeps its sums
- * in registers. A pooled gradient is never spread out: each entry knows the one place that it came
- * from, so that a 2×2 maximum leaves a quarter of the work. (Where no gradient has come through, a nan
- * of x is not looked at: there it is no nan of ∂L/∂W.)
+ * Images are stored with the batch innermost, [channel][row][column][image]. Neighbouring threads handle
+ * neighbouring images, so that every access is coalesced for any kernel, stride and padding. The kernels
+ * are in shared memory; each thread keeps its sums in registers. A pooled gradient is never spread out:
+ * each entry's `where` names the one position that it came from, so that a 2×2 maximum leaves a quarter
+ * of the work. (An x that receives no gradient is not read, so that its nan does not reach ∂L/∂W.)
  *
- * The sizes are macros: fixed by compiler options, they unroll the loops over taps, and `sum` stays in
- * registers. */
+ * Sizes are macros, set by compiler options: loops over taps unroll, and `sum` stays in registers. */
 
 struct convolution {
     const real *x, *weight, *bias, *dy;
     real *y, *dx, *partial;
-    unsigned char *where; /* of which entry of its window y is the maximum, or NOWHERE */
+    unsigned char *where; /* the position of y's maximum in its window, or NOWHERE */
     int n;
 };
 
@@ -23,23 +21,23 @@ struct convolution {
 #define TAPS (KH * KW)
 #define PLACES (POOL_H * POOL_W)
 #define CHOSEN (RELU || PLACES > 1) /* whether there is a `where` */
-#define PATCH_H ((POOL_H - 1) * STRIDE_H + KH) /* what the windows of an entry see */
+#define PATCH_H ((POOL_H - 1) * STRIDE_H + KH) /* height of the windows of an entry of y */
 #define PATCH_W ((POOL_W - 1) * STRIDE_W + KW)
 
-/* from[at], or 0 outside. The load is not skipped: then many of them can be under way together. */
+/* from[at], or 0 outside. It always loads, so that many loads are in flight at once. */
 __device__ inline real read(const real *from, int at, bool inside) {
     const real v = from[inside ? at : 0];
     return inside ? v : 0;
 }
 
-/* y, and where; each thread for TILE channels of an entry. */
+/* y and where; each thread computes TILE channels of an entry. */
 extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution p) {
     __shared__ real kernels[ROOM]; /* [channel][tap][output of the tile] */
     const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + threadIdx.x;
     const int all = ROWS * COLUMNS * p.n, image = at % p.n, window = at / p.n;
     const int top = window / COLUMNS * POOL_H * STRIDE_H - PAD_H;
     const int left = window % COLUMNS * POOL_W * STRIDE_W - PAD_W;
-    const int group = ROOM / (TILE * TAPS); /* as many channels as there is room for */
+    const int group = ROOM / (TILE * TAPS); /* channels per fill of shared memory */
     real sum[PLACES][TILE];
     for (int k = 0; k < PLACES; k++)
         for (int o = 0; o < TILE; o++) sum[k][o] = p.bias && first + o < O ? p.bias[first + o] : 0;
@@ -51,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution
             kernels[k] = o < O ? p.weight[(o * C + begin) * TAPS + k / TILE] : 0;
         }
         __syncthreads();
-        if (at >= all) continue; /* not return: the others wait for this thread */
+        if (at >= all) continue; /* no return before __syncthreads */
         for (int c = 0; c < channels; c++) {
             const real *plane = p.x + (begin + c) * H * W * p.n + image;
             real patch[PATCH_H][PATCH_W];
@@ -90,8 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution
     }
 }
 
-/* ∂L/∂x: each thread for TILE channels of a pixel. It looks at the windows whose kernels can have met
- * the pixel: as many for each. */
+/* ∂L/∂x; each thread computes TILE channels of a pixel, from the REACHES windows that can contain it. */
 #define REACH(kernel, stride, pool) (((kernel + stride - 1) / stride + pool - 2) / pool + 1)
 #define REACH_W REACH(KW, STRIDE_W, POOL_W)
 #define REACHES (REACH(KH, STRIDE_H, POOL_H) * REACH_W)
@@ -143,8 +140,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_input(const co
         if (first + c < C) p.dx[(first + c) * all + at] = sum[c];
 }
 
-/* ∂L/∂W and ∂L/∂b: a block for a row of taps (o, c, i) and one of the parts of the entries. Its
- * threads' sums are added pairwise, always the same pairs; the parts' sums by `add_up`. */
+/* ∂L/∂W and ∂L/∂b: one block for each row of taps (o, c, i) and part of the entries. Its threads' sums
+ * are added pairwise in a fixed order, the parts' sums by `add_up`. */
 extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_weight(const convolution p) {
     __shared__ real sums[ROOM];
     const int i = blockIdx.x % KH, c = blockIdx.x / KH % C, o = blockIdx.x / KH / C;

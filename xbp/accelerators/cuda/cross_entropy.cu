@@ -1,11 +1,11 @@
 /* Softmax and cross-entropy, value and gradient, in one pass over the logits [sample][class]. LANES
- * threads share a sample: one alone where there are few classes. What they find is combined
- * pairwise, always the same pairs. */
+ * threads share a sample, for few classes LANES = 1. Their results are combined pairwise in a fixed
+ * order. */
 
 struct cross_entropy_task {
-    const real *logits, *weights; /* the targets: probabilities, or */
-    const LABEL *labels;
-    real *gradient, *partial; /* partial: a loss for each block */
+    const real *logits, *weights; /* target probabilities; NULL with labels */
+    const LABEL *labels;          /* NULL with probabilities */
+    real *gradient, *partial;     /* partial: the loss of each block */
     double scale;
     int n, classes;
 };
@@ -16,7 +16,7 @@ struct cross_entropy_task {
 __device__ inline real larger(real a, real b) { return a > b || a != a ? a : b; }
 __device__ inline real sum_of(real a, real b) { return a + b; }
 
-/* Each group's `combine` of `mine`, in all of its threads; `LANES` is a power of two. */
+/* The reduction of `mine` by `combine` over each group of LANES threads (a power of two), for all. */
 #define COMBINED(into, combine, mine)                                                                 \
     __syncthreads();                                                                                  \
     shared[threadIdx.x] = mine;                                                                       \
@@ -30,7 +30,7 @@ __device__ inline real sum_of(real a, real b) { return a + b; }
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const cross_entropy_task p) {
     __shared__ real shared[THREADS];
     const int lane = threadIdx.x % LANES, sample = blockIdx.x * ROWS + threadIdx.x / LANES;
-    const int classes = sample < p.n ? p.classes : 0; /* a sample too many has none */
+    const int classes = sample < p.n ? p.classes : 0; /* none beyond the last sample */
     const real *z = p.logits + (long long)sample * p.classes;
     const real lowest = -1 / (real)0;
     real mine = lowest;

@@ -1,4 +1,4 @@
-/* Functions of entries: one pass over memory each, over several arrays in one launch. */
+/* Elementwise functions: one pass over memory each, for several arrays in one launch. */
 
 #define THREADS 256
 #define MOST 64 /* arrays in one launch */
@@ -9,7 +9,7 @@ struct arrays {
     long long size;
 };
 
-struct number { /* `value`, or what lies on the device, so that a captured graph sees it change */
+struct number { /* `value`, or a number on the device that may change between replays of a graph */
     const void *at;
     double value;
     long long bytes;
@@ -24,7 +24,7 @@ __device__ inline double read(const number &it) {
     return !it.at ? it.value : it.bytes == 4 ? *(const float *)it.at : *(const double *)it.at;
 }
 
-/* A thread takes an entry of each `step`. */
+/* A grid-stride loop: entry i, i + step, … for each thread. */
 #define ENTRIES(i)                                                                                    \
     const long long step = (long long)gridDim.x * THREADS;                                            \
     for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < of.size; i += step)
@@ -46,7 +46,7 @@ PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
 PASS(rectify, of.to[i] = of.a[i] <= 0 ? 0 : of.a[i]) /* nan stays nan */
 PASS(rectify_to_input, of.to[i] = of.a[i] <= 0 ? 0 : of.b[i])
 
-/* to[i] = Σ_k a[k · size + i] over s rows, in their order. */
+/* to[i] = Σ_k a[k · size + i] over s rows, in order of k. */
 extern "C" __global__ void __launch_bounds__(THREADS) add_up(const pass p) {
     const arrays of = p.of[0];
     const int rows = (int)p.s.value;
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_up(const pass p) {
     }
 }
 
-/* to[index] ← a, of rows of `size` numbers; the index lies on the device, in eight bytes. */
+/* to[index] ← a, for rows of `size` numbers and a 64-bit index on the device. */
 extern "C" __global__ void __launch_bounds__(THREADS) write_row(const pass p) {
     const arrays of = p.of[0];
     const long long row = *(const long long *)p.s.at;

@@ -1,8 +1,8 @@
-/* Philox-4x32-10 (Salmon et al. 2011): a thread for each block of four words. */
+/* Philox-4x32-10 (Salmon et al. 2011): one thread for each block of four words. */
 
 #define THREADS 256
 
-struct word { /* `value`, or what lies on the device */
+struct word { /* `value`, or a number on the device */
     const long long *at;
     long long value;
 };

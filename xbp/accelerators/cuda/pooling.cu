@@ -1,5 +1,5 @@
-/* Maximum and average over windows of images [channel][row][column][image]: a thread for each entry
- * of what is written, so that nothing is added by two threads at once. */
+/* Max and average pooling of images [channel][row][column][image]: one thread for each entry of the
+ * output, so that no two threads add to one entry. */
 
 struct pooling {
     const real *x, *dy;
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) pool(const pooling p) {
     if (!AVERAGE) p.where[at] = place;
 }
 
-/* ∂L/∂x of a pixel: what the windows that hold it have for it. */
+/* ∂L/∂x of a pixel: the sum over the windows that contain it. */
 extern "C" __global__ void __launch_bounds__(THREADS) pool_to_input(const pooling p) {
     const int at = blockIdx.x * THREADS + threadIdx.x;
     if (at >= C * H * W * p.n) return;

@@ -1,16 +1,15 @@
-/* C = A B for small matrices, with any strides, and what belongs to a linear layer besides: a bias, a
- * rectifier, and in its backward the rectifier's slope and the bias's gradient. A block for
- * SIDE × SIDE entries, a thread for 4 × 4.
+/* C = A B for small matrices with any strides, and the rest of a linear layer: the bias, ReLU, and in the
+ * backward ReLU's slope and the bias's gradient. A block computes SIDE × SIDE entries, a thread 4 × 4.
  *
- * A small product has few such tiles, and a long sum in each. So where SIDE is 16, the 16 threads
- * that make a tile come in 16 GROUPS, each of which takes a sixteenth of the sum; the groups' sums are
- * added in their order. With SIDE 64 there is one group. */
+ * A small product has few such tiles, with long sums. For SIDE = 16 a block therefore has 16 GROUPS of
+ * the 16 threads that a tile needs; each group adds a sixteenth of the terms, and the groups' sums are
+ * added in a fixed order. For SIDE = 64 there is one group. */
 
 struct product {
     const real *a, *b;
-    const real *bias; /* a number for each column of C, or none */
-    const real *mask; /* like A, if MASKED: where it is at most 0, A counts as 0 */
-    real *c, *sums;   /* SUMS: of the rows of A */
+    const real *bias; /* one number for each column of C, or NULL */
+    const real *mask; /* if MASKED: A counts as 0 where this array of A's layout is ≤ 0 */
+    real *c, *sums;   /* sums: the sums of the rows of A, if SUMS */
     long long a_row, a_column, b_row, b_column; /* steps from row to row, from column to column */
     int m, n, k;
 };
@@ -18,10 +17,10 @@ struct product {
 #define THREADS 256
 #define ACROSS (SIDE / 4)
 #define GROUPS (THREADS / (ACROSS * ACROSS))
-#define DEPTH (2048 / SIDE) /* how much of the sum is in shared memory at a time */
-#define PITCH (SIDE + 4)    /* so that not all of a column lie in one bank */
+#define DEPTH (2048 / SIDE) /* terms in shared memory at a time */
+#define PITCH (SIDE + 4)    /* spreads a column over several banks */
 
-/* A stripe of DEPTH × SIDE numbers into shared memory, along whichever way lies dense in memory. */
+/* Copy a stripe of DEPTH × SIDE numbers to shared memory, along the contiguous direction. */
 __device__ inline void stage(real *to, const real *from, const real *mask, int depth, int side,
                              long long step, long long step_side) {
     for (int e = threadIdx.x; e < DEPTH * SIDE; e += THREADS) {
@@ -70,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply(const product p) 
         for (int g = 0; g < GROUPS; g++) total += room[g * SIDE * SIDE + e];
         p.c[(long long)i * p.n + j] = RELU && total <= 0 ? 0 : total; /* nan stays nan */
     }
-    if (!SUMS || left > 0) return; /* all threads of the block, or none */
+    if (!SUMS || left > 0) return; /* uniform over the block */
     __syncthreads();
     #pragma unroll
     for (int r = 0; r < 4; r++)

@@ -70,7 +70,7 @@ def alone(threads: int) -> None:
 
 
 class Busy:
-    """Within the block, another thread's task occupies the pool."""
+    """Within the block, another thread's task occupies the workers."""
 
     def __enter__(self) -> None:
         self.begun, self.end = threading.Barrier(3), threading.Event()
@@ -116,7 +116,7 @@ def test_a_task_is_done_once_by_so_many_threads() -> None:
         together(threads)
 
 
-def test_who_finds_the_pool_busy_works_alone_and_has_it_later() -> None:
+def test_who_finds_the_workers_busy_works_alone_and_has_it_later() -> None:
     together(3)
     with Busy():
         for threads in (1, 2, 3):
@@ -156,7 +156,7 @@ def test_where_no_thread_can_be_started_the_caller_does_it_all() -> None:
 
 
 @needs_fork
-def test_a_process_forked_while_the_pool_is_busy_has_its_own() -> None:
+def test_a_process_forked_while_the_workers_are_busy_has_its_own() -> None:
     together(3)
     with Busy():
         in_child(lambda: together(3))
