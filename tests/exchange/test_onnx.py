@@ -191,7 +191,7 @@ def test_sizes_change_in_float64_too(tmp_path: Path, resize: nn.Layer) -> None:
 )
 def test_height_and_width_are_not_confused(tmp_path: Path, layer: nn.Layer) -> None:
     exported = to_onnx(layer, tmp_path / "model.onnx", (2, 7, 9))
-    assert sum(exported.nodes.values()) == 1
+    assert sum(exported.nodes.values()) - exported.nodes.get("Constant", 0) == 1
     close(run(tmp_path / "model.onnx", normal(4, 2, 7, 9)), layer(normal(4, 2, 7, 9)))
 
 
