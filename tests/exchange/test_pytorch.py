@@ -21,6 +21,8 @@ LAYERS: list[tuple[str, tuple[Any, ...], tuple[int, ...], dict[str, Any]]] = [
     ("Conv2d", (2, 3, (3, 2)), (2, 2, 7, 6), {"stride": (2, 1), "padding": (1, 2)}),
     ("Conv2d", (4, 6, 3), (2, 4, 7, 6), {"dilation": 2, "groups": 2, "padding": "same"}),
     ("Conv2d", (3, 3, 3), (2, 3, 7, 6), {"groups": 3, "bias": False}),
+    ("Conv1d", (4, 6, 3), (2, 4, 7), {"stride": 2, "groups": 2}),
+    ("ConvTranspose2d", (4, 6, 3, 2), (2, 4, 5, 4), {"groups": 2, "output_padding": 1}),
     ("PReLU", (3,), (2, 3, 4), {}),
     *(
         (name, (3, 4, layers), (2, 5, 3), {"bidirectional": directions, "bias": bias})

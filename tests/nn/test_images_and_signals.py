@@ -40,6 +40,32 @@ def conv2d(r: Rng) -> Drawn:
     return (*channels, kernel), options | {"bias": r.yes()}, shape
 
 
+def conv1d(r: Rng) -> Drawn:
+    """One axis of what `conv2d` draws."""
+    (c, o, kernel), options, (n, _, length, _) = conv2d(r)
+    for name in ("stride", "padding", "dilation"):
+        if isinstance(options[name], tuple):
+            options[name] = options[name][0]
+    return (c, o, kernel[0]), options, (n, c, length)
+
+
+def conv_transpose2d(r: Rng) -> Drawn:
+    groups, kernel, stride, dilation = r.number(1, 4), r.pair(1, 4), r.pair(1, 3), r.pair(1, 3)
+    channels = groups * r.number(1, 3), groups * r.number(1, 3)
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    padding = tuple(r.number(0, length // 2) for length in reach)
+    most = [max(steps) - 1 for steps in zip(stride, dilation, strict=True)]
+    options = {"padding": padding, "output_padding": tuple(r.number(0, many) for many in most)}
+    options |= {"groups": groups, "bias": r.yes(), "dilation": dilation, "stride": stride}
+    return (*channels, kernel), options, (r.number(1, 3), channels[0], *r.pair(1, 5))
+
+
+def pool1d(r: Rng) -> Drawn:
+    kernel = r.number(1, 4)
+    arguments = kernel, r.number(1, 4) if r.yes() else None, r.number(0, kernel // 2)
+    return arguments, {}, (2, 3, r.number(4, 9))
+
+
 def adaptive_avg_pool2d(r: Rng) -> Drawn:
     return ((r.number(1, 9), r.number(1, 9) if r.yes() else None),), {}, (2, 3, *r.pair(1, 12))
 
@@ -60,6 +86,10 @@ def zero_pad2d(r: Rng) -> Drawn:
 
 
 DRAWN: list[tuple[str, Callable[[Rng], Drawn]]] = [
+    ("Conv1d", conv1d),
+    ("ConvTranspose2d", conv_transpose2d),
+    ("MaxPool1d", pool1d),
+    ("AvgPool1d", pool1d),
     ("AdaptiveAvgPool2d", adaptive_avg_pool2d),
     ("Upsample", upsample),
     ("ZeroPad2d", zero_pad2d),
@@ -98,6 +128,39 @@ def test_outputs_and_gradients_are_those_of_pytorch(
 
 IMAGES = np.ones((1, 2, 3, 4))
 REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: nn.Conv1d(2, 3, (3, 3)), "kernel_size must be an integer, got (3, 3)"),
+    (
+        lambda: nn.Conv1d(2, 3, 3, dtype="float64", rng=0)(IMAGES),
+        "Conv1d(2, 3, kernel_size=(3,), stride=(1,), padding=(0,), bias=True) expects signals "
+        "(N, 2, L), got shape (1, 2, 3, 4)",
+    ),
+    (
+        lambda: nn.Conv1d(4, 3, 5, dtype="float64", rng=0)(IMAGES[0]),
+        "Conv1d(4, 3, kernel_size=(5,), stride=(1,), padding=(0,), bias=True) expects signals "
+        "(N, 4, L), got shape (2, 3, 4)",
+    ),
+    (
+        lambda: nn.MaxPool1d(5)(IMAGES[0]),
+        "MaxPool1d(kernel_size=(5,), stride=(5,), padding=(0,)) does not fit into signals of "
+        "length 4",
+    ),
+    (
+        lambda: nn.AvgPool1d(3, 1, 2),
+        "padding (2,) is more than half of kernel_size (3,)",
+    ),
+    (
+        lambda: nn.ConvTranspose2d(2, 3, 3, output_padding=1),
+        "output_padding (1, 1) must be smaller than stride (1, 1) or dilation (1, 1)",
+    ),
+    (
+        lambda: nn.ConvTranspose2d(2, 3, 3, padding="same"),
+        "padding must be an integer of at least 0, got 'same'",
+    ),
+    (
+        lambda: nn.ConvTranspose2d(2, 3, 1, padding=2, dtype="float64", rng=0)(IMAGES),
+        "ConvTranspose2d(2, 3, kernel_size=(1, 1), stride=(1, 1), padding=(2, 2), bias=True, "
+        "output_padding=(0, 0)) leaves nothing of images of 3 × 4 pixels",
+    ),
     (lambda: nn.AdaptiveAvgPool2d(0), "output_size must be an integer of at least 1, got 0"),
     (
         lambda: nn.AdaptiveAvgPool2d((1, 2, 3)),
@@ -186,3 +249,28 @@ def test_options_are_shown_where_they_are_given() -> None:
         "Conv2d(2, 4, kernel_size=(3, 3), stride=(1, 1), padding='same', dilation=(1, 2), "
         "groups=2, bias=True)"
     )
+
+
+def test_a_transposed_convolution_is_the_transpose_of_a_convolution() -> None:
+    """⟨y, conv(z)⟩ = ⟨convᵀ(y), z⟩, in whole numbers; and its ∂L/∂x is that conv's output."""
+    window = {"stride": (2, 1), "padding": 1, "dilation": (1, 2), "groups": 2, "bias": False}
+    conv = nn.Conv2d(4, 6, (3, 2), **window, dtype="float64", rng=0)
+    transpose = nn.ConvTranspose2d(6, 4, (3, 2), **window, dtype="float64", rng=0)
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-5, 6, conv.weight.shape).astype(float)
+    conv.load_state_dict({"weight": weight})
+    transpose.load_state_dict({"weight": weight})
+    z = rng.integers(-5, 6, (2, 4, 7, 6)).astype(float)
+    y = rng.integers(-5, 6, conv(z).shape).astype(float)
+    back, backward = transpose.forward(y, training=True)
+    assert back.shape == z.shape
+    assert np.sum(y * conv(z)) == np.sum(back * z)
+    np.testing.assert_array_equal(backward(z), conv(z))
+
+
+def test_a_signal_is_an_image_of_one_row() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, 9))
+    signal = nn.Conv1d(2, 4, 3, padding="same", dtype="float64", rng=0)
+    image = nn.Conv2d(2, 4, (1, 3), padding="same", dtype="float64", rng=0)
+    np.testing.assert_array_equal(signal(x), image(x[:, :, None])[:, :, 0])

@@ -31,7 +31,10 @@ from xbp.models import lenet1998
 from xbp.testing import oracles
 from xbp.testing.cases import LAYERS, LOSSES, Call, Case, Line
 from xbp.testing.cases.case import at_zero
+from xbp.testing.cases.layers import avg_pool1d as avg_pool1d_oracle
+from xbp.testing.cases.layers import conv1d as conv1d_oracle
 from xbp.testing.cases.layers import dropout as dropout_oracle
+from xbp.testing.cases.layers import max_pool1d as max_pool1d_oracle
 from xbp.testing.cases.layers import upsample as upsample_oracle
 
 SMOOTH = 2.0**-17
@@ -63,6 +66,9 @@ def regression(oracle: Any, *arguments: Any, **keywords: Any) -> Any:
 
 Problems = Callable[[int], st.SearchStrategy[Problem]]
 """From the number of multiplications that an oracle may need, to a strategy."""
+
+
+few = st.integers(1, 5)
 
 
 # --- windows -------------------------------------------------------------------------------------
@@ -133,6 +139,61 @@ def conv2d_with_options(draw: st.DrawFn, budget: int) -> Problem:
         lambda s, x: definition(x, s["weight"], s.get("bias")),
         step=1.0,
         exact=True,
+    )
+
+
+@st.composite
+def conv_transpose2d(draw: st.DrawFn, budget: int) -> Problem:
+    small, positive = st.integers(0, 2), st.integers(1, 3)
+    n, c, o, *rest = sizes(draw, budget // 4, batches, few, few, few, few, few, few)
+    size, kernel = rest[:2], (rest[2], rest[3])
+    stride, dilation = draw(st.tuples(positive, positive)), draw(st.tuples(positive, positive))
+    padding, more = draw(st.tuples(small, small)), draw(st.tuples(small, small))
+    padding = tuple(
+        min(p, d * (k - 1) // 2) for p, d, k in zip(padding, dilation, kernel, strict=True)
+    )
+    more = tuple(min(m, max(s, d) - 1) for m, s, d in zip(more, stride, dilation, strict=True))
+    groups, bias = draw(positive), draw(st.booleans())
+    window = stride, padding, more
+    return Problem(
+        nn.ConvTranspose2d(
+            *(groups * c, groups * o, kernel, *window, groups, bias, dilation), dtype="float64"
+        ),
+        (quarters(draw(seeds), n, groups * c, *size),),
+        lambda s, x: oracles.conv_transpose2d(
+            x, s["weight"], s.get("bias"), *window, dilation, groups
+        ),
+        step=1.0,
+        exact=True,
+    )
+
+
+@st.composite
+def conv1d(draw: st.DrawFn, budget: int) -> Problem:
+    """Kernels, strides and rests as images have them, along one axis."""
+    w, bias = draw(windows(budget, lambda k: k, 6)), draw(st.booleans())
+    arguments = (w.shape[1], w.out_channels, w.kernel[1], w.stride[1], w.padding[1], bias)
+    return Problem(
+        nn.Conv1d(*arguments, dtype="float64", rng=0),
+        (quarters(draw(seeds), *w.shape[:2], w.shape[3]),),
+        lambda s, x: conv1d_oracle(s, x, *arguments),
+        step=1.0,
+        exact=True,
+    )
+
+
+@st.composite
+def pool1d(draw: st.DrawFn, budget: int, kind: Any, oracle: Any) -> Problem:
+    w = draw(windows(budget, lambda k: k // 2, 1))
+    arguments = (w.kernel[1], w.stride[1], w.padding[1])
+    largest = kind is nn.MaxPool1d
+    x = (distinct if largest else quarters)(draw(seeds), *w.shape[:2], 1, w.shape[3])
+    return Problem(
+        kind(*arguments),
+        (x[:, :, 0],),
+        lambda s, x: oracle(s, x, *arguments),
+        step=KINKED if largest else 1.0,
+        exact=largest or is_dyadic(w.kernel[1]),
     )
 
 
@@ -238,8 +299,6 @@ def subsample2d(draw: st.DrawFn, budget: int) -> Problem:
 
 
 # --- matrices and shapes -------------------------------------------------------------------------
-
-few = st.integers(1, 5)
 
 
 @st.composite
@@ -552,6 +611,10 @@ OWN: dict[str, Problems] = {
     "PartialConv2d": partial_conv2d,
     "MaxPool2d": max_pool2d,
     "AvgPool2d": avg_pool2d,
+    "Conv1d": conv1d,
+    "ConvTranspose2d": conv_transpose2d,
+    "MaxPool1d": partial(pool1d, kind=nn.MaxPool1d, oracle=max_pool1d_oracle),
+    "AvgPool1d": partial(pool1d, kind=nn.AvgPool1d, oracle=avg_pool1d_oracle),
     "AdaptiveAvgPool2d": adaptive_avg_pool2d,
     "Upsample": upsample,
     "ZeroPad2d": zero_pad2d,

@@ -45,6 +45,31 @@ def convolve(
     return _made(op.conv(*operands, **window, group=groups))
 
 
+def convolve_transposed(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    output_padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Result:
+    if x.dtype != ndonnx.float32:
+        return NotImplemented
+    operands = [array.unwrap_spox() for array in (x, weight, bias) if array is not None]
+    window = {"strides": stride, "dilations": dilation, "group": groups}
+    (p, q), (more, wider) = padding, output_padding
+    if more < stride[0] and wider < stride[1]:
+        given = {"pads": padding * 2, "output_padding": output_padding}
+        return _made(op.conv_transpose(*operands, **window, **given))
+    # onnxruntime refuses an output padding of a stride or more
+    y = _made(op.conv_transpose(*operands[:2], **window))[0]
+    y, _ = zero_pad(y, padding=((-p, more - p), (-q, wider - q)))
+    return (y if bias is None else y + ndonnx.reshape(bias, (-1, 1, 1))), _no_backward
+
+
 def rectify(x: Array) -> Result:
     return _made(op.relu(x.unwrap_spox()))
 
@@ -164,6 +189,7 @@ registry.register(
     ndonnx.Array,
     (
         convolve,
+        convolve_transposed,
         rectify,
         max_pool,
         average_pool,

@@ -20,7 +20,8 @@ from xbp.nn.class_losses import MultiMarginLoss, NLLLoss
 from xbp.nn.classes import ClassLoss
 from xbp.nn.composite import Composite
 from xbp.nn.containers import Concatenate, Parallel, Residual
-from xbp.nn.conv import Conv2d
+from xbp.nn.conv import Conv1d, Conv2d
+from xbp.nn.conv_transpose import ConvTranspose2d
 from xbp.nn.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from xbp.nn.dropout import Dropout
 from xbp.nn.embedding import Embedding
@@ -41,7 +42,7 @@ from xbp.nn.losses import (
 from xbp.nn.norm import GroupNorm, LayerNorm, RMSNorm
 from xbp.nn.operation import Operation, OperationLayer
 from xbp.nn.parameter import Buffer, Parameter
-from xbp.nn.pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from xbp.nn.pool import AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from xbp.nn.positions import LearnedPositions, SinusoidalPositions
 from xbp.nn.prelu import PReLU
 from xbp.nn.rearrange import Identity, Permute, Reshape
@@ -59,6 +60,7 @@ from xbp.nn.transformer import TransformerBlock
 
 __all__ = [
     "AdaptiveAvgPool2d",
+    "AvgPool1d",
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "Backward",
@@ -68,7 +70,9 @@ __all__ = [
     "ClassLoss",
     "Composite",
     "Concatenate",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dropout",
@@ -97,6 +101,7 @@ __all__ = [
     "LogSoftmax",
     "Loss",
     "MSELoss",
+    "MaxPool1d",
     "MaxPool2d",
     "MultiMarginLoss",
     "MultiheadAttention",

@@ -10,6 +10,7 @@ from xbp.nn.operation import Operation, OperationLayer, Shape
 from xbp.nn.windowed import Size, Windowed, check_images, described
 from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.resampling import adaptive_average_pool
+from xbp.primitives.signals import average_pool1d, max_pool1d
 
 
 class _Pool(Windowed, OperationLayer):
@@ -102,6 +103,70 @@ class AvgPool2d(_Pool):
     """
 
     primitive = average_pool
+
+
+class MaxPool1d(_Pool):
+    """y[n, c, s] = max_j x[n, c, s·stride + j]: a `MaxPool2d` of one row, with its rules.
+
+    Parameters
+    ----------
+    kernel_size : int
+    stride : int, optional
+        None is `kernel_size`: windows side by side. Smaller ones overlap.
+    padding : int, default 0
+        With -∞, on both sides; at most half of `kernel_size`.
+
+    Notes
+    -----
+    Input (N, C, L), output (N, C, OL) with OL = ⌊(L + 2·padding - k)/stride⌋ + 1.
+
+    Raises
+    ------
+    InputError
+        For sizes out of range, and in forward for input that is not 3-D or too short.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> nn.MaxPool1d(2)(np.array([[[1.0, 2.0, 4.0, 3.0]]])).tolist()
+    [[[2.0, 4.0]]]
+    """
+
+    axes = 1
+    primitive = max_pool1d
+
+
+class AvgPool1d(_Pool):
+    """y[n, c, s] = 1/k Σ_j x[n, c, s·stride + j]: an `AvgPool2d` of one row.
+
+    Parameters
+    ----------
+    kernel_size : int
+    stride : int, optional
+        None is `kernel_size`: windows side by side. Smaller ones overlap.
+    padding : int, default 0
+        With zeros, which count in the average (PyTorch's default); at most half of `kernel_size`.
+
+    Notes
+    -----
+    Input (N, C, L), output (N, C, OL) with OL = ⌊(L + 2·padding - k)/stride⌋ + 1.
+
+    Raises
+    ------
+    InputError
+        For sizes out of range, and in forward for input that is not 3-D or too short.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> nn.AvgPool1d(2)(np.array([[[1.0, 2.0, 4.0, 3.0]]])).tolist()
+    [[[1.5, 3.5]]]
+    """
+
+    axes = 1
+    primitive = average_pool1d
 
 
 class AdaptiveAvgPool2d(OperationLayer):

@@ -9,7 +9,7 @@ versions: plain enough to be believed, and the oracle of every faster one.
 
 from xbp.primitives.attention import attention
 from xbp.primitives.chain import chain
-from xbp.primitives.convolution import convolve
+from xbp.primitives.convolution import convolve, convolve_transposed
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
 from xbp.primitives.elementwise import rectify, tanh
@@ -29,6 +29,7 @@ from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.resampling import adaptive_average_pool, upsample
+from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
 from xbp.primitives.special import erf, erfc, sigmoid
 from xbp.primitives.updates import (
     accumulate,
@@ -47,10 +48,13 @@ __all__ = [
     "attention",
     "average",
     "average_pool",
+    "average_pool1d",
     "batch_normalize",
     "bincount",
     "chain",
     "convolve",
+    "convolve1d",
+    "convolve_transposed",
     "cross_entropy",
     "embedding",
     "erf",
@@ -59,6 +63,7 @@ __all__ = [
     "fold_rows",
     "matmul",
     "max_pool",
+    "max_pool1d",
     "normalize",
     "normalized_step",
     "output_size",

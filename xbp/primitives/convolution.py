@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xbp.backend import Array, array_namespace
-from xbp.primitives.dispatch import Gradients, primitive
+from xbp.primitives.dispatch import Gradients, check_gradient, primitive
 from xbp.primitives.images import (
     Padding,
     Pair,
@@ -95,6 +95,81 @@ def convolve(
         return dx, xp.permute_dims(dW, (0, 2, 1, 3)), db
 
     return images(xp.reshape(y, (oh, out, ow, -1))), gradients
+
+
+@primitive
+def convolve_transposed(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    output_padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> tuple[Array, Gradients]:
+    """The transpose of `convolve` with the same weight and window, plus b.
+
+    What is ∂L/∂x there is y here, so that each entry of x adds its multiple of a kernel to y. And
+    what is y there, with δ = ∂L/∂y in place of x, is ∂L/∂x here; ∂L/∂W is that of the convolution
+    of δ to which x is the gradient (Dumoulin & Visin 2016, chapter 4).
+
+    Parameters
+    ----------
+    x : array (N, in, H, W)
+    weight : array (in, out/groups, kh, kw)
+    bias : array (out,) or None
+    stride, padding, dilation : (int, int)
+        Of the convolution.
+    output_padding : (int, int)
+        Rows and columns of y, at its end, that no window may reach: sizes that a stride makes
+        alike.
+    groups : int
+
+    Returns
+    -------
+    y : array (N, out, OH, OW)
+        OH = (H - 1)·stride - 2·padding + dilation·(kh - 1) + output_padding + 1.
+    gradients : callable
+        From ∂L/∂y to (∂L/∂x, ∂L/∂W, ∂L/∂b).
+    """
+    xp = array_namespace(x)
+    n, _, h, w = x.shape
+    _, channels, *kernel = weight.shape
+    window = ((kernel[0], kernel[1]), stride, padding, output_padding, dilation)
+    shape = (n, groups * channels, *transposed_size((h, w), *window))
+    (p, q), (more, wider) = padding, output_padding
+    whole: Padding = padding
+    if more >= stride[0] or wider >= stride[1]:  # there another window would fit
+        whole = ((p, p - more), (q, q - wider))
+    y = to_input(x, weight, shape, stride, whole, dilation, groups)
+    if bias is not None:
+        y += xp.reshape(bias, (-1, 1, 1))
+
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
+        check_gradient(dy, shape)
+        dx, of_convolution = convolve(
+            dy, weight, stride=stride, padding=whole, dilation=dilation, groups=groups
+        )
+        _, dW, _ = of_convolution(x, False)
+        db = None if bias is None else xp.sum(dy, axis=(0, 2, 3))
+        return dx if wants_dx else None, dW, db
+
+    return y, gradients
+
+
+def transposed_size(
+    size: Pair, kernel: Pair, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
+) -> Pair:
+    """(size - 1)·stride - 2·padding + dilation·(kernel - 1) + output_padding + 1, on each axis."""
+    height, width = (
+        (old - 1) * s - 2 * p + d * (k - 1) + more + 1
+        for old, k, s, p, more, d in zip(
+            size, kernel, stride, padding, output_padding, dilation, strict=True
+        )
+    )
+    return height, width
 
 
 def to_input(

@@ -57,6 +57,50 @@ def conv2d(
     return oracles.conv2d(x, w, b, pair(stride), pair(padding), dilation, groups)
 
 
+def conv1d(
+    s: Any,
+    x: Host,
+    c: int,
+    o: int,
+    k: int,
+    stride: int = 1,
+    padding: Any = 0,
+    bias: bool = True,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Host:
+    """The images' definition, of one row."""
+    state = {name: w[:, :, None] if w.ndim == 3 else w for name, w in s.items()}
+    padding = padding if isinstance(padding, str) else (0, padding)
+    window = (1, k), (1, stride), padding, bias, (1, dilation)
+    return conv2d(state, x[:, :, None], c, o, *window, groups)[:, :, 0]
+
+
+def conv_transpose2d(
+    s: Any,
+    x: Host,
+    c: int,
+    o: int,
+    k: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    bias: bool = True,
+    dilation: Any = 1,
+) -> Host:
+    window = pair(stride), pair(padding), pair(output_padding), pair(dilation)
+    return oracles.conv_transpose2d(x, s["weight"], s.get("bias"), *window, groups)
+
+
+def max_pool1d(s: Any, x: Host, k: int, stride: Any = None, padding: int = 0) -> Host:
+    return oracles.max_pool2d(x[:, :, None], (1, k), (1, stride or k), (0, padding))[:, :, 0]
+
+
+def avg_pool1d(s: Any, x: Host, k: int, stride: Any = None, padding: int = 0) -> Host:
+    return oracles.avg_pool2d(x[:, :, None], (1, k), (1, stride or k), (0, padding))[:, :, 0]
+
+
 def partial_conv2d(
     s: Any, x: Host, table: Any, k: Any, stride: Any = 1, padding: Any = 0, *more: Any, **init: Any
 ) -> Host:
@@ -258,6 +302,29 @@ LAYERS: list[Layer] = [
         fed((2, 2, 5, 6), (3, 2), (1, 2), (0, 1)),
         fed(ends(5, 2, 6, 5), 2),
         fed(ends(5, 2, 6, 5), *OVERLAPPING),
+    ]),
+    Layer("Conv1d", conv1d, [
+        fed((3, 2, 11), 2, 3, 4, stride=2, padding=1),
+        fed((18, 4, 9), 4, 6, 3, padding=2, dilation=2, groups=2),
+        fed((2, 3, 8), 3, 3, 4, padding="same", bias=False, groups=3),
+        fed(ends(5, 2, 9), 2, 3, 3, padding=1),
+    ]),
+    Layer("ConvTranspose2d", conv_transpose2d, [
+        fed((3, 2, 4, 5), 2, 3, 3, stride=2, padding=1, output_padding=1),
+        fed((2, 3, 4, 3), 3, 2, (3, 2), (1, 2), bias=False),
+        fed((18, 4, 3, 4), 4, 6, 2, 2, groups=2),
+        fed((2, 2, 3, 4), 2, 2, (2, 3), (1, 2), (1, 0), (2, 1), 2, dilation=(3, 2)),
+        fed(ends(5, 2, 4, 3), 2, 3, 2, 2),
+    ]),
+    Layer("MaxPool1d", max_pool1d, [
+        fed(distinct(3, 2, 7), 2),
+        fed(sparse(2, 3, 9), 3, 2, 1),
+        fed(ends(5, 2, 9), 3, 1),
+    ], kinks=at_ties),
+    Layer("AvgPool1d", avg_pool1d, [
+        fed((3, 2, 7), 2),
+        fed((2, 3, 9), 3, 2, 1),
+        fed(ends(5, 2, 9), 3, 1),
     ]),
     Layer("AdaptiveAvgPool2d", adaptive_avg_pool2d, [
         fed((2, 3, 5, 7), 1),

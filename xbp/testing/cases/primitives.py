@@ -305,6 +305,36 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         )
     ),
     *(
+        (
+            "convolve_transposed",
+            partial(_operation, primitives.convolve_transposed, **options),
+            (x, w, (out,)),
+        )
+        for x, w, out, options in (
+            ((5, 2, 4, 3), (2, 3, 3, 2), 3, {"stride": (2, 1), "padding": (1, 0)}),
+            (
+                (18, 4, 3, 4),
+                (4, 2, 2, 3),
+                4,
+                {"groups": 2, "output_padding": (1, 1), "stride": (2, 2)},
+            ),
+            ((4, 2, 3, 4), (2, 1, 2, 2), 1, {"dilation": (3, 2), "output_padding": (2, 1)}),
+        )
+    ),
+    *(
+        ("convolve1d", partial(_operation, primitives.convolve1d, **options), (x, w, (w[0],)))
+        for x, w, options in (
+            ((5, 2, 9), (3, 2, 4), {"stride": (1, 2), "padding": (0, 1)}),
+            ((18, 4, 7), (6, 2, 3), {"groups": 2, "dilation": (1, 2)}),
+        )
+    ),
+    *(
+        (name, partial(_pool, getattr(primitives, name), (1, 3), stride=stride, padding=p), (x,))
+        for name in ("max_pool1d", "average_pool1d")
+        for stride, p in (((1, 3), (0, 0)), ((1, 2), (0, 1)))
+        for x in (normal(5, 2, 9), sparse(18, 3, 7))
+    ),
+    *(
         ("zero_pad", partial(_operation, primitives.zero_pad, padding=padding), ((3, 2, 4, 5),))
         for padding in ((1, 2), ((1, 0), (-1, 3)))
     ),

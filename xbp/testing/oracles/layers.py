@@ -77,6 +77,43 @@ def conv2d_same(
     )
 
 
+def conv_transpose2d(
+    x: F64,
+    weight: F64,
+    bias: F64 | None,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> F64:
+    """Transposed convolution, x (N, C, H, W), weight (C, O / G, KH, KW), bias (O,) -> (N, O, P, Q).
+
+    y[n, g O / G + o, p SH + u DH - PH, q SW + v DW - PW] += weight[c, o, u, v] x[n, c, p, q], where
+    that lies in y, from y[n, o] = bias[o], with g the group of c; P = (H - 1) SH - 2 PH
+    + DH (KH - 1) + OH + 1   (PyTorch documentation, nn.ConvTranspose2d)
+    """
+    batch, channels, height, width = x.shape
+    _, each, *kernel = weight.shape
+    size = [
+        (old - 1) * s - 2 * p + d * (k - 1) + more + 1
+        for old, s, p, d, k, more in zip(
+            (height, width), stride, padding, dilation, kernel, output_padding, strict=True
+        )
+    ]
+    y = np.zeros((batch, each * groups, *size))
+    if bias is not None:
+        y += bias[:, None, None]
+    for n, c, p, q in np.ndindex(x.shape):
+        first = c // (channels // groups) * each
+        for o, u, v in np.ndindex(each, *kernel):
+            row = p * stride[0] + u * dilation[0] - padding[0]
+            column = q * stride[1] + v * dilation[1] - padding[1]
+            if 0 <= row < size[0] and 0 <= column < size[1]:
+                y[n, first + o, row, column] += weight[c, o, u, v] * x[n, c, p, q]
+    return y
+
+
 def _window(
     shape: tuple[int, ...], p: int, q: int, kernel: Pair, stride: Pair, padding: Pair
 ) -> list[Pair]:
