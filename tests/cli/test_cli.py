@@ -297,7 +297,7 @@ class TestTraining:
 
     def test_terminal(self, command, small, tmp_path, monkeypatch):
         """Where a person watches, the same lines appear, above a progress bar."""
-        monkeypatch.setattr("xbp.cli.train.on_terminal", lambda: True)
+        monkeypatch.setattr("xbp.cli.fitting.on_terminal", lambda: True)
         result = command(*options(small, tmp_path))
         assert result.code == 0, result
         assert len(re.findall(r"epoch \d/2: loss .* \(test .* %\), .* s\n", result.out)) == 2
@@ -350,7 +350,7 @@ class TestInterrupt:
         def press(folder):
             signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr("xbp.datasets.load_mnist", press)
+        monkeypatch.setattr("xbp.datasets.labelled.load_mnist", press)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
         try:
             assert command(*options(small, tmp_path)) == Result(130, "", "")
@@ -496,7 +496,7 @@ class TestMistakes:
         def full(*_args, **_kwargs):
             raise MemoryError("7 GiB")
 
-        monkeypatch.setattr("xbp.cli.train.fit", full)
+        monkeypatch.setattr("xbp.cli.classify.fit", full)
         assert_sentence(command(*options(small, tmp_path)), "7 GiB", "--batch-size")
 
     def test_learning_rate_that_gives_nan(self, small, tmp_path):
@@ -567,7 +567,7 @@ class TestMistakes:
         def refuse(*_args, **_kwargs):
             raise PermissionError(13, "Permission denied", "some-file")
 
-        monkeypatch.setattr("xbp.cli.train.fit", refuse)
+        monkeypatch.setattr("xbp.cli.classify.fit", refuse)
         assert_sentence(command(*options(small, tmp_path)), "Permission denied", "some-file")
 
     def test_nobody_reads_the_output(self):

@@ -17,7 +17,7 @@ from xbp.benchmarks.options import Options
 from xbp.benchmarks.tables import file_stem, markdown, plot, results
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
 from xbp.cli.files import prepare_file, prepare_folder
-from xbp.cli.train import BackendName, Device
+from xbp.cli.options import BackendName, Device
 from xbp.errors import InputError, XBPError
 from xbp.machine import cpus
 from xbp.training.files import replacing, write_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,8 +49,11 @@ def model_table(rows: list[LayerSummary]) -> Table:
     return table
 
 
-def class_table(matrix: NDArray[np.int64]) -> Table:
-    """Results by class, from a confusion matrix, without classes that never occur."""
+def class_table(matrix: NDArray[np.int64], name: Callable[[int], str] = str) -> Table:
+    """Results by class, from a confusion matrix, without classes that never occur.
+
+    `name` is what a label is called.
+    """
     columns = (
         "class",
         "images",
@@ -62,9 +66,9 @@ def class_table(matrix: NDArray[np.int64]) -> Table:
     for label in np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist():
         row, images, correct = matrix[label].copy(), matrix[label].sum(), matrix[label, label]
         row[label] = 0
-        rival = f"{row.argmax()} ({row.max()} ×)" if row.any() else "–"
+        rival = f"{name(int(row.argmax()))} ({row.max()} ×)" if row.any() else "–"
         shares = percent(correct, images), percent(correct, matrix[:, label].sum())
-        table.add_row(f"{label}", f"{images:,}", f"{correct:,}", *shares, rival)
+        table.add_row(name(label), f"{images:,}", f"{correct:,}", *shares, rival)
     return table
 
 

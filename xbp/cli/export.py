@@ -70,6 +70,10 @@ def sample_shape(model: nn.Layer) -> tuple[int, ...]:
     """The shape of one sample, for models that a file can name."""
     if isinstance(model, models.MLP) and isinstance(model[0], nn.Linear):
         return (model[0].in_features,)
+    if isinstance(model, models.ResNet | models.VGG):
+        return (model.arguments["channels"], 32, 32)
+    if isinstance(model, models.GPT):
+        return (model.context,)
     return (1, 28, 28)
 
 

@@ -14,7 +14,7 @@ import xbp
 from xbp.backend import find_backend
 from xbp.cli.display import new_table, show
 from xbp.cli.files import prepare_file
-from xbp.cli.train import BackendName, Device
+from xbp.cli.options import BackendName, Device
 from xbp.errors import DataError, InputError
 from xbp.images import isolate, read_grey
 from xbp.models import LeNet5

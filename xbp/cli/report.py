@@ -10,7 +10,7 @@ import typer
 import xbp
 from xbp.backend import find_backend
 from xbp.cli.files import prepare_file
-from xbp.cli.train import BackendName, Device
+from xbp.cli.options import BackendName, Device
 from xbp.report import write_report
 from xbp.report.run import REPORT
 

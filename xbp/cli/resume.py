@@ -80,7 +80,8 @@ def take_options(context: typer.Context, folder: Path | None) -> Path | None:
     if notes.get("command") != context.command_path:
         checkpoint.file.refuse(f"is of {notes.get('command')!r}, not of {context.command_path!r}")
     weights = sum(math.prod(shape) for shape in checkpoint.file.shapes.values())
-    if not isinstance(options.get("classes"), int) or options["classes"] > weights:
+    classes = options.get("classes", 1)
+    if not isinstance(classes, int) or classes > weights:
         checkpoint.file.refuse("has more classes than weights; it is corrupt")
     context.default_map = {**options, "output": str(folder)}
     return folder

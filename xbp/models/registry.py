@@ -7,7 +7,7 @@ no more memory than the weights in the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -17,14 +17,21 @@ from xbp.errors import DataError, InputError, on_one_line
 from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
 from xbp.models.mlp import MLP
+from xbp.models.resnet import WIDTHS, ResNet
+from xbp.models.vgg import CHANNELS, VGG
 from xbp.nn import Layer
 
 ACTIVATIONS = {
     layer.__name__: layer
     for layer in (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.ELU, nn.GELU, nn.SiLU)
 }
-MODELS = {"GPT": GPT, "LeNet5": LeNet5, "MLP": MLP}
-GPT_SIZES = ("vocabulary", "context", "layers", "heads", "width")
+MODELS: dict[str, Any] = {
+    "GPT": GPT,
+    "LeNet5": LeNet5,
+    "MLP": MLP,
+    "ResNet": ResNet,
+    "VGG": VGG,
+}
 
 
 def recipe_of(model: Layer) -> dict[str, Any] | None:
@@ -66,35 +73,62 @@ def rebuild(recipe: Any, shapes: Mapping[str, tuple[int, ...]], file: str) -> La
         raise DataError(msg)
     if recipe.get("model") not in tuple(MODELS):
         _refuse(file, f"it is a {recipe.get('model')!r}, not one of {', '.join(MODELS)}")
-    arguments = dict(recipe["arguments"])
+    name, arguments = recipe["model"], dict(recipe["arguments"])
     stored = sum(math.prod(shape) for shape in shapes.values())
     try:
-        if recipe["model"] == "LeNet5":
-            if integer("num_classes", arguments.get("num_classes"), least=1) > stored:
-                _refuse(file, "it has more classes than the file has weights")
-            return LeNet5(**arguments, rng=0)
-        if recipe["model"] == "GPT":
-            sizes = [integer(name, arguments.get(name), least=1) for name in GPT_SIZES]
-            vocabulary, context, layers, _, width = sizes
-            if (vocabulary + context + 12 * layers * width) * width > stored:
-                _refuse(file, "it has more weights than the file")
-            return GPT(**arguments, rng=0)
-        sizes = [integer("a size", size, least=1) for size in arguments.pop("sizes")]
-        if sum(rows * columns for rows, columns in pairwise(sizes)) > stored:
+        if LEAST[name](arguments) > stored:
             _refuse(file, "it has more weights than the file")
-        output = arguments.pop("output_activation")
-        hidden = [ACTIVATIONS[name] for name in arguments.pop("activation")]
-        return MLP(
-            *sizes,
-            activation=hidden,
-            output_activation=None if output is None else ACTIVATIONS[output],
-            **arguments,
-            rng=0,
-        )
+        sizes = arguments.pop("sizes") if name == "MLP" else ()
+        if name == "MLP":
+            output, hidden = arguments["output_activation"], arguments["activation"]
+            arguments["output_activation"] = None if output is None else ACTIVATIONS[output]
+            arguments["activation"] = [ACTIVATIONS[each] for each in hidden]
+        model: Layer = MODELS[name](*sizes, **arguments, rng=0)
+        return model
     except DataError:
         raise
     except (InputError, TypeError, LookupError) as error:
         _refuse(file, f"{type(error).__name__}: {error}")
+
+
+# --- how many weights a model has at least, which is asked before it is made ---
+
+
+def _sizes(arguments: Mapping[str, Any], *names: str) -> list[int]:
+    return [integer(name, arguments.get(name), least=1) for name in names]
+
+
+def _gpt(arguments: Mapping[str, Any]) -> int:
+    vocabulary, context, layers, width = _sizes(
+        arguments, "vocabulary", "context", "layers", "width"
+    )
+    return (vocabulary + context + 12 * layers * width) * width
+
+
+def _mlp(arguments: Mapping[str, Any]) -> int:
+    sizes = [integer("a size", size, least=1) for size in arguments["sizes"]]
+    return sum(rows * columns for rows, columns in pairwise(sizes))
+
+
+def _resnet(arguments: Mapping[str, Any]) -> int:
+    depth, classes, channels = _sizes(arguments, "depth", "num_classes", "channels")
+    stages = max(1, depth // 3 - 1) * 9 * sum(width**2 for width in WIDTHS)
+    return stages // 2 + WIDTHS[0] * channels + WIDTHS[-1] * classes
+
+
+def _vgg(arguments: Mapping[str, Any]) -> int:
+    width, classes, channels = _sizes(arguments, "width", "num_classes", "channels")
+    stages = sum(9 * before * after for before, after in pairwise(CHANNELS))
+    return (stages * width + 9 * channels + CHANNELS[-1] * classes) * width
+
+
+LEAST: dict[str, Callable[[Mapping[str, Any]], int]] = {
+    "GPT": _gpt,
+    "LeNet5": lambda arguments: 84 * _sizes(arguments, "num_classes")[0],
+    "MLP": _mlp,
+    "ResNet": _resnet,
+    "VGG": _vgg,
+}
 
 
 def _refuse(file: str, why: str) -> NoReturn:

@@ -73,7 +73,7 @@ class Residual(Layer):
         return self._sum(self.body(x), x if self.shortcut is None else self.shortcut(x))
 
     def _sum(self, f: Array, s: Array) -> Array:
-        if f.shape != s.shape:
+        if f.shape != s.shape and not _may_fit(f.shape, s.shape):
             what = "the input" if self.shortcut is None else "its shortcut makes an output"
             advice = "; give it a shortcut=…" if self.shortcut is None else ""
             msg = (
@@ -226,6 +226,12 @@ class Concatenate(Layer):
 
     def options(self) -> str:
         return f"axis={self.axis}"
+
+
+def _may_fit(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether shapes are equal as far as their sizes are known: None is not, as in an export."""
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a == b or None in (a, b) for a, b in pairs)
 
 
 def _layer(what: str, given: Any) -> Layer:

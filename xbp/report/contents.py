@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-import xbp
 from xbp.backend import Array, backend_of, dtype_name, to_numpy
+from xbp.datasets.labelled import LABELLED_IMAGES, LabelledImages
 from xbp.nn import Flatten, Layer, named_outputs
 from xbp.training.metrics.confusion import confusion_matrix
 
@@ -51,7 +51,7 @@ class Filters(NamedTuple):
 
     name: str
     kind: str
-    weights: list[NDArray[Any]]
+    weights: list[NDArray[Any]]  # (H, W), or of colours (3, H, W)
 
     @property
     def largest(self) -> float:
@@ -83,24 +83,25 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-def outputs(model: Layer, images: NDArray[np.uint8]) -> NDArray[Any]:
-    """The model's logits for images (N, H, W), on the host."""
-    return np.concatenate(
-        [to_numpy(model(_inputs(model, images[i : i + 512]))) for i in range(0, len(images), 512)]
-    )
+def outputs(
+    model: Layer, images: NDArray[np.uint8], data: LabelledImages = LABELLED_IMAGES["mnist"]
+) -> NDArray[Any]:
+    """The model's logits for images (N, H, W) or (N, C, H, W) of a set, on the host."""
+    parts = [images[i : i + 512] for i in range(0, len(images), 512)]
+    return np.concatenate([to_numpy(model(_inputs(model, part, data))) for part in parts])
 
 
-def _inputs(model: Layer, images: NDArray[np.uint8]) -> Array:
+def _inputs(model: Layer, images: NDArray[np.uint8], data: LabelledImages) -> Array:
     """Images, standardized as in training."""
-    data = model.parameters()[0].data
-    return backend_of(data).asarray(
-        xbp.datasets.standardize_images(images, dtype=dtype_name(data.dtype))
-    )
+    weight = model.parameters()[0].data
+    return backend_of(weight).asarray(data.standardized(images, dtype_name(weight.dtype)))
 
 
-def examine(model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int) -> Tested:
+def examine(
+    model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int, data: LabelledImages
+) -> Tested:
     """Run the model over its whole test set."""
-    logits = outputs(model, x)
+    logits = outputs(model, x, data)
     probabilities = softmax(logits)
     predicted, labels = np.argmax(logits, axis=1), y.astype(np.int64)
     rows = np.arange(len(y))
@@ -115,10 +116,10 @@ def examine(model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int) -
     return Tested(confusion_matrix(labels, predicted, classes), loss, mistakes)
 
 
-def feature_maps(model: Layer, image: NDArray[np.uint8]) -> list[LayerMaps]:
+def feature_maps(model: Layer, image: NDArray[np.uint8], data: LabelledImages) -> list[LayerMaps]:
     """The output of each layer for an image, without layers that only rearrange it."""
     rows = []
-    for name, layer, y in named_outputs(model, _inputs(model, image[None])):
+    for name, layer, y in named_outputs(model, _inputs(model, image[None], data)):
         values = to_numpy(y)[0]
         if not isinstance(layer, Flatten):
             pictures = values.ndim == 3 and values[0].size > 1
@@ -143,7 +144,9 @@ def first_filters(model: Layer, image_size: tuple[int, int]) -> Filters | None:
     for name, value in model.state_dict().items():
         layer, _, parameter = name.rpartition(".")
         if parameter == "weight" and value.ndim == 4:
-            return Filters(layer, kinds.get(layer, ""), list(value[:MAPS, 0]))
+            colours = value.shape[1] == 3
+            shown = value[:MAPS] if colours else value[:MAPS, 0]
+            return Filters(layer, kinds.get(layer, ""), list(shown))
         if parameter == "weight" and value.shape[1:] == (image_size[0] * image_size[1],):
             pictures = value[:MAPS].reshape(-1, *image_size)
             return Filters(layer, kinds.get(layer, ""), list(pictures))

@@ -121,13 +121,18 @@ def _inline(svg: str, name: str, title: str) -> str:
 def signed(values: NDArray[Any], largest: float | None = None) -> str:
     """A matrix as a picture: orange above zero, blue below, with opacity by magnitude.
 
+    Three matrices are a picture in their colours, red, green and blue, with grey for zero.
+
     Parameters
     ----------
-    values : numpy.ndarray (H, W)
+    values : numpy.ndarray (H, W) or (3, H, W)
     largest : float, optional
         The magnitude of full opacity; by default the largest one.
     """
     largest = np.abs(values).max(initial=0) if largest is None else largest
+    if values.ndim == 3:
+        shares = np.clip(values / (largest or 1), -1, 1)
+        return photograph(np.rint(127.5 * (1 + shares)).astype(np.uint8))
     pixels = np.zeros((*values.shape, 4), np.uint8)
     pixels[..., :3] = np.where((values > 0)[..., None], POSITIVE, NEGATIVE)
     pixels[..., 3] = np.rint(255 * np.minimum(np.abs(values) / (largest or 1), 1))
@@ -138,6 +143,11 @@ def signed(values: NDArray[Any], largest: float | None = None) -> str:
 def ink(image: NDArray[np.uint8]) -> str:
     """A picture of black ink, 0 to 255, on transparent ground; a dark page inverts it."""
     return _png(np.stack([np.zeros_like(image), image], axis=-1), "LA")
+
+
+def photograph(image: NDArray[np.uint8]) -> str:
+    """A picture in colours, (3, H, W)."""
+    return _png(np.ascontiguousarray(image.transpose(1, 2, 0)), "RGB")
 
 
 def _png(pixels: NDArray[np.uint8], mode: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xbp.datasets.labelled import LABELLED_IMAGES
 from xbp.errors import InputError
 from xbp.nn import Layer
 from xbp.nn.summary import summary
@@ -76,6 +77,7 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
         "share": _share,
         "signed": figures.signed,
         "ink": figures.ink,
+        "photograph": figures.photograph,
     }
     text = environment.get_template("page.html").render(**_content(run, history, model, x, y))
     write_text(path, text)
@@ -85,20 +87,24 @@ def _content(
     run: Run, history: History, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]
 ) -> dict[str, Any]:
     """The variables of the template."""
-    tested = contents.examine(model, x, y, run.classes)
-    digit = contents.feature_maps(model, x[0])
-    probabilities = contents.softmax(contents.outputs(model, x[:1])[0])
+    data = LABELLED_IMAGES[run.data]
+    tested = contents.examine(model, x, y, run.classes, data)
+    first = contents.feature_maps(model, x[0], data)
+    probabilities = contents.softmax(contents.outputs(model, x[:1], data)[0])
     return {
         "run": run,
         "history": history.records,
         "started": datetime.fromisoformat(run.started),
         "seconds": [0.0] * (len(history) - len(run.seconds)) + run.seconds,
-        "layers": summary(model, (1, *x.shape[1:])),
+        "layers": summary(model, x.shape[1:] if x.ndim == 4 else (1, *x.shape[1:])),
         "tested": tested,
         "confusion": _confusion(tested.matrix),
         "most_classes": MOST_CLASSES,
-        "filters": contents.first_filters(model, x.shape[1:]),
-        "digit": {"image": x[0], "label": int(y[0]), "maps": digit},
+        "filters": contents.first_filters(model, x.shape[-2:]),
+        "colours": x.ndim == 4,
+        "data": data.title,
+        "name": data.name,
+        "first": {"image": x[0], "label": int(y[0]), "maps": first},
         "answers": [
             (int(i), float(probabilities[i]))
             for place, i in enumerate(np.argsort(-probabilities)[:3])

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-import xbp
 from xbp import accelerators, machine
 from xbp.backend import Array, to_numpy
+from xbp.datasets.labelled import LABELLED_IMAGES
 from xbp.errors import DataError
 from xbp.paths import kind_of, open_file, require_folder
 from xbp.training import Callback, History
@@ -50,8 +50,10 @@ class Run:
     seed, epochs, batch_size : int
     images, test_images : int
         The sizes of training and test set.
+    data : str
+        The set, of `xbp.datasets.labelled`; records of earlier versions lack it, and are of MNIST.
     data_dir : str or None
-        The folder of the data; None is the MNIST that ships with xbp.
+        The folder of the data; None is where they are looked for by themselves.
     started : str
         The time in ISO 8601.
     seconds : list of float
@@ -85,6 +87,7 @@ class Run:
     stopped: str
     environment: dict[str, str]
     steps: dict[str, list[float]]
+    data: str = "mnist"
 
     @property
     def knows_all_steps(self) -> bool:
@@ -120,6 +123,8 @@ class Run:
         hints = get_type_hints(cls)
         names = [field.name for field in fields(cls)]
         found = content if isinstance(content, dict) else {}
+        if content is found:
+            found = {"data": "mnist"} | found
         wrong = [name for name in names if name not in found or not _fits(found[name], hints[name])]
         run = None if wrong else cls(**{name: found[name] for name in names})
         if run is not None and (
@@ -128,6 +133,8 @@ class Run:
             wrong = ["steps"]
         if run is not None and not _is_time(run.started):
             wrong = ["started"]
+        if run is not None and run.data not in LABELLED_IMAGES:
+            wrong = ["data"]
         if run is None or wrong:
             msg = f"{str(path)!r} is no record of a run ({', '.join(wrong)} missing or wrong)"
             raise DataError(f"{msg}; train again")
@@ -267,8 +274,8 @@ def load_test_set(run: Run, data_dir: Path | None) -> tuple[NDArray[np.uint8], N
     DataError
         The data cannot be found, or differ from those of the run.
     """
-    folder = data_dir or (run.data_dir and Path(run.data_dir))
-    _, (x, y) = xbp.datasets.load_mnist(folder or None)
+    folder = data_dir or (Path(run.data_dir) if run.data_dir else None)
+    _, (x, y) = LABELLED_IMAGES[run.data].load(folder)
     if len(x) != run.test_images or ((y < 0) | (y >= run.classes)).any():
         msg = (
             f"the test set {f'in {str(folder)!r} ' if folder else ''}is not the one of this run, "

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from xbp import initializers, nn
-from xbp.models import lenet1998
+from xbp.models import lenet1998, resnet
 from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host, away_from_zero, distinct, ends, sparse, wide
 from xbp.testing.cases.case import Layer, at_ties, at_zero, fed, within
@@ -225,6 +225,13 @@ def stirred(kind: Callable[..., nn.Layer]) -> Callable[..., nn.Layer]:
 def network(s: Any, x: Host) -> Host:
     """Of `small_network`, in training."""
     return network_head(s, dropout({}, network_body(s, x), 0.5))
+
+
+def subsample(s: Any, x: Host, before: int, after: int, stride: int = 2) -> Host:
+    y = np.zeros((len(x), after, -(-x.shape[2] // stride), -(-x.shape[3] // stride)), x.dtype)
+    for i, j in np.ndindex(y.shape[2:]):
+        y[:, :before, i, j] = x[:, :, i * stride, j * stride]
+    return y
 
 
 def network_body(s: Any, x: Host) -> Host:
@@ -438,5 +445,9 @@ LAYERS: list[Layer] = [
     ], room=lenet1998),
     Layer("Negation", entrywise(lambda x: 0.0 - x), [fed((4, 7))], room=lenet1998,
           exact=True),
+    Layer("Subsample", subsample, [
+        fed((2, 3, 5, 6), 3, 7),
+        fed((3, 2, 7, 4), 2, 2, 3),
+    ], room=resnet),
 ]  # fmt: skip
 """In this order they stand in certificates and in docs/onnx.md."""

@@ -1,0 +1,162 @@
+"""``xbp train resnet20`` and its like, on a set of few images in CIFAR-10's files."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.test_cli import Result, assert_sentence, command, own_backend, rows  # noqa: F401
+
+from xbp.cli.display import Stopwatch
+from xbp.datasets import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, cifar, load_cifar10
+from xbp.datasets import standardize_images as standardized
+from xbp.datasets.known import CIFAR10_TRAIN
+from xbp.report.run import Run
+from xbp.training import load_model
+
+TRAIN, TEST = 8, 20
+"""Images of each file for training, of which there are five, and of that for the test."""
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar, "RECORDS", {"data_batch": TRAIN, "test_batch": TEST})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images whose colour is their class, with noise."""
+    folder, rng = tmp_path_factory.mktemp("data") / "cifar10", np.random.default_rng(0)
+    folder.mkdir()
+    colours = rng.integers(40, 216, (10, 3))
+    for name in (*CIFAR10_TRAIN, "test_batch.bin"):
+        labels = rng.integers(0, 10, TEST if name == "test_batch.bin" else TRAIN)
+        noise = rng.integers(-40, 40, (len(labels), 3, 32, 32))
+        images = (colours[labels][:, :, None, None] + noise).astype(np.uint8)
+        content = np.concatenate([labels[:, None], images.reshape(len(labels), -1)], axis=1)
+        (folder / name).write_bytes(content.astype(np.uint8).tobytes())
+    return folder
+
+
+def words(data: Path, output: Path, *more: object, network: str = "resnet20") -> list[object]:
+    sizes = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 0.01]
+    return ["train", network, "--data-dir", data, "--output", output, *sizes, *more]
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Path]:
+    """Where the run of `trained` is, once it has been made."""
+    return []
+
+
+@pytest.fixture
+def trained(command, data, made, tmp_path_factory):  # noqa: F811
+    if not made:
+        folder = tmp_path_factory.mktemp("trained") / "run"
+        result = command(*words(data, folder, "--report"))
+        assert result.code == 0, result
+        made.append(folder)
+    return made[0]
+
+
+def test_what_it_writes_is_what_it_says(trained, data):
+    model, run = load_model(trained / "model.safetensors"), Run.load(trained)
+    _, (x_test, y_test) = load_cifar10(data)
+    logits = model(standardized(x_test, CIFAR10_MEAN, CIFAR10_STD))
+    found = float(np.mean(np.argmax(logits, axis=1) == y_test))
+    assert float(rows(trained)[-1]["val_accuracy"]) == pytest.approx(found)
+    assert (run.title, run.data, run.images, run.test_images) == ("ResNet-20", "cifar10", 40, 20)
+    assert run.data_dir == str(data) and run.classes == 10
+
+
+def test_the_report_shows_colours_and_names(trained, command, tmp_path):  # noqa: F811
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    assert 'class="photo"' in page and 'class="ink"' not in page
+    for name in CIFAR10_CLASSES:
+        assert f'<th scope="row">{name}</th>' in page
+    assert "the first test image, a" in page.lower() and "ResNet-20" in page
+    result = command("report", trained, "--output", tmp_path / "again.html")
+    assert result.code == 0, result
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_it_resumes_as_if_it_had_never_been_interrupted(
+    trained,
+    command,  # noqa: F811
+    data,
+    tmp_path,
+    monkeypatch,
+):
+    """In the middle of the second epoch, with a source, augmentation and running statistics."""
+    ordinary = Stopwatch.on_step_end
+
+    def press(self, trainer, step):
+        ordinary(self, trainer, step)
+        if self.steps == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopwatch, "on_step_end", press)
+        assert command(*words(data, output, "--checkpoint-every", 1)).code == 0
+    assert len(rows(output)) == 2 and not rows(output)[1]["val_loss"]
+    result = command("train", "resnet20", "--resume", output)
+    assert result.code == 0, result
+    assert "going on after step 4, with 1 epochs done\n" in result.out
+    for name in ("history.csv", "model.safetensors"):
+        assert (output / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_it_is_exported(trained, command, tmp_path):  # noqa: F811
+    pytest.importorskip("onnxruntime")
+    result = command("export", trained, "--onnx", tmp_path / "model.onnx")
+    assert result.code == 0, result
+    assert "(N, 3, 32, 32)" in result.out and "in onnxruntime outputs differ" in result.out
+
+
+def test_the_other_shortcut_and_limit(command, data, tmp_path):  # noqa: F811
+    more = ["--shortcut", "B", "--limit", 16, "--epochs", 1]
+    result = command(*words(data, tmp_path, *more))
+    assert result.code == 0, result
+    assert "16 training images, 20 test images" in result.out
+    model = load_model(tmp_path / "model.safetensors")
+    assert model.arguments["shortcut"] == "B"
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("more", "parts"),
+        [
+            (["--shortcut", "C"], ("shortcut", "'A'", "'B'")),
+            (["--epochs", 0], ("--epochs", "at least 1")),
+            (["--limit", 0], ("--limit", "at least 1")),
+            (["--dtype", "int8"], ("--dtype", "'float32'")),
+        ],
+    )
+    def test_options(self, command, data, tmp_path, more, parts):  # noqa: F811
+        output = tmp_path / "out"
+        assert_sentence(command(*words(data, output, *more)), *parts)
+        assert not output.exists()
+
+    def test_folders(self, command, data, tmp_path):  # noqa: F811
+        result = command(*words(tmp_path / "none", tmp_path / "out"))
+        assert_sentence(result, "data_batch_1.bin", "CIFAR-10", "xbp data fetch cifar10")
+        (tmp_path / "cut").mkdir()
+        for path in data.iterdir():
+            (tmp_path / "cut" / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "cut" / "test_batch.bin").write_bytes(b"\0" * 100)
+        assert_sentence(command(*words(tmp_path / "cut", tmp_path / "out")), "test_batch.bin")
+        assert not (tmp_path / "out").exists()
+
+    def test_predict_is_for_digits(self, trained, command):  # noqa: F811
+        assert_sentence(command("predict", trained, "a.png"), "ResNet", "LeNet-5")
+
+    def test_a_report_of_another_set(self, trained, command, tmp_path):  # noqa: F811
+        for path in trained.iterdir():
+            if path.is_file():
+                (tmp_path / path.name).write_bytes(path.read_bytes())
+        record = (tmp_path / "run.json").read_text().replace('"cifar10"', '"no-such"')
+        (tmp_path / "run.json").write_text(record)
+        assert_sentence(command("report", tmp_path), "run.json", "data")
