@@ -50,6 +50,7 @@ COMMANDS = {
         "report",
         "Show a run on one page: how it learned, what it confuses, what it sees, how to repeat it.",
     ),
+    "sample": ("sample", "sample", "Let a trained GPT continue a text, and print both."),
 }
 """For each command its module, the name in it, and the first paragraph of its help."""
 

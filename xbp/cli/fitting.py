@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,19 @@ from xbp.cli.options import Options
 from xbp.cli.resume import CHECKPOINTS, checkpoints_of, where_it_goes_on
 from xbp.errors import NonFiniteError
 from xbp.report import write_report
-from xbp.report.run import HISTORY, RECORD, REPORT, WEIGHTS, Run
+from xbp.report.run import HISTORY, RECORD, REPORT, SAMPLE, VOCABULARY, WEIGHTS, Run
 from xbp.training import Callback, Checkpoints, ProgressBar, Trainer, save_weights
 from xbp.training.callbacks.progress import on_terminal
-from xbp.training.files import replacing
+from xbp.training.files import replacing, write_text
 from xbp.training.metrics import len_of
 
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
 DIVERGED = "diverged.csv"
 """The history of a run whose loss became infinite or nan; other runs write `HISTORY`."""
-RESULTS = (HISTORY, WEIGHTS, RECORD, CURVES, CONFUSION, REPORT, DIVERGED)
+RESULTS = (
+    *(HISTORY, WEIGHTS, RECORD, CURVES, CONFUSION, REPORT, DIVERGED),
+    *(VOCABULARY, SAMPLE),
+)
 
 
 @contextmanager
@@ -49,10 +53,12 @@ def fit(
     options: Options,
     *others: Callback,
     augment: Callable[..., Any] | None = None,
+    lines: Callback | None = None,
 ) -> float:
     """Train, and return the number of samples per second.
 
-    `train` and `test` are each a source or a pair of arrays; `augment` as in `Trainer.fit`.
+    `train` and `test` are each a source or a pair of arrays; `augment` as in `Trainer.fit`;
+    `lines` shows the progress where the output is no terminal, by default an `EpochLines`.
     """
     stopwatch = Stopwatch()
     saving = []
@@ -71,7 +77,7 @@ def fit(
         validation_data=test,
         callbacks=[
             *(stopwatch, *others, *saving),
-            ProgressBar() if on_terminal() else EpochLines(),
+            ProgressBar() if on_terminal() else lines or EpochLines(),
         ],
         verbose=False,
         resume=options.resume and checkpoints_of(options.resume),
@@ -85,30 +91,27 @@ def fit(
     return samples / stopwatch.seconds
 
 
-def write(trainer: Trainer, matrix: NDArray[np.int64] | None, run: Run, options: Options) -> None:
+def write(
+    trainer: Trainer,
+    matrix: NDArray[np.int64] | None,
+    run: Run,
+    options: Options,
+    texts: Mapping[str, str] | None = None,
+) -> None:
     """Write all files of a run, remove those of an older one, and print a line with their names.
 
-    Without a confusion matrix there is no picture of it.
+    Pictures belong to classifiers alone, which have a confusion matrix; `texts` are further files.
     """
     folder = options.output
     trainer.history.to_csv(folder / HISTORY)
     save_weights(trainer.model.state_dict(), folder / WEIGHTS, model=trainer.model)
     run.save(folder)
     written = [HISTORY, WEIGHTS, RECORD]
-    try:
-        importlib.import_module("matplotlib.backends.backend_agg")
-    except Exception:  # matplotlib is missing or broken, which must not lose a training
-        typer.echo("pip install matplotlib would add pictures: learning curves, confusion matrix")
-    else:
-        from xbp.training.plots import plot_confusion_matrix, plot_learning_curves
-
-        figures = {CURVES: plot_learning_curves(trainer.history, validation="test")}
-        if matrix is not None:
-            figures[CONFUSION] = plot_confusion_matrix(matrix)
-        for name, figure in figures.items():
-            with replacing(folder / name) as path:
-                figure.savefig(path, format="png")
-            written.append(name)
+    for name, text in (texts or {}).items():
+        write_text(folder / name, text)
+        written.append(name)
+    if matrix is not None:
+        written += pictures(trainer, matrix, folder)
     if options.report:
         write_report(folder, folder / REPORT)
         written.append(REPORT)
@@ -116,3 +119,20 @@ def write(trainer: Trainer, matrix: NDArray[np.int64] | None, run: Run, options:
         if name not in written:
             (folder / name).unlink(missing_ok=True)
     typer.echo(f"wrote {', '.join(written)} to {folder}")
+
+
+def pictures(trainer: Trainer, matrix: NDArray[np.int64], folder: Path) -> list[str]:
+    """Write learning curves and a confusion matrix, and return the names of the files."""
+    try:
+        importlib.import_module("matplotlib.backends.backend_agg")
+    except Exception:  # matplotlib is missing or broken, which must not lose a training
+        typer.echo("pip install matplotlib would add pictures: learning curves, confusion matrix")
+        return []
+    from xbp.training.plots import plot_confusion_matrix, plot_learning_curves
+
+    curves = plot_learning_curves(trainer.history, validation="test")
+    figures = {CURVES: curves, CONFUSION: plot_confusion_matrix(matrix)}
+    for name, figure in figures.items():
+        with replacing(folder / name) as path:
+            figure.savefig(path, format="png")
+    return [*figures]

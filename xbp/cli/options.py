@@ -64,6 +64,20 @@ Variant = Annotated[
     str | None,
     typer.Option(help="1998 is the network of LeCun et al. and its loss, 60,000 parameters."),
 ]
+Text = Annotated[
+    Path, typer.Option("--text", help="The text to learn from; its last tenth is the test.")
+]
+Unit = Annotated[str, typer.Option(help="What a token is: characters or bytes.")]
+Steps = Annotated[int, typer.Option(help="How many batches to learn from.")]
+Layers = Annotated[int, typer.Option(help="Blocks of attention and feed-forward network.")]
+Heads = Annotated[int, typer.Option(help="Heads of each attention; they divide the width.")]
+Width = Annotated[int, typer.Option(help="Features of each token.")]
+Context = Annotated[int, typer.Option("--context", help="How many tokens the network sees.")]
+Dropout = Annotated[float, typer.Option(help="The probability that a feature is dropped.")]
+Windows = Annotated[int, typer.Option("--batch-size", help="Windows of the text in one step.")]
+CharacterLimit = Annotated[
+    int | None, typer.Option("--limit", help="Use only the first tokens of the text.")
+]
 Report = Annotated[
     bool, typer.Option("--report", help="Also write report.html, a page that shows the run.")
 ]

@@ -6,19 +6,25 @@ from pathlib import Path
 
 import typer
 
-from xbp.cli import networks
+from xbp.cli import language, networks
 from xbp.cli.classify import train_classifier
+from xbp.cli.language import train_language
 from xbp.cli.options import (
     Activation,
     BackendName,
     BatchSize,
+    CharacterLimit,
     CheckpointEvery,
     CifarDir,
     Classes,
+    Context,
     DataDir,
     Device,
+    Dropout,
     DType,
     Epochs,
+    Heads,
+    Layers,
     LearningRate,
     Limit,
     Options,
@@ -28,7 +34,12 @@ from xbp.cli.options import (
     Resume,
     Seed,
     Shortcut,
+    Steps,
+    Text,
+    Unit,
     Variant,
+    Width,
+    Windows,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Train a model and test it.")
@@ -103,3 +114,41 @@ def resnet(depth: int, parameters: str) -> None:
 
 for _depth, _parameters in ((20, "0.27M"), (32, "0.46M"), (44, "0.66M"), (56, "0.85M")):
     resnet(_depth, _parameters)
+
+
+@app.command()
+def gpt(
+    context: typer.Context,
+    text: Text,
+    backend: BackendName = "numpy",
+    device: Device = None,
+    steps: Steps = 2000,
+    layers: Layers = 4,
+    heads: Heads = 4,
+    width: Width = 128,
+    context_: Context = 64,
+    dropout: Dropout = 0.0,
+    unit: Unit = "characters",
+    batch_size: Windows = 12,
+    learning_rate: LearningRate = 0.002,
+    seed: Seed = 0,
+    dtype: DType = "float32",
+    limit: CharacterLimit = None,
+    report: Report = False,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = None,
+    output: Output = Path("runs/gpt"),
+) -> None:
+    """Train a small GPT to write like a text, and test it.
+
+    Each batch holds windows of the text at random places. AdamW (0.9, 0.99) with weight decay 0.1
+    (of matrices) follows one cycle of the learning rate. The defaults are nanoGPT's for a CPU.
+    The test loss is the mean of -log p over the characters of the last tenth, in nats.
+
+    Writes history.csv, model.safetensors, vocabulary.json, run.json, and sample.txt, which the
+    network wrote; xbp sample lets it write more. Ctrl-C ends training early; with
+    --checkpoint-every a run that was interrupted goes on by --resume, with the result of an
+    uninterrupted one.
+    """
+    sizes = language.Sizes(layers, heads, width, context_, dropout)
+    train_language(text, unit, steps, sizes, Options.of(context))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xbp import nn
 from xbp.arguments import described, integer
-from xbp.backend import HOST, Array, as_numbers, backend_of, to_numpy
+from xbp.backend import HOST, Array, array_namespace, as_numbers, backend_of, to_numpy
 from xbp.errors import InputError
 from xbp.initializers import normal, zeros
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
@@ -211,6 +211,43 @@ class GPT(nn.Layer):
         shown = list(self.arguments.items())
         sizes = [str(value) for _, value in shown[:2]]
         return ", ".join([*sizes, *(f"{name}={value}" for name, value in shown[2:])])
+
+
+class NextTokenLoss(nn.CrossEntropyLoss):
+    """Cross-entropy of each next token: logits (N, T, vocabulary), tokens (N, T) as targets.
+
+    That is `CrossEntropyLoss`, whose classes lie along axis 1, for a model whose classes lie along
+    the last axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp.models import NextTokenLoss
+    >>> value, gradient = NextTokenLoss()(np.zeros((2, 3, 5)), np.zeros((2, 3), np.int64))
+    >>> round(float(value), 4), gradient.shape
+    (1.6094, (2, 3, 5))
+    """
+
+    def __call__(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        value, gradient = super().__call__(self._classes_second(prediction), target, weight)
+        return value, array_namespace(gradient).permute_dims(gradient, (0, 2, 1))
+
+    def denominator(
+        self, prediction: Array, target: Array, weight: Array | None = None
+    ) -> Array | None:
+        return super().denominator(self._classes_second(prediction), target, weight)
+
+    def check(self, prediction: Array, target: Array) -> None:
+        super().check(self._classes_second(prediction), target)
+
+    def _classes_second(self, prediction: Array) -> Array:
+        if prediction.ndim != 3:
+            shape = tuple(prediction.shape)
+            msg = f"{self} needs logits of shape (N, T, vocabulary), got shape {shape}"
+            raise InputError(msg)
+        return array_namespace(prediction).permute_dims(prediction, (0, 2, 1))
 
 
 STD = 0.02

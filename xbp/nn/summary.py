@@ -9,6 +9,7 @@ from xbp.arguments import integer
 from xbp.backend import get_backend
 from xbp.errors import InputError
 from xbp.nested import tree_map
+from xbp.nn.embedding import Embedding
 from xbp.nn.layer import Layer
 from xbp.nn.sequential import named_outputs
 
@@ -44,7 +45,8 @@ class LayerSummary(NamedTuple):
 def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
     """Run one sample of zeros through `model`, and list each layer with its output's shape.
 
-    Layers inside a Sequential are listed one by one, any other layer as a whole.
+    For a model with an `Embedding` they are tokens. Layers inside a Sequential are listed one by
+    one, any other layer as a whole.
 
     Parameters
     ----------
@@ -82,7 +84,9 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
         raise InputError(msg) from None
     backend = model.backend() or get_backend()
     dtype = next(iter(model.dtypes()), "float32")
-    x = backend.xp.broadcast_to(backend.asarray(0.0, dtype=dtype), (1, *shape))
+    if any(isinstance(layer, Embedding) for layer in model.tree()):
+        dtype = "int64"
+    x = backend.xp.broadcast_to(backend.asarray(0, dtype=dtype), (1, *shape))
     rows, counted = [], set()
     for name, layer, y in named_outputs(model, x):
         new = [p for p in layer.parameters() if id(p) not in counted]

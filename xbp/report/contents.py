@@ -19,6 +19,8 @@ MISTAKES = 24
 MAPS = 64
 """The most feature maps shown of a layer."""
 
+MNIST = LABELLED_IMAGES["mnist"]
+
 
 class Mistake(NamedTuple):
     """A test image that was assigned to a wrong class."""
@@ -83,9 +85,7 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-def outputs(
-    model: Layer, images: NDArray[np.uint8], data: LabelledImages = LABELLED_IMAGES["mnist"]
-) -> NDArray[Any]:
+def outputs(model: Layer, images: NDArray[np.uint8], data: LabelledImages = MNIST) -> NDArray[Any]:
     """The model's logits for images (N, H, W) or (N, C, H, W) of a set, on the host."""
     parts = [images[i : i + 512] for i in range(0, len(images), 512)]
     return np.concatenate([to_numpy(model(_inputs(model, part, data))) for part in parts])
@@ -98,7 +98,7 @@ def _inputs(model: Layer, images: NDArray[np.uint8], data: LabelledImages) -> Ar
 
 
 def examine(
-    model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int, data: LabelledImages
+    model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int, data: LabelledImages = MNIST
 ) -> Tested:
     """Run the model over its whole test set."""
     logits = outputs(model, x, data)
@@ -116,7 +116,9 @@ def examine(
     return Tested(confusion_matrix(labels, predicted, classes), loss, mistakes)
 
 
-def feature_maps(model: Layer, image: NDArray[np.uint8], data: LabelledImages) -> list[LayerMaps]:
+def feature_maps(
+    model: Layer, image: NDArray[np.uint8], data: LabelledImages = MNIST
+) -> list[LayerMaps]:
     """The output of each layer for an image, without layers that only rearrange it."""
     rows = []
     for name, layer, y in named_outputs(model, _inputs(model, image[None], data)):

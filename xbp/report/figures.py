@@ -35,7 +35,9 @@ class Curve(NamedTuple):
     marked: bool = True  # whether to mark each point; otherwise a thin line
 
 
-def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") -> str:
+def curves(
+    name: str, title: str, lines: list[Curve], *, scale: str = "linear", axis: str = "epoch"
+) -> str:
     """An SVG element: curves over the epochs.
 
     Parameters
@@ -47,6 +49,8 @@ def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") 
     lines : list of Curve
     scale : {"linear", "log", "percent"}, default "linear"
         The vertical axis.
+    axis : str, default "epoch"
+        What the horizontal axis counts.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -72,7 +76,7 @@ def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") 
         for line in lines:
             look = {"marker": "o", "markersize": 4} if line.marked else {"linewidth": 1}
             axes.plot(line.x, line.y, color=line.colour, label=line.label, **look)
-        _axes(axes, scale)
+        _axes(axes, scale, axis)
         if len(lines) > 1:
             axes.legend(frameon=False, loc="best", handlelength=1.5)
         file = io.StringIO()
@@ -82,10 +86,10 @@ def curves(name: str, title: str, lines: list[Curve], *, scale: str = "linear") 
     return _inline(file.getvalue(), name, title)
 
 
-def _axes(axes: Axes, scale: str) -> None:
+def _axes(axes: Axes, scale: str, label: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)

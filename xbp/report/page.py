@@ -11,12 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.datasets.labelled import LABELLED_IMAGES
-from xbp.errors import InputError
+from xbp.errors import DataError, InputError
+from xbp.models import GPT
 from xbp.nn import Layer
 from xbp.nn.summary import summary
 from xbp.report import contents, figures
 from xbp.report.figures import FIRST, SECOND, Curve
-from xbp.report.run import WEIGHTS, Run, load_history, load_test_set
+from xbp.report.language import rows_of
+from xbp.report.run import (
+    RECORD,
+    SAMPLE,
+    TEXT,
+    WEIGHTS,
+    Run,
+    load_history,
+    load_test_set,
+    read_file,
+)
 from xbp.training import History, load_model
 from xbp.training.callbacks.progress import percent
 from xbp.training.files import write_text
@@ -64,7 +75,17 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     run, history, model = Run.load(folder), load_history(folder), load_model(folder / WEIGHTS)
-    x, y = load_test_set(run, data_dir)
+    content = _content(run, history)
+    if (run.data == TEXT) != isinstance(model, GPT):
+        msg = (
+            f"{str(folder / WEIGHTS)!r} holds a {type(model).__name__}, which is not the model of "
+            f"the run in {RECORD}; train again"
+        )
+        raise DataError(msg)
+    if isinstance(model, GPT):
+        content |= _language(run, history, model, read_file(folder, SAMPLE))
+    else:
+        content |= _classifier(run, model, *load_test_set(run, data_dir))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -79,38 +100,60 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
         "ink": figures.ink,
         "photograph": figures.photograph,
     }
-    text = environment.get_template("page.html").render(**_content(run, history, model, x, y))
+    text = environment.get_template("page.html").render(**content)
     write_text(path, text)
 
 
-def _content(
-    run: Run, history: History, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]
-) -> dict[str, Any]:
-    """The variables of the template."""
-    data = LABELLED_IMAGES[run.data]
-    tested = contents.examine(model, x, y, run.classes, data)
-    first = contents.feature_maps(model, x[0], data)
-    probabilities = contents.softmax(contents.outputs(model, x[:1], data)[0])
+def _content(run: Run, history: History) -> dict[str, Any]:
+    """The variables of the template that all runs have."""
     return {
         "run": run,
         "history": history.records,
         "started": datetime.fromisoformat(run.started),
         "seconds": [0.0] * (len(history) - len(run.seconds)) + run.seconds,
+        "curves": _curves(run, history),
+        "colours": False,
+        "name": str,
+        "tested": None,
+        "written": None,
+    }
+
+
+def _language(run: Run, history: History, model: GPT, written: str) -> dict[str, Any]:
+    """Those of a language model."""
+    losses = history["val_loss"] if "val_loss" in history.names() else []
+    return {
+        "samples": "windows",
+        "data": "",
+        "layers": rows_of(model),
+        "result": f"{losses[-1]:.4f}" if losses else "–",
+        "written": written,
+    }
+
+
+def _classifier(run: Run, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]) -> dict[str, Any]:
+    """Those of a classifier of images."""
+    data = LABELLED_IMAGES[run.data]
+    tested = contents.examine(model, x, y, run.classes, data)
+    first = contents.feature_maps(model, x[0], data)
+    probabilities = contents.softmax(contents.outputs(model, x[:1], data)[0])
+    return {
+        "samples": "images",
+        "data": data.title,
+        "name": data.name,
+        "colours": x.ndim == 4,
         "layers": summary(model, x.shape[1:] if x.ndim == 4 else (1, *x.shape[1:])),
+        "result": percent(tested.images - tested.wrong, tested.images),
         "tested": tested,
         "confusion": _confusion(tested.matrix),
         "most_classes": MOST_CLASSES,
         "filters": contents.first_filters(model, x.shape[-2:]),
-        "colours": x.ndim == 4,
-        "data": data.title,
-        "name": data.name,
         "first": {"image": x[0], "label": int(y[0]), "maps": first},
         "answers": [
             (int(i), float(probabilities[i]))
             for place, i in enumerate(np.argsort(-probabilities)[:3])
             if place == 0 or probabilities[i] >= 0.0001
         ],
-        "curves": _curves(run, history),
     }
 
 
@@ -125,32 +168,38 @@ def _curves(run: Run, history: History) -> list[tuple[str, Any]]:
     """(caption, SVG) of each figure."""
     from markupsafe import Markup
 
+    # A language model learns for one epoch, so its steps say more.
+    by_steps = run.data == TEXT
+    length, axis = (run.images / run.batch_size, "step") if by_steps else (1, "epoch")
+
     def points(name: str) -> tuple[list[float], list[float]]:
         # An interrupted epoch has no test.
-        found = [(r["epoch"], r[name]) for r in history.records if name in r]
+        found = [(r["epoch"] * length, r[name]) for r in history.records if name in r]
         return [epoch for epoch, _ in found], [value for _, value in found]
 
     steps, result = run.steps, []
+    places = [epoch * length for epoch in steps["epoch"]]
     losses = [
         Curve("training", *points("loss"), FIRST),
         Curve("test", *points("val_loss"), SECOND),
     ]
     if run.knows_all_steps:
-        losses[0] = Curve("training", steps["epoch"], steps["loss"], FIRST, marked=False)
+        losses[0] = Curve("training", places, steps["loss"], FIRST, marked=False)
     positive = all(y > 0 for line in losses for y in line.y)
     title = "Loss on training and test images over the epochs"
     scale = "log" if positive else "linear"
-    result.append(("Loss", figures.curves("loss", title, losses, scale=scale)))
-    accuracies = [
-        Curve("training", *points("accuracy"), FIRST),
-        Curve("test", *points("val_accuracy"), SECOND),
-    ]
-    title = "Accuracy on training and test images over the epochs"
-    result.append(("Accuracy", figures.curves("accuracy", title, accuracies, scale="percent")))
+    result.append(("Loss", figures.curves("loss", title, losses, scale=scale, axis=axis)))
+    if not by_steps:
+        accuracies = [
+            Curve("training", *points("accuracy"), FIRST),
+            Curve("test", *points("val_accuracy"), SECOND),
+        ]
+        title = "Accuracy on training and test images over the epochs"
+        result.append(("Accuracy", figures.curves("accuracy", title, accuracies, scale="percent")))
     rate = Curve("learning rate", *points("lr"))
     if run.knows_all_steps:
-        rate = Curve("learning rate", steps["epoch"], steps["lr"], marked=False)
-    figure = figures.curves("rate", "Learning rate over the epochs", [rate])
+        rate = Curve("learning rate", places, steps["lr"], marked=False)
+    figure = figures.curves("rate", "Learning rate over the epochs", [rate], axis=axis)
     result.append(("Learning rate", figure))
     return [(caption, Markup(svg)) for caption, svg in result]
 

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from xbp.training import Training
 
 RECORD, HISTORY, WEIGHTS, REPORT = "run.json", "history.csv", "model.safetensors", "report.html"
+VOCABULARY, SAMPLE = "vocabulary.json", "sample.txt"
+"""Of a language model: what its tokens stand for, and a text that it wrote."""
+
+TEXT = "text"
+"""In place of the name of a set, where the data are a text."""
+
 LARGEST = 2**24
 """The most bytes of a description or a history."""
 
@@ -51,9 +57,10 @@ class Run:
     images, test_images : int
         The sizes of training and test set.
     data : str
-        The set, of `xbp.datasets.labelled`; records of earlier versions lack it, and are of MNIST.
+        The set, of `xbp.datasets.labelled`, or `TEXT`, for windows of one in place of images.
+        Records of earlier versions lack it, and are of MNIST.
     data_dir : str or None
-        The folder of the data; None is where they are looked for by themselves.
+        The folder of the data, or the text; None is where they are looked for by themselves.
     started : str
         The time in ISO 8601.
     seconds : list of float
@@ -102,7 +109,10 @@ class Run:
         DataError
             The file cannot be written.
         """
-        write_text(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
+        content = asdict(self)
+        if self.data == "mnist":  # as earlier versions wrote it
+            del content["data"]
+        write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Run:
@@ -114,7 +124,7 @@ class Run:
             The folder or its ``run.json`` is missing, or it is malformed.
         """
         path = folder / RECORD
-        text = _read(folder, RECORD)
+        text = read_file(folder, RECORD)
         try:
             content = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
@@ -133,7 +143,7 @@ class Run:
             wrong = ["steps"]
         if run is not None and not _is_time(run.started):
             wrong = ["started"]
-        if run is not None and run.data not in LABELLED_IMAGES:
+        if run is not None and run.data not in (TEXT, *LABELLED_IMAGES):
             wrong = ["data"]
         if run is None or wrong:
             msg = f"{str(path)!r} is no record of a run ({', '.join(wrong)} missing or wrong)"
@@ -167,7 +177,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(msg)
 
 
-def _read(folder: Path, name: str) -> str:
+def read_file(folder: Path, name: str) -> str:
     """A text file of a run in `folder`, of moderate size.
 
     Raises
@@ -203,7 +213,7 @@ def load_history(folder: Path) -> History:
         The history is missing, empty or malformed.
     """
     path, history = folder / HISTORY, History()
-    text = _read(folder, HISTORY)
+    text = read_file(folder, HISTORY)
     try:
         for row in csv.DictReader(text.splitlines(), strict=True, restval=""):
             record = {name: float(text) for name, text in row.items() if text}
