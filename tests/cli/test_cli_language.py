@@ -15,7 +15,7 @@ from xbp.cli.display import Stopwatch
 from xbp.cli.language import windows
 from xbp.datasets import encode_text, load_text, text_windows
 from xbp.errors import InputError
-from xbp.models import NextTokenLoss
+from xbp.models.gpt import NextTokenLoss
 from xbp.report.run import Run
 from xbp.testing import check_parity
 from xbp.training import load_model

@@ -24,7 +24,7 @@ from xbp.cli.options import Options
 from xbp.data import Subset, Windows
 from xbp.datasets import decode_text, load_text
 from xbp.errors import DataError
-from xbp.models import GPT, NextTokenLoss
+from xbp.models.gpt import GPT, NextTokenLoss
 from xbp.random import generator
 from xbp.report.language import rows_of
 from xbp.report.run import SAMPLE, VOCABULARY, Run, StepCurve, surroundings

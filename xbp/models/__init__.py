@@ -1,9 +1,9 @@
 """Ready-made networks."""
 
-from xbp.models.gpt import GPT, NextTokenLoss
+from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
 from xbp.models.mlp import MLP
 from xbp.models.resnet import ResNet
 from xbp.models.vgg import VGG
 
-__all__ = ["GPT", "LeNet5", "MLP", "NextTokenLoss", "ResNet", "VGG"]
+__all__ = ["GPT", "LeNet5", "MLP", "ResNet", "VGG"]

@@ -222,7 +222,7 @@ class NextTokenLoss(nn.CrossEntropyLoss):
     Examples
     --------
     >>> import numpy as np
-    >>> from xbp.models import NextTokenLoss
+    >>> from xbp.models.gpt import NextTokenLoss
     >>> value, gradient = NextTokenLoss()(np.zeros((2, 3, 5)), np.zeros((2, 3), np.int64))
     >>> round(float(value), 4), gradient.shape
     (1.6094, (2, 3, 5))
