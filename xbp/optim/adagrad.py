@@ -1,6 +1,6 @@
-"""Adagrad's family: each entry's gradient is divided by a root mean square of its past.
+"""Adagrad's family: each entry's gradient, divided by a root mean square of its past.
 
-p ← p - η δ, where `average` is exponential and ε has its place in PyTorch:
+p ← p - η δ, with an exponential average and ε placed as in PyTorch:
 
     =========  ==============================  =====================================
     Adagrad    s = sum of g²                   δ = g / (√s + ε)
@@ -18,12 +18,12 @@ from xbp.primitives.updates import Scalar, average
 
 
 class Adagrad(Optimizer):
-    """p ← p - η_t g / (√s + ε): the more an entry has moved, the smaller its steps.
+    """p ← p - η_t g / (√s + ε): steps shrink with the sum of an entry's squared gradients.
 
         s ← s + g²,      η_t = η / (1 + (t - 1) lr_decay)
 
     Duchi, Hazan & Singer 2011, figure 1 with the diagonal matrix and no regularizer; `lr_decay`
-    and a start of s above 0 are PyTorch's.
+    and `initial_accumulator_value` are PyTorch's.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Adagrad(Optimizer):
     >>> p = nn.Parameter(np.array([1.0, 1.0]))
     >>> optimizer = optim.Adagrad([p], lr=0.1)
     >>> p.add_grad(np.array([0.01, 100.0]))
-    >>> optimizer.step()  # each entry has a scale of its own
+    >>> optimizer.step()  # each entry has its own scale
     >>> p.data.round(6).tolist()
     [0.9, 0.9]
     """
@@ -168,7 +168,7 @@ class RMSprop(Optimizer):
 
 
 class Adadelta(Optimizer):
-    """p ← p - η δ: steps in the unit of the parameter, with no rate to choose.
+    """p ← p - η δ: steps in the unit of the parameter, without a learning rate to tune.
 
         s ← ρ s + (1 - ρ) g²
         δ = g √(u + ε) / √(s + ε)

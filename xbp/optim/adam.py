@@ -4,9 +4,9 @@ p ← p - η m̂ / s, with a `mean` m̂ and a `scale` s for each member:
 
     =======  =======================================  =========================================
     Adam     m̂ = m / (1 - β₁ᵗ)                        s = √v̂ + ε
-    AdamW    the same                                 the same, with the decay of p set apart
+    AdamW    as Adam                                  as Adam, with decoupled weight decay
     Adamax   the same                                 s = max(β₂ s, abs(g) + ε)
-    NAdam    of m as it will be, after Nesterov       as Adam
+    NAdam    of m one step ahead (Nesterov)           as Adam
     RAdam    as Adam                                  as Adam, and 1 while v̂ is unreliable
     =======  =======================================  =========================================
 """
@@ -128,8 +128,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay: p ← p - ηλp, then the step of Adam.
 
-    The decay is the same for all entries, where an L2 penalty in the gradient would be divided by
-    √v̂ too. Loshchilov & Hutter 2019, algorithm 2, with λ times the rate, as in PyTorch.
+    The decay is the same for all entries; an L2 penalty in the gradient would be divided by √v̂.
+    Loshchilov & Hutter 2019, algorithm 2, with λ times the rate, as in PyTorch.
 
     Parameters
     ----------
@@ -165,12 +165,12 @@ class AdamW(Adam):
 
 
 class Adamax(Adam):
-    """p ← p - η m̂ / u: Adam with the largest gradient in place of the mean square.
+    """p ← p - η m̂ / u: Adam with a decaying maximum of |g| instead of the root mean square.
 
         u ← max(β₂ u, |g| + ε)      entry by entry
 
-    Kingma & Ba 2015, algorithm 2, which has no ε; with PyTorch's, an entry without any gradient
-    stays where it is, where the paper has 0 / 0.
+    Kingma & Ba 2015, algorithm 2, with PyTorch's ε, so that an entry whose gradients are all 0 does
+    not change; in the paper it gives 0 / 0.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class Adamax(Adam):
     >>> p = nn.Parameter(np.array([1.0, 1.0, 1.0]))
     >>> optimizer = optim.Adamax([p], lr=0.1)
     >>> p.add_grad(np.array([0.01, 100.0, 0.0]))
-    >>> optimizer.step()  # the norm is each entry's own
+    >>> optimizer.step()  # each entry has its own norm
     >>> p.data.round(6).tolist()
     [0.9, 0.9, 1.0]
     """
@@ -220,9 +220,9 @@ class NAdam(Adam):
         μ_t = β₁ (1 - ½ · 0.96^(ψt)),     Π_t = μ_1 μ_2 ⋯ μ_t
         m̂ = (1 - μ_t) g / (1 - Π_t) + μ_(t+1) m / (1 - Π_(t+1)),     m and v̂ as in Adam
 
-    Dozat 2016, algorithm 2, as in PyTorch: m is averaged with β₁ in place of the paper's μ_t, and
-    v̂ is Adam's, where the paper multiplies it by β₂. Π_t follows from t and is not part of the
-    state; PyTorch rounds it to float32, unless that is not its default dtype.
+    Dozat 2016, algorithm 2, as in PyTorch: m is averaged with β₁ instead of the paper's μ_t, and v̂
+    is Adam's, without the paper's factor β₂. Π_t is computed from t and not part of the state;
+    PyTorch stores it in its default dtype (float32 unless set).
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ class NAdam(Adam):
     lr : float or schedule, default 0.002
         η.
     momentum_decay : float, default 0.004
-        ψ, by which μ grows from about β₁/2 to β₁; 0 keeps it at β₁/2.
+        ψ, the speed at which μ grows from about β₁/2 to β₁; 0 keeps it at β₁/2.
 
     Examples
     --------
@@ -275,7 +275,7 @@ class NAdam(Adam):
         return self.betas[0] * (1 - 0.5 * math.pow(0.96, self.momentum_decay * t))
 
     def product(self, t: int) -> float:
-        """Π_t, from those before it; none is kept beyond the first 0."""
+        """Π_t, from cached earlier values up to the first 0."""
         products = self._products.setdefault((self.betas[0], self.momentum_decay), [1.0])
         while len(products) <= t and products[-1]:
             products.append(products[-1] * self.mu(len(products)))
@@ -288,9 +288,9 @@ class RAdam(Adam):
         ρ_∞ = 2 / (1 - β₂) - 1,     ρ_t = ρ_∞ - 2t β₂ᵗ / (1 - β₂ᵗ)
         r = √((ρ_t - 4)(ρ_t - 2) ρ_∞ / ((ρ_∞ - 4)(ρ_∞ - 2) ρ_t))     if ρ_t > 5
 
-    m̂ and v̂ are Adam's; r grows from near 0 to 1, and takes the place of a warm-up of the rate.
-    Liu et al. 2020, algorithm 2, as in PyTorch: its threshold is 5, as in the authors' code, where
-    the paper has 4; and it divides by (√v + ε) / √(1 - β₂ᵗ), where the paper has no ε.
+    m̂ and v̂ are Adam's; r grows from near 0 to 1 and replaces a warm-up of the rate. Liu et al.
+    2020, algorithm 2, as in PyTorch: the threshold is 5, as in the authors' code (4 in the paper),
+    and the divisor is (√v + ε) / √(1 - β₂ᵗ) (without ε in the paper).
 
     Parameters
     ----------
@@ -340,7 +340,7 @@ def pair_of_betas(betas: Any) -> tuple[float, float]:
     Raises
     ------
     InputError
-        They are no two numbers of at least 0 and below 1.
+        They are not two numbers of at least 0 and below 1.
     """
     if isinstance(betas, tuple | list) and len(betas) == 2:
         first, second = betas

@@ -65,7 +65,7 @@ def clip_grad_value(parameters: Iterable[Parameter], value: float) -> None:
     Parameters
     ----------
     parameters : iterable of Parameter
-        All on one device. Those without a gradient have no part in it.
+        All on one device. Those without a gradient are ignored.
     value : float
         At least 0.
 
@@ -90,7 +90,7 @@ def clip_grad_value(parameters: Iterable[Parameter], value: float) -> None:
     owned = _owned("clip_grad_value", parameters)
     xp = array_namespace(owned[0][1])
     with on_device_of(owned[0][1]):
-        for p, g in owned:  # not xp.clip, which waits for CuPy's device
+        for p, g in owned:  # xp.clip would be a host wait in CuPy
             p.grad = xp.minimum(xp.maximum(g, -value), value)
 
 

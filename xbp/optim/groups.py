@@ -1,4 +1,4 @@
-"""Parameter groups: some parameters of an optimizer, and the options in which they differ."""
+"""Parameter groups: subsets of an optimizer's parameters with options of their own."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SHARED = ("parameters", "steps", "state", "counts")
 """Attributes of an optimizer that all of its groups share."""
 
 
-# --- what a user calls ---------------------------------------------------------------------------
+# --- public --------------------------------------------------------------------------------------
 
 
 def decay_groups(model: Layer, weight_decay: float) -> list[Options]:
     """Two parameter groups of a model: one with weight decay, and one without.
 
-    Without are parameters of fewer than two axes and those of normalizations: biases, scales and
-    shifts, the slopes of PReLU (as in nanoGPT, and He et al. 2019, section 3.1). With it are
-    matrices, kernels, and the tables of embeddings.
+    Parameters of fewer than two axes and those of normalizations have none: biases, scales, shifts,
+    the slopes of PReLU (as in nanoGPT, and He et al. 2019, section 3.1). Matrices, kernels and the
+    tables of embeddings have it.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def decay_groups(model: Layer, weight_decay: float) -> list[Options]:
     Returns
     -------
     list of dict
-        For any optimizer; a group that would be empty is left out.
+        For any optimizer; an empty group is left out.
 
     Examples
     --------
@@ -60,8 +60,8 @@ class Group(MutableMapping[str, Any]):
     """A parameter group as a dict, as in PyTorch: ``optimizer.param_groups[0]["lr"] = 0.01``.
 
     ``"params"`` is the list of its parameters. Every other name is an argument of the optimizer's
-    constructor; what has been set for the group is the group's own, and what has not is the
-    optimizer's, also where that is changed later. ``"lr"`` may be a schedule.
+    constructor: either set for the group, or else the optimizer's current value. ``"lr"`` may be a
+    schedule.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class Group(MutableMapping[str, Any]):
 
     @property
     def _source(self) -> Any:
-        """The optimizer that knows all options of the group."""
+        """The optimizer whose attributes are the options of the group."""
         if self._kept is None:
             return self._optimizer
         return self._kept.member or self._kept.rule(self._optimizer)
@@ -97,7 +97,7 @@ class Group(MutableMapping[str, Any]):
         place.update(checked)
 
     def __delitem__(self, name: str) -> None:
-        """Take the optimizer's value again."""
+        """Return to the optimizer's value."""
         if self._kept is None or attribute(name) not in self._kept.own:
             raise KeyError(name)
         del self._kept.own[attribute(name)]
@@ -115,27 +115,27 @@ class Group(MutableMapping[str, Any]):
         return f"<{len(self['params'])} parameters, {', '.join(options)}>"
 
 
-# --- what an optimizer keeps ----------------------------------------------------------------------
+# --- state of an optimizer ------------------------------------------------------------------------
 
 
 class Kept:
-    """What an optimizer keeps of a group.
+    """An optimizer's record of a group.
 
     Parameters
     ----------
     indices : range
-        Which of the optimizer's parameters.
+        The indices of the group's parameters.
     own : dict
-        The attributes that are not the optimizer's.
+        The attributes that differ from the optimizer's.
     member : Optimizer or None
-        An optimizer of another class, which has the options of the group in place of the whole.
+        An optimizer of another class for the group (``"rule"``), with its options.
     """
 
     def __init__(self, indices: range, own: Options, member: Any = None) -> None:
         self.indices, self.own, self.member = indices, own, member
 
     def rule(self, optimizer: Any) -> Any:
-        """The optimizer as it is for these parameters."""
+        """The optimizer with the attributes of the group."""
         source = optimizer if self.member is None else self.member
         rule = object.__new__(type(source))
         shared = {name: getattr(optimizer, name) for name in SHARED}
@@ -143,7 +143,7 @@ class Kept:
         return rule
 
     def own_rate(self) -> Any:
-        """A rate or schedule of its own; None where it has the optimizer's."""
+        """The group's own rate or schedule; None if it has the optimizer's."""
         own = self.own if self.member is None else vars(self.member)
         return own.get("_lr")
 
@@ -151,7 +151,7 @@ class Kept:
         (self.own if self.member is None else vars(self.member))["_lr"] = lr
 
     def options(self) -> Options:
-        """Its own options by the names of arguments, with the class if that is another one."""
+        """The group's own options by the names of arguments, including another class."""
         if self.member is None:
             return {name.removeprefix("_"): value for name, value in self.own.items()}
         known = vars(self.member)
@@ -161,12 +161,12 @@ class Kept:
 
 
 def split(parameters: Any) -> tuple[list[Any], list[tuple[range, Options]]]:
-    """What an optimizer was given: its parameters in order, and the options of those in groups.
+    """The parameters given to an optimizer, in order, and the options of groups among them.
 
     Raises
     ------
     InputError
-        It is no iterable, or groups that are malformed, empty or mixed with parameters.
+        The argument is no iterable, or its groups are malformed, empty or mixed with parameters.
     """
     if not isinstance(parameters, Iterable):
         msg = (
@@ -216,10 +216,10 @@ def keep(
     ----------
     optimizer : Optimizer
     number : int
-        Which group it is, for sentences.
+        The group's number in error sentences.
     indices : range
     own : dict
-        Options; ``"rule"`` is another class of optimizers, whose defaults hold for the others.
+        Options; ``"rule"`` is another class of optimizers, with its own defaults.
     base : type
         The class `Optimizer`.
     given : dict or None
@@ -253,21 +253,21 @@ def keep(
 
 
 def attribute(name: str) -> str:
-    """Where an optimizer keeps an argument."""
+    """The name of the attribute that holds an argument."""
     return "_lr" if name == "lr" else name
 
 
 def arguments_of(kind: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a constructor, but for the parameters."""
+    """The arguments of a constructor, without the parameters."""
     signature = inspect.signature(kind.__init__)  # type: ignore[misc]  # of the class, as it is
     return dict(list(signature.parameters.items())[2:])
 
 
 def constructor_of(kind: type, args: Any, options: Options) -> tuple[type, Options]:
-    """The class whose constructor takes the options of groups, and the arguments that it was given.
+    """The class whose constructor checks the options of groups, and its known arguments.
 
-    That is the optimizer's own class, unless its constructor takes something else in the place of
-    the parameters, as a model; then it is the next one of xbp, of whose arguments nothing is known.
+    It is the optimizer's own class, unless the first argument of that one's constructor is not the
+    parameters but, say, a model; then it is the next base class in xbp, with unknown arguments.
     """
     first = list(inspect.signature(kind.__init__).parameters)[1]  # type: ignore[misc]
     given = dict(zip(arguments_of(kind), args[1:], strict=False)) | options
@@ -280,10 +280,9 @@ def constructor_of(kind: type, args: Any, options: Options) -> tuple[type, Optio
 def attributes(
     optimizer: Any, parameters: list[Parameter], options: Options, given: Options | None = None
 ) -> Options:
-    """The attributes that an optimizer of such parameters has for these options.
+    """The attributes of an optimizer made with these parameters and options.
 
-    They are those of an optimizer that is made for it: so a constructor checks its arguments, and
-    one beside the others.
+    Making one lets its constructor check the options, also in combination.
 
     Parameters
     ----------
@@ -291,7 +290,7 @@ def attributes(
     parameters : list of Parameter
     options : dict
     given : dict, optional
-        Other arguments; by default, what the optimizer's attributes say.
+        Other arguments; by default from the optimizer's attributes.
 
     Raises
     ------

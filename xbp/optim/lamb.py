@@ -1,4 +1,4 @@
-"""LAMB: Adam with a step as long as each parameter is."""
+"""LAMB: Adam with steps proportional to each parameter's norm."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from xbp.primitives.updates import Scalar, average
 class LAMB(Adam):
     """p ← p - η (‖p‖ / ‖r‖) r, with r = m̂ / (√v̂ + ε) + λp and Adam's m̂ and v̂.
 
-    The step of a whole parameter is η times its length, so that all layers of a network change by
-    the same share, with large batches too. You et al. 2020, algorithm 2, with φ(‖p‖) = ‖p‖. Where p
-    or r is 0, the ratio is 1, as in the authors' code.
+    The step of a whole parameter is η times its norm, so that all layers change by the same
+    fraction, which suits large batches. You et al. 2020, algorithm 2, with φ(‖p‖) = ‖p‖. If p or r
+    is 0, the ratio is 1, as in the authors' code.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Lion: the sign of an average of gradients."""
+"""Lion: steps by the sign of averaged gradients."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Lion(Optimizer):
         c = β₁ m + (1 - β₁) g,      then      m ← β₂ m + (1 - β₂) g
 
     Chen et al. 2023 (Symbolic Discovery of Optimization Algorithms), algorithm 2. It keeps one
-    array for each parameter, where Adam keeps two; its steps are larger than Adam's, so it takes a
-    rate three to ten times smaller, and a decay as many times larger (section 5). sign(0) is 0.
+    array for each parameter (Adam two). Its steps are larger than Adam's; use a rate three to ten
+    times smaller and a weight decay larger by the same factor (section 5). sign(0) is 0.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Lion(Optimizer):
     def update(self, xp: Namespace, p: Array, g: Array, state: State, rate: Scalar) -> None:
         m = state["m"]
         c = self.betas[0] * m + (1 - self.betas[0]) * g
-        # Not xp.sign, which waits for CuPy's device. What is neither above 0 nor below is 0 or nan.
+        # xp.sign would be a host wait in CuPy. The third case is 0 or nan.
         below = xp.where(c < 0, -1.0, c)
         add_scaled(p, rate, xp.where(c > 0, 1.0, below))
         average(m, self.betas[1], g)

@@ -1,4 +1,4 @@
-"""Muon: momentum, made orthogonal."""
+"""Muon: orthogonalized momentum."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from xbp.primitives.updates import Scalar, add_scaled, average
 
 
 class Muon(Optimizer):
-    """p ← p - ηλp - η √max(1, rows/columns) O, for matrices: O is the momentum made orthogonal.
+    """p ← p - ηλp - η √max(1, rows/columns) O for matrices, with orthogonalized momentum O.
 
         m ← μ m + (1 - μ) g
         O = orthogonalized((1 - μ) g + μ m)  if nesterov,   else   O = orthogonalized(m)
 
-    All directions of a matrix move alike: the singular values of O lie around 1 (see
-    `orthogonalized`). Jordan et al. 2024 (Muon: An optimizer for hidden layers in neural networks),
-    whose factor and coefficients these are; arguments, decay and defaults are PyTorch's, which
-    computes O in bfloat16, where this has the dtype of p. A kernel (out, in, …) counts as the
-    matrix of its filters (out, in · …).
+    The singular values of O are about 1 (see `orthogonalized`), so that all directions of a matrix
+    change equally. Factor and coefficients are those of Jordan et al. 2024 (Muon: An optimizer for
+    hidden layers in neural networks), arguments, decay and defaults PyTorch's. O has the dtype of p
+    (bfloat16 in PyTorch). A kernel (out, in, …) counts as the matrix (out, in · …) of its filters.
 
-    It is meant for hidden weights. `muon_groups` gives all other parameters to AdamW.
+    Muon is meant for hidden weights; `muon_groups` leaves all other parameters to AdamW.
 
     Parameters
     ----------
@@ -119,13 +118,13 @@ def orthogonalized(
     steps: int,
     eps: float,
 ) -> Array:
-    """About U Vᵀ of the singular value decomposition g = U S Vᵀ, by products alone.
+    """An approximation of U Vᵀ of the singular value decomposition g = U S Vᵀ, by products alone.
 
-        x = g / max(‖g‖, ε),      then, some times over,      x ← a x + b (x xᵀ) x + c (x xᵀ)² x
+        x = g / max(‖g‖, ε),      then repeatedly      x ← a x + b (x xᵀ) x + c (x xᵀ)² x
 
-    Newton and Schulz's iteration in the form of Jordan et al. 2024: each step sends every singular
-    value s of x to a s + b s³ + c s⁵. With their coefficients five steps bring all that are above
-    0.003 into the interval from 0.68 to 1.21, and they stay there: near to 1, not at it.
+    The Newton-Schulz iteration in the form of Jordan et al. 2024: each step maps every singular
+    value s of x to a s + b s³ + c s⁵. With their coefficients five steps map all values above 0.003
+    into the interval from 0.68 to 1.21, where further steps keep them; they do not converge to 1.
 
     Parameters
     ----------
@@ -140,7 +139,7 @@ def orthogonalized(
     """
     a, b, c = coefficients
     tall = g.shape[0] > g.shape[1]
-    x = g.T if tall else g  # so that x xᵀ is the smaller of both products
+    x = g.T if tall else g  # x xᵀ is the smaller product
     x = x / xp.maximum(xp.sqrt(xp.sum(x * x)), eps)
     for _ in range(steps):
         square = matmul(x, x.T)
@@ -153,24 +152,24 @@ def muon_groups(
 ) -> list[dict[str, Any]]:
     """Two parameter groups of a model: hidden weights, for Muon, and all others, for AdamW.
 
-    Hidden are the parameters of at least two axes, but for the tables of embeddings and positions,
-    the scales of normalizations, and the first and the last matrix of the model in the order of
-    ``model.named_parameters()``, which read the input and give the output. (Jordan et al. 2024:
-    embeddings and the last layer are better left to AdamW, and vectors have to be.) A model whose
-    output is its embedding's table has no such last one: ``muon_groups(gpt, others=[])``.
+    Hidden weights are the parameters of at least two axes, except the tables of embeddings and
+    positions, the scales of normalizations, and the first and the last matrix in the order of
+    ``model.named_parameters()``, which read the input and compute the output. (Jordan et al. 2024:
+    embeddings and the last layer are better left to AdamW; vectors must be.) A model whose output
+    matrix is its embedding's table has no other last one: ``muon_groups(gpt, others=[])``.
 
     Parameters
     ----------
     model : Layer
     others : iterable of Layer or Parameter, optional
-        What is not hidden, in place of the first and the last matrix: they go to AdamW.
+        Parameters for AdamW instead of the first and the last matrix.
     **options
-        Of AdamW, as ``lr=3e-4``; by default, its own defaults.
+        Options of AdamW, such as ``lr=3e-4``.
 
     Returns
     -------
     list of dict
-        For `Muon`; a group that would be empty is left out.
+        For `Muon`; an empty group is left out.
 
     Raises
     ------

@@ -47,10 +47,10 @@ class Optimizer:
     ----------
     parameters : iterable of Parameter, or of groups
         As from ``model.parameters()``. Move the model to its backend first. A group is a dict with
-        ``"params"``, its parameters, and options of its own, any of the constructor's arguments
-        (``[{"params": …, "lr": 0.1}, {"params": …, "weight_decay": 0}]``); what it does not say,
-        the arguments say for all. ``"rule"``, another class of optimizers, makes it a group of that
-        class, with the defaults of that class. See `decay_groups`, and `param_groups`.
+        its parameters, ``"params"``, and any of the constructor's arguments (``[{"params": …,
+        "lr": 0.1}, {"params": …, "weight_decay": 0}]``), by default those of the optimizer.
+        ``"rule"``, another class of optimizers, makes it a group of that class, with the defaults
+        of that class. See `decay_groups`, and `param_groups`.
     lr : float or schedule
         η.
     weight_decay : float, default 0
@@ -66,19 +66,18 @@ class Optimizer:
     Raises
     ------
     InputError
-        There are no parameters, one comes twice, or something is not a Parameter; a hyperparameter
+        There are no parameters, one occurs twice, or something is not a Parameter; a hyperparameter
         is out of range; a group is empty, malformed or has an unknown option.
 
     Notes
     -----
-    The rule of a group is a copy of the optimizer with the group's attributes in place of others.
-    So an argument that groups may have is an attribute of the same name, `update` keeps what it
-    changes in `state` alone, and what a constructor derives from arguments is derived where it is
-    used.
+    The rule of a group is a copy of the optimizer with the group's attributes. Therefore an
+    argument is an attribute of the same name, `update` changes `state` alone, and values derived
+    from arguments are computed where they are used, not in the constructor.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Note what the constructor is given: the options of a group are checked beside it."""
+        """Record the constructor's arguments, for the check of groups' options with them."""
         optimizer = super().__new__(cls)
         optimizer._given = (args, options)
         return optimizer
@@ -101,7 +100,7 @@ class Optimizer:
         self.decoupled_weight_decay = decoupled_weight_decay
         self.steps = 0
         self.state: list[State] = [{} for _ in self.parameters]
-        self.counts = [0] * len(self.parameters)  # a parameter without gradient is not counted
+        self.counts = [0] * len(self.parameters)  # updates of each parameter
         self._kind, given = constructor_of(type(self), *vars(self).pop("_given", ((), {})))
         self._groups = [
             keep(self, index, indices, own, Optimizer, given)
@@ -109,7 +108,7 @@ class Optimizer:
         ]
 
     def _check_parameters(self, first: int) -> None:
-        """Refuse what cannot be a parameter of this optimizer, from the index `first` on."""
+        """Check the parameters from the index `first` on."""
         seen = {id(parameter) for parameter in self.parameters[:first]}
         for index, parameter in enumerate(self.parameters[first:], first):
             if not isinstance(parameter, Parameter):
@@ -144,15 +143,15 @@ class Optimizer:
 
     @property
     def param_groups(self) -> list[Group]:
-        """The groups as dicts, whose options can be set; one of all parameters, if none were given.
+        """The groups as dicts, whose options can be set; without groups, one of all parameters.
 
-        A rate that is set for a group is the group's own: it no longer follows `lr`.
+        A group with a rate of its own no longer follows `lr`.
         """
         kept: list[Kept] | list[None] = self._groups or [None]
         return [Group(self, group) for group in kept]
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add parameters, as a group with the options in this dict.
+        """Add parameters as a group with the options in this dict.
 
         Raises
         ------
@@ -179,17 +178,17 @@ class Optimizer:
         self.counts += [0] * len(added)
 
     def rules(self) -> list[tuple[Optimizer, range]]:
-        """For each group, the optimizer as it is for its parameters, and which these are."""
+        """For each group, the optimizer with its attributes, and its parameters' indices."""
         if not self._groups:
             return [(self, range(len(self.parameters)))]
         return [(kept.rule(self), kept.indices) for kept in self._groups]
 
     def own_rates(self) -> list[LearningRate | None]:
-        """The rate or schedule of each group; None for one that has the optimizer's."""
+        """The rate or schedule of each group; None for the optimizer's."""
         return [kept.own_rate() for kept in self._groups]
 
     def set_own_rates(self, rates: Sequence[float | None]) -> None:
-        """Set the rates of groups, but for those that are None."""
+        """Set the rates of groups, except those that are None."""
         for kept, lr in zip(self._groups, rates, strict=True):
             if lr is not None:
                 kept.set_own_rate(number("lr", lr, least=0))
@@ -200,7 +199,7 @@ class Optimizer:
     def lr(self) -> float:
         """The learning rate of the next step, which can be set to a number or a schedule.
 
-        It is that of all parameters, but for groups that have one of their own.
+        It holds for all parameters, except those of groups with a rate of their own.
         """
         return self.lr_at(self.steps)
 
@@ -294,7 +293,7 @@ class Optimizer:
             The `all_coefficients` of each parameter, as 0-d arrays; by default those of this step.
         """
         for index, parameter in enumerate(self.parameters):
-            self._check_place(index, parameter)  # all, before any changes
+            self._check_place(index, parameter)  # all before any change
         rules = self.rules()
         # In a captured step the rate is part of the coefficients.
         rates = [rule.lr if coefficients is None else 0.0 for rule, _ in rules]
@@ -306,8 +305,8 @@ class Optimizer:
         self, indices: range, lr: float, coefficients: Sequence[tuple[Scalar, ...]] | None
     ) -> None:
         """Update some parameters, as far as they have a gradient."""
-        # Groups that can be updated at once; usually there is one. Devices are compared, not
-        # hashed, as CuPy's have no hash and are new objects each time.
+        # Parameters that can be updated at once, usually all. Devices are compared, not hashed, as
+        # CuPy's have no hash and are new objects each time.
         alike: list[tuple[tuple[Any, ...], list[int]]] = []
         for index in indices:
             parameter = self.parameters[index]
@@ -353,7 +352,7 @@ class Optimizer:
             self.update(xp, p[0], g[0], states[0], *coefficients)
 
     def decayed(self, p: list[Array], g: list[Array], decay: Scalar) -> list[Array]:
-        """The gradients that the rule sees, where there is weight decay.
+        """The gradients for the rule, after weight decay.
 
         Parameters
         ----------
@@ -396,8 +395,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes with the steps: ``"steps"``, ``"0.count"``, ``"0.velocity"``, …
 
-        Ints, and copies of the arrays as numpy arrays. Parameters are counted across groups. What
-        was given to the constructor (rates, schedules, betas, groups) is not part of it.
+        Values are ints, and copies of arrays as numpy arrays. Parameters are counted across groups.
+        The constructor's arguments (rates, schedules, betas, groups) are not part of it.
         """
         state: dict[str, Any] = {"steps": self.steps}
         for index, arrays in enumerate(self.state):

@@ -1,7 +1,8 @@
 """Learning-rate schedules: functions of the step, without state.
 
-An optimizer evaluates its schedule at step 0, 1, 2, …, so a resumed run needs only the number of
-its step. Each formula is that of PyTorch's scheduler of the same name, stepped after each batch.
+An optimizer evaluates its schedule at step 0, 1, 2, …, so that a resumed run needs the number of
+its step alone. Formulas are those of PyTorch's schedulers of the same names, stepped after each
+batch.
 
 >>> from xbp import nn, optim
 >>> parameters = nn.Linear(2, 1, rng=0).parameters()
@@ -30,7 +31,7 @@ class Schedule:
     Attributes
     ----------
     stays : bool
-        Whether one with `total_steps` is meant to stay at its end after them.
+        Whether a schedule with `total_steps` is meant to stay at its last value afterwards.
     """
 
     stays = False
@@ -88,7 +89,7 @@ class LinearLR(Schedule):
     ----------
     lr : float
     start_factor, end_factor : float, default 1/3, 1
-        a, b. From below 1 up to 1 it is a warm-up (see `warmup`), from 1 down to 0 a decay.
+        a, b. A rise to 1 is a warm-up (see `warmup`), a fall from 1 to 0 a decay.
     total_steps : int, default 5
     """
 
@@ -167,9 +168,9 @@ class CosineAnnealingWarmRestarts(Schedule):
 
 
 class OneCycleLR(Schedule):
-    """Up from max_lr/div_factor to max_lr, then down to max_lr/(div_factor·final_div_factor).
+    """A rise from max_lr/div_factor to max_lr, a fall to max_lr/(div_factor·final_div_factor).
 
-    Both phases follow half a cosine. The rise takes the share `pct_start` of the `total_steps`, and
+    Both phases are half a cosine. The rise takes the fraction `pct_start` of the `total_steps`;
     after them the rate stays at its last value. Smith & Topin 2018 (super-convergence), in the
     two-phase form of PyTorch.
 
@@ -207,17 +208,17 @@ class OneCycleLR(Schedule):
         return _cosine(self.max_lr, last, (step - top) / (end - top))
 
 
-# --- schedules made of others ---------------------------------------------------------------------
+# --- combinations ---------------------------------------------------------------------------------
 
 
 class SequentialLR(Schedule):
-    """One schedule after the other: the next one begins, with its step 0, at each milestone.
+    """One schedule after the other: at each milestone the next one begins at its step 0.
 
     Parameters
     ----------
     schedules : sequence of callables ``step -> learning rate``
     milestones : sequence of int
-        The steps at which the second one, the third one, … begin: one fewer, and increasing.
+        The increasing steps at which the second one, the third one, … begin.
 
     Examples
     --------
@@ -249,7 +250,7 @@ class SequentialLR(Schedule):
 
     @property
     def total_steps(self) -> int | None:
-        """Where the last one comes to its end; None if it has none."""
+        """The end of the last schedule; None if it has none."""
         last = getattr(self.schedules[-1], "total_steps", None)
         return last and last + ([0, *self.milestones][-1])
 
@@ -259,7 +260,7 @@ class SequentialLR(Schedule):
 
 
 class ChainedLR(Schedule):
-    """η_t = the product of several schedules: one gives rates, others with lr = 1 are its factors.
+    """η_t = the product of several schedules: a rate, and factors (schedules with lr = 1).
 
     Parameters
     ----------
@@ -283,7 +284,7 @@ class ChainedLR(Schedule):
 def warmup(
     schedule: float | Callable[[int], float], steps: int, start_factor: float | None = None
 ) -> SequentialLR:
-    """`steps` steps in which the rate rises along a line to where a schedule begins; then that.
+    """A linear warm-up over `steps` steps to the beginning of a schedule, then the schedule.
 
         η_t = s(0) · (a + (1 - a) t/W) for t < W = steps,     then     s(t - W)
 
@@ -293,7 +294,7 @@ def warmup(
         s.
     steps : int
     start_factor : float, optional
-        a; by default 1/(W + 1), so that the first step is as large as the rise.
+        a; by default 1/(W + 1), which equals the rise of each step.
 
     Examples
     --------
@@ -324,7 +325,7 @@ def _schedules(schedules: Any) -> list[Callable[[int], float]]:
 
 
 def _cosine(start: float, end: float, share: float) -> float:
-    """From `start` (share 0) to `end` (share 1) along half a cosine."""
+    """Half a cosine from `start` (share 0) to `end` (share 1)."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 

@@ -14,7 +14,7 @@ class SGD(Optimizer):
 
         g ← g + weight_decay · p
         v ← g                                       at the first step,
-        v ← momentum · v + (1 - dampening) · g      from then on;
+        v ← momentum · v + (1 - dampening) · g      at later steps;
         p ← p - η (g + momentum · v)   if nesterov,   else   p ← p - η v.
 
     Polyak 1964; Nesterov's form after Sutskever et al. 2013, rearranged as in PyTorch, with equal

@@ -1,10 +1,10 @@
-"""What the Array API lacks, written in the Array API.
+"""Operations that may have a second implementation; here are the references, in the Array API.
 
 Convolution and pooling, windows of an image, attention, rows of a table, counter-based bits,
 special functions, counting.
 
-A primitive takes the array that decides (library, device, dtype) first. These are the reference
-versions: plain enough to be believed, and the oracle of every faster one.
+The first argument of a primitive decides the library, device and dtype. The references are plain,
+and the oracles of the accelerators.
 """
 
 from xbp.primitives.attention import attention

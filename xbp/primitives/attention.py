@@ -26,17 +26,17 @@ def attention(
 ) -> tuple[Array, Callable[..., AttentionGradients]]:
     """y = (m ∘ P) v with P = softmax(q kᵀ / √d): each query's average of the values.
 
-    Vaswani et al. 2017, eq. 1; m is the mask of dropout. A key that is ignored, or lies after its
-    query where that is causal, has a score of -∞. With the scores s, E = e^(s - max s) and
-    r = Σ_j E_j it is y = (m ∘ E) v / r, and with δ = ∂L/∂y / r
+    Vaswani et al. 2017, eq. 1; m is the mask of dropout. The score of an ignored key, or with
+    `causal` of a key after its query, is -∞. With the scores s, E = e^(s - max s) and r = Σ_j E_j,
+    y = (m ∘ E) v / r, and with δ = ∂L/∂y / r
 
         ∂L/∂v = (m ∘ E)ᵀ δ,
         ∂L/∂s = E ∘ (m ∘ (δ vᵀ) - Σ δ ∘ y),      Σ over the features,
         ∂L/∂q = ∂L/∂s k / √d,    ∂L/∂k = ∂L/∂sᵀ q / √d.
 
-    (The softmax's Jacobian asks for Σ_j P_j ∂L/∂P_j, which is Σ ∂L/∂y ∘ y: Dao et al. 2022,
-    appendix B.) A query that may look at no key gets y = 0 and gives no gradient, as in PyTorch's
-    `scaled_dot_product_attention`; so does one whose scores are all -∞ of themselves.
+    (The softmax's Jacobian needs Σ_j P_j ∂L/∂P_j, which is Σ ∂L/∂y ∘ y: Dao et al. 2022,
+    appendix B.) A query whose scores are all -∞, masked or computed, gets y = 0 and passes on no
+    gradient, as in PyTorch's `scaled_dot_product_attention`.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ def attention(
     v : array (N, H, S, e)
         Values.
     ignored : array (N, S) of bool, optional
-        True where a key is not looked at, such as padding.
+        True for keys to ignore, such as padding.
     mask : array (N, H, T, S), optional
-        m: 0, or 1/(1 - p); without it 1 everywhere.
+        m, with entries 0 or 1/(1 - p); 1 by default.
     causal : bool, default False
-        Whether query i looks at the keys 0, 1, …, i alone.
+        Whether query i attends to the keys 0, 1, …, i alone.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def attention(
 
 
 def hidden_keys(xp: Namespace, scores: Array, ignored: Array | None, causal: bool) -> Array | None:
-    """Which scores count as -∞, in a shape that broadcasts against theirs; None for none."""
+    """A mask of the scores that are -∞, which broadcasts against them; None without such scores."""
     hidden = None if ignored is None else ignored[:, None, None, :]
     if causal:
         queries, keys = (xp.arange(size, device=scores.device) for size in scores.shape[-2:])

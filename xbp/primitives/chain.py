@@ -1,4 +1,4 @@
-"""A run of operations as one call, in which an accelerator may do several in one pass."""
+"""A chain of operations as one call, so that an accelerator may fuse several into one pass."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ Pass: TypeAlias = "tuple[Array, Gradients, int]"
 
 
 class Chain(Primitive[Callable[..., Iterator[Pass]]]):
-    """A primitive that gives its output pass by pass; called, it is one operation of all of them.
+    """A primitive whose implementations yield outputs pass by pass; a call composes the passes.
 
-    An accelerator has the arguments of the reference, and yields what it yields; the chain rule is
-    here, once.
+    An accelerator has the arguments of the reference and yields the same; this class applies the
+    chain rule to the passes of either.
     """
 
     def __call__(
         self, x: Array, operations: Sequence[Operation], parameters: Sequence[Arrays]
     ) -> tuple[Array, Gradients]:
-        """y = f_n(… f_2(f_1(x))), and the chain rule: ∂L/∂x through all of them, from the last on.
+        """y = f_n(… f_2(f_1(x))), and the gradients by the chain rule, from the last to the first.
 
         Parameters
         ----------
         x : array
         operations : sequence of (primitive, options)
         parameters : sequence of sequences of arrays or None
-            Those of each operation.
+            The parameters of each operation.
 
         Returns
         -------
         y : array
         gradients : callable
             From ∂L/∂y to ∂L/∂x and the parameters' gradients, those of the last operation first.
-            If ∂L/∂x is not wanted, it ends at the first operation that has parameters.
+            Without ∂L/∂x, it stops at the first operation that has parameters.
         """
         without = 0  # operations before the first one that has parameters
         while without < len(parameters) and not parameters[without]:
             without += 1
         steps: list[tuple[Gradients, tuple[int, ...]]] = []
-        first = done = 0  # the pass of that one
+        first = done = 0  # first: the pass of that operation
         y = x
         for y, gradients, count in self.passes(x, operations, parameters):
             steps.append((gradients, y.shape))
@@ -68,7 +68,7 @@ class Chain(Primitive[Callable[..., Iterator[Pass]]]):
     def passes(
         self, x: Array, operations: Sequence[Operation], parameters: Sequence[Arrays]
     ) -> Iterator[Pass]:
-        """The passes of whoever computes it, one after the other, as they are asked for."""
+        """The passes of an accelerator or the reference, computed lazily."""
         found: Iterator[Pass] = super().__call__(x, operations, parameters)
         return found
 
@@ -77,7 +77,7 @@ class Chain(Primitive[Callable[..., Iterator[Pass]]]):
     ) -> Iterator[Array]:
         """The output of each pass, the last one being y; for inference.
 
-        To take one lets go of the one before, and of what a backward would need.
+        Each step frees the previous output, and everything that only a backward would need.
         """
         for each in self.passes(x, operations, parameters):
             x = each[0]
@@ -89,7 +89,7 @@ class Chain(Primitive[Callable[..., Iterator[Pass]]]):
 def chain(
     x: Array, operations: Sequence[Operation], parameters: Sequence[Arrays]
 ) -> Iterator[Pass]:
-    """Do one operation after the other; an accelerator may do several neighbours in one pass.
+    """Do one operation after the other, each in one pass; an accelerator may fuse neighbours.
 
     Parameters
     ----------
@@ -100,12 +100,12 @@ def chain(
     ------
     y : array
     gradients : callable
-        As that of an operation; of several, with the parameters' gradients of the last one first.
+        As for an operation; for fused ones, with the parameters' gradients of the last one first.
     count : int
-        How many operations this pass has done: here 1.
+        The number of operations of this pass; in the reference 1.
     """
     for index, (operation, options) in enumerate(operations):
         done = operation(x, *parameters[index], **dict(options))
         x = done[0]
         yield (*done, 1)
-        del done  # before the next operation takes memory
+        del done  # frees memory for the next operation

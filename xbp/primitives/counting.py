@@ -6,11 +6,11 @@ from xbp.backend import Array, array_namespace
 
 
 def bincount(x: Array, length: int) -> Array:
-    """How often each of 0, 1, …, length - 1 comes in x; other values are not counted.
+    """The number of times that each of 0, 1, …, length - 1 occurs in x; other values do not count.
 
-    In order, the values below i come before those that are at least i; so how many are below i is
-    a place, found by bisection, and the differences of these places are the counts. No array is
-    larger than x and the result, no shape depends on values, and all is exact.
+    In sorted x the number of values below i is a position, found by bisection, and differences of
+    these positions are the counts. No array is larger than x and the result, no shape depends on
+    values, and the result is exact.
 
     Parameters
     ----------

@@ -13,15 +13,15 @@ def cross_entropy(logits: Array, target: Array, scale: float) -> tuple[Array, Ar
     """L = -scale · Σ_nc t_nc log p_nc with p = softmax(z), and ∂L/∂z = scale (p Σ_c t_c - t).
 
     log p is computed as z - max z - log Σ e^(z - max z), finite and accurate for finite logits. A
-    logit of -∞ is a class that cannot be: its p is 0, and 0 log 0 counts as 0. A row of nothing
-    else, a logit of +∞ or a nan makes the loss nan, as in PyTorch.
+    logit of -∞ gives p = 0, and 0 log 0 counts as 0. A row of -∞ alone, a logit of +∞ or a nan
+    makes the loss nan, as in PyTorch.
 
     Parameters
     ----------
     logits : array (N, C)
         z.
     target : array (N,) of integer labels, or (N, C) of probabilities
-        t; a label is one-hot. One that is no class makes the loss nan.
+        t, for labels one-hot. A label out of range makes the loss nan.
     scale : float
 
     Returns
@@ -45,7 +45,7 @@ def cross_entropy(logits: Array, target: Array, scale: float) -> tuple[Array, Ar
 
 
 def one_hot(xp: Namespace, labels: Array, classes: int, dtype: Any) -> Array:
-    """Integer labels (N,) → (N, classes), 1 at the label; a row of nan where it is out of range."""
+    """Integer labels (N,) → (N, classes), 1 at the label; a row of nan for one out of range."""
     labels = xp.reshape(xp.astype(labels, xp.int64), (-1, 1))
     hot = xp.astype(labels == xp.arange(classes, device=labels.device), dtype)
     return xp.where((labels >= 0) & (labels < classes), hot, float("nan"))

@@ -1,8 +1,8 @@
-"""Where a faster version takes the place of a primitive.
+"""Dispatch of primitives to accelerators.
 
-Primitives that layers are made of are *operations*: ``y, gradients = operation(x, *parameters,
-**options)``, where ``gradients(dy, wants_dx=True)`` gives a tuple of ∂L/∂x and ∂L/∂p for each
-parameter. ∂L/∂x is None where it is not wanted, ∂L/∂p where a parameter is None.
+Primitives that layers consist of are *operations*: ``y, gradients = operation(x, *parameters,
+**options)``, where ``gradients(dy, wants_dx=True)`` returns a tuple of ∂L/∂x and ∂L/∂p for each
+parameter. ∂L/∂x is None if it is not wanted, ∂L/∂p if the parameter is None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xbp.backend import HostArray, check_beside, library_of
 from xbp.errors import InputError
 
 NO_ARRAYS = frozenset({bool, int, float, str, tuple, list, type(None)})
-"""What else primitives take."""
+"""The types of other arguments."""
 
 Gradients: TypeAlias = "Callable[..., tuple[Any, ...]]"
 """Of an operation: ``gradients(dy, wants_dx=True)`` gives (∂L/∂x, *parameters' gradients)."""
@@ -26,15 +26,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Primitive(Generic[F]):
-    """A function of arrays whose first one decides who computes it.
+    """A function of arrays, computed by an accelerator for the first one's type or the reference.
 
-    Where an accelerator is registered for the first argument's type it is asked; what it declines
-    with ``NotImplemented``, and everything else, is computed by the reference.
+    The reference computes whatever has no accelerator, or is declined by it with
+    ``NotImplemented``.
 
     Raises
     ------
     BackendError
-        In a call with arrays of several libraries or devices: an accelerator trusts what it gets.
+        In a call with arrays of several libraries or devices, which accelerators do not check.
 
     Attributes
     ----------
@@ -61,18 +61,18 @@ class Primitive(Generic[F]):
         return self.reference(x, *args, **keywords)
 
     def check(self, x: Any, others: Iterable[Any]) -> None:
-        """Refuse arrays that are not where `x` is: an accelerator trusts them."""
+        """Refuse arrays of another library or device than `x`, as accelerators do not check."""
         for other in others:
-            # A numpy scalar is a number, wherever it is used.
+            # A numpy scalar counts as a number.
             if library_of(other) is not None and hasattr(other, "__setitem__"):
                 check_beside(self.name, "an array", other, "its first one is", x)
 
 
 class Update(Primitive[F]):
-    """A primitive that changes its first argument in place, and takes lists, too.
+    """A primitive that changes its first argument in place, and accepts lists of arrays, too.
 
-    Of lists in place of arrays each array of the first one is changed, with its partners in the
-    others: all parameters of a model, which an accelerator may change at once.
+    For lists it changes each array of the first list by its counterparts in the others. An
+    accelerator may change all of them, say all parameters of a model, at once.
     """
 
     def __call__(self, x: Any, *args: Any) -> None:
@@ -88,7 +88,7 @@ class Update(Primitive[F]):
 
 
 def primitive(reference: F) -> F:
-    """Let accelerators stand in for `reference`, whose signature it keeps."""
+    """`reference` as a primitive of the same signature."""
     return Primitive(reference)  # type: ignore[return-value]
 
 
@@ -102,7 +102,7 @@ def of_input(dx: Callable[[Any], Any]) -> Gradients:
 
 
 def check_gradient(dy: Any, shape: tuple[int, ...]) -> None:
-    """Refuse a ∂L/∂y that has not the shape of y: formulas might broadcast it, kernels trust it.
+    """Refuse a ∂L/∂y of another shape than y, which formulas might broadcast and kernels trust.
 
     Raises
     ------
@@ -114,5 +114,5 @@ def check_gradient(dy: Any, shape: tuple[int, ...]) -> None:
 
 
 def update(reference: F) -> F:
-    """The same for one that changes its first argument, and returns nothing; it takes lists."""
+    """`reference`, a function that changes its first argument in place, as an `Update`."""
     return Update(reference)  # type: ignore[return-value]

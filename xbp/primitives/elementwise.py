@@ -1,4 +1,4 @@
-"""Functions of each entry: the rectifier and the hyperbolic tangent."""
+"""Elementwise functions: the rectifier and the hyperbolic tangent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from xbp.primitives.dispatch import Gradients, of_input, primitive
 def rectify(x: Array) -> tuple[Array, Gradients]:
     """max(x, 0) for each entry; slope 0 for x ≤ 0, else 1. A nan stays nan, with slope 1.
 
-    So ∂L/∂x is ∂L/∂y where x > 0, and an exact 0 beside it, whatever ∂L/∂y is there. All of it as
-    in PyTorch.
+    ∂L/∂x is ∂L/∂y for x > 0, and an exact 0 for x ≤ 0, for any ∂L/∂y, as in PyTorch.
 
     Parameters
     ----------

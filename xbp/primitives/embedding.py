@@ -1,4 +1,4 @@
-"""Rows of a table by their numbers, and the sum of rows that share a number."""
+"""Rows of a table by index, and the sum of rows that share an index."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def embedding(
     Parameters
     ----------
     tokens : array (…) of integers
-        t. A token that is no row of W gives a row of nan, and no gradient: libraries disagree on
-        it (CuPy would wrap it around), and looking would make the host wait.
+        t. A token out of range gives a row of nan and no gradient, since libraries disagree (CuPy
+        would wrap it around) and a check would be a host wait.
     weight : array (V, D)
     padding : int, optional
-        The row that gets no gradient.
+        A row that gets no gradient.
 
     Returns
     -------
     y : array (…, D)
     backward : callable
-        From ∂L/∂y to (None, ∂L/∂W): integers have no gradient.
+        From ∂L/∂y to (None, ∂L/∂W), as integers have no gradient.
     """
     xp = array_namespace(weight)
     length, width = weight.shape
@@ -44,24 +44,24 @@ def embedding(
 
 
 def _leading(tokens: Array) -> tuple[int, ...]:
-    """The shape of `tokens`, where a graph is recorded with -1 for the size that it lacks."""
+    """The shape of `tokens`, while tracing with -1 for an unknown size."""
     return tuple(-1 if size is None else size for size in tokens.shape)
 
 
 @primitive
 def scatter_add(values: Array, index: Array, length: int) -> Array:
-    """S[k, :] = Σ_{i: index_i = k} values[i, :], in an order that `index` alone decides.
+    """S[k, :] = Σ_{i: index_i = k} values[i, :], added in an order that depends on `index` alone.
 
-    Sorted by index, the rows of one sum are neighbours. With distances d = 1, 2, 4, … each row adds
-    the one d before it if that has the same index; then each holds the sum of its neighbours up to
-    itself (a segmented scan: Hillis & Steele 1986; Blelloch 1990), and the last of them the whole.
-    So the additions form a tree, whose rounding grows with log N, and no shape depends on values.
+    Sorted by index, the rows of one sum are neighbours. For d = 1, 2, 4, … each row adds the row d
+    before it if that has the same index. Then each row holds the sum of the rows of its index up to
+    itself (a segmented scan: Hillis & Steele 1986; Blelloch 1990), and the last of them S[k, :].
+    The additions form a tree, whose rounding error grows with log N; no shape depends on values.
 
     Parameters
     ----------
     values : array (N, D)
     index : array (N,) of int64
-        A row whose index is not one of 0, 1, …, length - 1 is left out.
+        Rows with an index outside 0, 1, …, length - 1 are left out.
     length : int
 
     Returns

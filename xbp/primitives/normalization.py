@@ -1,6 +1,6 @@
-"""Numbers of mean 0 and variance 1: over a batch, over parts of a sample, or by kept moments.
+"""Normalization to mean 0 and variance 1: over a batch, parts of a sample, or by running moments.
 
-With μ and σ² the mean and the variance of the n numbers that are normalized together:
+With μ and σ² the mean and the variance of n numbers that are normalized together:
 
     x̂ = (x - μ) r,   r = 1/√(σ² + ε),   y = w x̂ + b.
 
@@ -9,7 +9,7 @@ The backward, with δ = ∂L/∂y and g = ∂L/∂x̂ = w δ. As Σx̂ = 0 and �
     ∂x̂ᵢ/∂xⱼ = r (1[i = j] - 1/n - x̂ᵢ x̂ⱼ/n),
     ∂L/∂x = r (g - mean g - x̂ · mean(g x̂)),   ∂L/∂w = Σ δ x̂,   ∂L/∂b = Σ δ
 
-(Ioffe & Szegedy 2015, section 3; with n σ̂² = Σ (x - μ)² all of their terms in σ² and μ are these).
+(Ioffe & Szegedy 2015, section 3, with their terms in σ² and μ collected).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def normalize(
     weight, bias : arrays that broadcast against `x`, or None
         w and b; without them 1 and 0.
     axes : tuple of int
-        The numbers along them are normalized together.
+        Numbers along these axes are normalized together.
     eps : float
     centre : bool, default True
-        False leaves the mean where it is (Zhang & Sennrich 2019): without μ in x̂, there is no
+        False does not subtract the mean (Zhang & Sennrich 2019): without μ in x̂, there is no
         "mean g" in ∂L/∂x.
 
     Returns
@@ -94,10 +94,10 @@ def batch_normalize(
     *,
     eps: float,
 ) -> tuple[Array, Callable[..., BatchGradients]]:
-    """y = w (x - μ)/√(σ² + ε) + b for each channel, by kept moments, or by those of the batch.
+    """y = w (x - μ)/√(σ² + ε) + b for each channel, by running moments or those of the batch.
 
-    As w is the same for all numbers of a channel, mean g = w/n ∂L/∂b and mean(g x̂) = w/n ∂L/∂w.
-    Kept moments are constants, and ∂L/∂x = r g.
+    As w is one number for each channel, mean g = w/n ∂L/∂b and mean(g x̂) = w/n ∂L/∂w. Running
+    moments are constants, with ∂L/∂x = r g.
 
     Parameters
     ----------
@@ -112,14 +112,14 @@ def batch_normalize(
     -------
     y : array (N, C, …)
     gradients : callable
-        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance):
-        the last two are those of the batch, as a batch adds to what is kept, with the factor 1/n.
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance),
+        with the mean and the variance (divided by n) of the batch for the update of running ones.
     """
     xp = array_namespace(x)
     others = tuple(axis for axis in range(x.ndim) if axis != 1)
 
     def over_batch(values: Array) -> Array:
-        """Σ values / n: all sums over the batch, of forward and backward, are taken here."""
+        """Σ values / n, for all sums over the batch in forward and backward."""
         return xp.mean(values, axis=others, keepdims=True)
 
     def by_channel(array: Array) -> Array:
@@ -154,23 +154,23 @@ def batch_normalize(
 
 
 def deviations(x: Array, mean: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """x - μ and μ, both to the last digits of x.
+    """x - μ and μ, to the precision of x.
 
-    The first mean is off by a rounding error of its own size: for numbers of 10⁶ ± 1 in float32 by
-    some percent of what they differ in. The mean of the deviations from it is that error (Chan,
-    Golub & LeVeque 1983, eq. 1.7). So numbers that are all equal have almost no variance.
+    The first mean has a rounding error relative to its own size: for numbers of 10⁶ ± 1 in float32
+    some percent of their differences. The mean of the deviations from it is that error (Chan, Golub
+    & LeVeque 1983, eq. 1.7). With this correction, equal numbers have almost no variance.
 
     Parameters
     ----------
     x : array
     mean : callable
-        The mean of the numbers that belong together, with axes of size 1.
+        The mean of numbers that are normalized together, with axes of size 1.
     """
     xp, first = array_namespace(x), mean(x)
     centred = x - first
     rest = mean(centred)
     centred -= rest
-    return centred, xp.where(xp.isnan(rest), first, first + rest)  # ∞ stays the mean that it is
+    return centred, xp.where(xp.isnan(rest), first, first + rest)  # an infinite mean stays
 
 
 def _scaled(normal: Array, weight: Array | None, bias: Array | None) -> Array:

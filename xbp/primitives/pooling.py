@@ -1,4 +1,4 @@
-"""Pooling: one number for each window of an image."""
+"""Max and average pooling."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def max_pool(
 ) -> tuple[Array, Gradients]:
     """y[n, c, r, s] = max_ij x[n, c, r·stride + i, s·stride + j], framed by -∞.
 
-    ∂L/∂x sums ∂L/∂y of all windows in which that entry is the largest, among equals the first in
-    row-major order. A window that holds a nan gives nan, and the last nan takes its gradient. The
-    frame is never chosen, even where all else is -∞. (All of it as in PyTorch.)
+    ∂L/∂x sums ∂L/∂y over the windows in which the entry is the largest, of equal ones the first in
+    row-major order. A window with a nan gives nan, and its last nan takes the gradient. The frame
+    is never chosen, even if all entries are -∞. (All as in PyTorch.)
 
     Parameters
     ----------
     x : array (N, C, H, W)
     kernel_size, stride, padding : (int, int)
-        Padding is at most half of the window.
+        Padding is at most half the window.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def max_pool(
         chosen = chosen_places(padded, y, kernel_size, stride, padding)
         for k, (rows, columns) in enumerate(places):
             share = xp.where(chosen == k, dy, 0.0)
-            if stride == kernel_size:  # windows side by side: each entry has one share
+            if stride == kernel_size:  # windows do not overlap
                 dx[:, :, rows, columns] = share
             else:
                 dx[:, :, rows, columns] += share
@@ -53,7 +53,7 @@ def max_pool(
 
 
 def chosen_places(padded: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
-    """Which place of its window, counted in row-major order, each maximum in `y` comes from.
+    """The position of each maximum in its window, in row-major order.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def chosen_places(padded: Array, y: Array, kernel: Pair, stride: Pair, padding: 
     array (N, C, OH, OW) of int32
     """
     xp = array_namespace(padded)
-    # To begin with, the first place that is no frame.
+    # Initially the first position inside the image.
     chosen = xp.zeros_like(y, dtype=xp.int32)
     for r in range(min(y.shape[2], -(-padding[0] // stride[0]))):
         chosen[:, :, r, :] += (padding[0] - r * stride[0]) * kernel[1]
@@ -76,7 +76,7 @@ def chosen_places(padded: Array, y: Array, kernel: Pair, stride: Pair, padding: 
     best = xp.full_like(y, -math.inf)
     for k, (_, _, rows, columns) in enumerate(windows(kernel, stride, y.shape[2:])):
         v = padded[:, :, rows, columns]
-        better = (v > best) | (v != v)  # or a nan
+        better = (v > best) | (v != v)  # larger or nan
         best, chosen = xp.where(better, v, best), xp.where(better, k, chosen)
     return chosen
 
@@ -87,7 +87,7 @@ def average_pool(
 ) -> tuple[Array, Gradients]:
     """y[n, c, r, s] = 1/(kh·kw) Σ_ij x[n, c, r·stride + i, s·stride + j], framed by zeros.
 
-    So each entry of x takes 1/(kh·kw) of ∂L/∂y of every window that holds it.
+    ∂L/∂x is 1/(kh·kw) of the sum of ∂L/∂y over the windows that contain the entry.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The product of two matrices, and the linear layer made of it."""
+"""The matrix product and the linear layer."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def affine(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, G
         return dx, matmul(delta.T, rows), dbias
 
     if x.ndim != 2:
-        leading = [-1 if size is None else size for size in x.shape[:-1]]  # as a graph is recorded
+        leading = [-1 if size is None else size for size in x.shape[:-1]]  # None while tracing
         y = xp.reshape(y, (*leading, weight.shape[0]))
     return y, gradients
 
 
 def rows_of(xp: Namespace, x: Array) -> Array:
-    """(…, features) → (rows, features): one product of them all, not one a sample."""
+    """(…, features) → (rows, features), for one product instead of one for each sample."""
     return x if x.ndim == 2 else xp.reshape(x, (-1, x.shape[-1]))

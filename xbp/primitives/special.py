@@ -68,7 +68,7 @@ def erf(x: Array) -> Array:
 
 
 def erfc(x: Array) -> Array:
-    """1 - erf(x), but accurate also where it is small, down to the least normal number.
+    """1 - erf(x), with full relative accuracy down to the least normal number.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def erfc(x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     """The logistic function, σ(x) = 1 / (1 + e⁻ˣ).
 
-    Computed from e^-|x|, which cannot overflow: for x < 0 as e^x / (1 + e^x), so that small values
-    keep their relative accuracy.
+    Computed from e^-|x|, which cannot overflow: for x < 0 as e^x / (1 + e^x), which keeps the
+    relative accuracy of small values.
 
     Parameters
     ----------
@@ -109,18 +109,18 @@ def sigmoid(x: Array) -> Array:
 
 
 def _inner(xp: Namespace, x: Array) -> Array:
-    """Erf x for |x| ≤ NEAR; for others something finite, which nobody will look at."""
+    """erf x for |x| ≤ NEAR; finite and unused elsewhere."""
     x = xp.maximum(xp.minimum(x, NEAR), -NEAR)
     return x * _ratio(CENTRE, x * x)
 
 
 def _outer(xp: Namespace, y: Array) -> Array:
-    """Erfc y for y > NEAR; for others something finite, which nobody will look at."""
+    """erfc y for y > NEAR; finite and unused elsewhere."""
     y = xp.maximum(xp.minimum(y, VANISHED), NEAR)
     z = 1 / (y * y)
     tail = (ONE_OVER_SQRT_PI - z * _ratio(TAIL, z)) / y
-    # The rounding error of y² would be magnified y² times by exp(-y²). So y² = head² + (y - head)
-    # (y + head), where head is y cut to sixteenths: few bits, so that its square is exact.
+    # exp(-y²) would magnify the rounding error of y² by y². Hence y² = head² + (y - head)(y + head)
+    # with head, y cut to sixteenths, whose square is exact.
     head = xp.floor(16 * y) / 16
     gauss = xp.exp(-head * head) * xp.exp((head - y) * (head + y))
     return gauss * xp.where(y > FAR, tail, _ratio(SHOULDER, y))
@@ -132,7 +132,7 @@ def _ratio(polynomials: tuple[tuple[float, ...], tuple[float, ...]], x: Array) -
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-    """By Horner's rule; the highest power comes first."""
+    """A polynomial by Horner's rule, with the highest power first."""
     first, second, *others = coefficients
     value = first * x + second
     for coefficient in others:

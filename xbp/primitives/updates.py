@@ -1,7 +1,7 @@
-"""What optimizers do to arrays in place: one pass over memory each, for who can do it in one.
+"""In-place updates of optimizers; an accelerator may do each in one pass over memory.
 
-The first argument is changed, and decides; nothing is returned. Lists may take the place of arrays
-(but of `write_row`'s): each array of the first list is changed, with its partners in the others.
+The first argument is changed and decides the library; nothing is returned. Arrays may be lists of
+arrays, except in `write_row`: each array of the first list is changed by its counterparts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Scalar: TypeAlias = "float | Array"
 
 @update
 def add_scaled(p: Array, factor: Scalar, g: Array) -> None:
-    """P ← p + factor · g.
+    """p ← p + factor · g.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def average(mean: Array, beta: float, *factors: Array) -> None:
 
 @update
 def accumulate(total: Array, beta: float, g: Array, share: Scalar = 1.0) -> None:
-    """A sum that forgets: total ← β · total + share · g.
+    """A decaying sum: total ← β · total + share · g.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def accumulate(total: Array, beta: float, g: Array, share: Scalar = 1.0) -> None
 
 @update
 def rescale(p: Array, factor: Scalar) -> None:
-    """P ← factor · p.
+    """p ← factor · p.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def rescale(p: Array, factor: Scalar) -> None:
 
 @update
 def normalized_step(p: Array, rate: Scalar, m: Array, scale: Scalar, v: Array, eps: Scalar) -> None:
-    """P ← p - rate · m / (scale · √v + eps).
+    """p ← p - rate · m / (scale · √v + eps).
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def normalized_step(p: Array, rate: Scalar, m: Array, scale: Scalar, v: Array, e
 
 @primitive
 def write_row(rows: Array, index: Array, value: Array) -> None:
-    """rows[index] ← value, where `index` is known to the device alone.
+    """rows[index] ← value, with `index` on the device.
 
     Parameters
     ----------

@@ -1,13 +1,13 @@
 """Kernels compiled before they are needed, by several threads.
 
-Which kernels a network takes, with which macros, follows from shapes alone. So a run of it on numpy
-arrays, by a machine that computes nothing, tells; there is no need of a GPU. NVRTC compiles without
-holding Python's lock, and CuPy keeps what it made on disk (``~/.cupy/kernel_cache``, or
-``CUPY_CACHE_DIR``) by source, macros, architecture and version, for later processes.
+A network's kernels and their macros depend on shapes alone. A dry run on numpy arrays, by a
+`Machine` that computes nothing, therefore lists them without a GPU. NVRTC compiles without holding
+Python's lock, and CuPy caches results on disk (``~/.cupy/kernel_cache``, or ``CUPY_CACHE_DIR``) by
+source, macros, architecture and version, for later processes.
 
-What threads gain depends on NVRTC, which may take one program at a time: on two busy cores, NVRTC
-13.5 compiled the 18 programs of the benchmarks no sooner with four threads than with one, in a
-third of a second of processor time each. Not yet run on a GPU.
+The gain by threads depends on NVRTC, which may compile one program at a time: on two busy cores,
+NVRTC 13.5 compiled the 18 programs of the benchmarks no sooner with four threads than with one, in
+a third of a second of processor time each. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Program: TypeAlias = "tuple[str, tuple[tuple[str, Any], ...]]"
 
 
 class Recorder:
-    """A `launch.Machine` that computes nothing and keeps what would have been compiled.
+    """A `launch.Machine` that computes nothing and records the programs to compile.
 
     Attributes
     ----------
     seen : dict
-        For each `Program`, the names of its kernels that were to be launched.
+        The names of the launched kernels of each `Program`.
     """
 
     def __init__(self) -> None:
@@ -59,14 +59,14 @@ class Recorder:
         self.seen.setdefault((file, tuple(macros.items())), set()).add(name)
 
     def multiply(self, a: Array, b: Array, c: Array) -> bool:
-        return False  # where there is no cuBLAS, a kernel multiplies
+        return False  # no cuBLAS, so that a kernel multiplies
 
 
 def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
-    """What the kernels for CuPy need compiled in `run`, which computes on numpy arrays.
+    """The programs that CuPy would compile in `run`, a function of numpy arrays, by first use.
 
-    Meanwhile numpy arrays hold no meaningful numbers in any thread: this is for the start of a
-    process. Programs come in the order of their first use.
+    Meanwhile results on numpy arrays are meaningless in all threads; use it at the start of a
+    process.
 
     Examples
     --------
@@ -91,14 +91,14 @@ def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
 
 
 def compile_ahead(wanted: Iterable[Program], threads: int | None = None) -> int:
-    """Compile programs for CuPy's current device, and load them; how many there were.
+    """Compile programs for CuPy's current device, and load them; returns their number.
 
     Parameters
     ----------
     wanted : iterable of (file, macros)
-        As `programs` gives them.
+        As from `programs`.
     threads : int, optional
-        At most this many at a time: by default as many as there are cores.
+        The most at a time; by default the number of cores.
     """
     import cupy
 
@@ -107,7 +107,7 @@ def compile_ahead(wanted: Iterable[Program], threads: int | None = None) -> int:
 
     def compile_one(program: Program) -> None:
         file, macros = program
-        with device:  # it belongs to the thread
+        with device:  # the current device is thread-local
             machine.module(file, dict(macros)).compile()
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:

@@ -25,7 +25,7 @@ Task = structure(
 )
 THREADS = 256  # as in cross_entropy.cu
 FEW = 32
-"""Up to so many classes, a thread has a whole sample."""
+"""Up to this many classes, one thread does a whole sample."""
 LABELS = {
     **{"int8": "signed char", "int16": "short", "int32": "int", "int64": "long long"},
     **{f"u{name}": f"unsigned {kind}" for name, kind in

@@ -1,11 +1,10 @@
 """cuBLAS by a handle of our own, whose calls can be captured into a CUDA graph.
 
-CuPy's own handle has no workspace, so that cuBLAS may allocate one in the middle of a capture; that
-is why CuPy refuses. A handle that has been given a workspace, and is told the stream, does as
-CUDA's manual asks (cuBLAS, section "CUDA Graphs Support"). It is called by ctypes in the library
-that CuPy has loaded, by four functions whose signatures are those of every cuBLAS since CUDA 11:
-nvmath-python's bindings, which wrap the same calls, are marked experimental and would be one more
-package.
+CuPy's own handle has no workspace, so that cuBLAS might allocate one during a capture, which CuPy
+therefore refuses. A handle with a workspace and a stream meets the conditions in CUDA's manual
+(cuBLAS, section "CUDA Graphs Support"). Calls go by ctypes to the library that CuPy has loaded, to
+four functions whose signatures have not changed since CUDA 11. (nvmath-python's bindings of the
+same calls are marked experimental, and would be a further dependency.)
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from typing import Any
 from xbp.accelerators.shared import Array, stored
 
 WORKSPACE = 32 << 20
-"""Bytes: what cuBLAS takes for itself on a Hopper GPU. It is used by one product at a time."""
+"""Bytes, cuBLAS's own default on a Hopper GPU, used by one product at a time."""
 PER_THREAD = 2  # cudaStreamPerThread
 TF32 = 3  # as in cublas_api.h, where 0 and 1 say whether an operand is transposed
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library that CuPy uses, found as CuPy finds it; None where there is none."""
+    """The library that CuPy uses, found as CuPy finds it; None if there is none."""
     try:
         pathfinder: Any = importlib.import_module("cuda.pathfinder")
         return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
@@ -40,7 +39,7 @@ def library() -> ctypes.CDLL | None:
 class Handle:
     """A cuBLAS handle on the current device, for the thread that makes it.
 
-    It multiplies float32 in TF32 where CuPy does: with CUPY_TF32=1 in the environment.
+    With CUPY_TF32=1 in the environment it multiplies float32 in TF32, as CuPy does.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ class Handle:
     def __init__(self, blas: ctypes.CDLL) -> None:
         self.blas, self.handle = blas, ctypes.c_void_p()
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
-        if os.environ.get("CUPY_TF32") == "1":  # as CuPy does with its own handle
+        if os.environ.get("CUPY_TF32") == "1":  # as in CuPy
             self.call("cublasSetMathMode", self.handle, TF32)
 
     def multiply(
@@ -60,7 +59,7 @@ class Handle:
 
         `workspace` is the address of `WORKSPACE` bytes that no other stream uses.
 
-        BLAS knows columns where c has rows, so what it is asked for is cᵀ = bᵀ aᵀ.
+        As BLAS is column-major, the call computes cᵀ = bᵀ aᵀ.
         """
         left, right = stored(a), stored(b)
         if left is None or right is None:
@@ -69,7 +68,7 @@ class Handle:
         kind, number = {4: ("S", ctypes.c_float), 8: ("D", ctypes.c_double)}[c.itemsize]
         one, zero = number(1), number(0)
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
-        # Another stream takes the workspace away.
+        # cublasSetStream resets the workspace.
         size, where = ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(workspace)
         self.call("cublasSetWorkspace_v2", self.handle, where, size)
         self.call(
@@ -88,18 +87,17 @@ class Handle:
 
 
 class Handles(threading.local):
-    """The calling thread's handle for each device: two threads must not use one at once."""
+    """The calling thread's handle for each device, as threads must not share one."""
 
     def __init__(self) -> None:
         self.of: dict[int, Handle] = {}
 
 
 class Workspaces:
-    """A workspace for each stream: of two products at once each writes into its own.
+    """A workspace for each stream, since concurrent products must not share one.
 
-    Products of one stream wait for one another, whichever thread asks for them, so they share one.
-    It is kept for as long as the stream, whose products may be recorded in a graph; so the graph
-    must own the stream.
+    Products of one stream run in order, from any thread, and share its workspace. The workspace
+    lives as long as the stream. A graph must own the stream of its recorded products.
     """
 
     def __init__(self) -> None:
@@ -108,7 +106,7 @@ class Workspaces:
     def get(self, device: int, stream: Any, allocate: Callable[[int], Any]) -> int:
         """The address of the workspace for a stream of CuPy's on the current device."""
         key: tuple[int, ...] = (device, stream.ptr)
-        if stream.ptr == PER_THREAD:  # one address, but a stream in each thread
+        if stream.ptr == PER_THREAD:  # one handle value for a stream of each thread
             key = (*key, threading.get_ident())
         memory = self.of.get(key)
         if memory is None:

@@ -1,7 +1,7 @@
-"""How kernels are compiled and launched, and what arrays they take.
+"""Compilation and launch of kernels, and their arguments.
 
-A wrapper knows of the device only what `Machine` says, so that the same Python code and the same
-CUDA source run on a GPU through CuPy and, in the tests, in an emulation on numpy arrays.
+A wrapper sees the device only through `Machine`, so that the same Python code and the same CUDA
+source run on a GPU through CuPy and, in the tests, in an emulation on numpy arrays.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from xbp.accelerators.cuda import cublas
 from xbp.accelerators.shared import Array, Shape
 
 REALS = {"float32": "float", "float64": "double"}
-"""The dtypes for which there are kernels, in C's words."""
+"""The dtypes of the kernels, and their types in C."""
 MOST_ENTRIES = 2**31 - 2**16
-"""Kernels count entries of images in an int, and threads a little beyond the last entry."""
+"""The limit of indices in an int, with room for threads beyond the last entry."""
 FILL = 132 * 128
-"""About so many threads keep a GPU busy: a block of 128 for each multiprocessor of an H100 or H200.
+"""Threads that keep a GPU busy: a block of 128 for each multiprocessor of an H100 or H200.
 
-A constant, not a question to the device: how a sum is split must depend on shapes alone, so that
-the same numbers come out on every GPU.
+A constant rather than a property of the device, as the split of a sum must depend on shapes alone
+for equal results on every GPU.
 """
 
 
 class Machine(Protocol):
-    """What runs kernels."""
+    """A device that runs kernels."""
 
     def empty(self, shape: Shape, dtype: Any) -> Array:
         """Memory for an array, in row-major order."""
 
     def address(self, array: Array) -> int:
-        """Where an array's first entry lies."""
+        """The address of an array's first entry."""
 
     def launch(
         self,
@@ -43,14 +43,14 @@ class Machine(Protocol):
         threads: int,
         task: ctypes.Structure,
     ) -> None:
-        """Start a kernel, (file, name), compiled with some macros; its one argument is `task`."""
+        """Launch a kernel, (file, name), compiled with macros; `task` is its only argument."""
 
     def multiply(self, a: Array, b: Array, c: Array) -> bool:
-        """c ← a b by cuBLAS; False where there is none, or it cannot read an operand."""
+        """c ← a b by cuBLAS; False without cuBLAS, or if it cannot read an operand."""
 
 
 class CuPy:
-    """Kernels compiled by NVRTC at first use, and kept; CuPy's memory pool, its current stream."""
+    """Cached kernels, compiled by NVRTC at first use; CuPy's memory pool and current stream."""
 
     def __init__(self) -> None:
         import cupy
@@ -78,13 +78,13 @@ class CuPy:
         if function is None:
             file, name = kernel
             function = self.functions[key] = self.module(file, macros).get_function(name)
-        # CuPy passes a numpy array of one entry by value, whatever that entry is.
+        # CuPy passes a numpy array of one entry by value, for any dtype.
         import numpy as np
 
         function(grid, (threads,), (np.frombuffer(bytes(task), f"V{ctypes.sizeof(task)}"),))
 
     def module(self, file: str, macros: dict[str, Any]) -> Any:
-        """A `cupy.RawModule`, which CuPy compiles when it is first used, and keeps on disk."""
+        """A `cupy.RawModule`, which CuPy compiles at first use and caches on disk."""
         return self.cupy.RawModule(code=source(file), options=options(macros))
 
     def multiply(self, a: Array, b: Array, c: Array) -> bool:
@@ -100,7 +100,7 @@ class CuPy:
 
 
 def options(macros: dict[str, Any]) -> tuple[str, ...]:
-    """What NVRTC is told: macros, C++17, and nothing that would make arithmetic less exact."""
+    """NVRTC's options: macros, C++17, no relaxed arithmetic."""
     return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
 
 
@@ -115,12 +115,12 @@ machines: dict[str, Machine] = {}
 
 
 def machine_of(array: Array) -> Machine:
-    """What runs kernels on an array."""
+    """The machine of an array."""
     return machine_for(type(array).__module__.partition(".")[0])
 
 
 def machine_for(package: str) -> Machine:
-    """What runs kernels on the arrays of a package."""
+    """The machine for arrays of a package."""
     if package not in machines:
         machines[package] = CuPy()
     return machines[package]
@@ -130,7 +130,7 @@ def machine_for(package: str) -> Machine:
 
 
 def fits(first: Array, *others: Array | None) -> bool:
-    """Whether there are kernels for this dtype, all have it, and no index is too large."""
+    """Whether all arrays have one dtype with kernels, and sizes within the range of indices."""
     arrays = [array for array in (first, *others) if array is not None]
     return first.dtype.name in REALS and all(
         array.dtype == first.dtype and 0 < array.size < MOST_ENTRIES for array in arrays
@@ -143,7 +143,7 @@ def dense(array: Array) -> Array:
 
 
 def batch_innermost(x: Array) -> Array:
-    """Images (N, C, H, W) as a dense array (C, H, W, N): a view where they lie like that."""
+    """Images (N, C, H, W) as a dense array (C, H, W, N); a view if stored in that order."""
     return dense(x.transpose(1, 2, 3, 0))
 
 
@@ -153,15 +153,15 @@ def images(memory: Array) -> Array:
 
 
 def blocks(entries: int, threads: int) -> int:
-    """How many blocks of threads it takes, one thread an entry."""
+    """The number of blocks with one thread for each entry."""
     return -(-entries // threads)
 
 
-# --- what kernels are given ----------------------------------------------------------------------
+# --- arguments of kernels ------------------------------------------------------------------------
 
 
 def structure(name: str, **fields: Any) -> type[ctypes.Structure]:
-    """A struct of a .cu file, its members in order."""
+    """A struct of a .cu file, with its members in order."""
     return type(name, (ctypes.Structure,), {"_fields_": tuple(fields.items())})
 
 

@@ -1,4 +1,4 @@
-"""Passes over memory: rectifier, optimizer updates; each over several arrays in one launch."""
+"""Passes over memory: ReLU and optimizer updates, for several arrays in one launch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xbp.primitives.dispatch import of_input
 
 THREADS, MOST = 256, 64  # as in passes.cu
 MOST_BLOCKS = 1024
-"""Of a pass: its threads take several entries each where there are more."""
+"""The most blocks of a pass; in larger arrays each thread takes several entries."""
 
 Arrays = structure("Arrays", to=pointer, a=pointer, b=pointer, size=ctypes.c_longlong)
 Number = structure("Number", at=pointer, value=ctypes.c_double, bytes=ctypes.c_longlong)
@@ -91,19 +91,19 @@ def rectify(x: Array) -> Any:
 
 
 def add_up(rows: Array) -> Array:
-    """The sum of the rows of a dense matrix, in their order."""
+    """The sum of the rows of a dense matrix, added in order."""
     total = machine_of(rows).empty(rows.shape[1:], rows.dtype)
     _run("add_up", [(total, rows)], (rows.shape[0],))
     return total
 
 
-# --- how they are launched -----------------------------------------------------------------------
+# --- launches ------------------------------------------------------------------------------------
 
 
 def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...]) -> Any:
-    """A pass that changes the first array, which lies in row-major order.
+    """A pass that changes the first array, which is in row-major order.
 
-    Lists in place of arrays are several parameters of one dtype, `MOST` of them in each launch.
+    Lists of arrays of one dtype are done `MOST` at a time in one launch.
     """
     lists = arrays if isinstance(arrays[0], list) else tuple([array] for array in arrays)
     groups = list(zip(*lists, strict=True))
@@ -121,7 +121,7 @@ def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...]) -> A
 
 
 def is_number(it: Any, beside: Array) -> bool:
-    """Whether it is an array of one real number, of the same library as another array."""
+    """Whether a value is an array of one real number, of the same library as another array."""
     return type(it) is type(beside) and it.ndim == 0 and it.dtype.name in REALS
 
 

@@ -1,4 +1,4 @@
-"""Maximum and average pooling, with any windows."""
+"""Max and average pooling with any windows."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Matrix products that a CUDA graph can hold, and the linear layer made of them.
+"""Matrix products that can be captured into a CUDA graph, and the linear layer.
 
-CuPy raises NotImplementedError for every call of cuBLAS while a stream is captured (cupy#6290). So
+CuPy raises NotImplementedError for every call of cuBLAS while a stream is captured (cupy#6290).
+Therefore
 
-- small products go to a kernel of our own, `product.cu`. A product of a small network takes less
-  time than it takes cuBLAS to choose among its kernels, and is done in one launch;
-- large ones go to cuBLAS by another door, `cublas.py`: a handle of our own;
-- where there is no cuBLAS to be found, the kernel of our own does those, too.
+- small products use a kernel of our own, `product.cu`: one launch, which takes less time than
+  cuBLAS takes to choose a kernel;
+- large ones use cuBLAS by a handle of our own, `cublas.py`;
+- without cuBLAS, our own kernel does all products.
 
-It is the same in eager steps and in captured ones, so that both give the same bits.
+Eager and captured steps make the same choice, and so give the same bits.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ Task = structure(
 )
 THREADS = 256  # as in product.cu
 LEAST_LARGE = 2**25
-"""Products of numbers from which on cuBLAS is asked. A guess, to be measured."""
+"""The least m · n · k for cuBLAS. A guess, to be measured."""
 MOST_COLUMNS = 65535 * 16
-"""A grid of blocks is no wider."""
+"""CUDA's limit of a grid's second dimension, in columns of the smallest tile."""
 
 
 def matmul(a: Array, b: Array) -> Any:
@@ -56,10 +57,7 @@ def matmul(a: Array, b: Array) -> Any:
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Any:
-    """See `xbp.primitives.affine`; then ReLU, if `relu`, whose slope is then part of δ.
-
-    For products that are not for cuBLAS.
-    """
+    """See `xbp.primitives.affine`; then ReLU if `relu`. For products too small for cuBLAS."""
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         return NotImplemented
     if not fits(x, weight, bias) or (bias is not None and bias.shape != weight.shape[:1]):
@@ -90,9 +88,9 @@ def multiply(
     mask: Array | None = None,
     sums: bool = False,
 ) -> tuple[Array, Array | None]:
-    """A b + bias, rectified if `relu`, by the kernel; and if asked for, the sums of the rows of a.
+    """a b + bias, rectified if `relu`, by the kernel, and optionally the sums of the rows of a.
 
-    Where `mask`, which lies in memory as a does, is not positive, a counts as 0.
+    a counts as 0 where `mask`, an array of a's memory layout, is not positive.
     """
     (m, k), n, machine = a.shape, b.shape[1], machine_of(a)
     c = machine.empty((m, n), a.dtype)
@@ -104,7 +102,7 @@ def multiply(
         **{name: machine.address(it) for name, it in places.items() if it is not None},
         a_row=a_row, a_column=a_column, b_row=b_row, b_column=b_column, m=m, n=n, k=k,
     )  # fmt: skip
-    # Large tiles read less, but there must be one for each multiprocessor.
+    # Large tiles read less, but need one tile for each multiprocessor.
     side = 64 if blocks(m, 64) * blocks(n, 64) >= 132 else 16
     macros = {"real": REALS[a.dtype.name], "SIDE": side, "RELU": int(relu)}
     macros |= {"MASKED": int(mask is not None), "SUMS": int(sums)}
@@ -119,7 +117,7 @@ def is_large(a: Array, b: Array) -> bool:
 
 
 def steps(matrix: Array) -> tuple[int, int]:
-    """How many entries apart rows and columns lie."""
+    """The strides of rows and columns, in entries."""
     rows, columns = matrix.strides
     return rows // matrix.itemsize, columns // matrix.itemsize
 
