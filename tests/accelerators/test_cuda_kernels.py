@@ -705,7 +705,9 @@ def test_the_emulation_finds_threads_at_different_barriers(
     machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "FILL", 1)
-    text = launch.source("convolution.cu").replace("continue; /* not return", "return; /* not")
+    source = launch.source("convolution.cu")
+    text = source.replace("continue; /* no return", "return; /* a")
+    assert text != source
     monkeypatch.setattr(launch, "source", lambda file: text)
     with pytest.raises(AssertionError, match="different barriers"):
         convolve(machine, CONVOLUTIONS[2], "mirrored", "float64")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import xbp
 from xbp.backend import Backend, backend_of
 from xbp.primitives import fold_rows, output_size, pad2d, unfold_rows, unpad2d, windows
-from xbp.primitives.images import images, rows_first
+from xbp.primitives.images import as_nchw, rows_first
 
 Pair = tuple[int, int]
 F64 = NDArray[np.float64]
@@ -255,7 +255,7 @@ def test_rows_first_and_images_undo_each_other_as_views(backend: Backend) -> Non
     x = backend.asarray(host)
     rows = rows_first(x)
     assert tuple(rows.shape) == (4, 3, 5, 2)
-    np.testing.assert_array_equal(xbp.to_numpy(images(rows)), host)
-    images(rows)[1, 2, 3, 4] = 100.0
+    np.testing.assert_array_equal(xbp.to_numpy(as_nchw(rows)), host)
+    as_nchw(rows)[1, 2, 3, 4] = 100.0
     assert float(xbp.to_numpy(x)[1, 2, 3, 4]) == 100.0
     assert float(xbp.to_numpy(rows)[3, 2, 4, 1]) == 100.0

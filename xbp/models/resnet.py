@@ -10,7 +10,7 @@ from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.initializers import he_normal
 from xbp.nn.backward import Backward, Rng
-from xbp.primitives.images import images, rows_first
+from xbp.primitives.images import as_nchw, rows_first
 from xbp.random import Seed, generator
 
 WIDTHS = (16, 32, 64)
@@ -171,13 +171,13 @@ class Subsample(nn.Layer):
         kept = rows_first(x)[::step, :, ::step, :]  # (H, C, W, N)
         n, times = x.shape[0], -(-self.out_channels // channels)
         whole = xp.concat([kept] + [xp.zeros_like(kept)] * (times - 1), axis=1)
-        y = images(whole[:, : self.out_channels, :, :])
+        y = as_nchw(whole[:, : self.out_channels, :, :])
 
         def backward(dy: Array) -> Array:
             self.check_gradient(xp, dy, y.shape)
             dx = xp.zeros((shape[2], channels, shape[3], n), dtype=dy.dtype, device=dy.device)
             dx[::step, :, ::step, :] = rows_first(dy)[:, :channels, :, :]
-            return images(dx)
+            return as_nchw(dx)
 
         return y, backward
 

@@ -7,8 +7,8 @@ from xbp.primitives.dispatch import Gradients, check_gradient, primitive
 from xbp.primitives.images import (
     Padding,
     Pair,
+    as_nchw,
     fold_rows,
-    images,
     output_size,
     rows_first,
     sides,
@@ -94,7 +94,7 @@ def convolve(
         db = None if bias is None else xp.sum(xp.reshape(delta, y.shape), axis=(0, 2))
         return dx, xp.permute_dims(dW, (0, 2, 1, 3)), db
 
-    return images(xp.reshape(y, (oh, out, ow, -1))), gradients
+    return as_nchw(xp.reshape(y, (oh, out, ow, -1))), gradients
 
 
 @primitive

@@ -25,7 +25,7 @@ def rows_first(x: Array) -> Array:
     return array_namespace(x).permute_dims(x, (2, 1, 3, 0))
 
 
-def images(rows: Array) -> Array:
+def as_nchw(rows: Array) -> Array:
     """(H, C, W, N) → (N, C, H, W), as a view: the inverse of `rows_first`."""
     return array_namespace(rows).permute_dims(rows, (3, 1, 0, 2))
 
@@ -103,7 +103,7 @@ def pad2d(x: Array, padding: Padding, value: float = 0.0) -> Array:
     framed = (top + h + bottom, c, left + w + right, n)
     padded = xp.full(framed, value, dtype=x.dtype, device=x.device)
     padded[top : top + h, :, left : left + w, :] = rows_first(x)
-    return images(padded)
+    return as_nchw(padded)
 
 
 def unpad2d(x: Array, padding: Padding) -> Array:
@@ -188,4 +188,4 @@ def fold_rows(
     padded = xp.zeros(framed, dtype=unfolded.dtype, device=unfolded.device)
     for _, j, _, columns in windows((1, kernel[1]), stride, size, dilation):
         padded[:, :, columns, :] += unfolded[:, :, j, :, :]
-    return unpad2d(images(padded), padding)
+    return unpad2d(as_nchw(padded), padding)

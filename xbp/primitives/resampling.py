@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
 from xbp.primitives.dispatch import Gradients, of_input, primitive
-from xbp.primitives.images import Pair, images, rows_first
+from xbp.primitives.images import Pair, as_nchw, rows_first
 
 Matrix: TypeAlias = "list[list[tuple[int, float]]]"
 """A sparse one: the (column, entry) of each row."""
@@ -166,7 +166,7 @@ def product(matrix: Matrix, x: Array, axis: int) -> Array:
             for i, entry in entries
         )
         y[(*before, r, ...)] = reduce(add, terms) if entries else 0.0
-    return images(y)
+    return as_nchw(y)
 
 
 def _resampled(x: Array, matrices: tuple[Matrix, Matrix]) -> tuple[Array, Gradients]:

@@ -10,11 +10,11 @@ from typing import Any
 from xbp.accelerators.cuda.launch import (
     FILL,
     REALS,
+    as_nchw,
     batch_innermost,
     blocks,
     dense,
     fits,
-    images,
     machine_of,
     pointer,
     structure,
@@ -116,9 +116,9 @@ def convolve(
         tile = tile_of(c, pixels)
         grid = (blocks(pixels, THREADS), blocks(c, tile))
         launch("convolve_to_input", grid, tile, dy=dy, dx=dx)
-        return images(dx), dweight, dbias
+        return as_nchw(dx), dweight, dbias
 
-    return images(y), gradients
+    return as_nchw(y), gradients
 
 
 def seen(kernel: int, stride: int, pool: int) -> int:

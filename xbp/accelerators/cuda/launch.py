@@ -147,7 +147,7 @@ def batch_innermost(x: Array) -> Array:
     return dense(x.transpose(1, 2, 3, 0))
 
 
-def images(memory: Array) -> Array:
+def as_nchw(memory: Array) -> Array:
     """(C, H, W, N) → (N, C, H, W), as a view."""
     return memory.transpose(3, 0, 1, 2)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from xbp.accelerators.cuda.launch import (
     REALS,
+    as_nchw,
     batch_innermost,
     blocks,
     fits,
-    images,
     machine_of,
     pointer,
     structure,
@@ -61,9 +61,9 @@ def _pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, *, average: bool)
     def input_gradient(dy: Array) -> Array:
         dx = machine.empty(inside, dtype)
         launch("pool_to_input", shape, dy=batch_innermost(incoming(dy, outside, dtype)), dx=dx)
-        return images(dx)
+        return as_nchw(dx)
 
-    return images(y), of_input(input_gradient)
+    return as_nchw(y), of_input(input_gradient)
 
 
 ACCELERATORS = (max_pool, average_pool)
