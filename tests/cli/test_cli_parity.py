@@ -163,7 +163,7 @@ def test_by_default_every_backend_that_works_here(
 @needs_strict
 def test_progress_is_told_where_no_person_watches(command: Command) -> None:
     lines = command("--backend", STRICT, "--only", "L1Loss").err.splitlines()
-    cases = sum(item.name == "L1Loss" for item in catalogue())
+    cases = sum("L1Loss" in item.name for item in catalogue())  # SmoothL1Loss, too
     assert lines[0] == f"0 of {cases} cases" and lines[-1] == f"{cases} of {cases} cases"
     assert 3 < len(lines) <= 12
 

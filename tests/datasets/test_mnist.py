@@ -284,7 +284,7 @@ class TestStandardizeImages:
         ("options", "match"),
         [
             ({"mean": float("nan")}, "^mean must be a finite number"),
-            ({"mean": (0.1307,)}, "^mean must be a finite number"),
+            ({"mean": (0.1307, 0.2)}, "^mean has 2 numbers for images of 1 channel"),
             ({"std": float("inf")}, "^std must be a finite number"),
             ({"std": -1.0}, "^std must be a finite number"),
             ({"std": 0}, "^std=0 does not give finite float32"),

@@ -52,7 +52,9 @@ def test_integers_become_floats_for_a_layer_of_numbers() -> None:
 
 
 def test_what_is_said_of_integers_and_of_floats() -> None:
-    with pytest.raises(InputError, match=r"a layer of tokens calls namespace\(x, integers=True\)"):
+    with pytest.raises(
+        InputError, match=r"a layer of tokens calls check_input\(x, integers=True\)"
+    ):
         nn.Linear(3, 2, rng=0)(np.ones((1, 3), int))
     with pytest.raises(InputError, match="needs integers, such as tokens, got float64"):
         Embedding()(np.ones(3))
