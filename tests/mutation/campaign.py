@@ -13,6 +13,7 @@ import os
 import random
 import re
 import signal
+import sys
 import tempfile
 import time
 import tomllib
@@ -146,6 +147,8 @@ class Campaign:
         if not self.planted:
             msg = f"no fault has one of these in its name: {', '.join(options.names)}"
             raise SystemExit(msg)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        print(len(self.planted), "faults; collecting tests", file=sys.stderr)  # noqa: T201
         Suite([*of_tests(), *(str(path.relative_to(ROOT)) for path in sources())], self.run)
 
     def wanted(self, name: str) -> bool:
@@ -153,9 +156,6 @@ class Campaign:
 
     def run(self, suite: Suite) -> None:
         self.suite, self.told = suite, time.monotonic()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        importlib.import_module("xbp.accelerators").registered()  # loads the kernels
-        gc.freeze()
         try:
             self.rounds()
         except KeyboardInterrupt:
@@ -169,6 +169,8 @@ class Campaign:
 
     def rounds(self) -> None:
         """Show the faults to the nearest tests; what they let pass, to all the others."""
+        importlib.import_module("xbp.accelerators").registered()  # loads the kernels
+        gc.freeze()
         first = self.first()
         self.watch(first)
         at_work = self.orders.kernels and self.kernels.cc

@@ -35,7 +35,7 @@ ERROR = 2
 """The status of a process in which the run itself, not a test, has failed."""
 
 
-def _without_torch() -> None:
+def without_torch() -> None:
     """Hide PyTorch: it is a peer, not a part of the suite, and what is caught must not depend on
     whether it is here.
 
@@ -77,7 +77,7 @@ class Suite:
         self._run, self._failed, self._finished = run, False, False
         self.switch = Switch()
         ctypes.CDLL = self.switch  # type: ignore[assignment, misc]
-        _without_torch()
+        without_torch()
         sys.dont_write_bytecode = True
         os.chdir(ROOT)
         options = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=native", "-qq"]

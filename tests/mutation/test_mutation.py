@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
 import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -14,10 +20,11 @@ import numpy as np
 import pytest
 
 from mutation import plant, wrong
-from mutation.campaign import SURVIVORS, expected, remove, stale
+from mutation.campaign import SURVIVORS, Campaign, expected, remove, stale
 from mutation.faults import Fault, faults
 from mutation.kernels import code_of, compile_into, kernel_faults
 from mutation.modules import is_near, name_of, of_tests, sources
+from mutation.suite import processes, without_torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +86,66 @@ def test_the_tests_nearest_to_a_module(test: str, near: bool) -> None:
 def test_the_layers_of_a_primitive_are_near_it() -> None:
     test = "tests/nn/test_catalogue.py::test_forward[BatchNorm2d(3)-numpy]"
     assert is_near(test, "primitives.normalization")
+
+
+def test_asking_for_pytorch_finds_none_and_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = importlib.machinery.PathFinder
+    monkeypatch.setattr(finder, "find_spec", finder.find_spec)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    without_torch()
+    assert importlib.util.find_spec("torch") is None
+    assert importlib.util.find_spec("numpy") is not None
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("torch")
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
+def test_an_interruption_ends_the_processes_and_what_they_started(tmp_path: Path) -> None:
+    def slow(_: int) -> int:
+        command = "import pathlib, time; time.sleep(30); pathlib.Path('finished').touch()"
+        with subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path) as started:
+            (tmp_path / "partial").write_text(str(started.pid))
+            (tmp_path / "partial").rename(tmp_path / "pid")
+        return 0
+
+    def waiting(_: int) -> int:
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.01)
+        return 0
+
+    ended = processes([(1, slow), (2, waiting)], 2)
+    assert next(ended) == (2, 0)
+    ended.close()
+    state = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while state.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)  # it is about to end
+    assert not (tmp_path / "finished").exists()
+
+
+def test_an_interrupted_campaign_says_what_it_has_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"names": ["nn.linear"], "sample": 0, "seed": 0, "jobs": 1, "near": False}
+    campaign = Campaign(argparse.Namespace(**options, list=True))
+    first, second, *others = map(str, campaign.planted)
+    assert capsys.readouterr().out.startswith(f"{first}\n{second}\n")
+
+    def rounds() -> None:
+        campaign.caught |= {first: True, second: False}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign, "rounds", rounds)
+    monkeypatch.setattr(campaign, "known", {})
+    out = io.StringIO()
+    campaign.run(types.SimpleNamespace(out=out))  # type: ignore[arg-type]
+    assert f"interrupted: 2 of {2 + len(others)} faults" in out.getvalue()
+    assert "1 of 2 faults caught" in out.getvalue()
+    assert f"not caught, and not listed: {second}" in out.getvalue()
+    assert campaign.result == 130
 
 
 # --- faults in Python ----------------------------------------------------------------------------
