@@ -112,10 +112,13 @@ def is_near(test: str, module: str) -> bool:
     names, words = public(module), _words(test)
     if (names | users(module)) & words:
         return True
+    room, _, stem = f"xbp.{module}".rpartition(".")
     text = _text(file)
+    imports = rf"\b{re.escape(room)}(\.| import .*?\b){stem}\b"
+    telling = {name for name in names if "_" in name or not name.islower()}
     related = (
-        Path(file).stem == f"test_{module.rpartition('.')[2]}"
-        or re.search(rf"\bxbp\.{re.escape(module)}\b", text) is not None
-        or (file.startswith(mirror(module)) and bool(names & _words(text)))
+        Path(file).stem == f"test_{stem}"
+        or re.search(imports, text) is not None
+        or (file.startswith(mirror(module)) and bool(telling & _words(text)))
     )
     return related and not _classes() & words
