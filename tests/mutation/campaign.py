@@ -25,7 +25,7 @@ from typing import Any
 from mutation import kernels
 from mutation.faults import Fault, faults
 from mutation.kernels import NOT_COMPILED, KernelFault
-from mutation.modules import ROOT, is_near, of_tests, sources
+from mutation.modules import ROOT, is_near, name_of, of_tests, sources
 from mutation.plant import install
 from mutation.suite import ERROR, Seen, Suite, processes
 
@@ -46,6 +46,11 @@ SECONDS = 15
 """Between two lines that say how far it is."""
 QUICK = ("scaled", "shifted", "sign", "transposed", "axis", "waits")
 """A sample is of faults of these kinds, in what the tests with one of those in their names run."""
+
+
+def is_quick(module: str) -> bool:
+    """Whether the tests of a module are collected for a sample."""
+    return not module.startswith(("training", "data"))
 
 
 class Python:
@@ -149,7 +154,8 @@ class Campaign:
             raise SystemExit(msg)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         print(len(self.planted), "faults; collecting tests", file=sys.stderr)  # noqa: T201
-        Suite([*of_tests(), *(str(path.relative_to(ROOT)) for path in sources())], self.run)
+        paths = [path for path in sources() if not self.quick or is_quick(name_of(path))]
+        Suite([*of_tests(paths), *(str(path.relative_to(ROOT)) for path in paths)], self.run)
 
     def wanted(self, name: str) -> bool:
         return not self.options.names or any(part in name for part in self.options.names)

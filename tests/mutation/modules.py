@@ -39,10 +39,10 @@ def _within(name: str, rooms: Iterable[str]) -> bool:
     return any(name == room or name.startswith(f"{room}.") for room in rooms)
 
 
-def of_tests() -> list[str]:
-    """The files and folders of tests of all sources, relative to the repository."""
+def of_tests(paths: Iterable[Path]) -> list[str]:
+    """The files and folders of tests of these sources, relative to the repository."""
     found = {"tests/properties"}
-    for path in sources():
+    for path in paths:
         room = name_of(path).partition(".")[0]
         found |= {path for path in (f"tests/{room}", f"tests/test_{room}.py") if exists(path)}
     return sorted(found)
