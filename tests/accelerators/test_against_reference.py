@@ -429,6 +429,10 @@ def test_what_does_not_fit_is_declined() -> None:
     x, weight = np.ones((8, 1, 5, 5)), np.ones((1, 1, 3, 3))
     assert convolution.convolve(x[:0], weight) is NotImplemented
     assert convolution.convolve(x, weight, padding=(3, 0)) is NotImplemented
+    assert convolution.convolve(x, weight, padding=((0, 1), (0, 0))) is NotImplemented
+    assert convolution.convolve(x, weight, dilation=(1, 2)) is NotImplemented
+    two = np.ones((8, 2, 5, 5)), np.ones((2, 1, 3, 3))
+    assert convolution.convolve(*two, groups=2) is NotImplemented  # too small
     assert convolution.convolve(x, weight, np.ones(2)) is NotImplemented
     assert convolution.convolve(x, weight, np.ones(1, "f4")) is NotImplemented
     p = np.ones(5000)

@@ -713,6 +713,14 @@ def test_the_emulation_finds_threads_at_different_barriers(
         convolve(machine, CONVOLUTIONS[2], "mirrored", "float64")
 
 
+def test_convolutions_that_the_kernels_do_not_know_are_declined() -> None:
+    x, weight = np.ones((8, 2, 6, 6), "float32"), np.ones((2, 2, 3, 3), "float32")
+    assert convolution.convolve(x, weight) is not NotImplemented
+    assert convolution.convolve(x, weight, dilation=(2, 1)) is NotImplemented
+    assert convolution.convolve(x, weight, padding=((0, 0), (1, 0))) is NotImplemented
+    assert convolution.convolve(x, weight[:, :1], groups=2) is NotImplemented
+
+
 def test_gradients_of_another_dtype_or_shape() -> None:
     x = np.random.default_rng(0).normal(size=(8, 2, 6, 6)).astype("float32")
     window = {"kernel_size": (2, 2), "stride": (2, 2)}

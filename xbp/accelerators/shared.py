@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 from xbp.primitives.dispatch import check_gradient
 
@@ -26,9 +26,9 @@ def incoming(dy: Array, shape: Shape, dtype: Any) -> Array:
     return dy.astype(dtype, copy=False)
 
 
-def is_plain(padding: Any, dilation: Pair, groups: int) -> TypeGuard[Pair]:
-    """Whether a convolution is one that kernels know: padded alike on both sides, nothing else."""
-    return groups == 1 and dilation == (1, 1) and isinstance(padding[0], int)
+def is_plain(padding: Any, dilation: Pair) -> bool:
+    """Whether a convolution is one that kernels know: padded alike on both sides, not dilated."""
+    return dilation == (1, 1) and isinstance(padding[0], int)
 
 
 def dense_order(array: Array) -> Shape | None:

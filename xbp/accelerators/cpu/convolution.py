@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from xbp.accelerators.cpu import native
 from xbp.accelerators.cpu.calls import DTYPES, address, addressable, images, incoming, run
 from xbp.accelerators.shared import MOST_PLACES, Pair, is_plain
-from xbp.primitives.dispatch import of_input
+from xbp.primitives.dispatch import check_gradient, of_input
 from xbp.primitives.images import Padding, output_size
 
 Real = NDArray[Any]
+LEAST_A_GROUP = 2**13
+"""Products. Below this a call for each group takes longer than the reference."""
 
 
 def convolve(
@@ -29,7 +31,10 @@ def convolve(
     pool: Pair = (1, 1),
 ) -> Any:
     """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows."""
-    if not is_plain(padding, dilation, groups):
+    if groups > 1:
+        window = {"stride": stride, "padding": padding, "dilation": dilation}
+        return _by_group(x, weight, bias, groups, **window, relu=relu, pool=pool)
+    if not is_plain(padding, dilation):
         return NotImplemented
     dtype = x.dtype
     n, c, h, w = x.shape
@@ -62,6 +67,40 @@ def convolve(
         task.dweight, task.dbias = address(dweight), address(dbias)
         task.where = address(where)  # the same; but so the closure keeps it alive
         run("convolve_backward", dtype, task)
+        return dx, dweight, None if bias is None else dbias
+
+    return y, gradients
+
+
+def _by_group(x: Real, weight: Real, bias: Real | None, groups: int, **options: Any) -> Any:
+    """A convolution for each group of channels."""
+    outputs, (o, c) = [], weight.shape[:2]
+    each, pixels = o // groups, x.shape[0] * x.shape[2] * x.shape[3]
+    if pixels * weight.size < LEAST_A_GROUP * groups:
+        return NotImplemented
+    for g in range(groups):
+        own = slice(g * each, (g + 1) * each)
+        offset = None if bias is None else bias[own]
+        done = convolve(x[:, g * c : (g + 1) * c], weight[own], offset, **options)
+        if done is NotImplemented:
+            return NotImplemented
+        outputs.append(done)
+    n, _, oh, ow = outputs[0][0].shape
+    y = empty((n, o, oh, ow), x.dtype)
+    for g, (part, _) in enumerate(outputs):
+        y[:, g * each : (g + 1) * each] = part
+
+    def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
+        check_gradient(dy, y.shape)
+        dx = empty(x.shape, x.dtype) if wants_dx else None
+        dweight, dbias = np.empty(weight.shape, x.dtype), np.empty(o, x.dtype)
+        for g, (_, backward) in enumerate(outputs):
+            own = slice(g * each, (g + 1) * each)
+            part, dweight[own], offset = backward(dy[:, own], wants_dx)
+            if dx is not None:
+                dx[:, g * c : (g + 1) * c] = part
+            if bias is not None:
+                dbias[own] = offset
         return dx, dweight, None if bias is None else dbias
 
     return y, gradients

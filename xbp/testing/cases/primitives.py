@@ -300,7 +300,8 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for x, w, options in (
             ((5, 2, 9, 8), (3, 2, 3, 2), {"dilation": (2, 3), "padding": (1, 2)}),
             ((18, 6, 7, 6), (4, 3, 3, 3), {"groups": 2, "stride": (2, 1)}),
-            ((18, 3, 7, 6), (3, 1, 3, 3), {"groups": 3, "padding": (1, 1)}),
+            ((33, 3, 7, 6), (3, 1, 3, 3), {"groups": 3, "padding": (1, 1)}),
+            ((2, 6, 3, 4), (6, 1, 2, 2), {"groups": 6}),
             ((4, 2, 5, 6), (3, 2, 2, 4), {"padding": ((0, 1), (1, 2))}),
         )
     ),
@@ -380,6 +381,17 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         )
         for x, w, stride, padding in CONVOLUTIONS
         for block in BLOCKS
+    ),
+    *(
+        (
+            "chain",
+            partial(_chain, [("convolve", {"padding": (1, 0), **options}), *BLOCKS[0]]),
+            (x, (6, 2, 3, 3), (6,)),
+        )
+        for x, options in (
+            ((33, 4, 7, 6), {"groups": 2}),
+            ((5, 2, 9, 8), {"dilation": (2, 1)}),
+        )
     ),
     *(
         ("chain", partial(_chain, [("affine", {}), ("rectify", {})]), (x, (out, x[-1]), (out,)))
