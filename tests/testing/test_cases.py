@@ -38,7 +38,7 @@ def names(lines: Iterable[object]) -> set[str]:
 
 
 PUBLIC = {
-    "layers": classes(nn, nn.Layer) | classes(lenet1998, nn.Layer),
+    "layers": classes(nn, nn.Layer) | classes(lenet1998, nn.Layer) | {"Subsample"},  # of ResNet
     "losses": classes(nn, nn.Loss) | classes(lenet1998, nn.Loss),
     "models": set(models.__all__),
     "optimizers": classes(optim, optim.Optimizer),
