@@ -125,6 +125,15 @@ def test_the_other_shortcut_and_limit(command, data, tmp_path):  # noqa: F811
     assert model.arguments["shortcut"] == "B"
 
 
+def test_vgg(command, data, tmp_path):  # noqa: F811
+    more = ["--channels", 2, "--epochs", 1]
+    result = command(*words(data, tmp_path, *more, network="vgg11"))
+    assert result.code == 0, result
+    model = load_model(tmp_path / "model.safetensors")
+    assert model.arguments["width"] == 2 and model.arguments["depth"] == 11
+    assert_sentence(command(*words(data, tmp_path, "--channels", 0, network="vgg11")), "width")
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("more", "parts"),

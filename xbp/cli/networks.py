@@ -152,3 +152,7 @@ def cifar(title: str, make_model: Callable[..., nn.Layer], **others: Any) -> Net
 def resnet(depth: int, shortcut: str) -> Network:
     model = partial(models.ResNet, depth, shortcut=shortcut)
     return cifar(f"ResNet-{depth}", model)
+
+
+def vgg(depth: int, channels: int) -> Network:
+    return cifar(f"VGG-{depth}", partial(models.VGG, depth, width=channels))

@@ -64,6 +64,9 @@ Variant = Annotated[
     str | None,
     typer.Option(help="1998 is the network of LeCun et al. and its loss, 60,000 parameters."),
 ]
+Channels = Annotated[
+    int, typer.Option(help="Those of the first stage; the last ones have 8 times as many.")
+]
 Text = Annotated[
     Path, typer.Option("--text", help="The text to learn from; its last tenth is the test.")
 ]

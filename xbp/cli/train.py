@@ -13,6 +13,7 @@ from xbp.cli.options import (
     Activation,
     BackendName,
     BatchSize,
+    Channels,
     CharacterLimit,
     CheckpointEvery,
     CifarDir,
@@ -110,6 +111,32 @@ def resnet(depth: int, parameters: str) -> None:
     Writes what xbp train lenet5 writes, and resumes and ends early as that does.
     """
     app.command(f"resnet{depth}")(train)
+
+
+@app.command()
+def vgg11(
+    context: typer.Context,
+    backend: BackendName = "numpy",
+    device: Device = None,
+    epochs: Epochs = 30,
+    batch_size: BatchSize = 128,
+    learning_rate: LearningRate = 0.05,
+    seed: Seed = 0,
+    dtype: DType = "float32",
+    limit: Limit = None,
+    data_dir: CifarDir = None,
+    channels: Channels = 64,
+    report: Report = False,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = None,
+    output: Output = Path("runs/vgg11"),
+) -> None:
+    """Train VGG-11 (9.2M parameters) on CIFAR-10, and test it.
+
+    The network is configuration A of Simonyan & Zisserman 2015 with batch normalization and one
+    fully connected layer. The recipe, the files and --resume are those of xbp train resnet20.
+    """
+    train_classifier(networks.vgg(11, channels), Options.of(context))
 
 
 for _depth, _parameters in ((20, "0.27M"), (32, "0.46M"), (44, "0.66M"), (56, "0.85M")):
