@@ -9,10 +9,11 @@ import typer
 
 from xbp import models, nn
 from xbp.backend import use_backend
-from xbp.cli.files import prepare_file
+from xbp.cli.files import Module, import_module, prepare_file
 from xbp.errors import DataError
 from xbp.exchange import Exported, to_onnx
 from xbp.paths import kind_of
+from xbp.report.run import RECORD, Run
 from xbp.training import load_model
 from xbp.training.files.checkpoints import open_checkpoint
 
@@ -31,7 +32,7 @@ BatchSize = Annotated[
 ]
 
 
-def export(source: Source, onnx: ONNX, batch_size: BatchSize = None) -> None:
+def export(source: Source, onnx: ONNX, batch_size: BatchSize = None, module: Module = None) -> None:
     """Write a trained model as an ONNX file, which runs without Python or xbp.
 
     The file is for inference. If onnxruntime is installed, it is run there on random input, and the
@@ -39,9 +40,10 @@ def export(source: Source, onnx: ONNX, batch_size: BatchSize = None) -> None:
     "xbackprop[onnx]".
     """
     prepare_file(onnx)
+    import_module(module)
     with use_backend("numpy"):
         model = load_model(weights_of(source))
-        exported = to_onnx(model, onnx, sample_shape(model), batch_size=batch_size)
+        exported = to_onnx(model, onnx, shape_in(source, model), batch_size=batch_size)
     for line in description(exported):
         typer.echo(line)
     typer.echo(f"wrote {onnx}")
@@ -64,6 +66,15 @@ def weights_of(source: Path) -> Path:
         msg = f"{str(source)!r} holds no {WEIGHTS}; give a folder that xbp train has written"
         raise DataError(msg)
     return last.file.path
+
+
+def shape_in(source: Path, model: nn.Layer) -> tuple[int, ...]:
+    """The shape of one sample: what a run that `Trainer.save` has written says, or the model."""
+    if kind_of(source) == "a folder" and kind_of(source / RECORD):
+        shape = Run.load(source).sample_shape
+        if shape:
+            return tuple(shape)
+    return sample_shape(model)
 
 
 def sample_shape(model: nn.Layer) -> tuple[int, ...]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-from xbp.errors import DataError
+import typer
+
+from xbp.errors import DataError, InputError, brief
 from xbp.training.files import check_writable
 from xbp.training.files.staging import staging
 
@@ -46,3 +51,33 @@ def prepare_file(path: Path) -> None:
         See `check_writable`.
     """
     check_writable(path)
+
+
+Module = Annotated[
+    str | None,
+    typer.Option(
+        help="A module of yours to import first, which registers the model's class "
+        "(xbp.models.register); looked for in the current folder, too."
+    ),
+]
+
+
+def import_module(name: str | None) -> None:
+    """Import the module of `Module`, if one is given.
+
+    Raises
+    ------
+    InputError
+        It cannot be imported.
+    """
+    if name is None:
+        return
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        msg = f"--module {name!r} cannot be imported ({brief(error)})"
+        raise InputError(msg) from None
+    finally:
+        sys.path[:] = before

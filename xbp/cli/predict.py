@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 import xbp
 from xbp.backend import find_backend
 from xbp.cli.display import new_table, show
-from xbp.cli.files import prepare_file
+from xbp.cli.files import Module, import_module, prepare_file
 from xbp.cli.options import BackendName, Device
 from xbp.errors import DataError, InputError
 from xbp.images import isolate, read_grey
 from xbp.models import LeNet5
 from xbp.nn import Layer
-from xbp.paths import require_folder
+from xbp.paths import kind_of, require_folder
 from xbp.report.contents import outputs, softmax
-from xbp.report.run import WEIGHTS
+from xbp.report.run import RECORD, WEIGHTS, Run
 from xbp.training import load_model
 from xbp.training.callbacks.progress import percent
 from xbp.training.files import write_text
@@ -45,6 +45,7 @@ def predict(
     json_file: JSON = None,
     backend: BackendName = "numpy",
     device: Device = None,
+    module: Module = None,
 ) -> None:
     """Say which digits are on pictures, and how probable that is.
 
@@ -56,6 +57,7 @@ def predict(
     xbp.set_backend(found.name, device=device)
     if json_file is not None and str(json_file) != "-":
         prepare_file(json_file)
+    import_module(module)
     model = load_classifier(folder)
     answers: list[dict[str, Any]] = []
     for path in images:
@@ -90,7 +92,9 @@ def predict(
 
 
 def load_classifier(folder: Path) -> Layer:
-    """The network of a run, for images of 28 × 28.
+    """The network of a run, for images of 28 × 28: LeNet-5, or a user's own from `Trainer.save`.
+
+    That one is given images that `xbp.datasets.standardize_images` has standardized.
 
     Raises
     ------
@@ -99,7 +103,8 @@ def load_classifier(folder: Path) -> Layer:
     """
     require_folder(folder, "one that xbp train has written")
     model = load_model(folder / WEIGHTS)
-    if not isinstance(model, LeNet5):
+    own = Run.load(folder).sample_shape if kind_of(folder / RECORD) else []
+    if not isinstance(model, LeNet5) and own != [1, 28, 28]:
         msg = f"{str(folder / WEIGHTS)!r} holds a {type(model).__name__}; give a folder of LeNet-5"
         raise DataError(msg)
     return model

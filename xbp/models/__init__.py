@@ -3,6 +3,7 @@
 from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
 from xbp.models.mlp import MLP
+from xbp.models.registry import register as register
 from xbp.models.resnet import ResNet
 from xbp.models.vgg import VGG
 

@@ -6,13 +6,14 @@ no more memory than the weights in the file.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from xbp import nn
-from xbp.arguments import integer
+from xbp.arguments import described, integer
 from xbp.errors import DataError, InputError, on_one_line
 from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
@@ -34,9 +35,55 @@ MODELS: dict[str, Any] = {
 }
 
 
+REGISTERED: dict[str, type[Layer]] = {}
+"""Classes of users, by name; see `register`."""
+
+Class = TypeVar("Class", bound=type[Layer])
+
+
+def register(model_class: Class) -> Class:
+    """Let files name a class of one's own: a decorator.
+
+    Parameters
+    ----------
+    model_class : subclass of Layer
+        Its objects have an attribute `arguments`, a dict of JSON values by which
+        ``model_class(**arguments)`` makes a model of the same shapes.
+
+    Returns
+    -------
+    model_class
+
+    Raises
+    ------
+    InputError
+        It is no such class, or one of xbp's models has the same name.
+
+    Examples
+    --------
+    >>> from xbp import models, nn
+    >>> @models.register
+    ... class Doubled(nn.Sequential):
+    ...     def __init__(self, features):
+    ...         self.arguments = {"features": features}
+    ...         super().__init__(nn.Linear(features, features), nn.Linear(features, 1))
+    """
+    if not isinstance(model_class, type) or not issubclass(model_class, Layer):
+        msg = f"register takes a subclass of nn.Layer, got {described(model_class)}"
+        raise InputError(msg)
+    if model_class.__name__ in MODELS:
+        msg = f"{model_class.__name__} is the name of one of xbp's models; choose another"
+        raise InputError(msg)
+    REGISTERED[model_class.__name__] = model_class
+    return model_class
+
+
 def recipe_of(model: Layer) -> dict[str, Any] | None:
     """``{"model": name, "arguments": …}`` as JSON values; None for a user's own model."""
-    if MODELS.get(type(model).__name__) is not type(model):
+    name = type(model).__name__
+    if REGISTERED.get(name) is type(model):
+        return {"model": name, "arguments": _own_arguments(model)}
+    if MODELS.get(name) is not type(model):
         return None
     arguments = dict(model.arguments)  # type: ignore[attr-defined]
     if isinstance(model, MLP):
@@ -71,11 +118,14 @@ def rebuild(recipe: Any, shapes: Mapping[str, tuple[int, ...]], file: str) -> La
             "give it the result of xbp.training.load_weights"
         )
         raise DataError(msg)
-    if recipe.get("model") not in tuple(MODELS):
-        _refuse(file, f"it is a {recipe.get('model')!r}, not one of {', '.join(MODELS)}")
-    name, arguments = recipe["model"], dict(recipe["arguments"])
+    name, arguments = recipe.get("model"), dict(recipe["arguments"])
+    if name not in (*MODELS, *REGISTERED):
+        known = ", ".join((*MODELS, *REGISTERED))
+        _refuse(file, f"it is a {name!r}, not one of {known}; register its class")
     stored = sum(math.prod(shape) for shape in shapes.values())
     try:
+        if name in REGISTERED:
+            return REGISTERED[name](**arguments)
         if LEAST[name](arguments) > stored:
             _refuse(file, "it has more weights than the file")
         sizes = arguments.pop("sizes") if name == "MLP" else ()
@@ -89,6 +139,26 @@ def rebuild(recipe: Any, shapes: Mapping[str, tuple[int, ...]], file: str) -> La
         raise
     except (InputError, TypeError, LookupError) as error:
         _refuse(file, f"{type(error).__name__}: {error}")
+
+
+def _own_arguments(model: Layer) -> dict[str, Any]:
+    """Those of a registered class.
+
+    Raises
+    ------
+    InputError
+    """
+    arguments = getattr(model, "arguments", None)
+    try:
+        if isinstance(arguments, dict) and json.loads(json.dumps(arguments)) == arguments:
+            return arguments
+    except (TypeError, ValueError):
+        pass
+    msg = (
+        f"{type(model).__name__} is registered, so that it needs an attribute `arguments`, a dict "
+        f"of JSON values that its constructor takes; got {described(arguments)}"
+    )
+    raise InputError(msg)
 
 
 # --- how many weights a model has at least, which is asked before it is made ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from xbp.report import contents, figures
 from xbp.report.figures import FIRST, SECOND, Curve
 from xbp.report.language import rows_of
 from xbp.report.run import (
+    OWN,
     RECORD,
     SAMPLE,
     TEXT,
@@ -74,7 +75,8 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
     check_packages()
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    run, history, model = Run.load(folder), load_history(folder), load_model(folder / WEIGHTS)
+    run, history = Run.load(folder), load_history(folder)
+    model = None if run.data == OWN else load_model(folder / WEIGHTS)
     content = _content(run, history)
     if (run.data == TEXT) != isinstance(model, GPT):
         msg = (
@@ -82,7 +84,9 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
             f"the run in {RECORD}; train again"
         )
         raise DataError(msg)
-    if isinstance(model, GPT):
+    if model is None:
+        content |= _own(run, history)
+    elif isinstance(model, GPT):
         content |= _language(run, history, model, read_file(folder, SAMPLE))
     else:
         content |= _classifier(run, model, *load_test_set(run, data_dir))
@@ -115,6 +119,7 @@ def _content(run: Run, history: History) -> dict[str, Any]:
         "colours": False,
         "name": str,
         "tested": None,
+        "measured": "test loss, in nats",
         "written": None,
     }
 
@@ -128,6 +133,30 @@ def _language(run: Run, history: History, model: GPT, written: str) -> dict[str,
         "layers": rows_of(model),
         "result": f"{losses[-1]:.4f}" if losses else "–",
         "written": written,
+    }
+
+
+class SavedLayer(NamedTuple):
+    """A row of `Run.layers`, as the template reads a `LayerSummary`."""
+
+    name: str
+    kind: str
+    sizes: str
+    parameters: int
+
+
+def _own(run: Run, history: History) -> dict[str, Any]:
+    """Those of a run that `Trainer.save` has written."""
+    last = history.records[-1]
+    name = next(each for each in ("val_accuracy", "val_loss", "loss") if each in last)
+    what = {"val_accuracy": "accuracy on validation data", "val_loss": "loss on validation data"}
+    value = percent(last[name]) if name == "val_accuracy" else f"{last[name]:.4g}"
+    return {
+        "samples": "samples",
+        "data": "",
+        "layers": [SavedLayer(row[0], row[1], row[2], int(row[3])) for row in run.layers],
+        "result": value,
+        "measured": what.get(name, "loss"),
     }
 
 

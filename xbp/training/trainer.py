@@ -12,7 +12,7 @@ from xbp.arguments import described, integer
 from xbp.backend import Array, Backend, get_backend, on_device_of
 from xbp.data.sources import Source, is_stream
 from xbp.errors import InputError, NonFiniteError
-from xbp.nested import tree_leaves
+from xbp.nested import first_of, tree_leaves
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.random import RandomStream, Seed, fresh_seed
@@ -162,6 +162,7 @@ class Trainer:
         self.state = TrainingState(fresh_seed(rng))
         # Arguments of the last `fit`:
         self.batch_size = self.part = self.steps_per_epoch = self.last_epoch = 0
+        self.samples = 0  # 0 also for an iterable of batches
         self.callbacks: list[Callback] = []
         self.expected: list[str] = []  # names in its records
         self.may_have_more = True  # whether a user's callback or metric may add names
@@ -315,6 +316,7 @@ class Trainer:
         self.expected = expected_names(self.quantities, validated=validation is not None)
         self.may_have_more = adds_names(self.metrics.values(), callbacks)
         self.steps_per_epoch = feed.steps
+        self.samples = feed.steps and len(x if isinstance(x, Source) else first_of(x))
         self.resumed = None if resume is None else open_checkpoint(resume)
         if self.resumed is not None:
             feed.check_entry(self.resumed.steps_done)
@@ -394,6 +396,30 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""
         self.state.stop(reason)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the last `fit` as a folder, as ``xbp train`` does for its networks.
+
+        ``xbp report`` makes a page of it. Models of `xbp.models`, and those of a class that is
+        registered (`xbp.models.register`), come back by `xbp.training.load_model`, and are exported
+        by ``xbp export``; of others the weights come back by `load_weights`.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made if it is missing. It gets history.csv, model.safetensors and run.json; those of an
+            older run are replaced.
+
+        Raises
+        ------
+        InputError
+            There was no `fit`, or it ended before its first epoch.
+        DataError
+            The folder cannot be made or written to.
+        """
+        from xbp.training.files.run import save_run
+
+        save_run(self, folder)
 
     # --- the state of training ---
 
