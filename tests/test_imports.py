@@ -20,6 +20,7 @@ UNASKED = (
     "hypothesis",
     "jax",
     "matplotlib",
+    "mpi4py",
     "ndonnx",
     "onnx",
     "onnxruntime",

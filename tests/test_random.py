@@ -169,6 +169,48 @@ def test_a_step_may_be_known_to_the_device_alone(name: str, step: int) -> None:
     assert np.array_equal(host_bits(there, 4), host_bits(RandomStream(3, step=1), 4))
 
 
+@every_backend
+@pytest.mark.parametrize("total", [0, 1, 4, 7])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_share_has_the_bits_of_its_rows_in_the_whole(name: str, size: int, total: int) -> None:
+    """Draw after draw, also (N·T, C) for samples of T parts, and where the device has the step."""
+    like = find_backend(name).asarray(np.zeros(1, np.float32))
+    step = tuple(backend_of(like).asarray(word) for word in words_of(2**33 + 5))
+    for rank in range(size):
+        whole, share = RandomStream(3), RandomStream(3)
+        share.take_share(rank, size, total)
+        rows = len(range(total)[rank::size])
+        for onto_device in (False, True):
+            if onto_device:
+                whole.advance_to(step)  # type: ignore[arg-type]
+                share.advance_to(step)  # type: ignore[arg-type]
+            for shape in ((), (3,), (2, 5)):
+                bits = xbp.to_numpy(whole.bits((total, *shape), like=like))
+                mine = xbp.to_numpy(share.bits((rows, *shape), like=like))
+                assert np.array_equal(mine, bits[rank::size])
+            parts = xbp.to_numpy(whole.bits((2 * total, 3), like=like)).reshape(total, 6)
+            mine = xbp.to_numpy(share.bits((2 * rows, 3), like=like))
+            assert np.array_equal(mine, parts[rank::size].reshape(2 * rows, 3))
+
+
+@pytest.mark.parametrize(("rank", "shape"), [(0, (3, 2)), (0, ()), (2, (1, 2))])
+def test_bits_of_something_else_than_the_rows_of_a_share_are_refused(
+    rank: int, shape: tuple[int, ...]
+) -> None:
+    stream = RandomStream(0)
+    stream.take_share(rank, 3, 2 if rank else 4)
+    with pytest.raises(
+        InputError, match=r"are not those of \d rows, this process's share of a batch"
+    ):
+        stream.bits(shape, like=HOST)
+
+
+@pytest.mark.parametrize("share", [(3, 3, 5), (-1, 3, 5), (0, 0, 5), (0, 1, -1), (0, 1, 2.0)])
+def test_a_share_that_is_none_is_refused(share: Any) -> None:
+    with pytest.raises(InputError, match=r"^(rank|size|total) must be"):
+        RandomStream(0).take_share(*share)
+
+
 def test_seeds_steps_and_draws_all_differ() -> None:
     blocks = set()
     for seed in (0, 1, 2**32, 2**64):

@@ -10,7 +10,18 @@ from xbp import registry
 from xbp._version import __version__
 
 if TYPE_CHECKING:
-    from xbp import data, datasets, errors, initializers, models, nn, optim, random, training
+    from xbp import (
+        data,
+        datasets,
+        errors,
+        initializers,
+        models,
+        nn,
+        optim,
+        parallel,
+        random,
+        training,
+    )
     from xbp.backend import (
         Backend,
         asarray,
@@ -37,6 +48,7 @@ __all__ = [
     "models",
     "nn",
     "optim",
+    "parallel",
     "random",
     "set_backend",
     "to_numpy",
@@ -55,7 +67,7 @@ _ROOMS = {
         "initializers",
         "models",
     ),
-    *("models", "nn", "optim", "paths", "primitives", "random", "training"),
+    *("nn", "optim", "parallel", "paths", "primitives", "random", "training"),
 }
 registry.offer("numpy", "xbp.accelerators.cpu")
 registry.offer("cupy", "xbp.accelerators.cuda")

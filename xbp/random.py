@@ -7,6 +7,7 @@ integers, so that a run can be resumed anywhere without repeating earlier draws.
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.arguments import integer, number
-from xbp.backend import Array
+from xbp.backend import Array, array_namespace
 from xbp.errors import InputError
 from xbp.primitives.philox import MASK, random_bits
 
@@ -108,12 +109,20 @@ class RandomStream:
     any number of draws, and a draw any number of blocks. So a mask depends on (seed, step, draw)
     alone, and `advance` moves by whole steps.
 
+    Where several processes each compute a share of a batch, samples keep the bits that they have
+    in the whole batch; see `take_share`.
+
     Parameters
     ----------
     rng : int, numpy.random.Generator or None
         The seed, mixed into Philox's 64-bit key.
     step : int, default 0
         The first step, e.g. of a resumed run.
+
+    Attributes
+    ----------
+    share : (rank, size, total) or None
+        Of `take_share`; None where batches are whole.
 
     Examples
     --------
@@ -127,6 +136,7 @@ class RandomStream:
         words = np.random.SeedSequence(fresh_seed(rng)).generate_state(2, np.uint32)
         self.key = (int(words[0]), int(words[1]))
         self.step = 0
+        self.share: tuple[int, int, int] | None = None
         self.advance(step)
 
     def advance(self, step: int | None = None) -> None:
@@ -139,11 +149,57 @@ class RandomStream:
         """Move to the beginning of the step whose `words_of` are these 0-d int64 arrays."""
         self.words, self.draws = words, 0
 
+    def take_share(self, rank: int, size: int, total: int) -> None:
+        """From now on, draw for the rows ``rank::size`` of batches that have `total` rows.
+
+        What `bits` gives are those rows of what it would give for the whole batch; later draws
+        agree as well, on a rank without rows too. All bits of the batch are drawn for it.
+
+        Raises
+        ------
+        InputError
+            `rank` is not from 0 to size - 1, or `total` is below 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> x = np.zeros(3)
+        >>> whole, mine = RandomStream(0), RandomStream(0)
+        >>> mine.take_share(1, 2, 5)
+        >>> mine.bits((2, 3), like=x).tolist() == whole.bits((5, 3), like=x)[1::2].tolist()
+        True
+        """
+        size = integer("size", size, least=1)
+        rank, total = integer("rank", rank, least=0), integer("total", total, least=0)
+        if rank >= size:
+            msg = f"rank must be from 0 to {size - 1}, as there are {size} ranks, got {rank}"
+            raise InputError(msg)
+        self.share = rank, size, total
+
     def bits(self, shape: tuple[int, ...], *, like: Array) -> Array:
-        """Uniform integers from 0 to 2³² - 1, int64, of `shape`, on the device of `like`."""
+        """Uniform integers from 0 to 2³² - 1, int64, of `shape`, on the device of `like`.
+
+        Raises
+        ------
+        InputError
+            The stream draws for a share, and the first axis of `shape` is not that of its rows, nor
+            of parts of them, as in (N·T, C).
+        """
         counter = (self.draws, *self.words)
         self.draws += 1
-        return random_bits(like, shape, key=self.key, counter=counter)
+        if self.share is None:
+            return random_bits(like, shape, key=self.key, counter=counter)
+        rank, size, total = self.share
+        rows = len(range(rank, total, size))
+        if not shape or (shape[0] % rows if rows else shape[0]):
+            msg = (
+                f"random bits of shape {tuple(shape)} are not those of {rows} rows, this process's "
+                f"share of a batch of {total}; draw with the samples along the first axis"
+            )
+            raise InputError(msg)
+        each = math.prod(shape) // rows if rows else 0
+        whole = random_bits(like, (total, each), key=self.key, counter=counter)
+        return array_namespace(like).reshape(whole[rank::size, :], shape)
 
 
 Stream = RandomStream

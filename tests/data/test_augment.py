@@ -322,3 +322,10 @@ def test_accumulated_parts_are_those_of_the_whole_batch_changed_at_once() -> Non
         states.append(model.state_dict())
     for name, value in states[0].items():
         np.testing.assert_allclose(states[1][name], value, rtol=1e-12, atol=1e-15)
+
+
+def test_mixup_refuses_a_share_of_a_batch() -> None:
+    stream = RandomStream(0)
+    stream.take_share(0, 2, 4)
+    with pytest.raises(InputError, match="blends images of a whole batch"):
+        Mixup(3)(np.zeros((2, 1, 4, 4), np.float32), np.array([0, 1]), rng=stream)

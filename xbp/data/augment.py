@@ -227,7 +227,8 @@ class Mixup(Augmentation):
     x' = λ x + (1 - λ) x_j, y' = λ y + (1 - λ) y_j, where image j is the one as far from the end of
     the batch as this one from its beginning. λ is drawn for each image from Beta(α, α), in 4,096
     equally probable steps; the larger of λ and 1 - λ is taken, so that the label of the batch stays
-    the main one: by that label metrics count in training.
+    the main one: by that label metrics count in training. A process that has a share of the batch
+    lacks the other images, and is refused.
 
     Parameters
     ----------
@@ -240,7 +241,8 @@ class Mixup(Augmentation):
     Raises
     ------
     InputError
-        When called: there are no labels, or they are neither integers (N,) nor floats (N, classes).
+        When called: there are no labels, or they are neither integers (N,) nor floats (N, classes);
+        or the stream draws for a share of a batch.
     """
 
     def __init__(self, classes: int, alpha: float = 0.2) -> None:
@@ -249,6 +251,12 @@ class Mixup(Augmentation):
         self._tables: list[tuple[Backend, Array]] = []
 
     def batch(self, xp: Namespace, x: Array, y: Any, stream: RandomStream) -> tuple[Array, Any]:
+        if stream.share is not None:
+            msg = (
+                f"{self} blends images of a whole batch, of which this process has a share; take "
+                "augmentations of single images, such as Flip and ShiftedCrop"
+            )
+            raise InputError(msg)
         values = _as_floats(xp, x)
         y = self._shares(xp, y, values)
         steps = stream.bits((x.shape[0],), like=x) // (2**32 // LEVELS)

@@ -54,7 +54,7 @@ from xbp.nn.sequential import trace as trace
 from xbp.nn.shape import Flatten, LastTimeStep
 from xbp.nn.shape import Last as Last
 from xbp.nn.softmax import LogSoftmax, Softmax
-from xbp.nn.statistics import update_statistics
+from xbp.nn.statistics import pool_statistics, update_statistics
 from xbp.nn.summary import LayerSummary, summary
 from xbp.nn.transformer import TransformerBlock
 
@@ -136,6 +136,7 @@ __all__ = [
     "ZeroPad2d",
     "for_parameters",
     "named_outputs",
+    "pool_statistics",
     "summary",
     "update_statistics",
 ]

@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from xbp.arguments import integer, number
-from xbp.backend import Array, array_namespace, asarray
+from xbp.backend import Array, array_namespace, asarray, on_host
 from xbp.errors import InputError
 from xbp.initializers import zeros
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.layer import Layer
 from xbp.nn.norm import ones
 from xbp.nn.parameter import Buffer, Parameter, lent
+from xbp.parallel.groups import Group
 from xbp.primitives import batch_normalize
 from xbp.random import generator
 
@@ -24,6 +25,9 @@ class BatchNorm(Layer):
 
     shapes: tuple[str, ...] = ()
     """Of the inputs that it takes, with a C for the number of channels."""
+
+    group: Group | None = None
+    """Processes that each have a share of the batch; see `xbp.nn.pool_statistics`."""
 
     def __init__(
         self,
@@ -56,14 +60,15 @@ class BatchNorm(Layer):
         mean = variance = None
         if self.running_mean is not None and self.running_var is not None and not training:
             mean, variance = self.running_mean.data, self.running_var.data
-        y, gradients = batch_normalize(x, weight, bias, mean, variance, eps=self.eps)
+        sum_ = self.group.sum_ if training and self.group is not None else None
+        y, gradients = batch_normalize(x, weight, bias, mean, variance, eps=self.eps, sum_=sum_)
         check = partial(self.check_gradient, xp, shape=y.shape)
-        if training and self.num_batches_tracked is not None:
-            gradients = self._committing(gradients, math.prod(x.shape) // self.num_features)
-        add_grads = add_weight_grad, add_bias_grad, None, None
+        if training:
+            gradients = self._committing(gradients)
+        add_grads = add_weight_grad, add_bias_grad, None, None, None
         return y, TwoPartBackward(gradients, *add_grads, check=check)
 
-    def _committing(self, gradients: Callable[..., Any], n: int) -> Callable[..., Any]:
+    def _committing(self, gradients: Callable[..., Any]) -> Callable[..., Any]:
         """`gradients`, with a first call that also updates the running statistics."""
         committed = False
 
@@ -71,15 +76,17 @@ class BatchNorm(Layer):
             nonlocal committed
             found = gradients(dy, wants_dx)
             if not committed:
-                *_, mean, variance = found
+                *_, mean, variance, n = found
                 self._commit(mean, variance, n)
                 committed = True
             return found
 
         return committing
 
-    def _commit(self, mean: Array, variance: Array, n: int) -> None:
+    def _commit(self, mean: Array, variance: Array, n: Any) -> None:
         """Update the running statistics, in place, by a batch's over n values a channel."""
+        if self.group is not None and on_host(n) and n < 2:
+            raise self._too_few(f"one in the batches of {self.group.size} processes")
         count = self.num_batches_tracked
         if self.running_mean is None or self.running_var is None or count is None:
             return
@@ -99,13 +106,15 @@ class BatchNorm(Layer):
             wanted = " or ".join(self.shapes).replace("C", str(self.num_features))
             msg = f"{self} expects input {wanted}, got shape {tuple(x.shape)}"
             raise InputError(msg)
-        if training and math.prod(x.shape) < 2 * self.num_features:
-            msg = (
-                f"{self} needs more than one value a channel in training, where it normalizes by "
-                f"their variance, got shape {tuple(x.shape)}; give larger batches (the last one of "
-                "an epoch may be smaller)"
-            )
-            raise InputError(msg)
+        if training and self.group is None and math.prod(x.shape) < 2 * self.num_features:
+            raise self._too_few(f"shape {tuple(x.shape)}")
+
+    def _too_few(self, got: str) -> InputError:
+        return InputError(
+            f"{self} needs more than one value a channel in training, where it normalizes by "
+            f"their variance, got {got}; give larger batches (the last one of an epoch may be "
+            "smaller)"
+        )
 
     def options(self) -> str:
         tracked = self.running_mean is not None
@@ -157,6 +166,9 @@ class BatchNorm1d(BatchNorm):
     statistics, in place. In PyTorch the forward updates them, even if no backward follows; here
     `xbp.nn.update_statistics` does that. If a model uses a layer twice, the later use updates
     first, in the order of the backward.
+
+    Where several processes have a share of each batch, `xbp.nn.pool_statistics` lets the layer take
+    its sums over all shares. A share may then have any number of rows, also none.
 
     Raises
     ------

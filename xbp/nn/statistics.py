@@ -8,7 +8,9 @@ from typing import Any
 
 from xbp.backend import Array, array_namespace, on_device_of
 from xbp.nn.backward import Rng, for_parameters, run_forward
+from xbp.nn.batch_norm import BatchNorm
 from xbp.nn.layer import Layer
+from xbp.parallel.groups import Group
 
 
 def update_statistics(model: Layer, x: Array, *, rng: Rng = None) -> None:
@@ -53,6 +55,34 @@ def update_statistics(model: Layer, x: Array, *, rng: Rng = None) -> None:
     finally:
         for parameter, gradient in before:
             parameter.grad = gradient
+
+
+def pool_statistics(model: Layer, group: Group | None) -> None:
+    """Let batch norm, in training, normalize by the batch of all processes of `group`.
+
+    Each process then computes with its share of a batch what one would compute with the whole:
+    outputs, gradients and running statistics. Its sums travel in the forward and in the backward,
+    so all processes have to run both, in the same order, also one whose share has no rows.
+    Inference stays as it is.
+
+    Parameters
+    ----------
+    model : Layer
+        Without batch norm there is nothing to do.
+    group : Group or None
+        See `xbp.parallel.group`. None makes each process normalize by its own rows again.
+
+    Examples
+    --------
+    >>> from xbp import nn, parallel
+    >>> model = nn.Sequential(nn.Linear(4, 3, rng=0), nn.BatchNorm1d(3))
+    >>> pool_statistics(model, parallel.group("alone"))
+    >>> model[1].group
+    Alone(rank=0, size=1)
+    """
+    for layer in model.tree():
+        if isinstance(layer, BatchNorm):
+            layer.group = group
 
 
 def _zeros(y: Any) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from xbp.backend import Array, Namespace, array_namespace
 from xbp.primitives.dispatch import primitive
@@ -25,9 +25,9 @@ Gradients: TypeAlias = "tuple[Array | None, Array | None, Array | None]"
 """∂L/∂x, or None where it is not wanted, ∂L/∂w and ∂L/∂b, or None where there is none."""
 
 BatchGradients: TypeAlias = (
-    "tuple[Array | None, Array | None, Array | None, Array | None, Array | None]"
+    "tuple[Array | None, Array | None, Array | None, Array | None, Array | None, Any]"
 )
-"""The same, and the mean and the variance of the batch, or None where it was not looked at."""
+"""The same, mean and variance of the batch, or None where it was not looked at, and n."""
 
 
 @primitive
@@ -93,6 +93,7 @@ def batch_normalize(
     variance: Array | None,
     *,
     eps: float,
+    sum_: Callable[[Array], None] | None = None,
 ) -> tuple[Array, Callable[..., BatchGradients]]:
     """y = w (x - μ)/√(σ² + ε) + b for each channel, by running moments or those of the batch.
 
@@ -107,20 +108,51 @@ def batch_normalize(
     mean, variance : arrays (C,), or None for those of the batch
         μ and σ².
     eps : float
+    sum_ : callable, optional
+        Replaces an array, in place, by its sum over all processes that have a part of the batch:
+        `x` and ∂L/∂y are such a part, which may have no rows. ∂L/∂w and ∂L/∂b are then those of
+        this part alone. Without kept moments it is called four times by the forward, and once for
+        ∂L/∂x.
 
     Returns
     -------
     y : array (N, C, …)
     gradients : callable
-        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance),
-        with the mean and the variance (divided by n) of the batch for the update of running ones.
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance, n):
+        the moments are those of the batch, as a batch adds to what is kept, with the factor 1/n,
+        and n is the number of values of a channel, a 0-d array where it is a sum over processes.
     """
     xp = array_namespace(x)
     others = tuple(axis for axis in range(x.ndim) if axis != 1)
 
+    def here(values: Array) -> Array:
+        """Σ values over the part of the batch that is here."""
+        return xp.sum(values, axis=others, keepdims=True)
+
+    def everywhere(*sums: Array) -> Array:
+        """1/n Σ of some sums over the parts of all processes: they travel in one call."""
+        together = xp.stack(sums)
+        if sum_ is not None:
+            sum_(together)
+        return together / count()
+
     def over_batch(values: Array) -> Array:
-        """Σ values / n, for all sums over the batch in forward and backward."""
-        return xp.mean(values, axis=others, keepdims=True)
+        """Σ values / n: all sums of the forward over the batch are taken here."""
+        if sum_ is None:
+            return xp.mean(values, axis=others, keepdims=True)
+        return everywhere(here(values))[0, ...]
+
+    known: list[Any] = []
+
+    def count() -> Any:
+        """n, the values of a channel in the batch. (A graph for a file has none before it runs.)"""
+        if not known:
+            n: Any = math.prod(x.shape) / x.shape[1]
+            if sum_ is not None:
+                n = xp.asarray(n, dtype=x.dtype, device=x.device)
+                sum_(n)
+            known.append(n)
+        return known[0]
 
     def by_channel(array: Array) -> Array:
         return xp.reshape(array, (1, -1, *(1,) * (x.ndim - 2)))
@@ -140,15 +172,17 @@ def batch_normalize(
     normal = centred * r
 
     def gradients(dy: Array, wants_dx: bool = True) -> BatchGradients:
-        along, level = over_batch(dy * normal), over_batch(dy)
-        n = math.prod(x.shape) / math.prod(along.shape)
-        dweight = None if w is None else flat(n * along)
-        dbias = None if b is None else flat(n * level)
+        along, level = here(dy * normal), here(dy)
+        dweight = None if w is None else flat(along)
+        dbias = None if b is None else flat(level)
         if not wants_dx:
-            return None, dweight, dbias, *moments
-        dx = dy if moments[0] is None else dy - level - normal * along
+            return None, dweight, dbias, *moments, count()
+        dx = dy
+        if moments[0] is not None:
+            means = everywhere(along, level)
+            dx = dy - means[1, ...] - normal * means[0, ...]
         dx = dx * (r if w is None else w * r)
-        return dx, dweight, dbias, *moments
+        return dx, dweight, dbias, *moments, count()
 
     return _scaled(normal, w, b), gradients
 

@@ -128,6 +128,16 @@ def _batch_normalize(x: Array, weight: Array, bias: Array, *, eps: float, kept: 
     return y, lambda dy: gradients(dy)[:3]
 
 
+def _batch_normalize_pooled(x: Array, weight: Array, bias: Array, *, eps: float) -> Any:
+    """By the sums of three processes that have the same part, so that moments are those here."""
+
+    def sum_(array: Array) -> None:
+        array *= 3
+
+    y, gradients = primitives.batch_normalize(x, weight, bias, None, None, eps=eps, sum_=sum_)
+    return y, lambda dy: gradients(dy)[:3]
+
+
 def _row_written(rows: Array, index: Array, value: Array) -> Array:
     rows = array_namespace(rows).asarray(rows, copy=True)
     primitives.write_row(rows, index, value)
@@ -278,6 +288,7 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for x in ((5, 3), (4, 3, 5), (2, 3, 4, 5), (33, 3, 7, 9), ends(5, 3, 6))
         for kept in (False, True)
     ),
+    ("batch_normalize", partial(_batch_normalize_pooled, eps=0.1), ((4, 3, 5), (3,), (3,))),
     *(
         (
             "convolve",

@@ -48,7 +48,8 @@ class Carried(nn.Layer):
         (y, final), backward = self.layer.run(
             x[:, S:, :], self.state(xp, x[:, :S, :]), training=training, rng=rng
         )
-        by_rows = xp.reshape(y, (x.shape[0], -1, x.shape[2]))
+        directions = y.shape[2] // x.shape[2]
+        by_rows = xp.reshape(y, (x.shape[0], y.shape[1] * directions, x.shape[2]))
 
         def backward_all(dy: Any) -> Any:
             length = by_rows.shape[1]

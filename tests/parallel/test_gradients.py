@@ -1,0 +1,176 @@
+"""The sum of a step over ranks: one call, weights, and parameters without a gradient."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from parallel.shares import Thread, by_threads
+
+import xbp
+from xbp import nn, parallel
+from xbp.backend import find_backend
+from xbp.errors import BackendError, InputError
+from xbp.testing import assert_no_host_sync
+
+# --- weighted ------------------------------------------------------------------------------------
+
+
+class Own:
+    """A loss of a user's, which is no `nn.Loss`."""
+
+    def __call__(self, prediction: Any, target: Any) -> Any:
+        n = len(target)
+        return np.sum((prediction - target) ** 2) / n, 2 * (prediction - target) / n
+
+
+LABELS = np.array([0, 2, 1, 1, 0, 2, 0])
+NUMBERS = np.linspace(-1, 2, 21).reshape(7, 3)
+LOSSES = {
+    "mean": (nn.CrossEntropyLoss(), LABELS),
+    "sum": (nn.CrossEntropyLoss("sum"), LABELS),
+    "classes weighted": (nn.CrossEntropyLoss(weight=[1.0, 3.0, 0.5]), LABELS),
+    "one class ignored": (nn.CrossEntropyLoss(ignore_index=0), LABELS),
+    "all but nothing counts": (nn.CrossEntropyLoss(weight=[0.0, 0.0, 1.0]), LABELS),
+    "nothing counts": (nn.CrossEntropyLoss(ignore_index=0), 0 * LABELS),
+    "batchmean": (nn.MSELoss("batchmean"), NUMBERS),
+    "entries": (nn.L1Loss(), NUMBERS),
+    "a user's": (Own(), NUMBERS),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_kind_of_mean_is_that_of_the_whole_batch(name: str, size: int) -> None:
+    loss, target = LOSSES[name]
+    x = np.random.default_rng(0).normal(size=(7, 4))
+
+    def layer() -> nn.Linear:
+        return nn.Linear(4, 3, dtype="float64", rng=1)
+
+    whole = layer()
+    y, backward = whole.forward(x)
+    expected, gradient = loss(y, target)
+    backward(gradient)
+
+    def work(group: Thread) -> Any:
+        own, mine = layer(), slice(group.rank, None, group.size)
+        y, backward = own.forward(x[mine])
+        value, gradient, weight = parallel.weighted(loss, y, target[mine])
+        backward(gradient)
+        value = parallel.reduce_gradients(own.parameters(), group, value, weight)
+        assert group.sums == 1
+        return value, own.weight.grad, own.bias.grad  # type: ignore[union-attr]
+
+    for value, weight, bias in by_threads(size, work):
+        np.testing.assert_allclose(value, expected, rtol=1e-14)  # a dozen roundings
+        np.testing.assert_allclose(weight, whole.weight.grad, rtol=1e-13, atol=1e-15)
+        assert whole.bias is not None
+        np.testing.assert_allclose(bias, whole.bias.grad, rtol=1e-13, atol=1e-15)
+
+
+def test_a_share_without_rows_has_no_loss_and_no_weight() -> None:
+    nothing = np.zeros((0, 3), np.float32)
+    for loss, weighs in ((nn.CrossEntropyLoss(), 0), (nn.CrossEntropyLoss("sum"), None)):
+        value, gradient, weight = parallel.weighted(loss, nothing, np.zeros(0, np.int64))
+        assert (float(value), value.dtype, value.shape) == (0.0, np.float32, ())
+        assert (gradient.shape, gradient.dtype, weight) == ((0, 3), np.float32, weighs)
+
+
+def test_of_several_outputs_each_gradient_is_weighted() -> None:
+    a = np.ones((2, 3))
+    loss = nn.CosineEmbeddingLoss()
+    value, gradient, weight = parallel.weighted(loss, (a, 2 * a), np.array([-1, -1]))
+    plain = loss((a, 2 * a), np.array([-1, -1]))
+    assert weight == 2 and float(value) == 2 * float(plain[0])
+    for found, expected in zip(gradient, plain[1], strict=True):
+        np.testing.assert_array_equal(found, 2 * expected)
+
+
+# --- reduce_gradients ----------------------------------------------------------------------------
+
+
+def test_dtypes_travel_apart_and_come_back_as_they_were() -> None:
+    dtypes = ["float32", "float64", "complex64", "float32"]
+
+    def work(group: Thread) -> Any:
+        owned = [nn.Parameter(np.zeros((2, k + 1), dtype)) for k, dtype in enumerate(dtypes)]
+        for k, p in enumerate(owned):
+            p.add_grad(np.full(p.shape, (group.rank + 1) * (k + 1), p.data.dtype))
+        value = parallel.reduce_gradients(owned, group, np.asarray(6.0), 2)
+        return group.sums, float(value), owned
+
+    for sums, value, owned in by_threads(2, work):
+        assert (sums, value) == (3, 3.0)
+        for k, p in enumerate(owned):
+            assert p.grad.dtype == p.data.dtype and p.grad.shape == p.shape
+            assert (p.grad == 3 * (k + 1) / 4).all()
+
+
+def test_a_parameter_has_a_gradient_if_it_has_one_on_any_rank() -> None:
+    def work(group: Thread) -> Any:
+        nowhere, here, everywhere = (nn.Parameter(np.zeros(2)) for _ in range(3))
+        everywhere.add_grad(np.ones(2))
+        if group.rank == 1:
+            here.add_grad(np.ones(2))
+        parallel.reduce_gradients([nowhere, here, everywhere], group, np.asarray(0.0), 1)
+        return [None if p.grad is None else p.grad.tolist() for p in (nowhere, here, everywhere)]
+
+    assert by_threads(2, work) == [[None, [0.5, 0.5], [1.0, 1.0]]] * 2
+
+
+class Twice(parallel.Alone):
+    """Two ranks, of which the other one has the same, or, of what is 1 here, another `factor`."""
+
+    size = 2
+
+    def __init__(self, factor: float = 2.0) -> None:
+        self.factor = factor
+
+    def sum_(self, array: Any) -> None:
+        array *= self.factor
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(2.0, [3.0, 1.0]), (1.0, [np.nan, np.nan])])
+def test_nothing_waits_for_a_device(factor: float, expected: list[float]) -> None:
+    """There a gradient that is missing on one rank alone makes everything nan."""
+    pytest.importorskip("array_api_strict")
+    there = find_backend("array_api_strict", device="device1")
+    nowhere, p = (nn.Parameter(there.asarray(np.zeros(2))) for _ in range(2))
+    p.add_grad(there.asarray(np.array([6.0, 2.0])))
+    value, weight = there.asarray(np.asarray(10.0)), there.asarray(np.asarray(2))
+    with assert_no_host_sync():
+        value = parallel.reduce_gradients([nowhere, p], Twice(factor), value, weight)
+    assert nowhere.grad is None
+    np.testing.assert_array_equal(xbp.to_numpy(p.grad), expected)
+    assert np.isnan(expected[0]) == np.isnan(float(xbp.to_numpy(value)))
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InputError, match="no parameters whose gradients"):
+        parallel.reduce_gradients([], parallel.group(), np.asarray(1.0))
+    pytest.importorskip("array_api_strict")
+    elsewhere = nn.Parameter(find_backend("array_api_strict", device="device1").asarray([1.0]))
+    with pytest.raises(BackendError, match="reduce_gradients got a parameter on"):
+        parallel.reduce_gradients([elsewhere], parallel.group(), np.asarray(1.0))
+
+
+# --- layers with shares --------------------------------------------------------------------------
+
+
+def test_batch_norm_refuses_a_single_value_of_all_ranks() -> None:
+    layer = nn.BatchNorm1d(2)
+    nn.pool_statistics(layer, parallel.group())
+    y, backward = layer.forward(np.ones((1, 2), np.float32), training=True)
+    with pytest.raises(InputError, match="more than one value a channel in training"):
+        backward(y)
+
+
+def test_inference_asks_no_other_rank() -> None:
+    class Refusing(parallel.Alone):
+        def sum_(self, array: Any) -> None:
+            raise AssertionError
+
+    for tracked in (True, False):
+        layer = nn.BatchNorm1d(2, track_running_stats=tracked)
+        nn.pool_statistics(layer, Refusing())
+        layer(np.arange(6, dtype=np.float32).reshape(3, 2))

@@ -1,0 +1,198 @@
+"""The step of a model that several ranks train: one sum over ranks of what each has found.
+
+A batch of N samples is split: rank r of n takes the rows r::n. With a rank's loss Lᵢ, a mean over
+what it counts, wᵢ (its samples, unless the loss says otherwise by its `denominator`),
+
+    L = Σ wᵢ Lᵢ / Σ wᵢ,     ∂L/∂θ = Σ wᵢ ∂Lᵢ/∂θ / Σ wᵢ.
+
+The factor wᵢ is applied to ∂Lᵢ/∂y, *before* the backward (`weighted`): a layer that takes sums over
+the batch of all ranks, such as batch norm, then adds up derivatives of the one Σ wᵢ Lᵢ. The sum and
+the division come after it (`reduce_gradients`). A rank that has no rows computes with arrays of
+none: its wᵢ and all its sums are 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, Protocol
+
+from xbp.backend import (
+    Array,
+    array_namespace,
+    check_beside,
+    library_of,
+    on_device_of,
+    on_host,
+    to_numpy,
+)
+from xbp.errors import InputError
+from xbp.nested import first_of, tree_map
+from xbp.parallel.groups import Group
+
+
+class Learned(Protocol):
+    """What has a gradient: a `Parameter`."""
+
+    data: Array
+    grad: Array | None
+
+
+def weighted(loss: Any, prediction: Any, target: Any) -> tuple[Array, Any, Any]:
+    """The loss of this rank's share, its gradient, and its weight wᵢ, by which both are multiplied.
+
+    Parameters
+    ----------
+    loss : callable ``(prediction, target) -> (value, gradient)``
+        A mean over the samples unless it says otherwise, as `xbp.nn.Loss`, by an attribute
+        ``reduction = "sum"`` or a method `denominator`.
+    prediction : array (nᵢ, …), or a tuple of such arrays
+        nᵢ may be 0.
+    target : array
+        The target for those samples.
+
+    Returns
+    -------
+    value : array, 0-d
+        wᵢ Lᵢ.
+    gradient : as `prediction`
+        wᵢ ∂Lᵢ/∂y, which goes to the backward.
+    weight : int, 0-d array or None
+        wᵢ; None if the loss is a sum, which nothing divides.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> value, gradient, weight = weighted(nn.MSELoss(), np.array([3.0, 1.0]), np.zeros(2))
+    >>> float(value), gradient.tolist(), weight
+    (10.0, [6.0, 2.0], 2)
+    """
+    first = first_of(prediction)
+    summed = getattr(loss, "reduction", "mean") == "sum"
+    rows: int = first.shape[0]
+    if rows == 0:
+        with on_device_of(first):
+            xp = array_namespace(first)
+            nothing = xp.zeros((), dtype=first.dtype, device=first.device)
+            return nothing, tree_map(xp.zeros_like, prediction), None if summed else 0
+    value, gradient = loss(prediction, target)
+    if summed:
+        return value, gradient, None
+    weight: Any = loss.denominator(prediction, target) if hasattr(loss, "denominator") else None
+    weight = rows if weight is None else weight
+    with on_device_of(first):
+        return weight * value, tree_map(lambda g: _times(weight, g), gradient), weight
+
+
+def reduce_gradients(
+    parameters: Iterable[Learned], group: Group, value: Array, weight: Any = None
+) -> Array:
+    """Make each gradient, on every rank, that of the whole batch; return the loss of it.
+
+    All ranks call it, between the backward and the optimizer's step. Gradients of one dtype travel
+    as one array, in one call: θ's of all layers, then Σ wᵢ Lᵢ, Σ wᵢ, and which parameters have a
+    gradient. One that has none on any rank keeps none. On a device, where reading that would wait,
+    ranks must agree on it; where they do not, the loss and all gradients become nan.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        The same on every rank, in the same order.
+    group : Group
+    value, weight
+        Of `weighted`, whose gradient went to the backward.
+
+    Returns
+    -------
+    value : array, 0-d
+        L, the same bits on every rank. Where nothing counts (Σ wᵢ = 0) it is 0, as all gradients.
+
+    Raises
+    ------
+    InputError
+        There are no parameters.
+    BackendError
+        Value and parameters are not all on one device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> from xbp.parallel import Alone
+    >>> p = nn.Parameter(np.zeros(2))
+    >>> p.add_grad(np.array([6.0, 2.0]))  # two samples' gradients, weighted by 2
+    >>> float(reduce_gradients([p], Alone(), np.asarray(10.0), 2)), p.grad.tolist()
+    (5.0, [3.0, 1.0])
+    """
+    owned = list(parameters)
+    if not owned:
+        msg = "there are no parameters whose gradients could be reduced; give model.parameters()"
+        raise InputError(msg)
+    for p in owned:
+        check_beside("reduce_gradients", "a parameter", p.data, "the loss is", value)
+    with on_device_of(owned[0].data):
+        return _reduce(owned, group, value, weight)
+
+
+def _reduce(owned: list[Learned], group: Group, value: Array, weight: Any) -> Array:
+    xp = array_namespace(value)
+    dtypes = list(dict.fromkeys([value.dtype, *(p.data.dtype for p in owned)]))
+    present = [p.grad is not None for p in owned]
+    factor: Any = None
+    for dtype in dtypes:  # that of the value first: it has the weights
+        mine = [p for p in owned if p.data.dtype == dtype]
+        sizes = [math.prod(p.data.shape) for p in mine]
+        tail = sum(sizes)
+        tells = factor is None  # also of value, weight and presence
+        flat = xp.zeros(tail + (2 + len(owned)) * tells, dtype=dtype, device=owned[0].data.device)
+        for p, part in zip(mine, _parts(sizes), strict=True):
+            if p.grad is not None:
+                flat[part] = xp.reshape(p.grad, (-1,))
+        if tells:
+            flat[tail : tail + 1] = xp.reshape(xp.asarray(value), (1,))
+            flat[tail + 1 : tail + 2] = _entry(xp, 1 if weight is None else weight, dtype)
+            for there, run in groupby(range(len(owned)), key=present.__getitem__):
+                places = list(run)
+                flat[tail + 2 + places[0] : tail + 3 + places[-1]] = float(there)
+            own = xp.asarray(flat[tail + 2 :], copy=True)
+        group.sum_(flat)
+        if tells:
+            total = flat[tail + 1]
+            factor = xp.ones_like(total)
+            if weight is not None:
+                factor = 1 / xp.where(total > 0, total, xp.ones_like(total))
+            if on_host(flat):
+                present = (to_numpy(flat[tail + 2 :]) > 0).tolist()
+            else:
+                agreed = xp.all(flat[tail + 2 :] == group.size * own)
+                factor = xp.where(agreed, factor, xp.nan * factor)
+            value = factor * flat[tail]
+        flat *= xp.astype(xp.asarray(factor), dtype)
+        has = {id(p) for p, known in zip(owned, present, strict=True) if known}
+        for p, part in zip(mine, _parts(sizes), strict=True):
+            if id(p) in has:
+                p.grad = xp.reshape(flat[part], tuple(p.data.shape))
+    return value
+
+
+def _parts(sizes: list[int]) -> Iterator[slice]:
+    start = 0
+    for size in sizes:
+        yield slice(start, start + size)
+        start += size
+
+
+def _entry(xp: Any, number: Any, dtype: Any) -> Any:
+    """A number, or a 0-d array, as what is assigned to a slice of one."""
+    if library_of(number) is None:
+        return float(number)
+    return xp.reshape(xp.astype(xp.asarray(number), dtype), (1,))
+
+
+def _times(weight: Any, gradient: Array) -> Array:
+    if library_of(weight) is None:
+        return weight * gradient
+    xp = array_namespace(gradient)
+    return xp.astype(xp.asarray(weight), gradient.dtype) * gradient

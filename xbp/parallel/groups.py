@@ -1,0 +1,79 @@
+"""What processes do together."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from xbp.backend import Array
+
+
+class Group(Protocol):
+    """Processes, called ranks, which all make the same calls in the same order.
+
+    A call that one rank leaves out, or makes with another shape, leaves the others waiting.
+    """
+
+    rank: int
+    """The number of this process, from 0 to size - 1."""
+
+    size: int
+
+    local_rank: int
+    """Its number among those on the same machine."""
+
+    local_size: int
+
+    def sum_(self, array: Array) -> None:
+        """Replace `array`, in place, by the sum over all ranks: the same bits on every rank."""
+
+    def broadcast_(self, array: Array, root: int = 0) -> None:
+        """Replace `array`, in place, by that of the rank `root`."""
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+
+
+class Alone:
+    """The group of one process: nothing is sent, and nothing is waited for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> alone, a = Alone(), np.ones(2)
+    >>> alone.sum_(a)
+    >>> alone.rank, alone.size, a.tolist()
+    (0, 1, [1.0, 1.0])
+    """
+
+    rank, size = 0, 1
+    local_rank, local_size = 0, 1
+
+    def sum_(self, array: Array) -> None:
+        """The sum over one rank is its own array."""
+
+    def broadcast_(self, array: Array, root: int = 0) -> None:
+        """There is nobody else."""
+
+    def barrier(self) -> None:
+        """There is nobody to wait for."""
+
+    def __repr__(self) -> str:
+        return shown(self)
+
+
+def shown(group: Group) -> str:
+    """A group as its members call it, on one line."""
+    return f"{type(group).__name__}(rank={group.rank}, size={group.size})"
+
+
+class Joined:
+    """Base of groups of several processes. A copied model keeps its group: it cannot be copied."""
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def __repr__(self) -> str:
+        return shown(self)  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+"""Processes that MPI has started: on one machine, or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from xbp.backend import Array, HostArray, backend_of, dtype_name, library_of, to_numpy
+from xbp.errors import BackendError, InputError, brief
+from xbp.parallel.groups import Joined
+
+INSTALL = 'install mpi4py and an MPI, as by pip install "xbackprop[mpi]"'
+
+
+class MPIGroup(Joined):
+    """The processes of an MPI communicator.
+
+    Contiguous numpy arrays are summed where they lie. Arrays of other libraries travel by way of
+    the host, which waits for their device.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Comm, optional
+        By default all processes that were started together: ``mpiexec -n 2 python -m mpi4py …``.
+        An MPI must give every rank the same bits of a sum; MPICH and Open MPI do.
+
+    Raises
+    ------
+    BackendError
+        mpi4py or MPI is not installed.
+    """
+
+    def __init__(self, communicator: Any = None) -> None:
+        MPI = engine()
+        self.communicator = MPI.COMM_WORLD if communicator is None else communicator
+        self.rank: int = self.communicator.Get_rank()
+        self.size: int = self.communicator.Get_size()
+        neighbours = self.communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = neighbours.Get_rank()
+        self.local_size: int = neighbours.Get_size()
+        neighbours.Free()
+        self._in_place = MPI.IN_PLACE
+
+    def sum_(self, array: Array) -> None:
+        """Replace `array`, in place, by the sum over all ranks."""
+        on_the_host(array, lambda host: self.communicator.Allreduce(self._in_place, host))
+
+    def broadcast_(self, array: Array, root: int = 0) -> None:
+        """Replace `array`, in place, by that of the rank `root`."""
+        on_the_host(array, lambda host: self.communicator.Bcast(host, root))
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.communicator.Barrier()
+
+
+def engine() -> Any:
+    """The module ``mpi4py.MPI``, whose import starts MPI.
+
+    Raises
+    ------
+    BackendError
+        It cannot be imported.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI
+        msg = f"processes need MPI, which cannot be imported ({brief(error)}); {INSTALL}"
+        raise BackendError(msg) from None
+    return MPI
+
+
+def on_the_host(array: Array, change: Callable[[Any], Any]) -> None:
+    """`change` a numpy array that is `array`, or a copy of it, which is written back."""
+    check_changeable(array)
+    if type(array) is HostArray and array.flags.c_contiguous:
+        change(array)
+        return
+    host = to_numpy(array).copy(order="C")
+    change(host)
+    array[...] = host if type(array) is HostArray else backend_of(array).asarray(host)
+
+
+def check_changeable(array: Any) -> None:
+    """Refuse what cannot be changed in place, and booleans, of which there is no sum."""
+    if library_of(array) is None or not hasattr(array, "__setitem__"):
+        msg = f"a group changes arrays in place, got {type(array).__name__}; give it an array"
+        raise InputError(msg)
+    if dtype_name(array.dtype) == "bool":
+        msg = "a group sums numbers, got booleans; convert them with xbp.asarray(…, dtype='int64')"
+        raise InputError(msg)
