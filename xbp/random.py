@@ -197,7 +197,9 @@ class RandomStream:
                 f"share of a batch of {total}; draw with the samples along the first axis"
             )
             raise InputError(msg)
-        each = math.prod(shape) // rows if rows else 0
+        if not rows:
+            return random_bits(like, shape, key=self.key, counter=counter)
+        each = math.prod(shape) // rows
         whole = random_bits(like, (total, each), key=self.key, counter=counter)
         return array_namespace(like).reshape(whole[rank::size, :], shape)
 

@@ -129,18 +129,19 @@ def batch_normalize(
         """Σ values over the part of the batch that is here."""
         return xp.sum(values, axis=others, keepdims=True)
 
-    def everywhere(*sums: Array) -> Array:
+    def everywhere(*sums: Array) -> list[Array]:
         """1/n Σ of some sums over the parts of all processes: they travel in one call."""
+        if sum_ is None:
+            return [total / count() for total in sums]
         together = xp.stack(sums)
-        if sum_ is not None:
-            sum_(together)
-        return together / count()
+        sum_(together)
+        return [together[i, ...] / count() for i in range(len(sums))]
 
     def over_batch(values: Array) -> Array:
         """Σ values / n: all sums of the forward over the batch are taken here."""
         if sum_ is None:
             return xp.mean(values, axis=others, keepdims=True)
-        return everywhere(here(values))[0, ...]
+        return everywhere(here(values))[0]
 
     known: list[Any] = []
 
@@ -179,8 +180,8 @@ def batch_normalize(
             return None, dweight, dbias, *moments, count()
         dx = dy
         if moments[0] is not None:
-            means = everywhere(along, level)
-            dx = dy - means[1, ...] - normal * means[0, ...]
+            along, level = everywhere(along, level)
+            dx = dy - level - normal * along
         dx = dx * (r if w is None else w * r)
         return dx, dweight, dbias, *moments, count()
 
