@@ -111,16 +111,16 @@ def batch_normalize(
     sum_ : callable, optional
         Replaces an array, in place, by its sum over all processes that have a part of the batch:
         `x` and ∂L/∂y are such a part, which may have no rows. ∂L/∂w and ∂L/∂b are then those of
-        this part alone. Without kept moments it is called four times by the forward, and once for
+        this part alone. Without running moments it is called four times by the forward, and once for
         ∂L/∂x.
 
     Returns
     -------
     y : array (N, C, …)
     gradients : callable
-        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance, n):
-        the moments are those of the batch, as a batch adds to what is kept, with the factor 1/n,
-        and n is the number of values of a channel, a 0-d array where it is a sum over processes.
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance, n),
+        with the mean and the variance (divided by n) of the batch for the update of running ones,
+        and n, the number of values of a channel, a 0-d array if it is a sum over processes.
     """
     xp = array_namespace(x)
     others = tuple(axis for axis in range(x.ndim) if axis != 1)
