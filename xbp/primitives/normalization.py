@@ -111,8 +111,7 @@ def batch_normalize(
     sum_ : callable, optional
         Replaces an array, in place, by its sum over all processes that have a part of the batch:
         `x` and ∂L/∂y are such a part, which may have no rows. ∂L/∂w and ∂L/∂b are then those of
-        this part alone. Without running moments it is called four times by the forward, and once for
-        ∂L/∂x.
+        this part alone. Without running moments the forward calls it four times, and ∂L/∂x once.
 
     Returns
     -------
