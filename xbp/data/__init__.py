@@ -1,4 +1,4 @@
-"""How data are given to training: sources larger than memory, splits, augmentation."""
+"""Data for training: sources larger than memory, splits, augmentation."""
 
 from xbp.data.ahead import Ahead
 from xbp.data.augment import (

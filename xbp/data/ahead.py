@@ -1,4 +1,4 @@
-"""Reading ahead: a thread makes what comes next, while the caller works on what came before."""
+"""Reading ahead: a thread makes the next items while the caller works on the current one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """The items of an iterable, in their order, made by a thread before they are asked for.
+    """The items of an iterable, in order, made ahead of their use by a thread.
 
-    The iterable is begun, advanced and closed in that thread alone. An error in it is raised where
-    the item would have come, once. The thread ends with the iterable, with an error, or with
-    `close`; leaving a ``with`` block closes.
+    The iterable is started, advanced and closed in that thread alone. Its error is raised once, in
+    place of the item. The thread ends with the iterable, with an error, or with `close`, which also
+    ends a ``with`` block.
 
     Parameters
     ----------
     items : iterable
     most : int, default 1
-        How many finished items wait. One more may be in the making, and one is the caller's: an
-        item is begun only when the caller has asked for the last but ``most + 1``.
+        The number of finished items that wait. Besides these, one may be in the making and one in
+        use: item i is begun after the request for item i - most - 1.
     """
 
     def __init__(self, items: Iterable[T], most: int = 1) -> None:
@@ -48,7 +48,7 @@ class Ahead(Generic[T]):
                 for item in iterator:
                     if not self._put(item):
                         break
-                    del item  # the caller's alone, while the next one is in the making
+                    del item  # leaves the item to the caller alone
             finally:
                 close = getattr(iterator, "close", None)
                 if callable(close):
@@ -61,7 +61,7 @@ class Ahead(Generic[T]):
         del error, items
 
     def _put(self, item: T) -> bool:
-        """Wait for room, and hand the item over; False where nobody wants it any more."""
+        """Wait for room, and hand the item over; False after `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._ready) < self._most)
             if self._closed:
@@ -83,7 +83,7 @@ class Ahead(Generic[T]):
         return item
 
     def more(self) -> bool:
-        """Whether another item comes; waits until that is known. Raises what the thread met."""
+        """Wait until it is known whether another item comes; raises an error of the iterable."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._ready) or self._ended)
             if self._ready:
@@ -97,7 +97,7 @@ class Ahead(Generic[T]):
             del error  # no circle of references
 
     def close(self) -> None:
-        """End the thread, after the item that it is at, and drop what was made."""
+        """End the thread after its current item, and drop all items."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

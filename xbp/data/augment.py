@@ -1,12 +1,13 @@
-"""Augmentation: other images in every step, drawn on the device by the counter-based stream.
+"""Augmentation: random changes of images in every step, drawn on the device.
 
 An augmentation is a function ``x, y = augment(x, y, rng=rng)`` of a batch. `Trainer.fit` takes one
-(``augment=``) and gives it the stream of the step; a loop written by hand calls it itself, before
-``model.forward``. It is no layer: the model that is saved, exported and evaluated is without it.
+(``augment=``) and gives it the step's `RandomStream`; a hand-written loop calls it before
+``model.forward``. It is no layer, and so no part of the model that is saved, exported and
+evaluated.
 
-Which images are changed, and how, follows from 32-bit integers, and what is computed with floats is
-rounded once for each operation; so all backends make the same images, bit for bit. Nothing waits
-for the device, and no shape depends on a value: a recorded step draws anew in each replay.
+All decisions follow from 32-bit integers of the counter-based generator, and float operations are
+correctly rounded, so that all backends make the same images, bit for bit. There are no host waits
+and no shapes that depend on values; a captured step draws anew in each replay.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ class Augmentation:
     def __call__(
         self, x: Array, y: Any = None, *, rng: Seed | RandomStream = None
     ) -> tuple[Array, Any]:
-        """A batch, changed.
+        """An augmented batch.
 
         Parameters
         ----------
         x : array (N, C, H, W), floating-point or uint8
         y : array, optional
-            Targets; handed on as they are, except by `Mixup`.
+            Targets; only `Mixup` changes them.
         rng : int, numpy.random.Generator, xbp.random.RandomStream or None
-            In training the stream of the step.
+            In training the step's `RandomStream`.
 
         Returns
         -------
@@ -61,7 +62,7 @@ class Augmentation:
         Raises
         ------
         InputError
-            `x` are no such images.
+            `x` is no array of such images.
         """
         self.check(x)
         with on_device_of(x):
@@ -71,7 +72,7 @@ class Augmentation:
         return self.images(xp, x, stream), y
 
     def images(self, xp: Namespace, x: Array, stream: RandomStream) -> Array:
-        """The images, changed; `stream` draws one word for each of them and each decision."""
+        """The augmented images; `stream` draws one word for each image and decision."""
         msg = f"{type(self).__name__} changes nothing; define images(self, xp, x, stream)"
         raise NotImplementedError(msg)
 
@@ -96,7 +97,7 @@ class Compose(Augmentation):
     Parameters
     ----------
     *steps : callable ``(x, y, *, rng) -> (x, y)``
-        `Augmentation` objects, or functions of the same form. They share a stream.
+        `Augmentation` objects, or functions of the same form. They share a `RandomStream`.
     """
 
     def __init__(self, *steps: Callable[..., tuple[Array, Any]]) -> None:
@@ -122,7 +123,7 @@ class Compose(Augmentation):
 
 
 class Flip(Augmentation):
-    """Left and right exchanged, with probability `p` for each image.
+    """A horizontal flip of each image with probability `p`.
 
     Parameters
     ----------
@@ -138,16 +139,17 @@ class Flip(Augmentation):
 
 
 class ShiftedCrop(Augmentation):
-    """Each image shifted by up to `padding` pixels, down or up and right or left, evenly.
+    """A shift of each image by up to `padding` pixels, vertically and horizontally, uniformly.
 
-    That is a crop of the old size from an image padded on all sides (He et al. 2016, section 4.2).
+    Equivalent to a crop of the old size from an image padded on all sides (He et al. 2016, section
+    4.2).
 
     Parameters
     ----------
     padding : int, default 4
         At least 1; with "reflect" less than height and width.
     mode : {"zeros", "reflect"}, default "zeros"
-        What comes in from outside: zeros, or the image mirrored at its edge.
+        The padding: zeros, or the image mirrored at its edge.
     """
 
     def __init__(self, padding: int = 4, mode: str = "zeros") -> None:
@@ -168,7 +170,7 @@ class ShiftedCrop(Augmentation):
         rows = xp.arange(height, **here)[None, :] + down[:, None]
         columns = xp.arange(width, **here)[None, :] + right[:, None]
         planes = xp.reshape(xp.arange(n * c, **here), (n, c))
-        # The index of each pixel in the padded images, as if they were one row.
+        # The flat index of each pixel in the padded images.
         index = planes[:, :, None, None] * (height + 2 * p) + rows[:, None, :, None]
         index = index * (width + 2 * p) + columns[:, None, None, :]
         pixels = xp.take(xp.reshape(x, (-1,)), xp.reshape(index, (-1,)), axis=0)
@@ -178,7 +180,7 @@ class ShiftedCrop(Augmentation):
 class Cutout(Augmentation):
     """A square of each image set to zero (DeVries and Taylor 2017).
 
-    Its centre is any pixel, evenly; what lies outside of the image is cut off.
+    Its centre is uniform over all pixels; the part outside the image is cut off.
 
     Parameters
     ----------
@@ -201,9 +203,9 @@ class Cutout(Augmentation):
 
 
 class Brightness(Augmentation):
-    """Each image times a number drawn evenly from 1 - most to 1 + most.
+    """Each image times a number drawn uniformly from 1 - most to 1 + most.
 
-    Of uint8 the result is rounded to the nearest, and at most 255. For floats black should be 0.
+    Results of uint8 are rounded to the nearest and at most 255. For floats black should be 0.
 
     Parameters
     ----------
@@ -222,21 +224,21 @@ class Brightness(Augmentation):
 
 
 class Mixup(Augmentation):
-    """Each image blended with another one, and so its label (Zhang et al. 2018).
+    """Each image and label blended with those of another image (Zhang et al. 2018).
 
-    x' = λ x + (1 - λ) x_j, y' = λ y + (1 - λ) y_j, where image j is the one as far from the end of
-    the batch as this one from its beginning. λ is drawn for each image from Beta(α, α), in 4,096
-    equally probable steps; the larger of λ and 1 - λ is taken, so that the label of the batch stays
-    the main one: by that label metrics count in training. A process that has a share of the batch
-    lacks the other images, and is refused.
+    x' = λ x + (1 - λ) x_j, y' = λ y + (1 - λ) y_j, where image j has the same position in the
+    reversed batch. λ is drawn for each image from Beta(α, α), in 4,096 equally probable steps, and
+    replaced by the larger of λ and 1 - λ, so that an image's own label, which training metrics use,
+    keeps the larger weight. A process with a part of the batch lacks the other images, and is
+    refused.
 
     Parameters
     ----------
     classes : int
-        How many classes there are; integer labels (N,) become probabilities (N, classes), which
-        `CrossEntropyLoss` takes.
+        The number of classes; integer labels (N,) become probabilities (N, classes) for
+        `CrossEntropyLoss`.
     alpha : float, default 0.2
-        1 is even; the smaller, the closer to no blending.
+        α; 1 is the uniform distribution, smaller values blend less.
 
     Raises
     ------
@@ -280,7 +282,7 @@ class Mixup(Augmentation):
         raise InputError(msg)
 
     def _table(self, x: Array) -> Array:
-        """The values of λ where `x` is; made once, as a recorded step could not."""
+        """The values of λ on the device of `x`, cached, since a captured step cannot make them."""
         backend = backend_of(x)
         for known, table in self._tables:
             if known == backend:
@@ -290,12 +292,12 @@ class Mixup(Augmentation):
 
 
 def upper_quantiles(alpha: float, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Quantiles of the larger of λ and 1 - λ, where λ is from Beta(α, α), the largest first.
+    """Quantiles of max(λ, 1 - λ) for λ from Beta(α, α), in decreasing order.
 
     For u = 1 - λ ≤ ½ the density is u^{α-1} (1 - u)^{α-1} up to a factor. With u = s^{1/t} and
-    t = min(α, 1) that of s is s^{α/t-1} (1 - u)^{α-1}, which is bounded; its integral is taken by
-    trapezoids and inverted. Results are rounded to 2⁻²⁰, as powers differ in their last place from
-    one machine to another.
+    t = min(α, 1) the density of s is s^{α/t-1} (1 - u)^{α-1}, which is bounded; its integral is
+    computed by trapezoids and inverted. Results are rounded to 2⁻²⁰, as the last digits of powers
+    differ between machines.
     """
     t = min(alpha, 1.0)
     s = np.linspace(0, 0.5**t, 2**16 + 1)
@@ -305,11 +307,11 @@ def upper_quantiles(alpha: float, count: int) -> np.ndarray[Any, np.dtype[np.flo
     return 1 - np.round(u * 2**20) / 2**20
 
 
-# --- what they share -----------------------------------------------------------------------------
+# --- shared --------------------------------------------------------------------------------------
 
 
 def _below(stream: RandomStream, n: int, bound: int, like: Array) -> Array:
-    """n integers from 0 to bound - 1, evenly to one part in 2³² / bound."""
+    """n integers from 0 to bound - 1, uniform to one part in 2³² / bound."""
     return (stream.bits((n,), like=like) * bound) // 2**32
 
 
@@ -322,7 +324,7 @@ def _as_floats(xp: Namespace, x: Array) -> Array:
 
 
 def _as_before(xp: Namespace, values: Array, x: Array) -> Array:
-    """Floats in the dtype of `x`: for uint8 the nearest integers up to 255."""
+    """Floats as the dtype of `x`; for uint8 the nearest integers up to 255."""
     if is_floating(x):
         return values
     return xp.astype(xp.minimum(xp.round(values), 255.0), x.dtype)

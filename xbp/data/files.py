@@ -1,4 +1,4 @@
-"""A pair of files as a source: what does not fit into memory stays on the disk."""
+"""A pair of files as a source, for data larger than memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SAMPLED = 1024
 
 
 class Samples:
-    """The samples of a ``.npy`` file, read when they are asked for.
+    """The samples of a ``.npy`` file, read on demand.
 
-    The file is read, not mapped: so it needs no more address space than a batch, whatever its size,
-    and one that is cut short meanwhile is an error in place of the end of the process.
+    The file is read, not mapped: it needs address space for a batch alone, and truncation of the
+    file meanwhile is an error instead of a signal that ends the process.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Samples:
     ------
     DataError
         The file is missing, no plain file, no array of numbers with samples along its first axis,
-        or not as long as its header says.
+        or of another length than its header says.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -64,7 +64,7 @@ class Samples:
             shape, by_columns, dtype = read(file)
         except OSError as error:
             raise self._unreadable(error) from None
-        except Exception as error:  # of numpy's and Python's parsers, whatever the header may hold
+        except Exception as error:  # any error of numpy's and Python's parsers
             msg = f"{self.name} is no .npy file that can be read ({brief(error)}); write it again"
             raise DataError(msg) from None
         if dtype.kind not in _KINDS:
@@ -80,7 +80,7 @@ class Samples:
         return shape, dtype, file.tell()
 
     def take(self, indices: Indices) -> NDArray[Any]:
-        """Samples by their indices, in the order asked for; neighbours are read at once.
+        """Samples by index, in the given order; neighbours are read at once.
 
         Raises
         ------
@@ -107,33 +107,33 @@ class Samples:
         return DataError(f"{self.name} cannot be read ({reason}); check its path and permissions")
 
     def digest(self) -> str:
-        """Of shape, dtype and some samples, evenly spaced: all are too many to be read for it."""
+        """A digest of shape, dtype and some evenly spaced samples; reading all would take long."""
         some = np.unique(np.linspace(0, self.shape[0] - 1, _SAMPLED).astype(np.int64))
         return f"{self.dtype} {self.shape} with SHA-256 {sample_digest([self.take(some)])} of some"
 
 
 class Files(Source):
-    """A pair of ``.npy`` files, of any size: only what a batch needs is read.
+    """A pair of ``.npy`` files of any size, read batch by batch.
 
-    Each file holds one array, samples along its first axis. One that is larger than memory is
-    written piece by piece through ``numpy.lib.format.open_memmap(path, "w+", dtype, shape)``.
+    Each file holds one array with samples along its first axis. To write one larger than memory,
+    use ``numpy.lib.format.open_memmap(path, "w+", dtype, shape)``.
 
     Parameters
     ----------
     x, y : path-like
-        Inputs, and targets; without targets it can be predicted from alone.
+        Inputs, and targets; without targets the source is for prediction alone.
 
     Raises
     ------
     InputError
         The files hold different numbers of samples.
     DataError
-        A file is missing, no plain file, no array of numbers, or not as long as its header says;
-        while it is read: it has become shorter.
+        A file is missing, no plain file, no array of numbers, or of another length than its header
+        says; in `batch`, it has become shorter.
 
     Notes
     -----
-    A resumed run compares shape, dtype and 1,024 samples of each file, not all.
+    A resumed run compares shape, dtype and 1,024 samples of each file.
     """
 
     def __init__(self, x: str | os.PathLike[str], y: str | os.PathLike[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Sources: data with a length, from which samples are taken by their indices."""
+"""Sources: data with a length, and samples by index."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Batch: TypeAlias = Any
 
 
 class Source:
-    """Data with a length, from which batches are taken by indices. A subclass defines both.
+    """Data with a length and batches by index. A subclass defines ``__len__`` and `batch`.
 
-    A `Trainer` calls `batch` in a thread of its own, while the device works on earlier batches.
+    A `Trainer` calls `batch` in another thread, while the device works on earlier batches.
 
     Examples
     --------
@@ -40,12 +40,12 @@ class Source:
     """
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         msg = f"{type(self).__name__} has no length; define __len__(self)"
         raise NotImplementedError(msg)
 
     def batch(self, indices: Indices) -> Batch:
-        """The samples of these indices, from 0 to ``len(self) - 1``, in their order.
+        """The samples at these indices, from 0 to ``len(self) - 1``, in the given order.
 
         Parameters
         ----------
@@ -54,31 +54,31 @@ class Source:
 
         Returns
         -------
-        (x, y), or x alone where there are no targets
+        (x, y), or x alone without targets
             Arrays of n samples along the first axis, of any library.
         """
         msg = f"{type(self).__name__} gives no batches; define batch(self, indices)"
         raise NotImplementedError(msg)
 
     def fingerprint(self) -> str:
-        """What tells these data from others, where a run is resumed."""
+        """A text that identifies these data when a run is resumed."""
         return f"{len(self)} samples of a {type(self).__name__}"
 
 
 class Arrays(Source):
-    """Arrays in memory, or maps of files.
+    """Arrays in memory, or memory-mapped files.
 
     Parameters
     ----------
     x : array of any library, or tuple of arrays
-        Of a map (``numpy.load(…, mmap_mode="r")``) only what a batch needs is read.
+        A memory-mapped file (``numpy.load(…, mmap_mode="r")``) is read batch by batch.
     y : the same, optional
         Targets.
 
     Raises
     ------
     InputError
-        They hold no numbers, or have not the same number of samples, at least one.
+        They hold no numbers, no sample, or different numbers of samples.
     """
 
     def __init__(self, x: Any, y: Any = None) -> None:
@@ -120,9 +120,9 @@ class Function(Source):
     Parameters
     ----------
     function : callable ``indices -> (x, y)``
-        As `Source.batch`. It is called in a thread.
+        As `Source.batch`, called in another thread.
     length : int
-        How many samples there are.
+        The number of samples.
 
     Raises
     ------
@@ -158,8 +158,8 @@ class Subset(Source):
     Raises
     ------
     InputError
-        `source` is none, or the indices are no integers from 0 to ``len(source) - 1``, at least
-        one.
+        `source` is no source, or the indices are no integers from 0 to ``len(source) - 1``, or
+        none.
     """
 
     def __init__(self, source: Source, indices: Any) -> None:
@@ -191,15 +191,15 @@ class Subset(Source):
 
 
 class Windows(Source):
-    """All windows of a long sequence of tokens, each with the one that begins a token later.
+    """All windows of a long sequence of tokens, each with the window one token later as its target.
 
-    Sample i is x = tokens[i : i + context] and y = tokens[i + 1 : i + 1 + context]: at each place
-    of x, y has the token that follows.
+    Sample i is x = tokens[i : i + context] and y = tokens[i + 1 : i + 1 + context], so that y holds
+    the next token at each position of x.
 
     Parameters
     ----------
     tokens : array of integers (N,)
-        For instance those of `xbp.datasets.load_text`, or a map of a file.
+        For example from `xbp.datasets.load_text`, or a memory-mapped file.
     context : int
         The length of a window.
 
@@ -241,7 +241,7 @@ class Windows(Source):
         return f"windows of {self.context} of {Arrays(self.tokens).fingerprint()}"
 
 
-# --- what a source gives -------------------------------------------------------------------------
+# --- batches of a source -------------------------------------------------------------------------
 
 
 def _hosts(arrays: Any) -> Any:
@@ -249,7 +249,7 @@ def _hosts(arrays: Any) -> Any:
 
 
 def check_source(source: Any) -> None:
-    """Refuse what is no source.
+    """Refuse an object that is no source.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def check_source(source: Any) -> None:
 def is_stream(data: Any) -> bool:
     """Whether `data` are a source or an iterable of batches, and no array.
 
-    A list is one where it begins with a tuple, as lists of lists are taken for arrays.
+    A list counts as an iterable of batches if its first item is a tuple, and else as an array.
     """
     if isinstance(data, Source):
         return True
@@ -286,7 +286,7 @@ def as_pair(batch: Any) -> tuple[Any, Any]:
     Raises
     ------
     InputError
-        It is no pair, or has not the same number of samples, at least one, in all arrays.
+        It is no pair, has no sample, or arrays with different numbers of samples.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         msg = f"a batch must be a pair (x, y), got {described(batch)}"
@@ -303,7 +303,7 @@ def as_pair(batch: Any) -> tuple[Any, Any]:
 
 
 def inputs_of(batch: Any) -> Any:
-    """The x of a batch (x, y), or of one that is x alone."""
+    """The x of a batch (x, y) or x."""
     if isinstance(batch, tuple | list) and len(batch) == 2 and not _is_list_of_numbers(batch):
         batch = batch[0]
     return _hosts(batch)

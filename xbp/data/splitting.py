@@ -1,4 +1,4 @@
-"""Sources divided at random, the same way for the same seed."""
+"""Random splits of sources, reproducible by their seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xbp.random import Seed, generator
 
 
 def random_split(source: Source, shares: Sequence[float], rng: Seed = None) -> list[Subset]:
-    """A source as several, none of which have a sample in common.
+    """A source split at random into disjoint ones.
 
     Parameters
     ----------
@@ -53,17 +53,17 @@ def random_split(source: Source, shares: Sequence[float], rng: Seed = None) -> l
 def train_test_split(
     x: Any, y: Any = None, *, test: float = 0.2, stratify: bool = False, rng: Seed = None
 ) -> tuple[Subset, Subset]:
-    """Arrays, or a source, divided into samples to train with and samples to test with.
+    """Arrays or a source, split at random into training and test samples.
 
     Parameters
     ----------
     x : Source, or array
     y : array, optional
-        Targets, beside arrays x.
+        Targets, if x is an array.
     test : float, default 0.2
-        The share of the samples to test with; of each class, if stratified. At least one.
+        The fraction of test samples, at least one sample; with `stratify`, of each class.
     stratify : bool, default False
-        Whether each label shall have the same share in both: labels y, integers (N,).
+        Whether both parts have each label in the same proportion; for integer labels (N,).
     rng : int, numpy.random.Generator or None
 
     Returns

@@ -1,4 +1,4 @@
-"""Data to learn from: MNIST, bundled whole, and readers and downloads of other sets."""
+"""Data sets: MNIST, which is bundled, and readers and downloads of others."""
 
 from xbp.datasets.cifar import (
     CIFAR10_CLASSES,

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, from their official binary files.
 
-A record is one byte of label (CIFAR-100: two, coarse and fine), then 3,072 bytes of image: the red,
-the green and the blue plane of 32 x 32, row by row. A file is records and nothing else.
+A file is a sequence of records. A record is one byte of label (CIFAR-100: two, coarse and fine),
+then 3,072 bytes of image: the red, the green and the blue plane of 32 x 32, row by row.
 (Krizhevsky 2009, "Learning multiple layers of features from tiny images".)
 """
 
@@ -35,7 +35,7 @@ CIFAR10_CLASSES = (
 )
 
 RECORDS = {"data_batch": 10_000, "test_batch": 10_000, "train": 50_000, "test": 10_000}
-"""How many records the official files hold, by the beginnings of their names."""
+"""The number of records in the official files, by the beginnings of their names."""
 
 
 def load_cifar10(
@@ -107,7 +107,7 @@ def load_cifar100(
 
 
 def read_cifar(path: str | os.PathLike[str], *, label_bytes: int = 1) -> tuple[Bytes, Bytes]:
-    """Read a file of CIFAR records, however many.
+    """Read a file with any number of CIFAR records.
 
     Parameters
     ----------
@@ -125,8 +125,7 @@ def read_cifar(path: str | os.PathLike[str], *, label_bytes: int = 1) -> tuple[B
     Raises
     ------
     DataError
-        The file is missing, no plain file, empty, or does not end with a record; a label is no
-        class.
+        The file is missing, no plain file, empty, or ends within a record; a label is out of range.
     """
     width = integer("label_bytes", label_bytes, least=1)
     record = width + 3 * 32 * 32
@@ -166,7 +165,7 @@ def read_cifar(path: str | os.PathLike[str], *, label_bytes: int = 1) -> tuple[B
 
 
 def _official(path: Path, width: int) -> tuple[Bytes, Bytes]:
-    """One of the published files, which hold a known number of records."""
+    """One of the published files, with a known number of records."""
     images, labels = read_cifar(path, label_bytes=width)
     wanted = next(count for start, count in RECORDS.items() if path.name.startswith(start))
     if len(images) != wanted:

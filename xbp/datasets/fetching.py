@@ -1,4 +1,4 @@
-"""Downloads by pooch, of files whose SHA-256 is known, unpacked member by member."""
+"""Downloads by pooch of files with known SHA-256, unpacked member by member."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGEST = 1 << 30  # no file of these sets is larger
 
 
 def folder_of(name: str) -> Path:
-    """Where a set lies if nobody says otherwise: ``$XBP_DATA/name``, or below the user's cache."""
+    """The default folder of a set: ``$XBP_DATA/name``, or below the user's cache."""
     root = os.environ.get("XBP_DATA")
     if root:
         return Path(root) / name
@@ -35,12 +35,12 @@ def folder_of(name: str) -> Path:
 
 
 def located(name: str, folder: Any, files: Sequence[str], *, download: bool) -> Path:
-    """The folder that holds `files` of a set, which are fetched before if that is asked for.
+    """The folder that holds `files` of a set, fetched first with `download`.
 
     Raises
     ------
     DataError
-        One is missing, or could not be fetched.
+        A file is missing, or could not be fetched.
     """
     known = SETS[name]
     if type(download) is not bool:
@@ -49,7 +49,7 @@ def located(name: str, folder: Any, files: Sequence[str], *, download: bool) -> 
     place = folder_of(name) if folder is None else path_of(folder, f"the folder of {known.title}")
     unpacked = place / (known.downloads[0].folder or ".")
     if missing(place, files) and not missing(unpacked, files):
-        return unpacked  # by somebody else, with the folder that is in the archive
+        return unpacked  # unpacked by other means, with the archive's own folder
     if download and missing(place, files):
         fetch(name, place)
     lacking = missing(place, files)
@@ -64,7 +64,7 @@ def located(name: str, folder: Any, files: Sequence[str], *, download: bool) -> 
 
 
 def missing(folder: Path, files: Sequence[str]) -> list[str]:
-    """Those that are not there, neither as they are called nor without their ``.gz``."""
+    """The files that are missing, both under their names and without ``.gz``."""
     return [
         name
         for name in files
@@ -73,17 +73,17 @@ def missing(folder: Path, files: Sequence[str]) -> list[str]:
 
 
 def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Download a set, or what is missing of it, and unpack it.
+    """Download the missing files of a set, and unpack them.
 
-    A file is checked against its SHA-256 before it appears under its name; of an archive only the
-    expected members are read, each written whole or not at all under a name that is known before.
+    A file is checked against its SHA-256 before it appears under its name. Of an archive only the
+    expected members are read; each is written atomically under a fixed name.
 
     Parameters
     ----------
     name : str
         ``"cifar10"``, ``"cifar100"``, ``"fashion_mnist"``, ``"kmnist"``, ``"emnist"``.
     folder : path-like, optional
-        Where to; by default `folder_of`. It is made.
+        The target; by default `folder_of`. It is created.
 
     Returns
     -------
@@ -95,8 +95,8 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     InputError
         There is no such set.
     DataError
-        The server cannot be reached, what it sent is not what was expected, or the folder cannot
-        be written to.
+        The server cannot be reached or sent another file than expected, or the folder cannot be
+        written to.
     BackendError
         pooch is not installed.
     """
@@ -123,7 +123,7 @@ def _retrieve(download: Download, folder: Path) -> Path:
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("WARNING")
-    responses: list[Any] = []  # pooch leaves those open that say 404
+    responses: list[Any] = []  # pooch leaves responses with status 404 open
 
     def keep(response: Any, **_: Any) -> None:
         responses.append(response)
@@ -156,7 +156,7 @@ def _unpack(archive: Path, download: Download, folder: Path) -> None:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """The plain files of a tar or zip archive; links and devices are none."""
+    """The plain files of a tar or zip archive, without links and devices."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
@@ -188,7 +188,7 @@ def _write(content: IO[bytes], target: Path) -> None:
 
 @contextmanager
 def _sentences(folder: Path, url: str) -> Iterator[None]:
-    """One sentence in place of what a server, a disk or an archive may do."""
+    """One sentence for errors of a server, a disk or an archive."""
     try:
         yield
     except XBPError:
@@ -196,10 +196,10 @@ def _sentences(folder: Path, url: str) -> Iterator[None]:
     except (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, zlib.error, EOFError) as error:
         msg = f"what {url} sent is no archive that can be unpacked ({brief(error)}); fetch it again"
         raise DataError(msg) from None
-    except ValueError as error:  # pooch's, of a hash
+    except ValueError as error:  # a wrong hash, from pooch
         msg = f"what {url} sent is not the expected file ({brief(error)}); fetch it again"
         raise DataError(msg) from None
-    except OSError as error:  # requests' errors are such, too
+    except OSError as error:  # includes errors of requests
         if (type(error).__module__ or "").startswith(("requests", "urllib3")):
             msg = f"{url} could not be fetched ({brief(error)}); check the connection and try again"
         else:

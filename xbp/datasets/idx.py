@@ -52,7 +52,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         If the file is missing, not a regular file, unreadable, empty, cut short, corrupt, longer
         than its header promises, or not IDX at all.
     """
-    import gzip  # here, as it would take milliseconds of `import xbp`
+    import gzip  # lazy: it would add milliseconds to `import xbp`
 
     name = repr(str(path))  # quoted, as a name may have any characters
     try:

@@ -1,7 +1,7 @@
-"""The data sets that can be downloaded: where from, and what their files are known by.
+"""The data sets that can be downloaded: addresses, and the sizes and hashes of their files.
 
-Sizes and SHA-256 are those that TensorFlow Datasets (``url_checksums/``) has for these files. The
-archive of EMNIST has moved from www.itl.nist.gov to biometrics.nist.gov since, unchanged.
+Sizes and SHA-256 are those of TensorFlow Datasets (``url_checksums/``). The archive of EMNIST has
+since moved from www.itl.nist.gov to biometrics.nist.gov, unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Download(NamedTuple):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What is there once it has been fetched; an archive is removed."""
+        """The files that remain after fetching; an archive is removed."""
         return self.members or (self.name,)
 
 

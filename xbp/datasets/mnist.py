@@ -122,7 +122,7 @@ def standardize_images(
 
 
 def _each(name: str, given: float | Sequence[float], channels: int) -> list[float]:
-    """A number for each channel."""
+    """One number for each channel."""
     values = list(given) if isinstance(given, Sequence | np.ndarray) else [given] * channels
     if len(values) != channels:
         msg = f"{name} has {len(values)} numbers for images of {channels} channels; give {channels}"

@@ -100,7 +100,7 @@ def load_emnist(
 
 
 def upright(images: Images, labels: Labels) -> tuple[Images, Labels]:
-    """Images whose rows are stored as columns, with rows and columns in their places."""
+    """Images stored transposed, as upright ones."""
     return np.ascontiguousarray(images.swapaxes(1, 2)), labels
 
 

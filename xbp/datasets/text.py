@@ -1,4 +1,4 @@
-"""A text as numbers: one token for each of its characters or bytes."""
+"""Text as tokens: one for each character or byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xbp.paths import open_file
 def load_text(
     path: str | os.PathLike[str], *, unit: str = "characters"
 ) -> tuple[NDArray[Any], list[str] | list[bytes]]:
-    """A text file as tokens, and what they stand for.
+    """A text file as tokens, with their vocabulary.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def load_text(
     tokens : numpy.ndarray
         Of shape (N,), in the smallest unsigned type that holds them: uint8, uint16 or uint32.
     vocabulary : list of str or bytes
-        ``vocabulary[t]`` is what token t stands for: the characters that occur, in the order of
-        their code points; or all 256 bytes. Of "banana" the tokens are 1 0 2 0 2 0, and the
-        vocabulary is ["a", "b", "n"].
+        ``vocabulary[t]`` is the character or byte of token t: all characters of the text, in the
+        order of their code points, or all 256 bytes. "banana" has the tokens 1 0 2 0 2 0 and the
+        vocabulary ["a", "b", "n"].
 
     Raises
     ------
@@ -52,7 +52,7 @@ def load_text(
             raise DataError(msg)
         if unit == "bytes":
             return np.frombuffer(bytearray(content), np.uint8), [bytes([i]) for i in range(256)]
-        # Four bytes a character, so that numpy sees the text as its code points.
+        # UTF-32, so that numpy reads the text as code points.
         points = np.frombuffer(content.decode("utf-8").encode("utf-32-le"), "<u4")
         used, tokens = np.unique(points, return_inverse=True)
     except UnicodeDecodeError as error:
@@ -102,7 +102,7 @@ def encode_text(text: str, vocabulary: Sequence[str] | Sequence[bytes]) -> NDArr
 
 
 def decode_text(tokens: Any, vocabulary: Sequence[str] | Sequence[bytes]) -> str:
-    """The string that tokens (N,) stand for; bytes that are no UTF-8 become "�".
+    """The string of tokens (N,); bytes that are no UTF-8 become "�".
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def decode_text(tokens: Any, vocabulary: Sequence[str] | Sequence[bytes]) -> str
     Raises
     ------
     InputError
-        There is something else than tokens of this vocabulary.
+        A token is not in this vocabulary.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def decode_text(tokens: Any, vocabulary: Sequence[str] | Sequence[bytes]) -> str
 def text_windows(
     tokens: NDArray[Any], starts: Any, context: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Samples of a text: `context` tokens from each start, and for each the one that follows it.
+    """Windows of `context` tokens from each start, with the next token at each position.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def text_windows(
     Raises
     ------
     InputError
-        A window does not lie within the text.
+        A window extends beyond the text.
 
     Examples
     --------

@@ -20,14 +20,14 @@ from xbp.training.state import Pieces
 def accumulated(
     pieces: Pieces, loss: CheckedLoss, x: Array, y: Array, rng: RandomStream, size: int
 ) -> tuple[Array, Array, bool]:
-    """Add the gradients of a batch to the parameters, from one part of it after the other.
+    """Add the gradients of a batch to the parameters, one part of the batch after the other.
 
-    A mean over the batch is that of its parts, each weighted by what it counts:
+    The mean over the batch is the weighted mean of its parts,
 
         L = Σ c_j L_j / Σ c_j,      ∂L/∂θ = Σ c_j ∂L_j/∂θ / Σ c_j,
 
-    where c_j is the number of samples in part j, or the loss's own `denominator`. Of a loss that is
-    a sum, c_j is 1 and nothing is divided.
+    where c_j is the number of samples in part j, or the loss's own `denominator`. For a loss that
+    is a sum, c_j is 1 and there is no division.
 
     Parameters
     ----------
@@ -47,12 +47,12 @@ def accumulated(
     value : array, 0-d
         L.
     finite : bool
-        False where, on the host, the value of a part is not finite: the rest was left out.
+        False if, on the host, the value of a part is not finite; the rest is then left out.
     """
     samples, summed = len_of(first_of(y)), getattr(pieces.loss, "reduction", "mean") == "sum"
     whole: Any = None
     total: Any = 0.0
-    count: Any = None  # a 0-d array, where the loss says what a part counts
+    count: Any = None  # a 0-d array for a loss with a denominator
     for part in _parts(samples, size):
         some, target = (
             tree_map(lambda array, part=part: array[part, ...], data) for data in (x, y)
@@ -73,7 +73,7 @@ def accumulated(
     if count is None:
         return whole, total, True
     xp = array_namespace(count)
-    factor = 1 / xp.where(count > 0, count, 1.0)  # where nothing counts, all gradients are 0
+    factor = 1 / xp.where(count > 0, count, 1.0)  # count 0: all gradients are 0
     for parameter in pieces.optimizer.parameters:
         if parameter.grad is not None:
             parameter.grad = _times(parameter.grad, factor)
@@ -93,7 +93,7 @@ def _times(gradient: Array, factor: Any) -> Array:
 
 
 def _put(whole: Any, prediction: Any, part: slice, samples: int) -> Any:
-    """`whole`, made for the first part, with the prediction of this part in its place."""
+    """`whole`, allocated for the first part, with the prediction of this part written into it."""
     if whole is None:
         whole = tree_map(lambda array: _room(array, samples), prediction)
     for array, values in zip(tree_leaves(whole), tree_leaves(prediction), strict=True):

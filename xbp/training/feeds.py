@@ -1,12 +1,12 @@
-"""Feeds: where the steps of a `fit` find their batches, and evaluation its own.
+"""Feeds: the batches of a `fit` and of evaluation, on the model's device.
 
-A batch lies in arrays where the model lives, and `order` says in which rows: for data that are
-there as a whole, a permutation of all rows. Batches that are read ahead lie in a ring of slots, one
-after the other, and step k, counted from 1, uses slot (k - 1) mod SLOTS. In both cases its rows are
+A batch is a set of rows of arrays on the device, given by an array of indices, `order`. Resident
+data have a permutation of all rows as their order. Streamed batches are read ahead into a ring of
+slots, where step k, counted from 1, uses slot (k - 1) mod SLOTS. In both cases its rows are
 
     order[s : s + size],    s = (k - 1) · batch size  mod  length of the order,
 
-so a step, captured or not, does not know which feed it has.
+so that a step, captured or not, does not depend on the kind of feed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from xbp.training.state import Pair
 from xbp.training.steps import batch_indices
 
 SLOTS = 3
-"""One for the step under way, one for the next batch, one for the batch that is being read."""
+"""Slots for the current step, for the next batch, and for the batch being read."""
 
 
 class Feed(Protocol):
-    """The batches of a `fit`, epoch by epoch; there are two kinds, `Resident` and `Streamed`."""
+    """The batches of a `fit`, epoch by epoch; the two kinds are `Resident` and `Streamed`."""
 
     data: Pair
     """The arrays in which the batches lie."""
@@ -58,7 +58,7 @@ class Feed(Protocol):
     """Of what a sample's number in a message is one."""
 
     def check_entry(self, done: int) -> None:
-        """Refuse to begin after step `done` of an epoch, where that is not possible.
+        """Refuse to begin after step `done` of an epoch if that is not possible.
 
         Raises
         ------
@@ -66,35 +66,35 @@ class Feed(Protocol):
         """
 
     def make_room(self) -> None:
-        """Training begins: the arrays are needed from here on."""
+        """Make the arrays; called when training begins."""
 
     def begin(self, seed: int, epoch: int, done: int) -> Array:
-        """An epoch, counted from 0, begins after step `done`; returns the order."""
+        """Begin an epoch, counted from 0, after step `done`; returns the order."""
 
     def receive(self, k: int) -> int:
-        """How many samples step k has; 0 where the epoch has ended before."""
+        """The number of samples of step k; 0 after the end of the epoch."""
 
     def release(self) -> None:
-        """The step that received last has been asked for."""
+        """Note that the last received batch's step has been launched."""
 
     def place(self, order: Array, k: int, size: int) -> Place:
-        """The batch of step k, the last one received, among the data."""
+        """The batch of step k, the last one received, from the arrays."""
 
     def ended(self, k: int) -> bool:
-        """Whether step k, which has been made, was the last one of its epoch."""
+        """Whether step k, which is done, was the last one of its epoch."""
 
     def finish(self) -> None:
-        """The epoch is over, or will not go on."""
+        """End the epoch, complete or not."""
 
     def batches(self, size: int) -> Generator[Pair, None, None]:
-        """All data in their own order, where the model lives."""
+        """All data in their own order, on the model's device."""
 
     def digests(self, what: str) -> dict[str, str]:
-        """What tells these data from others; `what` is "" or "the validation"."""
+        """A text that identifies these data; `what` is "" or "the validation"."""
 
 
 class Resident:
-    """Arrays that lie where the model lives, as a whole. (A `Feed`.)"""
+    """Whole arrays on the model's device. (A `Feed`.)"""
 
     batch: Pair | None = None
     where = ""
@@ -106,10 +106,10 @@ class Resident:
         self.free = on_host(data[0])
 
     def check_entry(self, done: int) -> None:
-        """Anywhere."""
+        """Accept any step."""
 
     def make_room(self) -> None:
-        """They are there."""
+        """Do nothing: the arrays exist."""
 
     def begin(self, seed: int, epoch: int, done: int) -> Array:
         return backend_of(self.data[0]).asarray(permutation(seed, epoch, self.length))
@@ -118,7 +118,7 @@ class Resident:
         return max(0, min(self.batch_size, self.length - (k - 1) * self.batch_size))
 
     def release(self) -> None:
-        """The arrays stay."""
+        """Do nothing: the arrays stay."""
 
     def place(self, order: Array, k: int, size: int) -> Place:
         return *self.data, batch_indices(order, k, self.batch_size, size)
@@ -127,7 +127,7 @@ class Resident:
         return k == self.steps
 
     def finish(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: no thread is at work."""
 
     def batches(self, size: int) -> Generator[Pair, None, None]:
         x, y = self.data
@@ -138,29 +138,29 @@ class Resident:
 
 
 class Streamed:
-    """Batches of a source, or of an iterable, read ahead by a thread. (A `Feed`.)
+    """Batches of a source or an iterable, read ahead by a thread. (A `Feed`.)
 
-    The thread reads a batch, checks it, and has it brought to a slot. A batch whose shape or dtype
-    is not that of the first one, or that holds tuples of arrays, is brought over as it is.
+    The thread reads a batch, checks it, and starts its transfer to a slot. A batch of another shape
+    or dtype than the first one, or with tuples of arrays, is transferred without a slot.
 
     Parameters
     ----------
     data : Source, or iterable of batches (x, y)
     gate : Gate
     batch_size : int
-        Of an iterable it is the size of the first batch.
+        For an iterable, the size of the first batch.
     backend : Backend
-        Where the model lives.
+        That of the model.
     passes : int
-        How often the data will be gone through.
+        The number of passes over the data.
 
     Raises
     ------
     InputError
-        The first batch does not fit, or there is none; an iterator, which can be gone through once,
-        is given for more.
+        The first batch does not fit, or there is none; an iterator, which allows one pass, is given
+        for more.
     OutOfMemoryError
-        There is no room for the slots.
+        There is no memory for the slots.
     """
 
     where = " of this batch"
@@ -175,7 +175,7 @@ class Streamed:
     ) -> None:
         self.source, self.gate, self.backend = data, gate, backend
         self.indexed = isinstance(data, Source)
-        self.held: Iterator[Any] | None = None  # a pass that has begun
+        self.held: Iterator[Any] | None = None  # a pass already begun
         self.ahead: Ahead[tuple[int, Pair | None]] | None = None
         self.batch: Pair | None = None
         self.slot = 0
@@ -194,7 +194,7 @@ class Streamed:
         self.free = on_host(backend.asarray(np.zeros(1)))
 
     def _first(self, data: Iterable[Any], passes: int) -> Any:
-        """The first batch of an iterable, which the first pass then begins with."""
+        """The first batch of an iterable, kept for the first pass."""
         iterator = iter(data)
         if iterator is data and passes > 1:
             msg = (
@@ -221,7 +221,7 @@ class Streamed:
             raise InputError(msg)
 
     def make_room(self) -> None:
-        """Make the slots, of the shapes of the first batch."""
+        """Make slots with the shapes of the first batch."""
         if any(isinstance(part, tuple) for part in self.example):
             return
         rows = SLOTS * self.batch_size
@@ -254,7 +254,7 @@ class Streamed:
         return iter(self.source) if held is None else held  # type: ignore[arg-type]
 
     def _read(self, hosts: Iterator[Any], done: int) -> Iterator[tuple[int, Pair | None]]:
-        """In the thread: the size of each batch, and the batch itself where no slot takes it."""
+        """In the thread: the size of each batch, with the batch itself if it is in no slot."""
         for index, given in enumerate(hosts, done):
             pair = self.gate(given)
             size = _samples(pair)
@@ -307,7 +307,7 @@ class Streamed:
         if self.ahead is not None:
             self.ahead.close()
 
-    # --- evaluation, and what tells the data from others ---
+    # --- evaluation, and identity of the data ---
 
     def batches(self, size: int) -> Generator[Pair, None, None]:
         if isinstance(self.source, Source):
@@ -338,18 +338,18 @@ def slices(array: Array, size: int) -> Iterator[Array]:
     """An array, piece by piece along its first axis."""
     length = len_of(array)
     for start in range(0, length, size):
-        yield array[start : min(start + size, length), ...]  # no slices past the end: the standard
+        yield array[start : min(start + size, length), ...]  # no slice past the end: the standard
 
 
 def streamed_inputs(
     data: Source | Iterable[Any], gate: Gate, size: int, backend: Backend
 ) -> Iterator[Any]:
-    """The inputs of a source or an iterable, read ahead, where the model lives.
+    """The inputs of a source or an iterable, read ahead, on the model's device.
 
     Raises
     ------
     InputError
-        There are none, or they hold no numbers that the model can take.
+        There are none, or they are no numbers for the model.
     """
     if isinstance(data, Source):
         data = batches_of(data, np.arange(len(data)), size)
@@ -369,7 +369,7 @@ def _samples(pair: Pair) -> int:
 
 
 def _length(data: Iterable[Any]) -> int:
-    """How many batches an iterable says it has; 0 where it does not say so."""
+    """The number of batches of an iterable with a length; else 0."""
     try:
         return len(data)  # type: ignore[arg-type]
     except TypeError:

@@ -1,4 +1,4 @@
-"""Accuracy, of the largest output or of the k largest."""
+"""Accuracy by the largest output or the k largest."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ class TopKAccuracy(CountingMetric):
     name : str, optional
         In records; by default ``"top_5_accuracy"`` for k = 5.
     ignore_index : int, optional
-        The label that does not count, as that of the loss. nan where no other one came.
+        The label that does not count, as in the loss. Without any other label the result is nan.
 
     Notes
     -----
     ``update(prediction, target)`` takes outputs (N, C) and labels (N,), or outputs (N, C, d1, …)
-    and labels (N, d1, …), each of which counts.
+    and labels (N, d1, …), counted one by one.
 
     Raises
     ------
@@ -127,7 +127,7 @@ class TopKAccuracy(CountingMetric):
         super().__init__(name or f"top_{k}_accuracy")
 
     def keys(self, prediction: Array, target: Array) -> Array:
-        """1 for right, 0 for wrong, 2 for what does not count."""
+        """1 for right, 0 for wrong, 2 for an ignored label."""
         labels, xp = labels_of(self.name, prediction, target, SINGLE), array_namespace(prediction)
         self.classes = int(prediction.shape[1])
         if self.classes <= self.k:
@@ -168,7 +168,7 @@ class Accuracy(TopKAccuracy):
     name : str, default "accuracy"
         In records.
     ignore_index : int, optional
-        The label that does not count, as that of the loss. nan where no other one came.
+        The label that does not count, as in the loss. Without any other label the result is nan.
 
     Raises
     ------

@@ -71,7 +71,7 @@ class Mean(Metric):
         return value
 
     def add(self, size: int | Array, value: Array) -> None:
-        """The value of one batch, and what it counts: its samples, or a 0-d array beside it."""
+        """Add the value of one batch, with its weight: a number of samples, or a 0-d array."""
         if isinstance(size, int):
             self.sizes.append(size)
         else:
@@ -79,7 +79,7 @@ class Mean(Metric):
         self.waiting.append(value)
 
     def add_all(self, sizes: Sequence[int] | Array, values: Array) -> None:
-        """The values (n,) of n batches, and what each counts: a list, or an array beside them."""
+        """Add the values (n,) of n batches, with their weights: a list, or an array."""
         if isinstance(sizes, list):
             self.sizes += sizes
         else:
@@ -91,7 +91,7 @@ class Mean(Metric):
         if self.fetched and (wait or self.fetched.done()):
             found = np.atleast_1d(self.fetched.values()).tolist()
             known = len(self.values)
-            if len(self.sizes) == known:  # those of the device come behind the values
+            if len(self.sizes) == known:  # weights on the device follow the values
                 found, sizes = found[: len(found) // 2], found[len(found) // 2 :]
                 self.sizes += sizes
             self.values += found
@@ -125,7 +125,7 @@ class Mean(Metric):
         if self.summed:
             return math.fsum(self.values)
         weighted = (n * v for n, v in zip(self.sizes, self.values, strict=True))
-        return math.fsum(weighted) / (math.fsum(self.sizes) or 1.0)  # 0 where nothing counts
+        return math.fsum(weighted) / (math.fsum(self.sizes) or 1.0)  # 0 if all weights are 0
 
     def state_dict(self) -> dict[str, Any]:
         self.look()
@@ -160,7 +160,7 @@ class Averages:
         self.metrics = {name: metric.fresh() for name, metric in metrics.items()}
 
     def add(self, loss: Array, prediction: Array, target: Array) -> None:
-        """One batch: the value of its loss, and what the metrics look at."""
+        """Add one batch: the value of its loss, and the inputs of the metrics."""
         self.loss.add(counted(self.of, prediction, target), loss)
         for metric in self.metrics.values():
             metric.update(prediction, target)
@@ -190,6 +190,6 @@ class Averages:
 
 
 def counted(loss: Any, prediction: Array, target: Array) -> int | Array:
-    """What a batch counts in the mean of such a loss: its samples, or the loss's `denominator`."""
+    """A batch's weight in the mean of a loss: its samples, or the loss's `denominator`."""
     own = loss.denominator(prediction, target) if isinstance(loss, Loss) else None
     return len_of(target) if own is None else own

@@ -61,7 +61,7 @@ class Metric:
         return [self.name]
 
     def reset(self) -> None:
-        """Forget all batches. Make new state, as a copy may still use the old one."""
+        """Forget all batches, by new state, as a copy may share the old one."""
         raise NotImplementedError(_missing(self, "reset(self)"))
 
     def update(self, prediction: Array, target: Array) -> None:
@@ -249,8 +249,8 @@ def labels_of(
     name : str
         The metric's, for messages.
     prediction : array (N, C, d1, …), C ≥ 2
-    target : array (N, d1, …) of integers, or of probabilities, of which the largest is taken
-        The latter of the prediction's shape.
+    target : array (N, d1, …) of integers, or of the prediction's shape
+        Labels; or probabilities, whose largest gives the label.
     single : str
         Advice for a single output.
     same_length : bool, default True
