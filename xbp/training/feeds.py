@@ -72,7 +72,7 @@ class Feed(Protocol):
         """Begin an epoch, counted from 0, after step `done`; returns the order."""
 
     def receive(self, k: int) -> int:
-        """The number of samples of step k; 0 after the end of the epoch."""
+        """Wait for the batch of step k; returns its number of samples, or 0 after the end."""
 
     def release(self) -> None:
         """Note that the last received batch's step has been launched."""
@@ -90,7 +90,7 @@ class Feed(Protocol):
         """All data in their own order, on the model's device."""
 
     def digests(self, what: str) -> dict[str, str]:
-        """A text that identifies these data; `what` is "" or "the validation"."""
+        """Digests that identify these data; `what` is "" or "the validation"."""
 
 
 class Resident:
