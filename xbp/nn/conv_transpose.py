@@ -1,4 +1,4 @@
-"""The transpose of a convolution, which makes images larger."""
+"""The transpose of a convolution, which enlarges images."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ConvTranspose2d(Convolution):
     ------
     InputError
         In the constructor for sizes out of range; in forward for input that is not 4-D, has
-        another number of channels or dtype, or of which the padding leaves nothing.
+        another number of channels or dtype, or gives an output without pixels.
 
     Examples
     --------

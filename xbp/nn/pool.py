@@ -38,8 +38,8 @@ class _Pool(Windowed, OperationLayer):
 class MaxPool2d(_Pool):
     """y[n, c, r, s] = max_ij x[n, c, r·stride + i, s·stride + j].
 
-    The maximum is where the gradient goes: ∂L/∂x sums ∂L/∂y of all windows in which that entry is
-    the largest. Among equals it is the first in row-major order, as in PyTorch.
+    ∂L/∂x sums ∂L/∂y over the windows in which the entry is the largest, of equal ones the first in
+    row-major order, as in PyTorch.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class MaxPool2d(_Pool):
 class AvgPool2d(_Pool):
     """y[n, c, r, s] = 1/(kh·kw) Σ_ij x[n, c, r·stride + i, s·stride + j].
 
-    So each entry of x takes 1/(kh·kw) of ∂L/∂y of every window that holds it.
+    ∂L/∂x is 1/(kh·kw) of the sum of ∂L/∂y over the windows that contain the entry.
 
     Parameters
     ----------
@@ -172,8 +172,8 @@ class AvgPool1d(_Pool):
 class AdaptiveAvgPool2d(OperationLayer):
     """y[n, c, r, s] = mean of x[n, c, i, j] over ⌊rH/OH⌋ ≤ i < ⌈(r+1)H/OH⌉, and so for j.
 
-    The output's size is given, in place of a window's: windows are as equal as can be. ∂L/∂x sums,
-    over the windows that hold an entry, their share of ∂L/∂y.
+    The output's size is given, not that of the windows, which are as equal as possible. ∂L/∂x sums
+    ∂L/∂y, divided by the window's size, over the windows that contain the entry.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Layers that give images another size."""
+"""Layers that change the size of images."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ZeroPad2d(OperationLayer):
     Parameters
     ----------
     padding : int or (left, right, top, bottom)
-        In PyTorch's order. A negative number cuts off so many columns or rows.
+        In PyTorch's order. A negative number cuts columns or rows off.
 
     Notes
     -----

@@ -1,8 +1,8 @@
-"""What `xbp parity` runs: every case of the table (`xbp.testing.cases`), and whole trainings.
+"""The items of `xbp parity`: every case of the table (`xbp.testing.cases`), and whole trainings.
 
-An item is a call as one would write it, and the shapes it is fed; that is also its title, so that
-a failure says how to see it again. For every layer, loss and primitive two more items follow from
-each case: a batch of one, and arrays that are contiguous in no order. All numbers come from seeds.
+An item's title is the call in Python and the shapes of its inputs, so that a failure can be
+reproduced. Each case of a layer, loss or primitive adds two items: a batch of one, and arrays that
+are contiguous in no order. All numbers come from seeds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Host: TypeAlias = NDArray[Any]
 
 @dataclass(frozen=True)
 class Item:
-    """One case: what `xbp.testing.findings` takes.
+    """One case, as `xbp.testing.findings` takes it.
 
     Attributes
     ----------
@@ -52,13 +52,13 @@ class Item:
     name : str
         The public name, ``"Conv2d"``.
     case : str
-        How it was made and fed: ``"Conv2d(1, 6, 5) of (2, 1, 9, 9)"``.
+        The constructor's call and the inputs: ``"Conv2d(1, 6, 5) of (2, 1, 9, 9)"``.
     make : callable
     inputs : tuple of numpy arrays
     differentiable : bool
-        Whether its gradients are compared with numeric derivatives: away from kinks.
+        Whether its gradients are compared with numeric derivatives, away from kinks.
     not_in_onnx : str
-        Why there is no file of it; empty if there is.
+        The reason why it has no ONNX file; empty if it has one.
     """
 
     kind: str
@@ -70,9 +70,9 @@ class Item:
     not_in_onnx: str = ""
 
     def check(self, backends: Iterable[str]) -> list[Finding]:
-        """What it comes to on each of the backends.
+        """The findings on each of the backends.
 
-        The truth is checked, too: what is wrong on all of them alike would pass otherwise.
+        The truth's gradients are checked numerically, too, for errors common to all backends.
         """
         backends = list(backends)
         found = findings(self.make, *self.inputs, backends=backends)
@@ -95,7 +95,7 @@ class Item:
 
 
 def catalogue() -> Iterator[Item | Training]:
-    """All items, kind by kind; then whole trainings."""
+    """All items by kind, then whole trainings."""
     for line in (*LAYERS, *MODELS, *LOSSES):
         for case in line.cases():
             yield from _items(case)
@@ -116,15 +116,15 @@ def catalogue() -> Iterator[Item | Training]:
 
 
 def working_accelerators() -> list[accelerators.Accelerator]:
-    """Those that stand in for primitives here; none if they are switched off."""
+    """The accelerators in use; none if they are switched off."""
     return accelerators.registered() if accelerators.enabled() else []
 
 
-# --- from a line of the table to its items --------------------------------------------------------
+# --- items of a line of the table -----------------------------------------------------------------
 
 
 def _items(case: Case) -> Iterator[Item]:
-    """Of a layer, network or loss."""
+    """Items of a layer, network or loss."""
     inputs, reason = case.inputs(), case.line.not_in_onnx
     wrap = _ScatteredLoss if case.kind == "loss" else _Scattered
     for given in (inputs, tuple(array[:1] for array in inputs)):
@@ -208,7 +208,7 @@ class AcceleratorItem(Item):
     accelerator: accelerators.Accelerator
 
     def check(self, backends: Iterable[str]) -> list[Finding]:
-        """What the accelerator makes of it; nothing if it declines, or runs on no such backend."""
+        """The accelerator's findings; none if it declines, or belongs to another backend."""
         _, backend, function = self.accelerator
         accepted = []
 
@@ -235,7 +235,7 @@ def _function(function: Callable[..., Any], *first: Any) -> Callable[[], Any]:
 
 
 def _smooth(x: Host) -> bool:
-    """Whether there are derivatives to compare with: no kink is met, and no infinity."""
+    """Whether a case has derivatives to compare with: no kink, and no infinity."""
     return bool(np.all(x)) and bool(np.all(np.isfinite(x)))
 
 

@@ -1,17 +1,17 @@
-"""What CuPy does with each function of the Array API: a table that stand-ins and a GPU share.
+"""CuPy's behaviour in each function of the Array API: one table for stand-ins and GPUs.
 
-A name that no rule refuses is recorded in a CUDA graph, after one warm-up. A rule refuses some
-calls of a name, by their arguments, for one of three reasons:
+A name without a rule can be captured into a CUDA graph after one warm-up. A rule refuses some calls
+of a name, by their arguments, for one of three reasons:
 
-- `WAIT`: the host needs a value, so it waits for the device; no training step may do that;
-- `UPLOAD`: something is copied from the host, which is allowed, but not in a recording;
-- `LIBRARY`: cuBLAS or cuSOLVER is called by a handle of CuPy's, which refuses to be recorded.
+- `WAIT`: the host waits for a value of the device, which is forbidden in a training step;
+- `UPLOAD`: data are copied from the host, which is allowed except during capture;
+- `LIBRARY`: cuBLAS or cuSOLVER is called by CuPy's handle, which refuses capture.
 
-What nothing refuses is frozen as it was in the recording: Python and numpy scalars, shapes, slice
-bounds, the lengths of lists and loops, and the memory that was read and written.
+A replay repeats all host-side values of the capture: Python and numpy scalars, shapes, slice
+bounds, the lengths of lists and loops, and the addresses of memory.
 
-From the sources of CuPy 14.2 and array_api_compat 1.16, and where it is said so from an H200.
-``tests/testing/test_cupy_rules.py`` calls each name by the table: on the stand-ins, and on a GPU.
+The table follows the sources of CuPy 14.2 and array_api_compat 1.16, and an H200 where it says so.
+``tests/testing/test_cupy_rules.py`` checks each name on the stand-ins, and on a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xbp.backend import is_floating, library_of
 
 
 class Verdict(Enum):
-    """What becomes of a call, and the words of an error that says so."""
+    """The outcome of a call, and its wording in errors."""
 
     SAFE = "can be recorded"
     WAIT = "waits for the device"
@@ -47,7 +47,7 @@ class Rule(NamedTuple):
     when : callable
         Whether a call with these arguments is refused.
     instead : str
-        What to write in its place.
+        The expression to use instead.
     """
 
     verdict: Verdict
@@ -56,7 +56,7 @@ class Rule(NamedTuple):
 
 
 def verdict(name: str, *args: Any, **keywords: Any) -> Rule:
-    """The rule by which CuPy treats a call of a function or method, `Verdict.SAFE` as a rule.
+    """The rule for a call of a function or method in CuPy; usually `Verdict.SAFE`.
 
     Examples
     --------
@@ -100,7 +100,7 @@ MANY, LARGE = 8, 2 * 2**20
 def _many(arrays: Any, *args: Any, **keywords: Any) -> bool:
     """More than 8 arrays of one dtype, of less than 2 MiB on average.
 
-    They are joined by way of a table of pointers (``_concatenate`` in
+    CuPy joins these by a table of pointers (``_concatenate`` in
     cupy/_core/_routines_manipulation.pyx; seen on an H200).
     """
     if len(arrays) <= MANY or any(a.dtype != arrays[0].dtype for a in arrays):
@@ -142,7 +142,7 @@ def _index_uploads(x: Any, key: Any, *value: Any) -> bool:
 
 
 def _product_of_floats(a: Any, b: Any, *args: Any, **keywords: Any) -> bool:
-    """But `v @ v`, which is a reduction."""
+    """All products but `v @ v`, which is a reduction."""
     if not (on_device(a) and on_device(b)):
         return False
     return _floating(a, b) and not (a.ndim == 1 and b.ndim == 1)
@@ -183,7 +183,7 @@ _SAFE = names("""
 """Creation, elementwise functions, shapes, reductions, search, dtypes, products without cuBLAS."""
 
 _THRUST = names("argsort isin sort")
-"""Probably recorded: Thrust is asynchronous, with memory from the pool. Never run."""
+"""Probably captured: Thrust is asynchronous, with memory from the memory pool. Never run."""
 
 OPERATORS = tuple(
     f"__{side}{name}__"
@@ -255,7 +255,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
 """By the name of a function or method, the calls that CuPy waits for or refuses to record."""
 
 PRODUCTS = [name for name, rules in RULES.items() if _PRODUCT in rules]
-"""Recorded where `xbp.primitives` calls them: an accelerator with a handle of its own does it."""
+"""Captured if called by `xbp.primitives`, whose accelerator has its own handle."""
 
 # --- numpy arrays among CuPy's -------------------------------------------------------------------
 

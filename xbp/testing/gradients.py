@@ -25,20 +25,20 @@ from xbp.testing.tolerances import LAMBDA, roundoff
 Host: TypeAlias = "NDArray[Any]"
 
 STEPS = ((1e-4, 1e-6), (2e-6, 1e-4))
-"""h of the differences, and what part of a derivative they must be able to tell, or they decide
-nothing. With the first h the error of truncation, h⁴ f⁽⁵⁾/30, is below that of rounding, some
-u f/h, and both are near 1e-12. The second is for where a kink is that near, or only f″ jumps."""
+"""Pairs of a step h and the relative error of a derivative that differences must resolve to decide.
+With the first h the truncation error, h⁴ f⁽⁵⁾/30, is below the rounding error, some u f/h, and both
+are near 1e-12. The second is for kinks within the first step, and jumps of f″."""
 
 NOISE = LAMBDA * np.sqrt(64) * roundoff("float64")
-"""What rounding may do to L, relative to the sum of its terms' magnitudes: λ√k u for results that
-are k = 64 roundings deep (`xbp.testing.tolerances`)."""
+"""The rounding error of L relative to the sum of its terms' magnitudes: λ√k u for results of k = 64
+successive roundings (`xbp.testing.tolerances`)."""
 
 DIRECTIONS = 2
-"""An error of the gradient is missed if it is orthogonal to all random directions, almost: below a
+"""Random directions. An error of the gradient is missed if it is nearly orthogonal to all: below a
 thousandth of its length along both of two with probability 6e-7."""
 
 IMAGINARY = 1e-20
-"""The complex step. Its square vanishes beside 1: nothing is truncated, and nothing cancels."""
+"""The complex step. Its square vanishes beside 1, without truncation error and cancellation."""
 
 
 def check_gradients(
@@ -53,42 +53,40 @@ def check_gradients(
 
         (8 [L(x + s) - L(x - s)] - [L(x + 2s) - L(x - 2s)]) / 12,
 
-    and, where f can be evaluated at complex numbers and is analytic there (which is so if it gives
-    that derivative), by the complex step Im L(x + ihs) / h with h = 1e-20, which has all digits
-    (Squire & Trapp 1998). Only where a direction fails or decides nothing, entries are looked at
-    one by one.
+    and, if f can be evaluated at complex numbers and is analytic there (recognized by an equal
+    derivative), by the complex step Im L(x + ihs) / h with h = 1e-20, which is exact to rounding
+    (Squire & Trapp 1998). Entries are checked one by one only if a direction fails or is
+    undecided.
 
-    The check also demands that a gradient has the shape and dtype of its array, and that parameter
-    gradients add up.
+    The check also requires that a gradient has the shape and dtype of its array, and that parameter
+    gradients accumulate.
 
     Parameters
     ----------
     subject : Layer or Loss
         A layer is copied and converted to float64; the original is not touched.
     *inputs : arrays
-        For a layer x, or a tuple of arrays if it takes that; for a loss prediction and target,
-        the former a tuple if it takes that.
-        They decide the backend; lists and numbers become arrays on the current one. Integers stay
-        what they are if the layer takes them (tokens, positions), without a gradient; else they
-        become floats.
+        For a layer x, or a tuple of arrays if it takes one; for a loss prediction (or a tuple) and
+        target. They decide the backend; lists and numbers become arrays on the current one.
+        Integers remain integers, without a gradient, for a layer that takes them (tokens,
+        positions); else they become floats.
     rng : int, default 0
         Seed of r, of the directions, and of the layer's random masks.
     most : int, default 200
-        How many entries of an array are looked at, drawn at random, if its directions do not do.
+        The most entries of an array, drawn at random, that are checked one by one.
     tolerance : float, default 0
-        A relative error that is allowed beyond that of the numeric derivative itself.
+        A relative error allowed in addition to that of the numeric derivative.
 
     Raises
     ------
     AssertionError
-        A gradient is wrong, naming the array, its worst entry and both derivatives; or an entry
-        lies on a kink of the function, where there is no derivative to compare with, or is not
-        finite; or the layer changes in place what it is given, or gives another output every time.
+        A gradient is wrong (the message names the array, its worst entry and both derivatives); an
+        entry lies on a kink of the function, or is not finite; the layer changes its input in
+        place, or its output is not reproducible.
     InputError
-        `subject` is no layer or loss, or a class in place of one; the inputs are too many or too
-        few for it; its forward does not return
-        (output, backward), or its loss (value, gradient); or an input, a parameter or an output is
-        complex: derivatives here are those of real functions.
+        `subject` is no layer or loss, or is a class; there are too many or too few inputs; the
+        forward does not return (output, backward), or the loss (value, gradient); an input, a
+        parameter or an output is complex, as derivatives here are those of real functions.
 
     Examples
     --------
@@ -358,7 +356,7 @@ class _Check:
             up, down = x + (k + 1) * s, x - (k + 1) * s
             right, left = self.value(up)[0], self.value(down)[0]
             odd[k], even[k] = float(right - left), float(right + left - 2 * middle)
-            linear[k] = float(np.sum(g * (up - down)))  # what x + s was rounded to counts
+            linear[k] = float(np.sum(g * (up - down)))  # from x + s as rounded
         # Of a smooth L, odd - linear is e + c for s and 2e + 8c for 2s, where e is the error of
         # the gradient and c a third derivative; even is 4 times as large for 2s. A kink is not.
         first, second = odd[0] - linear[0], odd[1] - linear[1]
@@ -379,12 +377,12 @@ class _Check:
         return self._refined(s, found) if found.decided else found
 
     def _refined(self, s: Host, found: _Found) -> _Found:
-        """The numeric derivative by the complex step, if that gives the same."""
+        """The numeric derivative by the complex step, if that agrees with differences."""
         if not self.analytic:
             return found
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # numpy only warns when imaginary parts are lost
+                warnings.simplefilter("error")  # numpy warns of lost imaginary parts
                 value = self.value(self.array + 1j * IMAGINARY * s)[0]
             numeric = float(value.imag) / IMAGINARY
         except Exception:
@@ -395,15 +393,13 @@ class _Check:
         if not self.analytic:
             return found
         analytic = float(np.sum(self.gradient * s))
-        # g may be what is left of larger terms: as much as L itself changes over a unit of x.
+        # g may be a difference of larger terms, of the size of L's change over a unit of x.
         terms = size + float(np.max(np.abs(s))) * self.middle[1]
         allowed = NOISE * terms + self.tolerance * size
         return _Found(analytic, numeric, allowed, True, found.sides, found.length)
 
     def entries(self, most: int, rng: np.random.Generator, along: _Found) -> None:
-        """Look at entries one by one; raise if one is wrong, or if none is to blame but `along`
-        was wrong.
-        """
+        """Check entries one by one; raise if one is wrong, or if only the direction `along` was."""
         wrong: dict[tuple[int, ...], _Found] = {}
         subject = f"{self.function.original!r}"
         chosen = list(_entries(self.array.shape, most, rng))

@@ -1,11 +1,10 @@
-"""How far rounding can move a result: the one place where tolerances come from.
+"""Bounds of rounding errors, the source of all tolerances.
 
-The model is that of every floating-point operation (N. J. Higham, Accuracy and Stability of
-Numerical Algorithms, 2nd ed. 2002, §2.2): fl(a ∘ b) = (a ∘ b)(1 + δ) with |δ| ≤ u, the unit
-roundoff, 2⁻²⁴ in float32 and 2⁻⁵³ in float64. What it does to a result depends on the condition of
-everything in between, which no formula for all code can know. So it is measured, by stochastic
-arithmetic (Vignes 1978; Parker 1997): the code runs in float64 on numpy, where each
-operation commits a random error as large as one of the dtype's may be:
+The standard model of floating-point arithmetic (N. J. Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed. 2002, §2.2) is fl(a ∘ b) = (a ∘ b)(1 + δ) with |δ| ≤ u, the unit roundoff, 2⁻²⁴
+in float32 and 2⁻⁵³ in float64. The effect on a result depends on the condition of all intermediate
+steps, and is measured by stochastic arithmetic (Vignes 1978; Parker 1997): the code runs in
+float64 on numpy, where each operation makes a random error of the largest size in the dtype:
 
 ===========================================  ======================================================
 + - · / √                                    ±u |result|: correctly rounded (IEEE 754)
@@ -21,7 +20,7 @@ sum of n numbers, product of matrices        ±u √n Σ|terms|: in any order, w
 solve, inv, svd, … of matrices               exact for operands moved by ±u √n max|operand|: these
                                              algorithms are backward stable, or nearly (§1.5)
 max, where, reshape, …, comparisons          none
-a constant that the dtype cannot hold        what the dtype holds in its place, the same each time
+a constant that the dtype cannot hold        the rounding of the constant, the same each time
 ===========================================  ======================================================
 
 The mean square of the errors of `SAMPLES` such runs estimates the variance that the model gives an
@@ -31,14 +30,13 @@ its largest error is at most
 
     LAMBDA · spread · (1 + u₆₄/u) + the least normal number,
 
-where u₆₄/u stands for the truth's own roundings, since it is computed in float64, and the last term
-for underflow, which devices may flush to zero. If an error is Gaussian with that variance, and the
-variance known from 8 samples only, then error / spread has Student's distribution with 8 degrees of
-freedom: 8 is exceeded with probability 4e-5, and with that √3 7e-7. Where nothing rounds, as
-in a reshape, a result must be exact.
+where u₆₄/u covers rounding errors of the truth, computed in float64, and the last term underflow,
+which devices may flush to zero. For a Gaussian error of that variance, estimated from 8 samples,
+error / spread has Student's distribution with 8 degrees of freedom: it exceeds 8 with probability
+4e-5, or with the factor √3 7e-7. Without rounding, as in a reshape, a result must be exact.
 
-Two faults are out of reach by design: one that is smaller than rounding, and one hidden in entries
-much smaller than their array's largest rounding error.
+Two kinds of faults are out of reach by design: those smaller than rounding errors, and those in
+entries much smaller than their array's largest rounding error.
 """
 
 from __future__ import annotations
@@ -92,7 +90,7 @@ def roundoff(dtype: str) -> float:
 
 
 class Rounded(np.ndarray):
-    """An array of float64 whose operations err at random, by as much as `dtype` may."""
+    """An array of float64 whose operations make random errors of the size of `dtype`'s."""
 
     dtype_modelled: ClassVar[np.dtype[Any]] = np.dtype("float32")
     unit: ClassVar[float] = 0.0
@@ -137,7 +135,7 @@ class Rounded(np.ndarray):
 
 
 class _Namespace:
-    """numpy, except that arrays born in it are `Rounded`, too."""
+    """numpy, except that it creates `Rounded` arrays."""
 
     born = frozenset({"arange", "asarray", "empty", "eye", "full", "linspace", "ones", "zeros"})
 
@@ -151,7 +149,7 @@ class _Namespace:
 def _error(
     ufunc: Any, method: str, operands: list[Any], keywords: dict[str, Any], result: Any
 ) -> Any:
-    """How far an operation may err, in units of u; None for an exact one."""
+    """The error of an operation in units of u; None for an exact one."""
     if ufunc in _EXACT or not _is_floating(result):
         return None
     if method == "__call__" and ufunc not in _PRODUCTS:
@@ -176,13 +174,13 @@ def _backward_error(item: Any) -> Any:
 
 
 def _random(size: Any) -> Any:
-    """±u · size, where it is finite."""
+    """±u · size where that is finite, else 0."""
     signs = Rounded.rng.integers(0, 2, np.shape(size)) * (2.0 * Rounded.unit) - Rounded.unit
     return np.where(np.isfinite(size), signs * size, 0.0)
 
 
 def _operand(item: Any) -> Any:
-    """An operand as a plain array; one that no operation gave is held in the dtype first."""
+    """An operand as a plain array; one that is no result is rounded to the dtype first."""
     if isinstance(item, Rounded):
         return item.view(np.ndarray)
     if isinstance(item, float):
@@ -224,14 +222,14 @@ def _arithmetic(dtype: str, unit: float, seed: int) -> Iterator[None]:
 def bounds(
     run: Callable[[Callable[[Host], Any]], dict[Key, Host]], truth: dict[Key, Host], dtype: str
 ) -> dict[Key, float]:
-    """The largest error that rounding in `dtype` explains, for each result.
+    """The largest error that rounding in `dtype` explains, by result.
 
     Parameters
     ----------
     run : callable
         ``run(rounded)`` computes the results on numpy in float64, each input x as ``rounded(x)``.
     truth : dict of numpy arrays
-        The same results, undisturbed; only floating-point ones are bounded.
+        The same results without errors; bounds are for floating-point ones alone.
     dtype : {"float32", "float64"}
 
     Examples
@@ -243,8 +241,8 @@ def bounds(
     (True, True)
     """
     u = roundoff(dtype)
-    # float64 cannot show its own roundings: larger ones are made, of which the effect is in
-    # proportion as long as it is small; 2⁻¹³ of it is the roundings that the run itself commits.
+    # For float64 larger errors are made and scaled down, since small effects are proportional. The
+    # run's own rounding errors are 2⁻¹³ of them.
     unit = max(u, 2.0**-40)
     squares = {key: np.zeros(array.shape) for key, array in truth.items()}
     for seed in range(SAMPLES):

@@ -1,8 +1,7 @@
-"""The cases of a certificate, in this process or in several, each with its share of the cores.
+"""Checks of a certificate's cases, in this process or in several that share the cores.
 
-Every process makes the catalogue anew, so that only the number of a case is sent to it, and
-findings come back. A case that ends its process is a failure as any other, and the process is
-replaced.
+Every process makes the catalogue itself, receives numbers of cases, and returns findings. A case
+that ends its process is a failure like any other; the process is replaced.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ THREADS = (
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     return len(cpus()) or os.cpu_count() or 1
 
 
 def usual_jobs(cases: int) -> int:
-    """The number of processes that is worth their start, of a second each."""
+    """The number of processes that repays their start, a second each."""
     return max(1, min(cores(), MOST, cases // LEAST))
 
 
 def check_one(case: Case, backends: Sequence[str]) -> list[Finding]:
-    """What one case comes to; whatever goes wrong in it is a finding."""
+    """The findings of one case; any error in it is a finding."""
     try:
-        with np.errstate(all="ignore"):  # numbers that are not finite are compared, not announced
+        with np.errstate(all="ignore"):  # infinities and nan are compared without warnings
             return case.check(backends)
     except Exception as error:  # in computing the truth
         problem = f"there is nothing to compare with: numpy fails with {brief(error)}"
@@ -91,7 +90,7 @@ def check_all(cases: dict[int, Case], backends: Sequence[str], jobs: int) -> Ite
         for number, case in cases.items():
             yield number, check_one(case, backends)
         return
-    # Trainings take longest: the other cases fill what time they leave.
+    # Trainings take longest; shorter cases balance the load at the end.
     trainings_first = sorted(cases, key=lambda number: not isinstance(cases[number], Training))
     waiting, results = deque(trainings_first), Results()
     servers = [Server(backends, jobs, waiting, results) for _ in range(jobs)]
@@ -103,7 +102,7 @@ def check_all(cases: dict[int, Case], backends: Sequence[str], jobs: int) -> Ite
             if isinstance(result, str):
                 raise XBPError(result)
             yield result
-    finally:  # all done, a process that cannot be started, or an interrupt
+    finally:  # at the end, on a failed start, on an interrupt
         waiting.clear()
         for server in servers:
             server.process.kill()
@@ -111,7 +110,7 @@ def check_all(cases: dict[int, Case], backends: Sequence[str], jobs: int) -> Ite
 
 
 class Results(SimpleQueue["Found | str"]):
-    """What was found; a sentence instead where no process can be started."""
+    """Findings, or an error sentence if no process can be started."""
 
 
 class Server(Thread):
@@ -129,7 +128,7 @@ class Server(Thread):
             while self.serve():
                 self.process.close()
                 self.process = Process(self.backends, self.jobs)
-        except Exception as error:  # whoever waits for results hears of it
+        except Exception as error:  # reported to the reader of results
             self.results.put(f"the processes cannot go on: {brief(error)}; --jobs 1 does without")
         self.process.close()
 
@@ -154,7 +153,7 @@ class Server(Thread):
 
 
 class Process:
-    """One that checks cases. It is started at once, and its first answer says that it is ready."""
+    """A process that checks cases, started at once; its first answer reports that it is ready."""
 
     def __init__(self, backends: Sequence[str], jobs: int) -> None:
         self.errors = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  as long as the process
@@ -169,18 +168,18 @@ class Process:
         )
 
     def answer(self, *numbers: int) -> Any:
-        """What it says to a number, or at first; None if it ended instead."""
+        """The answer to a number, or the first answer; None if the process ended."""
         assert self.process.stdin and self.process.stdout
         try:
             for number in numbers:
                 print(number, file=self.process.stdin, flush=True)
             line = self.process.stdout.readline()
-        except OSError:  # it is no more
+        except OSError:  # the process has ended
             return None
         return json.loads(line) if line else None
 
     def end(self) -> str:
-        """How it ended, in words."""
+        """The way the process ended, for a sentence."""
         status = self.process.wait()
         self.errors.seek(0)
         last = self.errors.read().strip().splitlines()[-1:]
@@ -198,7 +197,7 @@ class Process:
 
 
 def environment(jobs: int) -> dict[str, str]:
-    """Of one process of `jobs`: it finds this xbp, and takes its share of the threads."""
+    """The environment of one of `jobs` processes: this xbp's path, a share of the threads."""
     share = str(max(1, cores() // jobs))
     path = [str(Path(xbp.__file__).parents[1]), os.environ.get("PYTHONPATH")]
     fixed = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONIOENCODING": "utf-8"}
@@ -206,9 +205,9 @@ def environment(jobs: int) -> dict[str, str]:
 
 
 def main() -> None:
-    """The other end: numbers of cases come in, findings go out, a line each."""
+    """The worker process: reads numbers of cases, writes findings, one a line."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints is no reply
+    os.dup2(2, 1)  # libraries' output must not mix with answers
     cases = list(catalogue())
     print(json.dumps("ready"), file=replies, flush=True)
     for line in sys.stdin:

@@ -30,7 +30,7 @@ Task = structure(
 )
 THREADS, ROOM = 128, 4096  # as in convolution.cu
 MOST_PLACES = 16
-"""Of a maximum's window: a thread has so many sums for each of its channels."""
+"""The most entries of a pooling window, which are a thread's sums for each of its channels."""
 MOST_SEEN = 144
 """Pixels that an entry of y sees, through all windows of its maximum: a thread has them in
 registers."""
@@ -122,7 +122,7 @@ def convolve(
 
 
 def seen(kernel: int, stride: int, pool: int) -> int:
-    """Along one axis, how many pixels an entry sees."""
+    """The number of pixels of an entry's windows, along one axis."""
     return (pool - 1) * stride + kernel
 
 

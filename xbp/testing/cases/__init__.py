@@ -1,8 +1,8 @@
-"""THE table: everything public that computes, how to make it, what to feed it, what must come out.
+"""The table of cases: for everything public that computes, its arguments, inputs and oracle.
 
-One line a layer (layers.py), a loss (losses.py), an optimizer, an initializer, a primitive. Tests
-of oracles and gradients, `xbp parity`, properties, captured epochs, foreign arrays and the list of
-what can be exported to ONNX all read it.
+There is one line for each layer (layers.py), loss (losses.py), optimizer, initializer and
+primitive. Tests of oracles and gradients, `xbp parity`, properties, captured epochs, foreign arrays
+and the list of ONNX exports all read it.
 """
 
 from xbp import nn, optim
@@ -22,10 +22,10 @@ BASES = {
 """Public classes that one derives from, and that compute nothing alone: they have no line."""
 
 CASES = [case for line in (*LAYERS, *MODELS, *LOSSES) for case in line.cases()]
-"""All that has a backward: layers, networks and losses."""
+"""The lines with a backward: layers, networks and losses."""
 
 RULES = [rule for line in OPTIMIZERS if line.oracle for rule in line.rules()]
-"""All optimizers with options for which they have a definition."""
+"""All optimizers, with options that their oracles know."""
 
 __all__ = [
     "BASES",

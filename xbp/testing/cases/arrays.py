@@ -1,4 +1,4 @@
-"""What cases are fed: numbers from seeds, the same every time."""
+"""Inputs of cases: reproducible numbers from seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def normal(*shape: int, seed: int = 1) -> Host:
 
 
 def sparse(*shape: int) -> Host:
-    """Half of the entries are 0: kinks are met exactly, and maxima tie."""
+    """Half of the entries are 0, exactly on kinks, with ties of maxima."""
     return normal(*shape) * np.random.default_rng(2).integers(0, 2, shape)
 
 
@@ -35,14 +35,14 @@ def distinct(*shape: int) -> Host:
 
 
 def wide(*shape: int) -> Host:
-    """Up to some hundreds: where an exponential that is not careful overflows."""
+    """Entries up to some hundreds, where a naive exponential overflows."""
     return 100 * normal(*shape)
 
 
 def ends(*shape: int) -> Host:
-    """Infinities and nan: among normal numbers, and samples of nothing but -∞.
+    """Infinities and nan among normal numbers, and samples of -∞ alone.
 
-    The last samples have nan, so that a batch of one has an infinity, and a finite neighbour.
+    nan is in the last samples, so that a batch of one has an infinity with a finite neighbour.
     """
     x = normal(*shape)
     flat = x.reshape(-1)
@@ -54,7 +54,7 @@ def ends(*shape: int) -> Host:
 
 
 def masked(n: int, classes: int) -> Host:
-    """Logits of -∞, as of classes that are ruled out, but for the labels 0, 1, …, n - 1."""
+    """Logits of -∞, that is excluded classes, except for the labels 0, 1, …, n - 1."""
     z = normal(n, classes)
     z[np.arange(n), (np.arange(n) + 1) % classes] = -np.inf
     return z
@@ -66,7 +66,7 @@ def words(*shape: int) -> Host:
 
 
 def scattered(x: Array) -> Array:
-    """The same numbers, in memory in reversed order of the axes and with gaps."""
+    """The same numbers with a memory layout of reversed axes and gaps."""
     xp = array_namespace(x)
     axes = tuple(reversed(range(x.ndim)))
     doubled = xp.repeat(xp.permute_dims(x, axes), 2, axis=x.ndim - 1)

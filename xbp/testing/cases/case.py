@@ -1,4 +1,4 @@
-"""What a line of the table is, and the cases that follow from it."""
+"""Lines of the table, and their cases."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Call:
-    """How a thing is made, and what it is fed.
+    """Arguments and inputs of a layer, loss or other line.
 
     Attributes
     ----------
     x : tuple of int, array, or list of these
-        The input, or the shape of a normal one; a list for several inputs.
+        The input, or the shape of a normally distributed one; a list for several inputs.
     arguments, options : tuple, dict
-        Of the constructor.
+        The constructor's arguments.
     target : str
-        Of a loss: ``"numbers"``, ``"labels"``, …, from `xbp.testing.cases.losses`.
+        The kind of targets of a loss: ``"numbers"``, ``"labels"``, …, from
+        `xbp.testing.cases.losses`.
     """
 
     x: Any
@@ -50,7 +51,7 @@ def fed(x: Any, *arguments: Any, **options: Any) -> Call:
 
 @dataclass(frozen=True)
 class Line:
-    """One public thing: all that its tests need to know.
+    """A public class or function, with everything that its tests need.
 
     Attributes
     ----------
@@ -58,34 +59,34 @@ class Line:
         Its public name.
     oracle : callable or None
         Its definition: ``oracle(state, *inputs, *arguments, **options)`` returns the output, or the
-        value of a loss. `state` is its `state_dict`; the rest is what a call has. None where other
-        lines of the same name have one.
+        value of a loss. `state` is the `state_dict`, the rest comes from the call. None if another
+        line of the same name has the oracle.
     calls : sequence of Call
     room : module
-        Where the name is looked up.
+        The module that has the name.
     make : callable, optional
-        In place of the class of that name.
+        A replacement for the class of that name.
     title : str
-        In place of the name, where cases are named; with parentheses, in place of the whole call.
+        A replacement for the name in titles of cases; with parentheses, for the whole call.
     kinks : callable, optional
         ``kinks(*inputs, *arguments, **options)`` is the distance of the inputs from the nearest
-        kink; not given, there are none. Only cases away from kinks are compared with high-order
-        difference quotients.
+        kink; None for a function without kinks. Only cases away from kinks are compared with
+        high-order difference quotients.
     axes : int
-        For properties: it takes an input of any shape with at least so many axes; a subclass of
-        `nn.Elementwise` does. 0 if its input has to have the shape of one of its calls, but for the
-        number of samples.
+        For properties: the least number of axes of inputs, which may have any shape; 0 for inputs
+        with the shapes of the calls, except the number of samples. Subclasses of `nn.Elementwise`
+        take any shape.
     drawn : sequence of dict
-        For properties: options to draw, from one of these dicts at a time. Not given, those of its
-        calls are drawn.
+        For properties: options to draw, from one of these dicts at a time; by default those of the
+        calls.
     exact : bool
-        For properties: of small multiples of ¼ it rounds nothing.
+        For properties: whether small multiples of ¼ give no rounding errors.
     inference : callable, optional
-        The definition of its inference, where that is not the training's forward.
+        The oracle of inference, if it differs from the forward in training.
     trains : bool
-        Whether a `Trainer` takes it.
+        Whether a `Trainer` can train it.
     not_in_onnx : str
-        Why there is no file of it; empty if there is.
+        The reason why it has no ONNX file; empty if it has one.
     """
 
     name: str
@@ -110,7 +111,7 @@ class Line:
 
     @property
     def least_axes(self) -> int:
-        """`axes`, or what follows from the class."""
+        """`axes`, by default from the class."""
         kind = getattr(self.room, self.name, None)
         entrywise = isinstance(kind, type) and issubclass(kind, nn.Elementwise)
         return self.axes or int(entrywise)
@@ -134,7 +135,7 @@ class Model(Line):
 
 @dataclass(frozen=True)
 class Case:
-    """One thing, made and fed in one way."""
+    """One call of a line."""
 
     line: Line
     given: Call
@@ -152,7 +153,7 @@ class Case:
 
     @property
     def call(self) -> str:
-        """``"Conv2d(1, 6, 5, padding=2)"``, and of a loss what its targets are."""
+        """``"Conv2d(1, 6, 5, padding=2)"``, with the kind of targets for a loss."""
         if "(" in self.line.title:
             return self.line.title
         arguments = written(self.given.arguments, self.given.options)
@@ -160,7 +161,7 @@ class Case:
         return f"{self.line.title or self.name}({arguments}){target}"
 
     def make(self) -> Any:
-        """A new one; weights are drawn in float64, so that they fill the digits of each dtype."""
+        """A new object, with weights in float64 that use all digits of every dtype."""
         made = self.line.make or getattr(self.line.room, self.name)
         accepted = inspect.signature(made).parameters
         anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
@@ -173,7 +174,7 @@ class Case:
         return self.line.inputs(self.given)
 
     def oracle(self, state: dict[str, Host], *inputs: Host, training: bool = True) -> Any:
-        """What must come out."""
+        """The oracle's result."""
         definition = self.line.oracle if training else self.line.inference or self.line.oracle
         if definition is None:
             msg = f"{self} has no oracle"
@@ -186,8 +187,8 @@ class Case:
 
     @property
     def differentiable(self) -> bool:
-        """Whether there are derivatives to compare with: nothing infinite, no zero, which is where
-        kinks are met exactly, and the whole gradient.
+        """Whether there are derivatives to compare with: no infinity, no exact zero (a kink), and a
+        whole gradient.
         """
         x = self.inputs()[0]
         truncated = "truncate" in self.given.options
@@ -212,20 +213,20 @@ def at_zero(x: Host, *arguments: Any, **options: Any) -> float:
 
 
 def at_ties(x: Host, *arguments: Any, **options: Any) -> float:
-    """Distance of any two entries from one another."""
+    """The least distance between two entries."""
     return float(np.min(np.diff(np.sort(x, axis=None))))
 
 
 def within(*arguments: Any, **options: Any) -> float:
-    """Kinks are inside, at unknown places."""
+    """0, for functions with kinks at unknown inner values."""
     return 0.0
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- titles ---------------------------------------------------------------------------------------
 
 
 def filled(x: Any) -> Host:
-    """`x`, or normal numbers of this shape."""
+    """The array `x`, or normal numbers of the shape `x`."""
     return normal(*x) if isinstance(x, tuple) else x
 
 
@@ -236,7 +237,7 @@ def shape_of(array: Host) -> str:
 
 
 def given_to(function: Callable[..., Any]) -> str:
-    """What a partial function has been given, as one writes it."""
+    """The arguments of a partial function, in Python."""
     if not isinstance(function, partial):
         return ""
     shown = [arg for arg in function.args if not callable(arg) and arg != ""]
@@ -244,7 +245,7 @@ def given_to(function: Callable[..., Any]) -> str:
 
 
 def written(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
-    """Arguments as one writes them."""
+    """Arguments in Python."""
     shown = [repr(value) for value in arguments]
     for key, value in options.items():
         name = (

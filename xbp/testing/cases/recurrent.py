@@ -82,7 +82,7 @@ def scanned(cell: Any) -> Callable[..., Host]:
 
 
 def carried_oracle(cell: Any, kinds: int) -> Callable[..., Host]:
-    """The definition of one that is `Carried`, with so many kinds of state."""
+    """The definition of a `Carried` layer with this number of states."""
 
     def oracle(
         state: Any,

@@ -48,7 +48,7 @@ class OfTokens(nn.Layer):
 
 
 class CrossAttention(nn.Layer):
-    """Attention of the first `queries` rows of x to the others, of which every third is padding."""
+    """Attention of the first `queries` rows of x to the others; every third of these is padding."""
 
     def __init__(self, layer: nn.MultiheadAttention, queries: int) -> None:
         self.layer, self.queries = layer, queries

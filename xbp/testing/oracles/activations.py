@@ -52,7 +52,7 @@ def selu(x: F64) -> F64:
 def gelu(x: F64) -> F64:
     """x (1 + erf(x / sqrt 2)) / 2, any shape (Hendrycks & Gimpel 2016, section 2).
 
-    As erfc, of which more is left at -7 than of 1 + erf.
+    Computed by erfc, which is more accurate at -7 than 1 + erf.
     """
     return _elementwise(lambda v: v * math.erfc(-v / math.sqrt(2.0)) / 2.0, x)
 
