@@ -28,7 +28,8 @@ def incoming(dy: Array, shape: Shape, dtype: Any) -> Array:
 
 def is_plain(padding: Any, dilation: Pair) -> bool:
     """Whether a convolution is one that kernels know: padded alike on both sides, not dilated."""
-    return dilation == (1, 1) and isinstance(padding[0], int)
+    p, q = padding
+    return dilation == (1, 1) and isinstance(p, int) and isinstance(q, int)
 
 
 def dense_order(array: Array) -> Shape | None:

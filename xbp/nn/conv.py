@@ -58,7 +58,7 @@ class Convolution(Windowed, OperationLayer):
     def operation(self) -> Operation:
         _, stride, padding, dilation = self.window()
         options: dict[str, Any] = {"stride": stride, "padding": padding}
-        if (dilation, self.groups) != ((1, 1), 1):
+        if self.groups > 1 or dilation != (1, 1):
             options |= {"dilation": dilation, "groups": self.groups}
         return Operation(self.primitive, (self.weight,), (self.bias,), options)
 

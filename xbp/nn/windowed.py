@@ -52,23 +52,20 @@ class Windowed(Layer):
 
     def window(self) -> tuple[Pair, Pair, Padding, Pair]:
         """Kernel, stride, padding and dilation, of an image."""
-        return (
-            as_pair(self.kernel_size, 1),
-            as_pair(self.stride, 1),
-            self._padding(),
-            as_pair(self.dilation, 1),
-        )
+        padding: Any = self.padding
+        if isinstance(padding, str):
+            padding = self._named_padding()
+        window: Any = self.kernel_size, self.stride, padding, self.dilation
+        if self.axes == 2:
+            return window  # type: ignore[no-any-return]
+        kernel, stride, _, dilation = window
+        return (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
 
-    def _padding(self) -> Padding:
+    def _named_padding(self) -> tuple[int | Pair, ...]:
         if self.padding == "valid":
-            return (0, 0)
-        if self.padding != "same":
-            return as_pair(self.padding, 0)
-        reach = as_pair([d * (k - 1) for d, k in zip(self.dilation, self.kernel_size)], 0)  # noqa: B905
-        rows, columns = reach
-        if rows % 2 == columns % 2 == 0:
-            return rows // 2, columns // 2
-        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+            return (0,) * self.axes
+        whole = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        return tuple((it // 2, it - it // 2) if it % 2 else it // 2 for it in whole)
 
     def output_size(self, shape: Shape, channels: int | None = None) -> tuple[int, ...]:
         """Height and width of the output, or its length, for an input of a shape.
@@ -79,12 +76,14 @@ class Windowed(Layer):
             It has another number of axes, has not `channels` channels, or is smaller than the
             window.
         """
-        check_images(self, shape, self.axes, channels)
-        kernel, stride, padding, dilation = self.window()
-        size = output_size(as_pair(shape[2:], 1), kernel, stride, padding, dilation)
-        if min(size) < 1:
+        axes = self.axes
+        if len(shape) != 2 + axes or channels not in (None, shape[1]):
+            check_images(self, shape, axes, channels)
+        height, width = shape[2:] if axes == 2 else (1, shape[2])
+        size = output_size((height, width), *self.window())
+        if size[0] < 1 or size[1] < 1:
             raise InputError(f"{self} does not fit into {described(shape)}")
-        return size[-self.axes :]
+        return size if axes == 2 else size[1:]
 
     def options(self) -> str:
         padding = repr(self.padding)

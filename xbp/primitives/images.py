@@ -16,8 +16,8 @@ from xbp.backend import Array, array_namespace
 from xbp.primitives.dispatch import Gradients, of_input, primitive
 
 Pair: TypeAlias = "tuple[int, int]"
-Padding: TypeAlias = "Pair | tuple[Pair, Pair]"
-"""(p, q): rows above and below, columns left and right; or ((top, bottom), (left, right))."""
+Padding: TypeAlias = "tuple[int | Pair, int | Pair]"
+"""(p, q): rows above and below, columns left and right; or (top, bottom) and (left, right)."""
 
 
 def rows_first(x: Array) -> Array:
@@ -63,13 +63,11 @@ def output_size(
     ⌊(size + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1.
     """
     p, q = padding
+    height = size[0] + (2 * p if isinstance(p, int) else sum(p))
+    width = size[1] + (2 * q if isinstance(q, int) else sum(q))
     return (
-        (size[0] + (2 * p if isinstance(p, int) else sum(p)) - dilation[0] * (kernel[0] - 1) - 1)
-        // stride[0]
-        + 1,
-        (size[1] + (2 * q if isinstance(q, int) else sum(q)) - dilation[1] * (kernel[1] - 1) - 1)
-        // stride[1]
-        + 1,
+        (height - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1,
+        (width - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1,
     )
 
 
