@@ -41,7 +41,9 @@ def convolve(
         return NotImplemented
     operands = (array.unwrap_spox() for array in (x, weight, bias) if array is not None)
     (top, bottom), (left, right) = sides(padding)
-    window = {"strides": stride, "pads": (top, left, bottom, right), "dilations": dilation}
+    window: dict[str, Any] = {"strides": stride, "pads": (top, left, bottom, right)}
+    if dilation != (1, 1):  # only then, as files of earlier versions have it
+        window["dilations"] = dilation
     return _made(op.conv(*operands, **window, group=groups))
 
 
