@@ -29,7 +29,7 @@ def made_up(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(folder: Path, images: np.ndarray, labels: np.ndarray) -> data.Files:
-    """Standardized images in a file, of which no more than 1,000 are in memory at once."""
+    """Standardized images in a file, with at most 1,000 in memory at once."""
     x = np.lib.format.open_memmap(folder / "x.npy", "w+", "float32", images.shape)
     for start in range(0, len(images), 1000):
         piece = images[start : start + 1000]

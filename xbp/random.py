@@ -72,7 +72,7 @@ def categorical(
     temperature : float, default 1
         What logits are divided by; at 0 the largest is taken, the first of several.
     top_k : int, optional
-        Only so many of the largest have a chance, and those that equal the least of them.
+        The number of largest logits to draw from, besides those equal to the least of them.
 
     Raises
     ------

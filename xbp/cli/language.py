@@ -138,9 +138,8 @@ def windows(tokens: np.ndarray, context: int, name: str) -> tuple[Windows, Subse
     end = len(tokens) * 9 // 10
     if min(end, len(tokens) - end) <= context:
         msg = (
-            f"{name} has {len(tokens)} tokens, the last tenth of which, for the test, holds no "
-            f"window of {context} and the token after it; take a longer text, or a smaller "
-            "--context"
+            f"{name} has {len(tokens)} tokens, and their last tenth, for the test, holds no window "
+            f"of {context} and the token after it; take a longer text, or a smaller --context"
         )
         raise DataError(msg)
     test = Windows(tokens[end:], context)

@@ -255,8 +255,8 @@ class Mixup(Augmentation):
     def batch(self, xp: Namespace, x: Array, y: Any, stream: RandomStream) -> tuple[Array, Any]:
         if stream.share is not None:
             msg = (
-                f"{self} blends images of a whole batch, of which this process has a share; take "
-                "augmentations of single images, such as Flip and ShiftedCrop"
+                f"{self} blends images of a whole batch, but this process has only a share of it; "
+                "take augmentations of single images, such as Flip and ShiftedCrop"
             )
             raise InputError(msg)
         values = _as_floats(xp, x)

@@ -190,8 +190,8 @@ def not_both(owner: object, method: str, wanted: str, result: Any) -> InputError
     if isinstance(result, tuple):
         kind = f"{len(result)} things: ({', '.join(type(item).__name__ for item in result)})"
     return InputError(
-        f"{type(owner).__name__}.{method} must return ({wanted}), of which the second is a "
-        f"function; it returned {kind}"
+        f"{type(owner).__name__}.{method} must return ({wanted}), the second being a function; "
+        f"it returned {kind}"
     )
 
 

@@ -128,7 +128,7 @@ class Parameter:
         return data, add_grad
 
     def add_grad(self, grad: Array) -> None:
-        """Add the contribution of a backward pass, of which a shared parameter has several.
+        """Add the contribution of a backward pass; a shared parameter sums several.
 
         The sum is a new array, so that `grad` may be a view.
 

@@ -119,8 +119,8 @@ class ZeroPad2d(OperationLayer):
     Raises
     ------
     InputError
-        In the constructor for a padding of another form; in forward for input that is not 4-D or
-        of which nothing is left.
+        In the constructor for a padding of another form; in forward for input that is not 4-D, or
+        an output without pixels.
 
     Examples
     --------

@@ -82,7 +82,7 @@ def on_the_host(array: Array, change: Callable[[Any], Any]) -> None:
 
 
 def check_changeable(array: Any) -> None:
-    """Refuse what cannot be changed in place, and booleans, of which there is no sum."""
+    """Refuse arrays that cannot be changed in place, and booleans, which have no sum."""
     if library_of(array) is None or not hasattr(array, "__setitem__"):
         msg = f"a group changes arrays in place, got {type(array).__name__}; give it an array"
         raise InputError(msg)

@@ -126,12 +126,12 @@ def means(old: int, new: int) -> Matrix:
 
 
 def nearest(old: int, new: int, ratio: float) -> Matrix:
-    """The entry at or before each place: one that is an integer but for rounding counts as it."""
+    """The entry at or before each position; a position within rounding of an integer is that."""
     return [[(min(math.floor(round(ratio * r, 5)), old - 1), 1.0)] for r in range(new)]
 
 
 def between(old: int, new: int, ratio: float, align_corners: bool) -> Matrix:
-    """The two entries around each place."""
+    """The two entries around each position."""
     matrix: Matrix = []
     for r in range(new):
         if align_corners:
@@ -145,7 +145,7 @@ def between(old: int, new: int, ratio: float, align_corners: bool) -> Matrix:
 
 
 def transposed(matrix: Matrix, rows: int) -> Matrix:
-    """With so many rows."""
+    """The transposed matrix, with this number of rows."""
     result: Matrix = [[] for _ in range(rows)]
     for r, entries in enumerate(matrix):
         for i, entry in entries:
@@ -154,7 +154,7 @@ def transposed(matrix: Matrix, rows: int) -> Matrix:
 
 
 def product(matrix: Matrix, x: Array, axis: int) -> Array:
-    """Each row (axis 2) or column (axis 3) of the result, a sum of some of x's."""
+    """Each row (axis 2) or column (axis 3) of the result, a weighted sum of some of x's."""
     xp, rows = array_namespace(x), rows_first(x)  # (H, C, W, N)
     height, c, width, n = rows.shape
     before = (slice(None),) * (0 if axis == 2 else 2)

@@ -1,4 +1,4 @@
-"""Operations of signals (N, C, L): those of images, of which they are views with one row."""
+"""Operations on signals (N, C, L), which are views as images of one row."""
 
 from __future__ import annotations
 

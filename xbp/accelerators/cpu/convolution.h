@@ -1,9 +1,9 @@
-/* Convolution, rectifier and maximum in one pass, for one floating-point type `real`.
+/* Convolution, ReLU and max pooling in one pass, for one floating-point type `real`.
  *
- * A block of as many images as a vector has lanes is packed into [c][h][w][lane], framed by zeros;
- * all arithmetic is then between whole vectors of images and broadcast weights, whatever the sizes,
- * strides and paddings. The sums of a tile of outputs stay in registers. What goes back to memory
- * is only the last result; what lies between stays in cache. */
+ * A block of images, one for each lane of a vector, is packed into [c][h][w][lane] with a frame of
+ * zeros. All arithmetic is then between whole vectors of images and broadcast weights, for any sizes,
+ * strides and paddings. The sums of a tile of outputs stay in registers, intermediate results in cache;
+ * only the last result is written to memory. */
 
 #define vector NAME(vector)
 #define mask NAME(mask)
@@ -13,7 +13,7 @@ typedef whole mask __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint8_t NAME(bytes) __attribute__((vector_size(VECTOR_BYTES / sizeof(real))));
 #define UNROLL _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
-/* Else the compiler reads a factor again for each of its products, and waits for memory. */
+/* Keeps the compiler from reloading a factor from memory for each of its products. */
 #define IN_REGISTER(v) __asm__("" : "+" VECTOR_REGISTER(v))
 
 /* --- lanes to and from memory: `lanes` images whose neighbours are `stride` apart --- */
@@ -53,11 +53,11 @@ INLINE void NAME(transpose)(vector *v) {
     if (LANES > 8) NAME(swap)(v, 8);
 }
 
-/* A block of images, (c, h, w) of them each, as vectors of images. */
+/* A block of images (c, h, w) as vectors of images. */
 static void NAME(pack)(const images *x, long first, long lanes, long c, long h, long w, vector *to,
                        long plane, long row) {
     const real *data = (const real *)x->data + first * x->n;
-    if (x->h == w * x->w && row == w) { /* rows without gaps, here and there, are one long row */
+    if (x->h == w * x->w && row == w) { /* rows without gaps on both sides are one long row */
         w *= h;
         h = 1;
         if (x->c == w * x->w && plane == w) {
@@ -74,7 +74,7 @@ static void NAME(pack)(const images *x, long first, long lanes, long c, long h, 
                 for (; k < w; k++) line[k] = NAME(load)(from + k * x->w, 1, LANES);
             else if (x->w == 1 && lanes == LANES && w >= LANES)
                 while (k < w) {
-                    if (k > w - LANES) k = w - LANES; /* the last ones meet some a second time */
+                    if (k > w - LANES) k = w - LANES; /* the last vector overlaps the one before */
                     vector square[LANES];
                     UNROLL for (long lane = 0; lane < LANES; lane++)
                         memcpy(square + lane, from + lane * x->n + k, sizeof(vector));
@@ -86,7 +86,7 @@ static void NAME(pack)(const images *x, long first, long lanes, long c, long h, 
         }
 }
 
-/* The inverse for row h of images: [c][w] vectors of them to where they belong. */
+/* The inverse for row h of images: [c][w] vectors to their addresses. */
 static void NAME(unpack_row)(const vector *from, const images *x, long first, long lanes, long c, long h,
                              long w) {
     real *to = (real *)x->data + first * x->n + h * x->h;
@@ -97,7 +97,7 @@ static void NAME(unpack_row)(const vector *from, const images *x, long first, lo
             for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, x->n, lanes, from[k]);
 }
 
-/* Lane by lane yes where m, else no. */
+/* m ? yes : no, for each lane. */
 INLINE vector NAME(choose)(mask m, vector yes, vector no) {
     return (vector)((m & (mask)yes) | (~m & (mask)no));
 }
@@ -119,7 +119,7 @@ INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, c
         UNROLL for (int s = 0; s < T; s++) sum[o][s] = (vector){0} + (bias ? bias[o] : 0);
     }
     const long column = q * t->step, last = column + (T - 1) * t->step;
-    const long j0 = last < t->left ? t->left - last : 0; /* taps that meet the frame only: left out */
+    const long j0 = last < t->left ? t->left - last : 0; /* leave out taps on the frame */
     const long j1 = column + t->kw > t->right ? t->right - column : t->kw;
     for (long c = 0; c < t->c; c++)
         for (long i = t->i0; i < t->i1; i++) {
@@ -139,7 +139,7 @@ INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, c
     }
 }
 
-/* How many outputs the block that begins at o has: blocks as equal as can be. */
+/* The number of outputs of the block that begins at o; blocks are as equal as possible. */
 INLINE int NAME(outputs)(long o, long all) {
     const long blocks = (all - o + MOST_OUTPUTS - 1) / MOST_OUTPUTS;
     return (int)((all - o + blocks - 1) / blocks);
@@ -171,9 +171,8 @@ static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *
     }
 }
 
-/* The weights in the order in which `correlate` reads them: for each block of outputs
- * [c][kh][kw][outputs]. `turned` gives the transposed convolution's: inputs and outputs change
- * places, and kernels turn by half a turn. */
+/* The weights in the order of `correlate`: [c][kh][kw][outputs] for each block of outputs. With `turned`
+ * those of the transposed convolution: inputs and outputs exchanged, kernels rotated by 180°. */
 static void NAME(order)(const real *weight, real *to, long all, long c, long kh, long kw, int turned) {
     int outputs;
     for (long first = 0; first < all; first += outputs) {
@@ -201,7 +200,7 @@ typedef struct {
 
 #define BLOCKS(n) (((n) + LANES - 1) / LANES)
 
-/* One row of y from pool_h rows of a convolution. The sizes are constants where this is inlined. */
+/* One row of y from pool_h rows of a convolution. Inlined, so that the sizes are constants. */
 INLINE void NAME(pool_row)(const long pool_h, const long pool_w, const convolution *t, long block, long p,
                            const vector *line) {
     const long rows = t->oh / pool_h, columns = t->ow / pool_w, window = t->o * t->ow;
@@ -225,7 +224,7 @@ INLINE void NAME(pool_row)(const long pool_h, const long pool_w, const convoluti
                 if (t->relu) {
                     const mask none = best <= 0;
                     best = NAME(choose)(none, (vector){0}, best);
-                    at |= none; /* all bits set, of which the lowest eight are NOWHERE */
+                    at |= none; /* all bits set; the lowest eight are NOWHERE */
                 }
                 const NAME(bytes) places = __builtin_convertvector(at, NAME(bytes));
                 memcpy(where + q * LANES, &places, sizeof places);
@@ -298,9 +297,9 @@ INLINE real NAME(total)(vector v) {
     return sum;
 }
 
-/* δ of one output, rows p to end of y, at their places before pooling, where all others are zero:
- * into `band` with all outputs of a column side by side, and into `frame` where there is one. Their sum
- * goes into `total`. */
+/* Spread δ of one output, rows p to end of y, to the positions before pooling, which are zero elsewhere:
+ * into `band`, with all outputs of a column side by side, and into `frame` unless NULL. The sum is added
+ * to `total`. */
 INLINE void NAME(spread)(const long pool_h, const long pool_w, const convolution *t, const vector *dy,
                          long block, long o, long p, long end, vector *band, vector *frame,
                          long frame_row, long frame_step, vector *total) {
@@ -336,9 +335,9 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     const long row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
     const long rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, taps = t->kh * t->kw;
     const long weights = t->o * t->c * taps;
-    /* δ is spread out by bands of as many rows as leave room in the first cache for those of x; and for
-     * ∂L/∂x, the convolution of δ with the turned kernels, a second time, whole, with stride_h - 1 rows
-     * of zeros between its rows, and framed so that a window begins at each pixel of x. */
+    /* δ is spread out in bands of rows that fit into the first-level cache together with those of x. For
+     * ∂L/∂x, the convolution of δ with the rotated kernels, it is also spread out as a whole, with
+     * stride_h - 1 rows of zeros between rows and a frame, so that a window begins at each pixel of x. */
     const int wants_dx = t->dx.data != NULL;
     const long sh = t->stride_h, sw = t->stride_w, top = t->kh - 1 - t->pad_h, left = t->kw - 1 - t->pad_w;
     const long d_row = t->w + t->kw - 1, d_plane = wants_dx ? (t->h + t->kh - 1) * d_row : 0;
@@ -353,7 +352,7 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     long *tap = (long *)(dy + t->o * rows * columns);
     for (long k = 0; k < taps; k++) tap[k] = k / t->kw * row + k % t->kw;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
-    memset(band, 0, t->o * (height * lines + d_plane) * sizeof(vector)); /* what is never spread to */
+    memset(band, 0, t->o * (height * lines + d_plane) * sizeof(vector)); /* positions never written */
     memset(dw, 0, (weights + t->o) * sizeof(vector));
     for (long block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
@@ -426,7 +425,7 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     for (long o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
 }
 
-/* --- flattening: the images of a batch whose memory has the batch innermost, each as one row --- */
+/* --- flattening: each image of a batch stored with the batch innermost as one row --- */
 
 static void NAME(flatten_part)(void *task, int part, int parts) {
     NAME(job) *job = task;
@@ -449,7 +448,7 @@ static void NAME(flatten_part)(void *task, int part, int parts) {
     }
 }
 
-/* --- what Python calls; 0, or 1 where memory ran out --- */
+/* --- called from Python; return 1 if memory ran out, else 0 --- */
 
 int NAME(flatten)(const flattening *t) {
     NAME(job) job = {.flattening = t};

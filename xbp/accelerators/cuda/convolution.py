@@ -127,9 +127,9 @@ def seen(kernel: int, stride: int, pool: int) -> int:
 
 
 def tile_of(channels: int, entries: int) -> int:
-    """For how many channels a thread works: as many as leave enough threads, 8 at most.
+    """The channels of a thread, each number read being used once for each of them.
 
-    So each number that it reads is used so many times.
+    As many as leave enough threads, 8 at most.
     """
     for tiles in (blocks(channels, 8), blocks(channels, 4), blocks(channels, 2)):
         tile = blocks(channels, tiles)  # tiles as equal as can be
