@@ -134,6 +134,33 @@ def test_vgg(command, data, tmp_path):  # noqa: F811
     assert_sentence(command(*words(data, tmp_path, "--channels", 0, network="vgg11")), "width")
 
 
+def test_the_fast_one_whitens_and_resumes(command, data, tmp_path, monkeypatch):  # noqa: F811
+    """Its first layer is computed from the images, and not learned."""
+    ordinary = Stopwatch.on_step_end
+
+    def press(self, trainer, step):
+        ordinary(self, trainer, step)
+        if self.steps == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert command(*words(data, whole, network="fastcifar")).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopwatch, "on_step_end", press)
+        more = ["--checkpoint-every", 1]
+        assert command(*words(data, part, *more, network="fastcifar")).code == 0
+    assert command("train", "fastcifar", "--resume", part).code == 0
+    for name in ("history.csv", "model.safetensors"):
+        assert (part / name).read_bytes() == (whole / name).read_bytes()
+    model = load_model(whole / "model.safetensors")
+    (x, _), _ = load_cifar10(data)
+    again = type(model)(rng=0)
+    again.whiten(standardized(x, CIFAR10_MEAN, CIFAR10_STD))
+    np.testing.assert_array_equal(model[0].weight.data, again[0].weight.data)
+    if pytest.importorskip("onnxruntime"):
+        assert command("export", whole, "--onnx", tmp_path / "model.onnx").code == 0
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("more", "parts"),

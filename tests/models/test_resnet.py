@@ -10,7 +10,8 @@ import pytest
 
 from xbp import optim
 from xbp.errors import DataError, InputError
-from xbp.models import VGG, ResNet
+from xbp.models import VGG, FastCIFAR, ResNet
+from xbp.models.fast_cifar import whitening
 from xbp.models.registry import LEAST
 from xbp.models.resnet import Subsample
 from xbp.nn import Layer
@@ -101,13 +102,14 @@ MODELS: list[Layer] = [
     ResNet(20, 1, channels=1, rng=0),
     VGG(13, 3, width=2, rng=0),
     VGG(11, 1, channels=1, width=1, rng=0),
+    FastCIFAR(3, widths=(2, 4, 3), rng=0),
 ]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 def test_a_file_of_weights_makes_the_model_again(model: Layer, tmp_path: Path) -> None:
     optimizer = optim.SGD(model.parameters(), 0.1)
-    x = np.random.default_rng(0).normal(size=(4, model.arguments["channels"], 32, 32))
+    x = np.random.default_rng(0).normal(size=(4, model.arguments.get("channels", 3), 32, 32))
     x = x.astype("float32")
     y, backward = model.forward(x, training=True)  # running statistics are in the file, too
     backward(np.ones_like(y))
@@ -148,6 +150,8 @@ def test_a_file_that_claims_more_is_refused(name: str, value: Any, tmp_path: Pat
         (lambda: VGG(12), "11, 13, 16, 19"),
         (lambda: VGG([11]), "11, 13, 16, 19"),
         (lambda: VGG(width=0), "width"),
+        (lambda: FastCIFAR(widths=(1, 2)), "three"),
+        (lambda: FastCIFAR(widths=(1, 2, 0)), "widths"),
         (lambda: Subsample(3, 2), "out_channels"),
         (lambda: Subsample(3, 4)(np.zeros((1, 2, 4, 4))), "expects input (N, 3, H, W)"),
         (lambda: ResNet(8, rng=0)(np.zeros((1, 3, 4, 4), "float32")), "AvgPool2d"),
@@ -157,3 +161,26 @@ def test_mistakes(make: Any, part: str) -> None:
     with pytest.raises(InputError) as info:
         make()
     assert part in str(info.value)
+
+
+def test_whitened_patches_are_uncorrelated() -> None:
+    """With variance 1 each, where eps is small beside those of the patches."""
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(40, 3, 9, 9)).cumsum(axis=2).cumsum(axis=1)
+    model = FastCIFAR(widths=(2, 2, 2), dtype="float64", rng=0)
+    model.whiten(mixed, eps=1e-12)
+    y = np.asarray(model[0](mixed)).transpose(0, 2, 3, 1).reshape(-1, 24)
+    half = y[:, :12]
+    # Products of matrices of condition 10³ in float64.
+    np.testing.assert_allclose(half.T @ half / len(half), np.eye(12), rtol=0, atol=1e-8)
+    np.testing.assert_array_equal(y[:, 12:], -half)
+    assert all(p is not model[0].weight for p in model.parameters())
+    for wrong in (np.zeros((2, 1, 8, 8)), np.zeros((0, 3, 8, 8)), np.zeros(3)):
+        with pytest.raises(InputError, match="whitening needs"):
+            whitening(wrong, 0.1)
+
+
+def test_a_convolution_begins_as_the_identity() -> None:
+    conv = FastCIFAR(widths=(30, 2, 2), rng=0)[2]
+    x = np.random.default_rng(0).normal(size=(1, 24, 5, 5)).astype("float32")
+    np.testing.assert_array_equal(conv(x)[:, :24], x)

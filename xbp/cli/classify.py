@@ -15,7 +15,7 @@ from xbp.backend import find_backend, to_numpy
 from xbp.cli.display import class_table, model_table, peak_memory, show
 from xbp.cli.files import prepare_folder
 from xbp.cli.fitting import RESULTS, fit, told_if_diverged, write
-from xbp.cli.networks import Network
+from xbp.cli.networks import PREPARED, Network
 from xbp.cli.options import Options
 from xbp.errors import NonFiniteError
 from xbp.nn.summary import summary
@@ -47,15 +47,18 @@ def train_classifier(network: Network, options: Options) -> None:
     splits = network.load(options)
     (_, labels), (_, test_labels) = splits
     train, test = (network.given(split, options.dtype) for split in splits)
+    if network.prepare is not None:
+        images = network.images.standardized(splits[0][0][:PREPARED], options.dtype)
+        network.prepare(model, images)
     prepare_folder(options.output, RESULTS)
     started = datetime.now(UTC).isoformat(timespec="seconds")
 
     typer.echo(f"{network.title} on {backend}")
     show(model_table(summary(model, network.image_shape)))
-    images, test_images = len(labels), len(test_labels)
-    typer.echo(f"{images:,} training images, {test_images:,} test images, seed {options.seed}")
+    count, test_images = len(labels), len(test_labels)
+    typer.echo(f"{count:,} training images, {test_images:,} test images, seed {options.seed}")
     schedule = optim.OneCycleLR(
-        options.learning_rate, options.epochs * -(-images // options.batch_size)
+        options.learning_rate, options.epochs * -(-count // options.batch_size)
     )
     optimizer = network.make_optimizer(model, schedule)
     trainer = Trainer(model, network.loss, optimizer, ("accuracy",), rng=options.seed)
@@ -91,7 +94,7 @@ def train_classifier(network: Network, options: Options) -> None:
         seed=options.seed,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        images=images,
+        images=count,
         test_images=test_images,
         data=network.set_name,
         data_dir=None if options.data_dir is None else str(options.data_dir.absolute()),

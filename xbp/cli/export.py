@@ -83,6 +83,8 @@ def sample_shape(model: nn.Layer) -> tuple[int, ...]:
         return (model[0].in_features,)
     if isinstance(model, models.ResNet | models.VGG):
         return (model.arguments["channels"], 32, 32)
+    if isinstance(model, models.FastCIFAR):
+        return (3, 32, 32)
     if isinstance(model, models.GPT):
         return (model.context,)
     return (1, 28, 28)

@@ -20,6 +20,8 @@ from xbp.errors import DataError
 from xbp.models import lenet1998
 from xbp.optim import Optimizer
 
+PREPARED = 5000
+
 
 @dataclass(frozen=True)
 class Network:
@@ -51,6 +53,7 @@ class Network:
     make_optimizer: Callable[[nn.Layer, optim.OneCycleLR], Optimizer]
     loss: nn.Loss = field(default_factory=nn.CrossEntropyLoss)
     augment: Callable[..., Any] | None = None
+    prepare: Callable[[Any, NDArray[Any]], None] | None = None
     resident: bool = False
 
     @property
@@ -156,3 +159,11 @@ def resnet(depth: int, shortcut: str) -> Network:
 
 def vgg(depth: int, channels: int) -> Network:
     return cifar(f"VGG-{depth}", partial(models.VGG, depth, width=channels))
+
+
+def fast_cifar() -> Network:
+    def whiten(model: models.FastCIFAR, images: NDArray[Any]) -> None:
+        model.whiten(images)
+
+    loss = nn.CrossEntropyLoss(label_smoothing=0.2)
+    return cifar("FastCIFAR", models.FastCIFAR, loss=loss, prepare=whiten)

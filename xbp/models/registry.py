@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from xbp import nn
 from xbp.arguments import described, integer
 from xbp.errors import DataError, InputError, on_one_line
+from xbp.models.fast_cifar import FastCIFAR
 from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
 from xbp.models.mlp import MLP
@@ -27,6 +28,7 @@ ACTIVATIONS = {
     for layer in (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.ELU, nn.GELU, nn.SiLU)
 }
 MODELS: dict[str, Any] = {
+    "FastCIFAR": FastCIFAR,
     "GPT": GPT,
     "LeNet5": LeNet5,
     "MLP": MLP,
@@ -192,7 +194,16 @@ def _vgg(arguments: Mapping[str, Any]) -> int:
     return (stages * width + 9 * channels + CHANNELS[-1] * classes) * width
 
 
+def _fast_cifar(arguments: Mapping[str, Any]) -> int:
+    first, second, third = (
+        integer("each of widths", width, least=1) for width in arguments["widths"]
+    )
+    (classes,) = _sizes(arguments, "num_classes")
+    return 9 * (first**2 + first * second + second * third + third**2) + classes * third
+
+
 LEAST: dict[str, Callable[[Mapping[str, Any]], int]] = {
+    "FastCIFAR": _fast_cifar,
     "GPT": _gpt,
     "LeNet5": lambda arguments: 84 * _sizes(arguments, "num_classes")[0],
     "MLP": _mlp,

@@ -18,5 +18,6 @@ MODELS = [
         fed((2, 1, 32, 32), 8, channels=1, shortcut="B"),
     ], room=models, kinks=within),
     Model("VGG", None, [fed((2, 3, 32, 32), 11, 4, width=2)], room=models, kinks=within),
+    Model("FastCIFAR", None, [fed((2, 3, 32, 32), 4, widths=[4, 3, 5])], room=models, kinks=within),
     *LANGUAGE_MODELS,
 ]  # fmt: skip
