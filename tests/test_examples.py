@@ -46,6 +46,10 @@ RUNS = {
         [CIFAR10, "--limit", "32", "--batch-size", "16", "--epochs", "1"],
         "epoch 1: loss",
     ),
+    "fast_cifar10.py": (
+        [CIFAR10, "--limit", "64", "--batch-size", "32", "--epochs", "1"],
+        "epoch 1: test accuracy",
+    ),
     "larger_than_memory.py": (["--epochs", "1"], "accuracy on 100 others"),
     "convolution.py": ([], "∂E/∂x from the layer, and δ * w: equal"),
     "initial_weights.py": (["--backend", "array_api_strict"], "layers 1 to 10"),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from xbp import optim
+from xbp.datasets.whitening import whitening
 from xbp.errors import DataError, InputError
 from xbp.models import VGG, FastCIFAR, ResNet
-from xbp.models.fast_cifar import whitening
 from xbp.models.registry import LEAST
 from xbp.models.resnet import Subsample
 from xbp.nn import Layer
