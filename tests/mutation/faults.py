@@ -13,7 +13,7 @@ dtype           a result rounded to float32, or in another dtype
 waits           a result that somebody looks at, which on a device waits: a hidden float()
 dropped         a term, factor, function, statement or accumulation left out
 constant        a constant 1 % too large
-condition       a condition negated
+condition       a condition, or a result that is one, negated
 ==============  ================================================================================
 """
 
@@ -118,7 +118,7 @@ class _Search:
 
     def __init__(self, module: str, name: str, statement: str = "") -> None:
         self.module, self.name, self.here = module, name, statement
-        self.arrays = self.device = False
+        self.arrays = self.device = self.truth = False
 
     def within(self, owner: ast.stmt) -> Iterator[Fault]:
         self.here = _text(owner)
@@ -134,6 +134,7 @@ class _Search:
         # What arrays are made of is known from the annotation; those of numpy are on the host.
         self.arrays = any(word in returns for word in ARRAYS)
         self.device = self.arrays and not any(word in returns for word in ("Drawn", "ND", "Real"))
+        self.truth = returns == "bool" or returns.startswith(("TypeGuard[", "TypeIs["))
         if returns == "None":
             self.arrays = self.device = True
         yield from self.defaults(owner)
@@ -194,6 +195,9 @@ class _Search:
         is_fixed |= ".empty(" in ast.unparse(node)
         is_function |= any(word in ast.unparse(node) for word in FUNCTIONAL)
         if is_function or is_fixed:
+            return
+        if self.truth:
+            yield self.fault("condition", parent, field, index, _negated(node))
             return
         yield self.fault("scaled", parent, field, index, _wrong("scaled", node))
         yield self.fault("shifted", parent, field, index, _wrong("shifted", node))
