@@ -215,6 +215,13 @@ def test_a_sequential_with_a_way_of_its_own_is_called() -> None:
     assert model(np.array([1.0, -1.0])).tolist() == [2.0, 0.0]
     y, backward = model.forward(np.array([1.0, -1.0]))
     assert y.tolist() == [2.0, 0.0] and backward(np.ones(2)).tolist() == [2.0, 0.0]
+    x = images(2, 3)
+    assert Twice(nn.Tanh())(x).tobytes() == (2 * nn.Tanh()(x)).tobytes()
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        x = xbp.asarray(x)
+        with assert_no_host_sync():
+            Twice(nn.Tanh())(x)
 
 
 # --- what a plan notices -------------------------------------------------------------------------
@@ -352,6 +359,27 @@ def test_an_entry_of_a_tuple_that_may_change_in_place_is_not_trusted() -> None:
         assert OperationChain([layer, nn.Tanh()]).holds() == holds
 
 
+def test_a_sequential_with_a_call_of_its_own_is_called() -> None:
+    class Twice(nn.Sequential):
+        def __call__(self, x: Any) -> Any:
+            return 2 * super().__call__(x)
+
+    model = nn.Sequential(nn.ReLU(), Twice(nn.ReLU(), nn.ReLU()), nn.ReLU())
+    assert model(np.array([1.0, -1.0])).tolist() == [2.0, 0.0]
+
+
+def test_a_plan_of_nested_models_and_single_layers_is_made_once() -> None:
+    inner: Any = nn.Sequential(nn.Dropout(), nn.ReLU(), nn.Tanh())
+    model = nn.Sequential(nn.Linear(4, 3, rng=0), nn.Softmax(), inner)
+    plan = plan_of(model)
+    assert plan_of(model) is plan
+    inner.layers = list(inner.layers)  # which may change in place
+    assert plan_of(model) is not plan
+    plan = plan_of(model)
+    inner.layers.append(nn.ReLU())
+    assert plan_of(model).chains[-1].layers == inner.layers[1:]
+
+
 def test_a_plan_is_made_once_and_goes_with_its_model() -> None:
     model = small()
     plan = plan_of(model)
@@ -403,7 +431,9 @@ def test_what_does_not_fit_is_refused_by_the_layer_that_it_does_not_fit(seen_bef
         later(images(2, 4))
     later.astype("float32")
     refused(later, images(2, 4), r"^Linear.* got float64 input, but its parameters are float32")
-    refused(nn.Sequential(nn.Tanh(), nn.MaxPool2d(2)), images(3, 4), r"^MaxPool2d\(.* expects images")
+    refused(
+        nn.Sequential(nn.Tanh(), nn.MaxPool2d(2)), images(3, 4), r"^MaxPool2d\(.* expects images"
+    )
 
 
 @pytest.mark.parametrize("way", [lambda b: b, nn.for_parameters], ids=["all", "parameters"])
