@@ -107,7 +107,7 @@ def _imports(name: str, path: Path, modules: Mapping[str, Path]) -> Iterator[Arr
 
 
 def _statements(node: ast.AST, kind: str) -> Iterator[tuple[ast.AST, str]]:
-    """Every node within `node`, and of which kind an import would be there."""
+    """Every node within `node`, with the kind of an import at that place."""
     for child in ast.iter_child_nodes(node):
         inner = kind
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -128,7 +128,7 @@ def upwards(found: Iterable[Arrow]) -> list[Arrow]:
 
 
 def circles(found: Iterable[Arrow]) -> list[list[str]]:
-    """Sets of files of which each imports, by way of others, each other. (Tarjan 1972.)"""
+    """Circles of imports: the strongly connected components of files. (Tarjan 1972.)"""
     targets: dict[str, list[str]] = {}
     for arrow in found:
         targets.setdefault(arrow.source, []).append(arrow.target)

@@ -100,7 +100,7 @@ class Page:
         return [json.dumps(parameters) for name, parameters in self.events if name in names]
 
     def picture(self, path: Path, height: int = 0) -> None:
-        """Write the page as a PNG; the whole of it, or so many pixels from its top."""
+        """Write the page as a PNG, as a whole or up to a number of pixels from its top."""
         width = self.evaluate("window.innerWidth")
         height = height or self.evaluate("document.documentElement.scrollHeight")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}

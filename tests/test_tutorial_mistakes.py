@@ -92,7 +92,7 @@ def test_the_rate_of_dropout_is_that_of_dropping() -> None:
 
 
 def test_an_epoch_sees_every_sample_once() -> None:
-    """Mistake: batches drawn with replacement, of which an epoch's worth misses a third (1/e)."""
+    """Mistake: batches drawn with replacement, so that an epoch misses a share of 1/e."""
 
     class Witness(nn.Linear):
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
-/* malloc and free for a build of the kernels in which mistakes show (see tests/guards.py): memory
- * that ends where a page ends, of which the next one ends the process, and so does the one before if
- * written to; full of nan. */
+/* malloc and free for a build of the kernels that detects errors (see tests/guards.py): memory full of
+ * nan, at the end of a page, between guard pages. An access to the next page, or a write to the previous
+ * one, ends the process. */
 #include <string.h>
 #include <sys/mman.h>
 #undef malloc

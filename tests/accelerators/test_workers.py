@@ -28,7 +28,7 @@ from xbp.accelerators.cpu import native, product
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
-PATIENCE = 20.0  # seconds, of which a test that passes needs none
+PATIENCE = 20.0  # seconds, reached only by a failing test
 Work = Callable[[int, int], None]
 part_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 

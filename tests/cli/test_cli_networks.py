@@ -17,7 +17,7 @@ from xbp.report.run import Run
 from xbp.training import load_model
 
 TRAIN, TEST = 8, 20
-"""Images of each file for training, of which there are five, and of that for the test."""
+"""The number of images in each of the five training files, and in the test file."""
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,7 @@ def subjects(folder: Path) -> list[Subject]:
 
 
 def fit(folder: Path, epochs: int, stop: int = 0, resume: Path | None = None) -> bytes:
-    """A small training, all of which a checkpoint restores; its parameters."""
+    """The parameters after a small training that is restored from a checkpoint."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 3)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)

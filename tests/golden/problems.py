@@ -144,8 +144,8 @@ NAMED: dict[str, tuple[Callable[[], nn.Layer], NDArray[Any]]] = {
 
 
 class Training(NamedTuple):
-    """A `fit` of `epochs` epochs, of which ``middle.safetensors`` is the state after `middle` steps
-    and ``end.safetensors`` the state at the end; neither is where an epoch ends but the last.
+    """A `fit` of `epochs` epochs; ``middle.safetensors`` is the state after `middle` steps, within
+    an epoch, and ``end.safetensors`` the state at the end.
     """
 
     model: Callable[[], nn.Layer]

@@ -18,7 +18,7 @@ from xbp.training.memory import step_too_large
 
 
 class Centred(nn.Layer):
-    """y = s (x - m) with a running mean m, of which a training forward knows nothing: y = s x."""
+    """y = s (x - m) in inference with a running mean m, and y = s x in training."""
 
     def __init__(self, features: int, dtype: str = "float32") -> None:
         self.scale = nn.Parameter(xbp.asarray([1.0] * features, dtype=dtype))

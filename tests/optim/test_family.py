@@ -298,7 +298,7 @@ class Watch:
 
 
 def regression(rule: Rule, n: int = 22) -> tuple[xbp.Trainer, Watch, NDArray[Any]]:
-    """A trainer of a line, and n samples of which each target is another number."""
+    """A trainer of a straight line, and n samples with distinct targets."""
     model = nn.Sequential(nn.Linear(1, 1, dtype="float64", rng=0))
     watch = Watch()
     x = np.linspace(-1, 1, n)[:, None]

@@ -149,7 +149,7 @@ def test_a_model_with_a_group_can_be_copied(mpi: MPIGroup) -> None:
     assert copied[0].group is None
 
 
-# --- NCCL, of which only the calls are seen here -------------------------------------------------
+# --- NCCL, by its calls alone --------------------------------------------------------------------
 
 
 class OnGPU:

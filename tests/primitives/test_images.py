@@ -45,7 +45,7 @@ class Window(NamedTuple):
 
 @st.composite
 def problems(draw: st.DrawFn) -> Window:
-    """Small shapes, of which at least one window fits into the padded image."""
+    """Small shapes such that at least one window fits into the padded image."""
     kernel, stride, padding = (
         draw(st.tuples(st.integers(least, most), st.integers(least, most)))
         for least, most in ((1, 4), (1, 4), (0, 3))

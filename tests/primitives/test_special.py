@@ -45,11 +45,11 @@ def ulps(place: Backend, function: Any, oracle: Callable[[float], float], x: Hos
     return float(np.max(np.abs(found - truth) / np.spacing(np.abs(truth).astype(x.dtype))))
 
 
-# The bounds are for some 20 roundings, of which most cancel: two polynomials of degree 8 with
+# The bounds are for some 20 roundings, which mostly cancel: two polynomials of degree 8 with
 # positive coefficients, their quotient, two exponentials (each 1 ulp, in some libraries 2), and
 # math.erf's or math.erfc's own error (2 ulp). numpy's largest errors are 3 ulp for erf and, in
 # float64 and float32, 7 and 9 ulp for erfc. Any coefficient off by 1e-8 of itself shows, but for
-# the 2e-8 in SHOULDER, which does not matter to so many digits.
+# the 2e-8 in SHOULDER, which needs fewer digits.
 
 
 @every_dtype

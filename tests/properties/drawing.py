@@ -28,8 +28,8 @@ batches = st.integers(1, 9) | st.sampled_from([15, 16, 17, 31, 32, 33, 48, 63, 6
 
 
 def quarters(rng: np.random.Generator, *shape: int, largest: int = 8) -> Host:
-    """k/4 with |k| ≤ `largest`: products are sixteenths of at most 4, of which float32 adds up
-    2¹⁸ without rounding.
+    """k/4 with |k| ≤ `largest`: products are sixteenths of at most 4, and float32 adds 2¹⁸ of them
+    without rounding.
     """
     return rng.integers(-largest, largest + 1, shape) / 4
 
@@ -45,7 +45,7 @@ def off_zero(rng: np.random.Generator, *shape: int) -> Host:
 
 
 def distinct(rng: np.random.Generator, n: int, c: int, h: int, w: int) -> Host:
-    """Quarters of which no two are equal within an image."""
+    """Quarters that are distinct within an image."""
     images = [rng.permutation(h * w) - h * w // 2 for _ in range(n * c)]
     return np.reshape(images, (n, c, h, w)) / 4
 

@@ -657,4 +657,4 @@ BY_SAMPLE = [
     if name not in COUPLED
     and (name in OWN or any(line.least_axes for line in LINES if line.name == name))
 ]
-"""Those of which each sample has an output of its own."""
+"""Layers and losses with an output for each sample alone."""

@@ -68,9 +68,9 @@ def test_it_is_its_definition(kind: str, data: st.DataObject) -> None:
 
 
 def assert_close(found: Host, path: list[Host], slopes: list[Host], rule: Rule) -> None:
-    """Entry by entry, within 64 roundings of the way it has gone: a dozen operations a step, each
-    of which errs by ε of something no larger than what the steps so far have added up to. (An
-    average may cancel, down to a part of the terms that earlier steps were made of.)
+    """Entry by entry, within 64 roundings of its path: a dozen operations a step, each with an
+    error of at most ε times the sum of all steps so far. (An average may cancel to a fraction of
+    the terms of earlier steps.)
 
     Muon mixes the entries of a matrix, and stretches its smallest singular values, and roundings
     with them, by 3.4445 in each step of its iteration.

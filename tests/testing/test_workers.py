@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(why_unavailable(STRICT)), reason="no array-
 
 
 def first_of_all(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let processes that are started from now on run some code before anything else."""
+    """Make every new process run some code first."""
     (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", search_path(folder))
 

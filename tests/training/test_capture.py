@@ -341,7 +341,7 @@ def test_a_schedule_that_looks_elsewhere() -> None:
 
 
 def between(change: Callable[[xbp.Trainer], Any], at: int = 11) -> Callable[[xbp.Trainer], Any]:
-    """Training with `change` after some step, of which recordings know nothing."""
+    """Training with `change` after some step, unknown to recordings."""
 
     def run(trainer: xbp.Trainer) -> Any:
         def act(trainer: xbp.Trainer, step: int) -> None:

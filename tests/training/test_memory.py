@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 class Greedy(nn.Layer):
-    """Has room for so many samples, and says what a library would."""
+    """A layer with memory for a number of samples, which fails as a library would."""
 
     def __init__(self, room: int, error: Callable[[int], Exception]) -> None:
         self.room, self.error, self.asked = room, error, list[int]()
@@ -107,7 +107,7 @@ def test_on_a_device_smaller_batches_are_tried(backend: str) -> None:
 
 
 class Wide(nn.Layer):
-    """Has no room for so many samples in inference."""
+    """A layer without memory for this number of samples in inference."""
 
     def __init__(self, room: int) -> None:
         self.room = room

@@ -1,4 +1,4 @@
-"""Pooling: one number for each window of an image."""
+"""Max and average pooling."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def averages(ema: ExponentialMovingAverage) -> dict[str, Any]:
 @pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("backend", xbp.available_backends())
 def test_the_formula(backend: str, decay: float) -> None:
-    """θ̄ is a sum with weights β^(n-k) (1 - β), of which the first has β^n."""
+    """θ̄ is a sum with weights β^(n-k) (1 - β), except β^n for the first term."""
     with xbp.use_backend(backend):
         model, ema = nn.Linear(2, 3, dtype="float64"), ExponentialMovingAverage(decay)
         seen = [default_rng(step).normal(size=(3, 2)) for step in range(6)]
