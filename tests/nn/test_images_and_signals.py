@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nn.cases import LAYERS
 
 from xbp import nn
 from xbp.errors import InputError
+from xbp.testing.cases import Case
 
 Drawn = tuple[tuple[Any, ...], dict[str, Any], tuple[int, ...]]
 """Arguments, options, and the shape of an input."""
@@ -124,6 +126,25 @@ def test_outputs_and_gradients_are_those_of_pytorch(
     for array, tensor in zip(found, truth, strict=True):
         # Sums of some hundreds of terms of order 1, in another order.
         np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-10)
+
+
+OPERATIONS = [case for case in LAYERS if isinstance(case.make(), nn.OperationLayer)]
+
+
+@pytest.mark.parametrize("case", OPERATIONS, ids=str)
+def test_a_layer_knows_the_shape_of_its_output(case: Case) -> None:
+    layer, (x, *_) = case.make(), case.inputs()
+    assert layer.output_shape(x.shape) == layer(x).shape
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.3, 0.7, 1.3, 3.0, 7.0, 1e4])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_no_row_is_read_beyond_the_last(mode: str, factor: float) -> None:
+    """Images of ones stay ones, whatever the sizes."""
+    for height in (1, 2, 3, 10, 30):
+        x = np.ones((1, 1, height, 1))
+        if height * factor >= 1 and height * factor <= 1e5:
+            assert np.all(nn.Upsample(scale_factor=(factor, 1), mode=mode)(x) == 1)
 
 
 IMAGES = np.ones((1, 2, 3, 4))

@@ -105,7 +105,7 @@ def interpolating(
         new, ratios = size, [a / b for a, b in zip(old, size, strict=True)]
     places = list(zip(old, new, ratios, strict=True))
     if mode == "nearest":
-        A, B = (nearest(*each) for each in places)
+        A, B = (nearest(rows, ratio) for _, rows, ratio in places)
     else:
         A, B = (between(*each, align_corners) for each in places)
     return A, B
@@ -125,9 +125,9 @@ def means(old: int, new: int) -> Matrix:
     return [[(i, 1 / len(window)) for i in window] for window in windows]
 
 
-def nearest(old: int, new: int, ratio: float) -> Matrix:
+def nearest(new: int, ratio: float) -> Matrix:
     """The entry at or before each position; a position within rounding of an integer is that."""
-    return [[(min(math.floor(round(ratio * r, 5)), old - 1), 1.0)] for r in range(new)]
+    return [[(math.floor(round(ratio * r, 9)), 1.0)] for r in range(new)]
 
 
 def between(old: int, new: int, ratio: float, align_corners: bool) -> Matrix:
@@ -138,7 +138,7 @@ def between(old: int, new: int, ratio: float, align_corners: bool) -> Matrix:
             place = r * (old - 1) / (new - 1) if new > 1 else 0.0
         else:
             place = max(ratio * (r + 0.5) - 0.5, 0.0)
-        i = min(math.floor(place), old - 1)
+        i = math.floor(place)
         share = place - i if i + 1 < old else 0.0
         matrix.append([(i, 1 - share), (i + 1, share)] if share else [(i, 1.0)])
     return matrix
