@@ -566,6 +566,8 @@ def by_default(draw: st.DrawFn, budget: int, name: str) -> Problem:
         samples = line.inputs(call)
         which = draw(seeds).integers(0, len(samples[0]), draw(st.integers(1, 9)))
         x = tuple(x[which] for x in samples)
+        if line.exact:
+            x = tuple(np.round(4 * values) / 4 for values in x)
     case = Case(line, call)
     step = SMOOTH if not line.exact else KINKED if line.kinks or line.kind == "loss" else 1.0
     exact = line.exact and is_dyadic(getattr(case.make(), "scale", lambda y: 1.0)(x[0]))
