@@ -42,6 +42,9 @@ class Feed(Protocol):
 
     batch_size: int
 
+    samples: int
+    """In an epoch; 0 for an iterable of batches."""
+
     steps: int
     """In an epoch; 0 where that is not known before its end."""
 
@@ -101,8 +104,8 @@ class Resident:
 
     def __init__(self, data: Pair, batch_size: int) -> None:
         self.data = self.example = data
-        self.length, self.batch_size = len_of(data[0]), batch_size
-        self.steps = -(-self.length // batch_size)
+        self.samples, self.batch_size = len_of(data[0]), batch_size
+        self.steps = -(-self.samples // batch_size)
         self.free = on_host(data[0])
 
     def check_entry(self, done: int) -> None:
@@ -112,10 +115,10 @@ class Resident:
         """Do nothing: the arrays exist."""
 
     def begin(self, seed: int, epoch: int, done: int) -> Array:
-        return backend_of(self.data[0]).asarray(permutation(seed, epoch, self.length))
+        return backend_of(self.data[0]).asarray(permutation(seed, epoch, self.samples))
 
     def receive(self, k: int) -> int:
-        return max(0, min(self.batch_size, self.length - (k - 1) * self.batch_size))
+        return max(0, min(self.batch_size, self.samples - (k - 1) * self.batch_size))
 
     def release(self) -> None:
         """Do nothing: the arrays stay."""
@@ -179,10 +182,12 @@ class Streamed:
         self.ahead: Ahead[tuple[int, Pair | None]] | None = None
         self.batch: Pair | None = None
         self.slot = 0
+        self.samples = 0
         if isinstance(data, Source):
-            self.batch_size = min(batch_size, len(data))
-            self.steps = -(-len(data) // self.batch_size)
-            self.order = np.arange(len(data))
+            self.samples = len(data)
+            self.batch_size = min(batch_size, self.samples)
+            self.steps = -(-self.samples // self.batch_size)
+            self.order = np.arange(self.samples)
             first = data.batch(self.order[: self.batch_size])
         else:
             first = self._first(data, passes)

@@ -12,7 +12,7 @@ from xbp.arguments import described, integer
 from xbp.backend import Array, Backend, get_backend, on_device_of
 from xbp.data.sources import Source, is_stream
 from xbp.errors import InputError, NonFiniteError
-from xbp.nested import first_of, tree_leaves
+from xbp.nested import tree_leaves
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.random import RandomStream, Seed, fresh_seed
@@ -316,7 +316,7 @@ class Trainer:
         self.expected = expected_names(self.quantities, validated=validation is not None)
         self.may_have_more = adds_names(self.metrics.values(), callbacks)
         self.steps_per_epoch = feed.steps
-        self.samples = feed.steps and len(x if isinstance(x, Source) else first_of(x))
+        self.samples = feed.samples
         self.resumed = None if resume is None else open_checkpoint(resume)
         if self.resumed is not None:
             feed.check_entry(self.resumed.steps_done)

@@ -528,7 +528,7 @@ class TestModels:
         ("recipe", "sentence"),
         [
             (None, "does not say which model"),
-            ({"model": "os.system", "arguments": {}}, "'os.system', not one of GPT, LeNet5, MLP"),
+            ({"model": "os.system", "arguments": {}}, "'os.system', not one of FastCIFAR, GPT"),
             ({"model": "LeNet5", "arguments": {"num_classes": 10**12}}, "more weights than"),
             ({"model": "LeNet5", "arguments": {"num_classes": 3, "x": 1}}, "TypeError"),
             ({"model": "MLP", "arguments": {"sizes": [10**6] * 9}}, "more weights than the file"),

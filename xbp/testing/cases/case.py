@@ -118,7 +118,7 @@ class Line:
 
     def inputs(self, call: Call) -> tuple[Host, ...]:
         """Arrays, made anew."""
-        return tuple(map(filled, call.x if isinstance(call.x, list) else [call.x]))
+        return tuple(filled(x).copy() for x in (call.x if isinstance(call.x, list) else [call.x]))
 
 
 class Layer(Line):
