@@ -1,4 +1,4 @@
-"""Faults planted in xbp are caught: a sample here, all of them by ``python tests/mutation``."""
+"""The campaign of planted faults itself; a sample of them nightly, all by ``python tests/mutation``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each fault has a process of its own, by fork")
+@pytest.mark.skipif(
+    os.environ.get("HYPOTHESIS_PROFILE") != "nightly",
+    reason="minutes; HYPOTHESIS_PROFILE=nightly runs it, or python tests/mutation --sample 30",
+)
 def test_a_sample_of_the_faults_is_caught() -> None:
     command = [sys.executable, "tests/mutation", "--sample", "30"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
