@@ -1,4 +1,4 @@
-"""The campaign of planted faults itself; a sample of them nightly, all by ``python tests/mutation``."""
+"""The campaign of planted faults; a sample of them nightly, all by ``python tests/mutation``."""
 
 from __future__ import annotations
 
