@@ -105,6 +105,9 @@ Resume = Annotated[
 ]
 
 
+PATHS = ("output", "resume", "data_dir")
+
+
 @dataclass(frozen=True)
 class Options:
     """The options that all trainings have in common; `Options.of` takes them from the command."""
@@ -131,6 +134,9 @@ class Options:
         """Those of a command, by the names of its parameters."""
         names = {field.name for field in fields(cls)}
         given = {name: value for name, value in context.params.items() if name in names}
+        for name in PATHS:  # strings in earlier versions of typer
+            if given.get(name) is not None:
+                given[name] = Path(given[name])
         return cls(**given, command=command_line(context), notes=notes_of(context))
 
     def check(self) -> None:
