@@ -1,4 +1,4 @@
-"""One epoch: its steps, its record, validation."""
+"""Training, epoch by epoch: steps, validation, records."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from xbp.arguments import name_of
 from xbp.backend import Array
 from xbp.errors import NonFiniteError
-from xbp.training.callbacks.base import Training
-from xbp.training.diagnosis import not_finite
+from xbp.training.callbacks.base import Training, begun, told_not_finite
+from xbp.training.diagnosis import not_finite, spoiled
 from xbp.training.evaluation import evaluate
 from xbp.training.feeds import Feed
+from xbp.training.files.resume import restore
 from xbp.training.history import Record
+from xbp.training.interrupt import stop_on_interrupt
 from xbp.training.metrics.averages import Averages
 from xbp.training.results import make_plain
 from xbp.training.rows import ROWS
@@ -19,6 +21,29 @@ from xbp.training.steps import Stepper
 
 LOOK_EVERY = ROWS
 """Steps between two looks at the losses of a device."""
+
+
+def train(trainer: Training, stepper: Stepper, feed: Feed, validation: Feed | None) -> None:
+    """Resume if asked to, and train until the last epoch is done or a callback or Ctrl-C stops it.
+
+    Raises
+    ------
+    NonFiniteError
+        The loss became infinite or nan, or a parameter in the last step; and no callback ends
+        training in place of the error.
+    """
+    with stop_on_interrupt(trainer.stop), begun(trainer.callbacks, trainer):
+        if trainer.resumed:
+            restore(trainer, trainer.resumed)
+        while trainer.epochs_done < trainer.last_epoch and not trainer.stop_reason:
+            try:
+                train_epoch(trainer, stepper, feed, validation)
+                if validation is None and trainer.epochs_done == trainer.last_epoch:
+                    _check_parameters(trainer)  # no later loss would show it
+            except NonFiniteError as error:
+                if not told_not_finite(trainer.callbacks, trainer, error):
+                    raise
+                trainer.stop(str(error))
 
 
 def train_epoch(trainer: Training, stepper: Stepper, feed: Feed, validation: Feed | None) -> None:
@@ -100,5 +125,12 @@ def _check_finite(
         place = feed.place(order, step, size)
         value, number = losses.values[bad], trainer.epochs_done + 1
         msg = not_finite(trainer, trainer.seed, value, number, bad, place, feed.where)
+        trainer.history.stopped = msg
+        raise NonFiniteError(msg)
+
+
+def _check_parameters(trainer: Training) -> None:
+    """Refuse parameters that the last step made infinite or nan."""
+    if msg := spoiled(trainer, trainer.epochs_done):
         trainer.history.stopped = msg
         raise NonFiniteError(msg)

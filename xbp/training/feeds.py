@@ -19,15 +19,16 @@ import numpy as np
 
 from xbp.backend import Array, Backend, backend_of, fill_slots, on_host, out_of_memory
 from xbp.data.ahead import Ahead
-from xbp.data.sources import Source, batches_of, inputs_of
+from xbp.data.sources import Source, batches_of, inputs_of, is_stream
 from xbp.errors import InputError, OutOfMemoryError
 from xbp.nested import tree_leaves, tree_map
 from xbp.random import permutation
 from xbp.training.diagnosis import Place, batch_of
-from xbp.training.door.batches import Gate
+from xbp.training.door.batches import Gate, refuse_targets
+from xbp.training.door.data import admit, home_of
 from xbp.training.fingerprint import digest_of
 from xbp.training.metrics.counting import len_of
-from xbp.training.state import Pair
+from xbp.training.state import Pair, Pieces
 from xbp.training.steps import batch_indices
 
 SLOTS = 3
@@ -339,6 +340,45 @@ class Streamed:
         return {name: f"an iterable of batches, a {type(self.source).__name__}"}
 
 
+def feed_of(
+    pieces: Pieces, x: Any, y: Any, batch_size: int, passes: int = 1
+) -> tuple[Feed, list[str]]:
+    """Data as the user gives them, checked, as a feed.
+
+    Parameters
+    ----------
+    pieces : Pieces
+    x, y : array; or x a source or an iterable of batches, and y None
+    batch_size : int
+    passes : int
+        The number of passes over the data.
+
+    Returns
+    -------
+    feed : Feed
+    quantities : list of str
+        The names of the loss and of the values that metrics give for such data.
+
+    Raises
+    ------
+    InputError
+        The data do not fit each other, the model, the loss or a metric.
+    OutOfMemoryError
+        There is not enough memory for them.
+    """
+    if is_stream(x):
+        refuse_targets(y)
+        gate = Gate(pieces)
+        return Streamed(x, gate, batch_size, home_of(pieces.model), passes), gate.quantities
+    data, quantities = admit(pieces, x, y)
+    return Resident(data, batch_size), quantities
+
+
+def sample_shape(feed: Feed) -> tuple[int, ...]:
+    """The shape of one sample; of its first array, where a sample is a tuple of arrays."""
+    return tuple(tree_leaves(feed.example[0])[0].shape[1:])
+
+
 def slices(array: Array, size: int) -> Iterator[Array]:
     """An array, piece by piece along its first axis."""
     length = len_of(array)
@@ -346,9 +386,7 @@ def slices(array: Array, size: int) -> Iterator[Array]:
         yield array[start : min(start + size, length), ...]  # no slice past the end: the standard
 
 
-def streamed_inputs(
-    data: Source | Iterable[Any], gate: Gate, size: int, backend: Backend
-) -> Iterator[Any]:
+def streamed_inputs(data: Source | Iterable[Any], gate: Gate, size: int) -> Iterator[Any]:
     """The inputs of a source or an iterable, read ahead, on the model's device.
 
     Raises
@@ -356,6 +394,7 @@ def streamed_inputs(
     InputError
         There are none, or they are no numbers for the model.
     """
+    backend = home_of(gate.pieces.model)
     if isinstance(data, Source):
         data = batches_of(data, np.arange(len(data)), size)
     none = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from xbp.backend import Array
 from xbp.nn import Layer
@@ -16,6 +16,8 @@ from xbp.training.metrics.counting import Metric
 
 Pair = tuple[Array, Array]
 """Samples and their targets: (x, y)."""
+
+T = TypeVar("T")
 
 
 class Pieces(Protocol):
@@ -88,3 +90,18 @@ class TrainingState:
     def stop(self, reason: str) -> None:
         """End training after the current step; the first reason counts."""
         self.stop_reason = self.stop_reason or str(reason or "stopped for no reason given")
+
+
+class OfState(Generic[T]):
+    """An attribute of a trainer that is stored in its state."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, trainer: Any, owner: type) -> T:
+        if trainer is None:
+            return self  # type: ignore[return-value]  # of the class
+        return getattr(trainer.state, self.name)  # type: ignore[no-any-return]
+
+    def __set__(self, trainer: Any, value: T) -> None:
+        setattr(trainer.state, self.name, value)

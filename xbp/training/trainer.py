@@ -6,42 +6,36 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import wraps
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from xbp.arguments import described, integer
-from xbp.backend import Array, Backend, get_backend, on_device_of
-from xbp.data.sources import Source, is_stream
-from xbp.errors import InputError, NonFiniteError
-from xbp.nested import tree_leaves
+from xbp.backend import Array, on_device_of
+from xbp.data.sources import is_stream
+from xbp.errors import InputError
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.random import RandomStream, Seed, fresh_seed
-from xbp.training.callbacks.base import Callback, begun, told_not_finite
+from xbp.training.callbacks.base import Callback
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
-from xbp.training.diagnosis import spoiled
-from xbp.training.door.batches import Gate, check_augmentation, refuse_targets
-from xbp.training.door.callbacks import adds_names, callbacks_of, expected_names
-from xbp.training.door.data import admit, admit_alone, check_alike, pair_of
-from xbp.training.door.pieces import check_forward, check_pieces, compare, examine, parameters_of
-from xbp.training.door.schedule import check_schedule, steps_to_come
-from xbp.training.epoch import train_epoch
+from xbp.training.door.batches import Gate
+from xbp.training.door.data import admit_alone, home_of
+from xbp.training.door.pieces import check_pieces, compare, examine, parameters_of
+from xbp.training.epoch import train
 from xbp.training.evaluation import evaluate, predict
-from xbp.training.feeds import Feed, Resident, Streamed, slices, streamed_inputs
-from xbp.training.files.checkpoints import Checkpoint, open_checkpoint
-from xbp.training.files.resume import restore
+from xbp.training.feeds import feed_of, sample_shape, slices, streamed_inputs
+from xbp.training.files.checkpoints import Checkpoint
 from xbp.training.fingerprint import Fingerprint
 from xbp.training.history import History
-from xbp.training.interrupt import stop_on_interrupt
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.names import MetricLike, find_metrics
+from xbp.training.plan import Plan, make_plan
 from xbp.training.results import CheckedLoss
-from xbp.training.state import Pair, TrainingState
+from xbp.training.state import OfState, Pair, TrainingState
 from xbp.training.steps import Stepper, update
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 def _on_its_device(
@@ -52,25 +46,10 @@ def _on_its_device(
     @wraps(method)
     def run(self: Trainer, *args: P.args, **options: P.kwargs) -> R:
         check_pieces(self.model, self.loss, self.optimizer)  # they may have been replaced
-        with self._backend().on_device():
+        with home_of(self.model).on_device():
             return method(self, *args, **options)
 
     return run  # type: ignore[return-value]  # mypy distinguishes self by name and by position
-
-
-class _OfState(Generic[T]):
-    """An attribute of the trainer that is stored in its state."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, trainer: Trainer | None, owner: type) -> T:
-        if trainer is None:
-            return self  # type: ignore[return-value]  # of the class
-        return getattr(trainer.state, self.name)  # type: ignore[no-any-return]
-
-    def __set__(self, trainer: Trainer, value: T) -> None:
-        setattr(trainer.state, self.name, value)
 
 
 class Trainer:
@@ -170,7 +149,6 @@ class Trainer:
         self.fingerprint: Fingerprint | None = None
         # Results of earlier checks:
         self.sample_shape: tuple[int, ...] | None = None
-        self.quantities: list[str] = []  # the names of the loss and of the metrics' values
         self._checked = CheckedLoss(loss)
         self._compared = parameters_of(self)
         self._stepper: Stepper | None = None  # of the last `fit`
@@ -287,74 +265,34 @@ class Trainer:
         if self.fingerprint is not None:
             msg = "this trainer is in a fit already; call fit when that has returned"
             raise InputError(msg)
-        epochs = integer("epochs", epochs, least=1)
-        batch_size = integer("batch_size", batch_size, least=1)
-        accumulate = integer("accumulate", accumulate, least=1)
-        if accumulate > 1 and is_stream(x) and not isinstance(x, Source):
-            msg = (
-                "accumulate needs arrays or a source, whose batches are made here; of an iterable, "
-                "let it give smaller batches, or leave accumulate out"
-            )
-            raise InputError(msg)
-        callbacks = callbacks_of(callbacks)
-        # Model, loss, optimizer and data, checked before the first step.
         self._checked = CheckedLoss(self.loss)
         if parameters_of(self) != self._compared:
             compare(self.model, self.loss, self.optimizer)
             self._compared = parameters_of(self)
-        feed, validation = self._feed(x, y, batch_size * accumulate, passes=epochs), None
-        self.batch_size = feed.batch_size
         self.augment = augment
-        check_augmentation(self, feed.example, self._backend())
-        check_forward(self.model, feed.example[0])
-        if validation_data is not None:
-            stream = is_stream(validation_data)
-            pair = (validation_data, None) if stream else pair_of(validation_data)
-            validation = self._feed(pair[0], pair[1], 512, passes=epochs)
-            check_alike(validation.example, feed.example)
-        # The plan of this fit.
-        self.expected = expected_names(self.quantities, validated=validation is not None)
-        self.may_have_more = adds_names(self.metrics.values(), callbacks)
-        self.steps_per_epoch = feed.steps
-        self.samples = feed.samples
-        self.resumed = None if resume is None else open_checkpoint(resume)
-        if self.resumed is not None:
-            feed.check_entry(self.resumed.steps_done)
-        first = self.resumed.first_epoch if self.resumed else self.epochs_done
-        self.last_epoch = first + epochs
-        self.state.begin_fit(first)
-        steps = steps_to_come(
-            self.optimizer.steps, epochs * self.steps_per_epoch, self.steps_per_epoch, self.resumed
+        plan = make_plan(
+            *(self, x, y, epochs, batch_size, validation_data, callbacks),
+            accumulate=accumulate,
+            resume=resume,
         )
-        check_schedule(self.optimizer, callbacks, steps, open_end=not feed.steps)
+        self._follow(plan)
         if on_terminal() if verbose is None else verbose:
-            callbacks.append(ProgressBar())
+            self.callbacks.append(ProgressBar())
         # Callbacks that write files are called last, so that they save the state of the others.
-        self.callbacks = sorted(callbacks, key=lambda callback: callback.call_order)
-        self.part = batch_size if accumulate > 1 else 0
+        self.callbacks.sort(key=lambda callback: callback.call_order)
+        feed, validation = plan.feed, plan.validation
         feed.make_room()
         stepper = self._new_stepper(feed.data if is_stream(x) else (x, y), feed.data)
         try:
             self.fingerprint = Fingerprint(self, self.batch_size, feed, validation, part=self.part)
-            with stop_on_interrupt(self.stop), begun(self.callbacks, self):
-                if self.resumed:
-                    restore(self, self.resumed)
-                while self.epochs_done < self.last_epoch and not self.stop_reason:
-                    try:
-                        train_epoch(self, stepper, feed, validation)
-                        if validation is None and self.epochs_done == self.last_epoch:
-                            self._check_parameters()  # no later loss would show it
-                    except NonFiniteError as error:
-                        if not told_not_finite(self.callbacks, self, error):
-                            raise
-                        self.stop(str(error))
+            train(self, stepper, feed, validation)
         finally:
             self.fingerprint = None  # it holds the data
             stepper.end()
             if stepper.refused:
                 self.capture = False  # one attempt is enough
             self.optimizer.zero_grad()  # a step that failed leaves no gradients
-        self.history.stopped = self.stop_reason or f"all {epochs} epochs done"
+        self.history.stopped = self.stop_reason or f"all {plan.epochs} epochs done"
         return self.history
 
     @_on_its_device
@@ -371,7 +309,9 @@ class Trainer:
             A batch needs more memory than there is; the message suggests a size.
         """
         batch_size = integer("batch_size", batch_size, least=1)
-        return evaluate(self, self._feed(x, y, batch_size), batch_size)
+        feed, _ = feed_of(self, x, y, batch_size)
+        self.sample_shape = sample_shape(feed)
+        return evaluate(self, feed, batch_size)
 
     @_on_its_device
     def predict(self, x: Any, batch_size: int = 512) -> Array:
@@ -388,7 +328,7 @@ class Trainer:
         """
         batch_size = integer("batch_size", batch_size, least=1)
         if is_stream(x):
-            batches = streamed_inputs(x, Gate(self), batch_size, self._backend())
+            batches = streamed_inputs(x, Gate(self), batch_size)
         else:
             batches = slices(admit_alone(self.model, x, self.sample_shape), batch_size)
         return predict(self.model, batches, batch_size)
@@ -423,13 +363,13 @@ class Trainer:
 
     # --- the state of training ---
 
-    seed = _OfState[int]()
-    stream = _OfState[RandomStream]()
-    epochs_done = _OfState[int]()
-    first_epoch = _OfState[int]()
-    steps_done = _OfState[int]()
-    history = _OfState[History]()
-    stop_reason = _OfState[str]()
+    seed = OfState[int]()
+    stream = OfState[RandomStream]()
+    epochs_done = OfState[int]()
+    first_epoch = OfState[int]()
+    steps_done = OfState[int]()
+    history = OfState[History]()
+    stop_reason = OfState[str]()
 
     @property
     def current_loss(self) -> Array:
@@ -481,26 +421,14 @@ class Trainer:
         )
         return self._stepper
 
-    # --- checks ---
-
-    def _backend(self) -> Backend:
-        return self.model.backend() or get_backend()
-
-    def _feed(self, x: Any, y: Any, batch_size: int, passes: int = 1) -> Feed:
-        """Data, checked, and where the steps find them."""
-        feed: Feed
-        if is_stream(x):
-            refuse_targets(y)
-            gate = Gate(self)
-            feed = Streamed(x, gate, batch_size, self._backend(), passes)
-            self.quantities = gate.quantities
-        else:
-            data, self.quantities = admit(self, x, y)
-            feed = Resident(data, batch_size)
-        self.sample_shape = tuple(tree_leaves(feed.example[0])[0].shape[1:])
-        return feed
-
-    def _check_parameters(self) -> None:
-        if msg := spoiled(self, self.epochs_done):
-            self.history.stopped = msg
-            raise NonFiniteError(msg)
+    def _follow(self, plan: Plan) -> None:
+        """Keep what callbacks read of the plan, and begin a new history."""
+        feed, resumed = plan.feed, plan.resumed
+        self.batch_size, self.samples = feed.batch_size, feed.samples
+        self.steps_per_epoch = feed.steps
+        self.sample_shape = sample_shape(feed)
+        self.part, self.callbacks, self.resumed = plan.part, plan.callbacks, resumed
+        self.expected, self.may_have_more = plan.expected, plan.may_have_more
+        first = resumed.first_epoch if resumed else self.epochs_done
+        self.last_epoch = first + plan.epochs
+        self.state.begin_fit(first)

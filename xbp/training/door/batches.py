@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.arguments import described, name_of
-from xbp.backend import Array, Backend, get_backend, library_of, to_numpy
+from xbp.backend import Array, library_of, to_numpy
 from xbp.data.sources import as_pair
 from xbp.errors import InputError
 from xbp.nested import tree_leaves, tree_map
@@ -18,6 +18,7 @@ from xbp.nn.embedding import Embedding, check_tokens
 from xbp.training.door.data import (
     check_targets,
     fitted,
+    home_of,
     one_output,
     quantities_of,
     refuse_complex,
@@ -143,10 +144,10 @@ class Gate:
         return prediction
 
     def _placed(self, host: NDArray[Any]) -> Array:
-        return (self.pieces.model.backend() or get_backend()).asarray(host)
+        return home_of(self.pieces.model).asarray(host)
 
 
-def check_augmentation(pieces: Pieces, example: Pair, backend: Backend) -> None:
+def check_augmentation(pieces: Pieces, example: Pair) -> None:
     """Try the augmentation on two samples, and the model and the loss on what it makes of them.
 
     Raises
@@ -163,6 +164,7 @@ def check_augmentation(pieces: Pieces, example: Pair, backend: Backend) -> None:
             f"(x, y, *, rng) -> (x, y), got {described(augment)}"
         )
         raise InputError(msg)
+    backend = home_of(pieces.model)
     x, y = (tree_map(lambda part: backend.asarray(part[:2, ...]), part) for part in example)
     made = augment(x, y, rng=0)
     if not isinstance(made, tuple) or len(made) != 2:

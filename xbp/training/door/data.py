@@ -10,6 +10,7 @@ import numpy as np
 from xbp.arguments import described
 from xbp.backend import (
     Array,
+    Backend,
     array_namespace,
     dtype_name,
     get_backend,
@@ -28,6 +29,11 @@ from xbp.training.results import check_distinct
 from xbp.training.state import Pair, Pieces
 
 
+def home_of(model: Layer) -> Backend:
+    """The backend on which the model lives; the current one if it has no parameters."""
+    return model.backend() or get_backend()
+
+
 def place(model: Layer, x: Any) -> Array:
     """`x` where the model lives, and in the dtype of its parameters if both are floating-point.
 
@@ -40,7 +46,7 @@ def place(model: Layer, x: Any) -> Array:
     OutOfMemoryError
         There is not enough memory for it.
     """
-    backend = model.backend() or get_backend()
+    backend = home_of(model)
     try:
         return fitted(model, backend.asarray(x))
     except Exception as error:
@@ -163,7 +169,7 @@ def admit(pieces: Pieces, x: Any, y: Any) -> tuple[Pair, list[str]]:
             "may be a source (xbp.data) or an iterable of batches (x, y)"
         )
         raise InputError(msg)
-    x, y = place(model, x), (model.backend() or get_backend()).asarray(y)
+    x, y = place(model, x), home_of(model).asarray(y)
     refuse_complex("y", y)
     if x.ndim == 0 or y.ndim == 0 or len_of(x) != len_of(y) or len_of(x) == 0:
         msg = (
