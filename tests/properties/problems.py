@@ -31,11 +31,11 @@ from xbp.models import lenet1998
 from xbp.testing import oracles
 from xbp.testing.cases import LAYERS, LOSSES, Call, Case, Line
 from xbp.testing.cases.case import at_zero
-from xbp.testing.cases.layers import avg_pool1d as avg_pool1d_oracle
-from xbp.testing.cases.layers import conv1d as conv1d_oracle
 from xbp.testing.cases.layers import dropout as dropout_oracle
-from xbp.testing.cases.layers import max_pool1d as max_pool1d_oracle
-from xbp.testing.cases.layers import upsample as upsample_oracle
+from xbp.testing.cases.windowed import avg_pool1d as avg_pool1d_oracle
+from xbp.testing.cases.windowed import conv1d as conv1d_oracle
+from xbp.testing.cases.windowed import max_pool1d as max_pool1d_oracle
+from xbp.testing.cases.windowed import upsample as upsample_oracle
 
 SMOOTH = 2.0**-17
 """The step of a central difference where its error, of h² for truncation and ε/h for rounding, is
