@@ -1,4 +1,4 @@
-"""What wrappers of kernels ask of arrays, on any machine."""
+"""Checks of arrays that the wrappers of C and CUDA kernels share."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ Shape: TypeAlias = "tuple[int, ...]"
 Pair: TypeAlias = "tuple[int, int]"
 
 MOST_PLACES = 255
-"""The place of a maximum in its window is kept in a byte, of which one value is taken."""
+"""The largest window of a maximum: its position is stored in a byte, with one value reserved."""
 
 
 def incoming(dy: Array, shape: Shape, dtype: Any) -> Array:
-    """∂L/∂y for a kernel, which trusts its shape and dtype.
+    """∂L/∂y for a kernel, which does not check shape and dtype itself.
 
     Raises
     ------
     InputError
-        It has not the shape of y.
+        Its shape is not that of y.
     """
     check_gradient(dy, shape)
     return dy.astype(dtype, copy=False)
 
 
 def is_plain(padding: Any, dilation: Pair) -> bool:
-    """Whether a convolution is one that kernels know: padded alike on both sides, not dilated."""
+    """Whether kernels support a convolution: equal padding on both sides, and no dilation."""
     p, q = padding
     return dilation == (1, 1) and isinstance(p, int) and isinstance(q, int)
 
@@ -41,14 +41,14 @@ def dense_order(array: Array) -> Shape | None:
 
 
 def inverse(order: Shape) -> Shape:
-    """The transposition that undoes another one."""
+    """The inverse of a permutation of axes."""
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 def stored(matrix: Array) -> tuple[bool, int] | None:
-    """Whether a matrix is stored as its transpose, and how far its rows are apart there.
+    """Whether a matrix is stored as its transpose, and the distance between the stored rows.
 
-    None where BLAS cannot read it: with gaps between entries, or rows that overlap or begin between
+    None if BLAS cannot read it: there are gaps between entries, rows overlap, or rows begin between
     entries.
     """
     size = matrix.itemsize

@@ -18,7 +18,7 @@ from xbp.random import Seed, generator
 
 
 class Convolution(Windowed, OperationLayer):
-    """What `Conv1d`, `Conv2d` and `ConvTranspose2d` share: parameters, and what they say."""
+    """Base of `Conv1d`, `Conv2d` and `ConvTranspose2d`: parameters, options, shapes."""
 
     primitive: ClassVar[Any]
 
@@ -74,20 +74,22 @@ class Convolution(Windowed, OperationLayer):
 class Conv2d(Convolution):
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
-    As one matrix product, with its gradients, it stands in `xbp.primitives.convolve`.
+    `xbp.primitives.convolve` derives its gradients from matrix products.
 
     Parameters
     ----------
     in_channels, out_channels : int
     kernel_size, stride : int or (height, width)
     padding : int, (height, width), "valid" or "same"
-        With zeros, on both sides. "valid" is 0; "same", with a stride of 1, keeps the size.
+        Rows and columns of zeros on each side. "valid" means 0; "same" keeps the size, and requires
+        a stride of 1.
     bias : bool, default True
     dilation : int or (height, width), default 1
-        The distance of neighbours in the window: i·dilation in place of i.
+        The distance between neighbouring entries of a window: i·dilation in place of i.
     groups : int, default 1
-        Divides both numbers of channels into so many groups; the k-th group of y sees the k-th of
-        x. As many as there are input channels make the convolution depthwise.
+        The number of groups; it divides both numbers of channels. The k-th group of output channels
+        depends on the k-th group of input channels alone. With ``groups=in_channels`` the
+        convolution is depthwise.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
@@ -103,8 +105,8 @@ class Conv2d(Convolution):
     Notes
     -----
     Input (N, in_channels, H, W), output (N, out_channels, OH, OW) with
-    OH = ⌊(H + 2·padding - dilation·(kh - 1) - 1)/stride⌋ + 1. The output's memory has the batch
-    innermost.
+    OH = ⌊(H + 2·padding - dilation·(kh - 1) - 1)/stride⌋ + 1. In memory, the batch is the innermost
+    axis of the output.
 
     Raises
     ------
@@ -134,12 +136,12 @@ class Conv1d(Convolution):
     in_channels, out_channels : int
     kernel_size, stride : int
     padding : int, "valid" or "same"
-        With zeros, on both sides. "valid" is 0; "same", with a stride of 1, keeps the length.
+        Zeros on each side. "valid" means 0; "same" keeps the length, and requires a stride of 1.
     bias : bool, default True
     dilation : int, default 1
-        The distance of neighbours in the window: j·dilation in place of j.
+        The distance between neighbouring entries of a window: j·dilation in place of j.
     groups : int, default 1
-        As of `Conv2d`.
+        As in `Conv2d`.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.

@@ -16,23 +16,23 @@ from xbp.random import Seed
 class ConvTranspose2d(Convolution):
     """y[n, o, r·stride + i, s·stride + j] += W[c, o, i, j] · x[n, c, r, s], from y = b[o].
 
-    ∂L/∂x of a `Conv2d` from `out_channels` to `in_channels` with the same weight; so its own ∂L/∂x
-    is that Conv2d's output: `xbp.primitives.convolve_transposed`.
+    Its output is ∂L/∂x of a `Conv2d` from `out_channels` to `in_channels` with the same weight, and
+    its ∂L/∂x is the output of that Conv2d: see `xbp.primitives.convolve_transposed`.
 
     Parameters
     ----------
     in_channels, out_channels : int
     kernel_size, stride : int or (height, width)
     padding : int or (height, width)
-        Rows and columns that are cut off on both sides.
+        Rows and columns removed from each side.
     output_padding : int or (height, width), default 0
-        Rows and columns more at the end: sizes that the stride of a Conv2d makes alike. Smaller
-        than the stride or the dilation.
+        Rows and columns added at the end, smaller than the stride or the dilation. They choose
+        among the input sizes for which a Conv2d with this stride has the same output size.
     groups : int, default 1
-        As of `Conv2d`.
+        As in `Conv2d`.
     bias : bool, default True
     dilation : int or (height, width), default 1
-        The distance of neighbours in the window: i·dilation in place of i.
+        The distance between neighbouring entries of a window: i·dilation in place of i.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.

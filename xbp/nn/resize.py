@@ -13,26 +13,27 @@ from xbp.primitives.resampling import scaled, upsample
 
 
 class Upsample(OperationLayer):
-    """Images of another size: of each place the nearest entry, or a mean of the four around it.
+    """Resizes images: to the nearest pixel, or to a weighted mean of the four pixels around.
 
-    Row r of y lies at row u of x, y[r] = (1 - λ) x[⌊u⌋] + λ x[⌊u⌋ + 1] with λ = u - ⌊u⌋, and so for
-    columns; with ρ = H/OH, or 1/scale_factor where that is given,
+    Row r of the output lies at position u of the input, and columns likewise:
+    y[r] = (1 - λ) x[⌊u⌋] + λ x[⌊u⌋ + 1] with λ = u - ⌊u⌋. With ρ = H/OH, or 1/scale_factor if that
+    is given,
 
         nearest:   u = ⌊ρ r⌋,
         bilinear:  u = max(ρ (r + ½) - ½, 0), or (H - 1)/(OH - 1) r with aligned corners.
 
-    ∂L/∂x adds up the same shares of ∂L/∂y.
+    ∂L/∂x is a sum of ∂L/∂y with the same weights.
 
     Parameters
     ----------
     size : int or (height, width), optional
-        Of the output.
+        The size of the output.
     scale_factor : float or (height, width), optional
         In place of `size`: the output has ⌊H·scale_factor⌋ rows.
     mode : "nearest" or "bilinear"
     align_corners : bool, optional
-        Of "bilinear" alone: whether the centres of the corner pixels of x and y are the same
-        points. Not given, it is False: their outer edges are.
+        For "bilinear" only: whether the centres of the corner pixels of x and y coincide; with
+        False, the default, their outer edges do.
 
     Notes
     -----
@@ -105,12 +106,12 @@ def _factors(value: Any) -> tuple[float, float]:
 
 
 class ZeroPad2d(OperationLayer):
-    """Images framed by zeros; ∂L/∂x is the part of ∂L/∂y within the frame.
+    """Pads images with zeros; ∂L/∂x is ∂L/∂y without the padding.
 
     Parameters
     ----------
     padding : int or (left, right, top, bottom)
-        In PyTorch's order. A negative number cuts columns or rows off.
+        In PyTorch's order. Negative numbers crop.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""What convolution and pooling share: a window that moves over an image or a signal."""
+"""Base of convolution and pooling: a window that moves over an image or a signal."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ Size: TypeAlias = "int | tuple[int, ...]"
 class Windowed(Layer):
     """A layer that looks at its input through a moving window.
 
-    Images are (N, C, H, W). Signals (N, C, L) are images of one row, a subclass with ``axes = 1``.
+    Images are (N, C, H, W). Signals (N, C, L) are images of one row, for subclasses with
+    ``axes = 1``.
 
     Parameters
     ----------
     kernel_size, stride, dilation : int or (height, width)
     padding : int, (height, width), "valid" or "same"
-        "valid" is 0. "same" keeps the size: of an odd number of rows the larger half goes below,
-        and of columns to the right, as in PyTorch. It takes a stride of 1.
+        "valid" means 0. "same" keeps the size, and requires a stride of 1; if the total padding is
+        odd, the larger half goes below, or to the right, as in PyTorch.
 
     Attributes
     ----------
     kernel_size, stride, dilation : tuple of int
-        One number an axis.
+        One number per axis.
     padding : tuple of int, or str as given
     """
 
@@ -47,11 +48,11 @@ class Windowed(Layer):
             self.padding = self.sizes("padding", padding, least=0)
 
     def sizes(self, name: str, value: Any, least: int = 1) -> tuple[int, ...]:
-        """An int, or one for each axis, as a tuple."""
+        """A tuple with one integer per axis, from such a tuple or from an int for all axes."""
         return sizes(name, value, axes=self.axes, least=least)
 
     def window(self) -> tuple[Pair, Pair, Padding, Pair]:
-        """Kernel, stride, padding and dilation, of an image."""
+        """Kernel, stride, padding and dilation for images; a signal is an image of one row."""
         padding: Any = self.padding
         if isinstance(padding, str):
             padding = self._named_padding()
@@ -68,13 +69,12 @@ class Windowed(Layer):
         return tuple((it // 2, it - it // 2) if it % 2 else it // 2 for it in whole)
 
     def output_size(self, shape: Shape, channels: int | None = None) -> tuple[int, ...]:
-        """Height and width of the output, or its length, for an input of a shape.
+        """Height and width of the output, or its length, for an input of this shape.
 
         Raises
         ------
         InputError
-            It has another number of axes, has not `channels` channels, or is smaller than the
-            window.
+            The shape has another number of axes or channels, or is smaller than the window.
         """
         axes = self.axes
         if len(shape) != 2 + axes or channels not in (None, shape[1]):
@@ -106,12 +106,12 @@ def check_images(layer: Layer, shape: Shape, axes: int, channels: int | None = N
 
 
 def described(shape: Shape) -> str:
-    """What an input of this shape is, for messages."""
+    """An input of this shape, in the words of a message."""
     if len(shape) == 4:
         return f"images of {shape[2]} × {shape[3]} pixels"
     return f"signals of length {shape[2]}"
 
 
 def as_pair(sizes: Any, missing: int) -> Pair:
-    """(height, width): of a signal, `missing` and its one number."""
+    """(height, width); for the one number of a signal, (`missing`, number)."""
     return (missing, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])

@@ -30,18 +30,17 @@ def convolve(
 ) -> tuple[Array, Gradients]:
     """y[n, o, r, s] = b[o] + Σ_cij W[o, c, i, j] · x[n, c, r·stride + i, s·stride + j].
 
-    A linear layer for each row of y. `unfold_rows` gives a matrix U with a column for each window
-    position along a row of x, image by image; what row r of y sees, of all rows of the kernel, is
-    the slice Uᵣ of its rows, which the next one overlaps. With W as a matrix (out, kh·in·kw) and
-    δ = ∂L/∂y,
+    Each row of y is a linear layer. `unfold_rows` returns a matrix U with one column for each
+    window position along a row of x and each image. The windows of row r of y are the slice Uᵣ of
+    its rows; successive slices overlap. With W as a matrix (out, kh·in·kw) and δ = ∂L/∂y,
 
         yᵣ = W Uᵣ + b,   ∂L/∂W = Σᵣ δᵣ Uᵣᵀ,   ∂L/∂b = Σ δ,   ∂L/∂Uᵣ = Wᵀ δᵣ,
 
-    and ∂L/∂U adds up where slices overlap (Chellapilla et al. 2006; Cho & Brand 2017; Goodfellow
+    and overlapping slices add up in ∂L/∂U (Chellapilla et al. 2006; Cho & Brand 2017; Goodfellow
     et al. 2016, section 9.5).
 
-    With a dilation, i·dilation and j·dilation stand in place of i and j. With groups, W and U are
-    stacks of matrices, one for each group of channels: the k-th group of y sees the k-th of x.
+    A dilation replaces i and j by i·dilation and j·dilation. With groups, W and U are stacks of
+    matrices, one for each group of channels: the k-th group of y depends on the k-th group of x.
 
     An x that is not finite makes ∂L/∂W nan even where δ is 0 (0 · ∞), as in PyTorch.
 
@@ -53,7 +52,7 @@ def convolve(
     stride, dilation : (int, int)
     padding : (int, int) or ((top, bottom), (left, right))
     groups : int
-        Divides `in` and `out`.
+        The number of groups; it divides `in` and `out`.
 
     Returns
     -------
@@ -111,9 +110,9 @@ def convolve_transposed(
 ) -> tuple[Array, Gradients]:
     """The transpose of `convolve` with the same weight and window, plus b.
 
-    What is ∂L/∂x there is y here, so that each entry of x adds its multiple of a kernel to y. And
-    what is y there, with δ = ∂L/∂y in place of x, is ∂L/∂x here; ∂L/∂W is that of the convolution
-    of δ to which x is the gradient (Dumoulin & Visin 2016, chapter 4).
+    Its y is ∂L/∂x of `convolve` for the output gradient x: each entry of x adds a multiple of a
+    kernel to y. So, with δ = ∂L/∂y, ∂L/∂x is the convolution of δ, and ∂L/∂W is the weight gradient
+    of that convolution for the output gradient x (Dumoulin & Visin 2016, chapter 4).
 
     Parameters
     ----------
@@ -121,10 +120,10 @@ def convolve_transposed(
     weight : array (in, out/groups, kh, kw)
     bias : array (out,) or None
     stride, padding, dilation : (int, int)
-        Of the convolution.
+        Those of `convolve`.
     output_padding : (int, int)
-        Rows and columns of y, at its end, that no window may reach: sizes that a stride makes
-        alike.
+        Rows and columns added at the end of y. They choose among the input sizes for which
+        `convolve` has the same output size.
     groups : int
 
     Returns
@@ -141,7 +140,7 @@ def convolve_transposed(
     shape = (n, groups * channels, *transposed_size((h, w), *window))
     (p, q), (more, wider) = padding, output_padding
     whole: Padding = padding
-    if more >= stride[0] or wider >= stride[1]:  # there another window would fit
+    if more >= stride[0] or wider >= stride[1]:  # another window would fit there
         whole = ((p, p - more), (q, q - wider))
     y = to_input(x, weight, shape, stride, whole, dilation, groups)
     if bias is not None:
@@ -181,7 +180,7 @@ def to_input(
     dilation: Pair,
     groups: int,
 ) -> Array:
-    """∂L/∂x of a convolution, its transpose: ∂L/∂Uᵣ = Wᵀ δᵣ, added up in an image of this shape.
+    """∂L/∂x of a convolution: ∂L/∂Uᵣ = Wᵀ δᵣ, added up in an image of this shape.
 
     Parameters
     ----------
@@ -213,20 +212,20 @@ def to_input(
 
 
 def rows_seen(oh: int, kh: int, stride: int, dilation: int) -> list[slice]:
-    """For each row of y, the rows of x that its windows see."""
+    """For each row of y, the rows of x in its windows."""
     reach = dilation * (kh - 1) + 1
     return [slice(top, top + reach, dilation) for top in range(0, oh * stride, stride)]
 
 
 def kernel_matrix(weight: Array, groups: int) -> Array:
-    """W: (out, in, kh, kw) → (out, kh·in·kw), with groups a stack of them."""
+    """W: (out, in, kh, kw) → (out, kh·in·kw), or a stack of such matrices, one for each group."""
     xp = array_namespace(weight)
     W = xp.reshape(xp.permute_dims(weight, (0, 2, 1, 3)), (weight.shape[0], -1))
     return by_group(W, 0, groups)
 
 
 def by_group(matrix: Array, axis: int, groups: int) -> Array:
-    """A stack with an entry for each group of indices along `axis`; of one group, it alone."""
+    """A stack of matrices, one for each group of indices along `axis`; one group needs no stack."""
     if groups == 1:
         return matrix
     xp = array_namespace(matrix)

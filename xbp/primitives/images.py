@@ -1,9 +1,8 @@
-"""Windows of an image: how convolution and pooling look at their input.
+"""Padding, windows and memory layout of images, for convolution and pooling.
 
-Images are NCHW to everyone outside. In memory their rows come first and the batch innermost
-(H, C, W, N): every slice below then copies or adds long contiguous runs, and a convolution is a
-matrix product for each row. Elementwise functions keep that order, so it survives from layer to
-layer.
+The shape of images is (N, C, H, W). In memory the order of their axes is (H, C, W, N), with rows
+outermost and the batch innermost. So slices are copied and added in long contiguous pieces, and a
+convolution is one matrix product for each row. Elementwise functions keep this order.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def sides(padding: Padding) -> tuple[Pair, Pair]:
 def output_size(
     size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1)
 ) -> Pair:
-    """How many windows fit along height and width.
+    """The number of windows along height and width.
 
     ⌊(size + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1.
     """
@@ -74,7 +73,7 @@ def output_size(
 def windows(
     kernel: Pair, stride: Pair, output: Pair, dilation: Pair = (1, 1)
 ) -> Iterator[tuple[int, int, slice, slice]]:
-    """For each place (i, j) in a window, the rows and columns that all windows have there."""
+    """For each offset (i, j) in a window: i, j, and the rows and columns of all windows there."""
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             top, left = i * dilation[0], j * dilation[1]
@@ -84,9 +83,9 @@ def windows(
 
 
 def pad2d(x: Array, padding: Padding, value: float = 0.0) -> Array:
-    """(N, C, H, W) → (N, C, H + 2p, W + 2q), framed by `value`; a negative padding cuts off.
+    """(N, C, H, W) → (N, C, H + 2p, W + 2q), padded with `value`; negative padding crops.
 
-    Where nothing is added, a view.
+    The result is a view if nothing is added.
     """
     if padding == (0, 0):
         return x
@@ -105,14 +104,14 @@ def pad2d(x: Array, padding: Padding, value: float = 0.0) -> Array:
 
 
 def unpad2d(x: Array, padding: Padding) -> Array:
-    """The transpose of `pad2d` with zeros: the inner part of `x`, and 0 for what was cut off."""
+    """The transpose of `pad2d` with zeros: the padding is cropped, and what was cropped is 0."""
     (top, bottom), (left, right) = sides(padding)
     return pad2d(x, ((-top, -bottom), (-left, -right)))
 
 
 @primitive
 def zero_pad(x: Array, *, padding: Padding) -> tuple[Array, Gradients]:
-    """Images framed by zeros, or cut off: `pad2d` as an operation.
+    """Images padded with zeros, or cropped: `pad2d` as an operation.
 
     Parameters
     ----------
@@ -131,11 +130,11 @@ def zero_pad(x: Array, *, padding: Padding) -> tuple[Array, Gradients]:
 def unfold_rows(
     x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1)
 ) -> Array:
-    """The windows of each row of each image, which overlap, side by side.
+    """The overlapping windows of each row of each image, side by side.
 
-    The part of a kernel's width alone: kernel rows overlap as well, but rows are outermost, and
-    those that a window needs, one below the other, are a slice of the result. (Cho & Brand 2017,
-    "MEC: Memory-efficient Convolution for Deep Neural Network".)
+    Only the width of the kernel is unfolded. Rows are outermost, so that the rows of a window are a
+    slice of the result, and overlaps of rows need no copy. (Cho & Brand 2017, "MEC:
+    Memory-efficient Convolution for Deep Neural Network".)
 
     Parameters
     ----------
@@ -145,8 +144,7 @@ def unfold_rows(
     Returns
     -------
     array (H + 2p, C, kw, OW, N)
-        Entry (h, c, j, s, n) is x[n, c, h - p, s·stride + j·dilation - q], and 0 outside of the
-        image.
+        Entry (h, c, j, s, n) is x[n, c, h - p, s·stride + j·dilation - q], or 0 outside the image.
     """
     xp = array_namespace(x)
     n, c, h, w = x.shape
@@ -167,7 +165,7 @@ def fold_rows(
     padding: Padding,
     dilation: Pair = (1, 1),
 ) -> Array:
-    """The transpose of `unfold_rows` (its adjoint, not its inverse): windows add up in the image.
+    """The transpose of `unfold_rows` (not its inverse): overlapping windows add up in the image.
 
     Parameters
     ----------

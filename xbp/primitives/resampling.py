@@ -1,8 +1,8 @@
-"""Images of another size: each row and column of the result is a weighted sum of some of x's.
+"""Resizing of images: rows and columns of the result are weighted sums of rows and columns of x.
 
 With one sparse matrix for the rows and one for the columns, y = A x Bᵀ for each channel, and
-∂L/∂x = Aᵀ (∂L/∂y) B is the same function of the transposed matrices. What has no weight is left out
-of a sum, so that an infinity stays where it is.
+∂L/∂x = Aᵀ (∂L/∂y) B is the same function of the transposed matrices. Entries of weight 0 are left
+out of the sums, as 0 · ∞ would be nan.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from xbp.primitives.dispatch import Gradients, of_input, primitive
 from xbp.primitives.images import Pair, as_nchw, rows_first
 
 Matrix: TypeAlias = "list[list[tuple[int, float]]]"
-"""A sparse one: the (column, entry) of each row."""
+"""A sparse matrix: for each row, the (column, entry) of its nonzero entries."""
 Sizes: TypeAlias = "tuple[int | None, int | None]"
 
 
 @primitive
 def adaptive_average_pool(x: Array, *, output_size: Sizes) -> tuple[Array, Gradients]:
-    """y[n, c, r, s] = mean of x[n, c, i, j] over ⌊rH/OH⌋ ≤ i < ⌈(r+1)H/OH⌉, and so for j.
+    """y[n, c, r, s] = mean of x[n, c, i, j] over ⌊rH/OH⌋ ≤ i < ⌈(r+1)H/OH⌉, and j likewise.
 
-    So windows are as equal as can be; where OH does not divide H they may share a row. (As in
-    PyTorch.)
+    If OH does not divide H, neighbouring windows may overlap by one row. (As in PyTorch.)
 
     Parameters
     ----------
     x : array (N, C, H, W)
     output_size : (int or None, int or None)
-        None leaves that size as it is.
+        None keeps the size of that axis.
 
     Returns
     -------
@@ -52,15 +51,15 @@ def upsample(
     mode: str = "nearest",
     align_corners: bool = False,
 ) -> tuple[Array, Gradients]:
-    """Images of another size, by the nearest entry or between the two nearest on each axis.
+    """Resizes images: nearest entry, or linear interpolation between two entries on each axis.
 
-    Row r of y lies at u of x; with ρ = H/OH, or 1/scale_factor where that is given,
+    Row r of y lies at position u of x. With ρ = H/OH, or 1/scale_factor if that is given,
 
         nearest:   u = ⌊ρ r⌋,
         bilinear:  u = max(ρ (r + ½) - ½, 0), or (H - 1)/(OH - 1) r with aligned corners,
 
-    and y[r] = (1 - λ) x[⌊u⌋] + λ x[⌊u⌋ + 1] with λ = u - ⌊u⌋, which has no row beyond the last. (As
-    in PyTorch.)
+    and y[r] = (1 - λ) x[⌊u⌋] + λ x[⌊u⌋ + 1] with λ = u - ⌊u⌋, or λ = 0 at the last row of x. (As in
+    PyTorch.)
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ def upsample(
         In place of `size`: ⌊H·scale_factor⌋ and ⌊W·scale_factor⌋.
     mode : "nearest" or "bilinear"
     align_corners : bool
-        Whether the centres of the corners of x and y are the same points, instead of their edges.
+        Whether the centres of the corner pixels of x and y coincide, in place of their outer edges.
 
     Returns
     -------
@@ -82,7 +81,7 @@ def upsample(
 
 
 def averaging(old: Pair, output_size: Sizes) -> tuple[Matrix, Matrix]:
-    """A and B of `adaptive_average_pool`."""
+    """The matrices A and B of `adaptive_average_pool`."""
     height, width = output_size
     return (
         means(old[0], old[0] if height is None else height),
@@ -97,7 +96,7 @@ def interpolating(
     mode: str,
     align_corners: bool,
 ) -> tuple[Matrix, Matrix]:
-    """A and B of `upsample`."""
+    """The matrices A and B of `upsample`."""
     if scale_factor is not None:
         new, ratios = scaled(old, scale_factor), [1 / factor for factor in scale_factor]
     else:
@@ -120,18 +119,18 @@ def scaled(size: Pair, factors: tuple[float, float]) -> Pair:
 
 
 def means(old: int, new: int) -> Matrix:
-    """Of windows that are as equal as can be."""
+    """The matrix of means over the windows of `adaptive_average_pool`."""
     windows = [range(r * old // new, -(-(r + 1) * old // new)) for r in range(new)]
     return [[(i, 1 / len(window)) for i in window] for window in windows]
 
 
 def nearest(new: int, ratio: float) -> Matrix:
-    """The entry at or before each position; a position within rounding of an integer is that."""
+    """The matrix of nearest entries; a position within rounding of an integer is that integer."""
     return [[(math.floor(round(ratio * r, 9)), 1.0)] for r in range(new)]
 
 
 def between(old: int, new: int, ratio: float, align_corners: bool) -> Matrix:
-    """The two entries around each position."""
+    """The matrix of linear interpolation between the two entries around each position."""
     matrix: Matrix = []
     for r in range(new):
         if align_corners:
@@ -154,7 +153,7 @@ def transposed(matrix: Matrix, rows: int) -> Matrix:
 
 
 def product(matrix: Matrix, x: Array, axis: int) -> Array:
-    """Each row (axis 2) or column (axis 3) of the result, a weighted sum of some of x's."""
+    """The product of a sparse matrix with the rows (axis 2) or columns (axis 3) of images."""
     xp, rows = array_namespace(x), rows_first(x)  # (H, C, W, N)
     height, c, width, n = rows.shape
     before = (slice(None),) * (0 if axis == 2 else 2)
@@ -170,7 +169,7 @@ def product(matrix: Matrix, x: Array, axis: int) -> Array:
 
 
 def _resampled(x: Array, matrices: tuple[Matrix, Matrix]) -> tuple[Array, Gradients]:
-    """A x Bᵀ."""
+    """A x Bᵀ, with its gradient."""
     (A, B), (height, width) = matrices, x.shape[2:]
 
     def input_gradient(dy: Array) -> Array:

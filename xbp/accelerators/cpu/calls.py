@@ -1,4 +1,4 @@
-"""Arguments of the kernels, which do no checks, from numpy arrays."""
+"""Calls of the C kernels, which check nothing: their arguments from numpy arrays."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def address(array: Real | None) -> int | None:
     return _pointer(id(array) + _DATA).value if _LIKE_C else array.ctypes.data
 
 
-# In CPython an id is an address, and an array there begins with an object's header and the address
-# of its data (PyArrayObject_fields). Reading it takes a sixth of the time of `ctypes.data`, which a
-# training step would need a hundred times.
+# In CPython an id is an address, and an array begins with an object's header and the address of its
+# data (PyArrayObject_fields). A training step reads a hundred addresses, and `ctypes.data` takes
+# six times as long.
 _DATA = object.__basicsize__
 _pointer = ctypes.c_void_p.from_address
 _probe = np.empty(())

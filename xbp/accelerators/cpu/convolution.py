@@ -1,4 +1,4 @@
-"""Convolution, and with it ReLU and maximum in one pass; pooling; for numpy arrays."""
+"""Convolution, alone or fused with ReLU and maximum pooling; pooling; for numpy arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xbp.primitives.images import Padding, output_size
 
 Real = NDArray[Any]
 LEAST_A_GROUP = 2**13
-"""Products. Below this a call for each group takes longer than the reference."""
+"""Least number of products in a group for which a call per group is faster than the reference."""
 
 
 def convolve(
@@ -30,7 +30,7 @@ def convolve(
     relu: bool = False,
     pool: Pair = (1, 1),
 ) -> Any:
-    """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows."""
+    """`xbp.primitives.convolve`, then ReLU, if `relu`, and the maximum of `pool` windows."""
     if groups > 1:
         window = {"stride": stride, "padding": padding, "dilation": dilation}
         return _by_group(x, weight, bias, groups, **window, relu=relu, pool=pool)
@@ -65,7 +65,7 @@ def convolve(
         dweight, dbias = np.empty(weight.shape, dtype), np.empty(o, dtype)
         task.y, task.dx = images(dy), images(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
-        task.where = address(where)  # the same; but so the closure keeps it alive
+        task.where = address(where)  # unchanged, but kept alive by this closure
         run("convolve_backward", dtype, task)
         return dx, dweight, None if bias is None else dbias
 
@@ -117,7 +117,7 @@ def average_pool(x: Real, *, kernel_size: Pair, stride: Pair, padding: Pair = (0
 
 
 def flatten(x: Real) -> Any:
-    """See `xbp.primitives.flatten`; for images whose memory has the batch innermost."""
+    """`xbp.primitives.flatten`, of images stored with the batch innermost."""
     dtype = x.dtype
     if dtype not in DTYPES or x.ndim != 4 or x.strides[0] != x.itemsize or len(x) == 0:
         return NotImplemented
@@ -161,13 +161,13 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Real:
-    """Memory for images: rows first and the batch innermost, as `xbp.primitives.images` has it."""
+    """Uninitialized images in the memory layout of `xbp.primitives.images`."""
     n, c, h, w = shape
     return np.empty((h, c, w, n), dtype).transpose(3, 1, 0, 2)
 
 
 def places(y: Real) -> NDArray[np.uint8]:
-    """Memory for the place in its window of each entry of y, for whole blocks of images."""
+    """Uninitialized positions of the maxima y in their windows, for whole blocks of images."""
     n, lanes = y.shape[0], native.lanes(y.itemsize)
     return np.empty(-(-n // lanes) * lanes * (y.size // n), np.uint8)
 
