@@ -1,4 +1,4 @@
-"""Inputs of cases: reproducible numbers from seeds."""
+"""Inputs of cases: reproducible arrays from seeds."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ def normal(*shape: int, seed: int = 1) -> Host:
 
 
 def sparse(*shape: int) -> Host:
-    """Half of the entries are 0, exactly on kinks, with ties of maxima."""
+    """An array with half of its entries 0: exactly on kinks, and with ties of maxima."""
     return normal(*shape) * np.random.default_rng(2).integers(0, 2, shape)
 
 
 def away_from_zero(*shape: int) -> Host:
-    """Entries of ±[0.1, 2]: kinks at 0 are far from every difference quotient."""
+    """An array with entries in ±[0.1, 2], so that difference quotients avoid a kink at 0."""
     rng = np.random.default_rng(1)
     return np.asarray(rng.uniform(0.1, 2, shape) * rng.choice([-1, 1], shape))
 
 
 def distinct(*shape: int) -> Host:
-    """All entries differ by at least 0.1: a maximum does not change under a difference quotient."""
+    """An array whose entries differ by at least 0.1, so that difference quotients avoid ties."""
     size = int(np.prod(shape))
     order = np.random.default_rng(1).permutation(size)
     return np.reshape(0.1 * order - 3.05, shape)
 
 
 def wide(*shape: int) -> Host:
-    """Entries up to some hundreds, where a naive exponential overflows."""
+    """An array with entries up to some hundreds, where a naive exponential overflows."""
     return 100 * normal(*shape)
 
 
 def ends(*shape: int) -> Host:
-    """Infinities and nan among normal numbers, and samples of -∞ alone.
+    """An array with infinities and nan among normal numbers, and one sample of -∞ alone.
 
-    nan is in the last samples, so that a batch of one has an infinity with a finite neighbour.
+    The nan is in the last sample; the first has infinities with finite neighbours.
     """
     x = normal(*shape)
     flat = x.reshape(-1)
@@ -54,7 +54,7 @@ def ends(*shape: int) -> Host:
 
 
 def masked(n: int, classes: int) -> Host:
-    """Logits of -∞, that is excluded classes, except for the labels 0, 1, …, n - 1."""
+    """Logits with one excluded class (-∞) in each row, which is never the label."""
     z = normal(n, classes)
     z[np.arange(n), (np.arange(n) + 1) % classes] = -np.inf
     return z
@@ -66,7 +66,7 @@ def words(*shape: int) -> Host:
 
 
 def scattered(x: Array) -> Array:
-    """The same numbers with a memory layout of reversed axes and gaps."""
+    """The same array in memory with reversed axes and with gaps."""
     xp = array_namespace(x)
     axes = tuple(reversed(range(x.ndim)))
     doubled = xp.repeat(xp.permute_dims(x, axes), 2, axis=x.ndim - 1)

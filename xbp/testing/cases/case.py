@@ -45,13 +45,13 @@ class Call:
 
 
 def fed(x: Any, *arguments: Any, **options: Any) -> Call:
-    """``fed((4, 5), 5, 3, bias=False)``: made as ``(5, 3, bias=False)``, fed a normal (4, 5)."""
+    """``fed((4, 5), 5, 3, bias=False)``: arguments ``(5, 3, bias=False)``, a normal input (4, 5)."""
     return Call(x, arguments, options)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A public class or function, with everything that its tests need.
+    """A public class or function, with what its tests need.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Layers around layers, and those that move numbers: their lines and their definitions."""
+"""Containers, and layers that rearrange entries: their lines and their definitions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def of_branches(s: Any, x: Host) -> Host:
 
 
 def many(axis: int = 1) -> nn.Layer:
-    """More than the arrays that CuPy joins in one go."""
+    """Ten branches: CuPy's concat takes another path for more than eight arrays."""
     others = [nn.Tanh() if i % 3 == 1 else nn.Identity() for i in range(10)]
     return nn.Sequential(nn.Parallel(*others), nn.Concatenate(axis))
 
@@ -58,7 +58,7 @@ def of_many(s: Any, x: Host, axis: int = 1) -> Host:
 
 
 class Block(nn.Composite):
-    """Of a residual network, with PyTorch's names; its ReLU is used twice."""
+    """The block of a residual network, with PyTorch's names; its ReLU is used twice."""
 
     def __init__(self, channels: int, planes: int, stride: int = 1, **draw: Any) -> None:
         draw["rng"] = generator(draw.get("rng"))

@@ -1,8 +1,8 @@
-"""Initializers: one line each.
+"""The table of initializers, with one line for each.
 
-``Initializer(name, law, variance)``: the public name; the law of the numbers, ``uniform`` or
-``normal``, and their variance given fan-in and fan-out, with default options, from the paper. What
-follows another law has tests of its own in tests/test_initializers.py.
+``Initializer(name, law, variance)``: the public name; the distribution, ``uniform`` or ``normal``;
+and its variance as a function of fan-in and fan-out, with default options, from the paper.
+Initializers with another distribution are tested in tests/test_initializers.py.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Initializer:
     variance : callable, optional
         ``variance(fan_in, fan_out)``.
     options : dict
-        What it is given where backends are compared.
+        Its options in comparisons of backends.
     shapes : tuple of shapes
-        What it fills there.
+        The shapes of arrays in these comparisons.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Layers: one line each. (Families have files of their own, such as windowed.py.)
+"""The table of layers, with one line for each. Families of layers have their own files.
 
-``Layer(name, oracle, calls)``: the public name; the definition, given the layer's state, its
-inputs and the constructor's arguments; and ways to make and to feed it. `xbp.testing.cases.case`
-says what else a line may tell.
+``Layer(name, oracle, calls)``: the public name; the definition, a function of the layer's state,
+its inputs and the constructor's arguments; and constructor arguments with inputs. The other fields
+of a line are described in `xbp.testing.cases.case`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xbp.testing.cases.recurrent import RECURRENT
 from xbp.testing.cases.sequences import SEQUENCES
 from xbp.testing.cases.windowed import WINDOWED, pair
 
-# --- definitions, given what the constructor is given ---------------------------------------------
+# --- definitions, as functions of state, input and constructor arguments --------------------------
 
 
 def entrywise(function: Callable[..., Host]) -> Callable[..., Host]:
@@ -55,7 +55,7 @@ def euclidean_rbf(s: Any, x: Host, codes: Any) -> Host:
 
 
 def dropout(s: Any, x: Host, p: float = 0.5) -> Host:
-    """With seed 0, its mask drawn word by word from the plain-integer Philox."""
+    """Dropout with seed 0, its mask drawn word by word from the plain-integer Philox."""
     key = np.random.SeedSequence(0).generate_state(2, np.uint32)
     y = np.zeros(x.size)
     for i, value in enumerate(x.ravel()):
@@ -106,8 +106,8 @@ def group_norm(
     return oracles.group_norm(s, x, groups, eps)
 
 
-def stirred(kind: Callable[..., nn.Layer]) -> Callable[..., nn.Layer]:
-    """Makes layers whose parameters and statistics are not 1 and 0, as they are at the start."""
+def perturbed(kind: Callable[..., nn.Layer]) -> Callable[..., nn.Layer]:
+    """A constructor of layers with random parameters and statistics, in place of ones and zeros."""
 
     @wraps(kind)
     def make(*arguments: Any, **options: Any) -> nn.Layer:
@@ -121,7 +121,7 @@ def stirred(kind: Callable[..., nn.Layer]) -> Callable[..., nn.Layer]:
 
 
 def network(s: Any, x: Host) -> Host:
-    """Of `small_network`, in training."""
+    """The definition of `small_network` in training."""
     return network_head(s, dropout({}, network_body(s, x), 0.5))
 
 
@@ -157,9 +157,9 @@ EIGHTHS = [k / 8 for k in range(-8, 9)]
 CONSTANTS = [0.125, 1 / 3, 0.5, 1.0, 1.25, 2.0]
 
 SMOOTH = [fed((4, 7)), fed(wide(5, 6)), fed(ends(5, 6))]
-"""What an entrywise function without kinks is fed."""
+"""Inputs of an entrywise function without kinks."""
 BENT = [fed((4, 7)), fed(sparse(2, 3, 5, 3)), fed(away_from_zero(4, 6)), fed(ends(5, 6))]
-"""What one with a kink at 0 is fed."""
+"""Inputs of an entrywise function with a kink at 0."""
 
 LAYERS: list[Layer] = [
     Layer("Linear", linear, [
@@ -209,30 +209,30 @@ LAYERS: list[Layer] = [
         fed((2, 3, 67), 3, momentum=None, affine=False),
         fed((4, 3, 5), 3, eps=0.1, track_running_stats=False),
         fed(ends(5, 3, 6), 3),
-    ], inference=batch_norm_by_statistics, make=stirred(nn.BatchNorm1d)),
+    ], inference=batch_norm_by_statistics, make=perturbed(nn.BatchNorm1d)),
     Layer("BatchNorm2d", batch_norm, [
         fed((2, 3, 5, 4), 3),
         fed((3, 2, 5, 4), 2, 0.1, 0.3),
         fed(ends(5, 2, 6, 5), 2),
-    ], inference=batch_norm_by_statistics, make=stirred(nn.BatchNorm2d)),
+    ], inference=batch_norm_by_statistics, make=perturbed(nn.BatchNorm2d)),
     Layer("LayerNorm", layer_norm, [
         fed((2, 3, 5), 5),
         fed((4, 3, 67), (3, 67), 0.1, bias=False),
         fed((2, 4), [4], elementwise_affine=False),
         fed(ends(5, 2, 6, 5), 5),
-    ], make=stirred(nn.LayerNorm)),
+    ], make=perturbed(nn.LayerNorm)),
     Layer("RMSNorm", rms_norm, [
         fed((2, 3, 5), 5),
         fed((4, 3, 67), (3, 67), 0.1),
         fed((2, 4), 4, elementwise_affine=False),
         fed(ends(5, 2, 6, 5), 5),
-    ], make=stirred(nn.RMSNorm)),
+    ], make=perturbed(nn.RMSNorm)),
     Layer("GroupNorm", group_norm, [
         fed((3, 4, 5, 2), 2, 4),
         fed((3, 4), 1, 4, 0.1),
         fed((3, 4, 5), 2, 4, affine=False),
         fed(ends(5, 2, 6, 5), 1, 2),
-    ], make=stirred(nn.GroupNorm)),
+    ], make=perturbed(nn.GroupNorm)),
     Layer("Softmax", entrywise(lambda x, axis=-1: oracles.softmax(x, axis)), [
         *SMOOTH, fed((2, 3, 5, 2), 1),
     ]),
@@ -264,4 +264,4 @@ LAYERS: list[Layer] = [
         fed((3, 2, 7, 4), 2, 2, 3),
     ], room=resnet),
 ]  # fmt: skip
-"""In this order they stand in certificates and in docs/onnx.md."""
+"""All layers, in the order of certificates and of docs/onnx.md."""

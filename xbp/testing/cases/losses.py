@@ -1,7 +1,8 @@
-"""Losses: one line each.
+"""The table of losses, with one line for each.
 
-``Loss(name, oracle, calls)``; a call is named after its targets: ``labels((5, 3), penalty=2.0)`` is
-made with this penalty, and fed normal predictions (5, 3) with integer labels.
+In ``Loss(name, oracle, calls)`` the name of a call is the kind of its targets: with
+``labels((5, 3), penalty=2.0)`` a loss with this penalty gets normal predictions (5, 3) and integer
+labels.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from xbp.testing.cases.case import Call, Choices, Line, filled, within
 
 
 def _numbers(y: Host) -> Host:
-    """Where there are zeros, some are equal to the prediction: |y - t| has a kink there."""
+    """Normal numbers, but equal to predictions of 0, where |y - t| has a kink."""
     return np.where(y == 0, y, 5 * np.random.default_rng(3).normal(size=y.shape))
 
 
 def _events(y: Host) -> Host:
-    """Some are 0, some 1 and some between."""
+    """Probabilities, among them 0 and 1."""
     return np.random.default_rng(3).uniform(-1, 2, y.shape).clip(0, 1)
 
 
 LEFT_OUT = -7
-"""The label that does not count."""
+"""The label that losses ignore."""
 
 
 def _labels(y: Host) -> Host:
-    """(N, d1, …) for outputs (N, C, d1, …)."""
+    """Labels (N, d1, …) for outputs (N, C, d1, …)."""
     counted: Host = np.arange(y.size // y.shape[1]) % y.shape[1]
     return counted.reshape(len(y), *y.shape[2:])
 
@@ -55,7 +56,7 @@ TARGETS: dict[str, Callable[[Host], Host]] = {
     "log-probabilities": lambda y: np.log(TARGETS["probabilities"](y)),
     "signs": lambda y: np.where(np.arange(len(y)) % 3 == 1, -1, 1),
     "nothing": lambda y: np.zeros(len(y)),
-    "weights": lambda y: np.arange(float(y.size)).reshape(y.shape),  # which do not sum to 1
+    "weights": lambda y: np.arange(float(y.size)).reshape(y.shape),  # of other sums than 1
 }
 
 
@@ -81,7 +82,7 @@ class Loss(Line):
         return y, TARGETS[call.target](y)
 
 
-# --- definitions, given what the constructor is given ---------------------------------------------
+# --- definitions, as functions of state, inputs and constructor arguments -------------------------
 
 
 def without_state(function: Callable[..., float]) -> Callable[..., float]:
@@ -104,7 +105,7 @@ def rejecting(state: Any, y: Host, t: Host, *, penalty: float = 1.0, **options: 
 
 
 def weighted(pos_weight: list[float]) -> nn.Loss:
-    """With a weight for each column, where new arrays are born."""
+    """BCEWithLogitsLoss with a weight for each column, on the current backend."""
     return nn.BCEWithLogitsLoss(pos_weight=xbp.asarray(pos_weight))
 
 
@@ -144,12 +145,12 @@ def pairs(state: Any, x: Host, t: Host, **options: Any) -> float:
 
 
 def where_equal(y: Host, t: Host, *arguments: Any, **options: Any) -> float:
-    """Distance of prediction and target from one another."""
+    """The least distance between prediction and target."""
     return float(np.min(np.abs(y - t)))
 
 
 def at_delta(y: Host, t: Host, *arguments: Any, delta: float = 1.0, **options: Any) -> float:
-    """Distance of an error from delta."""
+    """The least distance between an absolute error and delta."""
     return float(np.min(np.abs(np.abs(y - t) - delta)))
 
 

@@ -1,4 +1,4 @@
-"""Networks: what they are made of has lines in layers.py, so they need no oracle here."""
+"""The table of networks. Their layers have oracles in layers.py, so most need none here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Optimizers: one line each.
+"""The table of optimizers, with one line for each.
 
-``Optimizer(name, oracle, options)``: the public name; the definition, which is given a parameter,
-its gradients step by step and the options, and returns what becomes of the parameter; and options
-that together reach every term of the rule.
+``Optimizer(name, oracle, options)``: the public name; the definition, a function of a parameter,
+its gradients in each step and the options, which returns the final parameter; and options that
+together reach every term of the rule.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from xbp.testing.cases.case import Choices, written
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer with some options, made of parameters: ``Rule("SGD", {"lr": 0.1})([p])``.
+    """A constructor of an optimizer with some options, as in ``Rule("SGD", {"lr": 0.1})([p])``.
 
-    Muon gives vectors to AdamW, as its users do.
+    With Muon, vectors are in groups of AdamW, as its authors recommend.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Rule:
     def __call__(self, parameters: list[nn.Parameter]) -> optim.Optimizer:
         given: list[Any] = parameters
         if self.name == "Muon" and any(p.data.ndim < 2 for p in parameters):
-            runs = groupby(parameters, key=lambda p: p.data.ndim >= 2)  # in their order
+            groups = groupby(parameters, key=lambda p: p.data.ndim >= 2)  # in their order
             given = [
-                {"params": list(run), **({} if matrices else {"rule": optim.AdamW})}
-                for matrices, run in runs
+                {"params": list(group), **({} if matrices else {"rule": optim.AdamW})}
+                for matrices, group in groups
             ]
         rule: optim.Optimizer = getattr(optim, self.name)(given, **self.options)
         return rule
@@ -50,11 +50,11 @@ class Optimizer:
     ----------
     name : str
     oracle : callable or None
-        None where other lines of the same name have one.
+        None if another line of the same name has the oracle.
     options : list of dict
     drawn : sequence of dict
-        For properties: options to draw, from one of these dicts at a time. Not given, `options`
-        themselves are drawn.
+        For properties: options to draw, from one of these dicts at a time; by default those of
+        `options`.
     """
 
     name: str
@@ -76,7 +76,7 @@ EPSILONS = [1e-8, 1e-4, 0.1]
 FLAG = [False, True]
 ADAMS: Choices = {
     **RATES,
-    # Were β₂ 0, a gradient of 0 after one of 1e9 would leave m / √v at the mercy of the decay.
+    # no β₂ of 0, with which a gradient of 0 after one of 1e9 makes m / √v arbitrary
     "betas": [(b1, b2) for b1 in BETAS for b2 in (0.5, 0.9, 0.999)],
     "eps": EPSILONS,
 }
@@ -90,7 +90,7 @@ OPTIMIZERS = [
         {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05},
     ], [
         {**RATES, "momentum": BETAS, "dampening": [0.0, 0.3, 0.9]},
-        {**RATES, "momentum": BETAS[1:], "nesterov": [True]},  # which takes no dampening
+        {**RATES, "momentum": BETAS[1:], "nesterov": [True]},  # without dampening
     ]),
     Optimizer("SGD", None, [{"lr": optim.OneCycleLR(0.1, 10), "momentum": 0.9}]),
     Optimizer("Adagrad", oracles.adagrad, [

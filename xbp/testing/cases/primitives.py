@@ -1,7 +1,7 @@
-"""Primitives: a function of arrays alone, and their shapes (or the arrays themselves).
+"""The table of primitives: functions of arrays, and the arrays or their shapes.
 
-`PRIMITIVES` return arrays, `DIFFERENTIABLE` an array and its backward. Each line is also the oath
-of every accelerator of that primitive: its oracle is the reference.
+`PRIMITIVES` return arrays, `DIFFERENTIABLE` an array and its backward. The accelerators of a
+primitive are compared with its reference on each line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xbp.testing.cases.arrays import ends, masked, normal, scattered, sparse, wi
 Shape: TypeAlias = "tuple[int, ...]"
 
 WINDOWS: list[tuple[Shape, dict[str, tuple[int, int]]]] = [
-    # shape of the image, then what looks at it
+    # shape of the images, and the window
     ((2, 3, 7, 6), {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 2)}),
     ((17, 1, 9, 9), {"kernel": (5, 5), "stride": (1, 1), "padding": (2, 2)}),
     ((2, 2, 4, 5), {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0)}),
@@ -28,14 +28,14 @@ WINDOWS: list[tuple[Shape, dict[str, tuple[int, int]]]] = [
 
 
 SIDE_BY_SIDE: list[tuple[Shape, dict[str, tuple[int, int]]]] = [
-    # windows without overlap or padding; the second does not fill the image
+    # windows without overlap or padding; the second kind does not cover the whole image
     ((18, 6, 8, 8), {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}),
     ((33, 5, 7, 11), {"kernel": (2, 3), "stride": (2, 3), "padding": (0, 0)}),
 ]
 
 
 def _unfolded(shape: Shape, kernel: Any, stride: Any, padding: Any) -> Shape:
-    """The shape of what `unfold_rows` makes."""
+    """The shape of the result of `unfold_rows`."""
     n, c, height, width = shape
     columns = primitives.output_size((height, width), kernel, stride, padding)[1]
     return height + 2 * padding[0], c, kernel[1], columns, n
@@ -56,7 +56,7 @@ def _operation(operation: Callable[..., Any], x: Array, *parameters: Array, **op
 
 
 def _of_transposed(operation: Callable[..., Any], x: Array, *, transposed: bool) -> Any:
-    """An operation of x as it lies in memory, or of its transpose."""
+    """An operation of x, or of a transposed view of it."""
     if not transposed:
         return _operation(operation, x)
     y, gradients = operation(_transposed(x))
@@ -68,7 +68,10 @@ def _pool(operation: Callable[..., Any], x: Array, kernel: Any, **window: Any) -
 
 
 def _chain(operations: Sequence[tuple[str, dict[str, Any]]], x: Array, *parameters: Array) -> Any:
-    """The same of a chain; `parameters` are weight and bias of each operation that has some."""
+    """A chain, and its gradients as a backward.
+
+    `parameters` are weight and bias of each operation that has parameters.
+    """
     rest, own = list(parameters), []
     for name, _ in operations:
         own.append([rest.pop(0), rest.pop(0)] if name in ("affine", "convolve") else [])
@@ -76,7 +79,7 @@ def _chain(operations: Sequence[tuple[str, dict[str, Any]]], x: Array, *paramete
     y, gradients = primitives.chain(x, steps, own)
 
     def backward(dy: Array) -> Any:
-        dx, *found = gradients(dy)  # of the last operation first
+        dx, *found = gradients(dy)  # in reverse order of operations
         pairs = [found[i : i + 2] for i in range(0, len(found), 2)]
         return _given((dx, *(gradient for pair in reversed(pairs) for gradient in pair)))
 
@@ -84,14 +87,14 @@ def _chain(operations: Sequence[tuple[str, dict[str, Any]]], x: Array, *paramete
 
 
 def _given(gradients: tuple[Array | None, ...]) -> Any:
-    """The gradients of what there is: of a bias that there is not, there is none."""
+    """The gradients without those of absent biases; a single one alone."""
     found = tuple(gradient for gradient in gradients if gradient is not None)
     return found if len(found) > 1 else found[0]
 
 
 def _updated(how: str, update: Callable[..., Any], number: Any, p: Array, *others: Array) -> Array:
-    """What becomes of `p`, which `update` changes in place."""
-    if how == "scattered":  # all but `p`
+    """`p` after `update` changed it in place."""
+    if how == "scattered":  # except `p`
         others = tuple(scattered(array) for array in others)
     update(number, p, *others)
     return p
@@ -120,7 +123,7 @@ def _normalized_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array) -
 
 
 def _batch_normalize(x: Array, weight: Array, bias: Array, *, eps: float, kept: bool) -> Any:
-    """With constants for what is kept, and without the moments of the batch."""
+    """Batch normalization, with constants as running statistics if `kept`."""
     xp, mean, variance = array_namespace(x), None, None
     if kept:
         mean, variance = (xp.full_like(weight, value) for value in (0.3, 1.7))
@@ -129,7 +132,7 @@ def _batch_normalize(x: Array, weight: Array, bias: Array, *, eps: float, kept: 
 
 
 def _batch_normalize_pooled(x: Array, weight: Array, bias: Array, *, eps: float) -> Any:
-    """By the sums of three processes that have the same part, so that moments are those here."""
+    """Batch normalization over three processes with equal data, so that moments do not change."""
 
     def sum_(array: Array) -> None:
         array *= 3
@@ -149,7 +152,7 @@ def _transposed(x: Array) -> Array:
 
 
 PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
-    # name, a function of arrays alone, their shapes (or the arrays themselves)
+    # name, a function of arrays, the arrays or their shapes
     *(("unfold_rows", partial(primitives.unfold_rows, **w), (shape,)) for shape, w in WINDOWS),
     *(
         ("fold_rows", partial(primitives.fold_rows, shape=shape, **w), (_unfolded(shape, **w),))
@@ -223,7 +226,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
 
 
 CONVOLUTIONS = [
-    # shapes of image and weight, then stride, padding
+    # shapes of images and weight, stride, padding
     ((5, 2, 8, 7), (3, 2, 3, 2), (2, 1), (1, 1)),
     ((18, 1, 13, 12), (6, 1, 5, 5), (1, 1), (2, 2)),
     ((33, 6, 9, 9), (17, 6, 5, 5), (1, 1), (0, 0)),
@@ -231,7 +234,7 @@ CONVOLUTIONS = [
     ((2, 2, 9, 8), (2, 2, 2, 2), (3, 3), (0, 0)),
 ]
 BLOCKS: list[list[tuple[str, dict[str, Any]]]] = [
-    # what follows a convolution
+    # operations that follow a convolution
     [("rectify", {}), ("max_pool", {"kernel_size": (2, 2), "stride": (2, 2), "padding": (0, 0)})],
     [("rectify", {})],
     [("max_pool", {"kernel_size": (3, 2), "stride": (3, 2), "padding": (0, 0)})],
@@ -248,13 +251,13 @@ LENET: list[tuple[str, dict[str, Any]]] = [
 
 
 def _attention(q: Array, k: Array, v: Array, *ignored: Array, causal: bool) -> Any:
-    """With a gradient of None for booleans."""
+    """Attention, with None as the gradient of a boolean mask."""
     y, backward = primitives.attention(q, k, v, *ignored, causal=causal)
     return y, lambda dy: (*backward(dy), *(None for _ in ignored))
 
 
 DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
-    # name, a function of arrays that returns its backward, their shapes (or the arrays themselves)
+    # name, a function of arrays that returns its backward, the arrays or their shapes
     *(
         (name, partial(_of_transposed, getattr(primitives, name), transposed=transposed), (x,))
         for name in ("rectify", "tanh")

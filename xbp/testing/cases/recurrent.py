@@ -1,4 +1,4 @@
-"""Recurrent layers: their lines, and what shows their states to a test."""
+"""Recurrent layers: their lines, and a wrapper that makes their states inputs and outputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from xbp.testing.cases.case import Call, Layer, fed
 
 
 class Product(nn.Recurrent):
-    """A cell of one's own: h = h₋/2 + p ∘ q, c = c₋/2 + h.
+    """A user's own cell: h = h₋/2 + p ∘ q, c = c₋/2 + h.
 
-    It has two states, and other gradients for p than for q.
+    It has two states, and different gradients for p and q.
     """
 
     gates, states = 1, ("h", "c")
@@ -33,10 +33,11 @@ class Product(nn.Recurrent):
 
 
 class Carried(nn.Layer):
-    """A recurrent layer whose initial and final states belong to its input and output.
+    """A recurrent layer with its initial and final states as parts of input and output.
 
-    The first rows of x (N, S + T, size) are the initial states, the last of y (N, T · D + S, size)
-    the final ones: so their gradients are checked, too. input_size is hidden_size here.
+    The first S rows of x (N, S + T, size) are the initial states, and the last S rows of
+    y (N, T · D + S, size) the final ones, so that their gradients are checked too. input_size and
+    hidden_size are equal.
     """
 
     def __init__(self, layer: nn.Recurrent) -> None:
@@ -60,13 +61,13 @@ class Carried(nn.Layer):
         return xp.concat([by_rows, self.rows(xp, final)], axis=1), backward_all
 
     def state(self, xp: Any, rows: Any) -> Any:
-        """(N, S, size) → the form of `run`."""
+        """(N, S, size) → states as `Recurrent.run` takes them."""
         parts = [rows[:, k * self.scans : (k + 1) * self.scans, :] for k in range(self.kinds)]
         states = tuple(xp.permute_dims(part, (1, 0, 2)) for part in parts)
         return states if self.kinds > 1 else states[0]
 
     def rows(self, xp: Any, state: Any) -> Any:
-        """The inverse."""
+        """The inverse of `state`."""
         parts = state if self.kinds > 1 else (state,)
         return xp.concat([xp.permute_dims(part, (1, 0, 2)) for part in parts], axis=1)
 
@@ -107,7 +108,7 @@ def carried_oracle(cell: Any, kinds: int) -> Callable[..., Host]:
 
 
 def with_states(name: str, kind: type[nn.Recurrent], oracle: Any, call: Call) -> Layer:
-    """The line of a recurrent layer that is `Carried`."""
+    """The line of a recurrent layer with its states as inputs and outputs."""
 
     def make(*sizes: int, **options: Any) -> nn.Layer:
         return Carried(kind(*sizes, **options))

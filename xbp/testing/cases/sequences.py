@@ -1,6 +1,6 @@
-"""Layers for sequences: their lines, their definitions, and what gives them one input of floats.
+"""Layers for sequences: their lines, their definitions, and wrappers with one input of floats.
 
-The definitions are loops over samples, heads and positions, as the formulas are written.
+The definitions are loops over samples, heads and positions, like the formulas.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host
 from xbp.testing.cases.case import Layer, Model, fed
 
-# --- what shows such layers to tests that feed one array of floats --------------------------------
+# --- wrappers, for tests with one input array of floats -------------------------------------------
 
 OFFSET = 0.37
-"""Neither a quarter nor near one: the drawn multiples of ¼ are far from where a token changes."""
+"""Far from multiples of ¼, which properties draw, so that tokens are constant around them."""
 
 
 def tokens_of(x: Array, count: int, xp: Any = np) -> Array:
-    """⌊|x| + 0.37⌋ mod count: a token for each number, constant around it."""
+    """⌊|x| + 0.37⌋ mod count: a token for each number, locally constant."""
     return xp.astype(xp.abs(x) + OFFSET, xp.int64) % count
 
 
 class OfTokens(nn.Layer):
-    """A layer of tokens, given numbers; its derivative with respect to them is 0."""
+    """A layer of tokens as a layer of numbers, with derivative 0."""
 
     def __init__(self, layer: Any, count: int) -> None:
         self.layer, self.count = layer, count
@@ -48,7 +48,7 @@ class OfTokens(nn.Layer):
 
 
 class CrossAttention(nn.Layer):
-    """Attention of the first `queries` rows of x to the others; every third of these is padding."""
+    """Attention of the first `queries` rows of x to the others, of which every third is padding."""
 
     def __init__(self, layer: nn.MultiheadAttention, queries: int) -> None:
         self.layer, self.queries = layer, queries
@@ -73,7 +73,7 @@ def crossed(*sizes: Any, queries: int, **options: Any) -> nn.Layer:
 
 
 def with_drawn_vectors(kind: Callable[..., Any]) -> Callable[..., Any]:
-    """Biases and norms of random numbers, where they begin as zeros and ones, and all alike."""
+    """A constructor with random biases and norms, in place of zeros and ones."""
 
     def make(*sizes: Any, **options: Any) -> Any:
         layer, rng = kind(*sizes, **options), np.random.default_rng(3)
@@ -124,7 +124,7 @@ def swiglu(x: Host, dim: int = -1) -> Host:
 
 
 def dropout_mask(shape: tuple[int, ...], p: float, draw: int) -> Host:
-    """That of seed 0 in a draw of its first step, word by word from the plain-integer Philox."""
+    """The mask of seed 0, first step, this draw; word by word from the plain-integer Philox."""
     key = np.random.SeedSequence(0).generate_state(2, np.uint32)
     mask = np.zeros(math.prod(shape))
     for i in range(mask.size):
@@ -136,7 +136,7 @@ def dropout_mask(shape: tuple[int, ...], p: float, draw: int) -> Host:
 def attention(
     s: Any, x: Host, memory: Host, heads: int, hidden: Callable[[int, int], bool], mask: Host
 ) -> Host:
-    """Query by query. `hidden` tells of a query and a key whether they may not meet."""
+    """Attention, query by query; ``hidden(i, j)`` says whether query i ignores key j."""
     E, d = x.shape[2], x.shape[2] // heads
     weights, biases = s["in_proj_weight"], s.get("in_proj_bias", np.zeros(3 * E))
     (W_q, W_k, W_v), (b_q, b_k, b_v) = np.split(weights, 3), np.split(biases, 3)
@@ -183,7 +183,7 @@ def transformer_block(
     activation: Any = nn.GELU, norm_first: bool = True, causal: bool = False, bias: bool = True,
     draw: int = 0,
 ) -> Host:  # fmt: skip
-    """The draws of a block are those of its attention, then of its two terms."""
+    """A transformer block; its dropout draws masks for the attention, then for its two terms."""
     phi: dict[Any, Any] = {nn.GELU: oracles.gelu, nn.ReLU: oracles.relu, nn.SwiGLU: swiglu}
     phi[GELU_BY_TANH] = oracles.gelu_tanh
 
@@ -222,7 +222,7 @@ def gpt(
 
 
 def undropped(oracle: Callable[..., Host]) -> Callable[..., Host]:
-    """The definition of a layer's inference."""
+    """The definition of a layer in inference, without dropout."""
 
     def inference(s: Any, x: Host, *arguments: Any, **options: Any) -> Host:
         return oracle(s, x, *arguments, **{k: v for k, v in options.items() if k != "dropout"})
@@ -264,7 +264,7 @@ SEQUENCES: list[Layer] = [
 
 
 def steep(*arguments: Any, **options: Any) -> float:
-    """No distance from a kink, as where weights are near 0.02 a step of 0.001 is a long way."""
+    """0, as if a kink were near: a step of 0.001 is large beside weights of 0.02."""
     return 0.0
 
 

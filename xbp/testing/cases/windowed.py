@@ -8,7 +8,7 @@ from xbp.testing import oracles
 from xbp.testing.cases.arrays import Host, distinct, ends, sparse
 from xbp.testing.cases.case import Layer, at_ties, fed
 
-# --- definitions, given what the constructor is given ---------------------------------------------
+# --- definitions, as functions of state, input and constructor arguments --------------------------
 
 
 def pair(size: Any) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def conv1d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Host:
-    """The images' definition, of one row."""
+    """`conv2d` of images with one row."""
     state = {name: w[:, :, None] if w.ndim == 3 else w for name, w in s.items()}
     padding = padding if isinstance(padding, str) else (0, padding)
     window = (1, k), (1, stride), padding, bias, (1, dilation)

@@ -1,11 +1,10 @@
 """Reference functions for the tests, each a direct transcription of its textbook definition.
 
-Everything is float64 and written as loops over indices, so that a function can be believed by
-reading it; speed does not matter, and no function here shares code or tricks with the library
-under test. Image arrays are (N, C, H, W) and pairs are (height, width). Arguments are taken to be
-finite and valid.
+Everything is float64 and written as loops over indices, so that reading a function is enough to
+trust it. Speed does not matter. No function shares code with the library under test. Images are
+(N, C, H, W), pairs are (height, width). Arguments must be finite and valid.
 
-Each file's public functions are names of this package.
+The public functions of all files are names of this package.
 """
 
 # ruff: noqa: F403

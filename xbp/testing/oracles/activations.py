@@ -1,4 +1,4 @@
-"""Functions of each entry, and softmax."""
+"""Elementwise functions, and softmax."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def selu(x: F64) -> F64:
 def gelu(x: F64) -> F64:
     """x (1 + erf(x / sqrt 2)) / 2, any shape (Hendrycks & Gimpel 2016, section 2).
 
-    Computed by erfc, which is more accurate at -7 than 1 + erf.
+    erfc is more accurate at -7 than 1 + erf.
     """
     return _elementwise(lambda v: v * math.erfc(-v / math.sqrt(2.0)) / 2.0, x)
 
@@ -60,7 +60,7 @@ def gelu(x: F64) -> F64:
 def gelu_tanh(x: F64) -> F64:
     """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, any shape (as gelu).
 
-    As x / (1 + exp(-2 ...)), for the same reason.
+    Computed as x / (1 + exp(-2 ...)), which is more accurate at -7.
     """
     u: F64 = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
     return x * sigmoid(2.0 * u)

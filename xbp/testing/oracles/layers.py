@@ -24,7 +24,7 @@ def linear(x: F64, weight: F64, bias: F64 | None = None) -> F64:
 
 
 def _window_counts(shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    """Rows and columns of windows that fit into the padded image (floor, as PyTorch's default)."""
+    """Numbers of windows along the padded image's axes (rounded down, as by default in PyTorch)."""
     rows = (shape[2] + 2 * padding[0] - kernel[0]) // stride[0] + 1
     columns = (shape[3] + 2 * padding[1] - kernel[1]) // stride[1] + 1
     return rows, columns
@@ -65,8 +65,8 @@ def conv2d(
 def conv2d_same(
     x: F64, weight: F64, bias: F64 | None = None, dilation: Pair = (1, 1), groups: int = 1
 ) -> F64:
-    """`conv2d` of an image framed so that y has its size; of an odd frame, the larger half is below
-    and to the right   (PyTorch documentation, nn.Conv2d, padding="same")
+    """`conv2d` with the padding for which y has the size of x; if the total padding is odd, the
+    larger half is below and to the right   (PyTorch documentation, nn.Conv2d, padding="same")
     """
     frame = []
     for axis in range(2):
@@ -131,8 +131,8 @@ def max_pool2d(x: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
     """Largest entry of each window, x (N, C, H, W) -> y (N, C, P, Q).
 
     y[n, c, p, q] = max_{u, v} x[n, c, p SH + u - PH, q SW + v - PW]   (PyTorch, nn.MaxPool2d)
-    The padding counts as -inf, so it never wins and the windows simply leave it out. As PyTorch
-    demands, padding is at most half the kernel: then every window holds a real entry.
+    The padding counts as -inf, so windows leave it out. It is at most half the kernel, as PyTorch
+    requires, so that every window has an entry.
     """
     y = np.zeros((*x.shape[:2], *_window_counts(x.shape, kernel, stride, padding)))
     for n, c, p, q in np.ndindex(y.shape):
@@ -173,8 +173,8 @@ def avg_pool2d(x: F64, kernel: Pair, stride: Pair, padding: Pair) -> F64:
 def adaptive_avg_pool2d(x: F64, size: Pair) -> F64:
     """Mean of each of P x Q windows, x (N, C, H, W) -> y (N, C, P, Q).
 
-    y[n, c, p, q] = mean of x[n, c, i, j] over floor(p H / P) <= i < ceil((p + 1) H / P), and so
-    for j   (PyTorch, nn.AdaptiveAvgPool2d; its source, start_index and end_index)
+    y[n, c, p, q] = mean of x[n, c, i, j] over floor(p H / P) <= i < ceil((p + 1) H / P), and j
+    likewise   (PyTorch, nn.AdaptiveAvgPool2d; its source, start_index and end_index)
     """
     (rows, columns), (height, width) = size, x.shape[2:]
     y = np.zeros((*x.shape[:2], rows, columns))
@@ -206,11 +206,11 @@ def upsample_nearest(x: F64, size: Pair, ratio: tuple[float, float]) -> F64:
 def upsample_bilinear(
     x: F64, size: Pair, ratio: tuple[float, float], align_corners: bool = False
 ) -> F64:
-    """x between its entries, each a tent of width 2, x (N, C, H, W) -> y (N, C, P, Q).
+    """Bilinear interpolation, x (N, C, H, W) -> y (N, C, P, Q).
 
     y[n, c, p, q] = sum_{i, j} tent(u - i) tent(v - j) x[n, c, i, j],   tent(d) = max(0, 1 - |d|),
-    where u = (p + 1/2) RH - 1/2, or p (H - 1) / (P - 1) with aligned corners, moved into the
-    image; and so v   (PyTorch, nn.Upsample; its source, area_pixel_compute_source_index)
+    where u = (p + 1/2) RH - 1/2, or p (H - 1) / (P - 1) with aligned corners, clipped to the
+    image; v likewise   (PyTorch, nn.Upsample; its source, area_pixel_compute_source_index)
     """
     y = np.zeros((*x.shape[:2], *size))
     for n, c, p, q in np.ndindex(y.shape):
@@ -227,7 +227,7 @@ def upsample_bilinear(
 
 
 def zero_pad2d(x: F64, left: int, right: int, top: int, bottom: int) -> F64:
-    """x within a frame of zeros, x (N, C, H, W); a negative side cuts off.
+    """x padded with zeros, x (N, C, H, W); negative padding crops.
 
     y[n, c, p, q] = x[n, c, p - top, q - left], and 0 outside   (PyTorch, nn.ZeroPad2d)
     """
@@ -263,7 +263,7 @@ def partial_conv2d(
     """Sum of cross-correlations with the connected maps only, weight (connections, KH, KW).
 
     y[n, o] = bias[o] + sum over the c with table[o][c] = 1 of weight[k] x[n, c], where k counts
-    the ones of the table in the order of reading   (LeCun et al. 1998, section II.B, layer C3)
+    the ones of the table in row-major order   (LeCun et al. 1998, section II.B, layer C3)
     """
     outputs, kernel = [], iter(weight)
     for o, row in enumerate(table):

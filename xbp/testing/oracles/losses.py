@@ -1,4 +1,4 @@
-"""Losses, as plainly as they are written: rows are looped over, one number at a time."""
+"""Losses, as loops over rows and entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xbp.testing.oracles.types import F64
 def _reduced_loss(
     entry_loss: Callable[[float], float], prediction: F64, target: F64, reduction: str
 ) -> float:
-    # Broadcasting would make it a different loss, so unequal shapes are a mistake in the test.
+    # Unequal shapes are a mistake in the test: broadcasting would make a different loss.
     if prediction.shape != target.shape:
         raise ValueError(f"shapes differ: {prediction.shape} and {target.shape}")
     terms = [entry_loss(float(prediction[i] - target[i])) for i in np.ndindex(target.shape)]
@@ -81,8 +81,8 @@ def cross_entropy(
         line = [float(logits[n, c]) for c in range(classes)]
         peak = max(line)
         log_total = math.log(math.fsum(math.exp(value - peak) for value in line))
-        # -log softmax. The peak is taken off before log_total is added: with logits of 1e4 the
-        # other order would round a small log_total away.
+        # -log softmax. The peak is subtracted before log_total is added, as with logits of 1e4
+        # the other order would round a small log_total away.
         surprise = [log_total - (value - peak) for value in line]
         if target.ndim == 1:
             losses.append(surprise[int(target[n])])
@@ -101,7 +101,7 @@ def rejecting_cross_entropy(
     """MAP criterion of penalties y = -logits (N, C), labels (N,) (LeCun et al. 1998, eq. 9).
 
     row loss = y[n, label] + log(exp(-penalty) + sum_i exp(-y[n, i])); for moderate penalties only.
-    Of probabilities (N, C) it is the mean of the classes' row losses.
+    For probabilities (N, C) a row loss is their mean of the row losses of all labels.
     """
     losses = []
     for n, t in enumerate(target):
@@ -135,8 +135,9 @@ def class_cross_entropy(
 ) -> float:
     """Cross-entropy of logits (N, C, d...) with all options   (PyTorch, nn.CrossEntropyLoss)
 
-    row loss = -sum_c w_c ((1 - e) t_c + e/C) log softmax(z)_c; the mean divides the sum over rows
-    by the sum of w_label over those whose label is not ignored; for probabilities by their number
+    row loss = -sum_c w_c ((1 - e) t_c + e/C) log softmax(z)_c; "mean" divides the sum over rows
+    whose label is not ignored by the sum of their w_label, or by the number of rows for
+    probabilities
     """
     rows, given = _rows_of(logits, target)
     classes, losses, counts = logits.shape[1], [], []
@@ -226,7 +227,7 @@ def cosine_embedding_loss(
 ) -> float:
     """1 - cos(u, v) for a target of 1, max(0, cos(u, v) - margin) for -1   (PyTorch)
 
-    1e-12 is added to both squares of lengths
+    1e-12 is added to both squared lengths
     """
     losses = []
     for row in np.ndindex(u.shape[:-1]):

@@ -1,4 +1,4 @@
-"""Normalizations, one set of entries at a time."""
+"""Normalizations, with a loop over the sets of entries that share moments."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def _moments(x: F64) -> tuple[float, float]:
 
 
 def _affine(s: dict[str, F64], shape: tuple[int, ...]) -> tuple[F64, F64]:
-    """w and b of a state, or 1 and 0."""
+    """w and b of a state, by default 1 and 0."""
     return s.get("weight", np.ones(shape)), s.get("bias", np.zeros(shape))
 
 
 def batch_norm(s: dict[str, F64], x: F64, eps: float = 1e-5, training: bool = True) -> F64:
-    """Batch normalization, x (N, C, ...): each channel by its moments over the batch.
+    """Batch normalization, x (N, C, ...), of each channel   (Ioffe & Szegedy 2015, algorithm 1).
 
-    (Ioffe & Szegedy 2015, algorithm 1); in inference by the running ones, if the state has them.
+    By the moments of the batch; in inference by the running moments, if the state has them.
     """
     y = np.empty_like(x)
     w, b = _affine(s, (x.shape[1],))
@@ -41,7 +41,7 @@ def batch_norm(s: dict[str, F64], x: F64, eps: float = 1e-5, training: bool = Tr
 
 
 def layer_norm(s: dict[str, F64], x: F64, shape: tuple[int, ...], eps: float = 1e-5) -> F64:
-    """Layer normalization over the last axes, of that shape (Ba, Kiros & Hinton 2016)."""
+    """Layer normalization over the last axes, which have this shape (Ba, Kiros & Hinton 2016)."""
     y = np.empty_like(x)
     for i in np.ndindex(x.shape[: x.ndim - len(shape)]):
         y[i] = _standardized(x[i], *_affine(s, shape), eps, *_moments(x[i]))
@@ -58,7 +58,7 @@ def rms_norm(s: dict[str, F64], x: F64, shape: tuple[int, ...], eps: float) -> F
 
 
 def group_norm(s: dict[str, F64], x: F64, groups: int, eps: float = 1e-5) -> F64:
-    """Group normalization, x (N, C, ...): C/groups neighbouring channels at once (Wu & He 2018)."""
+    """Group normalization, x (N, C, ...): C/groups neighbouring channels a group (Wu & He 2018)."""
     y, size = np.empty_like(x), x.shape[1] // groups
     w, b = _affine(s, (x.shape[1],))
     for n, c in np.ndindex(x.shape[:2]):

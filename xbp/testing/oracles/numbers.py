@@ -1,4 +1,4 @@
-"""Counter-based random words, and derivatives by differences."""
+"""Counter-based random words, and derivatives from differences."""
 
 from __future__ import annotations
 
@@ -55,6 +55,6 @@ def numeric_gradient(f: Callable[[F64], float], x: F64, h: float = 2.0**-17) -> 
         above, below = x.copy(), x.copy()
         above[index] += h
         below[index] -= h
-        # The step actually taken, which rounding may have made differ from 2h.
+        # the actual step, which rounding may make different from 2h
         gradient[index] = (f(above) - f(below)) / (above[index] - below[index])
     return gradient

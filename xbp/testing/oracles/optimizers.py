@@ -1,4 +1,4 @@
-"""Update rules: a parameter after gradients, step by step."""
+"""Update rules: a parameter after one step for each gradient."""
 
 from __future__ import annotations
 
@@ -223,10 +223,10 @@ def muon(
 ) -> F64:
     """A matrix, or kernel of filters, after one step per gradient (Jordan et al. 2024).
 
-    By singular values, which the iteration sends to f(f(... f(s / |s|))), where
-    f(s) = a s + b s^3 + c s^5: O = U f(...) V^T of the momentum's U S V^T
+    The Newton-Schulz iteration maps singular values s to f(f(... f(s / |s|))) with
+    f(s) = a s + b s^3 + c s^5: O = U f(...) V^T for the momentum's U S V^T
     m = mu m + (1 - mu) g;  p = p - lr (weight_decay p + sqrt(max(1, rows / columns)) O)
-    Less than two axes are for AdamW.
+    Parameters with fewer than two axes are updated by AdamW.
     """
     if parameter.ndim < 2:
         return adamw(parameter, gradients)

@@ -1,4 +1,4 @@
-"""Cells of one step, and layers of them, one step at a time."""
+"""Recurrent cells, and layers of them as loops over time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def relu_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
 
 
 def lstm_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
-    """Input, forget, candidate and output gate stand in this order in p and q (4 H,), one sample.
+    """LSTM cell, one sample; p, q (4 H,): input, forget, candidate and output gate, in this order.
 
     c'_j = f_j c_j + i_j g_j and h'_j = o_j tanh c'_j   (PyTorch documentation, nn.LSTM)
     """
@@ -35,7 +35,7 @@ def lstm_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
 
 
 def gru_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
-    """Reset, update and candidate gate stand in this order in p and q (3 H,), one sample.
+    """GRU cell, one sample; p, q (3 H,): reset, update and candidate gate, in this order.
 
     n_j = tanh(p_nj + r_j q_nj) and h'_j = (1 - z_j) n_j + z_j h_j   (PyTorch documentation, nn.GRU)
     """
@@ -49,7 +49,7 @@ def gru_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
 
 
 def product_cell(p: F64, q: F64, h: F64, c: F64) -> tuple[F64, F64]:
-    """h'_j = h_j / 2 + p_j q_j and c'_j = c_j / 2 + h'_j, one sample: nobody's cell."""
+    """h'_j = h_j / 2 + p_j q_j and c'_j = c_j / 2 + h'_j, one sample (a user's cell)."""
     size = len(h)
     new_h = np.array([h[j] / 2 + p[j] * q[j] for j in range(size)])
     return new_h, np.array([c[j] / 2 + new_h[j] for j in range(size)])
@@ -63,10 +63,10 @@ def recurrent(
 ) -> tuple[F64, list[tuple[F64, F64]]]:
     """A recurrent network, x (N, T, in) -> y (N, T, H D) and the final (h, c), each (N, H).
 
-    For each sample, layer l and direction, in the order of time or against it:
+    For each sample, layer l and direction, forward or backward in time:
     h, c <- cell(W_ih x_t + b_ih, W_hh h + b_hh, h, c); the outputs of both directions at t are
-    the next layer's x_t   (PyTorch documentation, nn.LSTM; there are as many layers and
-    directions as `weights` has names, and as many `states`)
+    the next layer's x_t   (PyTorch documentation, nn.LSTM; the numbers of layers and directions
+    follow from the names in `weights`)
     """
     layers = sum(name.startswith("weight_ih") and "reverse" not in name for name in weights)
     suffixes = ["", "_reverse"] if "weight_ih_l0_reverse" in weights else [""]

@@ -23,8 +23,8 @@ def one_cycle_lr(
     Rises from max_lr / div_factor to max_lr, then falls to max_lr / div_factor / final_div_factor.
     """
     initial = max_lr / div_factor
-    # PyTorch counts steps from 0 and leaves the peak unrounded, between two steps; it too divides
-    # by zero where the peak falls on step 0.
+    # PyTorch counts steps from 0 and does not round the peak, which may lie between two steps; a
+    # peak at step 0 divides by zero there too.
     peak, last = pct_start * total_steps - 1, total_steps - 1
     if step <= peak:
         return _cosine(initial, max_lr, step / peak)
@@ -45,19 +45,19 @@ def cosine_annealing_lr(step: int, lr: float, total_steps: int, min_lr: float = 
 
 
 def linear_lr(step: int, lr: float, start: float, end: float, total_steps: int) -> float:
-    """Line from lr start to lr end, which it keeps (PyTorch, LinearLR, total_iters)."""
+    """Line from lr start to lr end, constant after that (PyTorch, LinearLR, total_iters)."""
     return lr * (start + (end - start) * min(step, total_steps) / total_steps)
 
 
 def polynomial_lr(step: int, lr: float, total_steps: int, power: float) -> float:
-    """Power of the share that is left (PyTorch, PolynomialLR, total_iters)."""
+    """lr (1 - step / total_steps)^power, then 0 (PyTorch, PolynomialLR, total_iters)."""
     return float(lr * (max(total_steps - step, 0) / total_steps) ** power) if power else lr
 
 
 def cosine_restarts_lr(step: int, lr: float, first: int, factor: int, min_lr: float) -> float:
-    """As cosine_annealing_lr from restart to restart (Loshchilov & Hutter 2017, equation 5).
+    """cosine_annealing_lr between restarts (Loshchilov & Hutter 2017, equation 5).
 
-    All restarts are listed: after first, first + first factor, ... steps.
+    The restarts are after first, first + first factor, ... steps.
     """
     restarts, length = [0], first
     while restarts[-1] + length <= step:

@@ -1,4 +1,4 @@
-"""Arrays, pairs and words of the definitions."""
+"""Types of arrays, pairs and words in the definitions."""
 
 from __future__ import annotations
 
