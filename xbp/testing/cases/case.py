@@ -45,7 +45,7 @@ class Call:
 
 
 def fed(x: Any, *arguments: Any, **options: Any) -> Call:
-    """``fed((4, 5), 5, 3, bias=False)``: arguments ``(5, 3, bias=False)``, a normal input (4, 5)."""
+    """``fed((4, 5), 5, 3, bias=False)``: arguments ``(5, 3, bias=False)``, normal input (4, 5)."""
     return Call(x, arguments, options)
 
 
