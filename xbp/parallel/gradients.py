@@ -29,7 +29,7 @@ from xbp.backend import (
 )
 from xbp.errors import InputError
 from xbp.nested import first_of, tree_map
-from xbp.parallel.groups import Group
+from xbp.parallel.groups import Group, Joined
 
 
 class Learned(Protocol):
@@ -132,6 +132,8 @@ def reduce_gradients(
         raise InputError(msg)
     for p in owned:
         check_beside("reduce_gradients", "a parameter", p.data, "the loss is", value)
+    if isinstance(group, Joined):
+        group.count_step()
     with on_device_of(owned[0].data):
         return _reduce(owned, group, value, weight)
 

@@ -75,5 +75,8 @@ class Joined:
     def __deepcopy__(self, memo: Any) -> Any:
         return self
 
+    def count_step(self) -> None:
+        """A step begins its sum of gradients."""
+
     def __repr__(self) -> str:
         return shown(self)  # type: ignore[arg-type]

@@ -7,7 +7,9 @@ from typing import Any
 
 from xbp.backend import Array, HostArray, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import BackendError, InputError, brief
+from xbp.launchers import launched
 from xbp.parallel.groups import Joined
+from xbp.parallel.watch import BARRIER, BROADCAST, SUM, Places, watch_world
 
 INSTALL = 'install mpi4py and an MPI, as by pip install "xbackprop[mpi]"'
 
@@ -16,7 +18,8 @@ class MPIGroup(Joined):
     """The processes of an MPI communicator.
 
     Contiguous numpy arrays are summed where they lie. Arrays of other libraries travel by way of
-    the host, which waits for their device.
+    the host, which waits for their device. All processes that were started together watch one
+    another (`xbp.parallel.watch`).
 
     Parameters
     ----------
@@ -27,14 +30,18 @@ class MPIGroup(Joined):
     Raises
     ------
     BackendError
-        mpi4py or MPI is not installed.
+        mpi4py or MPI is not installed, or is not the MPI that has started the processes.
     """
 
     def __init__(self, communicator: Any = None) -> None:
         MPI = engine()
-        self.communicator = MPI.COMM_WORLD if communicator is None else communicator
+        world = communicator is None
+        self.communicator = MPI.COMM_WORLD if world else communicator
         self.rank: int = self.communicator.Get_rank()
         self.size: int = self.communicator.Get_size()
+        if world and self.size == 1:
+            check_alone()
+        self._places = watch_world(MPI) if world and self.size > 1 else Places(self.rank)
         neighbours = self.communicator.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = neighbours.Get_rank()
         self.local_size: int = neighbours.Get_size()
@@ -43,15 +50,42 @@ class MPIGroup(Joined):
 
     def sum_(self, array: Array) -> None:
         """Replace `array`, in place, by the sum over all ranks."""
-        on_the_host(array, lambda host: self.communicator.Allreduce(self._in_place, host))
+        on_the_host(array, lambda host: self._call(SUM, "Allreduce", self._in_place, host))
 
     def broadcast_(self, array: Array, root: int = 0) -> None:
         """Replace `array`, in place, by that of the rank `root`."""
-        on_the_host(array, lambda host: self.communicator.Bcast(host, root))
+        on_the_host(array, lambda host: self._call(BROADCAST, "Bcast", host, root))
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        self.communicator.Barrier()
+        self._call(BARRIER, "Barrier")
+
+    def count_step(self) -> None:
+        """Begin the next step, which is named if ranks wait in vain."""
+        self._places.step()
+
+    def _call(self, kind: int, name: str, *arguments: Any) -> None:
+        self._places.enter(kind)
+        getattr(self.communicator, name)(*arguments)
+        self._places.leave()
+
+
+def check_alone() -> None:
+    """Refuse to be one of several processes which MPI takes for one.
+
+    Raises
+    ------
+    BackendError
+        Another MPI than mpi4py's has started them, or a launcher that starts no MPI.
+    """
+    start = launched()
+    if start is not None:
+        msg = (
+            f"{start.by} has started {start.size} processes, and for mpi4py's MPI each is alone; "
+            "start them by the mpiexec of the MPI that mpi4py uses, as xbp train … --ranks "
+            f"{start.size} does"
+        )
+        raise BackendError(msg)
 
 
 def engine() -> Any:

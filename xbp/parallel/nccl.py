@@ -45,6 +45,10 @@ class NCCLGroup(Joined):
         check_changeable(array)
         self._joined.broadcast_(array, root)
 
+    def count_step(self) -> None:
+        """Begin the next step, which is named if ranks wait in vain."""
+        self.processes.count_step()
+
     def barrier(self) -> None:
         """Wait until all ranks are here, and what they have asked of their GPUs is done."""
         self._joined.synchronize()

@@ -25,7 +25,7 @@ import numpy as np
 import xbp
 from xbp.backend import brief
 from xbp.errors import XBPError
-from xbp.machine import cpus
+from xbp.launchers import THREADS, cores
 from xbp.testing.catalogue import Item, catalogue
 from xbp.testing.curves import Training
 from xbp.testing.finding import Finding
@@ -36,15 +36,6 @@ Found: TypeAlias = "tuple[int, list[Finding]]"
 
 MOST, LEAST = 8, 32
 """By default at most this many processes, and at least this many cases for each."""
-THREADS = (
-    *("XBP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
-    "VECLIB_MAXIMUM_THREADS",
-)
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(cpus()) or os.cpu_count() or 1
 
 
 def usual_jobs(cases: int) -> int:

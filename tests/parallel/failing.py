@@ -1,0 +1,43 @@
+"""Ranks of which one fails at its third step, or all do: ``failing.py WHAT WHO``."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from xbp import parallel
+
+
+def fail(what: str, group: parallel.Group) -> None:
+    """What happens to one rank."""
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "slow":
+        time.sleep(3)
+    elif what == "barrier":
+        group.barrier()
+    elif what == "exits":
+        sys.exit(3)
+    elif what == "raises":
+        raise ValueError("no such number")
+
+
+def main(what: str, who: int) -> None:
+    group, numbers = parallel.group("mpi"), np.ones(3)
+    for step in range(5):
+        if step == 2 and group.rank == who:
+            fail(what, group)
+        if step == 2 and what == "all raise":
+            raise ValueError("no such number")
+        group.count_step()  # type: ignore[attr-defined]
+        group.sum_(numbers)
+    if group.rank == 0:
+        sys.stdout.write("done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

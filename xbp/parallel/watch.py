@@ -1,0 +1,308 @@
+"""Ranks that fail: all end, and one line says why.
+
+MPI's launchers end all ranks when one is killed. They wait for ever for one that is stopped, has
+raised an exception or has left its loop. A thread of each rank therefore tells the next rank, on a
+communicator of its own, where its rank is, and hears it from the one before:
+
+- a rank that is not heard of for `timeout` seconds has stopped;
+- two ranks that wait in different calls, and have not moved for `DEADLOCKED` seconds, wait for one
+  another. The end of the program is such a call.
+
+In either case the rank that has noticed says so, and ends all. A rank that computes for long is
+waited for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import mmap
+import os
+import struct
+import sys
+import threading
+import time
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from xbp.arguments import positive
+from xbp.errors import InputError
+
+BEAT = 0.5
+"""Seconds from one message to the next."""
+
+TIMEOUT, VARIABLE = 60.0, "XBP_RANK_TIMEOUT"
+"""Seconds for which a rank may be silent, and the environment variable that sets them."""
+
+DEADLOCKED = 10.0
+"""Seconds for which two ranks wait in different calls before this counts as a deadlock.
+
+A rank may have left a call that others are still in; they follow within a fraction of a second.
+"""
+
+HEAD_START = 1.0
+"""Seconds that rank 0 has for its own words about an error, which other ranks may have as well."""
+
+PLACES = "XBP_RANK_PLACES"
+"""The environment variable with a folder where each rank keeps its place, for who started them."""
+
+COMPUTES, SUM, BROADCAST, BARRIER, END = range(5)
+CALLS = ("computes", "a sum", "a broadcast", "a barrier", "the end of its program")
+
+
+class Place(NamedTuple):
+    """Where a rank is."""
+
+    process: int
+    rank: int
+    step: int
+    """Sums of gradients that it has begun."""
+
+    call: int
+    """Calls that it has begun."""
+
+    kind: int
+    """The kind of the call in which it waits; `COMPUTES` if it is in none."""
+
+
+FORM = struct.Struct(f"{len(Place._fields)}q")
+
+
+class Places:
+    """The place of this rank: in memory, or in a file that outlives its process.
+
+    Parameters
+    ----------
+    rank : int
+    folder : path, optional
+        Where the file is made.
+    """
+
+    def __init__(self, rank: int, folder: str | None = None) -> None:
+        self._place = [os.getpid(), rank, 0, 0, COMPUTES]
+        self._bytes: Any = bytearray(FORM.size)
+        if folder is not None:
+            path = Path(folder) / str(rank)
+            path.write_bytes(bytes(FORM.size))
+            with path.open("r+b") as file:
+                self._bytes = mmap.mmap(file.fileno(), FORM.size)
+        self._write()
+
+    def step(self) -> None:
+        """A step begins its sum."""
+        self._place[2] += 1
+
+    def enter(self, kind: int) -> None:
+        """The rank begins a call."""
+        self._place[3] += 1
+        self._place[4] = kind
+        self._write()
+
+    def leave(self) -> None:
+        """The call is over."""
+        self._place[4] = COMPUTES
+        self._write()
+
+    def bytes(self) -> bytes:
+        """The place, as it travels."""
+        return bytes(self._bytes)
+
+    def _write(self) -> None:
+        FORM.pack_into(self._bytes, 0, *self._place)
+
+
+def place_from(data: bytes) -> Place:
+    """The place that `Places.bytes` has written."""
+    return Place(*FORM.unpack(data))
+
+
+class Judge:
+    """What a rank concludes from where it and the rank before it are.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds for which a rank may be silent.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.silent = self.still = 0.0
+        self.seen: tuple[Place, Place] | None = None
+
+    def look(self, own: Place, before: Place, heard: bool, passed: float) -> str:
+        """A sentence if ranks wait in vain; otherwise empty.
+
+        Parameters
+        ----------
+        own, before : Place
+            `before` by its last message.
+        heard : bool
+            Whether a message has come since the last look.
+        passed : float
+            Seconds since the last look. Of a long pause, in which this process was stopped itself,
+            two beats count.
+        """
+        passed = min(passed, 2 * BEAT)
+        self.silent = 0.0 if heard else self.silent + passed
+        moved = (own, before) != self.seen
+        self.still = 0.0 if moved else self.still + passed
+        self.seen = own, before
+        if self.silent > self.timeout:
+            return (
+                f"rank {before.rank} has not answered for {self.timeout:g} s; "
+                f"{waiting(own)}: all ranks end. {VARIABLE} sets the time"
+            )
+        if _apart(own, before) and self.still > min(DEADLOCKED, self.timeout):
+            return (
+                f"rank {own.rank} waits for rank {before.rank} in {CALLS[own.kind]} (step "
+                f"{own.step:,}), and rank {before.rank} for rank {own.rank} in "
+                f"{CALLS[before.kind]} (step {before.step:,}): all ranks end. Every rank must make "
+                "the same calls"
+            )
+        return ""
+
+
+def waiting(place: Place) -> str:
+    """What a rank does, where another one is missing."""
+    if place.kind:
+        return f"rank {place.rank} waits for it in {CALLS[place.kind]}, step {place.step:,}"
+    return f"rank {place.rank} is in step {place.step:,}"
+
+
+def _apart(one: Place, other: Place) -> bool:
+    """Whether two ranks wait in calls which cannot both end.
+
+    No rank ends a sum or a barrier before all are in it. It may have ended a broadcast that others
+    have not begun, so a rank that waits in an earlier broadcast may still be served.
+    """
+    if not (one.kind and other.kind):
+        return False
+    if one.call == other.call:
+        return one.kind != other.kind
+    return min(one, other, key=lambda place: place.call).kind != BROADCAST
+
+
+class Watch(threading.Thread):
+    """The thread by which the ranks of MPI's world watch one another in a ring.
+
+    Parameters
+    ----------
+    MPI : module
+        ``mpi4py.MPI``.
+    timeout : float
+        Seconds for which a rank may be silent.
+    """
+
+    def __init__(self, MPI: Any, timeout: float) -> None:
+        super().__init__(name="xbp ranks", daemon=True)
+        self.MPI, self.timeout = MPI, timeout
+        self.communicator = MPI.COMM_WORLD.Dup()
+        self.rank, self.size = self.communicator.Get_rank(), self.communicator.Get_size()
+        self.places = Places(self.rank, os.environ.get(PLACES))
+        self.over = threading.Event()
+        self._sent: Any = None
+
+    def run(self) -> None:
+        """Send and hear, until the end."""
+        before = (self.rank - 1) % self.size
+        last = Place(0, before, 0, 0, COMPUTES)
+        judge, then = Judge(self.timeout), time.monotonic()
+        while not self.over.wait(BEAT):
+            self._send()
+            heard = self._hear(before)
+            last, now = heard or last, time.monotonic()
+            own = place_from(self.places.bytes())
+            sentence = judge.look(own, last, heard is not None, now - then)
+            then = now
+            if sentence:
+                end_all(sentence, self.MPI)
+
+    def _send(self) -> None:
+        """Tell the next rank, unless it has not taken the last message."""
+        if self._sent is None or self._sent.Test():
+            self._message = self.places.bytes()
+            self._sent = self.communicator.Isend(self._message, (self.rank + 1) % self.size)
+
+    def _hear(self, before: int) -> Place | None:
+        """The newest message of the rank before."""
+        heard, buffer = None, bytearray(FORM.size)
+        while self.communicator.Iprobe(before):
+            self.communicator.Recv(buffer, before)
+            heard = place_from(bytes(buffer))
+        return heard
+
+    def finish(self) -> None:
+        """Wait, at the end of the program, until all ranks are there."""
+        self.places.enter(END)
+        everybody = self.communicator.Ibarrier()
+        while not everybody.Test():
+            time.sleep(0.01)
+        self.over.set()
+        self.join()
+        # All threads have stopped: what they have sent is taken, and nothing more comes.
+        self.communicator.Barrier()
+        self._hear((self.rank - 1) % self.size)
+        if self._sent is not None:
+            self._sent.Wait()
+        self.communicator.Barrier()
+        self.communicator.Free()
+
+
+@cache
+def watch_world(MPI: Any) -> Places:
+    """Let the ranks of MPI's world watch one another, from now to the end of the program.
+
+    An exception that nobody handles ends all of them, too. An MPI without threads has no watch.
+    """
+    rank = MPI.COMM_WORLD.Get_rank()
+    previous = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        wait_for_rank_0(rank)
+        sys.stderr.write(f"rank {rank}:\n")
+        previous(kind, error, trace)
+        end_all("", MPI, 130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+    sys.excepthook = tell
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        return Places(rank, os.environ.get(PLACES))
+    watch = Watch(MPI, timeout())
+    watch.start()
+    atexit.register(watch.finish)
+    return watch.places
+
+
+def timeout() -> float:
+    """The seconds for which a rank may be silent.
+
+    Raises
+    ------
+    InputError
+        The environment variable is no positive number.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return TIMEOUT
+    try:
+        return positive(VARIABLE, float(text))
+    except ValueError:
+        msg = f"{VARIABLE} must be a positive number of seconds, got {text!r}"
+        raise InputError(msg) from None
+
+
+def wait_for_rank_0(rank: int) -> None:
+    """Let rank 0 say first, and alone, what all ranks have found, such as a missing file."""
+    if rank:
+        time.sleep(HEAD_START + min(0.1 * rank, 5.0))
+
+
+def end_all(sentence: str, MPI: Any, status: int = 1) -> None:
+    """Say why, and end all ranks with this exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            if sentence and stream is sys.stderr:
+                stream.write(f"Error: {sentence}\n")
+            stream.flush()
+    MPI.COMM_WORLD.Abort(status)
