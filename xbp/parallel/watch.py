@@ -155,10 +155,11 @@ class Judge:
                 f"{waiting(own)}: all ranks end. {VARIABLE} sets the time"
             )
         if _apart(own, before) and self.still > min(DEADLOCKED, self.timeout):
+            one, other = sorted((own, before), key=lambda place: place.rank)
             return (
-                f"rank {own.rank} waits for rank {before.rank} in {CALLS[own.kind]} (step "
-                f"{own.step:,}), and rank {before.rank} for rank {own.rank} in "
-                f"{CALLS[before.kind]} (step {before.step:,}): all ranks end. Every rank must make "
+                f"rank {one.rank} waits for rank {other.rank} in {CALLS[one.kind]} (step "
+                f"{one.step:,}), and rank {other.rank} for rank {one.rank} in "
+                f"{CALLS[other.kind]} (step {other.step:,}): all ranks end. Every rank must make "
                 "the same calls"
             )
         return ""
@@ -217,6 +218,7 @@ class Watch(threading.Thread):
             sentence = judge.look(own, last, heard is not None, now - then)
             then = now
             if sentence:
+                wait_for_rank_0(self.rank)  # of two ranks, each is before the other
                 end_all(sentence, self.MPI)
 
     def _send(self) -> None:
