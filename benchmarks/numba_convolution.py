@@ -1,9 +1,9 @@
-"""How the CPU's kernels are to be compiled: the same convolution by Numba and as xbp has it in C.
+"""Numba or C for CPU kernels: the time of a convolution compiled by Numba, and of xbp's in C.
 
     pip install numba && python benchmarks/numba_convolution.py
 
-Both compute the two convolutions of LeNet-5, forward, for 128 images on one thread; xbp's kernels
-add the bias, ReLU and pooling, Numba's the bias alone. LOG.md says what followed from it.
+Both compute the two convolutions of LeNet-5, forward, for 128 images on one thread. xbp's kernels
+include bias, ReLU and pooling, Numba's the bias alone. LOG.md has the conclusion.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMAGES, LANES = 128, 16
 
 @numba.njit(fastmath=True, parallel=True)
 def convolve(x, weight, bias, y):  # type: ignore[no-untyped-def]
-    """x (H, C, W, N), framed; y (OH, O, OW, N): xbp's layout, blocks of images innermost."""
+    """x (H, C, W, N), padded; y (OH, O, OW, N): xbp's layout, with blocks of images innermost."""
     for r in numba.prange(y.shape[0]):
         for o in range(y.shape[1]):
             for s in range(y.shape[2]):
@@ -42,7 +42,7 @@ def convolve(x, weight, bias, y):  # type: ignore[no-untyped-def]
 
 
 def microseconds(call: Callable[[], object]) -> float:
-    """The least of 50 runs, an image."""
+    """The minimum of 50 calls, divided by the number of images."""
     times = []
     for _ in range(50):
         start = time.perf_counter()

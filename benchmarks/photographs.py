@@ -1,8 +1,8 @@
-"""Pictures of digits as people might take or draw them, made from MNIST and from fonts.
+"""Accuracy of a trained network on photographed, printed and drawn digits.
 
     python -m benchmarks.photographs runs/lenet5
 
-prints how many of each kind a trained network reads.
+The pictures are made from MNIST and from fonts.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from xbp.images import isolate
 from xbp.report.contents import outputs
 from xbp.training import load_model
 
-STROKES = {  # corners of the strokes, in a square
+STROKES = {  # corners of the strokes, in a square of side 100
     0: [[(50, 10), (20, 30), (20, 70), (50, 90), (80, 70), (80, 30), (50, 10)]],
     1: [[(50, 10), (50, 90)]],
     2: [[(20, 25), (40, 10), (70, 15), (75, 35), (20, 90), (80, 90)]],
@@ -35,7 +35,7 @@ STROKES = {  # corners of the strokes, in a square
 
 
 def photograph(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A digit of MNIST on paper, off the middle, turned, unevenly lit, with a camera's noise."""
+    """A digit of MNIST on paper: off-centre, rotated, unevenly lit, with a camera's noise."""
     size = int(rng.integers(200, 400))
     image = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
     image = image.rotate(rng.uniform(-12, 12), resample=Image.Resampling.BICUBIC)
@@ -53,7 +53,7 @@ def photograph(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def shadowed(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`photograph`, with the sharp shadow of a hand across it."""
+    """`photograph` with the sharp shadow of a hand."""
     grey = photograph(digit, rng)
     v, u = np.mgrid[-1 : 1 : grey.shape[0] * 1j, -1 : 1 : grey.shape[1] * 1j]
     angle = rng.uniform(0, 2 * np.pi)
@@ -79,7 +79,7 @@ def typeset(digit: int, font: str, size: int = 300) -> np.ndarray:
 
 
 def drawn(digit: int, size: int, pen: int, rng: np.random.Generator) -> np.ndarray:
-    """Straight strokes on a light sheet, as of a mouse in a drawing program, a little skewed."""
+    """Straight, slightly skewed strokes on a light sheet, like a drawing program's."""
     image = Image.new("L", (size, size), 238)
     shape = np.eye(2) + rng.normal(0, 0.08, (2, 2))
     for stroke in STROKES[digit]:
@@ -90,7 +90,7 @@ def drawn(digit: int, size: int, pen: int, rng: np.random.Generator) -> np.ndarr
 
 
 def fonts() -> list[str]:
-    """The fonts of matplotlib that have digits."""
+    """Paths of matplotlib's fonts that have digits."""
     import matplotlib as mpl
 
     folder = Path(mpl.get_data_path()) / "fonts" / "ttf"
@@ -102,7 +102,7 @@ def fonts() -> list[str]:
 def kinds(
     images: np.ndarray, labels: np.ndarray, typefaces: list[str]
 ) -> Iterator[tuple[str, list, list[int]]]:
-    """(what it is, pictures, digits) of each kind."""
+    """(name, pictures, digits) of each kind."""
     rng, digits = np.random.default_rng(0), labels.tolist()
     yield "MNIST as it is, light on dark", [image / 255 for image in images], digits
     yield "MNIST, dark on light", [1 - image / 255 for image in images], digits
@@ -119,7 +119,7 @@ def kinds(
 
 
 def read(model, pictures: list) -> list[int]:
-    """What the network reads; -1 where no digit is found."""
+    """The digits that the network recognizes; -1 if there is none in a picture."""
     seen, found = [], []
     for picture in pictures:
         try:

@@ -1,10 +1,9 @@
-"""Where a training step of LeNet-5 spends its time: each layer forward and backward, in turn.
+"""Profile of a training step of LeNet-5: each layer forward and backward.
 
     python benchmarks/profile_lenet5.py [--batch 128] [--optimizer SGD]
 
-Printed are µs an image, each the 20th percentile over the steps (others' work on the machine only
-ever adds), and page faults a step. XBP_ACCELERATE=0, XBP_NUM_THREADS and OPENBLAS_NUM_THREADS work
-as ever.
+Prints µs per image, as 20th percentiles over the steps (other processes only add time), and page
+faults per step. XBP_ACCELERATE=0, XBP_NUM_THREADS and OPENBLAS_NUM_THREADS have their usual effect.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ seconds: dict[str, list[float]] = defaultdict(list)
 
 
 def step(number: int) -> None:
-    """One step; the time of each part goes into `seconds`."""
+    """One step; appends the time of each part to `seconds`."""
     rows = slice(number % 16 * batch, (number % 16 + 1) * batch)
     value, clock = x[rows], time.perf_counter()
     seen: list[nn.Layer] = []

@@ -1,10 +1,10 @@
-"""The adding problem: remember two marked numbers of a long sequence, and give their sum.
+"""The adding problem: the sum of two marked numbers in a long sequence.
 
     python examples/adding_problem.py [--cell lstm] [--length 50] [--backend cupy]
 
 Hochreiter & Schmidhuber 1997, section 5.4, with numbers from U(0, 1) and one mark in each half, as
-Le et al. 2015 put it. Who always answers 1, the mean, has a mean squared error of 1/6; it is
-called solved below 0.01. Every step trains on new sequences.
+in Le et al. 2015. A constant answer of 1, the mean, has a mean squared error of 1/6; below 0.01 the
+problem counts as solved. Every step trains on new sequences.
 """
 
 import argparse

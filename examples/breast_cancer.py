@@ -1,17 +1,17 @@
-"""Malignant or benign? The tutorial's network, trained once by every optimizer of xbp.
+"""Classification of tumours: the tutorial's network, trained once by every optimizer of xbp.
 
     python examples/breast_cancer.py [--backend cupy] [--only adam,sgd] [--epochs 10] [--seed 0]
 
-30 - 64 (sigmoid) - 32 (ReLU) - dropout 0.2 - 1 (sigmoid), without biases; 398 samples to train on,
+30 - 64 (sigmoid) - 32 (ReLU) - dropout 0.2 - 1 (sigmoid), without biases; 398 training samples and
 30 % (171) held out; batches of 64, 100 epochs. The features are scaled to 0 … 1 by the minima and
-maxima of the training part alone: the tutorial took those of all samples, held out ones included.
-The last sigmoid is part of the loss, BCEWithLogitsLoss: the network gives a logit, which is above
-0 where the probability is above ½.
+maxima of the training samples alone; the tutorial used those of all samples. The last sigmoid is
+part of the loss, BCEWithLogitsLoss: the network's output is a logit, positive where the probability
+is above ½.
 
-An epoch is one step with the full batch and 398 with single samples, so these two make more and
-fewer epochs. A last step on a part of the data can be a bad one, so every learning rate falls to 0
-along half a cosine. The rates were chosen for 0.95 on the held-out samples with each of the seeds
-0 to 9, which makes those no estimate for new patients any more.
+An epoch has one step with full batches and 398 with single samples, so the numbers of epochs are
+larger and smaller for these two. Every learning rate falls to 0 along half a cosine, as a single
+large step at the end may be a bad one. The rates were chosen for 0.95 on the held-out samples with
+each of the seeds 0 to 9, so that this accuracy is no estimate for new patients.
 """
 
 import argparse
@@ -82,7 +82,7 @@ for name in chosen:
         30, 64, 32, 1, activation=[nn.Sigmoid, nn.ReLU], dropout=[0, 0.2], bias=False,
         rng=options.seed,
     )  # fmt: skip
-    hidden = optim.muon_groups(model, lr=rate)  # and all others, for AdamW
+    hidden = optim.muon_groups(model, lr=rate)  # and all other parameters, for AdamW
     parameters = hidden if make is optim.Muon else model.parameters()
     optimizer = make(parameters, lr=optim.CosineAnnealingLR(rate, steps))
     loss = nn.BCEWithLogitsLoss()

@@ -1,4 +1,4 @@
-"""Convolution forward and backward, on numbers small enough to follow by hand.
+"""Convolution forward and backward, with arrays small enough to check by hand.
 
     python examples/convolution.py [--backend array_api_strict]
 
@@ -7,10 +7,10 @@ convolutional layer computes, is (x ⋆ k)[r, s] = Σ_ij x[r + i, s + j] k[i, j]
 
     y = x ⋆ w + b = x * turned(w) + b,    where the kernel lies within x
     ∂E/∂w = x ⋆ δ = x * turned(δ),        where δ lies within x
-    ∂E/∂x = δ * w,                        wherever the two overlap at all (full)
+    ∂E/∂x = δ * w,                        wherever the two overlap (full)
 
-The last is often given with turned(w), which is right for the correlation with a δ framed by zeros
-only: δ * turned(w) is another thing, as the last lines show.
+∂E/∂x is also the correlation of a zero-padded δ with turned(w). The convolution δ * turned(w),
+which some texts give, is a different array, as the last lines show.
 """
 
 import argparse
@@ -29,12 +29,12 @@ if options.backend:
 
 
 def turned(k: np.ndarray) -> np.ndarray:
-    """By 180°."""
+    """k rotated by 180°."""
     return k[::-1, ::-1]
 
 
 def full(x: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """All of x * k, by its definition with x zero outside."""
+    """The full x * k, from its definition, with x zero outside."""
     y = np.zeros((len(x) + len(k) - 1, len(x[0]) + len(k[0]) - 1))
     for r, s in np.ndindex(y.shape):
         for i, j in np.ndindex(k.shape):
@@ -44,7 +44,7 @@ def full(x: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def within(x: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """The part of x * k in which the kernel lies within x."""
+    """The part of x * k where the kernel lies within x."""
     return full(x, k)[len(k) - 1 : len(x), len(k[0]) - 1 : len(x[0])]
 
 

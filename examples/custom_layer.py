@@ -1,4 +1,4 @@
-"""A layer of your own: written once, gradient-checked, and run on every backend that is here.
+"""A layer of your own: written once, gradient-checked, and run on every available backend.
 
 python examples/custom_layer.py
 """

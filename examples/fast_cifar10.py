@@ -29,7 +29,7 @@ def standardized(images):
 
 
 def source(images, labels):
-    """Standardized batch by batch."""
+    """Standardized images and labels, batch by batch."""
     images, labels = images[: options.limit], labels[: options.limit]
     return data.Function(lambda i: (standardized(images[i]), labels[i]), len(images))
 
@@ -38,7 +38,7 @@ train, test = xbp.datasets.load_cifar10(options.folder)
 model = xbp.models.FastCIFAR(rng=options.seed)
 model.whiten(standardized(train[0][: options.limit][:5000]))
 steps = options.epochs * -(-len(source(*train)) // options.batch_size)
-groups = optim.decay_groups(model, weight_decay=5e-4)  # of kernels and matrices alone
+groups = optim.decay_groups(model, weight_decay=5e-4)  # for kernels and matrices only
 rate = optim.OneCycleLR(0.2, steps)
 optimizer = optim.SGD(groups, rate, momentum=0.9, nesterov=True)
 loss = nn.CrossEntropyLoss(label_smoothing=0.2)

@@ -2,9 +2,9 @@
 
 python examples/gpt.py TEXT [--steps 2000] [--layers 4] [--heads 4] [--width 128] [--context 64]
 
-With the defaults it takes some minutes on two cores. They are those of nanoGPT for a CPU, which
-reports a validation loss of 1.88 on Shakespeare's plays (https://github.com/karpathy/nanoGPT), but
-for a rate twice as high, at the end near 0.
+The default run takes some minutes on two cores. Its settings are those of nanoGPT for a CPU, which
+reports a validation loss of 1.88 on Shakespeare's plays (https://github.com/karpathy/nanoGPT). Only
+the learning rate differs: it is twice as high and falls almost to 0.
 """
 
 import argparse
@@ -38,7 +38,7 @@ sizes = len(vocabulary), options.context, options.layers, options.heads, options
 model = xbp.models.GPT(*sizes, rng=options.seed)
 loss = nn.CrossEntropyLoss()
 rate = optim.OneCycleLR(options.rate, options.steps, pct_start=0.05)
-groups = optim.decay_groups(model, weight_decay=0.1)  # of matrices alone
+groups = optim.decay_groups(model, weight_decay=0.1)  # for matrices only
 optimizer = optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
 rng = np.random.default_rng(options.seed)
 
@@ -47,7 +47,7 @@ def batch(tokens, starts, train=True):
     """The loss of each next character, and its backward."""
     x, y = map(xbp.asarray, xbp.datasets.text_windows(tokens, starts, options.context))
     logits, backward = model.forward(x, training=train)
-    rows = logits.shape[0] * logits.shape[1], logits.shape[2]  # one row a character
+    rows = logits.shape[0] * logits.shape[1], logits.shape[2]  # one row for each character
     xp = xbp.get_backend().xp
     value, gradient = loss(xp.reshape(logits, rows), xp.reshape(y, (-1,)))
     return value, lambda: nn.for_parameters(backward)(xp.reshape(gradient, logits.shape))

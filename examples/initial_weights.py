@@ -1,12 +1,12 @@
-"""What initial weights do to the activations and the gradients of a ten-layer tanh network.
+"""The effect of initial weights on activations and gradients of a ten-layer tanh network.
 
     python examples/initial_weights.py [--backend array_api_strict] [--plot weights.png]
 
-Ten layers of 256 units and no biases, an input of N(0, 1), and a gradient of N(0, 1) that enters
-at the top: the setting of Glorot & Bengio 2010, figures 6 and 7, with five layers more. Printed are
-the standard deviations at each layer; the plot has the histograms, one curve a layer.
+Ten layers of 256 units without biases, an input from N(0, 1), and an output gradient from N(0, 1):
+the setting of Glorot & Bengio 2010, figures 6 and 7, with five more layers. Prints the standard
+deviations at each layer; the plot has histograms, one curve per layer.
 
-Xavier's variance 2/(fan_in + fan_out) is LeCun's 1/fan_in here, as all layers are square: so they
+As all layers are square, Xavier's variance 2/(fan_in + fan_out) equals LeCun's 1/fan_in, and both
 draw the same weights.
 """
 
@@ -21,7 +21,7 @@ from xbp import initializers, nn
 LAYERS, WIDTH, BATCH = 10, 256, 200
 WEIGHTS = {
     "too small: N(0, 0.01²)": partial(initializers.normal, std=0.01),
-    "U(±1/√n), PyTorch's": initializers.fan_in_uniform,  # the "standard" one of the paper
+    "U(±1/√n), PyTorch's": initializers.fan_in_uniform,  # the paper's "standard" initialization
     "Xavier, here also LeCun": initializers.xavier_normal,
     "Xavier, gain 5/3": partial(initializers.xavier_normal, gain=5 / 3),
     "orthogonal": initializers.orthogonal,

@@ -1,11 +1,11 @@
-"""Train from files that need not fit into memory: CIFAR-10's images, or ones that are made up.
+"""Training from files that need not fit into memory: CIFAR-10's images, or synthetic ones.
 
-    python examples/larger_than_memory.py                      # made-up images, some seconds
+    python examples/larger_than_memory.py                      # synthetic images, some seconds
     python examples/larger_than_memory.py --cifar10 DIR        # 50,000 images, a minute an epoch
 
-The images are written to a pair of .npy files, piece by piece. `data.Files` reads the samples of a
-batch when it is their turn, in a thread, while the network learns from the batch before; so the
-files may be of any size. Other images are made in every step by flips and shifted crops.
+The images are written to a pair of .npy files, piece by piece. `data.Files` reads each batch in a
+thread, while the network trains on the one before, so that the files may have any size. Flips and
+shifted crops change the images in every step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xbp import data, nn, optim
 
 
 def made_up(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of ten colours."""
+    """Images of noise in one of ten colours, and the colours as labels."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, count)
     colours = rng.integers(0, 156, (10, 3, 1, 1))
@@ -29,7 +29,7 @@ def made_up(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(folder: Path, images: np.ndarray, labels: np.ndarray) -> data.Files:
-    """Standardized images in a file, with at most 1,000 in memory at once."""
+    """Write standardized images to a file, with at most 1,000 of them in memory."""
     x = np.lib.format.open_memmap(folder / "x.npy", "w+", "float32", images.shape)
     for start in range(0, len(images), 1000):
         piece = images[start : start + 1000]

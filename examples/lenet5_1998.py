@@ -1,10 +1,10 @@
-"""The LeNet-5 of LeCun, Bottou, Bengio & Haffner 1998, layer by layer, and trained.
+"""Training of the LeNet-5 of LeCun, Bottou, Bengio & Haffner 1998, written layer by layer.
 
     python examples/lenet5_1998.py [--backend cupy] [--epochs 6] [--limit 60000]
 
 Network, initial weights, scale of the images and loss (eq. 9) are the paper's. The optimizer is
-not: Adam with one cycle of the rate takes six epochs where the paper's stochastic diagonal
-Levenberg-Marquardt took twenty, to 0.95 % of errors without distorted images.
+Adam with a one-cycle learning rate, for six epochs; the paper's stochastic diagonal
+Levenberg-Marquardt took twenty, to an error of 0.95 % without distorted images.
 """
 
 import argparse

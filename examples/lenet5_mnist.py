@@ -1,4 +1,4 @@
-"""LeNet-5 on MNIST with the training loop written out: nothing is hidden.
+"""LeNet-5 on MNIST, with the training loop written out.
 
 python examples/lenet5_mnist.py [--backend cupy] [--epochs 6] [--limit 60000]
 """
@@ -39,7 +39,7 @@ for epoch in range(options.epochs):
         backward(gradient)
         optimizer.step()
         optimizer.zero_grad()
-        total = total + value  # stays on the device; printing it, below, is what waits
+        total = total + value  # on the device; only printing it, below, waits
     print(f"epoch {epoch + 1}: mean loss {float(xbp.to_numpy(total)) / steps:.4f}")
 
 test = xbp.datasets.standardize_images(x_test)

@@ -1,8 +1,8 @@
-"""Weights from PyTorch, and to PyTorch, as safetensors: nothing is renamed, transposed, reordered.
+"""Weights from PyTorch and to PyTorch, as safetensors files.
 
-Names, shapes and the order of the gates of LSTM and GRU are the same in both, so that the file that
-one has written is read by the other. A recurrent layer needs batch_first=True in PyTorch; layers
-that PyTorch lacks (those of xbp.models.lenet1998) stay at home.
+Names, shapes and the order of the gates of LSTM and GRU are equal in both, so that each reads the
+other's files. A recurrent layer needs batch_first=True in PyTorch. PyTorch lacks the layers of
+xbp.models.lenet1998.
 
 python examples/pytorch_weights.py
 """
@@ -27,7 +27,7 @@ except ImportError as error:
 
 
 def lenet5():
-    """In PyTorch, in xbp, and the shape of a batch."""
+    """A network in PyTorch, the same in xbp, and the shape of a batch."""
     theirs = torch.nn.Sequential(
         *(torch.nn.Conv2d(1, 6, 5, padding=2), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
         *(torch.nn.Conv2d(6, 16, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
@@ -38,7 +38,7 @@ def lenet5():
 
 
 class LastOf(torch.nn.Sequential):
-    """A recurrent layer, and a linear one on its last time step, as by `nn.LastTimeStep`."""
+    """A recurrent layer, and a linear layer on its last time step, as with `nn.LastTimeStep`."""
 
     def forward(self, x):
         recurrent, _, linear = self
@@ -46,7 +46,7 @@ class LastOf(torch.nn.Sequential):
 
 
 def recurrent(kind: str):
-    """The same of a classifier of sequences: two layers, in both directions."""
+    """A classifier of sequences with two bidirectional layers, in PyTorch and in xbp."""
     theirs = LastOf(
         getattr(torch.nn, kind)(28, 32, num_layers=2, bidirectional=True, batch_first=True),
         torch.nn.Identity(),
@@ -67,7 +67,7 @@ def to_pytorch(theirs, ours, file: Path) -> None:
 
 
 def difference(theirs, ours, shape) -> float:
-    """The largest between the outputs for the same input, as a part of the largest output."""
+    """The largest difference of outputs for equal inputs, relative to the largest output."""
     x = np.random.default_rng(0).normal(size=shape).astype("float32")
     with torch.no_grad():
         expected = theirs(torch.from_numpy(x)).numpy()

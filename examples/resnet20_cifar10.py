@@ -29,7 +29,7 @@ train, test = xbp.datasets.load_cifar10(options.folder)
 
 
 def source(images, labels):
-    """Standardized batch by batch: as float32 all images would take 600 MB."""
+    """Standardized images and labels, batch by batch: all images as float32 take 600 MB."""
     images, labels = images[: options.limit], labels[: options.limit]
 
     def batch(indices):
@@ -41,7 +41,7 @@ def source(images, labels):
 
 model = xbp.models.ResNet(20, rng=options.seed)
 steps = options.epochs * -(-len(source(*train)) // options.batch_size)
-groups = optim.decay_groups(model, weight_decay=5e-4)  # of kernels and matrices alone
+groups = optim.decay_groups(model, weight_decay=5e-4)  # for kernels and matrices only
 rate = optim.OneCycleLR(0.2, steps)
 optimizer = optim.SGD(groups, rate, momentum=0.9, nesterov=True)
 trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optimizer, ["accuracy"], rng=options.seed)

@@ -1,11 +1,11 @@
-"""xbp's classifier beside scikit-learn's own: one hidden layer of 100, cross-validated.
+"""xbp's classifier compared with scikit-learn's: one hidden layer of 100 units, cross-validated.
 
     python examples/scikit_learn.py [--backend cupy] [--seeds 3] [--max-iter 200]
 
-Both are the last step of the same pipeline, behind a StandardScaler that is fitted on the training
-part of each of the five folds. The folds are the same for both; a seed changes initial weights
-and shuffles. All other parameters are the defaults: ReLU, Adam with rate 0.001, batches of 200, at
-most 200 epochs.
+Both are the last step of the same pipeline, after a StandardScaler that is fitted on the training
+part of each of the five folds. The folds are equal for both; a seed changes initial weights and
+shuffles. All other parameters are the defaults: ReLU, Adam with rate 0.001, batches of 200, at most
+200 epochs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ parser.add_argument("--backend", help="numpy, cupy, …; by default XBP_BACKEND,
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--max-iter", type=int, default=200, help="epochs, at most")
 options = parser.parse_args()
-warnings.simplefilter("ignore", ConvergenceWarning)  # scikit-learn's MLP may want more epochs
+warnings.simplefilter("ignore", ConvergenceWarning)  # scikit-learn's MLP may need more epochs
 
 folds = StratifiedKFold(5, shuffle=True, random_state=0)
 table = Table("five folds, mean accuracy", "seed", "scikit-learn", "xbp")

@@ -1,4 +1,4 @@
-"""The worked 2-2-2 network, every figure beside the tutorial's, and where the tutorial is off.
+"""The worked 2-2-2 network: every figure beside the tutorial's, and the tutorial's mistakes.
 
     python examples/worked_2_2_2.py [--backend array_api_strict]
 
@@ -47,10 +47,10 @@ def show(name: str, value: Any, tutorial: str) -> None:
 
 
 def train(steps: int, *, as_printed: bool = False) -> tuple[nn.Sequential, Any, Any]:
-    """Train all weights at once; or in the wrong order, as some of the tutorial's figures were."""
+    """Train all weights at once; or in the wrong order, as for some of the tutorial's figures."""
     model = network()
     hidden, linear, sigmoid = model[:2], model[2], model[3]
-    inner = optim.SGD([model[0].weight], lr=0.5)  # the biases stay out: they are fixed
+    inner = optim.SGD([model[0].weight], lr=0.5)  # the biases are fixed
     outer = optim.SGD([model[2].weight], lr=0.5)
     for _ in range(steps):
         h, backward_hidden = hidden.forward(x, training=True)

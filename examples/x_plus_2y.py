@@ -2,9 +2,9 @@
 
     python examples/x_plus_2y.py [--backend array_api_strict] [--seed 0]
 
-The tutorial's program takes a random input with the target of another one; here a batch keeps
-its pairs together, and an epoch sees each of them once. (Of the seeds 0 to 9, all but 3 reach a
-mean squared error below 1e-4; with 3 a unit stays on its flat side.)
+The tutorial's program pairs a random input with the target of another one. Here pairs stay
+together, and an epoch has each of them once. (Of the seeds 0 to 9, all but 3 reach a mean squared
+error below 1e-4; with seed 3 a unit stays on its flat side.)
 """
 
 import argparse

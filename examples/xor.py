@@ -1,4 +1,4 @@
-"""XOR by sigmoid networks, trained until they settle or for a maximum number of epochs.
+"""XOR by sigmoid networks, trained until they converge or for a maximum number of epochs.
 
     python examples/xor.py [--backend array_api_strict] [--seeds 20]
 
@@ -29,7 +29,7 @@ t = xbp.asarray([[0], [1], [1], [0]], dtype="float64")
 
 
 def run(hidden: int, seed: int) -> tuple[bool, str, float]:
-    """Whether all four patterns are right, why training ended, and the last loss."""
+    """Whether all four outputs are right, the reason why training ended, and the last loss."""
     rng = xbp.random.generator(seed)
     keywords = {"dtype": "float64", "rng": rng, "weight_init": normal}
     model = nn.Sequential(
