@@ -20,6 +20,7 @@ from xbp.models.gpt import GPT
 from xbp.models.lenet import LeNet5
 from xbp.models.mlp import MLP
 from xbp.models.resnet import WIDTHS, ResNet
+from xbp.models.text_classifier import TextClassifier
 from xbp.models.vgg import CHANNELS, VGG
 from xbp.nn import Layer
 
@@ -33,6 +34,7 @@ MODELS: dict[str, Any] = {
     "LeNet5": LeNet5,
     "MLP": MLP,
     "ResNet": ResNet,
+    "TextClassifier": TextClassifier,
     "VGG": VGG,
 }
 
@@ -188,6 +190,12 @@ def _resnet(arguments: Mapping[str, Any]) -> int:
     return stages // 2 + WIDTHS[0] * channels + WIDTHS[-1] * classes
 
 
+def _text_classifier(arguments: Mapping[str, Any]) -> int:
+    names = ("vocabulary", "num_classes", "width", "hidden", "layers")
+    vocabulary, classes, width, hidden, layers = _sizes(arguments, *names)
+    return vocabulary * width + 4 * hidden * (width + layers * hidden) + classes * hidden
+
+
 def _vgg(arguments: Mapping[str, Any]) -> int:
     width, classes, channels = _sizes(arguments, "width", "num_classes", "channels")
     stages = sum(9 * before * after for before, after in pairwise(CHANNELS))
@@ -208,6 +216,7 @@ LEAST: dict[str, Callable[[Mapping[str, Any]], int]] = {
     "LeNet5": lambda arguments: 84 * _sizes(arguments, "num_classes")[0],
     "MLP": _mlp,
     "ResNet": _resnet,
+    "TextClassifier": _text_classifier,
     "VGG": _vgg,
 }
 

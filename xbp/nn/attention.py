@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name
+from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.initializers import xavier_uniform, zeros
 from xbp.nn.backward import Rng
 from xbp.nn.dropout import Dropout
 from xbp.nn.layer import Layer
 from xbp.nn.linear import Linear
+from xbp.nn.masks import check_mask
 from xbp.nn.parameter import Parameter
 from xbp.primitives import affine, attention
 from xbp.random import Seed, generator
@@ -138,7 +139,7 @@ class MultiheadAttention(Layer):
                 raise InputError(msg)
             source = memory
         if key_padding_mask is not None:
-            self._check_mask(source, key_padding_mask)
+            check_mask(self, "key_padding_mask", key_padding_mask, "memory", source)
         (q, k, v), project_backward = self._project(xp, x, memory)
         mask = None
         if training and self.dropout.p:
@@ -201,17 +202,6 @@ class MultiheadAttention(Layer):
             )
             raise InputError(msg)
         return xp
-
-    def _check_mask(self, memory: Array, mask: Array) -> None:
-        check_beside(self, "a key_padding_mask", mask, "the memory is", memory)
-        boolean = array_namespace(mask).isdtype(mask.dtype, "bool")
-        if not boolean or tuple(mask.shape) != tuple(memory.shape[:2]):
-            msg = (
-                f"{self} expects a key_padding_mask of shape {tuple(memory.shape[:2])} and dtype "
-                f"bool, True where a position is ignored, got shape {tuple(mask.shape)} and dtype "
-                f"{dtype_name(mask.dtype)}"
-            )
-            raise InputError(msg)
 
     def options(self) -> str:
         shown = {

@@ -20,6 +20,7 @@ from xbp.initializers import uniform
 from xbp.nn.backward import Backward, Rng
 from xbp.nn.dropout import Dropout
 from xbp.nn.layer import Layer
+from xbp.nn.masks import check_mask, chosen
 from xbp.nn.parameter import Parameter
 from xbp.primitives import affine, matmul
 from xbp.random import Seed, as_stream, generator
@@ -176,15 +177,27 @@ class Recurrent(Layer):
 
     @there
     def run(
-        self, x: Array, state: Any = None, *, training: bool = False, rng: Rng = None
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        padding_mask: Array | None = None,
+        training: bool = False,
+        rng: Rng = None,
     ) -> tuple[tuple[Array, Any], RunBackward]:
         """`forward` from a given state, which also returns the final one.
+
+        A time step of padding is left out: the state stays as it was, h_t = h_{t-1}, in both
+        directions. So the final states are those of the sequence without its padding.
 
         Parameters
         ----------
         x : array (N, T, input_size)
         state : array (num_layers · directions, N, hidden_size), or a pair of them for LSTM
             Initial h (h and c). The directions of a layer are neighbours, as in PyTorch. None: 0.
+        padding_mask : array (N, T) of bool, optional
+            True at the time steps that are padding, wherever they lie. The output there repeats
+            the state (in PyTorch's packed sequences, it is 0).
         training, rng
             As in `forward`.
 
@@ -212,6 +225,8 @@ class Recurrent(Layer):
         xp, H, D = self.check_input(x), self.hidden_size, len(self.directions)
         self._check_shape(x)
         initial = self._states(xp, x, state, "initial state")
+        if padding_mask is not None:
+            check_mask(self, "padding_mask", padding_mask, "input", x)
         rng = as_stream(rng) if training else None
         y = xp.permute_dims(x, (1, 0, 2))  # time first, so that each step's slice is contiguous
         undrops: list[Backward] = []
@@ -223,7 +238,7 @@ class Recurrent(Layer):
             outputs = []
             for direction in self.directions:
                 states = tuple(s[len(scans), ...] for s in initial)
-                (h, last), scan = self._scan(xp, y, states, f"l{layer}{direction}")
+                (h, last), scan = self._scan(xp, y, states, padding_mask, f"l{layer}{direction}")
                 outputs.append(h)
                 final.append(last)
                 scans.append(scan)
@@ -248,7 +263,7 @@ class Recurrent(Layer):
         return (xp.permute_dims(y, (1, 0, 2)), self._stacked(xp, final)), backward
 
     def _scan(
-        self, xp: Namespace, x: Array, states: States, suffix: str
+        self, xp: Namespace, x: Array, states: States, padding: Array | None, suffix: str
     ) -> tuple[tuple[Array, States], ScanBackward]:
         """One direction of one layer: x (T, N, in) → h (T, N, hidden_size) and the last states."""
         (T, _, features), width = x.shape, self.gates * self.hidden_size
@@ -264,22 +279,33 @@ class Recurrent(Layer):
         steps: list[StepBackward] = [None] * T  # type: ignore[list-item]
         for t in times:
             q, _ = affine(states[0], W_hh, None if bias_hh is None else bias_hh.data)
+            earlier = states
             states, steps[t] = self.step(xp, P[t, ...], q, *states)
+            if padding is not None:
+                states = chosen(xp, padding[:, t], earlier, states)
             after[t] = states[0]
         h = _stack(xp, after)
         chunk = self.truncate or T
-        starts = {t for earlier, t in pairwise(times) if earlier // chunk != t // chunk}
+        starts = {t for s, t in pairwise(times) if s // chunk != t // chunk}
 
         def backward(dh: Array, dstates: States) -> tuple[Array, States]:
             dp, dq = list(after), list(after)  # each entry is replaced
             for t in reversed(times):
-                dp[t], dq[t], others = steps[t](dstates[0] + dh[t, ...], *dstates[1:])
+                dstates = dstates[0] + dh[t, ...], *dstates[1:]
+                skipped: States = ()
+                if padding is not None:  # there h_t = h_{t-1}, elsewhere it is the step's
+                    zeros = tuple(xp.zeros_like(d) for d in dstates)
+                    skipped = chosen(xp, padding[:, t], dstates, zeros)
+                    dstates = chosen(xp, padding[:, t], zeros, dstates)
+                dp[t], dq[t], others = steps[t](*dstates)
                 if t in starts:
                     dstates = tuple(xp.zeros_like(d) for d in dstates)
                     continue
                 through_q = matmul(dq[t], W_hh)
                 around = others[0]
                 dstates = (through_q if around is None else through_q + around, *others[1:])
+                if skipped:
+                    dstates = tuple(a + b for a, b in zip(dstates, skipped, strict=True))
             same = dp[0] is dq[0]  # for every cell that adds p and q
             dP = xp.reshape(_stack(xp, dp), (-1, width))
             dQ = dP if same else xp.reshape(_stack(xp, dq), (-1, width))

@@ -72,6 +72,36 @@ class Carried(nn.Layer):
         return xp.concat([xp.permute_dims(part, (1, 0, 2)) for part in parts], axis=1)
 
 
+class Padded(nn.Layer):
+    """A recurrent layer for which every third time step is padding, the first one included."""
+
+    def __init__(self, layer: nn.Recurrent) -> None:
+        self.layer = layer
+
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        xp = self.check_input(x)
+        every_third = xp.arange(x.shape[1], device=x.device) % 3 == 0
+        padding = (x[:, :, 0] == x[:, :, 0]) & every_third
+        (y, _), backward = self.layer.run(x, padding_mask=padding, training=training)
+        return y, lambda dy: backward(dy)[0]
+
+
+def padded(cell: Any) -> Callable[..., Host]:
+    """The definition of a `Padded` layer: the outputs without padding, each repeated over it."""
+
+    def oracle(state: Any, x: Host, features: int, hidden: int) -> Host:
+        weights = {name.removeprefix("layer."): value for name, value in state.items()}
+        y, last = np.zeros((*x.shape[:2], hidden)), np.zeros((len(x), hidden))
+        kept = [t for t in range(x.shape[1]) if t % 3]
+        steps = iter(np.swapaxes(oracles.recurrent(cell, x[:, kept], weights)[0], 0, 1))
+        for t in range(x.shape[1]):
+            last = next(steps) if t % 3 else last
+            y[:, t] = last
+        return y
+
+    return oracle
+
+
 def scanned(cell: Any) -> Callable[..., Host]:
     """The definition of a recurrent layer that starts from 0."""
 
@@ -140,4 +170,7 @@ RECURRENT = [
     with_states("GRU", nn.GRU, carried_oracle(oracles.gru_cell, 1), fed((2, 5, 3), 3, 3, 2)),
     with_states("Recurrent", Product, carried_oracle(oracles.product_cell, 2),
                 fed((2, 11, 2), 2, 2, 2, bidirectional=True)),
+    *(Layer(kind.__name__, padded(cell), [fed((3, 5, 3), 3, 2)], title=f"{kind.__name__} padded",
+            make=lambda *sizes, kind=kind, **options: Padded(kind(*sizes, **options)))
+      for kind, cell in [(nn.LSTM, oracles.lstm_cell), (nn.GRU, oracles.gru_cell)]),
 ]  # fmt: skip

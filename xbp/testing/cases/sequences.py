@@ -221,6 +221,25 @@ def gpt(
     return np.asarray(layer_norm(s, h, "norm") @ s["tokens.weight" if tie else "head.weight"].T)
 
 
+def text_classifier(
+    s: Any, x: Host, vocabulary: int, classes: int, width: int = 64, hidden: int = 64,
+    layers: int = 1, bidirectional: bool = False, dropout: float = 0.0,
+) -> Host:  # fmt: skip
+    """Text by text, each without its padding; there is dropout with one layer alone."""
+    s, tokens, directions = inner(s), tokens_of(x, vocabulary), 1 + bidirectional
+    masks = (np.ones((*x.shape, width)), np.ones((len(x), directions * hidden)))
+    if dropout:
+        masks = tuple(dropout_mask(m.shape, dropout, draw) for draw, m in enumerate(masks))
+    features = np.zeros((len(x), directions * hidden))
+    for n, text in enumerate(tokens):
+        vectors = [s["tokens.weight"][k] * m for k, m in zip(text, masks[0][n], strict=True) if k]
+        if vectors:
+            weights = inner(s, "lstm.")
+            _, ends = oracles.recurrent(oracles.lstm_cell, np.stack(vectors)[None], weights)
+            features[n] = np.concatenate([h[0] for h, _ in ends[-directions:]])
+    return np.asarray((features * masks[1]) @ s["head.weight"].T + s["head.bias"])
+
+
 def undropped(oracle: Callable[..., Host]) -> Callable[..., Host]:
     """The definition of a layer in inference, without dropout."""
 
@@ -274,4 +293,9 @@ LANGUAGE_MODELS = [
         fed((3, 4), 11, 6, 1, 3, 6, tie=False),
     ], room=models, make=with_drawn_vectors(of_tokens(models.GPT)), kinks=steep,
           inference=undropped(gpt)),
+    Model("TextClassifier", text_classifier, [
+        fed((3, 5), 4, 3, width=4, hidden=3, dropout=0.25),
+        fed((2, 6), 3, 2, width=3, hidden=2, layers=2, bidirectional=True),
+    ], room=models, make=of_tokens(models.TextClassifier),
+          inference=undropped(text_classifier)),
 ]  # fmt: skip

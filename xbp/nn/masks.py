@@ -1,0 +1,43 @@
+"""Masks of padding: which time steps of a batch of sequences do not count."""
+
+from __future__ import annotations
+
+from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name
+from xbp.errors import InputError
+from xbp.nn.layer import Layer
+
+
+def check_mask(layer: Layer, name: str, mask: Array, what: str, x: Array) -> None:
+    """Refuse a mask that is not one of the time steps of x (N, T, …).
+
+    Parameters
+    ----------
+    layer : Layer
+    name : str
+        The name of the mask, for messages.
+    mask : array
+    what : str
+        What `x` is, for messages.
+    x : array (N, T, …)
+
+    Raises
+    ------
+    InputError
+    """
+    check_beside(layer, f"a {name}", mask, f"the {what} is", x)
+    boolean = array_namespace(mask).isdtype(mask.dtype, "bool")
+    if not boolean or tuple(mask.shape) != tuple(x.shape[:2]):
+        msg = (
+            f"{layer} expects a {name} of shape {tuple(x.shape[:2])} and dtype bool, True where a "
+            f"position is ignored, got shape {tuple(mask.shape)} and dtype {dtype_name(mask.dtype)}"
+        )
+        raise InputError(msg)
+
+
+def chosen(
+    xp: Namespace, rows: Array, where_true: tuple[Array, ...], elsewhere: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """For each pair of arrays (N, H), the rows of the first where `rows` (N,) is True."""
+    column = xp.expand_dims(rows, axis=1)
+    pairs = zip(where_true, elsewhere, strict=True)
+    return tuple(xp.where(column, true, other) for true, other in pairs)
