@@ -12,6 +12,12 @@ from xbp.datasets.cifar import (
 )
 from xbp.datasets.fetching import fetch
 from xbp.datasets.idx import read_idx
+from xbp.datasets.labelled_texts import (
+    encode_words,
+    load_labelled_texts,
+    split_words,
+    word_vocabulary,
+)
 from xbp.datasets.mnist import MNIST_MEAN, MNIST_STD, load_mnist, standardize_images
 from xbp.datasets.relatives import (
     FASHION_MNIST_CLASSES,
@@ -32,16 +38,20 @@ __all__ = [
     "MNIST_STD",
     "decode_text",
     "encode_text",
+    "encode_words",
     "fetch",
     "load_cifar10",
     "load_cifar100",
     "load_emnist",
     "load_fashion_mnist",
     "load_kmnist",
+    "load_labelled_texts",
     "load_mnist",
     "load_text",
     "read_cifar",
     "read_idx",
+    "split_words",
     "standardize_images",
     "text_windows",
+    "word_vocabulary",
 ]
