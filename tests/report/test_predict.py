@@ -107,7 +107,7 @@ class TestMistakes:
     def test_usage(self, trained, command):
         result = command("predict", trained.folder)
         assert result.code == 2
-        assert "IMAGE" in result.err
+        assert "give pictures as arguments" in result.err
 
 
 def test_another_backend(trained, command, pictures):

@@ -1,9 +1,12 @@
-"""Train a network that classifies images, and test it."""
+"""Train a network that classifies images or texts, and test it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import typer
@@ -11,22 +14,71 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp import optim
-from xbp.backend import find_backend, to_numpy
+from xbp.backend import Backend, find_backend, to_numpy
 from xbp.cli.display import class_table, model_table, peak_memory, show
 from xbp.cli.files import prepare_folder
 from xbp.cli.fitting import RESULTS, fit, told_if_diverged, write
 from xbp.cli.networks import PREPARED, Network
 from xbp.cli.options import Options
 from xbp.errors import NonFiniteError
-from xbp.nn.summary import summary
+from xbp.nn import Layer, Loss
+from xbp.nn.summary import LayerSummary, summary
 from xbp.report.run import Run, StepCurve, surroundings
 from xbp.training import Trainer
 from xbp.training.callbacks.progress import percent
 from xbp.training.metrics.confusion import confusion_matrix
 
 
+@dataclass(frozen=True)
+class Task:
+    """A classifier and its data, ready for training.
+
+    Attributes
+    ----------
+    title : str
+        The name of the model.
+    model : Layer
+    layers : list of LayerSummary
+        The rows of the model's table.
+    make_optimizer : callable ``(model, schedule) -> Optimizer``
+    loss : Loss
+    train, test : source, or (x, y)
+    count : int
+        The number of samples for training.
+    test_labels : numpy array (N,) of int
+    classes : int
+    samples : str
+        What samples are called: ``"images"``.
+    name : callable ``label -> str``
+    data, data_dir, sample_shape
+        See `Run`.
+    augment : callable, optional
+        See `Trainer.fit`.
+    texts : dict
+        Further files of the run, by name.
+    """
+
+    title: str
+    model: Layer
+    layers: list[LayerSummary]
+    make_optimizer: Callable[[Layer, optim.OneCycleLR], optim.Optimizer]
+    loss: Loss
+    train: Any
+    test: Any
+    count: int
+    test_labels: NDArray[Any]
+    classes: int
+    samples: str
+    name: Callable[[int], str]
+    data: str
+    data_dir: str | None
+    sample_shape: list[int] = field(default_factory=list)
+    augment: Callable[..., Any] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+
+
 def train_classifier(network: Network, options: Options) -> None:
-    """A whole training, from its options to its files.
+    """A whole training on images, from its options to its files.
 
     Parameters
     ----------
@@ -40,9 +92,7 @@ def train_classifier(network: Network, options: Options) -> None:
         An option or the data are wrong, before training. Or the loss became infinite or nan; then
         the history so far is in `DIVERGED`, and older results are unchanged.
     """
-    options.check()
-    backend = find_backend(options.backend, device=options.device)
-    xbp.set_backend(backend.name, device=options.device)
+    backend = chosen_backend(options)
     model = network.make_model(options.classes, dtype=options.dtype, rng=options.seed)
     splits = network.load(options)
     (_, labels), (_, test_labels) = splits
@@ -50,54 +100,87 @@ def train_classifier(network: Network, options: Options) -> None:
     if network.prepare is not None:
         images = network.images.standardized(splits[0][0][:PREPARED], options.dtype)
         network.prepare(model, images)
+    task = Task(
+        title=network.title,
+        model=model,
+        layers=summary(model, network.image_shape),
+        make_optimizer=network.make_optimizer,
+        loss=network.loss,
+        train=train,
+        test=test,
+        count=len(labels),
+        test_labels=test_labels,
+        classes=options.classes,
+        samples="images",
+        name=network.images.name,
+        data=network.set_name,
+        data_dir=None if options.data_dir is None else str(options.data_dir.absolute()),
+        augment=network.augment,
+    )
+    perform(task, options, backend)
+
+
+def chosen_backend(options: Options) -> Backend:
+    """The backend of the options, made the current one once they have been checked."""
+    options.check()
+    backend = find_backend(options.backend, device=options.device)
+    xbp.set_backend(backend.name, device=options.device)
+    return backend
+
+
+def perform(task: Task, options: Options, backend: Backend) -> None:
+    """Train, test, and write the files of the run; see `train_classifier`."""
     prepare_folder(options.output, RESULTS)
     started = datetime.now(UTC).isoformat(timespec="seconds")
 
-    typer.echo(f"{network.title} on {backend}")
-    show(model_table(summary(model, network.image_shape)))
-    count, test_images = len(labels), len(test_labels)
-    typer.echo(f"{count:,} training images, {test_images:,} test images, seed {options.seed}")
-    schedule = optim.OneCycleLR(
-        options.learning_rate, options.epochs * -(-count // options.batch_size)
+    typer.echo(f"{task.title} on {backend}")
+    show(model_table(task.layers))
+    tests = len(task.test_labels)
+    typer.echo(
+        f"{task.count:,} training {task.samples}, {tests:,} test {task.samples}, "
+        f"seed {options.seed}"
     )
-    optimizer = network.make_optimizer(model, schedule)
-    trainer = Trainer(model, network.loss, optimizer, ("accuracy",), rng=options.seed)
+    schedule = optim.OneCycleLR(
+        options.learning_rate, options.epochs * -(-task.count // options.batch_size)
+    )
+    optimizer = task.make_optimizer(task.model, schedule)
+    trainer = Trainer(task.model, task.loss, optimizer, ("accuracy",), rng=options.seed)
 
     steps = StepCurve()
     # The trainer checks for infinite and nan values, and names the layer.
     with np.errstate(all="ignore"), told_if_diverged(trainer, options):
-        rate = fit(trainer, train, test, options, steps, augment=network.augment)
-        logits = trainer.predict(test[0] if isinstance(test, tuple) else test)
-        test_loss = float(to_numpy(network.loss(logits, xbp.asarray(test_labels))[0]))
+        rate = fit(trainer, task.train, task.test, options, steps, augment=task.augment)
+        logits = trainer.predict(task.test[0] if isinstance(task.test, tuple) else task.test)
+        test_loss = float(to_numpy(task.loss(logits, xbp.asarray(task.test_labels))[0]))
         if not math.isfinite(test_loss):  # all losses of training were finite
             advice = f"a --learning-rate below {options.learning_rate:g} may help"
             msg = f"the test loss is {test_loss}; {advice}"
             raise NonFiniteError(msg)
     predicted = np.argmax(to_numpy(logits), axis=1)
-    matrix = confusion_matrix(test_labels, predicted, options.classes)
+    matrix = confusion_matrix(task.test_labels, predicted, task.classes)
 
     seconds, memory = sum(trainer.history.seconds), peak_memory()
     typer.echo("\ntest set, class by class")
-    show(class_table(matrix, network.images.name))
+    show(class_table(matrix, task.name, task.samples))
     typer.echo(f"test loss {test_loss:.4f}, test accuracy {percent(matrix.trace(), matrix.sum())}")
-    if hint := hint_of(matrix, options):
+    if hint := hint_of(matrix, options, task.samples):
         typer.echo(hint)
     typer.echo(
-        f"trained in {seconds:.1f} s, tests after each epoch included, at {rate:,.0f} images/s"
-        + (f"; peak memory {memory}" if memory else "")
+        f"trained in {seconds:.1f} s, tests after each epoch included, at {rate:,.0f} "
+        f"{task.samples}/s" + (f"; peak memory {memory}" if memory else "")
     )
     run = Run(
         command=options.command,
-        title=network.title,
-        classes=options.classes,
+        title=task.title,
+        classes=task.classes,
         backend=str(backend),
         seed=options.seed,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        images=count,
-        test_images=test_images,
-        data=network.set_name,
-        data_dir=None if options.data_dir is None else str(options.data_dir.absolute()),
+        images=task.count,
+        test_images=tests,
+        data=task.data,
+        data_dir=task.data_dir,
         started=started,
         seconds=trainer.history.seconds,
         rate=rate,
@@ -105,11 +188,12 @@ def train_classifier(network: Network, options: Options) -> None:
         stopped=trainer.history.stopped,
         environment=surroundings(),
         steps=steps.curves,
+        sample_shape=task.sample_shape,
     )
-    write(trainer, matrix, run, options)
+    write(trainer, matrix, run, options, task.texts)
 
 
-def hint_of(matrix: NDArray[np.int64], options: Options) -> str:
+def hint_of(matrix: NDArray[np.int64], options: Options, samples: str) -> str:
     """Advice if the model is no better than a constant answer; otherwise empty."""
     commonest = matrix.sum(axis=1).max()
     if matrix.trace() > commonest:
@@ -117,5 +201,6 @@ def hint_of(matrix: NDArray[np.int64], options: Options) -> str:
     share = percent(commonest, matrix.sum())
     return (
         f"the model has learned nothing that helps: one who always says the same class is right for"
-        f" {share}; try a --learning-rate below {options.learning_rate:g}, or more images or epochs"
+        f" {share}; try a --learning-rate below {options.learning_rate:g}, or more "
+        f"{samples} or epochs"
     )

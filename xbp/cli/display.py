@@ -49,14 +49,16 @@ def model_table(rows: list[LayerSummary]) -> Table:
     return table
 
 
-def class_table(matrix: NDArray[np.int64], name: Callable[[int], str] = str) -> Table:
+def class_table(
+    matrix: NDArray[np.int64], name: Callable[[int], str] = str, samples: str = "images"
+) -> Table:
     """Results by class, from a confusion matrix, without classes that never occur.
 
-    `name` is what a label is called.
+    `name` is what a label is called, `samples` what is classified.
     """
     columns = (
         "class",
-        "images",
+        samples,
         "correct",
         "accuracy (recall)",
         "precision",

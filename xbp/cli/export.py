@@ -87,6 +87,9 @@ def sample_shape(model: nn.Layer) -> tuple[int, ...]:
         return (3, 32, 32)
     if isinstance(model, models.GPT):
         return (model.context,)
+    if isinstance(model, models.TextClassifier):
+        msg = "a text classifier reads texts of any length; give the run's folder, which says one"
+        raise DataError(msg)
     return (1, 28, 28)
 
 

@@ -41,7 +41,9 @@ Seed = Annotated[
     ),
 ]
 DType = Annotated[str, typer.Option(help="The type of all numbers: float32 or float64.")]
-Limit = Annotated[int | None, typer.Option(help="Use only the first training images.")]
+Limit = Annotated[
+    int | None, typer.Option(help="Use only the first training images; the test is on all.")
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="A folder with another set in the four files of MNIST, e.g. Fashion-MNIST."),
@@ -70,6 +72,32 @@ Channels = Annotated[
 Text = Annotated[
     Path, typer.Option("--text", help="The text to learn from; its last tenth is the test.")
 ]
+LabelledTexts = Annotated[
+    Path,
+    typer.Option(
+        "--texts",
+        help="A .csv or .tsv file with the columns text and label, or a folder with a folder of "
+        ".txt files for each class.",
+    ),
+]
+TestTexts = Annotated[
+    Path | None,
+    typer.Option(
+        "--test", help="The same for the test; by default a tenth of the texts, drawn by the seed."
+    ),
+]
+Words = Annotated[int, typer.Option(help="The largest vocabulary; rarer words are all alike.")]
+Length = Annotated[int, typer.Option(help="How many words of each text are read.")]
+Hidden = Annotated[int, typer.Option(help="Features of the state of the LSTM.")]
+Deep = Annotated[int, typer.Option("--layers", help="LSTMs one above the other.")]
+Bidirectional = Annotated[
+    bool, typer.Option("--bidirectional", help="Also read each text from its end.")
+]
+TextLimit = Annotated[
+    int | None,
+    typer.Option("--limit", help="Use only the first training texts; the test is whole."),
+]
+TextsAtOnce = Annotated[int, typer.Option("--batch-size", help="Texts in one step.")]
 Unit = Annotated[str, typer.Option(help="What a token is: characters or bytes.")]
 Steps = Annotated[int, typer.Option(help="How many batches to learn from.")]
 Layers = Annotated[int, typer.Option(help="Blocks of attention and feed-forward network.")]

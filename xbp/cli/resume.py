@@ -12,7 +12,7 @@ from xbp.errors import DataError, InputError
 from xbp.training.files.checkpoints import open_checkpoint
 
 CHECKPOINTS = "checkpoints"
-FREE = ("backend", "device", "data_dir", "text", "report", "checkpoint_every")
+FREE = ("backend", "device", "data_dir", "text", "texts_", "test", "report", "checkpoint_every")
 """Options that may differ: where to compute, where the data are, and what else to write."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,9 +24,9 @@ MNIST = LABELLED_IMAGES["mnist"]
 
 
 class Mistake(NamedTuple):
-    """A test image that was assigned to a wrong class."""
+    """A test image, or text, that was assigned to a wrong class."""
 
-    image: NDArray[np.uint8]
+    image: Any  # uint8, or a text
     number: int  # index in the test set, from 0
     label: int
     predicted: int
@@ -101,7 +102,13 @@ def examine(
     model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int, data: LabelledImages = MNIST
 ) -> Tested:
     """Run the model over its whole test set."""
-    logits = outputs(model, x, data)
+    return judged(outputs(model, x, data), y, classes, x)
+
+
+def judged(
+    logits: NDArray[Any], y: NDArray[Any], classes: int, samples: Sequence[Any] | NDArray[Any]
+) -> Tested:
+    """What the logits (N, classes) of a test set with the labels y come to."""
     probabilities = softmax(logits)
     predicted, labels = np.argmax(logits, axis=1), y.astype(np.int64)
     rows = np.arange(len(y))
@@ -110,7 +117,9 @@ def examine(
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-chosen[wrong], kind="stable")][:MISTAKES]
     mistakes = [
-        Mistake(x[i], int(i), int(labels[i]), int(predicted[i]), float(chosen[i]), float(true[i]))
+        Mistake(
+            samples[i], int(i), int(labels[i]), int(predicted[i]), float(chosen[i]), float(true[i])
+        )
         for i in worst
     ]
     return Tested(confusion_matrix(labels, predicted, classes), loss, mistakes)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xbp.datasets.labelled import LABELLED_IMAGES
 from xbp.errors import DataError, InputError
-from xbp.models import GPT
+from xbp.models import GPT, TextClassifier
 from xbp.nn import Layer
 from xbp.nn.summary import summary
 from xbp.report import contents, figures
@@ -23,12 +23,15 @@ from xbp.report.run import (
     RECORD,
     SAMPLE,
     TEXT,
+    TEXTS,
     WEIGHTS,
     Run,
     load_history,
     load_test_set,
     read_file,
 )
+from xbp.report.texts import Lexicon, load_test_texts, logits_of
+from xbp.report.texts import rows_of as rows_of_classifier
 from xbp.training import History, load_model
 from xbp.training.callbacks.progress import percent
 from xbp.training.files import write_text
@@ -78,7 +81,8 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
     run, history = Run.load(folder), load_history(folder)
     model = None if run.data == OWN else load_model(folder / WEIGHTS)
     content = _content(run, history)
-    if (run.data == TEXT) != isinstance(model, GPT):
+    kinds = {TEXT: GPT, TEXTS: TextClassifier}
+    if any((run.data == data) != isinstance(model, kind) for data, kind in kinds.items()):
         msg = (
             f"{str(folder / WEIGHTS)!r} holds a {type(model).__name__}, which is not the model of "
             f"the run in {RECORD}; train again"
@@ -88,6 +92,8 @@ def write_report(folder: Path, path: Path, *, data_dir: Path | None = None) -> N
         content |= _own(run, history)
     elif isinstance(model, GPT):
         content |= _language(run, history, model, read_file(folder, SAMPLE))
+    elif isinstance(model, TextClassifier):
+        content |= _texts(run, model, folder, data_dir)
     else:
         content |= _classifier(run, model, *load_test_set(run, data_dir))
     environment = Environment(
@@ -119,6 +125,8 @@ def _content(run: Run, history: History) -> dict[str, Any]:
         "colours": False,
         "name": str,
         "tested": None,
+        "first": None,
+        "most_classes": MOST_CLASSES,
         "measured": "test loss, in nats",
         "written": None,
     }
@@ -133,6 +141,23 @@ def _language(run: Run, history: History, model: GPT, written: str) -> dict[str,
         "layers": rows_of(model),
         "result": f"{losses[-1]:.4f}" if losses else "–",
         "written": written,
+    }
+
+
+def _texts(run: Run, model: TextClassifier, folder: Path, data_dir: Path | None) -> dict[str, Any]:
+    """Those of a classifier of texts."""
+    lexicon = Lexicon.load(folder, model)
+    test = load_test_texts(run, lexicon, data_dir)
+    logits = logits_of(model, lexicon, test.texts)
+    tested = contents.judged(logits, test.labels, run.classes, test.texts)
+    return {
+        "samples": "texts",
+        "data": "",
+        "name": lexicon.name,
+        "layers": rows_of_classifier(model, lexicon.length),
+        "result": percent(tested.images - tested.wrong, tested.images),
+        "tested": tested,
+        "confusion": _confusion(tested.matrix),
     }
 
 
@@ -175,7 +200,6 @@ def _classifier(run: Run, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]) -
         "result": percent(tested.images - tested.wrong, tested.images),
         "tested": tested,
         "confusion": _confusion(tested.matrix),
-        "most_classes": MOST_CLASSES,
         "filters": contents.first_filters(model, x.shape[-2:]),
         "first": {"image": x[0], "label": int(y[0]), "maps": first},
         "answers": [

@@ -19,6 +19,7 @@ from xbp.training.files.run import RECORD as RECORD
 from xbp.training.files.run import REPORT as REPORT
 from xbp.training.files.run import SAMPLE as SAMPLE
 from xbp.training.files.run import TEXT as TEXT
+from xbp.training.files.run import TEXTS as TEXTS
 from xbp.training.files.run import VOCABULARY as VOCABULARY
 from xbp.training.files.run import WEIGHTS as WEIGHTS
 from xbp.training.files.run import Run as Run

@@ -227,9 +227,9 @@ def text_classifier(
 ) -> Host:  # fmt: skip
     """Text by text, each without its padding; there is dropout with one layer alone."""
     s, tokens, directions = inner(s), tokens_of(x, vocabulary), 1 + bidirectional
-    masks = (np.ones((*x.shape, width)), np.ones((len(x), directions * hidden)))
+    masks: list[Host] = [np.ones((*x.shape, width)), np.ones((len(x), directions * hidden))]
     if dropout:
-        masks = tuple(dropout_mask(m.shape, dropout, draw) for draw, m in enumerate(masks))
+        masks = [dropout_mask(m.shape, dropout, draw) for draw, m in enumerate(masks)]
     features = np.zeros((len(x), directions * hidden))
     for n, text in enumerate(tokens):
         vectors = [s["tokens.weight"][k] * m for k, m in zip(text, masks[0][n], strict=True) if k]

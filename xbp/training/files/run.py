@@ -30,8 +30,8 @@ RECORD, HISTORY, WEIGHTS, REPORT = "run.json", "history.csv", "model.safetensors
 VOCABULARY, SAMPLE = "vocabulary.json", "sample.txt"
 """Of a language model: what its tokens stand for, and a text that it wrote."""
 
-TEXT, OWN = "text", "own"
-"""In place of the name of a set: the data are a text; they are a user's, of `Trainer.save`."""
+TEXT, TEXTS, OWN = "text", "texts", "own"
+"""In place of the name of a set: a text; labelled texts; a user's own data, of `Trainer.save`."""
 
 LARGEST = 2**24
 """The most bytes of a description or a history."""
@@ -55,7 +55,7 @@ class Run:
         The sizes of training and test set.
     data : str
         The set, of `xbp.datasets.labelled`; or `TEXT`, for windows of one in place of images; or
-        `OWN`, for samples that nobody else can read.
+        `TEXTS`, for labelled ones; or `OWN`, for samples that nobody else can read.
         Records of earlier versions lack it, and are of MNIST.
     data_dir : str or None
         The folder of the data, or the text; None is where they are looked for by themselves.
@@ -74,7 +74,7 @@ class Run:
     steps : dict
         ``"epoch"``, ``"loss"``, ``"lr"``: the lists of a `StepCurve`, of equal lengths.
     sample_shape : list of int
-        With `OWN`: that of one sample; empty where there are several inputs.
+        With `OWN` and `TEXTS`: that of one sample; empty where there are several inputs.
     layers : list of list of str
         With `OWN`: name, kind, shape of the output, and number of parameters of each layer.
     """
@@ -115,7 +115,9 @@ class Run:
         """
         content = asdict(self)
         if self.data != OWN:
-            del content["sample_shape"], content["layers"]
+            del content["layers"]
+        if self.data not in (OWN, TEXTS):
+            del content["sample_shape"]
         if self.data == "mnist":  # as earlier versions wrote it
             del content["data"]
         write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
@@ -149,7 +151,7 @@ class Run:
             wrong = ["steps"]
         if run is not None and not _is_time(run.started):
             wrong = ["started"]
-        if run is not None and run.data not in (OWN, TEXT, *LABELLED_IMAGES):
+        if run is not None and run.data not in (OWN, TEXT, TEXTS, *LABELLED_IMAGES):
             wrong = ["data"]
         if run is not None and min(run.sample_shape, default=1) < 1:
             wrong = ["sample_shape"]
