@@ -1,9 +1,9 @@
-"""The rooms of xbp, who imports whom, and where that goes upwards or in a circle.
+"""The rooms of xbp, their imports, and violations of the plan.
 
-    python tests/architecture.py            # rooms, arrows between them, what is not as it shall be
-    python tests/architecture.py nn.layer   # the files that one file imports, and those it serves
+    python tests/architecture.py            # rooms, imports between them, violations
+    python tests/architecture.py nn.layer   # the imports of one file, in both directions
 
-`ROOMS` is the plan: a room imports from those below it, and no files import in a circle.
+`ROOMS` is the plan: a room imports only from those below it, and files do not import in a circle.
 `test_imports.py` checks both.
 """
 

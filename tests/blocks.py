@@ -1,4 +1,4 @@
-"""What kernels do in one pass, as chains of operations."""
+"""Chains of operations that kernels compute in one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven through its debugging pipe: a page, its requests, a picture.
+"""Headless Chromium, driven through its debugging pipe: a page, its requests, a picture.
 
 python tests/browser.py runs/lenet5/report.html report.png --width 1280 --dark
 """

@@ -1,4 +1,4 @@
-"""Memory in which a kernel's mistakes show: full of nan, between pages that nobody may touch."""
+"""Memory that shows a kernel's mistakes: full of nan, between pages without access."""
 
 from __future__ import annotations
 

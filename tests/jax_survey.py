@@ -1,9 +1,9 @@
-"""What runs on JAX, whose arrays are immutable, and what stands in the way of the rest.
+"""The parts of xbp that run on JAX, whose arrays are immutable, and the obstacles for the others.
 
     pip install jax && PYTHONPATH=.:tests python tests/jax_survey.py
 
-JAX is no backend of xbp (docs/backends.md says why). Here it is made one for as long as the script
-runs, and every line of the catalogue and every optimizer is compared with numpy. Not a test.
+JAX is not a backend of xbp (docs/backends.md says why). This script makes it one while it runs, and
+compares every case of the test table and every optimizer with numpy. It is not a test.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Runs that are killed with SIGKILL at random moments, go on, and end as if nothing had happened.
+"""Trainings, killed with SIGKILL at random moments and resumed, compared with unkilled ones.
 
     python tests/killed.py --runs 200
 
-Each run trains in a process of its own, which writes a checkpoint every few steps and is killed one
-to three times, mostly within the writing of one, as that takes most of its time. After each kill
-every checkpoint in the folder must be whole, and the next process must lose no more than the steps
-since the last one. At its end, parameters, optimizer and history must equal, bit for bit, those of
-a run that nobody killed. Exit status 1 if any of this fails.
+Each training runs in its own process, which writes a checkpoint every few steps and is killed one
+to three times, mostly while it writes one, as that takes most of its time. After each kill every
+checkpoint in the folder must be complete, and the next process must lose no more than the steps
+since the last one. Final parameters, optimizer and history must equal, bit for bit, those of a
+training that was not killed. Exit status 1 if any of this fails.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python tests/lowest.py
 
-makes one, installs xbp there with the lowest version of every package that its dependencies and its
-extras name, and sees to it that every module can be imported, that every command answers, that a
-training is trained, drawn, reported and exported, and that a quick part of the tests passes. It
-takes about three minutes, most of them to fetch and to build. Exit status 1 if something fails:
-then a version in pyproject.toml is too low, or xbp uses what came later.
+makes an environment, and installs xbp there with the lowest version of every package that its
+dependencies and extras name. Then every module must be importable, every command must answer, a
+training must be trained, drawn, reported and exported, and a quick part of the tests must pass. It
+takes about three minutes, mostly for downloads and builds. Exit status 1 if something fails: then a
+version in pyproject.toml is too low, or xbp uses something newer.
 """
 
 from __future__ import annotations

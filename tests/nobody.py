@@ -1,4 +1,4 @@
-"""Work done without the rights of root, whom no permission stops."""
+"""Work without root's rights, which no permission restricts."""
 
 from __future__ import annotations
 

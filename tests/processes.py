@@ -1,4 +1,4 @@
-"""Processes that tests start: they find xbp as this one does, and no plugin that is not ours."""
+"""Processes of tests: they find the same xbp, and load no foreign pytest plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example runs, shortened where it is long."""
+"""All examples, run with few epochs or samples where the full run is long."""
 
 import subprocess
 import sys

@@ -1,6 +1,7 @@
-"""Files that were mutated, and processes that were killed: a few of each in every run of the tests.
+"""Mutated files, and killed processes: a few of each in every run of the tests.
 
-All of them by ``python tests/fuzz --cases 10000`` and ``python tests/killed.py --runs 200``.
+All of them are run by ``python tests/fuzz --cases 10000`` and ``python tests/killed.py --runs
+200``.
 """
 
 from __future__ import annotations

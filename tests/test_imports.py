@@ -1,4 +1,4 @@
-"""What is imported, and by whom: nothing unasked for, nothing from a room above, in no circle."""
+"""Imports: none unasked for, none from a room above, no circle."""
 
 import ast
 import os

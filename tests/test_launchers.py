@@ -1,4 +1,4 @@
-"""Launchers, by their environment variables, and the cores of each rank."""
+"""Launchers, recognized by their environment variables, and the cores of each rank."""
 
 import pytest
 

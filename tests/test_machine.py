@@ -1,4 +1,4 @@
-"""What is said of a machine: versions, commit, processor, devices."""
+"""Facts about a machine: versions, commit, processor, devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read: a path that leads to no plain file, or to one that may not be read, is said so."""
+"""Paths that lead to no plain file, or to one without permission, give one sentence."""
 
 from __future__ import annotations
 

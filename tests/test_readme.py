@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""The code of the README runs unchanged."""
 
 import re
 from pathlib import Path

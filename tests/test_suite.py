@@ -1,4 +1,4 @@
-"""The suite itself: it runs wherever it is put, and in several processes."""
+"""The test suite itself: it runs in any folder, and in several processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What tutorials on backpropagation get wrong, in their formulas or code: not here.
+"""Mistakes of tutorials on backpropagation, in formulas or code, which xbp does not make.
 
-Each test states the mistake, shows that it makes a difference, and that xbp does otherwise. Those
-of optimizers are in tests/optim.
+Each test states the mistake, shows that it changes a result, and that xbp's result is the right
+one. Mistakes about optimizers are in tests/optim.
 """
 
 from __future__ import annotations

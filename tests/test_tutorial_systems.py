@@ -1,4 +1,4 @@
-"""The small systems of the tutorials, whole: the figures they print, and what must be learned."""
+"""The small systems of the tutorials: the printed numbers, and the results of training."""
 
 import re
 

@@ -1,11 +1,11 @@
-"""A library whose arrays have numpy's dtypes, and devices such as CuPy's, on a CPU.
+"""An array library with numpy's dtypes and CuPy-like devices, on a CPU.
 
-What CuPy does to a careless caller is done here, too: nothing about shape and dtype tells its
-arrays from numpy's; a device has no hash, and is a new object each time it is asked for; creation
-functions ignore ``device=``; results land on the current device, which belongs to the thread. An
-operation on arrays of another device than the current one raises `AnotherDeviceError`, where CuPy
-would read them across. An operation of a numpy array and such an array, which CuPy refuses with a
-TypeError of its own, is done here without a word, so that only a check of xbp's can refuse it.
+It is as unforgiving as CuPy: its arrays cannot be told from numpy's by shape and dtype; a device
+has no hash, and is a new object for each request; creation functions ignore ``device=``; results
+are on the current device of the thread. An operation on arrays of another device than the current
+one raises `AnotherDeviceError`, where CuPy would read them across. Operations between its arrays
+and numpy's, for which CuPy raises a TypeError, are allowed, so that only a check of xbp's can
+refuse them.
 """
 
 from __future__ import annotations

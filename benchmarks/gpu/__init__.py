@@ -1,12 +1,13 @@
-"""What is to be shown on a GPU, by one command, in the time that there is.
+"""All measurements on a GPU, by one command, within a given time.
 
     python -m benchmarks.gpu [PART …] [--minutes 12] [--output benchmarks/results]
 
-First what needs no quiet machine, all at once in processes of their own; then the benchmarks, one
-after the other, the shortest first. Each part goes on whatever became of the last, and writes what
-it finds at once, so that an end at any time costs only what is at work. A page says what passed,
-what is slower than a peer and what was not reached: ``gpu_DEVICE.md``, DEVICE as in nvidia_h200.
+Parts that need no quiet machine come first, all at once, in their own processes; then the
+benchmarks, one after the other, the shortest first. Each part runs whatever the result of the one
+before, and writes its results at once, so that an interruption costs only the current part. A page,
+``gpu_DEVICE.md`` (DEVICE is a name like nvidia_h200), lists what passed, what is slower than a peer
+and what was not reached.
 
-With ``--minutes`` a part starts if about half of the time that it takes is left, and is stopped in
-time for the rest. ``--backend numpy --quick`` tries the command anywhere.
+With ``--minutes`` a part starts if at least half of its expected time is left, and is stopped in
+time for the others. ``--backend numpy --quick`` tries the command on any machine.
 """

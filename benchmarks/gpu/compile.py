@@ -1,4 +1,4 @@
-"""Compile the kernels that the benchmarks' networks take, for this GPU, by threads."""
+"""Compilation, in threads, of the kernels of the benchmarks' networks, for this GPU."""
 
 from __future__ import annotations
 

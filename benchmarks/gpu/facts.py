@@ -1,5 +1,6 @@
-"""What is known about a backend's device and the versions, as JSON: a process of its own, since
-whoever asks a GPU holds memory of it until its end.
+"""Versions and the device of a backend, as JSON.
+
+This is a process of its own, as a process that uses a GPU holds some of its memory until the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page at the end: what passed, what is slower than a peer, what was not reached."""
+"""The final page: what passed, what is slower than a peer, what was not reached."""
 
 from __future__ import annotations
 

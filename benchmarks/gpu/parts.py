@@ -1,4 +1,4 @@
-"""The parts: their commands, and about how long each takes on an H200 with 16 cores."""
+"""The parts: their commands, and their approximate times on an H200 with 16 cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts as processes: started, watched, and stopped with all that they started."""
+"""Parts as processes: started, watched, and stopped with their own child processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts run in the time that is left, and how long each may take."""
+"""The choice of parts for the time that is left, and the limit of each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every accelerator against its reference: odd sizes, batches that do not fill a block.
 
-All arrays lie in guarded memory: a kernel that reads or writes beyond one ends the process.
+All arrays lie in guarded memory: a kernel that reads or writes outside of one ends the process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernels compiled ahead: which ones a network takes, without a GPU; by threads, on a device."""
+"""Kernels compiled ahead: the list for a network, without a GPU; compilation in threads, on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels, compiled by NVRTC for several architectures: that needs no GPU."""
+"""The CUDA kernels compiled by NVRTC for several architectures, which needs no GPU."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The CUDA kernels, emulated on the CPU, against the references.
 
-Every output is nan before a kernel writes it, every array lies between guards, and threads and
-blocks come in any order; see `emulation/machine.py`.
+Outputs are nan before a kernel writes them, arrays lie between guards, and threads and blocks run
+in any order; see `emulation/machine.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What CuPy and cuBLAS are asked for, by stand-ins: there is no GPU in the tests."""
+"""The calls of CuPy and cuBLAS, recorded by stand-ins, without a GPU."""
 
 from __future__ import annotations
 

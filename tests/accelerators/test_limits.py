@@ -1,4 +1,4 @@
-"""Where the compiled kernels must leave a call to the reference, the result is the reference's."""
+"""Calls outside the limits of the compiled kernels, which give the result of the reference."""
 
 from __future__ import annotations
 

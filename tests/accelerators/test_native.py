@@ -1,4 +1,4 @@
-"""How the kernels are built, found, switched off, and shared between threads and processes."""
+"""Building, finding and switching off the compiled kernels; threads and processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The threads that kernels run on: who does which part; forks, signals, and threads that end.
+"""The threads of the kernels: distribution of work, forks, signals, and threads that end.
 
-`in_parallel` is called as kernels call it, with Python functions for the work; the BLAS is one that
-only notes how it is used. Whoever would wait for ever is ended by a broken barrier or an alarm.
+`in_parallel` is called as kernels call it, with Python functions for the work; the BLAS is a
+stand-in that records its calls. A thread that would wait for ever is ended by a broken barrier or
+an alarm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Backends: which one is set, what it says when it cannot work, and how arrays come and go."""
+"""Backends: the current one, errors of those that do not work, arrays from and to the host."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
-"""Whatever makes arrays does so on the device of its operands, whichever the current one is.
+"""New arrays are made on the device of the operands, whichever device is the current one.
 
-CuPy's creation functions ignore ``device=``, results land on the current device, and that belongs
-to the thread. `twin` does so on a CPU, and raises where another device than an array's is current.
+CuPy's creation functions ignore ``device=``: results are on the current device of the thread.
+`twin` imitates this on a CPU, and raises an error if the current device is not that of an array.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What comes to a door and is no plain array: converted rightly, or refused in one sentence."""
+"""Arguments that are not plain arrays: converted correctly, or refused in one sentence."""
 
 from __future__ import annotations
 

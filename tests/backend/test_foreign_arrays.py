@@ -1,7 +1,7 @@
 """Arrays of two libraries, or of two devices, are refused wherever they meet, in one sentence.
 
-Shape and dtype are equal each time, so nothing else gives them away: `twin`, whose dtypes are
-numpy's, stands for CuPy.
+Shapes and dtypes are equal each time, so that nothing else distinguishes them: `twin`, whose dtypes
+are numpy's, stands for CuPy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is asked of CUDA where work is recorded, fetched and measured: without a GPU, by stand-ins.
+"""The calls of CUDA for recording, transfers and memory, with stand-ins and without a GPU.
 
-Whether CUDA does it is not shown here.
+Whether CUDA accepts them is not tested here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmark harness: what it compares is the same on all sides; nothing here measures time."""
+"""The benchmark harness: all sides compute the same. No test here measures time."""
 
 import contextlib
 import dataclasses

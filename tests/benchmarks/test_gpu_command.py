@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu``: what runs in the time that is left, and what the page says."""
+"""``python -m benchmarks.gpu``: the choice of parts for the time that is left, and the page."""
 
 from __future__ import annotations
 

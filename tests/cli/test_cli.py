@@ -1,4 +1,4 @@
-"""The command line: what it writes, that it repeats, and that each mistake gets one sentence."""
+"""The command line: its files, repeatability, and one sentence for each mistake."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""``xbp export``: what it writes and says, and a sentence for each mistake."""
+"""``xbp export``: its file and its output, and one sentence for each mistake."""
 
 from __future__ import annotations
 

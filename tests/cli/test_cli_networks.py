@@ -1,4 +1,4 @@
-"""``xbp train resnet20`` and its like, on a set of few images in CIFAR-10's files."""
+"""``xbp train resnet20`` and similar commands, on a small data set in CIFAR-10's format."""
 
 from __future__ import annotations
 

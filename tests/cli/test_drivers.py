@@ -1,4 +1,4 @@
-"""What is said of a broken GPU installation, with stand-ins for drivers, wheels and libraries."""
+"""Messages about broken GPU installations, with stand-ins for drivers, wheels and libraries."""
 
 import ctypes
 import sys

@@ -1,27 +1,27 @@
-"""CuPy itself, and xbp on it, on a CPU: what a GPU would refuse is refused here, too.
+"""CuPy itself, and xbp on it, on a CPU that refuses what a GPU would refuse.
 
-    python tests/cupy_on_cpu                     build in a temporary folder, check, and forget it
-    python tests/cupy_on_cpu --folder ~/on_cpu   keep it there: the second time is much shorter
+    python tests/cupy_on_cpu                     build in a temporary folder, check, delete it
+    python tests/cupy_on_cpu --folder ~/on_cpu   keep the folder: the second time is much shorter
     python tests/cupy_on_cpu --only checks       one of: checks, parity, recorded, tests
     python tests/cupy_on_cpu --only tests -- -k "cupy and losses"       options for pytest
 
 It needs Linux on x86-64, a C++ compiler, `nm`, and a package index that has CuPy's wheel and sdist.
-Building takes one or two minutes. CuPy's compiled code runs as it is, but for one module, over
-libraries that stand in for CUDA's (`build.py` says which); CuPy's kernels and xbp's are compiled
-from their own text for the CPU, when they are first used, and run by the kernels' emulation.
+Building takes one or two minutes. CuPy's compiled code runs unchanged, except for one module, over
+stand-ins for CUDA's libraries (listed in `build.py`). CuPy's kernels and xbp's are compiled from
+their source for the CPU, when they are first used, and run by the kernels' emulation.
 
-What it shows: what CuPy's host code accepts, refuses, waits for and copies; what kernels compute;
-that training is recorded and replayed as it is done in single steps; two devices, and threads.
+It shows what CuPy's host code accepts, refuses, waits for and copies; the results of kernels;
+recorded training against eager training; two devices, and threads.
 
-What it cannot show:
+It cannot show:
 
-- time: a kernel takes a thousand times as long, and nothing runs beside anything;
-- races between streams: what is asked for is done at once, in the order of the host;
+- time: a kernel takes a thousand times as long, and nothing runs concurrently;
+- races between streams: work is done at once, in the order of the host's calls;
 - NVRTC's verdict on the kernels, and registers, occupancy, alignment;
-- a GPU's rounding: no FMA, no flushed subnormals, the host's exp and log, products in one order;
-  what C leaves undefined (a float beyond an integer's range, an index beyond an array) does what it
-  does on the host;
-- CUB, cuSOLVER, cuFFT, cuRAND and NCCL, which say "not supported"; Thrust's sorts are numpy's;
+- a GPU's rounding: no FMA, no flushed subnormals, the host's exp and log, products in one order.
+  Undefined behaviour of C (a float beyond an integer's range, an index beyond an array) is that of
+  the host;
+- CUB, cuSOLVER, cuFFT, cuRAND and NCCL, which return "not supported"; Thrust's sorts are numpy's;
 - captures of more than one stream.
 """
 

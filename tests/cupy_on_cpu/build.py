@@ -1,13 +1,14 @@
 """A virtual environment in which CuPy computes on the CPU.
 
 1. CuPy's wheel, as users install it, with Cython and the headers of CUDA, from the package index.
-2. `cupy_backends.cuda.api.runtime`, the one module that has CUDA's runtime inside: built anew from
-   CuPy's sdist, so that it asks a shared library.
-3. That library, and those of the driver, NVRTC and cuBLAS: shells of one, `libcuda.so.1`, made of
-   the C++ files here. What CuPy links to and they do not have says "not supported".
-4. Thrust, which is compiled for GPUs: its place takes `thrust.py`.
+2. `cupy_backends.cuda.api.runtime`, the one module that includes CUDA's runtime, rebuilt from
+   CuPy's sdist to call a shared library.
+3. That library, and those of the driver, NVRTC and cuBLAS: thin wrappers of `libcuda.so.1`, which
+   is made of the C++ files here. Functions that CuPy links to and they lack return "not
+   supported".
+4. `thrust.py`, in place of Thrust, which is compiled for GPUs.
 
-Everything lands in one folder; what is there already is kept.
+Everything is in one folder; parts that exist already are kept.
 """
 
 from __future__ import annotations

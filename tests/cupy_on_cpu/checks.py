@@ -1,4 +1,4 @@
-"""What the stand-in must do as a GPU does, and what xbp does on its two devices.
+"""Checks that the stand-in behaves as a GPU, and of xbp on its two devices.
 
 Run by `python tests/cupy_on_cpu`; pytest does not collect this file by itself.
 """

@@ -1,9 +1,9 @@
-"""NVRTC's work by a C++ compiler: a folder's `kernels.cu`, to `kernels.so`, with its `log`.
+"""A C++ compiler in the place of NVRTC: a folder's `kernels.cu`, to `kernels.so`, with its `log`.
 
     python nvrtc.py FOLDER OPTION…
 
-The preprocessor leaves the word `__global__`, by which the kernels are found; each gets an entry
-point for the emulation at the end of the text. Where `expressions` has lines, these are the
+The preprocessor keeps the word `__global__`, which marks the kernels; each gets an entry point for
+the emulation at the end of the text. The lines of `expressions`, if there are any, name the
 kernels: instances of templates. This file is copied with its headers to where it is used.
 """
 

@@ -1,6 +1,6 @@
-"""What CuPy asks of Thrust, by numpy: this file takes the place of `cupy.cuda.thrust`.
+"""The functions of Thrust that CuPy calls, by numpy, in place of `cupy.cuda.thrust`.
 
-It sorts in the order of the current stream, and so in a capture, too.
+Sorts are in the order of the current stream, and so in a capture too.
 """
 
 from __future__ import annotations

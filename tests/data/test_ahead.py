@@ -1,4 +1,4 @@
-"""Reading ahead: the same items, one thread, which ends whatever happens."""
+"""Reading ahead: the same items, by one thread, which ends in every case."""
 
 from __future__ import annotations
 

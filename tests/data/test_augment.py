@@ -1,4 +1,4 @@
-"""Augmentation: each against its definition, the same bits everywhere, in recorded steps too."""
+"""Augmentation: each kind against its definition, equal bits on all backends, recorded steps."""
 
 from __future__ import annotations
 

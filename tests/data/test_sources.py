@@ -1,4 +1,4 @@
-"""Sources give the samples that their indices name, whatever they are made of."""
+"""Sources return the samples of the given indices, for every kind of source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIFAR's binary files: what is read is what was written, and what is no such file is refused."""
+"""CIFAR's binary files: the arrays read are those written, and other files are refused."""
 
 import os
 from pathlib import Path

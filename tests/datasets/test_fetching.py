@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: checked, unpacked member by member, only when asked."""
+"""Downloads from a local server: checked, unpacked member by member, only on request."""
 
 from __future__ import annotations
 

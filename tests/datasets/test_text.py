@@ -1,4 +1,4 @@
-"""A text as tokens, and back."""
+"""Conversion of a text to tokens and back."""
 
 from pathlib import Path
 from typing import Any

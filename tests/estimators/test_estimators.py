@@ -1,4 +1,4 @@
-"""The scikit-learn way: its own checks, and what they leave open."""
+"""The estimators: scikit-learn's own checks, and behaviour beyond them."""
 
 from __future__ import annotations
 

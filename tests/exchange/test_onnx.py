@@ -1,4 +1,4 @@
-"""ONNX files: every layer's computes what the layer does, and what cannot be exported says so."""
+"""ONNX files: each layer's file gives the layer's results, or the layer is refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line; see the package's docstring."""
+"""The command line; see the docstring of the package."""
 
 from __future__ import annotations
 

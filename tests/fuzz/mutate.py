@@ -1,4 +1,4 @@
-"""Mutations: of bytes anywhere, and of JSON where it stays JSON."""
+"""Mutations: of bytes anywhere, and of JSON into other valid JSON."""
 
 from __future__ import annotations
 

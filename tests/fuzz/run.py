@@ -1,4 +1,4 @@
-"""One case after the other, under limits of time and memory."""
+"""Execution of the cases, under limits of time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is mutated: a file as xbp wrote it, and what reads it."""
+"""The files that are mutated, as xbp wrote them, and their readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two files, or what JSON says in two: the same but for times, versions and roundings."""
+"""Comparison of two files or JSON documents, except for times, versions and rounding."""
 
 from __future__ import annotations
 

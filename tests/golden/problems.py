@@ -1,6 +1,6 @@
-"""The trainings and models whose files are kept here: how each is made, in today's words.
+"""The trainings and models of the golden files: their construction in the current API.
 
-What they compute is fixed by the files. Names may follow the library; numbers may not.
+The files fix what they compute. Names may follow the library; numbers may not change.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Files of commit 9756be1 load, go on and give what they gave then; today's files are like them.
+"""Files of commit 9756be1 load, resume and give its results; today's files match them.
 
-`write.py` says how they were made. They are never written anew: a change that one of these tests
-notices is a change of format, or of what a seed means, and makes old files useless.
+`write.py` says how they were made. They are never written again: a change that one of these tests
+notices is a change of format, or of the meaning of a seed, and makes old files useless.
 """
 
 from __future__ import annotations

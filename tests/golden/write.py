@@ -1,10 +1,10 @@
-"""How the files in here were made, by commit 9756be1 on a CPU; kept as their record, not to be run.
+"""The script that made these files, at commit 9756be1 on a CPU; a record, not to be run.
 
     cd CHECKOUT && OPENBLAS_NUM_THREADS=1 python -P …/tests/golden/write.py
 
-CHECKOUT is that commit; `problems.py` is then the one beside this file, as it was added with it.
-What a later version writes differs in nothing but the times, versions and roundings: that is what
-`test_golden.py` says. A new format gets files of its own beside these, which stay.
+CHECKOUT is that commit; `problems.py` is then the file beside this one, as it was added with it.
+Files of a later version differ only in times, versions and rounding, as `test_golden.py` checks. A
+new format gets its own files beside these, which stay.
 """
 
 from __future__ import annotations

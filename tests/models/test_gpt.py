@@ -1,4 +1,4 @@
-"""GPT: its architecture, its initial weights, and what it writes."""
+"""GPT: its architecture, its initial weights, and its texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LeNet-5 as it is taught today, and its choices."""
+"""LeNet-5 in its usual form, and its options."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: what it is made of, and what it refuses."""
+"""The multilayer perceptron: its layers, and invalid arguments."""
 
 from __future__ import annotations
 

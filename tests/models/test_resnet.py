@@ -1,4 +1,4 @@
-"""ResNet and VGG: their sizes, their function, their files."""
+"""ResNet and VGG: their sizes, their outputs, their files."""
 
 from __future__ import annotations
 

@@ -3,17 +3,17 @@
 ==============  ================================================================================
 scaled          a result, gradient or update 1 % too large
 shifted         the same, too large by 0.01
-sign            a minus lost, a sum for a difference and the reverse, an abs or sign forgotten
-transposed      a transpose left out; the shape is that of the transpose all the same
-mask            a comparison that is always true, or always false, or left out
+sign            a minus removed, + and - exchanged, an abs or sign removed
+transposed      a transpose removed; the shape stays that of the transpose
+mask            a comparison that is always true, always false, or removed
 off by one      an index, bound, count or comparison
-axis            the neighbouring axis, one axis of several forgotten
+axis            the neighbouring axis, one of several axes removed
 swapped         two arguments, two results, height and width, one entry of a pair for the other
 dtype           a result rounded to float32, or in another dtype
-waits           a result that somebody looks at, which on a device waits: a hidden float()
-dropped         a term, factor, function, statement or accumulation left out
+waits           a result that is read, which waits on a device: a hidden float()
+dropped         a term, factor, function, statement or accumulation removed
 constant        a constant 1 % too large
-condition       a condition, or a result that is one, negated
+condition       a condition, or a boolean result, negated
 ==============  ================================================================================
 """
 

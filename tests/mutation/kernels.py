@@ -1,18 +1,18 @@
-"""Faults in compiled kernels: in the source's text, compiled anew without optimization, and loaded.
+"""Faults in compiled kernels: in the source's text, recompiled without optimization, and loaded.
 
 ==============  ================================================================================
 sign            + for - and the reverse
-scaled          a factor left out: * for /, or what is added twice as large
-mask            & for |, a condition or comparison turned round
+scaled          a factor removed: * for /, or a term doubled
+mask            & for |, a condition or comparison reversed
 off by one      < for <=, an integer constant 1 larger
 swapped         height for width, rows for columns
-dropped         a statement left out, an accumulation that overwrites
+dropped         a statement removed, an accumulation that overwrites
 ==============  ================================================================================
 
-Left alone is what cannot change a result: which of two equal numbers is the smaller, what happens
-without memory, how long a thread waits. So are preprocessor directives, but for the bodies of
-macros. A fault that does not compile is none. Whatever crashes, hangs or runs out of memory is
-caught; and whatever leaves an array or a workspace crashes, by tests/guards.py and guarded.c.
+Code that cannot change a result has no faults: which of two equal numbers is the smaller, behaviour
+without memory, times of waiting; preprocessor directives, except for the bodies of macros. A fault
+that does not compile does not count. Crashes, hangs and running out of memory are caught; so are
+accesses outside of an array or a workspace, which crash by tests/guards.py and guarded.c.
 """
 
 from __future__ import annotations

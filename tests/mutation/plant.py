@@ -1,4 +1,4 @@
-"""Make a running module behave as its broken source says."""
+"""Planting a fault: a running module gets the behaviour of its broken source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ordinary tests, collected once, and run again for each fault in a process of its own."""
+"""The ordinary tests, collected once, and run again for each fault in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table's layers and losses, as tests take them: with numbers and a definition."""
+"""The table's layers and losses as tests use them: with inputs and a definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention against PyTorch's own, and what the table of cases does not show of it."""
+"""Attention against PyTorch's, and behaviour that the table of cases does not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two parts of a backward: the parameters' gradients, and ∂L/∂x where it is wanted."""
+"""The two parts of a backward: the parameters' gradients, and ∂L/∂x on request."""
 
 from typing import Any
 

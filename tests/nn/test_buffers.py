@@ -1,4 +1,4 @@
-"""What a layer keeps and nobody learns: saved, moved, captured; changed by backwards alone."""
+"""Buffers of a layer: saved, moved, captured; changed by backwards alone."""
 
 from __future__ import annotations
 

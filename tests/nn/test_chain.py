@@ -1,4 +1,4 @@
-"""Runs of operations: which layers join, what a plan notices, what comes out, what is left out."""
+"""Chains of operations: layers that join, changes that a plan notices, results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of classes and of several inputs: options, kinks, doors."""
+"""Losses of classes and of several inputs: options, kinks, refused targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers, composites, and what a hand-written forward does wrongly with its layers."""
+"""Containers, composites, and mistakes of hand-written forwards."""
 
 from __future__ import annotations
 

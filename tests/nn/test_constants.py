@@ -1,4 +1,4 @@
-"""Parameters that are not trained."""
+"""Parameters with ``trainable=False``."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What Conv2d computes, as convolutions: each formula of the derivation against plain loops.
+"""Conv2d as convolutions: each formula of the derivation against plain loops.
 
 All numbers are small integers, so float64 sums are exact in any order, and equal means equal.
 """

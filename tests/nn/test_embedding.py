@@ -1,4 +1,4 @@
-"""Tokens: what an Embedding makes of them, what it refuses, and where it can look at them."""
+"""Tokens: an Embedding's output and gradient, invalid tokens, and when they are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backward is given: refused in a sentence where it has not the output's shape."""
+"""Gradients with another shape than the output, refused by each backward in one sentence."""
 
 from __future__ import annotations
 

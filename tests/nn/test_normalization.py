@@ -1,4 +1,4 @@
-"""Normalization: what the table of cases does not show. The definitions are PyTorch's."""
+"""Normalization, by PyTorch's definitions: behaviour that the table of cases does not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Infinities and nan: what layers, losses and primitives make of them, as PyTorch does."""
+"""Results of layers, losses and primitives for infinities and nan, which are PyTorch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example project: its tests pass wherever xbp is installed, and fail when it is broken."""
+"""The example project: its tests pass wherever xbp is installed, and fail if it is broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer is made of: found in containers, by PyTorch's names; refused where it is hidden."""
+"""The parts of a layer: found in containers, by PyTorch's names; refused in hidden places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a forward has to return, and what its backward needs unchanged."""
+"""The contract of a forward: its results, and arrays that must not change before its backward."""
 
 from __future__ import annotations
 

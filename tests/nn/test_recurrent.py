@@ -1,4 +1,4 @@
-"""Recurrent layers against PyTorch, and what the table cannot say: states, truncation, errors."""
+"""Recurrent layers against PyTorch; states, truncation and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The block of a Transformer: PyTorch's encoder layer, and what it refuses."""
+"""The Transformer block: PyTorch's encoder layer, and invalid arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that are updated at once change as each would by itself."""
+"""Parameters that are updated together change as they would one by one."""
 
 from __future__ import annotations
 

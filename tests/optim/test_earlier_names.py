@@ -1,4 +1,4 @@
-"""`numbers` and `takes_lists`, as `coefficients` and `multi_tensor` were called before."""
+"""`numbers` and `takes_lists`, the earlier names of `coefficients` and `multi_tensor`."""
 
 from __future__ import annotations
 

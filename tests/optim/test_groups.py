@@ -1,4 +1,4 @@
-"""Parameter groups: PyTorch's semantics, saving, captured steps, what is refused."""
+"""Parameter groups: PyTorch's semantics, saving, captured steps, invalid groups."""
 
 from __future__ import annotations
 

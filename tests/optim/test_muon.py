@@ -1,4 +1,4 @@
-"""Muon: that its steps are orthogonal, and which parameters it is given."""
+"""Muon: orthogonal steps, and the choice of its parameters."""
 
 from __future__ import annotations
 

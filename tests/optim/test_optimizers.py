@@ -1,4 +1,4 @@
-"""Update rules against their definitions, and what an optimizer keeps, saves and refuses."""
+"""Update rules against their definitions; optimizers' state, files and errors."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

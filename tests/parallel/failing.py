@@ -1,4 +1,4 @@
-"""Ranks of which one fails at its third step, or all do: ``failing.py WHAT WHO``."""
+"""Ranks among which one, or all, fail at the third step: ``failing.py WHAT WHO``."""
 
 import os
 import signal

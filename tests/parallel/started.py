@@ -1,4 +1,4 @@
-"""Ranks that MPICH's wheel starts, for tests."""
+"""Ranks of a test, started by MPICH's wheel."""
 
 from __future__ import annotations
 

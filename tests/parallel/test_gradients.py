@@ -1,4 +1,4 @@
-"""The sum of a step over ranks: one call, weights, and parameters without a gradient."""
+"""The sum of gradients over ranks: one call a step, weights, parameters without a gradient."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Groups: what they refuse, and what NCCL's is asked for where there is no GPU."""
+"""Groups: invalid arguments, and the calls of NCCL, recorded by a stand-in without a GPU."""
 
 # ruff: noqa: N802 - the names of MPI and NCCL
 

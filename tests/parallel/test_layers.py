@@ -1,4 +1,4 @@
-"""Every layer of the test table computes of a share what it computes of the whole batch."""
+"""Every layer of the test table gives equal rows for a share of the batch and for all of it."""
 
 from typing import Any
 

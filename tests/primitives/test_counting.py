@@ -1,4 +1,4 @@
-"""Counting by order: beside a plain count, on every backend, without a wait."""
+"""bincount against a plain count, on every backend, without a wait."""
 
 from __future__ import annotations
 

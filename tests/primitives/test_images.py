@@ -1,4 +1,4 @@
-"""Windows of an image against plain loops, and each transpose against what it transposes."""
+"""Windows of images against plain loops, and each adjoint against its function."""
 
 from typing import Any, NamedTuple
 

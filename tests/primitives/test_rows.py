@@ -1,4 +1,4 @@
-"""A row that the device finds by itself."""
+"""Writing a row whose index is on the device."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What the property tests draw: numbers, sizes, dtypes, memory orders; and when two results agree.
+"""Strategies of the property tests: numbers, sizes, dtypes, memory orders; and their comparisons.
 
-Two kinds of numbers. *Quarters* are small multiples of ¼: sums of their products are exact in
-float32, whatever their order, so that everything made of sums, products and maxima must equal its
-definition to the last bit, in either dtype, in any memory order, in any blocking. For everything
-else *normal* numbers, rounded to float32, and a bound in roundings.
+There are two kinds of numbers. *Quarters* are small multiples of ¼: sums of their products are
+exact in float32, in any order. So results made of sums, products and maxima must equal their
+definition to the last bit, in either dtype, in any memory order, in any blocking. All other
+functions get *normal* numbers, rounded to float32, and a tolerance in roundings.
 """
 
 from __future__ import annotations

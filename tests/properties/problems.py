@@ -1,7 +1,7 @@
 """For each layer and loss of the table, problems with drawn options, shapes and numbers.
 
-A line says what may be drawn. What depends on one another, such as an image and its windows, has a
-strategy of its own here.
+A line says what may be drawn. Options that depend on one another, such as those of images and
+windows, have their own strategies here.
 """
 
 from __future__ import annotations

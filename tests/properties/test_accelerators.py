@@ -1,4 +1,4 @@
-"""That the properties say something about accelerators: they reach each of them."""
+"""Coverage of accelerators by the properties: they reach each of them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What every layer and every loss must be, whatever its options, shapes and numbers.
+"""Properties of every layer and loss, for all options, shapes and numbers.
 
-Four properties, with accelerators and without: it equals its definition; its backward is the
-adjoint of that definition's derivative; a batch is the stack of its samples; and float32 is float64
-rounded. They hold for inputs, weights and gradients in any memory order, and leave all of them, and
-the memory between their entries, as they were.
+There are four, with accelerators and without: it equals its definition; its backward is the adjoint
+of the definition's derivative; a batch is the stack of its samples; and float32 is float64 rounded.
+They hold for inputs, weights and gradients in any memory order, and leave all of them, and the
+memory between their entries, unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every optimizer must be, whatever its options, shapes and gradients."""
+"""Properties of every optimizer, for all options, shapes and gradients."""
 
 from __future__ import annotations
 

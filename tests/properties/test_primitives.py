@@ -1,5 +1,5 @@
-"""What the primitives must be: windows of images by counting, special functions by the math
-module, random words by Philox in plain integers.
+"""Properties of primitives: windows of images by counting, special functions against the math
+module, random words against Philox in plain integers.
 """
 
 from __future__ import annotations

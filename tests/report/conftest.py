@@ -1,4 +1,4 @@
-"""A short run with its report, made once."""
+"""A short training with its report, made once."""
 
 import struct
 import sys

@@ -1,4 +1,4 @@
-"""From a picture to the 28 × 28 pixels of MNIST."""
+"""The conversion of a picture to the 28 × 28 pixels of MNIST."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The report: one whole file of HTML with everything in it, that a browser shows as it should."""
+"""The report: one complete HTML file without references to others, rendered in a browser."""
 
 import html
 import re

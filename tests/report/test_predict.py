@@ -1,4 +1,4 @@
-"""``xbp predict``: what it prints and writes, and that no file stops the others."""
+"""``xbp predict``: its output and files; a bad file does not stop the others."""
 
 import json
 import re

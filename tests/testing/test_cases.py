@@ -1,4 +1,4 @@
-"""The table of cases: everything public that computes has a line in it, and a line is right."""
+"""The table of cases is complete and valid: everything public that computes has a line."""
 
 from __future__ import annotations
 

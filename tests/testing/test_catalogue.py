@@ -1,4 +1,4 @@
-"""The catalogue of `xbp parity`: nothing public is missing, and what is broken is seen."""
+"""The catalogue of `xbp parity` is complete, and notices faults."""
 
 from __future__ import annotations
 

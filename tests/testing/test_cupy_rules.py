@@ -1,6 +1,6 @@
-"""The table of CuPy's rules: by each name, calls as it says, on the stand-ins and on a GPU.
+"""The table of CuPy's rules: for each name, calls with the stated effect, by stand-ins and a GPU.
 
-A GPU has not been asked yet: `test_cupy_itself_agrees_with_the_table` runs where there is one.
+`test_cupy_itself_agrees_with_the_table` runs where there is a GPU; it has not been run yet.
 """
 
 from __future__ import annotations

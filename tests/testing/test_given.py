@@ -1,4 +1,4 @@
-"""What the checks are given: tokens, complex numbers, compiled code, classes, too few backends."""
+"""Arguments of the checks: tokens, complex numbers, compiled code, classes, too few backends."""
 
 from __future__ import annotations
 

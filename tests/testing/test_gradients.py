@@ -1,4 +1,4 @@
-"""The gradient check accepts right gradients, and finds, places and sizes each kind of fault."""
+"""The gradient check accepts correct gradients, and finds, locates and sizes each kind of fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way to wait for a device is found, nothing else is, and everything is put back."""
+"""Every way to wait for a device is found, nothing else is, and all patches are removed."""
 
 from __future__ import annotations
 

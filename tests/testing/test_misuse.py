@@ -1,4 +1,4 @@
-"""Checks called wrongly, and layers that no check can be made of: one sentence each."""
+"""Wrong arguments of checks, and layers that cannot be checked: one sentence each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Switches of the whole process, opened in two threads whose blocks overlap without nesting."""
+"""Process-wide switches in two threads whose blocks overlap without nesting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parity accepts what only rounds differently, and each fault is found and named."""
+"""Parity accepts differences of rounding, and finds and names each fault."""
 
 from __future__ import annotations
 

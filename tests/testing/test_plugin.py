@@ -1,7 +1,7 @@
-"""The pytest plugin: what it runs where, what it says, and that it keeps out of the way.
+"""The pytest plugin: the backends of a test, its messages, and its effect on other plugins.
 
-Only runs on numpy are made within this process: pytester forgets the modules that such a run
-imports, and another copy of torch or array_api_strict would be another library.
+Only tests on numpy run within this process: pytester forgets the modules that such a run imports,
+and a second copy of torch or array_api_strict would be another library.
 """
 
 from __future__ import annotations

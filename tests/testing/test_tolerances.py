@@ -1,4 +1,4 @@
-"""The bounds hold for real roundings, are not much larger, and know each kind of operation."""
+"""The bounds cover real rounding errors and each kind of operation, and are not much larger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate in several processes: the same rows, whatever becomes of a process."""
+"""The certificate in several processes: the same rows, whatever happens to a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One table: everything that trains, with data to train it for an epoch, captured and not."""
+"""A table of everything that trains, with data for an epoch, captured and eager."""
 
 from __future__ import annotations
 

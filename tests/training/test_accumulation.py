@@ -1,4 +1,4 @@
-"""Gradients of several batches make the step of one large batch."""
+"""Accumulated gradients: those of several batches make the step of one large batch."""
 
 from __future__ import annotations
 

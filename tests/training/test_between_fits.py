@@ -1,4 +1,4 @@
-"""What is left behind: between two calls of `fit`, after an error, in the terminal, in signals."""
+"""State between two calls of `fit`, after an error, in the terminal, in signal handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded steps are ordinary steps, bit for bit, whatever happens between them."""
+"""Captured steps equal eager steps, bit for bit, whatever happens between them."""
 
 from __future__ import annotations
 

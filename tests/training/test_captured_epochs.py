@@ -1,4 +1,4 @@
-"""One table: whatever trains, trains an epoch captured, bit for bit as it does without.
+"""A captured epoch of everything that trains equals an eager one, bit for bit.
 
 On array_api_strict as strict as CuPy, and on CuPy itself where there is one (not yet run on a GPU).
 """

@@ -1,4 +1,4 @@
-"""Losses that count something else than samples, labels of several axes, tuples of outputs."""
+"""Losses whose mean does not count samples; labels with several axes; tuples of outputs."""
 
 from __future__ import annotations
 

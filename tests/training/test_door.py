@@ -1,4 +1,4 @@
-"""What is found out before the first step: pieces, data, targets, metrics, callbacks, rates."""
+"""Errors before the first step: pieces, data, targets, metrics, callbacks, learning rates."""
 
 from __future__ import annotations
 

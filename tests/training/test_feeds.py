@@ -1,4 +1,4 @@
-"""Training from sources and iterables: the run of the arrays, whatever they come from."""
+"""Training from sources and iterables gives the results of training from arrays."""
 
 from __future__ import annotations
 

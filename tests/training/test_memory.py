@@ -1,4 +1,4 @@
-"""Too little memory: one sentence with what was asked for and what may fit."""
+"""Too little memory: one sentence with the size that failed and one that may fit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What functions of the user return: Python's numbers, numpy scalars, 0-d arrays, or others.
+"""Values returned by a user's functions: Python's numbers, numpy scalars, 0-d arrays, or others.
 
-And what follows from it: no step is made after a loss that is nan, whatever its type.
+After a loss that is nan, no step is made, whatever its type.
 """
 
 from __future__ import annotations

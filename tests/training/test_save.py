@@ -1,4 +1,4 @@
-"""`Trainer.save`: what a user's own training leaves, and what reads it."""
+"""`Trainer.save`: the files of a user's own training, and their readers."""
 
 from __future__ import annotations
 

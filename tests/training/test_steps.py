@@ -1,4 +1,4 @@
-"""Two kinds of steppers, and the state that they, checkpoints and callbacks share."""
+"""The two kinds of steppers, and the state that they share with checkpoints and callbacks."""
 
 from __future__ import annotations
 

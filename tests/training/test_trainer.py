@@ -1,4 +1,4 @@
-"""The training loop: what it computes, when it stops, what it refuses."""
+"""The training loop: its results, its ends, its errors."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Breaks the CUDA kernels on purpose, in one place at a time, and counts what the tests catch.
+"""Mutation of the CUDA kernels: faults, planted one at a time, that the tests should notice.
 
     python tests/accelerators/emulation                      every fault; an hour or two
-    python tests/accelerators/emulation --sample 60 pool     60 at random, of those with this name
+    python tests/accelerators/emulation --sample 60 pool     60 at random, with "pool" in the name
 
-The faults are those that `tests/mutation` plants in C, in the text of the .cu files; the tests are
-those of the emulation. Printed is what they do not notice.
+The faults are those of `tests/mutation` in C, in the text of the .cu files; the tests are those of
+the emulation. Prints the faults that no test notices.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The CUDA kernels on numpy arrays: their own text, compiled by a C++ compiler.
+"""The CUDA kernels on numpy arrays: their source, compiled by a C++ compiler.
 
-`Emulation` is a `Machine` as `xbp.accelerators.cuda.launch` has it, and stricter than a GPU:
+`Emulation` is a `Machine` (see `xbp.accelerators.cuda.launch`), and stricter than a GPU:
 
-- the memory that it gives out is filled with nan, and lies between guards, nan too, that must be
-  untouched after each launch: so does what `guarded` copies;
-- threads and blocks run in an order that is chosen;
-- arrays that are indexed beyond their end, in shared memory or registers, end the process;
+- the memory that it allocates, and that `guarded` copies to, is filled with nan and lies between
+  guards of nan, which must be unchanged after each launch;
+- threads and blocks run in a chosen order;
+- an index beyond the end of an array in shared memory or registers ends the process;
 - so does reading beyond the end of other memory, if the machine is `fenced`.
 """
 

@@ -1,4 +1,4 @@
-"""The loss of the network of 1998: cross-entropy beside a class that nothing belongs to."""
+"""The loss of the network of 1998: cross-entropy with an additional class of constant logit."""
 
 from typing import Any
 

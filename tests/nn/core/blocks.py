@@ -1,4 +1,4 @@
-"""Layers made of parameters, layers and lists of them; how states and sentences are compared."""
+"""Layers made of parameters, layers and lists of layers; comparisons of states and messages."""
 
 from itertools import permutations
 from typing import Any

@@ -1,4 +1,4 @@
-"""Layers are born on numpy here; `backend` is each that works."""
+"""The backends of these tests: numpy by default; the fixture `backend` is each one that works."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a layer is made of: names of its parameters, shared ones, none."""
+"""Names of parameters: those of sublayers, shared ones, none."""
 
 from nn.core.blocks import NAMES, Block, Twice, mlp
 

@@ -1,4 +1,4 @@
-"""Layers of one's own: what they must define, how they show."""
+"""A user's own layers: the methods that they must define, and their repr."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Parameters: what they hold, gradients that add up, values that are assigned."""
+"""Parameters: their data, accumulated gradients, assigned values."""
 
 from typing import Any
 

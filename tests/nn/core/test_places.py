@@ -1,4 +1,4 @@
-"""Backends, devices and dtypes of a layer, and what does not fit."""
+"""Backends, devices and dtypes of a layer, and inputs on other ones."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sequential, and the trace of a forward."""
+"""Sequential, and the named outputs of a forward."""
 
 from collections.abc import Callable
 from typing import Any

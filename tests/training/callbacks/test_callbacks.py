@@ -1,4 +1,4 @@
-"""Callbacks: when they are called, what they change, what they leave, what they refuse."""
+"""Callbacks: the times of their calls, their effects, and invalid callbacks."""
 
 from __future__ import annotations
 

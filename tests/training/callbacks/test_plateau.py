@@ -1,4 +1,4 @@
-"""ReduceLROnPlateau: PyTorch's rates, groups, resumed, what is refused."""
+"""ReduceLROnPlateau: PyTorch's rates, groups, resumed training, invalid arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trackers leave behind: CSV, event files of TensorBoard, runs of MLflow."""
+"""The files of trackers: CSV, event files of TensorBoard, runs of MLflow."""
 
 from __future__ import annotations
 

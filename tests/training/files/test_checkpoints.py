@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was interrupted anywhere ends as one that never was, bit for bit."""
+"""Checkpoints: interrupted training ends with the bits of uninterrupted training."""
 
 from __future__ import annotations
 

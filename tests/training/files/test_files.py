@@ -1,4 +1,4 @@
-"""Files that are written: what a name leads to is kept, and what is said of it is true."""
+"""Written files: links and permissions are kept, and messages about them are true."""
 
 from __future__ import annotations
 

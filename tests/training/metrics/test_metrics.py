@@ -1,4 +1,4 @@
-"""Metrics: counted by hand, beside scikit-learn, on every backend, and what they refuse."""
+"""Metrics: counted by hand, against scikit-learn, on every backend, and invalid arguments."""
 
 from __future__ import annotations
 
