@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -31,6 +32,22 @@ def _processes_find_xbp() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", search_path())
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_fails() -> Iterator[None]:
+    """Files are not flushed to the disk: with flushes, tests of files wait for half of their time.
+
+    Tests of what happens when a flush fails, or when the process ends there, replace it again.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """The tests themselves are no garbage: no later search for garbage looks at them."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

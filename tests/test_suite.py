@@ -6,15 +6,29 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
+from nightly import NIGHTLY
 from processes import ROOT, without_foreign_plugins
 
 TESTS = ROOT / "tests"
 
 
+def test_no_id_comes_twice(request: pytest.FixtureRequest) -> None:
+    ids = [item.nodeid for item in request.session.items]
+    assert [name for name, times in Counter(ids).items() if times > 1] == []
+
+
+@pytest.mark.skipif(
+    not NIGHTLY, reason="pytest-xdist compares the ids of its workers; nightly those of 2 processes"
+)
 def test_ids_are_the_same_in_every_process() -> None:
-    """pytest-xdist needs it: no address of an object, no order of a set is in an id."""
+    """pytest-xdist needs it: no address of an object, no order of a set is in an id.
+
+    Each worker of pytest-xdist hashes with a seed of its own, and pytest-xdist refuses to run where
+    their ids differ.
+    """
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     processes = [
         subprocess.Popen(

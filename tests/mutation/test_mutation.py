@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nightly import NIGHTLY
 
 from mutation import plant, wrong
 from mutation.campaign import SURVIVORS, Campaign, expected, remove, stale
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each fault has a process of its own, by fork")
 @pytest.mark.skipif(
-    os.environ.get("HYPOTHESIS_PROFILE") != "nightly",
+    not NIGHTLY,
     reason="minutes; HYPOTHESIS_PROFILE=nightly runs it, or python tests/mutation --sample 30",
 )
 def test_a_sample_of_the_faults_is_caught() -> None:

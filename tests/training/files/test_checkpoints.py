@@ -142,8 +142,7 @@ def interrupted(
 
 
 @pytest.fixture(params=["numpy", "array_api_strict"])
-def exact(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(os, "fsync", lambda number: None)  # most of the time, and no power fails
+def exact(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.param != "numpy":
         pytest.importorskip(request.param)
     with xbp.use_backend(request.param):
