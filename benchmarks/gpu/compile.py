@@ -8,7 +8,8 @@ import numpy as np
 
 from xbp import nn, optim
 from xbp.accelerators.cuda.ahead import Program, compile_ahead, programs
-from xbp.benchmarks.workloads import WORKLOADS, input_shape, make_model
+from xbp.benchmarks.networks import input_shape, make_model
+from xbp.benchmarks.workloads import WORKLOADS
 
 
 def wanted() -> list[Program]:
@@ -26,7 +27,7 @@ def step(description: list[object], batch: int, labels: str) -> None:
     """Forward, loss, backward and update, of zeros."""
     model = make_model(*description, rng=0)  # type: ignore[arg-type]
     optimizer = optim.SGD(model.parameters(), lr=0.01)
-    x = np.zeros((batch, *input_shape(str(description[0]))), "float32")
+    x = np.zeros((batch, *input_shape(*description)), "float32")
     logits, backward = model.forward(x, training=True, rng=0)
     _, gradient = nn.CrossEntropyLoss()(logits, np.zeros(batch, labels))
     nn.for_parameters(backward)(gradient)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xbp.benchmarks.comparison import Costs, Epoch, after_last_epoch, disagreements
+from xbp.benchmarks.networks import DATA, NETWORKS
 from xbp.benchmarks.process import SideError, environment
 from xbp.benchmarks.turns import Sides, Turns
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, flop, step_products, traffic
@@ -36,6 +37,8 @@ class Harness(Turns):
         sizes: tuple[int, ...] = workload.sizes or (0,)
         if workload.sizes:
             sizes = self.options.batches or sizes[: 1 if self.options.quick else None]
+            if workload.model and NETWORKS[workload.model[0]].data in DATA:
+                sizes = tuple(min(size, self.scale.drawn) for size in sizes)
         for size in sizes if sides else ():
             label = f"{workload.title} {size or ''}".rstrip()
             self.say(label)

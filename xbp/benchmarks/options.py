@@ -15,6 +15,8 @@ class Scale:
         How often the sides take turns; the second where a turn takes a minute.
     seconds, pause : float
         Of a turn, and before it: threads of the other sides spin for up to 0.2 s.
+    drawn : int
+        Most samples of a batch that are drawn, not MNIST's.
     guard : int
         Steps whose losses must be equal before anything is timed.
     images, epochs, target
@@ -33,6 +35,7 @@ class Scale:
     long_rounds: int = 3
     seconds: float = 1.0
     pause: float = 0.3
+    drawn: int = 10_000
     guard: int = 5
     images: int = 60_000
     epochs: int = 5
@@ -51,6 +54,7 @@ QUICK = Scale(
     long_rounds=1,
     seconds=0.0,
     pause=0.0,
+    drawn=4,
     guard=3,
     images=1024,
     epochs=1,

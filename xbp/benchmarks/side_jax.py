@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,8 @@ class Side:
 class Network:
     def __init__(self, jax: Any, model: list[Any], optimizer: str, lr: float) -> None:
         self.jax, self.lr = jax, lr
-        forward = partial(FORWARDS[model[0]], jax)
+        forwards = runpy.run_path(str(Path(__file__).with_name("models_jax.py")))["FORWARDS"]
+        forward = partial(forwards[model[0]], sizes=model[1:])
         self.predictor = jax.jit(forward)
         one = partial(step, jax, forward, UPDATES[optimizer])
         self.stepper = jax.jit(one, donate_argnums=0)
@@ -63,7 +66,12 @@ class Network:
 
     def load(self, weights: dict[str, NDArray[np.float32]]) -> None:
         jnp = self.jax.numpy
-        parameters = {name: jnp.array(value) for name, value in weights.items()}
+        parameters = {
+            name: jnp.array(value)
+            for name, value in weights.items()
+            if "running" not in name
+            and "tracked" not in name  # of batch norm, not used in training
+        }
         zeros = [{name: jnp.zeros_like(p) for name, p in parameters.items()} for _ in range(2)]
         self.state = (parameters, *zeros, jnp.zeros((), jnp.int32))
 
@@ -88,7 +96,7 @@ class Network:
 def step(jax: Any, forward: Any, update: Any, state: Any, x: Any, y: Any, lr: Any) -> Any:
     def loss(parameters: Any) -> Any:
         log_p = jax.nn.log_softmax(forward(parameters, x))
-        return -jax.numpy.mean(jax.numpy.take_along_axis(log_p, y[:, None], axis=1))
+        return -jax.numpy.mean(jax.numpy.take_along_axis(log_p, y.reshape(-1, 1), axis=1))
 
     parameters, m, v, t = state
     value, gradients = jax.value_and_grad(loss)(parameters)
@@ -110,38 +118,4 @@ def adam(jnp: Any, p: Any, g: Any, m: Any, v: Any, t: Any, lr: Any) -> Any:
     return p - lr * m / (1 - 0.9**t) / scale, m, v
 
 
-def lenet5(jax: Any, p: Any, x: Any) -> Any:
-    for name, padding in (("0", 2), ("3", 0)):
-        pads = [(padding, padding)] * 2
-        x = jax.lax.conv_general_dilated(x, p[f"{name}.weight"], (1, 1), pads)
-        x = jax.nn.relu(x + p[f"{name}.bias"][:, None, None])
-        block = (1, 1, 2, 2)
-        x = jax.lax.reduce_window(x, -jax.numpy.inf, jax.lax.max, block, block, "VALID")
-    return dense(jax, p, x.reshape(x.shape[0], -1), ("7", "9", "11"))
-
-
-def mlp(jax: Any, p: Any, x: Any) -> Any:
-    return dense(jax, p, x, sorted({name.partition(".")[0] for name in p}, key=int))
-
-
-def dense(jax: Any, p: Any, x: Any, names: Any) -> Any:
-    for name in names:
-        x = x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
-        x = x if name == names[-1] else jax.nn.relu(x)
-    return x
-
-
-def rnn(jax: Any, p: Any, x: Any) -> Any:
-    inputs = x @ p["0.weight_ih_l0"].T + (p["0.bias_ih_l0"] + p["0.bias_hh_l0"])
-    recurrent = p["0.weight_hh_l0"].T
-
-    def cell(h: Any, a: Any) -> Any:
-        return jax.numpy.tanh(a + h @ recurrent), None
-
-    first = jax.numpy.zeros((x.shape[0], recurrent.shape[0]), x.dtype)
-    last, _ = jax.lax.scan(cell, first, jax.numpy.swapaxes(inputs, 0, 1))
-    return last @ p["2.weight"].T + p["2.bias"]
-
-
-FORWARDS: dict[str, Callable[..., Any]] = {"lenet5": lenet5, "mlp": mlp, "rnn": rnn}
 UPDATES: dict[str, Callable[..., Any]] = {"sgd": sgd, "adam": adam}

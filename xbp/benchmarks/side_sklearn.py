@@ -45,6 +45,7 @@ class Network:
 
     def _make(self, x: NDArray[Any], y: NDArray[Any]) -> Any:
         from sklearn.neural_network import MLPClassifier
+        from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
         model = MLPClassifier(
             *(self.sizes[1:-1],),
@@ -61,4 +62,6 @@ class Network:
         for index, name in enumerate(names):  # in place, as the optimizer holds the arrays
             model.coefs_[index][...] = self.weights[f"{name}.weight"].T
             model.intercepts_[index][...] = self.weights[f"{name}.bias"]
+        if self.rule == "adam":  # forgets the step that made the arrays
+            model._optimizer = AdamOptimizer(model.coefs_ + model.intercepts_, self.lr)
         return model

@@ -5,9 +5,10 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,8 @@ class Side:
 class Network:
     def __init__(self, side: Side, model: list[Any], optimizer: str, lr: float) -> None:
         torch = self.torch = side.torch
-        self.model = make_model(torch, *model).to(side.device)
+        self.models = beside("models_torch.py")
+        self.model = self.models["make_model"](*model).to(side.device)
         self.run, self.loss = self.model, torch.nn.CrossEntropyLoss()
         self.objective, self.replays = self._objective, side.compiled and side.on_gpu
         if self.replays:  # this mode uses CUDA graphs
@@ -118,8 +120,7 @@ class Network:
         self.rule, self.lr = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer], lr
 
     def load(self, weights: dict[str, NDArray[np.float32]]) -> None:
-        from_numpy = self.torch.from_numpy
-        self.model.load_state_dict({name: from_numpy(value) for name, value in weights.items()})
+        self.models["load"](self.model, weights)
         self.optimizer = self.rule(self.model.parameters(), lr=self.lr)
 
     def rate(self, lr: float) -> None:
@@ -136,7 +137,7 @@ class Network:
         return value
 
     def _objective(self, x: Any, y: Any) -> Any:
-        return self.loss(self.run(x), y)
+        return self.loss(self.run(x), y.flatten())  # of tokens, (N, T)
 
     def predict(self, x: Any) -> Any:
         with self.torch.inference_mode():
@@ -164,8 +165,7 @@ class Graphed(Network):
         self.set: tuple[Any, Any] = (None, None)
 
     def load(self, weights: dict[str, NDArray[np.float32]]) -> None:
-        from_numpy = self.torch.from_numpy
-        self.model.load_state_dict({name: from_numpy(value) for name, value in weights.items()})
+        self.models["load"](self.model, weights)
         for tensor in self._state():
             tensor.zero_()  # in place, as the graphs use these tensors
 
@@ -220,24 +220,6 @@ class Graphed(Network):
         return [t for s in states for t in s.values() if self.torch.is_tensor(t)]
 
 
-def make_model(torch: Any, name: str, *sizes: int) -> Any:
-    """The equivalent of an xbp model, with the same names in its state dict."""
-    nn = torch.nn
-    if name == "lenet5":
-        return nn.Sequential(
-            *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-            *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
-        )
-    if name == "mlp":
-        layers = [
-            layer
-            for inputs, outputs in pairwise(sizes)
-            for layer in (nn.Linear(inputs, outputs), nn.ReLU())
-        ]
-        return nn.Sequential(*layers[:-1])
-
-    inputs, hidden, classes = sizes
-    last = type("Last", (nn.Module,), {"forward": lambda self, outputs: outputs[0][:, -1]})
-    rnn = nn.RNN(inputs, hidden, batch_first=True)
-    return nn.Sequential(rnn, last(), nn.Linear(hidden, classes))
+def beside(file: str) -> dict[str, Any]:
+    """What a file of this folder defines; the folder is not on the path, see `worker`."""
+    return runpy.run_path(str(Path(__file__).with_name(file)))

@@ -18,7 +18,7 @@ import xbp
 import xbp.accelerators
 from xbp import nn, optim
 from xbp.backend import Array
-from xbp.benchmarks.workloads import make_model
+from xbp.benchmarks.networks import NETWORKS, make_model
 from xbp.machine import facts_of
 from xbp.training import LambdaCallback, Trainer, Training
 from xbp.training.metrics import len_of
@@ -176,7 +176,7 @@ class Identity(nn.Layer):
 class Network:
     def __init__(self, model: list[Any], optimizer: str, lr: float) -> None:
         self.spec, self.rule, self.lr = model, OPTIMIZERS[optimizer], lr
-        self.loss = nn.CrossEntropyLoss()
+        self.loss = NETWORKS[model[0]].loss()
 
     def load(self, weights: dict[str, Any]) -> None:
         self.model = make_model(*self.spec, rng=0)

@@ -18,6 +18,7 @@ Row: TypeAlias = "dict[str, Any]"
 
 UNITS: dict[str, Callable[[Row, float], str]] = {
     "images/s": lambda row, cost: f"{int(row['label']) / cost:,.0f}",
+    "samples/s": lambda row, cost: f"{int(row['label']) / cost:,.0f}",
     "GFLOP/s": lambda row, cost: f"{row['flop'] / cost / 1e9:,.1f}",
     "GB/s": lambda row, cost: f"{row['bytes'] / cost / 1e9:,.1f}",
     "MB": lambda row, cost: f"{cost / 1e6:,.0f}",

@@ -15,13 +15,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 import xbp
 from xbp import machine
 from xbp.benchmarks.comparison import Costs, deviation, median, spread
+from xbp.benchmarks.networks import DATA, NETWORKS, input_shape, make_model
 from xbp.benchmarks.options import LARGE, QUICK, Options, Scale
 from xbp.benchmarks.process import OURS, SideError, SideProcess
-from xbp.benchmarks.workloads import SIDES, WORKLOADS, input_shape, make_model, on_gpu
+from xbp.benchmarks.workloads import SIDES, WORKLOADS, on_gpu
 from xbp.errors import InputError
 from xbp.machine import cpus
 from xbp.random import permutation
@@ -29,16 +31,11 @@ from xbp.random import permutation
 Sides: TypeAlias = "dict[str, SideProcess]"
 """The processes of the sides by their names."""
 
-RATE = 0.01
-"""The learning rate of SGD."""
+RATES = {"sgd": 0.01, "adam": 0.001}
+"""Learning rates."""
 
-SAME, SAME_TF32 = 2e-6, 2e-3
-"""Largest relative distance between the sides' losses over the first five steps.
-
-With PyTorch, JAX and scikit-learn it was 2.1e-7 at most, two roundings of float32; a learning rate
-that is 10 % off gives 4.5e-5 at least. In TF32, factors of a product are rounded by up to 5e-4 (not
-measured).
-"""
+SAME_TF32 = 2e-3
+"""Largest distance in TF32, where factors of a product are rounded by up to 5e-4 (not measured)."""
 
 
 class Turns:
@@ -98,14 +95,23 @@ class Turns:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="xbp.")))
         for part, (x, y) in zip(("train", "test"), xbp.datasets.load_mnist(), strict=True):
             x, y = x[: self.scale.images], y[: self.scale.images]
-            np.save(self.folder / f"x_{part}.npy", xbp.datasets.standardize_images(x))
-            np.save(self.folder / f"y_{part}.npy", y.astype(np.int64))
+            self._save("digits", part, xbp.datasets.standardize_images(x), y.astype(np.int64))
         for name in list(self.sides):
             try:
                 self._start(name, stack)
             except SideError as error:
                 self.not_run[name] = str(error)
                 self.sides.remove(name)
+
+    def _save(self, data: str, part: str, x: NDArray[Any], y: NDArray[Any]) -> None:
+        np.save(self.folder / f"{data}_x_{part}.npy", x)
+        np.save(self.folder / f"{data}_y_{part}.npy", y)
+
+    def _draw(self, data: str, n: int) -> None:
+        """Files of at least n samples."""
+        path = self.folder / f"{data}_x_train.npy"
+        if not path.exists() or len(np.load(path, mmap_mode="r")) < n:
+            self._save(data, "train", *DATA[data].draw(np.random.default_rng(0), n))
 
     def _start(self, name: str, stack: ExitStack) -> None:
         side = SIDES[name]
@@ -141,24 +147,29 @@ class Turns:
         """The options of a worker that trains or runs the workload's network."""
         whole = WORKLOADS[name].model
         model: list[Any] = [self.scale.hidden if size == 4096 else size for size in whole]
-        images = min(self.scale.images, max(2 * batch, 8192))
+        data = NETWORKS[model[0]].data
+        drawn = DATA.get(data)
+        most = self.scale.images if drawn is None else max(2 * batch, drawn.least)
+        images = most if drawn else min(most, max(2 * batch, 8192))
         if images < batch:
             msg = f"the batch size must not exceed {images}, the number of images; got {batch}"
             raise InputError(msg)
+        if drawn:
+            self._draw(data, most)
         resident: dict[str, Any] = {}
         if self.resident:  # whole epochs of whole batches
-            images = self.scale.images // batch * batch
+            images = most // batch * batch
             guard = min(self.scale.guard, images // batch) * batch
             resident = {"order": self._orders(images, 1), "guard_orders": self._orders(guard, 2)}
         return resident | {
             "model": model,
-            "shape": input_shape(model[0]),
-            "data": str(self.folder),
+            "shape": input_shape(*model),
+            "data": str(self.folder / data),
             "weights": self._weights(model, 0),
             "images": images,
             "batch": batch,
-            "optimizer": "sgd",
-            "lr": RATE,
+            "optimizer": WORKLOADS[name].optimizer,
+            "lr": RATES[WORKLOADS[name].optimizer],
             "guard": self.scale.guard,
         }
 
@@ -193,7 +204,7 @@ class Turns:
             except SideError as error:
                 self._fail(f"{where}, {SIDES[side].title}: {error}")
         expected = next(iter(losses.values()), [])
-        same = SAME_TF32 if self.options.tf32 else SAME
+        same = SAME_TF32 if self.options.tf32 else WORKLOADS[name].same
         apart = {side: deviation(values, expected) for side, values in losses.items()}
         for side, value in apart.items():
             if value > same:

@@ -269,8 +269,8 @@ class Worker:
         return [(x[s : s + size, ...], y[s : s + size]) for s in starts]
 
     def _set(self, job: dict[str, Any], part: str) -> tuple[Any, Any]:
-        folder, limit = Path(job["data"]), job["images"]
-        x, y = (np.load(folder / f"{name}_{part}.npy")[:limit] for name in "xy")
+        stem, limit = job["data"], job["images"]
+        x, y = (np.load(f"{stem}_{name}_{part}.npy")[:limit] for name in "xy")
         return self.side.array(x.reshape(-1, *job["shape"])), self.side.array(y)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from xbp import models, nn
-from xbp.random import Seed, generator
+from xbp.benchmarks.networks import make_model, multiplications, sample_bytes
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,15 @@ REPLAYED = ("xbp", "xbp-eager", "torch", "torch-compiled", "torch-graph", "jax")
 PREDICTING = ("xbp", "reference", "torch", "torch-compiled", "jax")
 
 
+SAME = 2e-6
+"""With PyTorch, JAX and scikit-learn it was 2.1e-7 at most, two roundings of float32; a learning
+rate that is 10 % off gives 4.5e-5 at least."""
+
+SAME_DEEP = 3e-4
+"""Of deep networks by Adam, where it was 5e-5 at most: a step has the size of the rate even where a
+gradient is only rounding. A rate that is 10 % off gives 1e-3 at least."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A measurement at one or several sizes.
@@ -79,13 +86,17 @@ class Workload:
     sizes : tuple of int
         The batch sizes; empty if it has none.
     model : list
-        Name and sizes, for `make_model`.
+        Name and sizes of a network.
     where : str
         "gpu" for one that is measured there only, unless it is named explicitly.
     epochs : int
         Of a whole training; 0 for the number in `Scale`, until the accuracy has been reached.
     rate : float
         The maximum of a one-cycle schedule, in a whole training by Adam.
+    optimizer : {"sgd", "adam"}
+        Of a training step.
+    same : float
+        Largest relative distance between the sides' losses over the first five steps.
     """
 
     title: str
@@ -97,7 +108,36 @@ class Workload:
     where: str = ""
     epochs: int = 0
     rate: float = 0.004
+    optimizer: str = "sgd"
+    same: float = SAME
 
+
+def step_of(
+    title: str, *model: Any, batch: int, sides: tuple[str, ...] = EVERY, same: float = SAME
+) -> Workload:
+    """The training step of a network by Adam."""
+    whole = f"{title}, training step by Adam"
+    return Workload(
+        *(whole, "samples/s", "train", sides, (batch,), [*model]), optimizer="adam", same=same
+    )
+
+
+NEXT = {
+    "vgg": step_of("VGG, six convolutions", "vgg", 64, 128, 256, batch=64, same=SAME_DEEP),
+    "plain20": step_of("plain network of 20 layers", "plain", 20, batch=64, same=SAME_DEEP),
+    "resnet20": step_of("ResNet-20", "resnet", 20, batch=64, same=SAME_DEEP),
+    "mlp-128": step_of("MLP 784-128-10", "mlp", 784, 128, 10, batch=128),
+    "mlp-100": step_of(
+        *("MLP 784-100-10", "mlp", 784, 100, 10), batch=200, sides=("xbp", "torch", "sklearn")
+    ),
+    "mlp-tanh": replace(
+        step_of("MLP 4-32-16-4, tanh", "tanh", 4, 32, 16, 4, batch=64), sizes=(64, 10_000)
+    ),
+    "lstm": step_of("LSTM of 128, MNIST row by row", "lstm", 28, 128, 10, batch=128),
+    "gru": step_of("GRU of 128, MNIST row by row", "gru", 28, 128, 10, batch=128),
+    "gpt": step_of("GPT, 4 layers, width 128", "gpt", 65, 64, 4, 4, 128, batch=12),
+}
+"""Training steps of the networks that people train after LeNet-5."""
 
 LENET, MLP, RNN = ["lenet5"], ["mlp", 784, 4096, 4096, 10], ["rnn", 28, 128, 10]
 GEMM = ("xbp", "torch")
@@ -126,6 +166,7 @@ WORKLOADS = {
         *("RNN of 128, MNIST row by row, training step", "images/s", "train"),
         *(EVERY, (128,), RNN),
     ),
+    **NEXT,
     "accuracy": Workload(
         *("LeNet-5, time to 99 % test accuracy", "s", "learn", EVERY, (128,), LENET)
     ),
@@ -168,33 +209,6 @@ def on_gpu(backend: str) -> bool:
     return backend == "cupy"
 
 
-def make_model(name: str, *sizes: int, rng: Seed) -> nn.Layer:
-    """LeNet-5, an MLP of these sizes, or an RNN (inputs, hidden, classes) with its last output."""
-    if name == "lenet5":
-        return models.LeNet5(rng=rng)
-    if name == "mlp":
-        return models.MLP(*sizes, rng=rng)
-    rng, (inputs, hidden, classes) = generator(rng), sizes
-    return nn.Sequential(
-        nn.RNN(inputs, hidden, rng=rng), nn.LastTimeStep(), nn.Linear(hidden, classes, rng=rng)
-    )
-
-
-def input_shape(name: str) -> tuple[int, ...]:
-    """The shape in which a model takes a 28 × 28 image."""
-    return {"lenet5": (1, 28, 28), "mlp": (784,), "rnn": (28, 28)}[name]
-
-
-def multiplications(name: str, *sizes: int) -> tuple[int, ...]:
-    """Multiplications in the forward of one image, layer by layer from the input."""
-    if name == "lenet5":
-        return (28 * 28 * 6 * 25, 10 * 10 * 16 * 150, 400 * 120, 120 * 84, 84 * 10)
-    if name == "mlp":
-        return tuple(math.prod(pair) for pair in pairwise(sizes))
-    inputs, hidden, classes = sizes
-    return (28 * inputs * hidden, 28 * hidden * hidden, hidden * classes)
-
-
 def flop(kind: str, model: list[Any], batch: int) -> int:
     """Floating-point operations of a step in matrix products and convolutions.
 
@@ -209,10 +223,10 @@ def flop(kind: str, model: list[Any], batch: int) -> int:
 def traffic(kind: str, model: list[Any], batch: int) -> int:
     """A lower bound of the bytes that a step moves: the batch and the parameters.
 
-    Images and labels are read once; each parameter is read, and in training also written.
+    Samples and labels are read once; each parameter is read, and in training also written.
     """
     parameters: int = sum(p.data.size for p in make_model(*model, rng=0).parameters())
-    return batch * (28 * 28 * 4 + 8) + 4 * parameters * (1 if kind == "infer" else 2)
+    return batch * sample_bytes(*model) + 4 * parameters * (1 if kind == "infer" else 2)
 
 
 def step_products(sizes: list[int], batch: int) -> list[list[Any]]:

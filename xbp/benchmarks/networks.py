@@ -1,0 +1,209 @@
+"""The networks that every side builds, the data they take, and the arithmetic they need.
+
+A network is written as a list of its name and its sizes, such as ``["mlp", 784, 4096, 10]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp import models, nn
+from xbp.initializers import he_normal
+from xbp.models.gpt import NextTokenLoss
+from xbp.random import Seed, generator
+
+CELLS: dict[str, tuple[Callable[..., nn.Layer], int]] = {
+    "rnn": (nn.RNN, 1),
+    "lstm": (nn.LSTM, 4),
+    "gru": (nn.GRU, 3),
+}
+"""A recurrent layer, and how many gates it has."""
+
+
+class Architecture(NamedTuple):
+    """One architecture.
+
+    Attributes
+    ----------
+    make : callable ``(*sizes, rng) -> Layer``
+    shape : callable ``(*sizes) -> tuple of int``
+        Of one sample.
+    multiplications : callable ``(*sizes) -> tuple of int``
+        In the forward of one sample, layer by layer from the input.
+    data : str
+        A key of `DATA`, or "digits".
+    loss : callable ``() -> Loss``
+    """
+
+    make: Callable[..., nn.Layer]
+    shape: Callable[..., tuple[int, ...]]
+    multiplications: Callable[..., tuple[int, ...]]
+    data: str = "digits"
+    loss: Callable[[], nn.Loss] = nn.CrossEntropyLoss
+
+
+def make_model(name: str, *sizes: int, rng: Seed) -> nn.Layer:
+    """xbp's model of a network."""
+    return NETWORKS[name].make(*sizes, rng=generator(rng))
+
+
+def input_shape(name: str, *sizes: int) -> tuple[int, ...]:
+    """The shape of one sample."""
+    return NETWORKS[name].shape(*sizes)
+
+
+def multiplications(name: str, *sizes: int) -> tuple[int, ...]:
+    """Multiplications in the forward of one sample, layer by layer from the input."""
+    return NETWORKS[name].multiplications(*sizes)
+
+
+def sample_bytes(name: str, *sizes: int) -> int:
+    """The bytes of one sample and its label."""
+    size = math.prod(input_shape(name, *sizes))
+    return 2 * 8 * size if NETWORKS[name].data == "text" else 4 * size + 8
+
+
+# --- convolutional networks -----------------------------------------------------------------------
+
+
+def vgg(*widths: int, rng: np.random.Generator) -> nn.Layer:
+    """For each width two convolutions 3 × 3 with ReLU, and the maximum of 2 × 2."""
+    layers, before = list[nn.Layer](), 3
+    for width in widths:
+        for _ in range(2):
+            layers += [nn.Conv2d(before, width, 3, padding=1, rng=rng), nn.ReLU()]
+            before = width
+        layers.append(nn.MaxPool2d(2))
+    side = 32 >> len(widths)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * side**2, 10, rng=rng))
+
+
+def plain(depth: int, rng: np.random.Generator) -> nn.Layer:
+    """The plain network beside ResNet, He et al. 2016, section 4.2; without normalization."""
+    layers = list[nn.Layer]()
+    for before, width, stride in convolutions(depth):
+        options: dict[str, Any] = {"weight_init": he_normal, "rng": rng}
+        layers += [nn.Conv2d(before, width, 3, stride, 1, **options), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AvgPool2d(8), nn.Flatten(), nn.Linear(64, 10, rng=rng))
+
+
+def convolutions(depth: int) -> list[tuple[int, int, int]]:
+    """Channels in and out, and stride, of the convolutions of such networks."""
+    widths = [16] + [width for width in (16, 32, 64) for _ in range((depth - 2) // 3)]
+    pairs = pairwise([3, *widths])
+    return [(i, o, 1 + (3 != i != o)) for i, o in pairs]
+
+
+def _vgg_multiplications(*widths: int) -> tuple[int, ...]:
+    found, before, side = list[int](), 3, 32
+    for width in widths:
+        found += [side**2 * 9 * before * width, side**2 * 9 * width**2]
+        before, side = width, side // 2
+    return (*found, before * side**2 * 10)
+
+
+def _residual_multiplications(depth: int) -> tuple[int, ...]:
+    found, side = list[int](), 32
+    for before, width, stride in convolutions(depth):
+        side //= stride
+        found.append(side**2 * 9 * before * width)
+    return (*found, 640)
+
+
+# --- others ---------------------------------------------------------------------------------------
+
+
+def recurrent(cell: str) -> Architecture:
+    """A recurrent layer (inputs, hidden, classes) over 28 time steps, with its last output."""
+    layer, gates = CELLS[cell]
+
+    def make(inputs: int, hidden: int, classes: int, rng: np.random.Generator) -> nn.Layer:
+        last = nn.Linear(hidden, classes, rng=rng)
+        return nn.Sequential(layer(inputs, hidden, rng=rng), nn.LastTimeStep(), last)
+
+    def multiplications(inputs: int, hidden: int, classes: int) -> tuple[int, ...]:
+        return 28 * gates * inputs * hidden, 28 * gates * hidden**2, hidden * classes
+
+    return Architecture(make, lambda inputs, *_: (28, inputs), multiplications)
+
+
+def _gpt_multiplications(
+    vocabulary: int, context: int, layers: int, heads: int, width: int
+) -> tuple[int, ...]:
+    """Of a causal attention, the half of (T, T) that counts."""
+    block = 12 * context * width**2 + context * (context + 1) * width
+    return (0, *[block] * layers, context * width * vocabulary)
+
+
+def _tanh(*sizes: int, rng: np.random.Generator) -> nn.Layer:
+    return models.MLP(*sizes, activation=nn.Tanh, rng=rng)
+
+
+def _products(*sizes: int) -> tuple[int, ...]:
+    return tuple(math.prod(pair) for pair in pairwise(sizes))
+
+
+NETWORKS = {
+    "lenet5": Architecture(
+        models.LeNet5,
+        lambda: (1, 28, 28),
+        lambda: (28 * 28 * 6 * 25, 10 * 10 * 16 * 150, 400 * 120, 120 * 84, 84 * 10),
+    ),
+    "mlp": Architecture(models.MLP, lambda inputs, *_: (inputs,), _products),
+    "tanh": Architecture(_tanh, lambda inputs, *_: (inputs,), _products, "points"),
+    "vgg": Architecture(vgg, lambda *_: (3, 32, 32), _vgg_multiplications, "photographs"),
+    "plain": Architecture(plain, lambda _: (3, 32, 32), _residual_multiplications, "photographs"),
+    "resnet": Architecture(
+        models.ResNet, lambda _: (3, 32, 32), _residual_multiplications, "photographs"
+    ),
+    **{cell: recurrent(cell) for cell in CELLS},
+    "gpt": Architecture(
+        *(models.GPT, lambda _, context, *__: (context,), _gpt_multiplications, "text"),
+        loss=NextTokenLoss,
+    ),
+}
+"""LeNet-5; MLPs with ReLU and tanh (sizes); VGG (widths); a plain network and ResNet (depth);
+recurrent layers (inputs, hidden, classes); GPT (vocabulary, context, layers, heads, width)."""
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """Samples that are drawn, as speed does not depend on them.
+
+    Attributes
+    ----------
+    least : int
+        How many, unless a batch is larger.
+    draw : callable ``(rng, n) -> (x, y)``
+    """
+
+    least: int
+    draw: Callable[[np.random.Generator, int], tuple[NDArray[Any], NDArray[Any]]]
+
+
+def _normal(shape: tuple[int, ...], classes: int) -> Callable[..., Any]:
+    def draw(rng: np.random.Generator, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        return rng.standard_normal((n, *shape), np.float32), rng.integers(classes, size=n)
+
+    return draw
+
+
+def _tokens(rng: np.random.Generator, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    drawn = rng.integers(65, size=(n, 65))
+    return drawn[:, :-1].copy(), drawn[:, 1:].copy()
+
+
+DATA = {
+    "points": Data(8192, _normal((4,), 4)),
+    "photographs": Data(512, _normal((3, 32, 32), 10)),
+    "text": Data(256, _tokens),
+}
+"""Besides "digits", MNIST: points in four dimensions, colour images, 65 different characters."""
