@@ -24,6 +24,8 @@ from xbp.benchmarks.process import SideError, environment
 from xbp.benchmarks.tables import add_floors, file_stem, markdown, results
 from xbp.benchmarks.worker import Worker, summary
 from xbp.benchmarks.workloads import (
+    NEXT,
+    SAME,
     SIDES,
     WORKLOADS,
     Side,
@@ -125,11 +127,11 @@ class TestEverything:
     def test_all_sides_computed_the_same(self, found):
         checked = [row for row in found[0]["rows"] if "deviation" in row]
         assert {row["workload"] for row in checked} == {
-            *("lenet5-train", "lenet5-infer", "mlp", "rnn", "accuracy"),
+            *("lenet5-train", "lenet5-infer", "mlp", "rnn", "accuracy", *NEXT),
         }
         for row in checked:
             assert set(row["losses"]) == set(row["costs"])
-            assert max(row["deviation"].values()) <= turns.SAME
+            assert max(row["deviation"].values()) <= WORKLOADS[row["workload"]].same
             assert all(math.isfinite(loss) for losses in row["losses"].values() for loss in losses)
         losses = {row["workload"]: row["losses"]["xbp"] for row in checked}
         assert losses["lenet5-train"][0] == pytest.approx(math.log(10), rel=0.1)  # new weights
@@ -141,7 +143,7 @@ class TestEverything:
 
     def test_floor(self, found):
         rows = {row["workload"]: row for row in found[0]["rows"]}
-        for name in ("lenet5-train", "lenet5-infer", "mlp", "rnn"):
+        for name in ("lenet5-train", "lenet5-infer", "mlp", "rnn", *NEXT):
             assert rows[name]["floor"] > 0
         assert rows["mlp"]["products"] > 0
 
@@ -187,7 +189,7 @@ class TestGuard:
             harness.measure("call")
         train, call = harness.rows
         assert set(train["costs"]) == {"xbp"}
-        assert train["deviation"][wrong] > turns.SAME
+        assert train["deviation"][wrong] > SAME
         assert set(call["costs"]) == {"xbp", wrong}
         (failure,) = harness.failures
         assert "LeNet-5, training step 32, fake: its losses 2.3" in failure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -118,13 +120,23 @@ def gelu(x: Any) -> Any:
     return functional.gelu(x, approximate="tanh")
 
 
+MAKERS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": lenet5,
+    "mlp": dense,
+    "tanh": tanh,
+    "vgg": vgg,
+    "plain": plain,
+    "resnet": resnet,
+    "rnn": partial(recurrent, nn.RNN),
+    "lstm": partial(recurrent, nn.LSTM),
+    "gru": partial(recurrent, nn.GRU),
+    "gpt": GPT,
+}
+
+
 def make_model(name: str, *sizes: int) -> nn.Module:
     """The equivalent of an xbp model."""
-    cells = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-    if name in cells:
-        return recurrent(cells[name], *sizes)
-    makers = {"lenet5": lenet5, "mlp": dense, "tanh": tanh, "vgg": vgg, "plain": plain}
-    return {**makers, "resnet": resnet, "gpt": GPT}[name](*sizes)
+    return MAKERS[name](*sizes)
 
 
 def load(model: nn.Module, weights: dict[str, Any]) -> None:

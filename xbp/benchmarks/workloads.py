@@ -68,7 +68,8 @@ rate that is 10 % off gives 4.5e-5 at least."""
 
 SAME_DEEP = 3e-4
 """Of deep networks by Adam, where it was 5e-5 at most: a step has the size of the rate even where a
-gradient is only rounding. A rate that is 10 % off gives 1e-3 at least."""
+gradient is only rounding. A rate that is 10 % off gives 1e-3 at least. Also beside scikit-learn's
+Adam, whose eps counts more in the first steps."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,10 @@ NEXT = {
     "resnet20": step_of("ResNet-20", "resnet", 20, batch=64, same=SAME_DEEP),
     "mlp-128": step_of("MLP 784-128-10", "mlp", 784, 128, 10, batch=128),
     "mlp-100": step_of(
-        *("MLP 784-100-10", "mlp", 784, 100, 10), batch=200, sides=("xbp", "torch", "sklearn")
+        *("MLP 784-100-10", "mlp", 784, 100, 10),
+        batch=200,
+        sides=("xbp", "torch", "sklearn"),
+        same=SAME_DEEP,
     ),
     "mlp-tanh": replace(
         step_of("MLP 4-32-16-4, tanh", "tanh", 4, 32, 16, 4, batch=64), sizes=(64, 10_000)
