@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xbp.benchmarks.workloads import SIDES, on_gpu, takes_part
+from xbp.benchmarks.workloads import NEXT, SIDES, on_gpu, takes_part
 from xbp.testing.workers import cores
 
 XBP = (sys.executable, "-m", "xbp")
@@ -115,6 +115,7 @@ def parts(settings: Settings) -> list[Part]:
         bench("sizes", "LeNet-5's step, other batches", 90, step, batches=(512, 2048, 64)),
         bench("growth", "memory over 50 epochs", 30, "growth"),
         bench("infer", "LeNet-5's inference", 40, "lenet5-infer"),
+        bench("next", "the steps of larger networks", 240, *NEXT),
         bench("floor", "what the machine reaches", 40, "sgemm", "copy"),
         bench("launch", "kernels that do nothing", 30, "launch"),
         bench("memory", "peak memory", 60, "memory"),

@@ -81,8 +81,9 @@ def bench(
     threads; they take turns, round by round. Before anything is timed, their losses over the first
     steps must be the same. Peers that are not installed are named, with what installs them.
 
-    Everything takes about an hour on two cores, which should have nothing else to do. On a GPU (--backend cupy) the data stay on the device, PyTorch also replays a CUDA graph, and
-    kernels are counted.
+    Everything takes about an hour on two cores, which should have nothing else to do. On a GPU
+    (--backend cupy) the data stay on the device, PyTorch also replays a CUDA graph, and kernels are
+    counted.
     """
     names = _of("workload", workloads, WORKLOADS, backend)
     chosen = _of("side", side, SIDES, backend)
