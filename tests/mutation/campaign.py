@@ -25,7 +25,16 @@ from typing import Any
 from mutation import kernels
 from mutation.faults import Fault, faults
 from mutation.kernels import NOT_COMPILED, KernelFault
-from mutation.modules import ROOT, is_near, name_of, of_tests, sources
+from mutation.modules import (
+    ROOT,
+    files_of_tests,
+    is_near,
+    may_have_near,
+    name_of,
+    of_tests,
+    some_of_each,
+    sources,
+)
 from mutation.plant import install
 from mutation.suite import ERROR, Seen, Suite, processes
 
@@ -142,6 +151,8 @@ class Campaign:
         self.quick = bool(options.sample and not options.names)
         every: list[Fault | KernelFault] = [*self.python.faults, *self.kernels.faults]
         self.planted = [fault for fault in every if self.wanted(str(fault))]
+        if options.near:  # what is listed would meet every test in vain
+            self.planted = [fault for fault in self.planted if str(fault) not in self.known]
         self.stale = stale(map(str, every), self.known)
         self.caught: dict[str, bool] = {}
         """What is known of the faults tried so far."""
@@ -154,8 +165,22 @@ class Campaign:
             raise SystemExit(msg)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         print(len(self.planted), "faults; collecting tests", file=sys.stderr)  # noqa: T201
+        Suite(self.paths(), self.run)
+
+    def paths(self) -> list[str]:
+        """The files and folders to collect tests and doctests from."""
         paths = [path for path in sources() if not self.quick or is_quick(name_of(path))]
-        Suite([*of_tests(paths), *(str(path.relative_to(ROOT)) for path in paths)], self.run)
+        tests = of_tests(paths)
+        if self.options.near and not self.kernel_faults():
+            near = self.modules()
+            paths = [path for path in paths if name_of(path) in near]
+            files = sorted({file for place in tests for file in files_of_tests(place)})
+            tests = [file for file in files if any(may_have_near(file, m) for m in near)]
+        return [*tests, *(str(path.relative_to(ROOT)) for path in paths)]
+
+    def modules(self) -> set[str]:
+        """The modules of the faults in Python, without "xbp."."""
+        return {f.module.partition(".")[2] for f in self.planted if isinstance(f, Fault)}
 
     def wanted(self, name: str) -> bool:
         return not self.options.names or any(part in name for part in self.options.names)
@@ -174,10 +199,15 @@ class Campaign:
         self.judge()
 
     def rounds(self) -> None:
-        """Show the faults to the nearest tests; what they let pass, to all the others."""
+        """Show the faults to some of the nearest tests; what they let pass, to the others of these,
+        and then to all."""
         importlib.import_module("xbp.accelerators").registered()  # loads the kernels
         gc.freeze()
-        first = self.first()
+        near = self.first()
+        first = near
+        if self.options.names and not self.kernel_faults():
+            chosen = some_of_each([self.suite.items[i].nodeid for i in near])
+            first = [near[i] for i in chosen]
         self.watch(first)
         at_work = self.orders.kernels and self.kernels.cc
         if not at_work and not self.quick and self.kernel_faults():
@@ -189,10 +219,18 @@ class Campaign:
             size = min(self.options.sample, len(usual))
             self.planted = random.Random(self.options.seed).sample(usual, size)
         self.attempts(self.planted)
+        if self.quick:
+            return
+        self.show_to_others(near, first)
+        if not self.options.near:
+            self.show_to_others(range(len(self.suite.items)), near)
+
+    def show_to_others(self, tests: Iterable[int], tried: Iterable[int]) -> None:
+        """Show what was not caught, and is not listed, to these tests without those tried."""
         left = [f for f in self.planted if isinstance(f, Fault) and not self.caught[str(f)]]
         left = [f for f in left if str(f) not in self.known]
-        others = sorted(set(range(len(self.suite.items))) - set(first))
-        if left and others and not self.quick and not self.options.near:
+        others = sorted(set(tests) - set(tried))
+        if left and others:
             self.tell(f"{len(left)} faults are left for the {len(others)} other tests")
             self.watch(others)
             self.attempts(left)
@@ -207,8 +245,7 @@ class Campaign:
             return [i for i, name in enumerate(ids) if any(part in name for part in FIRST)]
         if not self.options.names:
             return list(range(len(ids)))
-        modules = {f.module.partition(".")[2] for f in self.planted if isinstance(f, Fault)}
-        kernels = bool(self.kernel_faults())
+        modules, kernels = self.modules(), bool(self.kernel_faults())
         return [
             index
             for index, name in enumerate(ids)
@@ -300,8 +337,8 @@ class Campaign:
 
 
 class Orders:
-    """For a fault, the tests that run its function, the fastest first; of kernels, the test that
-    caught the most so far."""
+    """For a fault, the tests that run its function: those that caught the most so far, then the
+    fastest."""
 
     def __init__(self, seen: dict[int, Seen], names: list[str]) -> None:
         self.caught = mmap.mmap(-1, 4 * len(names))  # shared by all processes
@@ -332,15 +369,15 @@ class Orders:
         memoryview(self.caught).cast("i")[index] += change
 
     def __call__(self, fault: Fault | KernelFault) -> Iterable[tuple[int, float]]:
-        if isinstance(fault, KernelFault):
-            count = memoryview(self.caught).cast("i")
-            order = sorted(self.kernels, key=lambda index: -count[index])
-            return [(index, self.seconds[index]) for index in order]
-        file = _file(fault)
-        indices = self.by_function.get((file, fault.function))
-        if indices is None:  # a constant, or a function that nothing runs
-            indices = sorted(self.by_file[file], key=self.seconds.__getitem__)
-        return [(index, self.seconds[index]) for index in indices]
+        indices = self.kernels
+        if isinstance(fault, Fault):
+            file = _file(fault)
+            known = self.by_function.get((file, fault.function))
+            # without it, a constant, or a function that nothing runs
+            indices = known or sorted(self.by_file[file], key=self.seconds.__getitem__)
+        count = memoryview(self.caught).cast("i")
+        order = sorted(indices, key=lambda index: -count[index])
+        return [(index, self.seconds[index]) for index in order]
 
 
 def _file(fault: Fault) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +19,12 @@ LEFT_OUT = (
 )
 """Rooms and modules that compute nothing of a training. All others get faults, new ones too."""
 
+TABLE = re.compile(
+    r"\b(testing.cases|import cases|testing.catalogue|nn.cases|optim.rules)\b|\bCASES\b"
+)
+"""In the text of a file whose tests have the table's cases as parameters."""
+OF_EACH = 8
+"""Parameters of one test that meet a fault before the others do."""
 FEW = 3
 """A module with more users than this is proved by tests of its own."""
 
@@ -46,6 +52,13 @@ def of_tests(paths: Iterable[Path]) -> list[str]:
         room = name_of(path).partition(".")[0]
         found |= {path for path in (f"tests/{room}", f"tests/test_{room}.py") if exists(path)}
     return sorted(found)
+
+
+def files_of_tests(place: str) -> list[str]:
+    """The files of a folder of tests, or the file itself, relative to the repository."""
+    path = ROOT / place
+    files = path.rglob("test_*.py") if path.is_dir() else [path]
+    return [file.relative_to(ROOT).as_posix() for file in files]
 
 
 def exists(path: str) -> bool:
@@ -103,22 +116,45 @@ def is_near(test: str, module: str) -> bool:
     """Whether a test, given by its node id, is among those that see the faults of a module first.
 
     These are tests with a parameter named after what the module or its users define. Near are
-    also the tests without a class's name in their parameters, if their file is named after the
-    module, imports it, or is in its mirror folder and mentions what it defines.
+    also the tests without a class's name in their parameters, if their file is related.
     """
     file, _, test = test.partition("::")
     if file.startswith("xbp/"):  # a doctest
         return file == f"xbp/{module.replace('.', '/')}.py"
-    names, words = public(module), _words(test)
-    if (names | users(module)) & words:
+    words = _words(test)
+    if (public(module) | users(module)) & words:
         return True
+    return _is_related(file, module) and not _classes() & words
+
+
+def may_have_near(file: str, module: str) -> bool:
+    """Whether a file of tests has to be collected for the tests nearest to a module.
+
+    The names of classes in parameters come from the table of cases or stand in the file.
+    """
+    text = _text(file)
+    named = bool((public(module) | users(module)) & _words(text))
+    return named or _is_related(file, module) or TABLE.search(text) is not None
+
+
+@functools.cache
+def _is_related(file: str, module: str) -> bool:
+    """Whether a file of tests is named after the module, imports it, or is in its mirror folder
+    and mentions what it defines."""
     room, _, stem = f"xbp.{module}".rpartition(".")
     text = _text(file)
     imports = rf"\b{re.escape(room)}(\.| import .*?\b){stem}\b"
-    telling = {name for name in names if "_" in name or not name.islower()}
-    related = (
+    telling = {name for name in public(module) if "_" in name or not name.islower()}
+    return (
         Path(file).stem == f"test_{stem}"
         or re.search(imports, text) is not None
         or (file.startswith(mirror(module)) and bool(telling & _words(text)))
     )
-    return related and not _classes() & words
+
+
+def some_of_each(tests: Sequence[str]) -> list[int]:
+    """The indices of at most `OF_EACH` evenly spaced parameters of each test function."""
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(tests):
+        groups.setdefault(name.partition("[")[0], []).append(index)
+    return sorted(i for group in groups.values() for i in group[:: -(-len(group) // OF_EACH)])

@@ -24,7 +24,15 @@ from mutation import plant, wrong
 from mutation.campaign import SURVIVORS, Campaign, expected, remove, stale
 from mutation.faults import Fault, faults
 from mutation.kernels import code_of, compile_into, kernel_faults
-from mutation.modules import is_near, name_of, of_tests, sources
+from mutation.modules import (
+    OF_EACH,
+    is_near,
+    may_have_near,
+    name_of,
+    of_tests,
+    some_of_each,
+    sources,
+)
 from mutation.suite import processes, without_torch
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +99,24 @@ def test_the_tests_nearest_to_a_module(test: str, near: bool) -> None:
 def test_the_layers_of_a_primitive_are_near_it() -> None:
     test = "tests/nn/test_catalogue.py::test_forward[BatchNorm2d(3)-numpy]"
     assert is_near(test, "primitives.normalization")
+
+
+@pytest.mark.parametrize(
+    ("file", "has"),
+    [
+        ("tests/nn/test_normalization.py", True),  # named in its text
+        ("tests/nn/test_catalogue.py", True),  # named in the table of cases alone
+        ("tests/optim/test_muon.py", False),
+    ],
+)
+def test_only_files_with_near_tests_are_collected(file: str, has: bool) -> None:
+    assert may_have_near(file, "nn.batch_norm") == has
+
+
+def test_a_few_parameters_of_each_test_go_first() -> None:
+    many = [f"test_a[{i}]" for i in range(3 * OF_EACH - 1)]
+    chosen = some_of_each(["test_b[0]", *many, "test_c"])
+    assert chosen == [0, *range(1, 3 * OF_EACH, 3), 3 * OF_EACH]
 
 
 def test_asking_for_pytorch_finds_none_and_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def dtype(value: Any) -> Any:
 
 def waited(value: Any) -> Any:
     """As it is, but somebody looked at it, which on a device waits."""
-    if isinstance(value, tuple):
-        return tuple(map(waited, value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(waited, value))
     if _is_array(value) and 0 not in value.shape:
         float(array_namespace(value).reshape(value, (-1,))[0])
     return value

@@ -611,6 +611,7 @@ def test_what_is_done_in_one_pass() -> None:
     linear, tanh = nn.Linear(9, 9, rng=0), nn.Tanh()
     assert lengths(conv, relu, pool, conv, relu, conv, pool) == [3, 2, 2]
     assert lengths(linear, relu, linear, relu, relu, linear) == [2, 2, 1, 1]
+    assert lengths(linear, relu) == [2] and lengths(conv, relu) == [2]
     assert lengths(relu, conv, tanh, pool, linear) == [1, 1, 1, 1, 1]
     for other in (nn.MaxPool2d(3, 2), nn.MaxPool2d(2, 2, (0, 1)), nn.MaxPool2d(1), nn.AvgPool2d(2)):
         assert lengths(conv, other) == [1, 1]
@@ -632,9 +633,10 @@ def test_what_is_declined_is_done_one_by_one() -> None:
         (primitives.convolve, (("stride", (1, 1)), ("padding", (0, 0)))),
         (primitives.rectify, ()),
         (primitives.max_pool, window),
-        (primitives.flatten, ()),
+        (primitives.convolve, (("stride", (1, 1)), ("padding", (0, 0)))),
     )
-    parameters = [(images(2, 1, 3, 3), None), (), (), ()]
+    weight = images(2, 1, 3, 3)
+    parameters = [(weight, None), (), (), (np.concat([weight, -weight], axis=1), None)]
     x = images(2, 1, 8, 8)
     found = [(y, count) for y, _, count in fast(x, operations, parameters)]
     assert [count for _, count in found] == [1, 1, 1, 1]
