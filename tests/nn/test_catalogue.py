@@ -119,6 +119,7 @@ def test_nothing_waits_for_the_device(case: Case) -> None:
             if hasattr(subject, "forward"):
                 y, backward = subject.forward(*inputs, training=True, rng=0)
                 backward(y)
+                nn.for_parameters(backward)(y)
                 subject(*inputs)
             else:
                 subject(*inputs)

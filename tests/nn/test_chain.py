@@ -525,7 +525,8 @@ def test_a_chain_without_parameters_leaves_all_out(without: list[tuple[()]]) -> 
 
 @pytest.mark.parametrize("case", LAYERS, ids=str)
 def test_without_the_gradient_of_the_input(case: Case) -> None:
-    """The parameters' gradients are the same, to the bit, alone or first in a Sequential."""
+    """The parameters' gradients and the buffers are the same, to the bit, alone or first in a
+    Sequential."""
     x = case.inputs()[0]
     wanted = []
     for wrap in (lambda layer: layer, nn.Sequential):
@@ -533,7 +534,8 @@ def test_without_the_gradient_of_the_input(case: Case) -> None:
             layer = wrap(case.make())
             y, backward = layer.forward(x, training=True, rng=0)
             run(backward)(np.cos(y))
-            wanted.append([p.grad for p in layer.parameters()])
+            buffers = layer.state_dict().values()
+            wanted.append([*(p.grad for p in layer.parameters()), *buffers])
     for gradients in wanted[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(gradients, wanted[0], strict=True))
 

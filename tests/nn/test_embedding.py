@@ -45,11 +45,12 @@ def test_it_is_pytorchs(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_any_integers_are_tokens(dtype: str) -> None:
-    layer, tokens = table(), np.array([[0, 6], [3, 3]])
+    """Also in a table with more rows than the dtype can count."""
+    layer, tokens = table(300, padding_idx=6), np.array([[0, 6], [3, 3]])
     y, backward = layer.forward(tokens.astype(dtype))
     assert np.array_equal(y, layer.weight.data[tokens])
     backward(np.ones_like(y))
-    assert layer.weight.grad[:, 0].tolist() == [1, 0, 0, 2, 0, 0, 1]
+    assert layer.weight.grad[:7, 0].tolist() == [1, 0, 0, 2, 0, 0, 0]
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
@@ -109,6 +110,21 @@ def test_on_a_device_it_is_no_other_token(token: int) -> None:
     y, gradient = xbp.to_numpy(y), xbp.to_numpy(layer.weight.grad)
     assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2]]).all()
     assert gradient[:, 0].tolist() == [1, 0, 0, 0, 0, 0, 1]
+
+
+def test_no_index_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy wraps a negative index around, others refuse it or read beyond the array."""
+    take = np.take
+
+    def checked(array: Any, indices: Any, axis: int = 0) -> Any:
+        assert 0 <= indices.min() and indices.max() < array.shape[axis]
+        return take(array, indices, axis=axis)
+
+    monkeypatch.setattr(np, "take", checked)
+    y, backward = primitives.embedding(np.array([-1, 2, 1, 3]), np.ones((3, 2)))
+    assert np.isnan(y).any(axis=1).tolist() == [True, False, False, True]
+    assert backward(np.ones((4, 2)))[1][:, 0].tolist() == [0, 1, 1]
+    assert primitives.scatter_add(np.ones((2, 1)), np.array([1, 1]), 2).tolist() == [[0], [2]]
 
 
 @wrong
@@ -236,6 +252,15 @@ def test_rows_of_an_index_are_added(index: list[int], length: int, seed: int) ->
             expected[k] += row
     found = primitives.scatter_add(values, np.asarray(index, np.int64), length)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_sum_of_rows_does_not_wait_for_the_device(count: int) -> None:
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"), assert_no_host_sync():
+        values, index = xbp.asarray(np.ones((count, 2))), xbp.asarray(np.zeros(count, np.int64))
+        found = primitives.scatter_add(values, index, 2)
+    assert xbp.to_numpy(found).tolist() == [[count, count], [0, 0]]
 
 
 def test_a_sum_of_rows_is_as_exact_as_a_tree() -> None:

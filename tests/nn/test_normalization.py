@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import xbp
 from xbp import nn, optim
 from xbp.errors import InputError
-from xbp.testing import check_gradients, emulated_graphs
+from xbp.parallel.groups import Alone
+from xbp.testing import assert_no_host_sync, check_gradients, emulated_graphs
 from xbp.training import Checkpoints, LambdaCallback
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -204,6 +205,36 @@ def test_a_layer_that_is_used_twice_takes_in_both_batches() -> None:
     middle = nn.ReLU()(nn.BatchNorm2d(2, track_running_stats=False)(images()))
     both = (images().mean(axis=(0, 2, 3)) + middle.mean(axis=(0, 2, 3))) / 2
     np.testing.assert_allclose(layer.running_mean.data, both, rtol=1e-5)
+
+
+class Doubled(Alone):
+    """A group of two processes that have the same rows."""
+
+    def sum_(self, array: Any) -> None:
+        array *= 2
+
+
+@pytest.mark.parametrize("run", [lambda backward: backward, nn.for_parameters])
+def test_two_equal_shares_are_the_batch_twice_and_nothing_waits(run: Any) -> None:
+    pytest.importorskip("array_api_strict")
+    x = images().astype("float64")
+    whole, half = (nn.BatchNorm2d(2, dtype="float64") for _ in range(2))
+    nn.pool_statistics(half, Doubled())
+    twice, backward = whole.forward(np.concat([x, x]), training=True)
+    run(backward)(np.cos(twice))
+    half.to("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        rows = xbp.asarray(x)
+        dy = xbp.asarray(np.cos(twice[:4]))
+        with assert_no_host_sync():
+            y, backward = half.forward(rows, training=True)
+            run(backward)(dy)
+    # Sums of 72 numbers of order 10 in another order.
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    np.testing.assert_allclose(xbp.to_numpy(y), twice[:4], **close)
+    np.testing.assert_allclose(2 * xbp.to_numpy(half.weight.grad), whole.weight.grad, **close)
+    for name, value in kept(whole).items():
+        np.testing.assert_allclose(kept(half)[name], value, **close, err_msg=name)
 
 
 def test_an_inference_backward_outlives_a_step_of_the_statistics() -> None:
