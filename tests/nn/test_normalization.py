@@ -235,6 +235,8 @@ def test_two_equal_shares_are_the_batch_twice_and_nothing_waits(run: Any) -> Non
     np.testing.assert_allclose(2 * xbp.to_numpy(half.weight.grad), whole.weight.grad, **close)
     for name, value in kept(whole).items():
         np.testing.assert_allclose(kept(half)[name], value, **close, err_msg=name)
+    variance = 0.9 + 0.1 * np.concat([x, x]).var(axis=(0, 2, 3), ddof=1)
+    np.testing.assert_allclose(kept(half)["running_var"], variance, **close)
 
 
 def test_an_inference_backward_outlives_a_step_of_the_statistics() -> None:
