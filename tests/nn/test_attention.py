@@ -117,12 +117,15 @@ def test_what_is_ignored_changes_nothing() -> None:
     assert not backward(dy)[:, 3:].any()
 
 
-def test_causal_positions_do_not_see_what_follows() -> None:
+@pytest.mark.parametrize("ignored", [None, 1])
+def test_causal_positions_do_not_see_what_follows(ignored: int | None) -> None:
     layer, x = nn.MultiheadAttention(4, 2, causal=True, dtype="float64", rng=0), filled(1, 6, 4)
+    padding = None if ignored is None else np.arange(6)[None] == ignored
     other = x.copy()
     other[:, 4:] += 1.0
-    assert np.array_equal(layer(x)[:, :4], layer(other)[:, :4])
-    assert not np.array_equal(layer(x)[:, 4:], layer(other)[:, 4:])
+    y, changed = (layer(data, key_padding_mask=padding) for data in (x, other))
+    assert np.array_equal(y[:, :4], changed[:, :4])
+    assert not np.array_equal(y[:, 4:], changed[:, 4:])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
