@@ -26,8 +26,10 @@ from mutation import kernels
 from mutation.faults import Fault, faults
 from mutation.kernels import NOT_COMPILED, KernelFault
 from mutation.modules import (
+    BESIDE,
     ROOT,
     files_of_tests,
+    is_beside,
     is_near,
     may_have_near,
     name_of,
@@ -199,15 +201,14 @@ class Campaign:
         self.judge()
 
     def rounds(self) -> None:
-        """Show the faults to some of the nearest tests; what they let pass, to the others of these,
-        and then to all."""
+        """Show the faults to some of the nearest tests; what they let pass, to the others of these
+        and some of their folder; and what is left, to all."""
         importlib.import_module("xbp.accelerators").registered()  # loads the kernels
         gc.freeze()
-        near = self.first()
-        first = near
+        first = near = self.first()
         if self.options.names and not self.kernel_faults():
-            chosen = some_of_each([self.suite.items[i].nodeid for i in near])
-            first = [near[i] for i in chosen]
+            ids = [self.suite.items[i].nodeid for i in near]
+            first = [near[i] for i in some_of_each(ids)]
         self.watch(first)
         at_work = self.orders.kernels and self.kernels.cc
         if not at_work and not self.quick and self.kernel_faults():
@@ -221,9 +222,16 @@ class Campaign:
         self.attempts(self.planted)
         if self.quick:
             return
+        near = [*near, *self.beside()]
         self.show_to_others(near, first)
         if not self.options.near:
             self.show_to_others(range(len(self.suite.items)), near)
+
+    def beside(self) -> list[int]:
+        """Some of the tests in the mirror folders of the modules."""
+        ids, modules = [item.nodeid for item in self.suite.items], self.modules()
+        there = [i for i, name in enumerate(ids) if any(is_beside(name, m) for m in modules)]
+        return [there[i] for i in some_of_each([ids[i] for i in there], BESIDE)]
 
     def show_to_others(self, tests: Iterable[int], tried: Iterable[int]) -> None:
         """Show what was not caught, and is not listed, to these tests without those tried."""

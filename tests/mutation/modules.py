@@ -25,6 +25,8 @@ TABLE = re.compile(
 """In the text of a file whose tests have the table's cases as parameters."""
 OF_EACH = 8
 """Parameters of one test that meet a fault before the others do."""
+BESIDE = 2
+"""Parameters of one test in a module's mirror folder that meet what its nearest tests let pass."""
 FEW = 3
 """A module with more users than this is proved by tests of its own."""
 
@@ -134,7 +136,12 @@ def may_have_near(file: str, module: str) -> bool:
     """
     text = _text(file)
     named = bool((public(module) | users(module)) & _words(text))
-    return named or _is_related(file, module) or TABLE.search(text) is not None
+    return named or is_beside(file, module) or _is_related(file, module) or bool(TABLE.search(text))
+
+
+def is_beside(test: str, module: str) -> bool:
+    """Whether a test is in the mirror folder of a module."""
+    return test.startswith(mirror(module))
 
 
 @functools.cache
@@ -148,13 +155,13 @@ def _is_related(file: str, module: str) -> bool:
     return (
         Path(file).stem == f"test_{stem}"
         or re.search(imports, text) is not None
-        or (file.startswith(mirror(module)) and bool(telling & _words(text)))
+        or (is_beside(file, module) and bool(telling & _words(text)))
     )
 
 
-def some_of_each(tests: Sequence[str]) -> list[int]:
-    """The indices of at most `OF_EACH` evenly spaced parameters of each test function."""
+def some_of_each(tests: Sequence[str], most: int = OF_EACH) -> list[int]:
+    """The indices of at most so many, evenly spaced parameters of each test function."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(tests):
         groups.setdefault(name.partition("[")[0], []).append(index)
-    return sorted(i for group in groups.values() for i in group[:: -(-len(group) // OF_EACH)])
+    return sorted(i for group in groups.values() for i in group[:: -(-len(group) // most)])
