@@ -117,7 +117,7 @@ def test_no_index_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> Non
     take = np.take
 
     def checked(array: Any, indices: Any, axis: int = 0) -> Any:
-        assert 0 <= indices.min() and indices.max() < array.shape[axis]
+        assert indices.min() >= 0 and indices.max() < array.shape[axis]
         return take(array, indices, axis=axis)
 
     monkeypatch.setattr(np, "take", checked)
