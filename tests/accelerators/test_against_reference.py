@@ -61,7 +61,7 @@ def mirrored(x: Real) -> Real:
 
 
 def cropped(x: Real) -> Real:
-    """A part of images that are larger by what could be taken for the image's own sizes."""
+    """A view of larger images, whose strides look like those of an array of its shape."""
     n, c, h, w = x.shape
     larger = np.zeros((n, c, h + 1, h) if h > w else (n, c, h * w, w), x.dtype)
     larger[:, :, :h, :w] = x
@@ -80,7 +80,7 @@ LAYOUTS = {f.__name__: f for f in (contiguous, rows_first, mirrored, cropped, un
 
 
 def elsewhere(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """In a new thread, which has no workspace left from a call before that needed more."""
+    """A call in a new thread, without a larger workspace from an earlier call."""
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(function, *arguments, **options).result()
 
@@ -108,7 +108,7 @@ CONVOLUTIONS = [
     # As wide as high only with their frame; one row, and more only with it:
     (6, 2, 5, 3, 3, (2, 2), (1, 1), (0, 1), False, (1, 1)),
     (6, 3, 1, 6, 4, (2, 3), (1, 1), (1, 0), False, (1, 1)),
-    (5, 1, 20, 8, 8, (3, 3), (1, 1), (1, 1), False, (1, 1)),  # in several bands of rows
+    (5, 1, 20, 8, 8, (3, 3), (1, 1), (1, 1), False, (1, 1)),  # several bands of rows
     (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), True, (3, 2)),
     (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), False, (2, 3)),
 ]
@@ -122,7 +122,7 @@ def test_convolution(case: Any, layout: str, dtype: str) -> None:
     x = LAYOUTS[layout](rng.normal(size=(n, c, h, w)).astype(dtype))
     weight = contiguous(rng.normal(size=(o, c, *kernel)).astype(dtype))
     bias = contiguous(rng.normal(size=2 * o).astype(dtype))
-    bias = bias[::2] if layout == "mirrored" else bias[o:]  # with gaps, and up to the end
+    bias = bias[::2] if layout == "mirrored" else bias[o:]  # with gaps, up to the end of memory
     window: dict[str, Any] = {"stride": stride, "padding": padding, "relu": relu, "pool": pool}
     y, backward = elsewhere(convolution.convolve, x, weight, bias, **window)
     double = [a.astype(np.float64) for a in (x, weight, bias)]
@@ -175,7 +175,7 @@ def test_pooling(case: Any, layout: str, kind: str, dtype: str) -> None:
 
 
 def test_a_mean_goes_back_exactly(dtype: str) -> None:
-    """To the last bit of 1/3, which is 1, in each image."""
+    """Equal in each image to the last bit of 1/3, which is 1."""
     x = np.ones((35, 2, 4, 4), dtype)
     y, backward = convolution.average_pool(x, kernel_size=(2, 2), stride=(2, 2))
     third = np.asarray(1, dtype) / 3
@@ -285,7 +285,7 @@ def test_affine(
     assert y.dtype == dtype
     assert_close(y, truth, features)
     dy = draw(rows, out)
-    # Where y is within rounding of 0, it alone can say whether the rectifier let it pass.
+    # Where y is within rounding of 0, only y itself says whether the rectifier passed it.
     dy[np.abs(truth) < 1e-4] = 0
     given = [array.copy() for array in (x, weight, dy)]
     dx, dweight, dbias = elsewhere(backward, dy)
@@ -352,7 +352,7 @@ def test_flatten(shape: tuple[int, ...], dtype: str) -> None:
 
 
 def unaligned_rows(x: Real) -> Real:
-    """As `rows_first`, but not aligned."""
+    """Like `rows_first`, but not aligned."""
     return unaligned(x.transpose(2, 1, 3, 0)).transpose(3, 1, 0, 2)
 
 
@@ -363,7 +363,7 @@ def test_matmul_gives_the_blas_its_threads_back() -> None:
     count = ctypes.CFUNCTYPE(ctypes.c_int)(functions[1])
     change = ctypes.CFUNCTYPE(None, ctypes.c_int)(functions[2])
     before, a = count(), np.ones((300, 300))
-    for threads in (before, before + 1):  # what it has by itself, and what it was told
+    for threads in (before, before + 1):  # its own value, and the value that was set
         change(threads)
         try:
             with ThreadPoolExecutor(4) as executor:
@@ -453,7 +453,7 @@ def test_what_does_not_fit_is_declined() -> None:
 
 @pytest.mark.parametrize("kind", ["convolve", "max_pool", "average_pool", "rectify"])
 def test_a_gradient_of_another_dtype_or_shape(kind: str) -> None:
-    """Kernels read memory as they are told: nothing may be told wrongly."""
+    """Kernels trust their arguments, so arguments must be checked before."""
     x = np.random.default_rng(0).normal(size=(8, 2, 60, 60)).astype("float32")
     weight = [x[:3, :, :3, :3]] if kind == "convolve" else []
     window = {"kernel_size": (2, 2), "stride": (2, 2)} if kind.endswith("pool") else {}

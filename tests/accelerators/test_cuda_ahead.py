@@ -17,7 +17,7 @@ from xbp.accelerators.cuda.ahead import compile_ahead, programs
 
 
 def step(batch: int = 8) -> None:
-    """Of LeNet-5 and Adam."""
+    """A training step of LeNet-5 by Adam."""
     model = models.LeNet5(rng=0)
     optimizer = optim.Adam(model.parameters())
     logits, backward = model.forward(np.ones((batch, 1, 28, 28), "f4"), training=True)
@@ -27,7 +27,7 @@ def step(batch: int = 8) -> None:
 
 
 class Watched(emulation.Emulation):
-    """The emulation, which computes what the kernels do, and remembers what they were made of."""
+    """The emulation, with a record of the sources of its programs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def test_numpy_computes_afterwards_as_before(fails: bool) -> None:
 
 
 class Device:
-    """A stand-in: the current one belongs to the thread, and is device 0 at first."""
+    """A stand-in for CuPy's device: the current one belongs to the thread, and is 0 at first."""
 
     current = threading.local()
 
@@ -90,7 +90,7 @@ def test_all_are_compiled_by_threads_on_the_current_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compiled: list[tuple[str, tuple[str, ...], int]] = []
-    together = threading.Barrier(3, timeout=30)  # passed only by three threads at a time
+    together = threading.Barrier(3, timeout=30)  # opens only for three threads at a time
 
     def module(*, code: str, options: tuple[str, ...]) -> Any:
         def compile_() -> None:

@@ -22,12 +22,12 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 
 @cache
 def nvrtc() -> ctypes.CDLL | None:
-    """The compiler in NVIDIA's wheels, by ctypes: CuPy may not be here."""
+    """NVRTC of NVIDIA's wheels, by ctypes, as CuPy may not be installed."""
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or () if spec else ():
         for path in sorted(Path(folder).glob("**/libnvrtc.so.*"), reverse=True):
             for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
-                ctypes.CDLL(str(builtins))  # which it would not find by itself
+                ctypes.CDLL(str(builtins))  # which NVRTC does not find by itself
             return ctypes.CDLL(str(path))
     return None
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(nvrtc() is None, reason="no wheel nvidia-cuda-nv
 
 
 def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
-    """The PTX of a file that NVRTC takes without a word, all the way to machine code."""
+    """The PTX of a file that NVRTC compiles to machine code without a warning."""
     compiler, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
     assert compiler is not None
     text = launch.source(file).encode()
@@ -57,7 +57,7 @@ def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
 
 
 def wanted(dtype: str) -> dict[Program, set[str]]:
-    """What a training step of LeNet-5 launches, with a batch of 64; and the two files it spares."""
+    """The kernels of a training step of LeNet-5 with a batch of 64, and the two unused files."""
 
     def step() -> None:
         model = models.LeNet5(rng=0).astype(dtype)
@@ -93,7 +93,7 @@ def test_every_file_compiles(dtype: str, architecture: str) -> None:
         entries = set(re.findall(r"\.entry (\w+)", ptx))
         assert entries == set(emulation.kernels(launch.source(file)))
         assert seen[file, macros] <= entries
-        # Sums in a fixed order; what one thread has stays in registers, which indices that are
-        # known to the compiler alone can do; IEEE division and roots.
+        # Sums in a fixed order; a thread's arrays stay in registers, which needs indices that are
+        # known to the compiler; IEEE division and roots.
         found = re.findall(r"\b(?:atom|red|local|div\.approx|div\.full|sqrt\.approx)\b.*", ptx)
         assert found == [], (file, macros)

@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="it needs Linux a
 
 
 class Array(np.ndarray):
-    """As CuPy's: its address is that of its `data`."""
+    """An array like CuPy's: its address is that of its `data`."""
 
     @property
     def data(self) -> Any:
@@ -40,7 +40,7 @@ class Stream:
 
 
 class CuPy:
-    """A stand-in for the module."""
+    """A stand-in for the module cupy."""
 
     def __init__(self) -> None:
         self.compiled: list[tuple[str, tuple[str, ...]]] = []
@@ -95,7 +95,7 @@ def test_a_launch(cupy: CuPy) -> None:
     assert options == ("-std=c++17", "-Dreal=float")
     ((name, grid, block, (task,)),) = cupy.launched
     assert (name, grid, block) == ("add_scaled", (2, 1), (256,))
-    # By value: a numpy array of one entry, whose bytes are the struct.
+    # Structs are passed by value: a numpy array of one entry with the struct's bytes.
     assert type(task) is np.ndarray and task.size == 1
     assert task.itemsize == ctypes.sizeof(passes.Pass)
     sent = passes.Pass.from_buffer_copy(task.tobytes())
@@ -194,7 +194,7 @@ def test_each_stream_has_a_workspace_as_long_as_it_lives(
     machine = launch.machine_of(a)
 
     def used(stream: Stream, device: int = 0, *, thread: bool = False) -> int:
-        """Where the workspace of a product lies."""
+        """The address of a product's workspace."""
         cupy.stream, cupy.device = stream, device
         if thread:
             with ThreadPoolExecutor(1) as pool:

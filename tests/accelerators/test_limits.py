@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status()
 
 
 def both(make: Any, x: Any) -> list[list[Any]]:
-    """Output and input gradient, compiled and by the reference."""
+    """Output and input gradient, from the compiled kernel and from the reference."""
     results = []
     for reference in (False, True):
         model = make()
@@ -118,7 +118,7 @@ def test_a_parameter_of_a_dtype_that_no_kernel_has() -> None:
 
 
 def test_matrices_whose_rows_or_columns_overlap() -> None:
-    """Each is the one before, moved by an entry or by 50: BLAS would take them for shorter ones."""
+    """Rows that overlap, by all but 1 or 50 entries: BLAS would take them for shorter rows."""
     a = np.random.default_rng(0).normal(size=(100, 300))
     for step in (1, 50):
         numbers = np.arange(300.0 + 99 * step) / step

@@ -71,7 +71,7 @@ def test_each_level_that_runs_here_passes_against_the_reference(level: str) -> N
 @needs_compiler
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the guards are Linux's")
 def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: Path) -> None:
-    """What lies beyond one ends the process there, and what was not written is nan."""
+    """Accesses beyond an array end the process, and unwritten entries are nan."""
     library, tests = tmp_path / "guarded.so", Path(__file__).parent
     guarded = [f"-D{name}=guarded_{name}" for name in ("malloc", "aligned_alloc", "free")]
     command = [str(build.compiler()), *build.OPTIONS, "-O1", *build.levels()[native.status()]]
@@ -108,7 +108,7 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
 def test_the_number_of_lanes() -> None:
     library = native.library()
     assert library is not None
-    for itemsize in (4, 8):  # not from memory
+    for itemsize in (4, 8):  # not from a cache
         assert native.lanes.__wrapped__(itemsize) == library.xbp_lanes(itemsize) > 1
 
 
@@ -190,7 +190,7 @@ def test_threads_change_no_bit_but_in_sums_over_the_batch(monkeypatch: Any) -> N
 
 @needs_kernels
 def test_many_python_threads_at_once(monkeypatch: Any) -> None:
-    """The workers serve one call at a time; the other calls work alone, bit for bit."""
+    """The workers serve one call at a time; others compute in their own thread, bit for bit."""
     monkeypatch.setattr(native, "threads", lambda: 2)
 
     def work(_: int) -> tuple[bytes, ...]:
@@ -222,7 +222,7 @@ def test_a_forked_process_has_a_pool_of_its_own() -> None:
 def test_memory_of_a_call_lives_as_long_as_its_backward() -> None:
     y, backward = convolution.convolve(*case(), relu=True, pool=(2, 2))
     expected = [array.copy() for array in backward(np.ones_like(y))]
-    for _ in range(20):  # other calls, into memory that was freed
+    for _ in range(20):  # other calls, which reuse freed memory
         convolution.convolve(*case(), relu=True, pool=(2, 2))
     for array, again in zip(expected, backward(np.ones_like(y)), strict=True):
         assert np.array_equal(array, again)
@@ -237,7 +237,7 @@ def test_large_results_use_memory_again_that_nobody_holds(monkeypatch: Any) -> N
     place = first.ctypes.data
     view = first.T[1:]
     del first
-    assert product.memory(shape, dtype).ctypes.data != place  # a view holds it
+    assert product.memory(shape, dtype).ctypes.data != place  # a view keeps it alive
     del view
     held = [product.memory(shape, dtype) for _ in range(6)]
     places = [array.ctypes.data for array in held]

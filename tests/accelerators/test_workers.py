@@ -50,7 +50,7 @@ def in_parallel(work: Work, threads: int) -> None:
 
 
 def together(threads: int) -> None:
-    """Each part on a thread of its own: they wait for each other."""
+    """Parts on different threads, which wait for each other."""
     barrier, where = threading.Barrier(threads), {}
 
     def work(part: int, parts: int) -> None:
@@ -64,14 +64,14 @@ def together(threads: int) -> None:
 
 
 def alone(threads: int) -> None:
-    """All parts, in turn, on the thread that called."""
+    """All parts in turn, on the calling thread."""
     done: list[tuple[int, int]] = []
     in_parallel(lambda part, parts: done.append((part, threading.get_ident())), threads)
     assert done == [(part, threading.get_ident()) for part in range(threads)]
 
 
 class Busy:
-    """Within the block, another thread's task occupies the workers."""
+    """A block in which another thread's task occupies the workers."""
 
     def __enter__(self) -> None:
         self.begun, self.end = threading.Barrier(3), threading.Event()
@@ -91,7 +91,7 @@ class Busy:
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Fork, and do it there."""
+    """Call it in a forked process."""
     with warnings.catch_warnings():  # newer Pythons say that fork and threads are dangerous
         warnings.simplefilter("ignore")
         child = os.fork()
@@ -138,8 +138,8 @@ def test_where_no_thread_can_be_started_the_caller_does_it_all() -> None:
     def limited() -> None:
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limits = resource.getrlimit(resource.RLIMIT_AS)
-        # Room for no more stacks: only those of threads that the parent had are there again. Those
-        # that can be started must not take up an old task, and none may count as one too many.
+        # No room for more stacks: only those of the parent's threads are available again. Threads
+        # that can be started must not take up an old task, and the count must be right.
         resource.setrlimit(resource.RLIMIT_AS, (in_use + (2 << 20), limits[1]))
         for threads in range(2, 40):
             done = [0] * threads
@@ -166,7 +166,7 @@ def test_a_process_forked_while_the_workers_are_busy_has_its_own() -> None:
 
 
 def test_signals_are_for_the_threads_of_the_program() -> None:
-    """Else one that it blocks, and waits for, would end the process; faults are a thread's own."""
+    """Otherwise a signal that the process blocks and waits for would end it."""
     masks: dict[int, set[Any]] = {}
 
     def work(part: int, _: int) -> None:
@@ -188,7 +188,7 @@ class Numbers(ctypes.Structure):
 
 
 def memory_in_use() -> int:
-    """By whoever called malloc, in bytes."""
+    """Bytes in use, allocated by malloc."""
     info = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if info is None:
         pytest.skip("no way to ask how much memory is in use")
@@ -203,7 +203,7 @@ def test_a_thread_that_ends_leaves_no_workspace_behind(monkeypatch: pytest.Monke
     workspace = 4 * 64 * 64 * 4 * native.lanes(4)  # a block of images, at least
 
     def run() -> None:
-        for size in (32, 64):  # the second needs more than the first has left
+        for size in (32, 64):  # the second needs more than is left after the first
             layer(x[..., :size, :size])
 
     run()
@@ -223,7 +223,7 @@ def convolved() -> None:
 
 
 def linear() -> None:
-    """With memory for one gradient of the size of the output."""
+    """A block with memory for one more gradient of the output's size."""
     x, weight = np.ones((200, 16)), np.ones((64, 16))
     y, backward = linear_block(x, weight, relu=True)
     backward(y)
@@ -257,7 +257,7 @@ GetThreads, SetThreads = ctypes.CFUNCTYPE(ctypes.c_int), ctypes.CFUNCTYPE(None, 
 
 
 class Blas:
-    """Notes what is asked of it, and waits where it is told to."""
+    """A BLAS that records its calls, and waits on request."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -321,7 +321,7 @@ def test_a_product_of_two_matrices_asks_and_tells_the_blas(monkeypatch: pytest.M
     monkeypatch.setattr(product, "blas", lambda dtype: addresses)
     monkeypatch.setattr(native, "threads", lambda: 2)
     assert product.matmul(a, a).shape == (300, 300)
-    assert blas.events == ["asked", 1, "product", "product", 7]  # each thread a half of it
+    assert blas.events == ["asked", 1, "product", "product", 7]  # half of it on each thread
 
 
 def test_no_product_begins_before_the_blas_is_held() -> None:
@@ -331,7 +331,7 @@ def test_no_product_begins_before_the_blas_is_held() -> None:
         products = [executor.submit(blas.multiply)]
         assert blas.reached.wait(PATIENCE)
         products.append(executor.submit(blas.multiply))
-        time.sleep(0.05)  # enough to begin, if nothing keeps it
+        time.sleep(0.05)  # long enough to begin, if nothing blocks it
         assert blas.events == ["asked"]
         go_on.set()
         for done in products:
@@ -339,7 +339,7 @@ def test_no_product_begins_before_the_blas_is_held() -> None:
     assert blas.events[:2] == ["asked", 1] and blas.events[-1] == 7
 
 
-# While a process forks, no other thread of it has Python: these do without, by functions of C.
+# During a fork no other thread can run Python, so these threads use C functions.
 
 
 def asks_before_and_after() -> None:
@@ -350,7 +350,7 @@ def asks_before_and_after() -> None:
 
 @needs_fork
 def test_a_fork_waits_until_the_blas_is_held() -> None:
-    """Or the child had a lock that nobody gives back."""
+    """Otherwise the child would have a lock that is never released."""
     c, begun = ctypes.CDLL(None), threading.Event()
 
     def slow() -> None:
@@ -368,9 +368,9 @@ def test_a_fork_waits_until_the_blas_is_held() -> None:
 
 @needs_fork
 def test_a_fork_waits_for_a_product_and_the_next_product_for_the_fork() -> None:
-    """Or the child had a BLAS that is held for ever, or whose threads are not there."""
+    """Otherwise the child's BLAS would be locked for ever, or without threads."""
     c, begun, library = ctypes.CDLL(None), threading.Event(), cast(Any, native.library())
-    # As the BLAS calls it, poll(…, 0, 100): it waits for nothing, for 100 ms.
+    # Like the BLAS, calls poll(…, 0, 100): it waits for 100 ms.
     task = task_of(c.poll, c.sched_yield, c.abs, m=1, n=1, trans_a=0, trans_b=100, threads=1)
 
     def six_of_them() -> None:
@@ -391,7 +391,7 @@ def test_a_fork_waits_for_a_product_and_the_next_product_for_the_fork() -> None:
 @needs_fork
 def test_a_fork_while_memory_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "LEAST_KEPT", 0)
-    with product._lock:  # as another thread would
+    with product._lock:  # like another thread
         in_child(lambda: product.memory((3, 5), np.dtype("float32")).fill(1))
     product.memory((3, 5), np.dtype("float32"))
 
@@ -400,7 +400,7 @@ def test_a_fork_while_memory_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(("m", "n"), [(65, 40), (40, 65), (48, 48), (16, 1), (1, 300), (33, 33)])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_parts_of_a_product(m: int, n: int, threads: int, transposed: bool) -> None:
-    """Each entry of c once, with its row of a and column of b, shared as equally as can be."""
+    """Each entry of c once, with its row of a and column of b, in parts of nearly equal size."""
     k, a, b, c, entry = 5, 10_000_000, 20_000_000, 30_000_000, 8
     lda, ldb = (m + 3, k + 2) if transposed else (k + 3, n + 2)
     stored = product.TRANSPOSED if transposed else product.NOT_TRANSPOSED
@@ -427,5 +427,5 @@ def test_the_parts_of_a_product(m: int, n: int, threads: int, transposed: bool) 
     )  # fmt: skip
     library.multiply_float64(ctypes.byref(task))
     assert np.all(covered == 1)
-    pieces = -(-max(m, n) // 16)  # of 16: what the vectors of a BLAS work on
+    pieces = -(-max(m, n) // 16)  # multiples of 16, the vectors of a BLAS
     assert min(sizes) > 0 and max(sizes) <= 16 * -(-pieces // threads)

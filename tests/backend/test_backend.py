@@ -220,7 +220,7 @@ def test_a_backend_shows_its_name_and_device() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_backend_that_is_installed_makes_arrays(name: str) -> None:
-    assert need(name).asarray([1.0, 2.0]).shape == (2,)  # a skip says what is missing here
+    assert need(name).asarray([1.0, 2.0]).shape == (2,)  # a skip names the missing library
 
 
 def test_available_backends_are_those_that_give_no_reason_against() -> None:
@@ -298,7 +298,7 @@ def test_cupy_without_a_gpu_is_one_sentence_that_says_what_to_check() -> None:
 
 
 class FakeDevice:
-    """As cupy.cuda.Device: it becomes the current one by `use`, and for a while by `with`."""
+    """A device like cupy.cuda.Device: current after `use`, and within `with`."""
 
     current = 0
     before: ClassVar[list[int]] = []
@@ -319,7 +319,7 @@ class FakeDevice:
 
 @pytest.fixture
 def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """A CuPy with two GPUs, as far as choosing one goes."""
+    """A stand-in for CuPy with two GPUs, for the choice of a device."""
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 2)
     cuda = types.SimpleNamespace(is_available=lambda: True, runtime=runtime, Device=FakeDevice)
     fake = types.SimpleNamespace(cuda=cuda)

@@ -25,13 +25,13 @@ from xbp.training import METRICS, ConfusionMatrix, accuracy, binary_accuracy
 
 @pytest.fixture(autouse=True)
 def library() -> Iterator[Any]:
-    xbp.set_backend("numpy")  # no use_backend, which would hold in this thread alone
+    xbp.set_backend("numpy")  # not use_backend, which affects this thread only
     with twin() as library:
         yield library
 
 
 def numbers(tree: Any) -> list[Any]:
-    """All arrays of nested tuples, as numpy's; on a twin they have to be on device 1."""
+    """All arrays in nested tuples, as numpy arrays; those of a twin must be on device 1."""
     if isinstance(tree, tuple | list):
         return [part for item in tree for part in numbers(item)]
     if isinstance(tree, Array):
@@ -40,8 +40,8 @@ def numbers(tree: Any) -> list[Any]:
 
 
 def assert_same(compute: Callable[[Backend], Any]) -> None:
-    """On device 1, while 0 is current, `compute` gives what it gives on numpy."""
-    with xbp.accelerators.disabled():  # as there are none for a twin
+    """`compute` on device 1, while 0 is current, gives the results of numpy."""
+    with xbp.accelerators.disabled():  # a twin has none
         expected = numbers(compute(find_backend("numpy")))
     assert current.device == 0
     found = numbers(compute(find_backend("twin", device=1)))
@@ -155,7 +155,7 @@ def train(place: Backend, *, capture: bool = False) -> Any:
         made, nn.CrossEntropyLoss(), adam, ["accuracy", "f1"], rng=0, capture=capture
     )
     history = trainer.fit(X, Y, epochs=3, batch_size=8, validation_data=(X, Y), verbose=False)
-    assert trainer.capture is capture  # else it has gone on without
+    assert trainer.capture is capture  # otherwise it has continued with eager steps
     seen = trainer.current_loss
     evaluated = list(trainer.evaluate(X, Y).values())
     prediction = trainer.step(place.asarray(X), place.asarray(Y))
@@ -197,7 +197,7 @@ def test_a_block_leaves_the_current_device_as_it_was() -> None:
 
 
 class Again(Graph):
-    """A recording that is made again: its function runs on the device that is current then."""
+    """A recording whose function runs again, on the current device."""
 
     def __init__(self, device: Device) -> None:
         self.device = device

@@ -21,7 +21,7 @@ from xbp.training import load_weights, save_weights
 
 
 class Quantity(np.ndarray):
-    """As of astropy or unyt."""
+    """A quantity like those of astropy or unyt."""
 
     unit: str
 
@@ -35,7 +35,7 @@ class Quantity(np.ndarray):
 
 
 class Wrapped:
-    """As of pint."""
+    """A quantity like those of pint."""
 
     units = property(lambda self: "metre")
 
@@ -48,7 +48,7 @@ class Mine(np.ndarray):
 
 
 class Endless:
-    """numpy reads it until an IndexError, which never comes."""
+    """A sequence that numpy reads until an IndexError, which never comes."""
 
     def __len__(self) -> int:
         return 2
@@ -58,14 +58,14 @@ class Endless:
 
 
 class Pairs(Endless):
-    """As PyTorch's data sets."""
+    """A data set like PyTorch's."""
 
     def __getitem__(self, index: int) -> Any:
         return np.ones(3), 1
 
 
 class Loader:
-    """As PyTorch's DataLoader."""
+    """A loader like PyTorch's DataLoader."""
 
     def __len__(self) -> int:
         return 2
@@ -78,7 +78,7 @@ Loader.__module__ = "torch.utils.data.dataloader"
 
 
 class Rows(Sequence[Any]):
-    """A sequence of known length, though its items never end."""
+    """A sequence with a length whose items never end."""
 
     def __len__(self) -> int:
         return 2
@@ -88,7 +88,7 @@ class Rows(Sequence[Any]):
 
 
 class Exported:
-    """It has DLPack, and nothing else."""
+    """An array with DLPack and nothing else."""
 
     def __init__(self, values: Any = ((1.0, 2.0),) * 2) -> None:
         self.array = np.array(values)
@@ -111,7 +111,7 @@ class Converted:
 
 
 class Variable:
-    """As netCDF4's, whose `__array__` has a mask where values are missing."""
+    """A variable like netCDF4's, whose `__array__` masks missing values."""
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return np.ma.masked_array(PLAIN, mask=PLAIN > 1)
@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "few bits of an integer": (lambda: PLAIN.astype(few_bits().int4), "booleans and numbers"),
 }
 
-quiet = pytest.mark.filterwarnings("ignore")  # of torch and numpy, of what is old or experimental
+quiet = pytest.mark.filterwarnings("ignore")  # deprecated or experimental uses
 
 
 @quiet
@@ -303,7 +303,7 @@ DOORS: dict[str, Callable[[Any, Path], object]] = {
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_refuses_them(door: str, name: str, tmp_path: Path) -> None:
     if (door, name) == ("predict", "a loader"):
-        assert predict(Loader()).shape == (2, 2)  # which takes batches
+        assert predict(Loader()).shape == (2, 2)  # for batches
         return
     with pytest.raises(InputError) as caught:
         DOORS[door](REFUSED[name][0](), tmp_path)
@@ -384,7 +384,7 @@ def test_a_parameter_of_torch_is_trained_by_xbp() -> None:
 @quiet
 @pytest.mark.parametrize("kind", [np.matrix, np.ma.masked_array, Quantity])
 def test_a_layer_computes_with_no_class_of_its_own_rules(kind: Callable[[Any], Any]) -> None:
-    """The product of two matrices is no product of entries, for one."""
+    """A matrix class, whose product is not that of entries."""
     with pytest.raises(InputError):
         nn.ReLU()(kind(PLAIN))
 

@@ -41,11 +41,11 @@ PAIRS = [
 
 
 class Door(NamedTuple):
-    """A public entry, given arrays of two places."""
+    """A public function, called with arrays of two places."""
 
     name: str
     owner: str | set[str]
-    """Who is named in the sentence; of several, one."""
+    """The name in the message, or one of several."""
     enter: Callable[[Backend, Backend], object]
 
 
@@ -62,7 +62,7 @@ LOSSES = {name: case for name, case in ONE_EACH.items() if name.endswith("Loss")
 
 
 def owners(layer: nn.Layer) -> set[str]:
-    """It, and whatever it is made of."""
+    """A layer and its sublayers."""
     return {type(part).__name__ for part in layer.tree()}
 
 
@@ -87,7 +87,7 @@ def gradient_for_parameters_elsewhere(case: Case, mine: Backend, theirs: Backend
 
 
 class Scale(nn.Layer):
-    """A user's own, which checks nothing itself."""
+    """A user's layer without checks of its own."""
 
     def __init__(self) -> None:
         self.scale = nn.Parameter(np.ones(3))
@@ -103,7 +103,7 @@ class Scale(nn.Layer):
 
 
 class Shift(nn.Layer):
-    """One whose forward has arguments of its own."""
+    """A user's layer whose forward has additional arguments."""
 
     def forward(self, x: Any, by: float = 1.0) -> Any:
         return x + by, lambda dy: dy
@@ -114,7 +114,7 @@ OWN = {"Scale": Case(Layer("Scale", None, [], make=Scale), fed((2, 3)))}
 
 OWN_GRADIENTS = ("gradient of Scale", "gradient for parameters of Scale",
                  "gradient of a layer with other arguments")  # fmt: skip
-"""A user's own backward is called as it is on numpy arrays; it may call `check_gradient`."""
+"""A user's backward gets numpy arrays unchanged; it may call `check_gradient`."""
 
 
 def shifted(mine: Backend, theirs: Backend) -> None:
@@ -220,7 +220,7 @@ def step_with_gradient(rule: Rule, mine: Backend, theirs: Backend) -> None:
     try:
         rule(made).step()
     finally:
-        assert np.array_equal(xbp.to_numpy(made[0].data), before)  # all of a step or nothing
+        assert np.array_equal(xbp.to_numpy(made[0].data), before)  # a whole step or none
 
 
 def step_with_state(rule: Rule, mine: Backend, theirs: Backend) -> None:
@@ -246,7 +246,7 @@ def clipped_beside_its_parameter(clip: Any, mine: Backend, theirs: Backend) -> N
 # --- primitives ----------------------------------------------------------------------------------
 
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
-"""The table's functions of several arrays: small ones, and large ones, which accelerators take."""
+"""The table's functions of several arrays: small arrays, and large ones for accelerators."""
 for primitive, function, arrays in (*PRIMITIVES, *DIFFERENTIABLE):
     filled_in = tuple(map(filled, arrays))
     size = "small" if filled_in[0].size < 10_000 else "large"
@@ -257,7 +257,7 @@ CALLS["write_row"] = primitives.write_row, (np.ones((3, 3)), np.asarray([1]), np
 
 
 def primitives_in(name: str) -> str | set[str]:
-    """Of a chain, one of its operations says it."""
+    """The name of a chain, or of one of its operations."""
     primitive = name.partition(",")[0]
     return set(primitives.__all__) if primitive == "chain" else primitive
 
@@ -335,7 +335,7 @@ DOORS = [
 
 
 def at(place: Backend) -> Any:
-    """A block in which this place's device is the current one."""
+    """A context in which this place's device is the current one."""
     return place.device if place.name == "twin" else nullcontext()
 
 
@@ -377,7 +377,7 @@ def test_refused_in_one_sentence(mine: tuple[str, Any], theirs: tuple[str, Any])
 
 @pytest.mark.parametrize(("mine", "theirs"), PAIRS)
 def test_taken_from_any_library(mine: tuple[str, Any], theirs: tuple[str, Any]) -> None:
-    """Where values are copied, they may come from anywhere."""
+    """Copied values may come from any library."""
     a, b = there(mine), there(theirs)
     values = np.arange(6.0).reshape(2, 3)
     with at(a):

@@ -43,13 +43,13 @@ def between(said: Said, name: str) -> Iterator[None]:
 
 
 class OnDevice(np.ndarray):
-    """An array whose device can be told."""
+    """An array with a device."""
 
     device: Any = None
 
 
 class Stream:
-    """Of CuPy."""
+    """A stand-in for CuPy."""
 
     def __init__(self, said: Said, name: str, *, broken: bool = False) -> None:
         self.said, self.name, self.broken = said, name, broken
@@ -97,7 +97,7 @@ def cupy(said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def memory(size: int) -> int:
         said.append(f"take {size}")
-        if said.count(f"take {size}") <= size:  # so often there is none
+        if said.count(f"take {size}") <= size:  # the number of failures
             raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
         return size
 
@@ -157,7 +157,7 @@ def test_cupy_warms_up_and_records_aside_and_replays_where_one_is(cupy: Any, sai
 def test_a_graphs_pool_frees_nothing_where_there_is_too_little_memory(
     cupy: Any, said: Said
 ) -> None:
-    """CuPy's pool frees its unused blocks where its allocator raises a CUDARuntimeError."""
+    """CuPy's pool frees its unused blocks when its allocator raises a CUDARuntimeError."""
     take = cupy_graph(said, cupy).pool.allocator
     assert take(0) == 0
     assert said == ["take 0"]

@@ -65,7 +65,7 @@ def test_the_commands(settings: Settings) -> None:
 def test_every_workload_of_a_gpu_is_in_a_part(settings: Settings) -> None:
     measured = {word for part in parts(settings) for word in part.command} & set(WORKLOADS)
     usual = {name for name, w in WORKLOADS.items() if takes_part(w.where, "cupy")}
-    assert measured == usual - {"import", "call"}  # which ask nothing of a GPU
+    assert measured == usual - {"import", "call"}  # which need no GPU
 
 
 def test_the_kernels_of_the_benchmarks_are_known_beforehand() -> None:
@@ -88,14 +88,14 @@ ALONE, BESIDE = Part("a", "", (), 60), Part("b", "", (), 60, together=True)
     ("part", "left", "seconds"),
     [
         (ALONE, math.inf, math.inf),  # no limit
-        (ALONE, 700, 180),  # three times what it takes
-        (ALONE, 100, 90),  # all but what the page needs
-        (ALONE, END + 30, 30),  # half of what it takes
+        (ALONE, 700, 180),  # three times its time
+        (ALONE, 100, 90),  # all except the time of the page
+        (ALONE, END + 30, 30),  # half of its time
         (ALONE, END + 29, 0),
         (ALONE, 0, 0),
         (ALONE, -5, 0),
         (BESIDE, math.inf, math.inf),
-        (BESIDE, END + 100, 60),  # the benchmarks keep the rest
+        (BESIDE, END + 100, 60),  # the rest is for the benchmarks
         (BESIDE, END + 49, 0),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_part_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
     running.allowed = 0
     assert running.ended() and running.outcome().how == "stopped"
     with lock.open() as file:
-        for _ in range(3000):  # until no process has it
+        for _ in range(3000):  # until no process has its number
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
@@ -172,7 +172,7 @@ def test_a_part_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make a run of some parts, given as their code."""
+    """Run some parts, given as Python code."""
 
     def make(together: dict[str, str], alone: dict[str, str], end: float = math.inf) -> Any:
         known = [Part(name, "", python(code), 1, together=True) for name, code in together.items()]
@@ -288,7 +288,7 @@ def test_facts_that_cannot_be_told() -> None:
 
 
 def measured(**ratios: float) -> dict[str, Any]:
-    """Results of a benchmark, as `xbp bench` writes them."""
+    """Results of a benchmark in the format of `xbp bench`."""
     row = {
         **{"workload": "lenet5-train", "label": "128", "flop": 1, "bytes": 1},
         "medians": {"xbp": 1e-3, "torch": 2e-3},
@@ -310,7 +310,7 @@ def test_the_page(settings: Settings) -> None:
     content["rows"][0]["ratios"]["xbp"] = renamed
     settings.file("step", "json").write_text(json.dumps(content))
     settings.file("mlp", "json").write_text(json.dumps(measured(torch=0.1)))
-    os.utime(settings.file("mlp", "json"), (0, 0))  # of an earlier run
+    os.utime(settings.file("mlp", "json"), (0, 0))  # from an earlier run
     log = "[gw1] [ 50%] PASSED tests/a.py::b\n[gw0] [ 99%] FAILED tests/a.py::c[cupy] \n"
     log += "FAILED tests/a.py::d - AssertionError\n= 2 failed, 1 passed in 3 s =\n"
     parity = "passed: all 206 rows are within their bounds; 0 hidden waits\nwrote a/b.md\n"

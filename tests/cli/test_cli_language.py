@@ -38,7 +38,7 @@ def words(text: Path, output: Path, *more: object, steps: int = 60) -> list[obje
 
 @pytest.fixture(scope="module")
 def made() -> list[Path]:
-    """Where the run of `trained` is, once it has been made."""
+    """The folder of the run of `trained`, made once."""
     return []
 
 

@@ -27,7 +27,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images whose colour is their class, with noise."""
+    """Noisy images with one colour for each class."""
     folder, rng = tmp_path_factory.mktemp("data") / "cifar10", np.random.default_rng(0)
     folder.mkdir()
     colours = rng.integers(40, 216, (10, 3))
@@ -47,7 +47,7 @@ def words(data: Path, output: Path, *more: object, network: str = "resnet20") ->
 
 @pytest.fixture(scope="module")
 def made() -> list[Path]:
-    """Where the run of `trained` is, once it has been made."""
+    """The folder of the run of `trained`, made once."""
     return []
 
 
@@ -89,7 +89,7 @@ def test_it_resumes_as_if_it_had_never_been_interrupted(
     tmp_path,
     monkeypatch,
 ):
-    """In the middle of the second epoch, with a source, augmentation and running statistics."""
+    """Resuming within the second epoch, with source, augmentation and running statistics."""
     ordinary = Stopwatch.on_step_end
 
     def press(self, trainer, step):
@@ -135,7 +135,7 @@ def test_vgg(command, data, tmp_path):  # noqa: F811
 
 
 def test_the_fast_one_whitens_and_resumes(command, data, tmp_path, monkeypatch):  # noqa: F811
-    """Its first layer is computed from the images, and not learned."""
+    """Its first layer is computed from the images and not trained."""
     ordinary = Stopwatch.on_step_end
 
     def press(self, trainer, step):

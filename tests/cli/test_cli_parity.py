@@ -47,7 +47,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tanh's backward is 1 % off everywhere but on numpy."""
+    """Tanh's backward is 1 % too large on all backends except numpy."""
     forward = nn.Tanh.forward
 
     def off(self: nn.Tanh, x: Any, **options: Any) -> Any:
@@ -127,7 +127,7 @@ def test_the_certificate_says_what_was_run(command: Command, tmp_path: Path) -> 
 
 @needs_strict
 def test_a_folder_for_certificates(command: Command, tmp_path: Path) -> None:
-    """Under names that say which; a part does not replace the whole."""
+    """A certificate of a part has a name of its own, and does not replace the whole one."""
     folder, file = tmp_path / "new", tmp_path / "mine.json"
     backends = ("--backend", STRICT, "--backend", "numpy", "--only", "Tanh(")
     result = command(*backends, "--output", folder, "--json", file)
@@ -176,7 +176,7 @@ def test_progress_is_ten_lines_however_many_cases(capsys: pytest.CaptureFixture[
 
 
 def test_the_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each row of the whole catalogue is one line."""
+    """Each row of the catalogue is one line."""
     items = list({(item.kind, item.name): item for item in catalogue()}.values())
     rows = [row(item.name, kind=item.kind, waits=10, cases=100, forward=1e9) for item in items]
     parity.print_tables(Certificate(rows, {}, {"torch": {"device": "cpu"}}))
@@ -247,5 +247,5 @@ def test_what_failed_comes_first_and_numbers_that_json_lacks_are_text() -> None:
 
 
 def test_an_empty_certificate_cannot_be_had(command: Command) -> None:
-    """Whoever mistypes --only must not be told that all is well."""
+    """A mistyped --only must not report success."""
     assert command("--only", "Lienar").code == 2

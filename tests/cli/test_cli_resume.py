@@ -17,13 +17,13 @@ RESULTS = ("history.csv", "model.safetensors")
 
 @pytest.fixture(scope="module")
 def made():
-    """Where the run of `interrupted` is, once it has been made."""
+    """The folder of the run of `interrupted`, made once."""
     return []
 
 
 @pytest.fixture
 def interrupted(command, small, made, tmp_path, tmp_path_factory, monkeypatch):  # noqa: F811
-    """A run that Ctrl-C ended in its second epoch, after 7 of 10 steps; a copy of its folder."""
+    """A copy of the folder of a run that Ctrl-C ended in its second epoch, after 7 of 10 steps."""
     ordinary = Stopwatch.on_step_end
 
     def press(self, trainer, step):
@@ -47,7 +47,7 @@ def test_it_ends_as_if_it_had_never_been_interrupted(
     interrupted,
     tmp_path,
 ):
-    """No option is repeated: activation, data, numbers of steps are those of the run."""
+    """Activation, data and numbers of steps are those of the run, without options."""
     assert checkpoints_in(interrupted / "checkpoints")[-1].name == "step-00000007.safetensors"
     assert command(*options(small, tmp_path / "whole", activation="tanh")).code == 0
     result = command("train", "lenet5", "--resume", interrupted)
@@ -59,7 +59,7 @@ def test_it_ends_as_if_it_had_never_been_interrupted(
 
 
 def test_options_may_be_repeated_and_another_folder_given(command, small, interrupted, tmp_path):  # noqa: F811
-    """The result goes elsewhere, and the run that is resumed stays as it is."""
+    """With another output folder, the resumed run stays unchanged."""
     names = sorted(path.name for path in interrupted.rglob("*"))
     again = options(small, tmp_path / "other", activation="tanh")
     result = command(*again, "--resume", interrupted)
@@ -115,7 +115,7 @@ def test_a_folder_with_checkpoints_is_not_begun_anew(command, small, interrupted
 
 
 def test_files_are_data(command, interrupted):  # noqa: F811
-    """A checkpoint that names other things than a run's options is refused, whoever signed it."""
+    """A checkpoint with other options than those of a run is refused, with any checksum."""
     path = interrupted / "checkpoints" / "step-00000007.safetensors"
     file = TensorFile(path)
     arrays, document = file.read(), file.document

@@ -15,7 +15,7 @@ BOTH = OLD | NEW
 GPU13, GPU12 = Driver(13000, devices=(H200,)), Driver(12040, devices=(H200,))
 PIP12, PIP13 = "pip install 'cupy-cuda12x[ctk]>=14'", "pip install 'cupy-cuda13x[ctk]>=14'"
 
-# What there is, and the parts of the only sentence about it, in this order.
+# The installation, and the parts of the only message about it, in order.
 CASES = {
     "two wheels, driver 13": (
         Facts(GPU13, wheels=BOTH),
@@ -123,7 +123,7 @@ def test_one_sentence(name):
         Facts(GPU13, wheels=NEW, torch="12.8", visible="0"),
         Facts(GPU13, wheels=OLD),  # a newer driver serves older wheels
         Facts(GPU12, wheels=OLD, torch=None),
-        Facts(GPU12, wheels={"cupy": "15.0.0"}),  # built by the user, who knows for what
+        Facts(GPU12, wheels={"cupy": "15.0.0"}),  # built by the user
         Facts(Driver(12000, devices=(V100,)), wheels=OLD),
         Facts(
             Driver(13000, devices=(Device("Turing", (7, 5), 1),)),
@@ -153,7 +153,7 @@ def test_several_things_at_once():
 
 
 class Library:
-    """NVIDIA's C interface, as far as it is asked."""
+    """A stand-in for NVIDIA's C interface."""
 
     def __init__(self, devices=(), error=0, version=12040):
         self.devices, self.error, self.version = devices, error, version
@@ -206,7 +206,7 @@ class TestDriver:
             raise OSError(path)
 
         assert ask_driver(load) is None
-        assert ask_driver(lambda path: object()) is None  # a library of this name, but not it
+        assert ask_driver(lambda path: object()) is None  # another library of this name
 
     def test_one_that_does_not_start(self):
         expected = Driver(12040, 803, "CUDA_ERROR_803")
@@ -229,7 +229,7 @@ def test_hardware(tmp_path):
     assert not drivers._hardware(tmp_path / "no bus")
     device("00", "0x8086", "0x030000")  # another vendor's display
     device("01", "0x10de", "0x040300")  # NVIDIA's sound
-    (tmp_path / "02").mkdir()  # gone meanwhile
+    (tmp_path / "02").mkdir()  # removed in between
     assert not drivers._hardware(tmp_path)
     device("03", "0x10de", "0x030200")
     assert drivers._hardware(tmp_path)
@@ -261,7 +261,7 @@ class TestLibraries:
         ],
     )
     def test_only_next_to_a_gpu(self, monkeypatch, driver, wheels, looks):
-        """To find them they are loaded, which takes a second."""
+        """Finding them means loading them, which takes a second."""
         monkeypatch.setattr(drivers, "ask_driver", lambda: driver)
         monkeypatch.setattr(drivers, "versions", lambda names: wheels)
         monkeypatch.setattr(drivers, "_missing", lambda: ("cublas",))

@@ -56,7 +56,7 @@ def test_more_waits_and_raises() -> None:
 
 
 def test_no_more_is_made_than_was_asked_for() -> None:
-    """`most` wait and one is in the making, besides the one that the caller has."""
+    """`most` items wait and one is being made, besides the caller's."""
     begun: list[int] = []
     reached = threading.Semaphore(0)
 
@@ -68,7 +68,7 @@ def test_no_more_is_made_than_was_asked_for() -> None:
 
     with Ahead(items(), most=1) as ahead:
         for taken in range(5):
-            wanted = min(taken + 2, 9)  # the first waits, the second is in the making
+            wanted = min(taken + 2, 9)  # the first waits, the second is being made
             while len(begun) < wanted:
                 assert reached.acquire(timeout=10)
             assert begun == list(range(wanted))

@@ -51,7 +51,7 @@ def images(dtype: str) -> Any:
 
 
 def words(count: int = 1, seed: int = 0) -> Iterator[np.ndarray]:
-    """What the stream draws for each image, one decision after the other."""
+    """The draws of the stream for each image, one decision after the other."""
     stream = RandomStream(seed)
     for _ in range(count):
         yield stream.bits((N,), like=FLOATS)
@@ -115,7 +115,7 @@ def test_brightness_is_a_factor_an_image(place: str, dtype: str) -> None:
     x = images(dtype)
     made = xbp.to_numpy(Brightness(0.7)(xbp.asarray(x), rng=0)[0])
     assert made.dtype == x.dtype
-    # The factor is rounded in another order than here.
+    # another order of roundings
     tolerance = {"float32": 3e-7, "float64": 1e-15, "uint8": 0}[dtype]
     np.testing.assert_allclose(made, brightened(x), rtol=tolerance)
     assert dtype != "uint8" or made.max() == 255
@@ -310,7 +310,7 @@ def test_one_that_defines_nothing() -> None:
 
 
 def test_accumulated_parts_are_those_of_the_whole_batch_changed_at_once() -> None:
-    """To rounding: what is drawn, is drawn for the large batch."""
+    """Equal to rounding, as random numbers are drawn for the large batch."""
     x, y = np.tile(FLOATS, (3, 1, 1, 1)), np.tile(Y, 3)
     states = []
     for batch_size, accumulate in ((12, 1), (4, 3)):

@@ -45,7 +45,7 @@ print(len(trainer.predict(source)), "outputs")
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux what is used")
 def test_a_set_ten_times_larger_than_the_memory_allowed(tmp_path: Path) -> None:
-    rows = 64 * 800  # 205 MB, where 20 MB are allowed beyond the interpreter's own
+    rows = 64 * 800  # 205 MB; the limit is 20 MB beyond the interpreter's memory
     y = np.arange(rows) % 3
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (rows, 1000))
     for start in range(0, rows, 3200):

@@ -33,7 +33,7 @@ def records(count: int, *classes: int, seed: int = 0) -> tuple[bytes, np.ndarray
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Official files of few records."""
+    """Files of the official names with few records."""
     monkeypatch.setattr(cifar, "RECORDS", {"data_batch": 3, "test_batch": 2, "train": 4, "test": 2})
 
 
@@ -144,7 +144,7 @@ def test_colours_are_standardized_channel_by_channel() -> None:
 
 
 def test_the_published_images_have_the_published_means() -> None:
-    """Also of a copy that has been through JPEG, to one level of 256."""
+    """Also for a copy after JPEG compression, to one level of 256."""
     folder = os.environ.get("XBP_CIFAR10")
     if not folder:
         pytest.skip("XBP_CIFAR10 names no folder with CIFAR-10's binary files")

@@ -34,11 +34,11 @@ pooch = pytest.importorskip("pooch", reason="pooch is not installed")
 
 
 class Server:
-    """Files by their paths, and what has been asked for."""
+    """A server of files by their paths, with a record of requests."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.cut = 0  # bytes that are announced and not sent
+        self.cut = 0  # bytes announced but not sent
         self.asked: list[str] = []
         outer = self
 
@@ -88,7 +88,7 @@ def tar(members: dict[str, bytes]) -> bytes:
 
 
 def offer(server: Server, monkeypatch: pytest.MonkeyPatch, name: str, **files: bytes) -> None:
-    """Let the downloads of a set be these files of the server."""
+    """Make these files of the server the downloads of a set."""
     old, new = known.SETS[name], []
     for download in old.downloads:
         content = files[download.name]
@@ -247,7 +247,7 @@ def test_emnist_is_upright(server, monkeypatch, tmp_path, split: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == set(known.EMNIST.members)
     (tmp_path / "emnist-digits-test-labels-idx1-ubyte.gz").unlink()
     asked = len(server.asked)
-    if split != "digits":  # another split is not fetched for this one
+    if split != "digits":  # the other split is not fetched
         load_emnist(tmp_path, split=split, download=True)
         assert len(server.asked) == asked
 

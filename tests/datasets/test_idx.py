@@ -95,7 +95,7 @@ class TestReads:
         np.testing.assert_array_equal(array, expected)
 
     def test_a_file_written_by_hand(self, write):
-        """Two rows of three int16: the byte order and the order of the items, spelled out."""
+        """Two rows of three int16, byte by byte: byte order and order of items."""
         content = "00 00 0B 02  00000002 00000003  0001 0002 0003  0100 FFFF 8000"
         array = read_idx(write(bytes.fromhex(content)))
         assert array.tolist() == [[1, 2, 3], [256, -1, -32768]]
@@ -139,7 +139,7 @@ class TestReads:
         assert read_idx(path).tolist() == list(range(9))
 
     def test_the_best_compression_there_is(self, write):
-        """Zeros reach deflate's ratio of 1032 to 1 all but exactly, and are still read."""
+        """Zeros, compressed almost at deflate's limit of 1032 to 1, are still read."""
         path = write(gzip.compress(header(8, 32 * MIB) + bytes(32 * MIB)))
         assert path.stat().st_size * 1020 < 32 * MIB
         assert read_idx(path).shape == (32 * MIB,)
@@ -217,7 +217,7 @@ class TestRefuses:
             refusal(write(gzip.compress(content[:size])))
 
     def test_mutated_header(self, write):
-        """Every other value of every header byte: a clear refusal, or the type was swapped."""
+        """Every other value of every header byte is refused clearly, or swaps the type."""
         content = encode(np.arange(6, dtype="u1").reshape(2, 3))
         accepted = set()
         for position in range(12):
@@ -235,10 +235,10 @@ class TestRefuses:
         assert accepted == {(2, 0x09)}  # uint8 read as int8
 
     def test_mutated_gzip(self, write):
-        """Any other byte anywhere is refused, except where gzip stores nothing of the content."""
+        """Any other byte anywhere is refused, except where gzip stores no content."""
         original = np.arange(6, dtype="u1").reshape(2, 3)
         content = gzip.compress(encode(original), mtime=0)
-        # Flags, time, system; and the last deflate byte, whose highest bits only fill it up.
+        # Flags, time, system; and the last deflate byte, whose highest bits are padding.
         without_effect = {*range(3, 10), len(content) - 9}
         for position in range(len(content)):
             for value in set(range(256)) - {content[position]}:
@@ -274,7 +274,7 @@ class TestRefuses:
 
 
 class TestMemory:
-    """What a header claims costs nothing, and what a stream holds beyond it neither."""
+    """Neither the sizes in a header nor data beyond them cost memory."""
 
     @compressions
     @pytest.mark.parametrize("shape", [(MIB, MIB), (2**32 - 1,) * 3, (2**32 - 1,) * 64])
@@ -284,7 +284,7 @@ class TestMemory:
             assert "too small a file" in refusal(path)
 
     def test_plausible_header_of_a_short_gzip(self, write):
-        """Within deflate's ratio the header alone convicts nobody: the stream's end does."""
+        """Within deflate's ratio a header may be true: only the end of the stream shows."""
         noise = np.random.default_rng(0).bytes(MIB)
         path = write(gzip.compress(header(8, 1000 * MIB) + noise))
         with peak_below(5 * MIB):
@@ -292,7 +292,7 @@ class TestMemory:
 
     @pytest.mark.parametrize("promised", [1, 1000, MIB])
     def test_gzip_bomb(self, promised, write):
-        """A bomb without its end: who reads on until there finds it truncated, not too long."""
+        """A bomb without an end: a reader that goes on finds it truncated, not too long."""
         compressor = zlib.compressobj(wbits=31)
         bomb = compressor.compress(header(8, promised))
         bomb += b"".join(compressor.compress(bytes(MIB)) for _ in range(64))

@@ -89,7 +89,7 @@ class TestBundledData:
         assert np.bincount(y_test).tolist() == test_counts
 
     def test_the_first_images_stand_upright(self, mnist):
-        """A 5 and a 7 (row, column): the 7's bar is on top, and its stem ends at the bottom."""
+        """Orientation: the bar of a 7 is on top, and its stem ends at the bottom."""
         (x_train, _), (x_test, _) = mnist
         assert x_train[0, 5, 12:16].tolist() == [3, 18, 18, 18]
         assert x_test[0, 7, 6:10].tolist() == [84, 185, 159, 151]
@@ -97,14 +97,14 @@ class TestBundledData:
         assert x_test[0, 26, 10:13].min() > 0
 
     def test_mean_and_std_are_the_training_sets(self, mnist):
-        """Integer sums, so that the two constants are checked to the last digit but one."""
+        """The two constants from integer sums, to the last digit but one."""
         (x_train, _), _ = mnist
         counts = np.bincount(x_train.reshape(-1), minlength=256).tolist()
         n = sum(counts)
         total = sum(pixel * count for pixel, count in enumerate(counts))
         squares = sum(pixel**2 * count for pixel, count in enumerate(counts))
         assert pytest.approx(total / (255 * n), rel=1e-15, abs=0) == MNIST_MEAN
-        # 1e16 inside the root of integers gives the quotient sixteen digits.
+        # a factor of 1e16 in the integer root gives the quotient sixteen digits
         root = isqrt((n * squares - total**2) * 10**16) / 10**8
         assert pytest.approx(root / (255 * n), rel=1e-15, abs=0) == MNIST_STD
 
@@ -166,7 +166,7 @@ class TestDataDir:
 
     @pytest.mark.parametrize("name", MD5)
     def test_refuses_a_folder_for_a_file(self, folder, name):
-        """As some archives unpack: train-images-idx3-ubyte/train-images-idx3-ubyte."""
+        """Files in folders of their own name, as some archives unpack them."""
         (folder / name).unlink()
         (folder / name).mkdir()
         assert f"lacks {name};" in refusal(folder)

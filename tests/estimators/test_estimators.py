@@ -61,7 +61,7 @@ def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
 
 
 def test_the_checks_that_need_array_api_dispatch() -> None:
-    """scikit-learn skips these two unless this variable was there when scipy was imported."""
+    """scikit-learn skips these two unless this variable was set when scipy was imported."""
     pytest.importorskip("array_api_strict")
     code = (
         "from sklearn.utils.estimator_checks import estimator_checks_generator as checks\n"
@@ -91,7 +91,7 @@ def test_cross_validated_accuracy_on_breast_cancer() -> None:
 
 
 def test_fit_is_a_trainer_on_an_mlp() -> None:
-    """Nothing else happens in between: bit for bit."""
+    """Equal bit for bit."""
     seed = int(np.random.RandomState(7).randint(2**31 - 1))
     rng = generator(seed)
     model = xbp.models.MLP(4, 6, 5, 3, activation=nn.Tanh, dropout=0.1, dtype="float64", rng=rng)
@@ -104,7 +104,7 @@ def test_fit_is_a_trainer_on_an_mlp() -> None:
         random_state=7,
     ).fit(X, Y)  # fmt: skip
     assert ours.loss_curve_ == history["loss"]
-    assert history["loss"][-1] > min(history["loss"])  # and it is the last epoch that is kept
+    assert history["loss"][-1] > min(history["loss"])  # and the last epoch is kept
     assert np.array_equal(ours.predict_proba(X), nn.Softmax()(trainer.predict(X)))
 
 
@@ -269,7 +269,7 @@ def test_weighted_steps_are_scikit_learns(ours: Any) -> None:
 
 
 def parameters(peer: Any) -> dict[str, Any]:
-    """Those of a network of scikit-learn, under our names."""
+    """The parameters of a network of scikit-learn, with xbp's names."""
     layers = zip((0, 2), peer.coefs_, peer.intercepts_, strict=True)
     return {
         f"{i}.{name}": value for i, w, b in layers for name, value in (("weight", w.T), ("bias", b))
@@ -316,7 +316,7 @@ def test_bad_weights_are_refused(weight: Any, message: str) -> None:
 @pytest.mark.parametrize("scale", [1e-300, 1e-45, 2.0**-20, 1e38, 1e300])
 @pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetRegressor])
 def test_weights_count_in_proportion(kind: Any, scale: float) -> None:
-    """However small or large they are: their sum is within the dtype."""
+    """Weights of any size whose sum is within the dtype."""
     x, y = X.astype("float32"), Y if kind is NeuralNetClassifier else X[:, 0]
     ratios = 1 + np.arange(150) % 3
     options: dict[str, Any] = {"max_iter": 3, "random_state": 0}
@@ -331,7 +331,7 @@ def test_weights_count_in_proportion(kind: Any, scale: float) -> None:
 @pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetRegressor])
 def test_what_is_held_out_has_some_weight(kind: Any) -> None:
     weight = np.zeros(150)
-    weight[0] = 1  # on one side of the split alone
+    weight[0] = 1  # on one side of the split only
     model = kind(8, early_stopping=True, random_state=0)
     y = Y if kind is NeuralNetClassifier else X[:, 0]
     with pytest.raises(InputError, match=r"all weights of what is (held out|trained on) are 0"):
@@ -473,7 +473,7 @@ def test_a_warm_start_goes_on(early_stopping: bool) -> None:
     model, before = warm.model_, warm.loss_curve_[:]
     warm.fit(X, NAMES)
     assert warm.model_ is model and warm.loss_curve_[:2] == before and warm.n_iter_ == 4
-    if not early_stopping:  # which begins the second time with the best epoch of the first
+    if not early_stopping:  # which starts the second time from the best epoch of the first
         whole = NeuralNetClassifier(8, max_iter=4, **options).fit(X, NAMES)
         assert warm.loss_curve_ == whole.loss_curve_
     with pytest.raises(InputError, match="there is no class 'x'; the classes are"):

@@ -59,7 +59,7 @@ def test_every_layer_and_model_is_among_them() -> None:
 
 
 def test_the_table_in_the_documents_is_up_to_date() -> None:
-    """By `python -m xbp.exchange.survey > docs/onnx.md`."""
+    """docs/onnx.md is the output of `python -m xbp.exchange.survey`."""
     lines = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8").splitlines()
     table = [line.split(" | ") for line in lines if line.startswith("| `")]
     assert [cells[0] for cells in table] == [f"| `{item.case}`" for item in ITEMS]
@@ -93,7 +93,7 @@ def test_lenet5_is_a_dozen_nodes_with_the_names_of_its_state_dict(tmp_path: Path
 
 
 def test_nothing_is_computed_twice(tmp_path: Path) -> None:
-    """Though each time step transposes the same weights, and makes the same constants."""
+    """Each time step shares transposed weights and constants."""
     to_onnx(nn.GRU(3, 4, rng=0), tmp_path / "model.onnx", (5, 3))
     nodes = onnx.load(tmp_path / "model.onnx").graph.node
     kinds = Counter((node.op_type, *node.input, *map(str, node.attribute)) for node in nodes)
@@ -104,7 +104,7 @@ def test_nothing_is_computed_twice(tmp_path: Path) -> None:
 
 
 def test_onnxruntime_makes_a_linear_layer_one_node(tmp_path: Path) -> None:
-    """Which is why the file need not: constants are folded, and the bias is part of the product."""
+    """onnxruntime folds constants, and makes the bias a part of the product."""
     to_onnx(xbp.models.MLP(5, 7, 2, rng=0), tmp_path / "model.onnx", (5,))
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -271,7 +271,7 @@ def test_layers_of_ones_own_are_exported(tmp_path: Path) -> None:
 
 
 class Bad(nn.Layer):
-    """Does what GPUs dislike, and graphs cannot record."""
+    """A layer with a data-dependent branch."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
@@ -281,7 +281,7 @@ class Bad(nn.Layer):
 
 
 class Twice(nn.Layer):
-    """A combinator of one's own."""
+    """A user's own combinator."""
 
     def __init__(self, layer: nn.Layer) -> None:
         self.inner = layer
@@ -458,7 +458,7 @@ def test_an_output_that_is_also_used_inside_keeps_its_name(tmp_path: Path) -> No
 
 
 def test_nothing_runs_in_float64_by_accident() -> None:
-    """Constants take the dtype of the arrays that they meet."""
+    """Constants take the dtype of the other operand."""
     for layer in (nn.GELU(), nn.Softplus(), nn.ELU(), nn.LeakyReLU(), nn.Softmax()):
         file = traced(layer, normal(2, 3), None)
         typed = onnx.shape_inference.infer_shapes(file)

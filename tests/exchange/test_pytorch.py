@@ -42,7 +42,7 @@ def pair(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> tupl
     torch.manual_seed(0)
     recurrent = {"batch_first": True} if name in ("RNN", "LSTM", "GRU") else {}
     theirs = getattr(torch.nn, name)(*arguments, **options, **recurrent)
-    for key, array in theirs.state_dict().items():  # so that no two are equal from the start
+    for key, array in theirs.state_dict().items():  # so that they all differ
         if array.is_floating_point():
             torch.nn.init.normal_(array)
         if key == "running_var":

@@ -18,7 +18,7 @@ ODD: tuple[Any, ...] = (
 
 
 def bytes_(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """One to four small accidents."""
+    """One to four random changes of bytes."""
     mutant = bytearray(content)
     for _ in range(choose.choice((1, 1, 1, 2, 4))):
         size = len(mutant) or 1  # half of them at the beginning, where headers are
@@ -49,7 +49,7 @@ def bytes_(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
 
 
 def json_(choose: random.Random, document: Any) -> Any:
-    """One to three values replaced, removed, doubled or wrapped; what it was stays as it is."""
+    """A copy with one to three values replaced, removed, doubled or wrapped."""
     mutant = copy.deepcopy(document)
     for _ in range(choose.choice((1, 1, 2, 3))):
         places = list(_places(mutant))
@@ -87,7 +87,7 @@ def _places(node: Any) -> Any:
 
 
 def text(choose: random.Random, document: Any) -> str:
-    """A document as JSON; now and then nested deeper than any parser likes, or not quite JSON."""
+    """A document as JSON; sometimes nested too deeply for a parser, or malformed."""
     written = json.dumps(document)
     match choose.randrange(12):
         case 0:

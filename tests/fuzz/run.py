@@ -14,12 +14,12 @@ from pathlib import Path
 from fuzz import subjects
 from xbp.errors import XBPError
 
-SECONDS = 60  # for one case, on a machine that does other things too
-MEMORY = 256 << 20  # bytes, beyond what the process has when it begins
+SECONDS = 60  # for one case, on a busy machine
+MEMORY = 256 << 20  # bytes, beyond those of the process at its start
 
 
 def limit_memory() -> None:
-    """From now on the system refuses what would exceed MEMORY."""
+    """Let the system refuse memory beyond MEMORY from now on."""
     try:
         import resource
     except ImportError:  # Windows
@@ -30,18 +30,18 @@ def limit_memory() -> None:
 
 
 def peak() -> int:
-    """The most memory that the process has had, in KiB on Linux."""
+    """The peak memory of the process, in KiB on Linux."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def case(number: int, seed: int, kinds: list[subjects.Subject], folder: Path) -> tuple[str, str]:
-    """(kind of file, what became of it) of one mutated file."""
+    """(kind of file, result of reading it) for one mutated file."""
     choose = random.Random(f"{seed} {number}")
     subject = kinds[number % len(kinds)]
     mutation, guarded = choose.choice(subject.mutations)
-    if mutation is subjects.bomb and choose.random() < 0.9:  # they take a while to pack
+    if mutation is subjects.bomb and choose.random() < 0.9:  # compressing them takes time
         mutation = subjects.regzipped
     content = mutation(choose, subject.content, [kind.content for kind in kinds])
     path = folder / "case"

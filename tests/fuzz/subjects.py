@@ -51,7 +51,7 @@ class Subject:
 
 
 def subjects(folder: Path) -> list[Subject]:
-    """All of them, their files written to `folder`."""
+    """All subjects, with their files in `folder`."""
     fit(folder / "checkpoints", epochs=2, stop=6)
     (checkpoint,) = folder.glob("checkpoints/step-00000006.safetensors")
     model = xbp.models.MLP(3, 4, 2, activation=nn.Tanh, rng=0)
@@ -85,7 +85,7 @@ def subjects(folder: Path) -> list[Subject]:
 
 
 def fit(folder: Path, epochs: int, stop: int = 0, resume: Path | None = None) -> bytes:
-    """The parameters after a small training that is restored from a checkpoint."""
+    """A digest of the parameters after a small training is resumed from a checkpoint."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 3)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
@@ -183,7 +183,7 @@ def header(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
 
 
 def plausible(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """Other names, shapes of the same size and dtypes of the same width, and a right checksum."""
+    """Other names, shapes of equal size and dtypes of equal width, with a valid checksum."""
     parts, data = _parts(content)
     names = [name for name in parts if name != "__metadata__"]
     for _ in range(choose.randint(1, 2)):
@@ -228,18 +228,18 @@ def _described(choose: random.Random, content: bytes, signed: bool) -> bytes:
         found = json.loads(written)
         written = _signed(found, parts, data) if signed else json.dumps({**found, DIGEST: old})
     except (ValueError, RecursionError, TypeError, AttributeError):
-        pass  # no JSON, or no object: as it is
+        pass  # not a JSON object: unchanged
     parts["__metadata__"][KEY] = written
     return _framed(parts, data)
 
 
 def document(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """What xbp itself says in the file, with a checksum that fits again: an attack."""
+    """Mutated metadata of xbp with a valid checksum: an attack."""
     return _described(choose, content, signed=True)
 
 
 def document_alone(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """The same without the checksum: an accident, which must not pass."""
+    """Mutated metadata of xbp with the old checksum: an accident, which must be noticed."""
     return _described(choose, content, signed=False)
 
 
@@ -248,7 +248,7 @@ def json_file(choose: random.Random, content: bytes, others: list[bytes]) -> byt
 
 
 def npy_header(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """Shapes, types and orders that a .npy file may claim, in a header as long as before."""
+    """Other shapes, types and orders in the header of a .npy file, which keeps its length."""
     header = {
         "descr": choose.choice(("<f4", ">f4", "<f8", "|u1", "|b1", "|O", "<U3", "<c8", "<M8[s]")),
         "fortran_order": choose.choice((False, True)),
@@ -258,7 +258,7 @@ def npy_header(choose: random.Random, content: bytes, others: list[bytes]) -> by
 
 
 def whole_records(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """Any number of records of CIFAR-10, with any labels."""
+    """A random number of CIFAR-10 records with random labels."""
     return choose.randbytes(3073 * choose.randrange(4))
 
 
@@ -267,7 +267,7 @@ def regzipped(choose: random.Random, content: bytes, others: list[bytes]) -> byt
 
 
 def bomb(choose: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """A short file that unpacks to 32 MiB, whatever its header promises."""
+    """A short file that unpacks to 32 MiB, with any header."""
     shape = [choose.choice((1, 255, 2**16, 2**31, 2**32 - 1)) for _ in range(choose.randint(1, 3))]
     start = struct.pack(f">4B{len(shape)}I", 0, 0, choose.choice((8, 14)), len(shape), *shape)
     compressor = zlib.compressobj(1, wbits=31)

@@ -28,14 +28,14 @@ rounded."""
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What is in a safetensors file of xbp, read without xbp: its document, its arrays."""
+    """Document and arrays of a safetensors file of xbp, read without xbp."""
     with safe_open(path, framework="np") as file:
         document = json.loads((file.metadata() or {}).get("xbp", "{}"))
         return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def unpacked(path: Path, folder: Path) -> Path:
-    """`path`, or the file that ``path.xz`` holds, in `folder`."""
+    """`path`, or the content of ``path.xz`` in `folder`."""
     packed = path.with_name(path.name + ".xz")
     if not packed.exists():
         return path
@@ -44,7 +44,7 @@ def unpacked(path: Path, folder: Path) -> Path:
 
 
 def assert_same(got: Any, wanted: Any, rounding: float, where: str = "it") -> None:
-    """Equal in structure, keys, whole numbers and texts, and near in all other numbers."""
+    """Check structure, keys, whole numbers and texts for equality, other numbers to a tolerance."""
     match wanted:
         case dict():
             assert isinstance(got, dict), where
@@ -71,13 +71,13 @@ def assert_same(got: Any, wanted: Any, rounding: float, where: str = "it") -> No
 
 
 def distance(got: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """The largest between two entries, in units of the largest entry wanted."""
+    """The largest difference of two entries, relative to the largest expected entry."""
     apart = np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0)
     return float(apart and apart / np.max(np.abs(wanted)))
 
 
 def assert_same_file(got: Path, wanted: Path, rounding: float) -> None:
-    """Two files of xbp, both read without it."""
+    """Compare two files of xbp, both read without xbp."""
     documents, arrays = zip(read(got), read(wanted), strict=True)
     assert_same(*documents, rounding, "the document")
     assert_same(*arrays, rounding, "the arrays")

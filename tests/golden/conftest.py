@@ -1,1 +1,1 @@
-collect_ignore = ["write.py"]  # the record of how files were made, in the words of that version
+collect_ignore = ["write.py"]  # the record of how files were made, in the API of that version

@@ -32,7 +32,7 @@ FILES = Path(__file__).parent / "files"
 
 
 def spread(*shape: int, dtype: Any = "float32", shift: int = 0) -> NDArray[Any]:
-    """Numbers from -1 to 1 in multiples of 1/128, all over the place, the same on every machine."""
+    """Scattered multiples of 1/128 from -1 to 1, equal on every machine."""
     indices = np.arange(shift, shift + int(np.prod(shape)), dtype=np.int64)
     return ((indices * 7919 % 257 - 128) / 128).reshape(shape).astype(dtype)
 
@@ -56,7 +56,7 @@ def small(classes: int = 4, *, dtype: Any = "float32", rng: Any = 0) -> nn.Seque
 
 
 def small28(classes: int = 10, *, dtype: Any = "float32", rng: Any = 0, **_: Any) -> nn.Sequential:
-    """In place of LeNet-5 in ``xbp train lenet5``: as small as the files of it here shall be."""
+    """A small network in place of LeNet-5 in ``xbp train lenet5``, for small files."""
     rng = xbp.random.generator(rng)
     return nn.Sequential(
         nn.AvgPool2d(7),
@@ -99,7 +99,7 @@ def of1998() -> nn.Sequential:
 
 
 def one_by_one() -> nn.Sequential:
-    """One number in, one out: no sum has two terms, so every machine computes the same bits."""
+    """One input, one output: no sum has two terms, so all machines compute the same bits."""
     rng = xbp.random.generator(4)
     return nn.Sequential(
         nn.Linear(1, 1, dtype="float64", rng=rng),
@@ -117,7 +117,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Layer], NDArray[Any]]] = {
     "gru": (lambda: recurrent(nn.GRU), spread(2, 4, 2)),
     "1998": (of1998, spread(2, 1, 8, 8, dtype="float64")),
 }
-"""Models of one's own: a file has their weights alone. With an input."""
+"""A user's own models, of which a file has the weights only; with inputs."""
 
 NAMED: dict[str, tuple[Callable[[], nn.Layer], NDArray[Any]]] = {
     "lenet5": (lambda: xbp.models.LeNet5(rng=0), spread(2, 1, 28, 28)),
@@ -137,7 +137,7 @@ NAMED: dict[str, tuple[Callable[[], nn.Layer], NDArray[Any]]] = {
         spread(2, 2, dtype="float64"),
     ),
 }
-"""Models of xbp: a file says which it is, and `load_model` makes it. With an input."""
+"""Models of xbp, which `load_model` makes from their files; with inputs."""
 
 
 # --- trainings -----------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Training(NamedTuple):
 
 
 class StopAfter(Callback):
-    """Ends training after a step, counted over all epochs; it goes on if it is resumed."""
+    """A callback that ends training after a step, counted over all epochs, unless it is resumed."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -203,7 +203,7 @@ def classes(n: int, count: int) -> NDArray[np.int64]:
 
 
 def _everything(folder: Path) -> list[Callback]:
-    """Every callback that remembers something."""
+    """All callbacks with a state."""
     return [
         EarlyStopping("val_loss", patience=9),
         Convergence(1e-9),
@@ -287,14 +287,14 @@ TRAININGS: dict[str, Training] = {
     "optimizer_radam": _optimizer("RAdam", lr=0.1),
 }
 EXACT = "one_by_one"
-"""The training whose bits are those of every machine."""
+"""The training that has equal bits on every machine."""
 
 ORDERS = [(5, 0, 18), (5, 1, 18), (5, 2, 7), (0, 0, 64), (2**63, 10, 5)]
 """(seed, epoch, number of samples) of shuffles."""
 
 DRAWS = [(5, 0, 9), (5, 7, 9), (0, 2**33 + 1, 5), (2**64, 3, 5)]
-"""(seed, step, number of words) of random bits, of two draws each."""
+"""(seed, step, number of words) of random bits, two draws each."""
 
 CLI = ["train", "lenet5", "--epochs", "2", "--batch-size", "32", "--limit", "100"]
-"""The run whose folders are kept; the resumed one has `small28` for LeNet-5."""
+"""The run whose folders are kept; the resumed run has `small28` in place of LeNet-5."""
 CLI_MIDDLE = 6

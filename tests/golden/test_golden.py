@@ -94,7 +94,7 @@ def test_weights_are_written_as_they_were(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_seed_gives_the_same_initial_weights(name: str) -> None:
-    """The files of these models are of weights never trained."""
+    """These models' files have untrained weights."""
     initial = MODELS[name][0]().state_dict()
     assert_same(initial, read(FILES / "weights" / f"{name}.safetensors")[1], 0.0)
 
@@ -143,7 +143,7 @@ def test_a_training_from_the_start_writes_what_it_wrote(name: str, tmp_path: Pat
 @pytest.mark.usefixtures("_either")
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_checkpoint_goes_on_to_the_same_end(name: str, tmp_path: Path) -> None:
-    """In one go, and once more with an interruption in another place: these two bit for bit."""
+    """Uninterrupted, and interrupted elsewhere: both equal, bit for bit."""
     training, files = TRAININGS[name], FILES / "trainings" / name
     ends = []
     for folder in (tmp_path / "once", tmp_path / "twice"):
@@ -194,7 +194,7 @@ def test_a_checkpoint_goes_on_on_another_backend(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("change", [{"seed": 6}, {"model": partial(dense, p=0.4375)}])
 def test_another_training_is_not_taken_for_the_same(change: dict[str, Any], tmp_path: Path) -> None:
-    """Other shuffles and masks, or other masks alone, are far outside what rounding explains."""
+    """Other shuffles or masks give differences far larger than rounding."""
     training = TRAININGS["momentum"]._replace(**change)
     training.run(tmp_path)
     _, got = read(checkpoint(tmp_path, training.middle))
@@ -297,7 +297,7 @@ def test_the_page_of_a_run_is_made(finished: Path, command: Any) -> None:
 def test_a_run_of_the_command_line_goes_on(
     tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its options, data, shuffles and masks are those of then; so are the files at its end."""
+    """Options, data, shuffles, masks and final files are those of that version."""
     old = FILES / "interrupted"
     monkeypatch.setattr(xbp.models, "LeNet5", small28)
     folder = tmp_path / "run"

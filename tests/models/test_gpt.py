@@ -35,7 +35,7 @@ def test_it_is_its_parts_one_after_the_other() -> None:
 
 
 def test_gpt_2_small_has_its_124_million_parameters() -> None:
-    """Radford et al. 2019's smallest, counted from the shapes of one block."""
+    """The parameters of GPT-2 small (Radford et al. 2019), counted from the shapes of one block."""
     model = GPT(vocabulary=11, context=13, layers=1, heads=12, width=768, rng=0)
     block = sum(parameter.data.size for parameter in model.blocks.parameters())
     assert (50_257 + 1024) * 768 + 12 * block + 2 * 768 == 124_439_808
@@ -58,7 +58,7 @@ def test_initial_weights_are_gpt_2s() -> None:
         else:
             onto_sum = name.endswith(("out_proj.weight", "linear2.weight"))
             std = 0.02 / np.sqrt(6) if onto_sum else 0.02
-            # The standard deviation of n numbers errs by 1/√2n, here 1/90 at most; 5 of them.
+            # The standard deviation of n numbers errs by 1/√2n, here 1/90 at most; 5 σ.
             assert abs(value.std() / std - 1) < 5 / np.sqrt(2 * value.size), name
     assert GPT(**SMALL).state_dict().keys() | {"head.weight"} == model_names(tie=False)
 
@@ -78,7 +78,7 @@ def test_no_step_waits_for_the_device() -> None:
 
 
 def test_it_learns_a_rule() -> None:
-    """Each token is the last but one: after some steps the loss is far below log 7 = 1.9."""
+    """Each token repeats the one two before: after some steps the loss is far below log 7 = 1.9."""
     rng, model, loss = np.random.default_rng(0), GPT(**SMALL), nn.CrossEntropyLoss()
     optimizer = optim.Adam(model.parameters(), 0.01)
     for _ in range(150):

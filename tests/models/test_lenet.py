@@ -18,7 +18,7 @@ def kinds(model: nn.Sequential) -> list[str]:
 
 
 def test_the_default_keeps_its_names_and_its_weights_bit_for_bit() -> None:
-    """So that saved weights load, and a seed gives the run that it gave before."""
+    """Names and initial weights stay, so that files load and a seed gives equal results."""
     state = LeNet5(rng=0).state_dict()
     layers = ["0", "3", "7", "9", "11"]
     assert list(state) == [f"{layer}.{name}" for layer in layers for name in ("weight", "bias")]

@@ -63,7 +63,7 @@ def test_one_activation_and_one_dropout_stand_for_all_hidden_layers() -> None:
         *("Linear", "PReLU", "Dropout"),
         "Linear",
     ]
-    assert model[1] is not model[4]  # each has a slope of its own
+    assert model[1] is not model[4]  # each with its own slope
     assert {p.data.dtype.name for p in model.parameters()} == {"float64"}
 
 

@@ -43,7 +43,7 @@ def test_the_vggs_of_the_paper_without_its_large_layers() -> None:
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_it_is_what_it_is_in_pytorch(shortcut: str) -> None:
-    """Forward in inference and training, and all gradients, in float64."""
+    """Forward, in inference and training, and all gradients, in float64."""
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
 
@@ -111,7 +111,7 @@ def test_a_file_of_weights_makes_the_model_again(model: Layer, tmp_path: Path) -
     optimizer = optim.SGD(model.parameters(), 0.1)
     x = np.random.default_rng(0).normal(size=(4, model.arguments.get("channels", 3), 32, 32))
     x = x.astype("float32")
-    y, backward = model.forward(x, training=True)  # running statistics are in the file, too
+    y, backward = model.forward(x, training=True)  # with running statistics
     backward(np.ones_like(y))
     optimizer.step()
     save_weights(model.state_dict(), tmp_path / "weights", model=model)
@@ -122,7 +122,7 @@ def test_a_file_of_weights_makes_the_model_again(model: Layer, tmp_path: Path) -
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 def test_the_least_size_is_one(model: Layer) -> None:
-    """A file that says it is larger than it is is refused, before the model is made."""
+    """A file with too large sizes is refused before the model is made."""
     assert 0 < LEAST[type(model).__name__](model.arguments) <= size(model)
 
 
@@ -164,7 +164,7 @@ def test_mistakes(make: Any, part: str) -> None:
 
 
 def test_whitened_patches_are_uncorrelated() -> None:
-    """With variance 1 each, where eps is small beside those of the patches."""
+    """Variances of 1, if eps is small beside the variances of the patches."""
     rng = np.random.default_rng(0)
     mixed = rng.normal(size=(40, 3, 9, 9)).cumsum(axis=2).cumsum(axis=1)
     model = FastCIFAR(widths=(2, 2, 2), dtype="float64", rng=0)

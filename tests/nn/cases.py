@@ -14,7 +14,7 @@ CASES = [case for case in cases.CASES if case.line.oracle and case.finite]
 LAYERS = [case for case in CASES if case.kind == "layer"]
 LOSSES = [case for case in CASES if case.kind == "loss"]
 CALLS = list({case.call: case for case in reversed(CASES)}.values())[::-1]
-"""One case for each way to make them, the first."""
+"""The first case of each line."""
 
 
 def forward(
@@ -32,6 +32,6 @@ def check_oracle(case: Case, *, training: bool = True) -> None:
     inputs = case.inputs()
     state, y = forward(case, inputs, training=training)
     expected = case.oracle(state, *inputs, training=training)
-    # Both are float64 sums of some hundred products, in another order.
+    # Both are float64 sums of some hundred products, in different orders.
     largest = np.max(np.abs(expected), initial=1.0)
     np.testing.assert_allclose(y, expected, rtol=1e-13, atol=1e-13 * largest)

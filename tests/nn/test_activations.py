@@ -62,7 +62,7 @@ def test_values_and_gradients_equal_pytorchs(ours: Any, theirs: Any) -> None:
 
 @every_pair
 def test_values_and_slopes_at_zero_are_pytorchs(ours: Any, theirs: Any) -> None:
-    """The kink of those that have one. Two zeros: a softmax needs company."""
+    """The kink of functions that have one. There are two zeros, as a softmax of one entry is 1."""
     torch = pytest.importorskip("torch")
     x, dy = np.array([0.0, -0.0]), np.array([1.0, 3.0])
     for mine, other in zip(run(ours(), x, dy), torch_run(theirs(torch.nn), x, dy), strict=True):

@@ -67,7 +67,7 @@ def test_it_is_pytorchs(data: st.DataObject) -> None:
 
 
 def test_the_initial_weights_are_pytorchs() -> None:
-    """By their ranges: U(±√(6/(out + in))) of the one matrix (3E, E), and U(±1/√E)."""
+    """The ranges: U(±√(6/(out + in))) for the one matrix (3E, E), and U(±1/√E)."""
     layer = nn.MultiheadAttention(48, 4, rng=0)
     state = layer.state_dict()
     assert 0.99 < np.abs(state["in_proj_weight"]).max() / np.sqrt(6 / (4 * 48)) <= 1
@@ -134,12 +134,12 @@ def test_large_scores_neither_overflow_nor_lose_the_sum(dtype: str) -> None:
     k = np.asarray([[[[1.0], [-1.0], [1.0]]]], dtype)
     v = np.asarray([[[[1.0], [7.0], [2.0]]]], dtype)
     y, gradients = primitives.attention(q, k, v)
-    assert y.tolist() == [[[[1.5], [1.5]]]]  # of two equal scores, and one that is e^-20000
+    assert y.tolist() == [[[[1.5], [1.5]]]]  # two equal scores, and one that gives e^-20000
     assert all(np.isfinite(gradient).all() for gradient in gradients(np.ones_like(y)))
 
 
 def test_nothing_but_minus_infinity_counts_as_no_key() -> None:
-    """As in PyTorch, whose softmax gives 0 there."""
+    """PyTorch's softmax gives 0 there too."""
     q, k, v = np.array([[[[np.inf]]]]), np.array([[[[-1.0]]]]), np.array([[[[3.0]]]])
     assert primitives.attention(q, k, v)[0].tolist() == [[[[0.0]]]]
 

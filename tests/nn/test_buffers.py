@@ -163,7 +163,7 @@ def a_memory_probe(model: nn.Layer) -> None:
     x, y = data()
     trainer = trainer_of(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xbp.training.memory.on_host", lambda x: False)  # attempts smaller batches
+        patch.setattr("xbp.training.memory.on_host", lambda x: False)  # tries smaller batches
         error = step_too_large(trainer, 12, MemoryError(), x, y)
     assert "a batch size of 6 would probably fit" in str(error)
 

@@ -44,7 +44,7 @@ WEIGHTS = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 
 @away_from_kinks
 def test_gradients_have_ten_digits(case: Case) -> None:
-    """Along a random direction of input and parameters together: no float32 on the way."""
+    """The derivative in a random direction of input and parameters, in float64 throughout."""
     subject, (x, *rest) = case.make(), case.inputs()
     rng, is_layer = np.random.default_rng(3), hasattr(subject, "forward")
     parameters = subject.parameters() if is_layer else []
@@ -78,7 +78,7 @@ def test_memory_order_does_not_matter(case: Case) -> None:
     inputs = case.inputs()
     strided = tuple(scattered(array) for array in inputs)
     assert not strided[0].flags.forc
-    # The same sums; BLAS may take them in another order, hence a few roundings.
+    # Equal sums, possibly in another order in BLAS: a few roundings.
     np.testing.assert_allclose(
         forward(case, strided)[1], forward(case, inputs)[1], rtol=1e-14, atol=1e-14
     )
@@ -97,7 +97,7 @@ def test_agrees_with_numpy_on(case: Case, backend: str) -> None:
 
 @every_layer
 def test_inference_equals_the_training_forward(case: Case) -> None:
-    """Or its own definition; and a call is a forward that is not in training."""
+    """Inference equals its definition, and a call is a forward without training."""
     x, same = case.inputs()[0], case.line.inference is None
     assert np.array_equal(case.make()(x), forward(case, (x,), training=same)[1])
     if not same:
@@ -148,7 +148,7 @@ def test_neither_input_nor_gradient_is_changed(case: Case) -> None:
 
 @every_layer
 def test_two_calls_do_not_disturb_each_other(case: Case) -> None:
-    """Nothing of a call is kept on the layer: backwards may run in any order."""
+    """A layer keeps nothing of a call, so backwards may run in any order."""
     layer, x = case.make(), case.inputs()[0]
     y, first = layer.forward(x, training=True, rng=0)
     _, second = layer.forward(2 * x + 1, training=True, rng=3)
@@ -254,7 +254,7 @@ def test_bad_input_gets_one_sentence(call: Any, sentence: str) -> None:
 
 @pytest.mark.parametrize("label", [2, -1])
 def test_a_label_out_of_range_on_a_device_makes_the_loss_nan(label: int) -> None:
-    """Where reading labels would wait, a wrong one must still not give a plausible number."""
+    """An invalid label gives no plausible number on devices where checking it would wait."""
     pytest.importorskip("array_api_strict")
     with xbp.use_backend("array_api_strict"):
         value, _ = nn.CrossEntropyLoss()(xbp.asarray([[0.0, 1.0]]), xbp.asarray([label]))

@@ -59,7 +59,7 @@ def small(dtype: str = "float64") -> nn.Sequential:
 
 
 def by_hand(layers: list[nn.Layer], x: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Layer by layer, each called by itself."""
+    """The forward, layer by layer."""
     backwards: list[Any] = []
     for layer in layers:
         x, step = layer.forward(x, training=True)
@@ -155,7 +155,7 @@ class CheckedGradient(nn.ReLU):
 
 
 class Told(nn.ReLU):
-    """Nothing of its own but a name."""
+    """A subclass with nothing but a name."""
 
 
 def patched() -> nn.Layer:
@@ -376,7 +376,7 @@ def test_a_plan_of_nested_models_and_single_layers_is_made_once() -> None:
     model = nn.Sequential(nn.Linear(4, 3, rng=0), nn.Softmax(), inner)
     plan = plan_of(model)
     assert plan_of(model) is plan
-    inner.layers = list(inner.layers)  # which may change in place
+    inner.layers = list(inner.layers)  # may change in place
     assert plan_of(model) is not plan
     plan = plan_of(model)
     inner.layers.append(nn.ReLU())
@@ -556,12 +556,12 @@ def test_it_is_really_left_out(make: Any) -> None:
 
 @pytest.mark.parametrize("off", [False, True])
 def test_inference_holds_two_activations_at_most(off: bool) -> None:
-    """The one that is read and the one that is made; and nothing that a backward would read."""
+    """The array that is read and the one that is made, and nothing for a backward."""
     alive: list[weakref.ref[Any]] = []
     most = 0
 
     class Watched(np.ndarray):
-        """An array that can be counted."""
+        """An array with a weak reference, for counting."""
 
     def operation(x: Any) -> Any:
         nonlocal most
@@ -599,7 +599,7 @@ def test_it_does_not_wait_for_the_device() -> None:
 
 
 def lengths(*layers: nn.Layer) -> list[int]:
-    """How many operations each pass does, where all can be done."""
+    """The numbers of operations in each pass, if all passes are possible."""
     from xbp.accelerators import chains
 
     said = [layer.operation() for layer in layers]  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ def test_labels_of_several_axes_are_as_many_samples(kind: Any, reduction: str) -
     expected, slopes = loss(rows, labels.reshape(-1))
     assert value == expected
     assert np.array_equal(gradient, np.moveaxis(slopes.reshape(2, 3, 5, 4), -1, 1))
-    counts = np.array([2.0, 0.5])  # of the two samples, for all of their labels
+    counts = np.array([2.0, 0.5])  # of the two samples, over all of their labels
     value, gradient = loss(z, labels, counts)
     expected, slopes = loss(rows, labels.reshape(-1), np.repeat(counts, 15))
     assert value == expected
@@ -80,7 +80,7 @@ def test_a_label_left_out_is_as_if_not_there(kind: Any, left_out: int, dtype: st
     labels = np.where(LABELS == 1, left_out, LABELS).astype(dtype)
     kept = labels != left_out
     loss = kind(ignore_index=left_out, weight=[0.5, 3.0, 2.0])
-    z = np.where(kept[:, None], Z, 1e9)  # whatever a model says there
+    z = np.where(kept[:, None], Z, 1e9)  # for any output
     value, gradient = loss(z, labels)
     expected, slopes = loss(Z[kept], labels[kept])
     assert value == pytest.approx(expected, rel=1e-14)
@@ -105,7 +105,7 @@ def test_weights_move_once_and_follow_the_outputs() -> None:
     for name in xbp.available_backends():
         with xbp.use_backend(name):
             z, labels = xbp.asarray(Z), xbp.asarray(LABELS)
-            loss.check(z, labels)  # the door
+            loss.check(z, labels)  # the check before training
             placed = loss._placed[1]
             assert type(placed) is type(z) and placed.device == z.device
             value = loss(z, labels)[0]
@@ -215,7 +215,7 @@ def test_slopes_at_kinks_are_pytorchs() -> None:
         theirs(*leaves, *map(torch.tensor, target)).backward()
         _, gradients = ours(inputs, *target)
         for gradient, leaf in zip(gradients, leaves, strict=True):
-            # Of a zero vector ∂c/∂u is 10⁶, in which PyTorch's backward loses digits.
+            # ∂c/∂u of a zero vector is 10⁶, where PyTorch's backward loses digits.
             np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-8, atol=1e-12)
     y = np.array([[0.0, 1.0], [2.0, 2.0]])
     leaf = torch.tensor(y, requires_grad=True)

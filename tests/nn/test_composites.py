@@ -165,7 +165,7 @@ def test_bad_input_gets_one_sentence(call: Any, sentence: str) -> None:
 
 
 class ByHand(nn.Layer):
-    """The block of the table, written with a backward of its own."""
+    """The block of the table, with a hand-written backward."""
 
     def __init__(self, block: Block) -> None:
         self.block = block
@@ -196,7 +196,7 @@ def test_a_composite_is_what_one_writes_by_hand() -> None:
     for parameter in block.parameters():
         parameter.zero_grad()
     by_hand, back = ByHand(block).forward(IMAGES, training=True)
-    # Sums of some dozens of products, perhaps in another order where layers are fused.
+    # Sums of some dozens of products, possibly in another order in fused layers.
     np.testing.assert_allclose(y, by_hand, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(dx, back(dy), rtol=1e-12, atol=1e-13)
     for parameter, gradient in zip(block.parameters(), gradients, strict=True):
@@ -318,7 +318,7 @@ def test_an_arrangement_of_something_else_is_refused(how: Any, sentence: str) ->
 
 
 class Hand(nn.Layer):
-    """Right."""
+    """A correct forward."""
 
     def __init__(self) -> None:
         self.conv, self.drop = linear(), nn.Dropout(0.5)
@@ -365,7 +365,7 @@ class WithoutRng(Hand):
 
 
 class OnPurpose(Hand):
-    """Inference that is meant, and a dropout that is switched off."""
+    """Intended inference, and a dropout that is switched off."""
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
         h, back = self.conv.forward(x)
@@ -399,7 +399,7 @@ def test_a_mistake_is_named_by_checks_and_training(kind: Any, sentence: str) -> 
         with pytest.raises(InputError, match=sentence) as error:
             use()  # type: ignore[no-untyped-call]
         assert "\n" not in str(error.value)
-    assert not hasattr(nn.Layer.__call__, "__wrapped__")  # classes are as they were
+    assert not hasattr(nn.Layer.__call__, "__wrapped__")  # classes are unchanged
 
 
 @pytest.mark.parametrize("kind", [Hand, OnPurpose, Small, Block])
@@ -408,7 +408,7 @@ def test_what_is_right_passes(kind: Any) -> None:
         check_gradients(Block(3, 3, **DRAW), IMAGES)
         return
     trained(kind())
-    if kind is not OnPurpose:  # whose derivative does not know of x > 10⁹
+    if kind is not OnPurpose:  # with a derivative that ignores x > 10⁹
         check_gradients(kind(), X)
         check_parity(kind, X)
 

@@ -21,7 +21,7 @@ Pair = tuple[int, int]
 
 
 def turned(k: F64) -> F64:
-    """By 180°: turned(k)[i, j] = k[-1-i, -1-j]."""
+    """k rotated by 180°: turned(k)[i, j] = k[-1-i, -1-j]."""
     return k[::-1, ::-1]
 
 
@@ -45,7 +45,7 @@ def full_convolution(x: F64, k: F64) -> F64:
 
 
 def convolution(x: F64, k: F64) -> F64:
-    """The part of the full convolution in which the kernel lies within x."""
+    """The part of the full convolution where the kernel lies within x."""
     (h, w), (kh, kw) = x.shape, k.shape
     return full_convolution(x, k)[kh - 1 : h, kw - 1 : w]
 
@@ -68,7 +68,7 @@ def test_convolution_is_correlation_with_the_kernel_turned(kernel: Pair) -> None
 
 
 class Run(NamedTuple):
-    """One forward and backward of a Conv2d: δ = ∂E/∂y, and dw, db, dx what it makes of it."""
+    """One forward and backward of a Conv2d: δ = ∂E/∂y, and the gradients dw, db, dx."""
 
     x: F64
     w: F64
@@ -139,12 +139,12 @@ def test_the_gradient_of_the_input_is_the_full_convolution_of_delta_and_kernel(
 
 
 def test_the_gradient_of_the_input_takes_the_kernel_as_it_is() -> None:
-    """Not turned, as the tutorial's last line has it: that is true of symmetric kernels only."""
+    """The kernel is not turned; the tutorial's last line is true for symmetric kernels only."""
     r = run("numpy", SHAPES[0])
     delta, k = r.delta[0, 0], r.w[0, 0]
     assert not np.array_equal(r.dx[0, 0], full_convolution(delta, turned(k)))
     np.testing.assert_array_equal(r.dx[0, 0], full_convolution(delta, k))
-    # As a correlation, with δ framed by zeros, it does take the kernel turned.
+    # As a correlation with a zero-padded δ, it has the turned kernel.
     framed = np.pad(delta, [(n - 1, n - 1) for n in k.shape])
     np.testing.assert_array_equal(r.dx[0, 0], correlation(framed, turned(k)))
 
@@ -155,10 +155,10 @@ def test_the_gradient_of_the_input_takes_the_kernel_as_it_is() -> None:
 def test_strides_put_zeros_into_delta_and_padding_is_cut_off(
     backend: str, stride: Pair, padding: Pair
 ) -> None:
-    """With stride s, δ stands in every s-th row and column; rows that no window reached get 0."""
+    """With stride s, δ is in every s-th row and column; rows outside of all windows get 0."""
     r = run(backend, (2, 2, 3, (7, 8), (3, 2)), stride, padding)
     (p, q), (height, width) = padding, (7, 8)
-    size = (height + 2 * p - 3 + 1, width + 2 * q - 2 + 1)  # of the output, were the stride 1
+    size = (height + 2 * p - 3 + 1, width + 2 * q - 2 + 1)  # of the output with stride 1
     spread = np.zeros((*r.delta.shape[:2], *size))
     spread[:, :, :: stride[0], :: stride[1]] = r.delta
     padded = np.pad(r.x, [(0, 0), (0, 0), (p, p), (q, q)])

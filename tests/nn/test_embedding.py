@@ -87,7 +87,7 @@ def test_padding_gets_no_gradient_but_takes_its_vector() -> None:
 # --- a token that is none -------------------------------------------------------------------------
 
 WRONG = [7, -1, 2**24 + 1, 2**32]
-"""Also one that float32 would round, and one that 32 bits would wrap around to 0."""
+"""Invalid tokens, among them one that float32 would round, and one that is 0 in 32 bits."""
 SENTENCE = rf"Embedding\(7, 3\) needs tokens from 0 to 6, got ({'|'.join(map(str, WRONG))})$"
 wrong = pytest.mark.parametrize("token", WRONG)
 
@@ -130,7 +130,7 @@ def test_no_index_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> Non
 @wrong
 @pytest.mark.parametrize("backend", ["numpy", "array_api_strict"])
 def test_it_is_refused_where_data_come_in(backend: str, token: int) -> None:
-    """In any place of any sample; a device is looked at once."""
+    """At any place of any sample; values on a device are read once."""
     pytest.importorskip("array_api_strict")
     with xbp.use_backend(backend):
         model = nn.Sequential(table(), nn.Flatten(), nn.Linear(6, 2, dtype="float64", rng=0))
@@ -151,7 +151,7 @@ def test_it_is_refused_where_data_come_in(backend: str, token: int) -> None:
         assert all(np.array_equal(before[name], after[name]) for name in before)
         tokens = xbp.asarray(x[:1])
         with assert_no_host_sync():
-            model(tokens)  # no longer looked at
+            model(tokens)  # no longer read
 
 
 def test_tables_of_different_sizes_are_each_asked_of_their_own_tokens() -> None:

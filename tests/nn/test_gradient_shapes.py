@@ -49,7 +49,7 @@ def test_a_gradient_of_another_shape_is_refused(
     ids=lambda line: line.title or line.name,
 )
 def test_every_layer_refuses_a_gradient_of_another_shape(line: Any) -> None:
-    """One row in place of all, which most formulas would broadcast."""
+    """A gradient with one row, which most formulas would broadcast."""
     case = next(iter(line.cases()))
     y, backward = case.make().forward(*case.inputs(), training=True, rng=0)
     with pytest.raises(InputError, match="as the gradient of an output of shape"):
@@ -71,7 +71,7 @@ def test_the_layer_before_says_what_a_backward_of_ones_own_returned(dx: Any) -> 
 
 
 def test_a_loss_whose_target_has_an_axis_more_is_noticed() -> None:
-    """y of (3, 1) less t of (3,) is a matrix of (3, 3), without an error."""
+    """y of shape (3, 1) minus t of shape (3,) would be a matrix (3, 3) without an error."""
     model = nn.Sequential(nn.Linear(2, 1, dtype="float64", rng=0), nn.Sigmoid())
     y, backward = model.forward(X, training=True)
     with pytest.raises(InputError, match=r"ndarray of shape \(3, 3\) as the gradient"):

@@ -43,7 +43,7 @@ def conv2d(r: Rng) -> Drawn:
 
 
 def conv1d(r: Rng) -> Drawn:
-    """One axis of what `conv2d` draws."""
+    """Options of `conv2d` along one axis."""
     (c, o, kernel), options, (n, _, length, _) = conv2d(r)
     for name in ("stride", "padding", "dilation"):
         if isinstance(options[name], tuple):
@@ -73,7 +73,7 @@ def adaptive_avg_pool2d(r: Rng) -> Drawn:
 
 
 def upsample(r: Rng) -> Drawn:
-    """Downwards, too."""
+    """Resizing, to smaller sizes too."""
     options: dict[str, Any] = {"size": r.pair(1, 9)}
     if r.yes():
         factors = [0.5, 0.7, 1.0, 1.3, 2.0, 2.5, 3.0]
@@ -105,7 +105,7 @@ DRAWN: list[tuple[str, Callable[[Rng], Drawn]]] = [
 def test_outputs_and_gradients_are_those_of_pytorch(
     name: str, draw: Callable[[Rng], Drawn], seed: int
 ) -> None:
-    """And weights go there and back."""
+    """Outputs, gradients, and weights in both directions."""
     torch = pytest.importorskip("torch")
     arguments, options, shape = draw(Rng(seed))
     theirs, ours = getattr(torch.nn, name)(*arguments, **options).double(), getattr(nn, name)
@@ -140,7 +140,7 @@ def test_a_layer_knows_the_shape_of_its_output(case: Case) -> None:
 @pytest.mark.parametrize("factor", [0.1, 0.3, 0.7, 1.3, 3.0, 7.0, 1e4])
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_no_row_is_read_beyond_the_last(mode: str, factor: float) -> None:
-    """Images of ones stay ones, whatever the sizes."""
+    """Images of ones stay ones, for all sizes."""
     for height in (1, 2, 3, 10, 30):
         x = np.ones((1, 1, height, 1))
         if height * factor >= 1 and height * factor <= 1e5:
@@ -273,7 +273,7 @@ def test_options_are_shown_where_they_are_given() -> None:
 
 
 def test_a_transposed_convolution_is_the_transpose_of_a_convolution() -> None:
-    """⟨y, conv(z)⟩ = ⟨convᵀ(y), z⟩, in whole numbers; and its ∂L/∂x is that conv's output."""
+    """⟨y, conv(z)⟩ = ⟨convᵀ(y), z⟩ in integers, and ∂L/∂x of convᵀ is the output of conv."""
     window = {"stride": (2, 1), "padding": 1, "dilation": (1, 2), "groups": 2, "bias": False}
     conv = nn.Conv2d(4, 6, (3, 2), **window, dtype="float64", rng=0)
     transpose = nn.ConvTranspose2d(6, 4, (3, 2), **window, dtype="float64", rng=0)

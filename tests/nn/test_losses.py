@@ -45,8 +45,8 @@ def test_values_and_gradients_equal_pytorchs(ours: nn.Loss, theirs: Any) -> None
     prediction = np.concatenate([np.linspace(-30, 30, 60), 3 * rng.normal(size=60)]).reshape(40, 3)
     target = rng.uniform(size=(40, 3))
     target[:10], target[10:20] = 0.0, 1.0
-    target[20] = prediction[20]  # where the error is 0
-    target[21] = prediction[21] + 0.5  # where Huber's formulas meet
+    target[20] = prediction[20]  # an error of 0
+    target[21] = prediction[21] + 0.5  # the border of Huber's two formulas
     target[20:22] = target[20:22] if isinstance(ours, nn.RegressionLoss) else 0.5
     leaf = torch.tensor(prediction, requires_grad=True)
     expected = theirs(torch)(leaf, torch.tensor(target))
@@ -60,7 +60,7 @@ def test_slopes_at_the_kinks() -> None:
     zero = np.zeros(1)
     assert nn.L1Loss()(zero, zero) == (0, 0)
     assert nn.HuberLoss()(zero, zero) == (0, 0)
-    assert nn.HuberLoss(delta=2.0)(zero + 2, zero) == (2, 2)  # ½·2², where the tangent begins
+    assert nn.HuberLoss(delta=2.0)(zero + 2, zero) == (2, 2)  # ½·2², the start of the tangent
     assert nn.HuberLoss(delta=2.0)(zero - 3, zero) == (4, -2)  # 2 (3 - 1)
 
 
@@ -94,14 +94,14 @@ def test_binary_cross_entropy_is_exact_at_large_logits(dtype: str) -> None:
     logits = np.array([1e4, -1e4, 1e4, -1e4, 0.0], dtype)
     target = np.array([1, 0, 0, 1, 1])
     value, gradient = nn.BCEWithLogitsLoss("sum")(logits, target)
-    # 0 + 0 + 10⁴ + 10⁴ + log 2, rounded when summed.
+    # 0 + 0 + 10⁴ + 10⁴ + log 2, with a rounding of the sum.
     assert value == pytest.approx(2e4 + math.log(2), rel=2 * float(np.finfo(dtype).eps))
     assert gradient.dtype == logits.dtype
     assert gradient.tolist() == [0, 0, 1, -1, -0.5]
 
 
 def test_binary_cross_entropy_keeps_the_digits_of_small_losses() -> None:
-    """A right and certain answer: ℓ = log(1 + e^-40) and its gradient, e^-40 to 17 digits."""
+    """A correct and confident output: ℓ = log(1 + e^-40) and its gradient, e^-40 to 17 digits."""
     for logit, t in ((40.0, 1.0), (-40.0, 0.0)):
         for weight in (1.0, 0.1):  # 40 p - 40 p would leave 1e-15
             p = weight if t else 1.0
@@ -241,7 +241,7 @@ def test_weights_that_are_all_0_give_0(loss: Any, kind: str) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), RejectingCrossEntropyLoss()], ids=str)
 def test_whole_numbers_may_be_probabilities(loss: Any, weighted: bool, backend: str) -> None:
-    """Of another dtype than the logits: not each library multiplies or joins the two."""
+    """Targets of another dtype than the logits, which not every library combines with them."""
     z, labels = np.random.default_rng(0).normal(size=(3, 4)), np.array([2, 0, 2])
     more = [xbp.asarray(np.array([1.0, 0.5, 2.0]))] if weighted else []
     value, gradient = loss(xbp.asarray(z), xbp.asarray(np.eye(4, dtype=np.int64)[labels]), *more)

@@ -137,14 +137,14 @@ EACH: list[tuple[Callable[[], nn.Layer], tuple[int, ...]]] = [
 def test_a_large_offset_costs_no_digits(
     make: Callable[[], nn.Layer], shape: tuple[int, ...], offset: float
 ) -> None:
-    """Of what x differs in: even numbers, which float32 keeps beside 10⁷."""
+    """The normalization of an array of even numbers around 10⁷, which float32 represents."""
     x = (np.random.default_rng(0).integers(-8, 9, shape) * 2.0 + offset).astype("float32")
     y, backward = make().forward(x, training=True)
     dy = np.random.default_rng(1).normal(size=shape).astype("float32")
     dx = backward(dy)
     exact = make().astype("float64")
     expected, exactly = exact.forward(x.astype("float64"), training=True)
-    # 512 numbers are summed up, with a rounding of 6e-8 each; a mean that is off by a rounding of
+    # 512 numbers are summed, with a rounding of 6e-8 each; a mean that is off by a rounding of
     # its own size costs a hundred times as much.
     np.testing.assert_allclose(y, expected, rtol=0, atol=512 * 6e-8)
     np.testing.assert_allclose(dx, exactly(dy.astype("float64")), rtol=0, atol=512 * 6e-8)
@@ -259,7 +259,7 @@ def test_an_inference_backward_outlives_a_step_of_the_statistics() -> None:
 
 
 class Evaluated(nn.Layer):
-    """The inference of a layer, for checks that ask for its training."""
+    """The inference of a layer, for checks that call it in training."""
 
     def __init__(self, layer: nn.Layer) -> None:
         self.layer = layer
@@ -319,7 +319,7 @@ def test_a_network_learns_and_is_judged_by_its_running_statistics() -> None:
     assert found["accuracy"] > 0.7  # the largest class has 44 %
     assert found["loss"] < history["loss"][-1]
     one_by_one = np.concatenate([trainer.predict(x[i : i + 1]) for i in range(5)])
-    # No sample knows of its neighbours; a product of another size is summed in another order.
+    # Samples are independent; a product of another size is summed in another order.
     np.testing.assert_allclose(one_by_one, trainer.predict(x)[:5], rtol=1e-4, atol=1e-5)
     assert bits(model) == before
 

@@ -96,7 +96,7 @@ def test_cross_entropy_of_labels(row: Real, label: int) -> None:
 
 
 def test_a_class_that_cannot_be_costs_nothing_where_it_is_not_the_target() -> None:
-    """PyTorch has nan for probabilities here, as 0 · ∞; labels and probabilities agree in xbp."""
+    """PyTorch gives nan for probabilities, by 0 · ∞; in xbp labels and probabilities agree."""
     z, t = np.array([[0.0, -np.inf, 1.0]]), np.array([[1.0, 0.0, 0.0]])
     others = 1 + np.exp(1)
     for target in (t, np.array([0])):
@@ -129,7 +129,7 @@ def test_entrywise_losses(loss: nn.Loss, peer: str, prediction: float, target: f
 @pytest.mark.parametrize("share", [0.0, 0.05], ids=["infinities", "nan, too"])
 @pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 1, 1), (2, 1, 0)])
 def test_maximum_pooling(window: tuple[int, int, int], share: float) -> None:
-    """Also of windows that hold nothing but -∞: the gradient stays in the image."""
+    """Windows of -∞ alone: the gradient stays in the image."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     chances = [0.1, 0.6 - share, share, 0.15, 0.15]

@@ -21,7 +21,7 @@ from xbp.nn.sequential import named_outputs
 
 
 class Holder(nn.Layer):
-    """What it was given, in its attribute `held`."""
+    """A layer that keeps its argument in the attribute `held`."""
 
     def __init__(self, held: Any) -> None:
         self.held = held
@@ -226,7 +226,7 @@ def test_what_belongs_to_a_class_is_refused(attribute: str, kind: str) -> None:
     layer = (own if kind == "itself" else type("Derived", (own,), {}))()
     with pytest.raises(InputError, match=rf"Own\.{attribute} belongs to the class"):
         layer.parameters()
-    setattr(layer, attribute, body[attribute])  # a default, which is found as the layer's own
+    setattr(layer, attribute, body[attribute])  # a default, found as the layer's own part
     assert [name.rpartition(".")[2] for name in layer.state_dict()] == ["weight"]
 
 

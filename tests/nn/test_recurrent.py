@@ -34,7 +34,7 @@ def normal(seed: int, *shape: int) -> F64:
 
 
 def states(cell: str, seed: int, *shape: int) -> Any:
-    """An h for RNN and GRU, an (h, c) for LSTM."""
+    """h for RNN and GRU, (h, c) for LSTM."""
     h, c = normal(seed, 2, *shape)
     return (h, c) if cell == "LSTM" else h
 
@@ -48,7 +48,7 @@ def gradients(layer: nn.Layer) -> dict[str, F64]:
 
 
 def assert_close(ours: Any, theirs: Any) -> None:
-    # Issue: 1e-10 in float64. Values are of order 1 to 100, sums of at most some 1000 roundings.
+    # Values are of order 1 to 100, sums of at most some 1000 roundings.
     np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
@@ -56,7 +56,7 @@ def assert_close(ours: Any, theirs: Any) -> None:
 
 
 def their(cell: str, layer: Any, bias: bool) -> Any:
-    """PyTorch's layer with our weights, which its strict load_state_dict takes as they are."""
+    """PyTorch's layer with xbp's weights, loaded unchanged by its strict load_state_dict."""
     torch = pytest.importorskip("torch")
     kind, _, relu = cell.partition(" of ")
     theirs = getattr(torch.nn, kind)(
@@ -104,7 +104,7 @@ def test_equals_pytorch(cell: str, num_layers: int, bidirectional: bool, bias: b
 
 
 def test_dropout_acts_between_layers_in_training_only() -> None:
-    """p = 1 leaves the second layer nothing but its biases; the first layer gets no gradient."""
+    """With p = 1 the second layer's input is 0, and the first layer gets no gradient."""
     layer = make("GRU", 3, 5, 2, dropout=1.0)
     x = normal(1, 4, 7, 3)
     y, backward = layer.forward(x, training=True, rng=0)
@@ -121,7 +121,7 @@ def test_a_pair_of_states_may_be_a_list() -> None:
 
 
 def test_dropout_between_layers_is_drawn_from_the_seed_anew_for_each_layer() -> None:
-    """Three layers of a cell that passes on what comes in: two masks show, in their product."""
+    """Three layers of a cell that returns its input show the product of two masks."""
 
     class Pass(nn.Recurrent):
         gates = 1
@@ -169,7 +169,7 @@ def test_chunks_with_all_gradients_are_the_whole(cell: str, num_layers: int) -> 
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
 def test_truncated_equals_explicit_chunks(cell: str, num_layers: int, k: int) -> None:
-    """Chunk after chunk of k steps, the state handed on, its gradient thrown away."""
+    """Chunks of k steps: the state continues, its gradient does not."""
     layer, plain = make(cell, 3, 5, num_layers, truncate=k), make(cell, 3, 5, num_layers)
     x, dy = normal(1, 4, 7, 3), normal(2, 4, 7, 5)
     state, dstate = (states(cell, seed, num_layers, 4, 5) for seed in (3, 4))
@@ -214,7 +214,7 @@ def test_truncated_equals_pytorch_with_detached_states(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_gradient_crosses_a_border_in_either_direction(cell: str) -> None:
-    """∂y(times of a chunk)/∂x is 0 outside the chunk, and there is all that it is without cuts."""
+    """∂y(times of a chunk)/∂x is 0 outside the chunk, and unchanged within it."""
     layer = make(cell, 3, 5, 2, bidirectional=True, truncate=3)
     x, dy = normal(1, 4, 8, 3), np.zeros((4, 8, 10))
     dy[:, 3:6] = normal(2, 4, 3, 10)
@@ -228,13 +228,13 @@ def test_no_gradient_crosses_a_border_in_either_direction(cell: str) -> None:
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_truncated_against_time_equals_explicit_chunks(cell: str, k: int) -> None:
-    """The reverse direction alone: the chunk borders stay where they are, the last comes first."""
+    """The reverse direction has the same chunks, the last one first."""
     layer = make(cell, 3, 5, bidirectional=True, truncate=k)
     plain = make(cell, 3, 5)
     reverse = {n: v for n, v in layer.state_dict().items() if n.endswith("_reverse")}
     plain.load_state_dict({n.removesuffix("_reverse"): v for n, v in reverse.items()})
     x, dy = normal(1, 4, 7, 3), normal(2, 4, 7, 10)
-    dy[:, :, :5] = 0  # so that the forward direction has no part in dx
+    dy[:, :, :5] = 0  # so that the forward direction does not contribute to dx
     dx = layer.forward(x)[1](dy)
     carried = None
     for start in range((7 - 1) // k * k, -1, -k):
@@ -252,7 +252,7 @@ def test_truncated_against_time_equals_explicit_chunks(cell: str, k: int) -> Non
 @pytest.mark.parametrize("T", [1, 2, 8, 9, 64, 65, 70])
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_more_than_eight_arrays_are_joined_at_once(cell: str, T: int) -> None:
-    """More need a table of pointers on CuPy, whose upload cannot be recorded."""
+    """concat of more arrays uploads a table of pointers on CuPy, which cannot be recorded."""
     joined: list[int] = []
 
     def counting(name: str) -> Any:

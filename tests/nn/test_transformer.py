@@ -21,7 +21,7 @@ def test_it_is_pytorchs_encoder_layer(data: st.DataObject) -> None:
     norm_first, causal, padded, bias = (data.draw(st.booleans()) for _ in range(4))
     name = data.draw(st.sampled_from(["gelu", "relu"]))
     rng, width = np.random.default_rng(data.draw(st.integers(0, 99))), heads * size + 1
-    width *= heads  # two features at least: the variance of one is 0
+    width *= heads  # at least two features, as the variance of one is 0
     theirs = torch.nn.TransformerEncoderLayer(
         width, heads, hidden, 0.0, name, norm_first=norm_first, batch_first=True, bias=bias,
         dtype=torch.float64,
@@ -49,7 +49,7 @@ def test_it_is_pytorchs_encoder_layer(data: st.DataObject) -> None:
     dy = rng.normal(size=x.shape)
     expected.backward(torch.tensor(dy))
     y, backward = ours.forward(x, key_padding_mask=padding if padded else None)
-    # Relative to the largest: normal weights let numbers grow, and a norm divides by what is small.
+    # Relative to the largest entry: normal weights enlarge numbers, norms divide by small ones.
     for found, wanted in [
         (y, expected.detach()),
         (backward(dy), their_x.grad),

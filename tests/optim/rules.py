@@ -22,13 +22,13 @@ WITHOUT_PEER = ("Lion", "LAMB")
 Make = Callable[..., optim.Optimizer]
 ORACLES = {line.name: line.oracle for line in OPTIMIZERS if line.oracle}
 ONE_OF_EACH = list({rule.name: rule for rule in RULES}.values())
-"""The last of each, which reaches every term."""
+"""The last options of each optimizer, which reach every term."""
 
 
 def problem(
     shape: tuple[int, ...] = (3, 4), seed: int = 3
 ) -> tuple[oracles.F64, list[oracles.F64]]:
-    """A parameter and random gradients for 100 steps, of scales from 0.01 to 100."""
+    """A parameter and random gradients for 100 steps, with scales from 0.01 to 100."""
     rng = default_rng(seed)
     scales = 10.0 ** rng.uniform(-2, 2, shape)
     return rng.normal(size=shape), [scales * rng.normal(size=shape) for _ in range(STEPS)]
@@ -59,7 +59,7 @@ def assert_close(actual: NDArray[Any], expected: NDArray[Any], tolerance: float)
 
 
 def check_variance(backend: str = "numpy") -> None:
-    """With a constant gradient the centered RMSprop of PyTorch is nan after a few dozen steps."""
+    """With a constant gradient PyTorch's centered RMSprop is nan after a few dozen steps."""
     rule = Rule("RMSprop", {"alpha": 0.5, "centered": True})
     found = trained(rule, np.array([1.0, 2.0]), [np.array([0.1, 0.7])] * STEPS, backend)
     assert np.isfinite(found).all()

@@ -30,9 +30,9 @@ def test_bit_for_bit(rule: Rule, backend: xbp.Backend) -> None:
     together, alone = parameters(backend), parameters(backend)
     joint, single = rule(together), [rule([parameter]) for parameter in alone]
     rng = np.random.default_rng(1)
-    for step in range(8):  # RAdam's rule changes with the sixth
+    for step in range(8):  # RAdam's rule changes at the sixth step
         for index, (parameter, same) in enumerate(zip(together, alone, strict=True)):
-            # Some have no gradient now and then: they lag behind the others.
+            # Parameters without a gradient in some steps have lower counts.
             if (step, index) not in ((0, 1), (3, 2), (3, 6)):
                 dtype, shape = SHAPES[index]
                 gradient = rng.normal(size=shape)
@@ -106,7 +106,7 @@ def test_a_rule_of_ones_own_is_given_arrays(kind: Any) -> None:
 
 
 def at_once(optimizer: optim.Optimizer) -> list[int]:
-    """To how many parameters the rule is applied, call by call."""
+    """The number of parameters in each call of the rule."""
     calls = []
     update = optimizer.update
 

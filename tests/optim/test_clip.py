@@ -7,7 +7,7 @@ from xbp.testing import assert_no_host_sync
 
 
 def parameters(seed: int, dtype: str = "float64") -> list[nn.Parameter]:
-    """Three of them; the one in the middle has no gradient."""
+    """Three parameters; the second has no gradient."""
     rng = np.random.default_rng(seed)
     made = [nn.Parameter(xbp.asarray(np.zeros(s), dtype=dtype)) for s in ((3, 4), (5,), (2,))]
     for parameter in (made[0], made[2]):
@@ -35,12 +35,12 @@ def test_the_norm_of_all_gradients_together_is_max_norm_after_it() -> None:
     clipped = parameters(0)
     optim.clip_grad_norm(clipped, 0.5)
     joined = np.concatenate([p.grad.ravel() for p in clipped if p.grad is not None])
-    # PyTorch's 1e-6 in the denominator takes a relative 1e-6/‖g‖ away, and ‖g‖ is above 1.
+    # PyTorch's 1e-6 in the denominator changes results by a relative 1e-6/‖g‖, and ‖g‖ > 1.
     assert np.linalg.norm(joined) == pytest.approx(0.5, rel=1e-6)
 
 
 def test_the_norm_and_the_factor_are_those_of_the_definition() -> None:
-    """Also where 1e-6 is as large as ‖g‖, and with gradients of two dtypes."""
+    """A ‖g‖ as small as 1e-6, and gradients of two dtypes."""
     for scale in (1.0, 1e-6):
         double, single = (nn.Parameter(np.zeros(3, dtype)) for dtype in ("float64", "float32"))
         g = scale * np.array([0.1, 0.2, 0.3])

@@ -14,7 +14,7 @@ OPTIMIZERS = [c for c in OPTIMIZERS if isinstance(c, type) and issubclass(c, opt
 
 
 class Halving(optim.SGD):
-    """Written against the earlier names."""
+    """An optimizer that uses the earlier names."""
 
     def numbers(self, lr: float, t: int) -> tuple[float, ...]:
         rate, *others = super().numbers(lr, t)

@@ -52,7 +52,7 @@ def test_a_hundred_steps_equal_pytorchs(rule: Rule, monkeypatch: pytest.MonkeyPa
     start, gradients = problem()
     default = torch.get_default_dtype()
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # Muon: in float64, too
-    torch.set_default_dtype(torch.float64)  # in which NAdam keeps its product of all μ
+    torch.set_default_dtype(torch.float64)  # the dtype of NAdam's product of all μ
     try:
         parameter = torch.nn.Parameter(torch.asarray(start.copy()))
         optimizer = getattr(torch.optim, rule.name)([parameter], **rule.options)
@@ -73,7 +73,7 @@ def test_the_defaults_are_pytorchs(kind: str) -> None:
     ours = inspect.signature(getattr(optim, kind)).parameters
     theirs = inspect.signature(getattr(torch.optim, kind)).parameters
     for name in list(ours)[1:]:
-        if (kind, name) != ("SGD", "lr"):  # which has no default here
+        if (kind, name) != ("SGD", "lr"):  # without a default here
             assert ours[name].default == theirs[name].default, name
 
 
@@ -105,7 +105,7 @@ def test_a_step_is_in_place_keeps_dtypes_and_waits_for_nothing(
     arrays = dict(optimizer.state[0])
     before = xbp.to_numpy(data).copy()
     with assert_no_host_sync() if "array_api_strict" in HERE else nullcontext():
-        for _ in range(7):  # RAdam leaves its first steps behind
+        for _ in range(7):  # beyond RAdam's first steps
             optimizer.step()
     assert parameter.data is data
     assert np.all(xbp.to_numpy(data) != before)
@@ -131,7 +131,7 @@ def test_shapes_without_axes_and_without_entries_are_parameters_too(
 
 @one_of_each
 def test_a_parameter_that_was_left_alone_takes_its_first_update_later(rule: Rule) -> None:
-    """The count in the corrections 1 - βᵗ, in μ_t and in lr_decay is the parameter's own."""
+    """Each parameter has its own count t in 1 - βᵗ, μ_t and lr_decay."""
     late, alone, other = (nn.Parameter(np.array([1.0, 2.0])) for _ in range(3))
     together = rule([other, late])
     for _ in range(3):
@@ -286,7 +286,7 @@ def test_adamax_has_a_norm_for_each_entry() -> None:
 
 
 class Watch:
-    """The loss ½‖y - t‖², and all targets that it was asked about."""
+    """The loss ½‖y - t‖², with a record of its targets."""
 
     def __init__(self) -> None:
         self.seen: list[list[float]] = []
@@ -308,8 +308,8 @@ def regression(rule: Rule, n: int = 22) -> tuple[xbp.Trainer, Watch, NDArray[Any
 @one_of_each
 def test_the_state_lives_on_from_epoch_to_epoch(rule: Rule) -> None:
     """Two epochs of fit are one explicit loop; with the state reset they are not."""
-    # Whatever their state, these make steps of one length for a single number, as long as it has
-    # one sign: the state itself has to tell.
+    # These make steps of constant length for a single number while its sign does not change, in
+    # any state: the state itself must be compared.
     tells = rule.name not in ("Lion", "LAMB", "Muon")
     trainer, _, x = regression(rule)
     trainer.fit(x, 3 * x + 1, epochs=2, batch_size=5)
@@ -357,7 +357,7 @@ def test_the_whole_family_goes_down_a_badly_scaled_valley() -> None:
     left = {}
     for kind in ORACLES:
         if kind == "Muon":
-            continue  # it takes a matrix, all of whose directions have one scale
+            continue  # it needs a matrix, and has one scale for all directions
         parameter = nn.Parameter(np.ones(5))
         optimizer = getattr(optim, kind)([parameter], lr=rates.get(kind, 0.05))
         for _ in range(300):

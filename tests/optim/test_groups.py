@@ -36,7 +36,7 @@ def parameters(kind: str = "") -> list[nn.Parameter]:
 
 
 def step(optimizers: list[optim.Optimizer], rng: np.random.Generator) -> None:
-    """One step of all, with the same gradients for their parameters in order."""
+    """One step of all optimizers, with equal gradients for their parameters in order."""
     everyone = [[*optimizer.parameters] for optimizer in optimizers]
     gradients = [rng.normal(size=p.shape) for p in everyone[0]]
     for held, optimizer in zip(everyone, optimizers, strict=True):
@@ -77,7 +77,7 @@ def test_groups_are_pytorchs(
         optimizer.step()
         optimizer.zero_grad()
         twin.step()
-    # NAdam's product of all μ is a float32 there, which is 1e-8 from the one here.
+    # NAdam's product of all μ is a float32 in PyTorch, with an error of 1e-8.
     tolerance = 1e-6 if kind == "NAdam" else 1e-10
     for p, q in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=tolerance, atol=tolerance)
@@ -93,7 +93,7 @@ def test_a_group_is_an_optimizer_of_its_own(kind: str) -> None:
         whole = make([{"params": together[:2], **own}, {"params": together[2]}], **common)
         whole.add_param_group({"params": together[3:]})
         parts = [make(alone[:2], **(common | own)), make(alone[2:], **common)]
-        for seed in range(8):  # RAdam's rule changes with the sixth
+        for seed in range(8):  # RAdam's rule changes at the sixth step
             rng = default_rng(seed)
             for p, q in zip(together, alone, strict=True):
                 gradient = np.asarray(rng.normal(size=p.shape))
@@ -217,7 +217,7 @@ def test_the_group_of_all_parameters_is_the_optimizer() -> None:
 
 
 def test_an_option_beside_those_of_the_optimizer() -> None:
-    """nesterov needs a momentum, which may be the optimizer's."""
+    """nesterov needs a momentum, possibly the optimizer's."""
     a, b = parameters()[:2]
     groups = [{"params": a}, {"params": b, "nesterov": True}]
     optimizer = optim.SGD(groups, 0.1, 0.9)
@@ -249,7 +249,7 @@ class OfModel(optim.SGD):
 
 
 class Scaled(optim.Optimizer):
-    """p ← p - η c g, whose option has no default, as its rate."""
+    """p ← p - η c g, with an option and a rate without defaults."""
 
     def __init__(self, parameters: Any, lr: Any, factor: float, lost: int = 0) -> None:
         super().__init__(list(parameters), lr)
@@ -366,7 +366,7 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("backend", ["array_api_strict", "torch"])
 def test_groups_in_captured_steps(backend: str, name: str) -> None:
-    """Also where an option is changed between two steps, bit for bit."""
+    """Changing an option between two steps gives equal bits too."""
     if backend not in xbp.available_backends():
         pytest.skip(f"no {backend} here")
     with xbp.use_backend(backend), emulated_graphs():
@@ -410,7 +410,7 @@ def test_the_rate_of_a_record_is_the_first_groups() -> None:
 
 @pytest.mark.parametrize("name", ["none", "lr", "lr of another rule"])
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
-    """Rates that were set for a group are part of a checkpoint."""
+    """The rates of groups are part of a checkpoint."""
 
     def run(stop_after: int = 0, resume: bool = False) -> Any:
         def stop(training: Any, number: int) -> None:

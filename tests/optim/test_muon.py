@@ -13,7 +13,7 @@ from xbp.optim.muon import orthogonalized
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 NEAR_ONE = 0.68, 1.21
-"""Where the docstring says that singular values of at least 0.003 of the norm come to lie."""
+"""The range of singular values of at least 0.003 of the norm after five iterations."""
 
 
 def singular_values(shape: tuple[int, int], steps: int = 5, seed: int = 0) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_five_steps_make_a_matrix_orthogonal(shape: tuple[int, int]) -> None:
 
 
 def test_the_interval_is_that_of_the_docstring() -> None:
-    """The polynomial itself, five times over, for all values from 0.003 to 1."""
+    """The polynomial, applied five times, for all values from 0.003 to 1."""
     a, b, c = COEFFICIENTS
     s = np.linspace(0.003, 1, 200_001)
     for _ in range(5):
@@ -49,7 +49,7 @@ def test_fewer_steps_leave_small_singular_values_small() -> None:
 
 
 def test_directions_stay() -> None:
-    """U and V are those of the matrix: U Vᵀ for singular values of one."""
+    """U and V are those of the matrix: U Vᵀ if all singular values are one."""
     g = default_rng(3).normal(size=(5, 8))
     u, _, vt = np.linalg.svd(g, full_matrices=False)
     o = orthogonalized(np, g, COEFFICIENTS, 5, 1e-7)

@@ -15,7 +15,7 @@ from xbp.testing import assert_no_host_sync
 
 
 def on_device(optimizer: optim.Optimizer) -> list[tuple[Any, ...]]:
-    """The numbers of the next step, as 0-d arrays beside the parameter."""
+    """The coefficients of the next step, as 0-d arrays on the parameter's device."""
     (parameter,), (count,) = optimizer.parameters, optimizer.counts
     place = backend_of(parameter.data).asarray
     row = optimizer.all_coefficients(optimizer.lr, count + 1)
@@ -27,7 +27,7 @@ def on_device(optimizer: optim.Optimizer) -> list[tuple[Any, ...]]:
 def test_numbers_on_the_device_are_as_good_as_floats(
     rule: Rule, dtype: str, backend: xbp.Backend
 ) -> None:
-    """Bit for bit: an array rounds a float as the operation that takes the float does."""
+    """Equal bit for bit: an array rounds a float as an operation with the float does."""
     start, gradients = problem()
     floats, arrays = (
         rule([nn.Parameter(backend.asarray(start.copy(), dtype=dtype))]) for _ in range(2)
@@ -53,7 +53,7 @@ def test_a_step_with_numbers_on_the_device_does_not_wait_for_it(rule: Rule) -> N
     parameter = nn.Parameter(here.asarray(start.copy()))
     optimizer = rule([parameter])
     with assert_no_host_sync():
-        for gradient in gradients[:8]:  # RAdam's rule changes with the sixth
+        for gradient in gradients[:8]:  # RAdam's rule changes at the sixth step
             optimizer.zero_grad()
             parameter.add_grad(here.asarray(gradient))
             optimizer.step(on_device(optimizer))
@@ -69,7 +69,7 @@ def test_there_are_as_many_numbers_in_each_step(rule: Rule) -> None:
 
 
 class Harmonic(optim.Optimizer):
-    """p ← p - η g / t, which is given what it was given before there were `numbers`."""
+    """p ← p - η g / t, with the arguments of `update` before there were coefficients."""
 
     def update(self, xp: Any, p: Any, g: Any, state: Any, lr: float, t: int) -> None:
         assert type(lr) is float

@@ -36,7 +36,7 @@ stateful = pytest.mark.parametrize(
 
 
 def values(state: dict[str, Any]) -> dict[str, Any]:
-    """A state that `==` can compare, bit for bit."""
+    """The state in a form that `==` compares bit for bit."""
     return {key: (np.shape(value), np.asarray(value).tobytes()) for key, value in state.items()}
 
 
@@ -129,7 +129,7 @@ def test_a_parameter_without_gradient_is_left_alone_and_not_counted(
     assert (optimizer.steps, optimizer.counts) == (2, [2, 0])
     assert optimizer.state[1] == {}
 
-    # When its gradient comes at last, it takes the first update of a new optimizer at that rate.
+    # With its first gradient, it gets the first update of a new optimizer at that rate.
     alone = nn.Parameter(np.array([[3.0]]))
     other = make([alone])
     other.lr = optimizer.lr
@@ -208,7 +208,7 @@ def as_it_is(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def through_safetensors(state: dict[str, Any]) -> dict[str, Any]:
-    """Everything an array, and the arrays in another order."""
+    """A state of arrays only, in another order."""
     arrays = {key: np.ascontiguousarray(state[key]) for key in reversed(state)}
     return safetensors.numpy.load(safetensors.numpy.save(arrays))
 
@@ -242,7 +242,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     for pair in gradients[4:]:
         feed(resumed, *pair)
         feed(interrupted, *pair)
-    assert values(state) == saved  # it is no part of either optimizer
+    assert values(state) == saved  # it belongs to neither optimizer
     for optimizer in (resumed, interrupted):
         assert values(optimizer.state_dict()) == values(whole.state_dict())
         for mine, theirs in zip(optimizer.parameters, whole.parameters, strict=True):

@@ -83,7 +83,7 @@ def test_one_cycle_rises_and_falls_along_cosines(
             expected = oracles.one_cycle_lr(step, max_lr, total, pct_start, div, final_div)
         except ZeroDivisionError:  # the peak is on step 0: the edge cases below
             continue
-        # Near the peak a share of 0/0 is made of differences; it is exact to about 60 roundings.
+        # Near the peak the fraction is almost 0/0; it is exact to about 60 roundings.
         assert schedule(step) == pytest.approx(expected, rel=0, abs=1e-13 * max_lr)
 
 
@@ -312,7 +312,7 @@ def test_a_schedule_equals_pytorchs_of_that_name(schedule: Schedule, peer: Peer)
         # PyTorch's cosine multiplies the last rate by a factor; its roundings add up.
         assert schedule(step) == pytest.approx(scheduler.get_last_lr()[0], rel=0, abs=1e-14)
         optimizer.step()
-        if step < TOTAL - 1:  # OneCycleLR refuses more steps than it was told
+        if step < TOTAL - 1:  # OneCycleLR refuses more steps than total_steps
             scheduler.step()
 
 

@@ -19,7 +19,7 @@ from xbp import data, nn, optim, parallel
 from xbp.random import RandomStream, permutation
 
 SAMPLES, BATCH, EPOCHS = 18, 8, 17
-"""Batches of 8, 8 and 2 samples: of the last, three of five ranks have none. 51 steps."""
+"""Batches of 8, 8 and 2 samples, of which three of five ranks have none; 51 steps."""
 
 
 class Case(NamedTuple):
@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 
 def images(*between: nn.Layer) -> nn.Layer:
-    """A convolutional network with layers after its convolution and after its first product."""
+    """A convolutional network with these layers after its convolution and its first product."""
     first, second = between
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, dtype="float64", rng=1),
@@ -47,7 +47,7 @@ def images(*between: nn.Layer) -> nn.Layer:
 
 
 def normalized() -> nn.Layer:
-    """With an ε by which two rows that are almost equal do not magnify what has been rounded."""
+    """Batch norm with an ε so large that two almost equal rows do not magnify rounding."""
     return images(nn.BatchNorm2d(4, dtype="float64"), nn.BatchNorm1d(12, eps=0.1, dtype="float64"))
 
 
@@ -83,7 +83,7 @@ def problem(case: Case) -> tuple[Any, Any]:
 
 
 def train(name: str, group: parallel.Group | None) -> dict[str, Any]:
-    """Losses of all steps, and the state of the model after them; None is the ordinary loop."""
+    """Losses of all steps, and the final state of the model; None is the ordinary loop."""
     case = CASES[name]
     (x, y), model, loss, stream = problem(case), case.model(), case.loss(), RandomStream(5)
     optimizer, losses = case.optimizer(model.parameters()), []
@@ -118,7 +118,7 @@ def train(name: str, group: parallel.Group | None) -> dict[str, Any]:
 
 
 class Meeting:
-    """Where the threads of a group meet."""
+    """The meeting point of a group's threads."""
 
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size, timeout=60)
@@ -126,7 +126,7 @@ class Meeting:
 
 
 class Thread:
-    """A rank that is a thread: a `parallel.Group` that stands in where there is no MPI."""
+    """A rank that is a thread: a `parallel.Group` without MPI."""
 
     def __init__(self, rank: int, size: int, meeting: Meeting) -> None:
         self.rank = self.local_rank = rank
@@ -158,7 +158,7 @@ class Thread:
 
 
 def by_threads(size: int, work: Callable[[Thread], Any]) -> list[Any]:
-    """What `work` returns on each rank of a group of threads."""
+    """The results of `work` on each rank of a group of threads."""
     meeting, results, errors = Meeting(size), [None] * size, []
 
     def run(rank: int) -> None:

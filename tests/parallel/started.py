@@ -28,11 +28,11 @@ needs_mpi = pytest.mark.skipif(
 
 
 def environment(**others: str) -> dict[str, str]:
-    """That of processes with one thread each, which find xbp, this folder and MPICH."""
+    """The environment of processes with one thread each, which find xbp, this folder and MPICH."""
     settings = dict.fromkeys(("XBP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     settings["PYTHONPATH"] = search_path(Path(__file__).parents[1])
     library, program = of_mpich("libmpi.so.12"), of_mpich("mpiexec.hydra")
-    if library is not None:  # which mpi4py does not find if another environment lends its packages
+    if library is not None:  # which mpi4py does not find in an environment with another's packages
         settings["MPI4PY_LIBMPI"] = library
     if program is not None:
         settings["PATH"] = os.pathsep.join([str(Path(program).parent), os.environ["PATH"]])

@@ -16,7 +16,7 @@ from xbp.testing import assert_no_host_sync
 
 
 class Own:
-    """A loss of a user's, which is no `nn.Loss`."""
+    """A user's loss, which is not an `nn.Loss`."""
 
     def __call__(self, prediction: Any, target: Any) -> Any:
         n = len(target)
@@ -119,7 +119,7 @@ def test_a_parameter_has_a_gradient_if_it_has_one_on_any_rank() -> None:
 
 
 class Twice(parallel.Alone):
-    """Two ranks, of which the other one has the same, or, of what is 1 here, another `factor`."""
+    """A group of two ranks; the other has equal values, except for `factor` in place of 1."""
 
     size = 2
 
@@ -132,7 +132,7 @@ class Twice(parallel.Alone):
 
 @pytest.mark.parametrize(("factor", "expected"), [(2.0, [3.0, 1.0]), (1.0, [np.nan, np.nan])])
 def test_nothing_waits_for_a_device(factor: float, expected: list[float]) -> None:
-    """There a gradient that is missing on one rank alone makes everything nan."""
+    """A gradient that is missing on only one rank makes the result nan there."""
     pytest.importorskip("array_api_strict")
     there = find_backend("array_api_strict", device="device1")
     nowhere, p = (nn.Parameter(there.asarray(np.zeros(2))) for _ in range(2))

@@ -93,7 +93,7 @@ def test_what_cannot_be_summed_in_place_is_refused(array: Any) -> None:
 
 
 class Communicator:
-    """What `MPIGroup` asks of a communicator, for the one rank that there is."""
+    """The communicator methods that `MPIGroup` uses, for a single rank."""
 
     def Get_rank(self) -> int:
         return 0
@@ -153,7 +153,7 @@ def test_a_model_with_a_group_can_be_copied(mpi: MPIGroup) -> None:
 
 
 class OnGPU:
-    """An array of a GPU, for what NCCL's communicator asks of it; its library is numpy's."""
+    """An array of a GPU, as NCCL's communicator sees it, made of numpy's."""
 
     def __init__(self, values: Any, device: int = 0) -> None:
         self.values, self.dtype, self.size, self.ndim = values, values.dtype, values.size, 1
@@ -162,7 +162,7 @@ class OnGPU:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Calls of NCCL's, on a GPU that is not there."""
+    """A record of the calls of NCCL, without a GPU."""
     made: list[Any] = []
     nccl = ModuleType("cupy.cuda.nccl")
     stream = SimpleNamespace(ptr=77, synchronize=lambda: made.append("synchronize"))

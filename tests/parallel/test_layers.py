@@ -13,7 +13,7 @@ from xbp.testing.cases import CASES
 
 LAYERS = [case for case in CASES if case.kind in ("layer", "model") and case.finite]
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-"""float64; in another order the sums of a few thousand numbers round otherwise."""
+"""float64 sums of a few thousand numbers, in another order."""
 
 
 def run(case: Any, x: Any, dy: Any, stream: RandomStream, group: Thread | None) -> Any:

@@ -11,7 +11,7 @@ from parallel.started import needs_mpi, start
 
 SIZES = [1, 2, 3, 5]
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
-"""Sums in another order differ by some 2⁻⁵³, which 51 steps may make ten thousand times larger."""
+"""Sums in another order differ by some 2⁻⁵³; 51 steps may magnify this ten thousand times."""
 
 
 @cache

@@ -21,7 +21,7 @@ def place(rank: int, call: int, kind: int) -> Place:
 
 
 def verdict(own: Place, before: Place, *, heard: bool = True, seconds: float = 12.0) -> str:
-    """What is concluded when nothing has changed for some seconds."""
+    """The conclusion after some seconds without a change."""
     judge = Judge(timeout=60)
     looks = int(seconds / watch.BEAT) + 1
     return [judge.look(own, before, heard, watch.BEAT) for _ in range(looks)][-1]
@@ -30,7 +30,7 @@ def verdict(own: Place, before: Place, *, heard: bool = True, seconds: float = 1
 @pytest.mark.parametrize("kind", [COMPUTES, SUM, END])
 def test_a_silent_rank_has_stopped(kind: int) -> None:
     own, before = place(2, 9, SUM), place(1, 8, kind)
-    if kind != END:  # which both wait for
+    if kind != END:  # both wait for it
         assert not verdict(own, before._replace(kind=COMPUTES), heard=False, seconds=59)
     said = verdict(own, before._replace(kind=COMPUTES), heard=False, seconds=61)
     assert said.startswith(
@@ -42,10 +42,10 @@ def test_a_silent_rank_has_stopped(kind: int) -> None:
 
 CALLS = [
     (place(1, 9, SUM), place(0, 9, SUM), False),
-    (place(1, 9, SUM), place(0, 8, COMPUTES), False),  # computes for long
+    (place(1, 9, SUM), place(0, 8, COMPUTES), False),  # has a long computation
     (place(1, 8, COMPUTES), place(0, 9, SUM), False),
     (place(1, 9, END), place(0, 8, COMPUTES), False),
-    (place(1, 9, SUM), place(0, 8, BROADCAST), False),  # from a rank that computes for long
+    (place(1, 9, SUM), place(0, 8, BROADCAST), False),  # from a rank with a long computation
     (place(1, 8, BROADCAST), place(0, 12, SUM), False),
     (place(1, 9, SUM), place(0, 9, BARRIER), True),
     (place(1, 9, SUM), place(0, 9, BROADCAST), True),
@@ -67,7 +67,7 @@ def test_ranks_that_wait_in_different_calls_wait_in_vain(
         assert said.startswith(
             f"rank 0 waits for rank 1 in {there} (step 7), and rank 1 for rank 0 in {here} (step 7)"
         )
-        assert verdict(before, own) == said  # whoever of the two says it
+        assert verdict(before, own) == said  # either of the two reports it
 
 
 def test_who_moves_does_not_wait_in_vain() -> None:
@@ -77,7 +77,7 @@ def test_who_moves_does_not_wait_in_vain() -> None:
 
 
 def test_a_pause_of_this_process_is_no_silence_of_the_other() -> None:
-    """As after the suspension of a laptop, or SIGCONT."""
+    """A pause like the suspension of a laptop, or SIGCONT."""
     judge, own, before = Judge(timeout=60), place(1, 9, SUM), place(0, 8, COMPUTES)
     assert not judge.look(own, before, False, 3600.0)
     assert not judge.look(own, before, False, watch.BEAT)
@@ -132,8 +132,8 @@ def test_an_exception_ends_all(
 
 FAILURES = [
     ("none", 0, 0, ""),
-    ("slow", 1, 0, ""),  # for longer than a silent rank is waited for
-    ("killed", 1, None, ""),  # MPICH ends all, and says which process it was
+    ("slow", 1, 0, ""),  # longer than the limit for a silent rank
+    ("killed", 1, None, ""),  # MPICH ends all ranks, and names the process
     ("raises", 1, 1, "rank 1:\nTraceback"),
     ("all raise", 0, 1, "rank 0:\nTraceback"),
     ("stopped", 0, 1, "rank 0 has not answered for 2 s; rank 1 waits for it in a sum, step 3"),

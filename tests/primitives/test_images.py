@@ -19,7 +19,7 @@ many = settings(max_examples=100, deadline=None)
 
 
 class Window(NamedTuple):
-    """A problem: an image's shape (N, C, H, W) and how the window moves over it."""
+    """A shape of images (N, C, H, W) and a window."""
 
     shape: tuple[int, int, int, int]
     kernel: Pair
@@ -28,7 +28,7 @@ class Window(NamedTuple):
 
     @property
     def output(self) -> Pair:
-        """By counting the places where a window fits."""
+        """The number of places where a window fits, by counting."""
         fits = [
             range(0, size + 2 * p - k + 1, s)
             for size, k, s, p in zip(
@@ -62,7 +62,7 @@ CORNERS = [
     Window((1, 1, 1, 1), (1, 1), (1, 1), (0, 0)),
     Window((2, 3, 5, 6), (3, 2), (1, 1), (0, 0)),
     Window((2, 3, 5, 6), (3, 2), (2, 3), (1, 0)),
-    Window((2, 1, 7, 7), (2, 2), (3, 3), (0, 0)),  # stride beyond the kernel, a rest at the edge
+    Window((2, 1, 7, 7), (2, 2), (3, 3), (0, 0)),  # a stride beyond the kernel, a remainder
     Window((1, 2, 2, 3), (4, 5), (1, 1), (1, 1)),  # a kernel larger than the image itself
     Window((2, 2, 3, 3), (1, 1), (2, 2), (2, 3)),  # whole windows of padding
     Window((0, 2, 4, 4), (2, 2), (2, 2), (0, 0)),  # no images

@@ -29,7 +29,7 @@ every_function = pytest.mark.parametrize("function", [erf, erfc, sigmoid])
 
 
 def grid(dtype: str, low: float, high: float) -> Host:
-    """A dense line, every order of magnitude near 0, and both sides of where formulas change."""
+    """A dense grid, every order of magnitude near 0, and both sides of the formulas' borders."""
     seams = np.array([-FAR, -NEAR, NEAR, FAR], dtype)
     tiny = np.logspace(-37, 0, 2_000)
     beside = [np.nextafter(seams, np.inf, dtype=dtype), np.nextafter(seams, -np.inf, dtype=dtype)]
@@ -71,7 +71,7 @@ def test_erfs_at_the_ends_of_the_line(place: Backend, dtype: str) -> None:
     np.testing.assert_array_equal(y, [0.0, -0.0, 1, -1, np.nan, 1, -1])
     assert np.signbit(y).tolist()[:2] == [False, True]
     np.testing.assert_array_equal(xbp.to_numpy(erfc(x)), [1, 1, 0, 2, np.nan, 0, 2])
-    if place.name != "cupy":  # which flushes float32 subnormals to 0
+    if place.name != "cupy":  # flushes float32 subnormals to 0
         # 2/√π = 1.128 times the least number rounds to that number.
         assert xbp.to_numpy(erf(place.asarray(np.array([least], dtype)))) == least
 

@@ -8,8 +8,8 @@ from xbp import accelerators
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_array_is_too_small_to_accelerate() -> Iterator[None]:
-    """Accelerators decline what numpy does faster (their LEAST_…); that is no reason not to be
-    right there, and the smallest arrays show most.
+    """Accelerators decline arrays for which numpy is faster (their LEAST_…); they must be
+    correct there too, and small arrays show most faults.
     """
     with pytest.MonkeyPatch.context() as patch:
         for accelerator in accelerators.registered():

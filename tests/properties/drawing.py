@@ -24,7 +24,7 @@ Pair = tuple[int, int]
 dtypes = st.sampled_from(["float32", "float64"])
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 batches = st.integers(1, 9) | st.sampled_from([15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 70])
-"""One, a few, and the neighbours of multiples of 16, where blocked kernels have their seams."""
+"""One, a few, and the neighbours of multiples of 16, where blocks of kernels end."""
 
 
 def quarters(rng: np.random.Generator, *shape: int, largest: int = 8) -> Host:
@@ -40,7 +40,7 @@ def normals(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Host:
 
 
 def off_zero(rng: np.random.Generator, *shape: int) -> Host:
-    """Quarters but 0: kinks there are ¼ away."""
+    """Quarters except 0, at least ¼ from a kink at 0."""
     return rng.integers(1, 9, shape) / 4 * rng.choice([-1, 1], shape)
 
 
@@ -51,7 +51,7 @@ def distinct(rng: np.random.Generator, n: int, c: int, h: int, w: int) -> Host:
 
 
 def is_dyadic(number: float) -> bool:
-    """Whether multiplying by it rounds nothing."""
+    """Whether multiplication by it is exact."""
     return bool(np.frexp(number)[0] == 0.5)
 
 
@@ -71,14 +71,14 @@ def sizes(draw: st.DrawFn, budget: int, *strategies: st.SearchStrategy[int]) -> 
 
 
 class Layout(NamedTuple):
-    """How an array lies in memory; axes beyond its own are left out."""
+    """The memory layout of an array; axes beyond its own are ignored."""
 
     order: tuple[int, ...]  # axes from the outermost in memory to the innermost
-    steps: tuple[int, ...]  # the distance of neighbours along each axis, and its sign
+    steps: tuple[int, ...]  # the distance between neighbours along each axis, with its sign
     writeable: bool
 
     def __call__(self, array: Host) -> Host:
-        """A copy of `array` with this layout, in a buffer whose gaps hold poison."""
+        """A copy of `array` with this layout, in a buffer with nan in its gaps."""
         axes = [axis for axis in self.order if axis < array.ndim]
         axes += range(len(axes), array.ndim)
         shape = [array.shape[axis] * abs(self.steps[axis]) for axis in axes]
@@ -102,7 +102,7 @@ layouts = st.builds(
 
 
 def everything_of(array: Host) -> bytes:
-    """All bytes of the memory that `array` looks at, the gaps included."""
+    """All bytes of the memory of `array`, gaps included."""
     owner = array if array.base is None else array.base
     return owner.tobytes(order="A")
 
@@ -111,7 +111,7 @@ def everything_of(array: Host) -> bytes:
 
 
 def ways() -> Iterator[AbstractContextManager[Any]]:
-    """As it is, with all accelerators; then without them."""
+    """Blocks with all accelerators, and without them."""
     yield nullcontext()
     yield accelerators.disabled()
 
@@ -135,7 +135,7 @@ def largest(array: Any) -> float:
 
 
 def check(result: Any, truth: Any, dtype: str, allowed: float, what: str) -> None:
-    """`result` has the shape of the truth, this dtype, and is no farther away than allowed."""
+    """Check the shape, dtype and distance of `result` from the truth."""
     assert result.shape == truth.shape, f"{what} has shape {result.shape}, not {truth.shape}"
     assert result.dtype == dtype, f"{what} is {result.dtype}, not {dtype}"
     error = largest(np.asarray(result, np.float64) - truth)

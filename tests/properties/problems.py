@@ -47,14 +47,14 @@ quotient of any step is exact; where there are no kinks, the step is 1."""
 
 
 class Problem(NamedTuple):
-    """A layer or loss in float64, what goes in, and its definition."""
+    """A layer or loss in float64, its inputs, and its definition."""
 
     subject: Any
     inputs: tuple[Host, ...]  # of a loss with its target
     oracle: Callable[..., Any]  # (state_dict, *inputs) → the output or value
     step: float = SMOOTH  # of a difference quotient of the oracle
     exact: bool = False  # whether nothing is rounded; then all numbers are small dyadic ones
-    by_sample: bool = True  # whether each image has an output of its own
+    by_sample: bool = True  # whether each image has its own output
     # Whether inference is the training forward, or the identity; None if it is something else,
     inference: bool | None = True  # which tests/nn/test_catalogue.py compares with its definition.
     kinks: bool = False  # whether a difference quotient may meet one
@@ -65,7 +65,7 @@ def regression(oracle: Any, *arguments: Any, **keywords: Any) -> Any:
 
 
 Problems = Callable[[int], st.SearchStrategy[Problem]]
-"""From the number of multiplications that an oracle may need, to a strategy."""
+"""A strategy, as a function of the number of multiplications in an oracle."""
 
 
 few = st.integers(1, 5)
@@ -119,7 +119,7 @@ def conv2d(draw: st.DrawFn, budget: int) -> Problem:
 
 @st.composite
 def conv2d_with_options(draw: st.DrawFn, budget: int) -> Problem:
-    """Dilated, in groups, depthwise, or with the padding that keeps the size."""
+    """Dilation, groups, depthwise convolutions, or padding="same"."""
     w, bias = draw(windows(budget // 2, lambda k: k, 3)), draw(st.booleans())
     n, each, *size = w.shape
     groups, dilation = draw(st.integers(1, 3)), draw(st.tuples(*[st.integers(1, 3)] * 2))
@@ -128,7 +128,7 @@ def conv2d_with_options(draw: st.DrawFn, budget: int) -> Problem:
     if draw(st.booleans()):
         layer = nn.Conv2d(channels, out, w.kernel, 1, "same", bias, **options, dtype="float64")
         definition = partial(oracles.conv2d_same, **options)
-    else:  # images that the wider window fits into
+    else:  # images large enough for the wider window
         reach = [(d - 1) * (k - 1) for d, k in zip(dilation, w.kernel, strict=True)]
         size = [length + more for length, more in zip(size, reach, strict=True)]
         layer = nn.Conv2d(channels, out, *w.window, bias, **options, dtype="float64")
@@ -170,7 +170,7 @@ def conv_transpose2d(draw: st.DrawFn, budget: int) -> Problem:
 
 @st.composite
 def conv1d(draw: st.DrawFn, budget: int) -> Problem:
-    """Kernels, strides and rests as images have them, along one axis."""
+    """Kernels, strides and remainders as for images, along one axis."""
     w, bias = draw(windows(budget, lambda k: k, 6)), draw(st.booleans())
     arguments = (w.shape[1], w.out_channels, w.kernel[1], w.stride[1], w.padding[1], bias)
     return Problem(
@@ -259,7 +259,7 @@ def adaptive_avg_pool2d(draw: st.DrawFn, budget: int) -> Problem:
 
 @st.composite
 def upsample(draw: st.DrawFn, budget: int) -> Problem:
-    """Upwards or downwards on each axis."""
+    """Larger or smaller sizes on each axis."""
     shape = draw(images_shape(budget, 2))
     options: dict[str, Any] = {"size": draw(st.tuples(*[st.integers(1, 8)] * 2))}
     if draw(st.booleans()):
@@ -372,7 +372,7 @@ def prelu(draw: st.DrawFn, budget: int) -> Problem:
 
 
 def logits(draw: st.DrawFn, rng: np.random.Generator, *shape: int) -> Host:
-    """Near 0, or so far from it that their exponentials are no float32 numbers."""
+    """Numbers near 0, or so far from it that their exponentials are beyond float32."""
     x = normals(rng, *shape, scale=draw(st.sampled_from([1.0, 5.0])))
     return (x + draw(st.sampled_from([0.0, 200.0, -200.0]))).astype(np.float32).astype(float)
 
@@ -390,12 +390,12 @@ def softmax(draw: st.DrawFn, budget: int, kind: Any, oracle: Any) -> Problem:
 # --- normalization ------------------------------------------------------------------------------
 
 AMPLE = st.sampled_from([0.1, 1.0])
-"""An ε beside which the step of a difference quotient is short, however alike the numbers are."""
+"""An ε so large that a difference quotient is accurate even for almost equal numbers."""
 
 
 @st.composite
 def batch_norm(draw: st.DrawFn, budget: int, kind: Any, axes: tuple[int, ...]) -> Problem:
-    """Numbers around 0 or far from it; at least two a channel."""
+    """Numbers around 0 or far from it; at least two per channel."""
     shape = draw(st.sampled_from(axes).flatmap(lambda n: shapes(budget, n, n)))
     if math.prod(shape) < 2 * shape[1]:
         shape = (2, *shape[1:])
@@ -486,7 +486,7 @@ def recurrent(draw: st.DrawFn, budget: int, kind: Any, cells: dict[str, Any]) ->
     if len(cells) > 1:
         options["nonlinearity"] = name
     layers, both, bias = draw(st.integers(1, 2)), draw(st.booleans()), draw(st.booleans())
-    # A step takes each gate a row of weights for the input, and one for the state.
+    # In a step each gate has a row of weights for the input and one for the state.
     budget //= 4 * gates * layers * (1 + both)
     n, steps, features, hidden = sizes(
         draw, budget, batches, st.integers(1, 6), few, st.integers(1, 6)
@@ -523,7 +523,7 @@ def bce_with_logits(draw: st.DrawFn, budget: int) -> Problem:
 
 
 class Weighted(nn.Loss):
-    """BCEWithLogitsLoss with a weight that follows its predictions' dtype."""
+    """BCEWithLogitsLoss with a weight of its predictions' dtype."""
 
     def __init__(self, reduction: str, pos_weight: Any) -> None:
         self.reduction, self.pos_weight = reduction, pos_weight
@@ -548,7 +548,7 @@ def cross_entropy(
         j = draw(penalties)
         return Problem(kind(reduction, penalty=j), (z, target), regression(oracle, j, reduction))
     if draw(st.booleans()):
-        target = (rng.integers(0, 5, (n, classes)) / 4).astype(float)  # need not sum to 1
+        target = (rng.integers(0, 5, (n, classes)) / 4).astype(float)  # with any sum
     return Problem(kind(reduction), (z, target), regression(oracle, reduction))
 
 
@@ -557,11 +557,11 @@ def cross_entropy(
 
 @st.composite
 def by_default(draw: st.DrawFn, budget: int, name: str) -> Problem:
-    """As its lines of `xbp.testing.cases` say."""
+    """Problems from the lines of `xbp.testing.cases`."""
     line = draw(st.sampled_from([line for line in LINES if line.name == name]))
     if line.least_axes:
         call, x = draw(calls(line)), draw(entries(budget, line))
-    else:  # of a case, with another number of samples, drawn from those it has
+    else:  # a case with another number of samples, drawn from its own
         call = draw(st.sampled_from([call for call in line.calls if Case(line, call).finite]))
         samples = line.inputs(call)
         which = draw(seeds).integers(0, len(samples[0]), draw(st.integers(1, 9)))
@@ -579,7 +579,7 @@ def by_default(draw: st.DrawFn, budget: int, name: str) -> Problem:
 
 @st.composite
 def calls(draw: st.DrawFn, line: Line) -> Call:
-    """With options from those that the line gives, or all arguments of one of its calls."""
+    """Options drawn from those of the line, or all arguments of one of its calls."""
     if not line.drawn:
         return draw(st.sampled_from(line.calls))
     values = draw(st.sampled_from(line.drawn))
@@ -652,7 +652,7 @@ OWN: dict[str, Problems] = {
 
 TABLE = {line.name: OWN.get(line.name, partial(by_default, name=line.name)) for line in LINES}
 COUPLED = ("Dropout", "BatchNorm1d", "BatchNorm2d")
-"""Layers for which a sample's output depends on where it lies in the batch, or on the others."""
+"""Layers whose output for a sample depends on its place in the batch, or on other samples."""
 BY_SAMPLE = [
     name
     for name in TABLE

@@ -39,7 +39,7 @@ from xbp.testing import oracles
 every_item = pytest.mark.parametrize("name", TABLE)
 LAYERS = [name for name in BY_SAMPLE if not name.endswith("Loss")]
 LITTLE, MUCH = 1500, 100_000
-"""Multiplications, where an oracle loops over them in Python, and where none does."""
+"""Numbers of multiplications, for oracles with loops in Python and without them."""
 
 
 class Result(NamedTuple):
@@ -52,7 +52,7 @@ def is_layer(problem: Problem) -> bool:
 
 
 def numbers(problem: Problem, rng: np.random.Generator, *shape: int) -> Host:
-    """For weights, gradients and directions, of the kind that this problem computes with."""
+    """Numbers for weights, gradients and directions, of this problem's kind."""
     return quarters(rng, *shape) if problem.exact else normals(rng, *shape)
 
 
@@ -61,7 +61,7 @@ def parameters(problem: Problem) -> dict[str, Any]:
 
 
 def drawn(data: st.DataObject, name: str, budget: int) -> tuple[Problem, np.random.Generator]:
-    """A problem, its weights drawn too."""
+    """A problem with drawn weights."""
     problem = data.draw(TABLE[name](budget))
     rng = data.draw(seeds)
     note(f"{problem.subject!r}, inputs of shape {[x.shape for x in problem.inputs]}")
@@ -71,7 +71,7 @@ def drawn(data: st.DataObject, name: str, budget: int) -> tuple[Problem, np.rand
 
 
 def definition(problem: Problem) -> tuple[dict[str, Host], Callable[..., Host]]:
-    """All that the value depends on, by name, and the oracle as a function of it."""
+    """All arguments of the value, by name, and the oracle as a function of them."""
     constants = problem.subject.state_dict() if is_layer(problem) else {}
     names = list(parameters(problem))
     variables = {"x": problem.inputs[0]} | {name: constants[name] for name in names}
@@ -151,7 +151,7 @@ def test_its_backward_is_the_adjoint_of_its_derivative(name: str, data: st.DataO
     up, down = ahead(h), ahead(-h)
     derivative = (up - down) / (2 * h)
     if problem.kinks:
-        # Second differences fall with h², unless a kink is within reach, which proves nothing.
+        # Second differences fall with h², unless a kink is near, where nothing is compared.
         further, back, middle = ahead(2 * h), ahead(-2 * h), ahead(0)
         change = (further + back - 2 * middle) / 4 - (up + down - 2 * middle)
         assume(largest(change) <= 1e-12 * max(1.0, largest(middle)))
@@ -173,7 +173,7 @@ def test_its_backward_is_the_adjoint_of_its_derivative(name: str, data: st.DataO
 @every_item
 @given(data=st.data())
 def test_dtype_memory_order_and_accelerators_do_not_matter(name: str, data: st.DataObject) -> None:
-    """For large problems too: they are compared with float64 in C order, not accelerated, which
+    """Large problems too: the reference is float64 in C order without accelerators, which
     the two properties above compare with the definition.
     """
     problem, rng = drawn(data, name, MUCH)
@@ -191,7 +191,7 @@ def test_dtype_memory_order_and_accelerators_do_not_matter(name: str, data: st.D
 @pytest.mark.parametrize("name", BY_SAMPLE)
 @given(data=st.data())
 def test_a_batch_is_the_stack_of_its_samples(name: str, data: st.DataObject) -> None:
-    """Of one, those before it and those behind it; a loss is the mean, or the sum, of theirs."""
+    """The samples before and after one of them; a loss is the mean, or the sum, of both parts."""
     problem, rng = drawn(data, name, MUCH)
     assume(problem.by_sample)
     dy, n = gradient_for(problem, rng), problem.inputs[0].shape[0]
@@ -297,7 +297,7 @@ def test_of_equals_the_first_in_a_window_takes_the_gradient(data: st.DataObject)
 
 @given(data=st.data())
 def test_relu_at_its_kink_and_at_the_ends(data: st.DataObject) -> None:
-    """max(x, 0) and its slope are defined for each number there is, nan included."""
+    """max(x, 0) and its slope for all numbers, nan included."""
     rng, layout = data.draw(seeds), data.draw(layouts)
     ends = np.array([0.0, -0.0, 1e-45, -1e-45, 3e38, -3e38, np.inf, -np.inf, np.nan, 1.0, -1.0])
     x = rng.choice(ends, data.draw(shapes(MUCH // 50)))

@@ -117,7 +117,7 @@ def test_divergence(data: st.DataObject, reduction: str, log_target: bool) -> No
 def test_smooth_l1(data: st.DataObject, reduction: str, beta: float) -> None:
     d = Drawn(data)
     theirs = torch.nn.SmoothL1Loss(reduction=reduction, beta=beta)
-    target = d.z + d.rng.integers(-4, 5, d.z.shape) / 2  # kinks are met
+    target = d.z + d.rng.integers(-4, 5, d.z.shape) / 2  # possibly at kinks
     compare(nn.SmoothL1Loss(reduction, beta=beta), theirs, d.z, target)
 
 
@@ -147,7 +147,7 @@ def test_triplet_margin(
 ) -> None:
     anchor, positive, negative = embeddings(data, 3)
     options: dict[str, Any] = {"margin": margin, "p": p, "swap": swap, "reduction": reduction}
-    if equal:  # exactly as far from the positive as from the anchor
+    if equal:  # at equal distances from positive and anchor
         anchor, positive = np.round(2 * anchor), np.round(2 * positive)
         negative = (anchor + positive) / 2
         options["eps"] = 0.0

@@ -21,7 +21,7 @@ lost of them does not count."""
 
 @st.composite
 def rules(draw: st.DrawFn, line: Optimizer) -> Rule:
-    """Every option is drawn. (That the defaults are PyTorch's is shown in test_family.py.)"""
+    """A rule with all options drawn. (Defaults are compared with PyTorch's in test_family.py.)"""
     if not line.drawn:
         return draw(st.sampled_from([*line.rules()]))
     values = draw(st.sampled_from(line.drawn))
@@ -29,7 +29,7 @@ def rules(draw: st.DrawFn, line: Optimizer) -> Rule:
 
 
 def gradients(rng: np.random.Generator, shape: tuple[int, ...], steps: int) -> list[Host]:
-    """One scale for each entry; a few gradients of it are 0."""
+    """Gradients with one scale for each entry, some of them 0."""
     scale = rng.choice(SCALES, shape)
     return [
         (scale * normals(rng, *shape) * rng.choice([0, 1, 1, 1], shape)).astype(np.float32) * 1.0
@@ -40,7 +40,7 @@ def gradients(rng: np.random.Generator, shape: tuple[int, ...], steps: int) -> l
 @pytest.mark.parametrize("kind", LINES)
 @given(data=st.data())
 def test_it_is_its_definition(kind: str, data: st.DataObject) -> None:
-    """Also where it lies in memory in another order than its gradient, and its state in a third."""
+    """A parameter with another memory order than its gradient, and its state with a third."""
     rule, dtype = data.draw(rules(LINES[kind])), data.draw(dtypes)
     shape = data.draw(st.lists(st.integers(1, 5), max_size=3).map(tuple))
     steps, rng = data.draw(st.integers(1, 12)), data.draw(seeds)

@@ -43,7 +43,7 @@ def unfolded_shape(w: Windows) -> tuple[int, ...]:
 
 
 def untouched(result: Any, *given: Host | None) -> Any:
-    """What a primitive returns, having left alone what it was given."""
+    """The result of a primitive, which must not change its arguments."""
     arrays = [array for array in given if array is not None]
     before = [everything_of(array) for array in arrays]
     value = result(*given)
@@ -125,7 +125,7 @@ def logistic(x: float) -> float:
 def test_special_functions_keep_their_relative_accuracy(
     name: str, function: Any, values: list[float], dtype: str, layout: Any
 ) -> None:
-    """Within 16 roundings of the value itself, wherever it is a normal number."""
+    """An error of at most 16 roundings, for results that are normal numbers."""
     x, info = np.array(values), np.finfo(dtype)
     expected = np.array([function(value) for value in values])
     for way in ways():
@@ -150,7 +150,7 @@ def test_philox_is_that_of_plain_integers(counters: Any, key: Any, layout: Any) 
 
 @given(shapes(200), pairs, st.tuples(words, words, words), dtypes)
 def test_bits_are_the_blocks_in_a_row(shape: Any, key: Any, counter: Any, dtype: str) -> None:
-    """Whatever the shape, and whatever array they are drawn for."""
+    """Equal words for all shapes and arrays."""
     blocks = -(-math.prod(shape) // 4)
     row = [word for b in range(blocks) for word in oracles.philox4x32((b, *counter), key)]
     found = primitives.random_bits(np.zeros((), dtype), shape, key=key, counter=counter)
@@ -204,7 +204,7 @@ def test_convolution_rectifier_and_maximum_in_one_call(
                 three = [*arrays, None][:3]
                 y, backward = untouched(partial(call, stride=stride, padding=padding), *three)
                 check(y, expected, dtype, 0.0, "the output")
-                for _ in range(2):  # a backward may be called again
+                for _ in range(2):  # a backward may be called twice
                     gradients = untouched(backward, other(dy.astype(dtype)))[: len(v)]
                     for g, array in zip(gradients, given_arrays, strict=True):
                         check(g, array, dtype, np.inf, "a gradient")

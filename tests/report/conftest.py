@@ -42,7 +42,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """LeNet-5 after 3 epochs of 4,000 images, with names that a page must not take for markup."""
+    """LeNet-5 after 3 epochs of 4,000 images, with names that look like markup."""
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
     home = tmp_path_factory.mktemp("report")

@@ -65,11 +65,11 @@ class TestIsolate:
 
     def test_parts_belong_to_it(self):
         picture = square()
-        picture[12:18, 44:60] = 0  # as the bar of a 5
+        picture[12:18, 44:60] = 0  # like the bar of a 5
         assert isolate(picture)[:10, 18:].max() > 200
 
     def test_fine_strokes_get_the_thickness_of_mnist(self):
-        """So the pen makes little difference to how much ink there is."""
+        """The width of the pen changes the amount of ink little."""
         images = [isolate(drawn(3, 400, pen, np.random.default_rng(0))) for pen in (2, 4, 16)]
         amounts = [image.sum(dtype=float) for image in images]
         assert max(amounts) < 1.5 * min(amounts)
@@ -100,10 +100,10 @@ class TestIsolate:
 
 
 def test_blobs_are_told_apart():
-    snake = np.zeros((40, 41), bool)  # one blob, however it winds
+    snake = np.zeros((40, 41), bool)  # one winding blob
     snake[::2] = True
     snake[1::4, -1] = snake[3::4, 0] = True
-    snake[-1] = False  # its last bit leads nowhere
+    snake[-1] = False  # with a dead end
     assert np.array_equal(components(snake), snake.astype(int))
     board = np.zeros((6, 6), bool)
     board[::2, ::2] = True
@@ -123,7 +123,7 @@ def test_sizes():
 
 @pytest.fixture(scope="module")
 def rates(trained):
-    """For each kind of picture: the share that a network reads, which knows MNIST alone."""
+    """The accuracy of a network trained on MNIST, for each kind of picture."""
     _, (x, y) = load_mnist()
     x, y = x[:12], y[:12]
     model = load_model(trained.folder / "model.safetensors")
@@ -135,7 +135,7 @@ def rates(trained):
 
 
 def test_what_is_read(rates):
-    """Few mistakes more than on MNIST's own images; 1,000 images are in `benchmarks/photographs`.
+    """Few more errors than on MNIST's own images; `benchmarks/photographs` has 1,000 images.
 
     The network of this test has seen 4,000 images and reads about 95 %.
     """
@@ -145,7 +145,7 @@ def test_what_is_read(rates):
 
 
 class TestFiles:
-    """One digit in every way in which a file can hold it."""
+    """One digit in all colour modes of files."""
 
     @pytest.fixture
     def picture(self):
@@ -180,7 +180,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("ink", [0, 255])
     def test_ink_on_nothing(self, picture, tmp_path, ink):
-        """Black on nothing is seen on white paper, white on nothing on black."""
+        """Transparent pixels are white beside black ink, and black beside white."""
         alpha = 255 - picture
         pixels = np.stack([np.full_like(picture, ink)] * 3 + [alpha], axis=-1)
         Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -188,7 +188,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_the_camera_was_turned(self, picture, tmp_path, orientation):
-        stored = {  # what to do to the stored picture, undone
+        stored = {  # the inverse of the transformation
             1: picture,
             2: picture[:, ::-1],
             3: picture[::-1, ::-1],
@@ -242,7 +242,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("suffix", ["png", "jpg"])
     def test_damaged(self, image, tmp_path, suffix):
-        """Cut short or altered in any place: a sentence, or an image, and never anything else."""
+        """A file truncated or altered anywhere gives one sentence, or an image."""
         path = tmp_path / f"a.{suffix}"
         image.save(path)
         content, rng = path.read_bytes(), np.random.default_rng(0)
@@ -263,12 +263,12 @@ class TestFiles:
     def test_more_pixels_than_anybody_needs(self, tmp_path):
         Image.new("1", (20_000, 10_000)).save(tmp_path / "a.png")
         self.refused(tmp_path / "a.png", "megapixels")
-        Image.new("1", (11_000, 10_000)).save(tmp_path / "a.png")  # Pillow itself would only warn
+        Image.new("1", (11_000, 10_000)).save(tmp_path / "a.png")  # Pillow only warns
         self.refused(tmp_path / "a.png", "megapixels")
 
 
 def test_a_photograph_is_found_wherever_it_is():
-    """Each of these is one digit, not noise and not an empty sheet."""
+    """Each picture is one digit, neither noise nor empty."""
     rng = np.random.default_rng(3)
     (x, _), _ = load_mnist()
     for digit in x[:10]:

@@ -19,11 +19,11 @@ from xbp.report.run import Run, load_history
 from xbp.training import load_model
 
 VOID = {"meta", "link", "br", "img"}
-FOREIGN = {"path", "use", "rect"}  # of SVG: may close themselves
+FOREIGN = {"path", "use", "rect"}  # of SVG, which may close themselves
 
 
 class Structure(HTMLParser):
-    """What is in a page; an element that is not closed where it should be is an error."""
+    """The content of a page; an element without its closing tag is an error."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class TestPage:
             assert len(page.of(tag)) == 1
 
     def test_nothing_is_fetched(self, source, page):
-        """Every reference is to the page itself; no address but in what a reader sees."""
+        """Every reference is to the page itself; addresses occur in visible text only."""
         for _tag, attributes in page.elements:
             for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
                 assert re.match(r"data:|#|$", attributes.get(name) or "")
@@ -132,7 +132,7 @@ class TestPage:
         words = shlex.split(shown)[1:]
         assert words[words.index("--data-dir") + 1] == str(trained.data)
         words[words.index("--output") + 1] = str(tmp_path)
-        words[words.index("--epochs") + 1] = "1"  # time is short: that it runs is enough
+        words[words.index("--epochs") + 1] = "1"  # a short test: running without error is enough
         assert command(*words).code == 0
 
     def test_names_are_no_markup(self, trained, source, page):
@@ -167,7 +167,7 @@ class TestOtherRuns:
         return shutil.copytree(trained.folder, tmp_path / "copy")
 
     def test_only_the_last_steps(self, copy, command):
-        """As of a run that went on from a checkpoint."""
+        """The record of a run that was resumed from a checkpoint."""
         path = copy / "run.json"
         text = re.sub(r'"steps": \{.*?\}', self.LAST, path.read_text(), flags=re.DOTALL)
         path.write_text(text)
@@ -218,7 +218,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("name", ["jinja2", "matplotlib.figure"])
     def test_a_package_is_missing(self, command, monkeypatch, tmp_path, name):
-        """It is said before the training, not after it."""
+        """The error comes before training."""
         monkeypatch.setitem(sys.modules, name, None)
         output = tmp_path / "out"
         result = command("train", "lenet5", "--report", "--output", output)
@@ -388,7 +388,7 @@ class TestInABrowser:
         chromium.open(path, width, dark=dark)
         assert chromium.complaints() == []
         assert chromium.requests() == [path.absolute().as_uri()]
-        # Tables may scroll in their boxes; the page may not.
+        # tables may scroll in their boxes, the page may not
         assert chromium.evaluate("document.documentElement.scrollWidth") <= width
         text, figure, background = chromium.evaluate(self.CONTRAST)
         assert text >= 4.5  # WCAG 2, level AA

@@ -20,12 +20,12 @@ from xbp.training import save_weights
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """A 7, a 2 and a 1, in files: the first test images, which are easy to read."""
+    """Files of a 7, a 2 and a 1: the first test images, which are easy."""
     monkeypatch.chdir(tmp_path)
     _, (x, y) = load_mnist()
     paths = []
     for image, digit in zip(x[:3], y, strict=False):
-        paths.append(Path(f"[{digit}].png"))  # rich would take it for markup
+        paths.append(Path(f"[{digit}].png"))  # looks like rich's markup
         Image.fromarray(255 - image).resize((112, 112)).save(paths[-1])
     return paths
 

@@ -57,6 +57,6 @@ def test_a_history_comes_back(tmp_path):
 
 def test_too_large_a_record(tmp_path):
     with (tmp_path / "run.json").open("wb") as file:
-        file.truncate(10**9)  # a hole: it takes no room on the disk
+        file.truncate(10**9)  # a sparse file
     with pytest.raises(xbp.errors.DataError, match="larger than"):
         Run.load(tmp_path)

@@ -38,7 +38,7 @@ FLAGS = (
 KERNEL = re.compile(r'extern "C" __global__ void \w+\(\w*\) (\w+)\(const (\w+) \w+\)')
 PASS = re.compile(r"^PASS\((\w+),", re.MULTILINE)
 FIXED = ("real", "LABEL", "SIDE")
-"""Macros that must be constants; all others are variables here, so that one library does for all
+"""Macros that must be constants; all others are variables here, so that one library serves all
 shapes. `Emulation(fixed=True)` makes constants of them, as NVRTC sees it."""
 GUARD = 64
 """Bytes on each side of an array."""
@@ -47,7 +47,7 @@ MEMORY = Path(tempfile.gettempdir()) / f"xbp-emulation-{USER}"
 
 
 def compiler() -> str | None:
-    """The C++ compiler: $CXX, or the first of the usual names on the path; None but on Linux."""
+    """The C++ compiler: $CXX, or the first of the usual names on the path; only on Linux."""
     if sys.platform != "linux":
         return None
     names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
@@ -55,7 +55,7 @@ def compiler() -> str | None:
 
 
 def kernels(text: str) -> dict[str, str]:
-    """The names of the kernels of a .cu file, and of the structs that they take."""
+    """The names of the kernels of a .cu file, and of their argument structs."""
     found = {name: task for name, task in KERNEL.findall(text) if name != "name"}
     return found | dict.fromkeys(PASS.findall(text), "pass")
 
@@ -74,7 +74,7 @@ def program(text: str, macros: dict[str, Any], fixed: bool) -> str:
 
 @cache
 def library(text: str) -> ctypes.CDLL:
-    """A program compiled and loaded; kept on disk by its digest, for other processes, too."""
+    """A compiled and loaded program; a cache on disk, by its digest, serves other processes."""
     what = "\n".join([text, HEADER.read_text(encoding="utf-8"), *FLAGS, str(compiler())])
     target = MEMORY / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.so"
     if not target.exists():
@@ -90,7 +90,7 @@ def library(text: str) -> ctypes.CDLL:
 
 
 def fenced(size: int) -> NDArray[np.uint8]:
-    """Memory, filled with nan, behind which lies a page that nobody may touch."""
+    """Memory filled with nan, followed by a page without access."""
     page = mmap.PAGESIZE
     end = -(-size // page) * page
     memory = np.frombuffer(mmap.mmap(-1, end + page), np.uint8)
@@ -106,7 +106,7 @@ class Emulation:
     Parameters
     ----------
     order : int
-        Of threads and blocks: 0 as numbered, 1 in reverse, else a seed of a shuffle.
+        The order of threads and blocks: 0 as numbered, 1 in reverse, else the seed of a shuffle.
     fixed : bool
         Whether all sizes are constants of the program.
     fenced : bool
@@ -118,7 +118,7 @@ class Emulation:
     launches : list of str
         The names of the kernels that ran.
     grids : list of (int, int)
-        Of how many blocks each.
+        The numbers of their blocks.
     """
 
     def __init__(self, order: int = 0, *, fixed: bool = False, fenced: bool = False) -> None:
@@ -172,7 +172,7 @@ class Emulation:
     # --- for tests ---
 
     def guarded(self, array: Any) -> Any:
-        """A copy that lies in memory as `array` does, between guards."""
+        """A copy with the memory order of `array`, between guards."""
         order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
         copy = self.empty([array.shape[axis] for axis in order], array.dtype)
         copy[...] = array.transpose(order)

@@ -20,7 +20,7 @@ def test_a_map_is_blind_to_what_it_is_not_connected_to() -> None:
 
 
 def test_with_all_connections_it_is_conv2d() -> None:
-    """And P is a matrix of 0 and 1 that copies: even the roundings are the same."""
+    """P is a matrix of 0 and 1 that copies, so that even the roundings are equal."""
     full = PartialConv2d([[True] * 3] * 2, (2, 3), (2, 1), 1, dtype="float64", rng=0)
     conv = nn.Conv2d(3, 2, (2, 3), (2, 1), 1, dtype="float64")
     weight = full.state_dict()["weight"].reshape(conv.weight.shape)

@@ -35,7 +35,7 @@ def test_the_loss_pulls_a_penalty_down_although_it_is_the_least() -> None:
     penalties, labels = np.array([[9.0, 20.0]]), np.array([0])
     _, gradient = RejectingCrossEntropyLoss(penalty=1.0)(-penalties, labels)
     assert gradient[0, 0] == pytest.approx(-1, abs=1e-3)  # 1 - p, with p = e^-8
-    assert 0 < gradient[0, 1] < 1e-7  # those above j are let be
+    assert 0 < gradient[0, 1] < 1e-7  # outputs above j are not penalized
     _, gradient = nn.CrossEntropyLoss()(-penalties, labels)
     assert np.abs(gradient).max() < 1e-4
 
@@ -45,12 +45,12 @@ def test_the_loss_pulls_a_penalty_down_although_it_is_the_least() -> None:
 def test_the_loss_is_finite_at_large_penalties(dtype: str, scale: float) -> None:
     z = np.array([[scale, 0.9 * scale]], dtype)
     value, gradient = RejectingCrossEntropyLoss()(z, np.array([1]))
-    # -z + max(z, -1): from below, rubbish is what is likely; from above, the other class.
+    # -z + max(z, -1): below, the additional class is likely; above, the other class.
     assert value == pytest.approx(9_000 - 1 if scale < 0 else 1_000, rel=1e-6)
     np.testing.assert_allclose(gradient, [[0, -1]] if scale < 0 else [[1, -1]], atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value")  # 0 · ∞, which is then left out
+@pytest.mark.filterwarnings("ignore:invalid value")  # 0 · ∞, which is left out
 def test_a_class_that_cannot_be_costs_nothing_where_it_is_not_the_target() -> None:
     z = np.array([[0.0, -np.inf, 1.0]])
     others = 1 + np.exp(1) + np.exp(0.5)
@@ -63,7 +63,7 @@ def test_a_class_that_cannot_be_costs_nothing_where_it_is_not_the_target() -> No
 
 @pytest.mark.parametrize("label", [2, -1])
 def test_a_label_out_of_range_on_a_device_makes_the_loss_nan(label: int) -> None:
-    """That of the class beside the others, which is 2 here, too."""
+    """The probability of the additional class, which is class 2 here."""
     pytest.importorskip("array_api_strict")
     with xbp.use_backend("array_api_strict"):
         z, target = xbp.asarray([[0.0, 1.0]]), xbp.asarray([label])

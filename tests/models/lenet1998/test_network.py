@@ -35,11 +35,11 @@ def test_the_layers_of_1998_have_the_papers_sizes_and_numbers_of_parameters() ->
     ]
     assert rows[-1].output_shape == (10,)
     assert sum(p.data.size for p in paper().parameters()) == 60_000
-    # Each of C1 … F6 is squashed (but for the flattening, which is no layer of the paper's).
+    # A squashing function follows each of C1 … F6 (flattening is not a layer of the paper).
     names = [row.kind for row in rows if row.kind != "Flatten"]
     assert names[1:12:2] == ["ScaledTanh"] * 6
     assert rows[9].kind == "ScaledTanh" and rows[10].kind == "Flatten"
-    # The numbers of connections that it gives: weights and bias of a unit, times its units.
+    # The paper's numbers of connections: weights and bias of a unit, times the number of units.
     per_unit = {"C1": 25 + 1, "S2": 4 + 1, "S4": 4 + 1, "C5": 400 + 1}
     units = {"C1": 6 * 28 * 28, "S2": 6 * 14 * 14, "S4": 16 * 5 * 5, "C5": 120}
     connections = {name: per_unit[name] * units[name] for name in units}
@@ -48,7 +48,7 @@ def test_the_layers_of_1998_have_the_papers_sizes_and_numbers_of_parameters() ->
 
 
 def test_c3_is_connected_as_in_table_i() -> None:
-    """Six maps see three neighbours in a ring, nine see four, and the last one sees all."""
+    """Six maps are connected to three neighbours in a ring, nine to four, and the last to all."""
     rings = [{(start + k) % 6 for k in range(n)} for n in (3, 4) for start in range(6)]
     table = [{c for c, linked in enumerate(row) if linked} for row in CONNECTIONS]
     assert table[:12] == rings
@@ -63,7 +63,7 @@ def test_the_codes_are_pictures_of_seven_by_twelve_pixels() -> None:
     one = codes[1].reshape(12, 7)
     assert one[9].tolist() == [-1, 1, 1, 1, 1, 1, 1]
     differing = [(a != b).sum() for i, a in enumerate(codes) for b in codes[:i]]
-    assert min(differing) >= 12  # so that no two digits can be mistaken for one another
+    assert min(differing) >= 12  # so that all digits are distinct
 
 
 def test_the_network_of_1998_computes_what_its_layers_are_defined_to() -> None:
@@ -86,7 +86,7 @@ def test_the_network_of_1998_computes_what_its_layers_are_defined_to() -> None:
     c5 = squash(oracles.conv2d(s4, s["8.weight"], s["8.bias"])).reshape(1, 120)
     f6 = squash(oracles.linear(c5, s["11.weight"], s["11.bias"]))
     y = oracles.euclidean_rbf(f6, np.array(CODES, dtype=float))
-    # Seven layers of sums of up to 400 products, whose roundings the next one carries on.
+    # Seven layers of sums of up to 400 products, with accumulated roundings.
     np.testing.assert_allclose(model(x), -y, rtol=1e-12)
 
 
@@ -97,7 +97,7 @@ def test_initial_weights_lie_within_the_papers_bounds_and_biases_are_0() -> None
         weight = np.abs(state[f"{layer}.weight"])
         assert 0.5 * 2.4 / n < weight.max() <= 2.4 / n
     kernels = iter(state["4.weight"])
-    for row in CONNECTIONS:  # each map of C3 by its own number of inputs
+    for row in CONNECTIONS:  # each map of C3 with its own number of inputs
         inputs = sum(row)
         largest = max(np.abs(next(kernels)).max() for _ in range(inputs))
         assert 0.9 * 2.4 / (25 * inputs) < largest <= 2.4 / (25 * inputs)

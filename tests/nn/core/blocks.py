@@ -15,7 +15,7 @@ PAIRS = list(permutations(HERE, 2))
 
 
 class Block(nn.Layer):
-    """Parameters of its own, sublayers, and lists of them; its forward is never asked for."""
+    """A layer with parameters, sublayers, and lists of them, without a forward."""
 
     def __init__(self) -> None:
         self.inner = nn.Linear(2, 3, rng=0)
@@ -58,7 +58,7 @@ def mlp(dtype: str = "float64") -> nn.Sequential:
 
 
 def equal(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]]) -> bool:
-    """Bit for bit, dtypes included."""
+    """Check for equality of bits and dtypes."""
     return first.keys() == second.keys() and all(
         first[name].dtype == second[name].dtype and first[name].tobytes() == second[name].tobytes()
         for name in first

@@ -46,7 +46,7 @@ def test_weights_that_are_used_twice_get_the_sum_of_both_gradients(
             layer.load_state_dict(start | {name: changed})
             return float(np.sum(dy * model(x)))
 
-        # Good to about 1e-10 for derivatives of order one, says the oracle; these are up to ten.
+        # The oracle's error is about 1e-10 for derivatives of order one; these are up to ten.
         np.testing.assert_allclose(found[name], oracles.numeric_gradient(loss, value), atol=1e-8)
     layer.load_state_dict(start)
     expected = oracles.numeric_gradient(lambda changed: float(np.sum(dy * model(changed))), x)
@@ -73,7 +73,7 @@ def test_two_calls_of_one_layer_have_two_backwards_in_any_order(order: tuple[int
     for index in order:
         assert backwards[index](dys[index]).tolist() == separate[index][0].tolist()
     for total, first, second in zip(gradients(), separate[0][1], separate[1][1], strict=True):
-        assert total.tolist() == (first + second).tolist()  # a sum of two has one order
+        assert total.tolist() == (first + second).tolist()  # a sum of two terms has one order
 
 
 def test_a_backward_that_runs_twice_adds_twice() -> None:

@@ -84,7 +84,7 @@ def test_a_gradient_of_another_shape_or_dtype_is_one_sentence(
     parameter = nn.Parameter(backend.asarray(np.zeros((2, 3))))
     good = backend.asarray(np.ones((2, 3)))
     bad = backend.asarray(np.ones(shape), dtype=dtype)
-    for _ in range(2):  # as the first gradient, and as one to be added
+    for _ in range(2):  # as the first gradient, and as an added one
         with pytest.raises(InputError) as caught:
             parameter.add_grad(bad)
         assert_one_sentence(caught, str(shape), "(2, 3)", dtype, "float64", "backward")

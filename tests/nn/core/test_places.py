@@ -61,7 +61,7 @@ def test_a_moved_model_computes_the_same(backend: Backend) -> None:
     expected = model(x)
     found = model.to(backend)(backend.asarray(x))
     assert backend_of(found) == backend
-    # Sums of four products of order one, which another library may take in another order.
+    # Sums of four products of order one, in another order for another library.
     np.testing.assert_allclose(xbp.to_numpy(found), expected, rtol=0, atol=1e-14)
 
 

@@ -52,7 +52,7 @@ def test_a_state_in_another_order_is_the_same_state() -> None:
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """A state of Block, all its entries other than a new Block's; None takes one out."""
+    """A state of Block that differs from a new Block's in all entries; None removes an entry."""
     state: dict[str, Any] = {name: array + 1 for name, array in Block().state_dict().items()}
     state |= {name.replace("__", "."): value for name, value in changes.items()}
     return {name: value for name, value in state.items() if value is not None}
