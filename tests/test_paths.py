@@ -15,7 +15,7 @@ from nobody import as_nobody, open_to_all
 import xbp
 from xbp import nn, optim
 from xbp.cli.export import weights_of
-from xbp.cli.predict import load_classifier
+from xbp.cli.predict import reader_of
 from xbp.datasets import load_text, read_cifar, read_idx
 from xbp.errors import DataError, InputError
 from xbp.paths import kind_of, same_place
@@ -55,7 +55,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {  # and a file that is 
     "a set": (xbp.datasets.load_mnist, "train-images-idx3-ubyte"),
     "a record": (Run.load, "run.json"),
     "a history": (load_history, "history.csv"),
-    "a classifier": (load_classifier, "model.safetensors"),
+    "a classifier": (reader_of, "model.safetensors"),
     "weights": (lambda folder: load_weights(weights_of(folder)), "model.safetensors"),
     "the last checkpoint": (open_checkpoint, "step-00000001.safetensors"),
 }

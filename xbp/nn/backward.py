@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, Protocol, TypeAlias
 
-import xbp.random
 from xbp.backend import (
     Array,
     HostArray,
@@ -21,8 +20,9 @@ from xbp.backend import (
 )
 from xbp.errors import BackendError, InputError
 from xbp.nested import first_of, tree_leaves
+from xbp.random import RandomStream, Seed, as_stream
 
-Rng: TypeAlias = "xbp.random.Seed | xbp.random.RandomStream"
+Rng: TypeAlias = "Seed | RandomStream"
 """The `rng` of a forward: an int, a numpy Generator, a RandomStream, or None."""
 
 
@@ -133,6 +133,9 @@ def _run(layer: object, kind: type, device: Any, run: Backward, dy: Array) -> Ar
 def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A class's own `forward`, run on the device of its input, with a `CheckedBackward`.
 
+    In training a seed becomes one `RandomStream`, which the layers inside share: given the seed
+    itself, each would begin with the same bits, and two dropouts would drop the same entries.
+
     For numpy arrays, which have no device, the backward is not wrapped: a layer's own backward
     calls `Layer.check_gradient`, at no cost to the forward.
     """
@@ -147,6 +150,8 @@ def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def placed_forward(self: object, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
+        if training and type(rng) is not RandomStream:
+            rng = as_stream(rng)
         if type(x) is HostArray:
             return forward(self, x, training=training, rng=rng)
         with on_device_of(first_of(x)):
@@ -154,6 +159,8 @@ def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def placed_with_arguments_of_its_own(self: object, *args: Any, **options: Any) -> Any:
+        if options.get("training") and "rng" in options:
+            options["rng"] = as_stream(options["rng"])
         if args and type(args[0]) is HostArray:
             return forward(self, *args, **options)
         with on_device_of(first_of(args[0]) if args else None):

@@ -49,6 +49,9 @@ class Feed(Protocol):
     steps: int
     """In an epoch; 0 where that is not known before its end."""
 
+    drop_last: bool
+    """Whether a last, smaller batch of an epoch is left out."""
+
     example: Pair
     """Some of the data, for their shapes."""
 
@@ -103,10 +106,10 @@ class Resident:
     batch: Pair | None = None
     where = ""
 
-    def __init__(self, data: Pair, batch_size: int) -> None:
+    def __init__(self, data: Pair, batch_size: int, drop_last: bool = False) -> None:
         self.data = self.example = data
         self.samples, self.batch_size = len_of(data[0]), batch_size
-        self.steps = -(-self.samples // batch_size)
+        self.steps, self.drop_last = steps_of(self.samples, batch_size, drop_last), drop_last
         self.free = on_host(data[0])
 
     def check_entry(self, done: int) -> None:
@@ -119,7 +122,9 @@ class Resident:
         return backend_of(self.data[0]).asarray(permutation(seed, epoch, self.samples))
 
     def receive(self, k: int) -> int:
-        return max(0, min(self.batch_size, self.samples - (k - 1) * self.batch_size))
+        if k > self.steps:
+            return 0
+        return min(self.batch_size, self.samples - (k - 1) * self.batch_size)
 
     def release(self) -> None:
         """Do nothing: the arrays stay."""
@@ -157,12 +162,14 @@ class Streamed:
         That of the model.
     passes : int
         The number of passes over the data.
+    drop_last : bool
+        Whether a last, smaller batch of an epoch is left out; for a source.
 
     Raises
     ------
     InputError
         The first batch does not fit, or there is none; an iterator, which allows one pass, is given
-        for more.
+        for more; of an iterable a batch is to be left out.
     OutOfMemoryError
         There is no memory for the slots.
     """
@@ -176,7 +183,9 @@ class Streamed:
         batch_size: int,
         backend: Backend,
         passes: int = 1,
+        drop_last: bool = False,
     ) -> None:
+        self.drop_last = drop_last
         self.source, self.gate, self.backend = data, gate, backend
         self.indexed = isinstance(data, Source)
         self.held: Iterator[Any] | None = None  # a pass already begun
@@ -186,10 +195,16 @@ class Streamed:
         self.samples = 0
         if isinstance(data, Source):
             self.samples = len(data)
+            self.steps = steps_of(self.samples, batch_size, drop_last)
             self.batch_size = min(batch_size, self.samples)
-            self.steps = -(-self.samples // self.batch_size)
             self.order = np.arange(self.samples)
             first = data.batch(self.order[: self.batch_size])
+        elif drop_last:
+            msg = (
+                "drop_last needs arrays or a source, whose batches are made here; an iterable has "
+                "to leave its last batch out itself (a DataLoader by drop_last=True)"
+            )
+            raise InputError(msg)
         else:
             first = self._first(data, passes)
             self.steps = _length(data)
@@ -249,6 +264,7 @@ class Streamed:
     def begin(self, seed: int, epoch: int, done: int) -> Array:
         if isinstance(self.source, Source):
             order = permutation(seed, epoch, len(self.source))
+            order = order[: self.steps * self.batch_size]
             hosts = batches_of(self.source, order, self.batch_size, done)
         else:
             hosts = self._pass()
@@ -341,7 +357,7 @@ class Streamed:
 
 
 def feed_of(
-    pieces: Pieces, x: Any, y: Any, batch_size: int, passes: int = 1
+    pieces: Pieces, x: Any, y: Any, batch_size: int, passes: int = 1, drop_last: bool = False
 ) -> tuple[Feed, list[str]]:
     """Data as the user gives them, checked, as a feed.
 
@@ -352,6 +368,8 @@ def feed_of(
     batch_size : int
     passes : int
         The number of passes over the data.
+    drop_last : bool
+        Whether training leaves out a last, smaller batch.
 
     Returns
     -------
@@ -369,9 +387,27 @@ def feed_of(
     if is_stream(x):
         refuse_targets(y)
         gate = Gate(pieces)
-        return Streamed(x, gate, batch_size, home_of(pieces.model), passes), gate.quantities
+        feed = Streamed(x, gate, batch_size, home_of(pieces.model), passes, drop_last)
+        return feed, gate.quantities
     data, quantities = admit(pieces, x, y)
-    return Resident(data, batch_size), quantities
+    return Resident(data, batch_size, drop_last), quantities
+
+
+def steps_of(samples: int, batch_size: int, drop_last: bool) -> int:
+    """The number of batches in an epoch.
+
+    Raises
+    ------
+    InputError
+        All samples would be left out.
+    """
+    if drop_last and samples < batch_size:
+        msg = (
+            f"drop_last leaves out a batch of fewer than {batch_size} samples, and there are "
+            f"{samples} in all; take a smaller batch_size"
+        )
+        raise InputError(msg)
+    return samples // batch_size if drop_last else -(-samples // batch_size)
 
 
 def sample_shape(feed: Feed) -> tuple[int, ...]:

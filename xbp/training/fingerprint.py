@@ -17,6 +17,8 @@ from xbp.training.state import Pieces
 class Described(Protocol):
     """Data that can be told from others."""
 
+    drop_last: bool
+
     def digests(self, what: str) -> dict[str, str]: ...
 
 
@@ -54,6 +56,8 @@ class Fingerprint:
         }
         if part:  # a key that older files do not have, as the following
             self.options["the batch_size that is accumulated"] = part
+        if data.drop_last:
+            self.options["drop_last"] = True
         if pieces.augment is not None:
             self.options["the augmentation"] = repr(pieces.augment)
         if optimizer._groups:

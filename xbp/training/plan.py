@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from xbp.arguments import integer
+from xbp.arguments import described, integer
 from xbp.data.sources import Source, is_stream
 from xbp.errors import InputError
 from xbp.training.callbacks.base import Callback
 from xbp.training.door.batches import check_augmentation
 from xbp.training.door.callbacks import adds_names, callbacks_of, expected_names
 from xbp.training.door.data import check_alike, pair_of
-from xbp.training.door.pieces import check_forward
+from xbp.training.door.pieces import check_forward, check_last_batch
 from xbp.training.door.schedule import check_schedule, steps_to_come
 from xbp.training.feeds import Feed, feed_of
 from xbp.training.files.checkpoints import Checkpoint, open_checkpoint
@@ -46,6 +46,7 @@ def make_plan(
     callbacks: Iterable[Callback] | None,
     *,
     accumulate: int,
+    drop_last: bool,
     resume: str | os.PathLike[str] | None,
 ) -> Plan:
     """The plan of a `fit` with these arguments, which are those of `Trainer.fit`.
@@ -70,9 +71,14 @@ def make_plan(
         )
         raise InputError(msg)
     callbacks = callbacks_of(callbacks)
-    feed, quantities = feed_of(pieces, x, y, batch_size * accumulate, passes=epochs)
+    if not isinstance(drop_last, bool):
+        msg = f"drop_last must be True or False, got {described(drop_last)}"
+        raise InputError(msg)
+    feed, quantities = feed_of(pieces, x, y, batch_size * accumulate, epochs, drop_last)
     check_augmentation(pieces, feed.example)
     check_forward(pieces.model, feed.example[0])
+    if not drop_last and feed.samples > batch_size and feed.samples % batch_size == 1:
+        check_last_batch(pieces.model, feed.example[0], feed.samples, batch_size)
     validation: Feed | None = None
     if validation_data is not None:
         stream = is_stream(validation_data)

@@ -176,6 +176,7 @@ class Trainer:
         callbacks: Iterable[Callback] | None = (),
         *,
         accumulate: int = 1,
+        drop_last: bool = False,
         augment: Callable[..., tuple[Array, Any]] | None = None,
         verbose: bool | None = None,
         resume: str | os.PathLike[str] | None = None,
@@ -197,7 +198,8 @@ class Trainer:
             copied to the device beside its work.
         epochs : int, default 1
         batch_size : int, default 32
-            The last batch of an epoch may be smaller. An iterable has batches of its own.
+            The last batch of an epoch may be smaller; see `drop_last`. An iterable has batches of
+            its own.
         validation_data : (x, y), source or iterable of batches, optional
             Evaluated after each epoch.
         callbacks : iterable of Callback
@@ -207,6 +209,10 @@ class Trainer:
             or keeps in training (dropout masks, running statistics), it does for each batch. Steps,
             schedules and callbacks count updates; outputs are kept until the step, for metrics. Not
             for iterables, whose batches are made elsewhere.
+        drop_last : bool, default False
+            Whether the samples that are left for a last, smaller batch (with `accumulate`, a
+            smaller step) of an epoch are left out; the shuffle leaves out others in each epoch. For
+            models that a batch of one sample cannot train, as `BatchNorm` may not be.
         augment : callable ``(x, y, *, rng) -> (x, y)``, optional
             Changes the batch of each step, where it lies, before the model sees it, such as
             ``data.Compose(data.Flip(), data.ShiftedCrop(4))``; `rng` is the stream of the step.
@@ -230,9 +236,10 @@ class Trainer:
         InputError
             Before the first step: data do not fit each other, the model, the loss or a metric; a
             callback monitors a name that no record will have; the schedule gives no learning rate
-            for the last step; or the checkpoint belongs to another run. During training: the loss,
-            a metric, a schedule or a callback returned something other than numbers; a batch of a
-            source or an iterable does not fit.
+            for the last step; the last batch would have one sample, which the model refuses in
+            training (`drop_last`); or the checkpoint belongs to another run. During training: the
+            loss, a metric, a schedule or a callback returned something other than numbers; a batch
+            of a source or an iterable does not fit.
         DataError
             The checkpoint is malformed.
         NonFiniteError
@@ -273,6 +280,7 @@ class Trainer:
         plan = make_plan(
             *(self, x, y, epochs, batch_size, validation_data, callbacks),
             accumulate=accumulate,
+            drop_last=drop_last,
             resume=resume,
         )
         self._follow(plan)

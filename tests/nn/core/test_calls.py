@@ -103,3 +103,34 @@ def test_calling_a_layer_is_its_forward_in_inference() -> None:
     model, x = mlp(), default_rng(1).normal(size=(4, 3))
     assert model(x).tolist() == model.forward(x)[0].tolist()
     assert model(x).tolist() != model.forward(x, training=True, rng=0)[0].tolist()
+
+
+class TwoDropouts(nn.Layer):
+    """A forward by hand, which gives both the same `rng`."""
+
+    def __init__(self) -> None:
+        self.one, self.two = nn.Dropout(0.5), nn.Dropout(0.5)
+
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        (y, back), (z, back_too) = (
+            drop.forward(x, training=training, rng=rng) for drop in (self.one, self.two)
+        )
+        return y - z, lambda dy: back(dy) - back_too(dy)
+
+
+class TwoDropoutsMasked(TwoDropouts):
+    """The same with an argument of its own."""
+
+    def forward(self, x: Any, mask: Any = None, *, training: bool = False, rng: Any = None) -> Any:
+        return super().forward(x, training=training, rng=rng)
+
+
+@pytest.mark.parametrize("kind", [TwoDropouts, TwoDropoutsMasked])
+@pytest.mark.parametrize("seed", [3, np.int64(3), lambda: np.random.default_rng(3)])
+def test_a_seed_given_to_a_forward_by_hand_is_shared_by_its_layers(kind: Any, seed: Any) -> None:
+    """Each would drop the same entries, if it began with the same bits."""
+    given = [seed() if callable(seed) else seed for _ in range(2)]
+    y, _ = kind().forward(np.ones(64), training=True, rng=given[0])
+    assert np.any(y != 0)
+    stream = xbp.random.RandomStream(given[1])
+    np.testing.assert_array_equal(y, kind().forward(np.ones(64), training=True, rng=stream)[0])

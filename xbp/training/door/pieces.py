@@ -141,6 +141,28 @@ def check_forward(model: Layer, x: Array) -> None:
             run_forward(model, few, training=True, rng=0)
 
 
+def check_last_batch(model: Layer, x: Array, samples: int, batch_size: int) -> None:
+    """Refuse a last batch of one sample if the model, such as one with BatchNorm, does so.
+
+    A forward in training mode leaves no trace.
+
+    Raises
+    ------
+    InputError
+    """
+    one = tree_map(lambda part: part[:1, ...], x)
+    try:
+        run_forward(model, one, training=True, rng=0)
+    except InputError as error:
+        msg = (
+            "the last batch of each epoch would be one sample, the rest of "
+            f"{samples} in batches of {batch_size}, with which the model cannot be "
+            f"trained ({error}); leave it out by "
+            "drop_last=True, or take another batch_size"
+        )
+        raise InputError(msg) from None
+
+
 def check_single(model: Layer, loss: Any, prediction: Array) -> None:
     """Warn of a softmax over a single output, which is always 1."""
     softmax = isinstance(_last(model), Softmax) or type(loss) is CrossEntropyLoss
