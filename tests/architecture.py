@@ -48,7 +48,7 @@ ROOMS = {
     "cli": "one file a command",
     "__main__": "python -m xbp",
 }
-"""From the ground up, with what each is for: a room imports from those above it in this table."""
+"""From the ground up, with its purpose: a room imports from those above it in this table."""
 
 
 class Arrow(NamedTuple):
@@ -108,7 +108,7 @@ def _imports(name: str, path: Path, modules: Mapping[str, Path]) -> Iterator[Arr
 
 
 def _statements(node: ast.AST, kind: str) -> Iterator[tuple[ast.AST, str]]:
-    """Every node within `node`, with the kind of an import at that place."""
+    """Every node within `node`, with the kind of import at that place."""
     for child in ast.iter_child_nodes(node):
         inner = kind
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -123,7 +123,7 @@ def _statements(node: ast.AST, kind: str) -> Iterator[tuple[ast.AST, str]]:
 
 
 def upwards(found: Iterable[Arrow]) -> list[Arrow]:
-    """Those into a room that is not below their own."""
+    """Imports from a room that is not below the importing one."""
     order = {name: index for index, name in enumerate(ROOMS)}
     return [a for a in found if order[room(a.target)] > order[room(a.source)]]
 
@@ -160,7 +160,7 @@ def circles(found: Iterable[Arrow]) -> list[list[str]]:
 
 
 def against_the_plan(found: Iterable[Arrow]) -> tuple[set[tuple[str, str]], set[tuple[str, ...]]]:
-    """What goes upwards, as (file, room); and which files import in a circle even without that."""
+    """Upward imports, as (file, room), and circles of files among the other imports."""
     found = list(found)
     wrong = set(upwards(found))
     rest = circles(arrow for arrow in found if arrow not in wrong)
@@ -171,7 +171,7 @@ def against_the_plan(found: Iterable[Arrow]) -> tuple[set[tuple[str, str]], set[
 
 
 def picture(found: list[Arrow]) -> Iterator[str]:
-    """Rooms from the top down, each with the rooms it imports, and what is against the plan."""
+    """Rooms from the top down, each with the rooms that it imports, and violations of the plan."""
     wrong = set(upwards(found))
     between = {(room(a.source), room(a.target)) for a in found}
     for name in reversed(ROOMS):
@@ -187,7 +187,7 @@ def picture(found: list[Arrow]) -> Iterator[str]:
 
 
 def neighbours(found: list[Arrow], name: str) -> Iterator[str]:
-    """All arrows from a file, and to it."""
+    """All imports by a file, and of it."""
     yield from (shown(arrow) for arrow in found if name in (arrow.source, arrow.target))
 
 

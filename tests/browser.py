@@ -32,7 +32,7 @@ class Page:
     Attributes
     ----------
     events : list of (name, parameters)
-        Everything that the browser has reported since it began.
+        All reports of the browser since its start.
     """
 
     def __init__(self, commands: int, answers: int) -> None:
@@ -59,7 +59,7 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:
-            ready, _, _ = select.select([self.answers], [], [], 60)  # seconds, so as not to hang
+            ready, _, _ = select.select([self.answers], [], [], 60)  # seconds, to prevent hanging
             assert ready, "the browser does not answer"
             piece = os.read(self.answers, 1 << 20)
             assert piece, "the browser has ended"
@@ -71,7 +71,7 @@ class Page:
         return answer
 
     def open(self, path: Path, width: int, *, dark: bool = False, height: int = 800) -> None:
-        """Load a file, for a window of this width in CSS pixels, and wait until it is there."""
+        """Load a file in a window of this width in CSS pixels, and wait for it."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         size = {"width": width, "height": height, "mobile": False}
         self("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1, **size)
@@ -88,7 +88,7 @@ class Page:
         ]
 
     def requests(self) -> list[str]:
-        """What the page has fetched; data in the page itself does not count."""
+        """The addresses that the page has fetched, without data in the page itself."""
         urls = [
             p["request"]["url"] for name, p in self.events if name == "Network.requestWillBeSent"
         ]
@@ -110,7 +110,7 @@ class Page:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """A page of a browser of its own, which ends with the block."""
+    """A page of a new browser, which ends with the block."""
     (read, commands), (answers, write) = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory() as profile:
         # The browser reads commands from descriptor 3 and answers on 4.
@@ -127,7 +127,7 @@ def browser() -> Iterator[Page]:
         try:
             yield Page(commands, answers)
         finally:
-            os.close(commands)  # at which it ends by itself
+            os.close(commands)  # which ends it
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:

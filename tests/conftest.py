@@ -16,10 +16,10 @@ if importlib.util.find_spec("hypothesis"):
         deadline=None,
         max_examples=20,
         derandomize=True,
-        # `backend` is the same for all examples of a test, and is meant to be.
+        # `backend` is intentionally the same for all examples of a test.
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
-    # `pytest --hypothesis-profile nightly`: ten times as many examples, other ones each time.
+    # `pytest --hypothesis-profile nightly`: ten times as many examples, at random.
     settings.register_profile(
         "nightly", settings.get_profile("xbp"), max_examples=200, derandomize=False, print_blob=True
     )
@@ -28,7 +28,7 @@ if importlib.util.find_spec("hypothesis"):
 
 @pytest.fixture(autouse=True, scope="session")
 def _processes_find_xbp() -> Iterator[None]:
-    """Those that tests start, however xbp was put on the path of this one."""
+    """Let child processes find xbp, however it was put on the path of this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", search_path())
         yield

@@ -19,7 +19,7 @@ if _protect is not None:
 
 
 class Guards:
-    """Gives arrays that end where a page ends; the pages before and after end the process."""
+    """Makes arrays that end at the end of a page; access to the pages around ends the process."""
 
     def __init__(self) -> None:
         self.margins: list[NDArray[np.uint8]] = []
@@ -44,11 +44,11 @@ class Guards:
         return like.transpose(np.argsort(axes)) if axes else like
 
     def copy(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The same numbers, contiguous."""
+        """A contiguous copy."""
         copy = self.empty(array.shape, array.dtype)
         copy[...] = array
         return copy
 
     def check(self) -> None:
-        """Nothing was written before the arrays, where that was possible."""
+        """Check that nothing was written before the arrays."""
         assert all(np.all(margin == RUBBISH) for margin in self.margins)

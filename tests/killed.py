@@ -50,7 +50,7 @@ class Log(Callback):
 
 
 def train(folder: Path | None) -> str:
-    """One training, from its last checkpoint on if it has one; returns a digest of its result."""
+    """One training, resumed from its last checkpoint, if any; returns a digest of its result."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(STEPS_PER_EPOCH * 4 - 1, 3)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
@@ -70,7 +70,7 @@ def train(folder: Path | None) -> str:
 
 
 def start(folder: Path) -> int:
-    """`train` in a process of its own; its number."""
+    """Start `train` in its own process; returns the process id."""
     child = os.fork()
     if child == 0:
         try:
@@ -89,7 +89,7 @@ class Outcome(NamedTuple):
 
 
 def one_run(folder: Path, choose: random.Random, seconds: float, expected: str) -> Outcome:
-    """Kill, go on, …, finish; an AssertionError says what did not hold."""
+    """Kill, resume, …, finish; an AssertionError describes a violation."""
     kills = within = most_lost = done = 0
     for _ in range(choose.randint(1, 3)):
         before, child = len(steps(folder)), start(folder)
@@ -119,9 +119,9 @@ def steps(folder: Path) -> list[int]:
 
 
 def last_checkpoint(step: int) -> int:
-    """Where the last checkpoint is at the latest that was written before the log of `step`.
+    """The latest possible step of the last checkpoint before the log of `step`.
 
-    That of an epoch's last step follows its validation, and so the log.
+    The checkpoint of an epoch's last step is written after its validation, and so after the log.
     """
     epoch = (step - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH
     inside = step - 1 if step % STEPS_PER_EPOCH == 0 else step

@@ -33,7 +33,7 @@ TESTS = (
     "tests/testing/test_tolerances.py",
     "tests/datasets/test_mnist.py",
 )
-LEFT_OUT = "not scikit_learns_own_checks"  # a minute
+LEFT_OUT = "not scikit_learns_own_checks"  # one minute
 IMPORT_ALL = """
 import importlib, pkgutil, xbp
 for module in pkgutil.walk_packages(xbp.__path__, "xbp."):

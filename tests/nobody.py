@@ -11,7 +11,7 @@ import pytest
 
 
 def as_nobody(work: Callable[[], None]) -> str:
-    """Run `work` in a process without the rights of root; what it raised."""
+    """Run `work` in a process without root's rights; returns its exception."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     read, write_end = os.pipe()
@@ -33,7 +33,7 @@ def as_nobody(work: Callable[[], None]) -> str:
 
 
 def open_to_all(folder: Path) -> None:
-    """Let everybody reach `folder`, which pytest keeps to its user."""
+    """Make `folder`, which only pytest's user can enter, accessible to all."""
     for parent in folder.parents:
         if parent.name.startswith(("pytest-", "popen-")):  # the latter by pytest-xdist
             parent.chmod(0o755)

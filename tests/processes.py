@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def search_path(*first: Path) -> str:
-    """A PYTHONPATH: `first`, this checkout, and what this process was given, as absolute paths.
+    """A PYTHONPATH: `first`, this checkout, and this process's own, as absolute paths.
 
-    Neither xbp nor numpy need be installed: both may have been found by PYTHONPATH alone, or in
+    xbp and numpy need not be installed: both may have been found by PYTHONPATH alone, or in
     the current folder.
     """
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
@@ -57,7 +57,7 @@ def run_pytest(
         "PYTHONPATH": search_path(folder.parent),
         "PYTHONIOENCODING": "utf-8",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "COLUMNS": "200",  # no line of the summary is cut
+        "COLUMNS": "200",  # long lines in the summary
     }
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     return subprocess.run(

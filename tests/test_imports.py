@@ -72,12 +72,12 @@ def test_nothing_is_imported_that_was_not_asked_for(then: str) -> None:
 
 
 def test_help_on_the_command_line_does_without_the_catalogue() -> None:
-    """Typer and rich write it; what only one command needs, that command imports."""
+    """Typer and rich write it; modules for one command are imported by that command."""
     modules = loaded_by(HELP, whole=False)
     ours = {module for module in modules if root(module) == "xbp"}
     assert ours == {"xbp", "xbp._version", "xbp.cli", "xbp.errors", "xbp.registry"}
     assert {root(module) for module in modules} & {*UNASKED, *LIBRARIES} <= {"rich", "typer"}
-    frames = modules & {"typer.rich_utils"}  # as long to import as all else together
+    frames = modules & {"typer.rich_utils"}  # takes as long to import as all others together
     assert frames <= loaded_by("import typer", whole=False), "older versions of typer need them"
 
 
@@ -151,7 +151,7 @@ def offences(source: str) -> Iterator[str]:
                 wrong = {root(alias.name) for alias in names} & LIBRARIES
             case ast.ImportFrom(module=module, names=names, level=level):
                 modules = {root(module or "")} if level == 0 else set()
-                # `from xbp.random import np` would be the same thing by the back door.
+                # `from xbp.random import np` would be an import of numpy too.
                 wrong = modules & LIBRARIES | {a.name for a in names} & (LIBRARIES | ALIASES)
             case ast.Constant(value=str(text)) if id(node) not in prose:
                 wrong = {root(text.strip().lower())} & LIBRARIES
@@ -174,7 +174,7 @@ def test_no_layer_and_no_optimizer_knows_an_array_library(path: Path) -> None:
 
 
 def test_on_the_ground_floor_libraries_are_named_in_their_table_graphs_and_slots_alone() -> None:
-    """numpy is everywhere the host, and array_api_compat the way to a namespace."""
+    """numpy is allowed everywhere for the host, and array_api_compat for namespaces."""
     named = {
         (path.stem, found.rpartition(" ")[2])
         for path in (PACKAGE / "backend").glob("[!_]*.py")

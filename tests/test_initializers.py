@@ -53,7 +53,7 @@ def test_uniform_weights_have_the_variance_and_the_range_of_their_paper(
     assert drawn.dtype == np.float64
     assert_variance(drawn, variance, kurtosis=9 / 5)
     bound = math.sqrt(3 * variance)
-    # The bound may come out one rounding off; the gap left below it is exponential with a mean
+    # The bound may be one rounding off; the gap below it is exponential with a mean
     # of bound/n: 12 of those are exceeded with probability 6e-6.
     assert np.abs(drawn).max() <= bound * (1 + 1e-15)
     assert np.abs(drawn).max() > bound * (1 - 12 / drawn.size)
@@ -67,7 +67,7 @@ def test_normal_weights_have_the_variance_of_their_paper(name: str, variance: fl
     assert_variance(drawn, variance, kurtosis=3.0)
     scaled = drawn / math.sqrt(variance)
     assert abs((scaled**4).mean() - 3) < SIGMAS * math.sqrt(96 / drawn.size)  # Var x⁴ = 105 - 9
-    assert 3.5 < np.abs(scaled).max() < 6.5  # not truncated: the largest of 72,000 is about 4.3
+    assert 3.5 < np.abs(scaled).max() < 6.5  # not truncated: the maximum of 72,000 is about 4.3
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_orthogonal_weights_have_orthonormal_rows_or_columns(shape: tuple[int, .
 
 
 def test_orthogonal_weights_favour_no_direction() -> None:
-    """Without the signs, a QR decomposition by reflections has a diagonal that is never positive.
+    """The signs matter: a QR decomposition by reflections has no positive diagonal entries.
 
     For a uniform 2 × 2 matrix the entry [0, 0] is cos of a uniform angle: mean 0, variance 1/2;
     the determinant is 1 or -1 at probability 1/2.

@@ -24,7 +24,7 @@ TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE
         (MPICH, Launched("MPICH", 1, 4, 1, 2)),
         (OPEN_MPI, Launched("Open MPI", 3, 4, 1, 2)),
         (STEP, Launched("Slurm", 0, 4, 0, 2)),
-        (BATCH, None),  # the script of a job, which is one process
+        (BATCH, None),  # the script of a job is one process
         (TORCHRUN, Launched("torchrun", 2, 4, 0, 2)),
         (STEP | MPICH, Launched("MPICH", 1, 4, 1, 2)),
         (MPICH | {"PMI_SIZE": "1"}, None),
@@ -46,5 +46,5 @@ def test_each_rank_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -
     assert launchers.share_of_cores(32)["XBP_NUM_THREADS"] == "1"
     monkeypatch.setenv("XBP_NUM_THREADS", "3")
     assert "XBP_NUM_THREADS" not in launchers.share_of_cores(4)
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # which xbp and OpenBLAS follow, too
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # followed by xbp and OpenBLAS too
     assert launchers.share_of_cores(4) == {}

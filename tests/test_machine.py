@@ -20,7 +20,7 @@ from xbp.machine import facts_of, surroundings
 
 
 def fake_cupy(**broken: Any) -> Any:
-    """As much of CuPy as a certificate asks, with the values of an H200."""
+    """A stand-in for CuPy with the values of an H200 that a certificate reads."""
     properties = {"name": b"NVIDIA H200", "totalGlobalMem": 150_121_545_728, "major": 9, "minor": 0}
     runtime = {
         "getDeviceCount": lambda: 2,
@@ -114,7 +114,7 @@ def test_the_commit_is_that_of_xbps_own_checkout(
     git("add", ".")
     git("commit", "-qm", "first")
     commit = git("rev-parse", "HEAD")
-    installed = tmp_path / "venv" / "xbp" / "__init__.py"  # inside of somebody's repository
+    installed = tmp_path / "venv" / "xbp" / "__init__.py"  # inside another repository
     installed.parent.mkdir(parents=True)
     monkeypatch.setattr(machine, "ROOT", installed.parents[1])
     assert "commit" not in surroundings()
@@ -145,7 +145,7 @@ def test_a_distribution_that_is_not_installed_or_half_so_has_no_version(
 ) -> None:
     def version(name: str) -> Any:
         if name == "nothing":
-            return None  # of metadata without the line
+            return None  # metadata without the line
         if name != "whole":
             raise error(name)
         return "1.2"
@@ -161,7 +161,7 @@ def test_a_device_in_words() -> None:
 
 
 def test_one_place_says_what_a_machine_is() -> None:
-    """Nobody else asks the system for versions, the commit or the processor."""
+    """Only `machine` asks the system for versions, the commit or the processor."""
     asking = re.compile(r"metadata\.version|cpuinfo|rev-parse|platform\.processor|nvidia-smi\W,")
     package = Path(xbp.__file__).parent
     places = {

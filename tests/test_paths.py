@@ -51,7 +51,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "a checkpoint": open_checkpoint,
     "a picture": picture,
 }
-FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {  # and a file that is read in it
+FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {  # and a file in it
     "a set": (xbp.datasets.load_mnist, "train-images-idx3-ubyte"),
     "a record": (Run.load, "run.json"),
     "a history": (load_history, "history.csv"),

@@ -134,7 +134,7 @@ def test_a_larger_shape_begins_with_the_bits_of_a_smaller_one() -> None:
 def test_a_stream_that_jumps_equals_one_that_ran_through(seed: int, step: int, steps: int) -> None:
     through = RandomStream(seed, step=step)
     for _ in range(steps):
-        through.bits((5,), like=HOST)  # how much was drawn before does not matter
+        through.bits((5,), like=HOST)  # independent of earlier draws
         through.advance()
     expected = [host_bits(through, 6).tolist() for _ in range(2)]
 
@@ -157,7 +157,7 @@ def test_advance_goes_back_too() -> None:
 @every_backend
 @pytest.mark.parametrize("step", [0, 5, 2**32 - 1, 2**32 + 7])
 def test_a_step_may_be_known_to_the_device_alone(name: str, step: int) -> None:
-    """Its two words, 0-d arrays there, give the bits that the number gives."""
+    """A step as two 0-d arrays on the device gives the bits of the step as a number."""
     like = find_backend(name).asarray(np.zeros(1, np.float32))
     here, there = RandomStream(3, step=step), RandomStream(3)
     there.bits((5,), like=like)
@@ -165,7 +165,7 @@ def test_a_step_may_be_known_to_the_device_alone(name: str, step: int) -> None:
     for shape in ((2, 3), (7,)):
         bits = (xbp.to_numpy(stream.bits(shape, like=like)) for stream in (here, there))
         assert np.array_equal(*bits)
-    there.advance()  # the next step that the host knows of
+    there.advance()  # the next step on the host
     assert np.array_equal(host_bits(there, 4), host_bits(RandomStream(3, step=1), 4))
 
 
@@ -173,7 +173,7 @@ def test_a_step_may_be_known_to_the_device_alone(name: str, step: int) -> None:
 @pytest.mark.parametrize("total", [0, 1, 4, 7])
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_a_share_has_the_bits_of_its_rows_in_the_whole(name: str, size: int, total: int) -> None:
-    """Draw after draw, also (N·T, C) for samples of T parts, and where the device has the step."""
+    """Several draws, also (N·T, C) for samples of T parts, and with the step on the device."""
     like = find_backend(name).asarray(np.zeros(1, np.float32))
     step = tuple(backend_of(like).asarray(word) for word in words_of(2**33 + 5))
     for rank in range(size):
@@ -237,8 +237,8 @@ def test_a_step_may_be_a_numpy_integer(name: str) -> None:
     assert xbp.to_numpy(bits).tolist() == host_bits(RandomStream(3, step=2**40), 5).tolist()
 
 
-# n words of one seed; a correct generator of fair bits stays within 4.5 standard deviations with
-# a probability of 1 - 7e-6 a statement, and with a fixed seed it does so always or never.
+# n words of one seed; fair bits are within 4.5 standard deviations with
+# a probability of 1 - 7e-6 per statement; the seed is fixed.
 N, SIGMAS = 2**18, 4.5
 
 
@@ -271,7 +271,7 @@ def test_neighbours_draws_steps_and_seeds_are_uncorrelated() -> None:
     other = standard(host_bits(RandomStream(2027), N))
     products = {"neighbour": first * np.roll(first, 1), "block": first * np.roll(first, 4)}
     products |= {"draw": first * second, "step": first * later, "seed": first * other}
-    # A product of two independent such numbers has mean 0 and variance 1.
+    # A product of two such independent numbers has mean 0 and variance 1.
     far = [name for name, p in products.items() if abs(p.mean()) > SIGMAS / np.sqrt(N)]
     assert far == []
 
@@ -309,7 +309,7 @@ def test_none_is_fresh_entropy() -> None:
     assert fresh_seed(None) != fresh_seed(None)
     seeds = [fresh_seed() for _ in range(64)]
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert max(seeds) >= 2**62  # all of them are below it once in 2**64 times
+    assert max(seeds) >= 2**62  # all are below it with probability 2**-64
     assert RandomStream().key != RandomStream().key
 
 
@@ -391,7 +391,7 @@ def test_classes_are_drawn_by_their_probabilities() -> None:
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
 def test_a_probability_of_zero_is_never_drawn(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the ends of [0, 1), which a random number is from."""
+    """At both ends of [0, 1)."""
     drawing = Mock(random=lambda shape: np.full(shape, u))
     monkeypatch.setattr(xbp.random, "generator", lambda rng: drawing)
     logits = np.array([[-np.inf, 0.0, 1.0, -np.inf]])

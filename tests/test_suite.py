@@ -24,7 +24,7 @@ def test_no_id_comes_twice(request: pytest.FixtureRequest) -> None:
     not NIGHTLY, reason="pytest-xdist compares the ids of its workers; nightly those of 2 processes"
 )
 def test_ids_are_the_same_in_every_process() -> None:
-    """pytest-xdist needs it: no address of an object, no order of a set is in an id.
+    """pytest-xdist needs stable ids, without addresses of objects or the order of a set.
 
     Each worker of pytest-xdist hashes with a seed of its own, and pytest-xdist refuses to run where
     their ids differ.
@@ -50,13 +50,13 @@ def test_ids_are_the_same_in_every_process() -> None:
 
 
 def test_no_id_has_an_address(request: pytest.FixtureRequest) -> None:
-    """Two processes may by chance be given the same."""
+    """Two processes might get the same one by chance."""
     ids = [item.nodeid for item in request.session.items]
     assert [name for name in ids if re.search(r"\bat 0x[0-9a-f]{6,}", name)] == []
 
 
 def test_one_function_says_where_processes_find_xbp() -> None:
-    """A PYTHONPATH written down anew would lose that of the user."""
+    """A new PYTHONPATH must contain the user's."""
     texts = {path: path.read_text(encoding="utf-8") for path in TESTS.rglob("*.py")}
     settings = re.compile(r"""['"]PYTHONPATH['"]\s*:\s*(?!search_path\()(\S+)""")
     assert {

@@ -27,7 +27,7 @@ def test_the_gradient_of_the_absolute_error_has_a_sign() -> None:
     assert gradient.tolist() == [-0.25, 0.25, 0.0, 0.25]
     mistaken = np.abs(y - t) / 4
     assert nn.L1Loss()(y - 0.1 * gradient, t)[0] < value
-    assert nn.L1Loss()(y[:1] - 0.1 * mistaken[:1], t[:1])[0] > 3.0  # it climbs where y is too small
+    assert nn.L1Loss()(y[:1] - 0.1 * mistaken[:1], t[:1])[0] > 3.0  # ascends where y is too small
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -37,7 +37,7 @@ def test_softmax_does_not_overflow(dtype: str) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         assert np.isnan(np.exp(x) / np.exp(x).sum()).any()
     y, backward = nn.Softmax().forward(x)
-    # log 3 beside 1000 is rounded to 1000 ε/2.
+    # log 3 + 1000 is rounded to 1000 ε/2
     np.testing.assert_allclose(y, [[0.25, 0.75, 0]], rtol=1000 * float(np.finfo(dtype).eps))
     assert np.isfinite(backward(np.ones_like(x))).all()
     value, gradient = nn.CrossEntropyLoss()(x, np.array([2]))
@@ -69,7 +69,7 @@ def test_what_dropout_drops_gets_no_gradient() -> None:
 
 
 def test_a_dropped_unit_teaches_its_weights_nothing() -> None:
-    """The same in a network: the weights into a unit see only the samples that kept it."""
+    """In a network, the gradient of a unit's weights comes only from samples that kept the unit."""
     into = nn.Linear(3, 4, dtype="float64", rng=0)
     model = nn.Sequential(into, nn.Dropout(0.5), nn.Linear(4, 1, dtype="float64", rng=1))
     x = np.ones((1, 3))
@@ -87,8 +87,8 @@ def test_the_rate_of_dropout_is_that_of_dropping() -> None:
     kept = y != 0
     # σ of the share is √(0.2·0.8/n) = 0.004; 5 σ.
     assert abs(kept.mean() - 0.8) < 0.02
-    assert set(y[kept].tolist()) == {1 / (1 - 0.2)}  # so that the expectation stays
-    assert np.array_equal(nn.Dropout(0.2)(np.ones(5)), np.ones(5))  # and inference leaves it alone
+    assert set(y[kept].tolist()) == {1 / (1 - 0.2)}  # keeps the expectation
+    assert np.array_equal(nn.Dropout(0.2)(np.ones(5)), np.ones(5))  # inference changes nothing
 
 
 def test_an_epoch_sees_every_sample_once() -> None:

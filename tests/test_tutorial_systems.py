@@ -21,7 +21,7 @@ def test_the_worked_example_has_every_figure_to_nine_digits() -> None:
     text = "\n".join(first)
     for exact in ("0.291027774", "0.000035102", "0.015913620  0.984064274"):
         assert exact in text
-    # The tutorial's own figures follow when w5 … w8 are changed too early.
+    # The tutorial's own figures result if w5 … w8 are changed too early.
     assert not any(DIFFERS in line for line in second)
     for printed in ("0.291027924", "0.000035085", "0.015912196  0.984065734"):
         assert "\n".join(second).count(printed) == 2

@@ -23,11 +23,11 @@ from xbp.backend import Library, arrays, libraries
 
 
 class AnotherDeviceError(RuntimeError):
-    """An operation was asked for while another device was current than that of an array."""
+    """An operation while the current device was not that of an array."""
 
 
 class Current(threading.local):
-    """What belongs to a thread, and is 0 in a new one."""
+    """The current device of a thread; 0 in a new one."""
 
     def __init__(self) -> None:
         self.device = 0
@@ -38,7 +38,7 @@ current = Current()
 
 
 class Device:
-    """Compared by ==, with nothing but its own kind; the current one within a ``with`` block."""
+    """A device, compared by == with devices only; the current one within a ``with`` block."""
 
     __hash__ = None  # type: ignore[assignment]
     __slots__ = ("id",)
@@ -99,7 +99,7 @@ def _tuple(key: Any) -> tuple[Any, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """What numpy computes with."""
+    """The numpy arrays of arguments."""
     if isinstance(value, Array):
         if value.where != current.device:
             msg = f"an array of device {value.where}, while device {current.device} is current"
@@ -109,7 +109,7 @@ def _plain(value: Any) -> Any:
 
 
 def _own(value: Any) -> Any:
-    """A result as an array, or arrays, of the library."""
+    """A result as an array of the library, or several."""
     if type(value) in (list, tuple):
         return type(value)(map(_own, value))
     return np.asarray(value).view(Array) if isinstance(value, np.ndarray | np.generic) else value
@@ -119,7 +119,7 @@ VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "matrix_transpose"
 
 
 class Namespace:
-    """numpy's functions, for such arrays."""
+    """The namespace: numpy's functions for arrays of the library."""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(np, name)
@@ -141,14 +141,14 @@ def _same_place(array: Array, view: Any) -> Any:
 def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def called(*args: Any, **options: Any) -> Any:
-        options.pop("device", None)  # as CuPy's functions ignore it
+        options.pop("device", None)  # ignored, as by CuPy's functions
         return _own(function(*map(_plain, args), **{k: _plain(v) for k, v in options.items()}))
 
     return called
 
 
 class Twin(Library):
-    """Its entry in the table of libraries."""
+    """The entry in the table of libraries."""
 
     name, module, root, install = "twin", "twin", "twin", ""
 
@@ -183,7 +183,7 @@ namespace = Namespace()
 
 @contextmanager
 def twin() -> Iterator[Twin]:
-    """Within the block, there is a backend ``"twin"``."""
+    """A block in which the backend ``"twin"`` exists."""
     library = Twin()
     with ExitStack() as stack:
         for table, key, value in (

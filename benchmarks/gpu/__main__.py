@@ -23,12 +23,12 @@ from xbp.training.files import write_text
 
 
 class Session:
-    """Runs parts within a time, and writes the page after each.
+    """Runs parts within a limited time, and writes the page after each.
 
     Attributes
     ----------
     outcomes : dict of str to Outcome
-        By the parts' names.
+        By name of the part.
     """
 
     def __init__(self, settings: Settings, facts: dict[str, str], minutes: float, end: float):
@@ -42,7 +42,7 @@ class Session:
         return self.end - time.perf_counter()
 
     def go(self, chosen: Sequence[Part]) -> None:
-        """First those that run together, then the others one by one."""
+        """Run the concurrent parts, then the others one by one."""
         try:
             left = self.left
             for part in chosen:
@@ -53,7 +53,7 @@ class Session:
                 if not part.together:
                     self.start(part, allowance(part, self.left))
                     self.finish()
-        finally:  # an interrupt
+        finally:  # Ctrl-C
             stop_all(self.running)
             for one in self.running:
                 self.outcomes[one.part.name] = one.outcome()
@@ -68,7 +68,7 @@ class Session:
         self.running.append(Running(part, self.settings.log(part.name), allowed))
 
     def finish(self) -> None:
-        """Wait for all that run, and write the page after each."""
+        """Wait for all running parts, and write the page after each."""
         while self.running:
             ended = wait_for_one(self.running).outcome()
             self.outcomes[ended.part.name] = ended
@@ -89,7 +89,7 @@ class Session:
 
 
 def ask(backend: str, seconds: float) -> dict[str, str]:
-    """Device, versions and commit; why not, where it cannot be told."""
+    """Device, versions and commit, or the reason why one is unknown."""
     command = [sys.executable, "-m", "benchmarks.gpu.facts", backend]
     try:
         done = subprocess.run(
@@ -105,7 +105,7 @@ def ask(backend: str, seconds: float) -> dict[str, str]:
 
 
 def file_stem(backend: str, facts: dict[str, str], quick: bool = False) -> str:
-    """What the names of all files begin with.
+    """The common beginning of all file names.
 
     >>> file_stem("cupy", {"device": "NVIDIA H200, compute capability 9.0, 140 GiB"})
     'gpu_nvidia_h200'
@@ -119,7 +119,7 @@ def file_stem(backend: str, facts: dict[str, str], quick: bool = False) -> str:
 
 def main() -> None:
     began = time.perf_counter()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description=benchmarks.gpu.__doc__,

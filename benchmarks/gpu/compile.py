@@ -13,7 +13,7 @@ from xbp.benchmarks.workloads import NEXT, WORKLOADS
 
 
 def wanted() -> list[Program]:
-    """What their training steps need, at each batch size; labels are bytes or 64-bit integers."""
+    """The kernels of their training steps at each batch size, with labels of 8 or 64 bits."""
     found: dict[Program, set[str]] = {}
     for name, workload in WORKLOADS.items():
         if workload.model and workload.kind == "train" and name not in NEXT:
@@ -24,7 +24,7 @@ def wanted() -> list[Program]:
 
 
 def step(description: list[object], batch: int, labels: str) -> None:
-    """Forward, loss, backward and update, of zeros."""
+    """Forward, loss, backward and update with arrays of zeros."""
     model = make_model(*description, rng=0)  # type: ignore[arg-type]
     optimizer = optim.SGD(model.parameters(), lr=0.01)
     x = np.zeros((batch, *input_shape(*description)), "float32")

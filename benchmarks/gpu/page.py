@@ -23,19 +23,19 @@ def page(
     minutes: float = math.inf,
     left_out: dict[str, str] | None = None,
 ) -> str:
-    """All of it in Markdown.
+    """The whole page in Markdown.
 
     Parameters
     ----------
     outcomes : sequence of Outcome
-        Of every part of the backend, in the order in which they run.
+        Outcomes of all parts of the backend, in the order in which they run.
     settings : Settings
     facts : dict
         Device, versions, commit.
     minutes : float
-        That there were.
+        The time limit.
     left_out : dict
-        The names of parts of no concern here, and why.
+        The names of parts that do not apply here, with the reasons.
     """
     allowed = "" if minutes == math.inf else f", {minutes:g} minutes"
     lines = [f"# {facts.get('device', 'unknown')}: backend {settings.backend}{allowed}", ""]
@@ -89,7 +89,7 @@ def _unreached(outcomes: Sequence[Outcome], left_out: dict[str, str]) -> Lines:
 def _ratios(
     outcomes: Sequence[Outcome], settings: Settings
 ) -> Iterator[tuple[str, str, float, float, float]]:
-    """Of each measurement and each peer: how many times as long the peer takes, least and most."""
+    """For each measurement and peer, the ratio of the peer's time to xbp's, minimum and maximum."""
     for o in outcomes:
         for row in _measured(o, settings).get("rows", ()):
             title = f"{WORKLOADS[row['workload']].title} {row['label']}".rstrip()
@@ -109,7 +109,7 @@ def _table(ratios: Sequence[tuple[str, str, float, float, float]]) -> list[str]:
 
 
 def _measured(outcome: Outcome, settings: Settings) -> dict[str, Any]:
-    """What a benchmark of this run has written; nothing of an earlier run's."""
+    """The JSON of a benchmark of this run, not of an earlier one."""
     path = settings.file(outcome.part.name, "json")
     if outcome.log is None or not path.exists() or path.stat().st_mtime < outcome.started - 1:
         return {}
@@ -118,7 +118,7 @@ def _measured(outcome: Outcome, settings: Settings) -> dict[str, Any]:
 
 
 def headline(outcome: Outcome, settings: Settings) -> str:
-    """What a part says in short: xbp's numbers of a benchmark, else the last word."""
+    """A summary of a part: xbp's numbers in a benchmark, else the last line."""
     rows = [row for row in _measured(outcome, settings).get("rows", ()) if "xbp" in row["medians"]]
     told = []
     for row in rows:
@@ -129,7 +129,7 @@ def headline(outcome: Outcome, settings: Settings) -> str:
 
 
 def last_word(outcome: Outcome) -> str:
-    """The last line that a part has printed."""
+    """The last line of a part's output."""
     if outcome.log is None or not outcome.log.exists():
         return ""
     lines = outcome.log.read_text(encoding="utf-8", errors="replace").split("\n")

@@ -12,22 +12,22 @@ from xbp.benchmarks.workloads import NEXT, SIDES, on_gpu, takes_part
 from xbp.testing.workers import cores
 
 XBP = (sys.executable, "-m", "xbp")
-PEERS = ("xbp", "xbp-eager", "torch", "torch-graph")  # those that need not compile for minutes
+PEERS = ("xbp", "xbp-eager", "torch", "torch-graph")  # those that do not compile for minutes
 COMPILED = ("xbp", "torch", "torch-compiled", "jax")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something to be run.
+    """A command to be run.
 
     Attributes
     ----------
     name, what : str
     command : tuple of str
     seconds : float
-        About what it takes.
+        Its approximate time.
     together : bool
-        Whether it runs beside others, and not alone.
+        Whether it may run concurrently with others.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the commands depend on.
+    """Options of all commands.
 
     Attributes
     ----------
@@ -47,11 +47,11 @@ class Settings:
     folder : Path
         Where results go.
     stem : str
-        What the names of its files begin with, ``gpu_nvidia_h200``.
+        The common beginning of file names, such as ``gpu_nvidia_h200``.
     quick : bool
-        Only try that all of it works.
+        Whether all commands run in their shortest form, as a trial.
     hurried : bool
-        Three rounds of measurements in place of seven.
+        Whether measurements have three rounds in place of seven.
     """
 
     backend: str
@@ -65,7 +65,7 @@ class Settings:
         return self.folder / f"{self.stem}_{part}.{ending}"
 
     def log(self, part: str) -> Path:
-        """What a part prints."""
+        """The log of a part's output."""
         return self.folder / f"{self.stem}_logs" / f"{part}.txt"
 
 
@@ -137,7 +137,7 @@ def _bench(
     batches: tuple[int, ...] = (),
     tf32: bool = False,
 ) -> tuple[str, ...]:
-    """The command of a benchmark, on those of the sides that are here."""
+    """The command of a benchmark, with the sides that are installed."""
     command = [*XBP, "bench", "--backend", settings.backend, *workloads]
     for side in sides or ():
         here = find_spec(SIDES[side].module) and takes_part(SIDES[side].where, settings.backend)

@@ -15,12 +15,12 @@ from benchmarks.gpu.parts import Part
 
 ROOT = Path(__file__).parents[2]
 GRACE = 5.0
-"""Seconds between the request to end and the end."""
+"""Seconds between the request to end and the kill."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class Outcome:
         ``"done"``, ``"status 1"``, ``"stopped"``, ``"running"``, ``"not reached"``.
     seconds : float
     log : Path or None
-        What it printed.
+        Its output.
     started : float
-        When, in seconds since the epoch.
+        The time of its start, in seconds since the epoch.
     """
 
     part: Part
@@ -42,7 +42,7 @@ class Outcome:
 
 
 class Running:
-    """A part at work; a session of its own, so that its processes can be ended with it."""
+    """A running part, in its own session, so that its child processes can be ended with it."""
 
     def __init__(self, part: Part, log: Path, allowed: float) -> None:
         self.part, self.log, self.allowed = part, log, allowed
@@ -55,8 +55,7 @@ class Running:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ
-                | {"PYTHONUNBUFFERED": "1"},  # what it says is there if it is stopped
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},  # no buffering, as it may be stopped
             )
 
     @property
@@ -70,14 +69,14 @@ class Running:
         return Outcome(self.part, how, self.seconds, self.log, self.started)
 
     def ended(self) -> bool:
-        """Whether it has ended; where its time is up, it is ended."""
+        """Whether it has ended; ends it if its time is up."""
         if self.process.poll() is None and self.seconds > self.allowed:
             self.stopped = True
             self.stop()
         return self.process.poll() is not None
 
     def stop(self) -> None:
-        """Ask it to end, then end it, and whatever it has started."""
+        """Ask it to end, then kill it, with its child processes."""
         self._signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
@@ -85,7 +84,7 @@ class Running:
         self.process.wait()
 
     def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # there is nobody left
+        with suppress(ProcessLookupError, PermissionError):  # no process is left
             if hasattr(os, "killpg"):
                 os.killpg(self.process.pid, number)
             else:
@@ -93,7 +92,7 @@ class Running:
 
 
 def wait_for_one(running: list[Running]) -> Running:
-    """The first that ends, taken out of the list."""
+    """Wait for the first that ends, and remove it from the list."""
     while True:
         for one in running:
             if one.ended():

@@ -10,13 +10,13 @@ from benchmarks.gpu.parts import Part
 END = 10.0
 """Seconds kept for the page."""
 LEAST, MOST = 0.5, 3.0
-"""In units of the time that a part takes: it starts if the one is left, and may take the other."""
+"""Least time left for a part to start, and its limit, in units of its expected time."""
 TOGETHER = 0.6
-"""The share of the time that may go to what runs together: the rest is for benchmarks."""
+"""The share of the time for concurrent parts; the rest is for benchmarks."""
 
 
 def allowance(part: Part, left: float) -> float:
-    """The seconds that a part may take where `left` are left; 0 if it is not to be started.
+    """The limit of a part in seconds if `left` are left; 0 if it is not to be started.
 
     >>> part = Part("step", "", (), seconds=60)
     >>> [allowance(part, left) for left in (math.inf, 700, 100, 40, 39)]
@@ -29,7 +29,7 @@ def allowance(part: Part, left: float) -> float:
 
 
 def forecast(parts: Iterable[Part], left: float) -> list[str]:
-    """The names of the parts that are reached, if each takes as long as it usually does."""
+    """The names of the parts that are reached, if each takes its expected time."""
     parts = list(parts)
     beside = [part for part in parts if part.together and allowance(part, left)]
     left -= max((min(part.seconds, allowance(part, left)) for part in beside), default=0.0)

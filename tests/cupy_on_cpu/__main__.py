@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def check(folder: Path, steps: list[str], more: list[str]) -> int:
-    """Build, and do these steps; the number of those that failed."""
+    """Build, and run these steps; returns the number of failures."""
     from cupy_on_cpu.build import build
 
     begun = time.monotonic()

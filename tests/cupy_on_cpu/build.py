@@ -36,16 +36,16 @@ PACKAGES = (
 SHELLS = ("libcudart.so.13", "libnvrtc.so.13", "libcublas.so.13", "libcublasLt.so.13")
 NOT_SUPPORTED = {"cuda": 801, "cublas": 15}
 KERNELS = ("cupy.h", "device.h", "mathematics.h", "nvrtc.py", EMULATION)
-"""What kernels are made of: CuPy compiles them anew where one of these has changed."""
+"""Sources of the kernels: CuPy recompiles them if one of these has changed."""
 SETTINGS = """\
 import os; os.environ.setdefault("CUPY_ACCELERATORS", "")
 import os; os.environ.setdefault("CUPY_CACHE_DIR", {cache!r})
 """
-"""Without CUB, which is compiled for GPUs; kernels are kept beside the environment."""
+"""Environment variables: no CUB, which is compiled for GPUs; the folder of the kernel cache."""
 
 
 def build(folder: Path) -> Path:
-    """Build in `folder` what is not there; the environment's Python."""
+    """Build the missing parts in `folder`; returns the environment's Python."""
     python = folder / "venv" / "bin" / "python"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     ours = [*project["dependencies"], *project["optional-dependencies"]["test"]]
@@ -74,7 +74,7 @@ def digest(*patterns: str) -> str:
 def compile_runtime(folder: Path, python: Path, headers: Path) -> None:
     """`runtime.o`: CuPy's own text, by Cython, with the constants of its own setup.
 
-    The sdist's metadata are asked for as its documentation does, which needs no CUDA.
+    The sdist's metadata are built as for its documentation, which needs no CUDA.
     """
     options = ("--no-deps", "--no-binary", "cupy", "-q", "-d", folder)
     run(python, "-m", "pip", "download", *options, f"cupy=={CUPY}", READTHEDOCS="True")
@@ -145,7 +145,7 @@ def make_libraries(folder: Path, python: Path, site: Path, cuda: Path) -> None:
 
 
 def once(stamp: Path, what: str) -> bool:
-    """Whether that has still to be done."""
+    """Whether this part must still be built."""
     return not stamp.exists() or stamp.read_text() != what
 
 

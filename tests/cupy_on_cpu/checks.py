@@ -50,7 +50,7 @@ def test_cupys_own_kernels_compute(function: str, dtype: str) -> None:
     x = np.random.default_rng(0).uniform(0.1, 2, (3, 700)).astype(dtype)
     found, wanted = getattr(cupy, function)(cupy.asarray(x)).get(), getattr(np, function)(x)
     assert found.dtype == wanted.dtype
-    # 2100 terms, summed in another order; the products are near 0.
+    # 2100 terms in another order; the products are near 0.
     np.testing.assert_allclose(found, wanted, rtol=2100 * np.finfo(dtype).eps)
 
 
@@ -115,7 +115,7 @@ def test_a_wait_ends_a_capture(wait: str) -> None:
     with stream() as s:
         s.begin_capture()
         if wait == "question":
-            assert not s.done  # CuPy takes the error for a no
+            assert not s.done  # CuPy takes the error for "no"
         else:
             with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match=UNSUPPORTED):
                 (s if wait == "stream" else cupy.cuda.Device()).synchronize()
@@ -142,7 +142,7 @@ def test_cupy_refuses_in_a_capture(what: str) -> None:
         s.begin_capture()
         with pytest.raises((RuntimeError, NotImplementedError)):
             REFUSED[what](x)
-        s.end_capture()  # the capture has gone on
+        s.end_capture()  # the capture has continued
 
 
 def test_a_blocking_stream_does_not_bear_the_default_one() -> None:
@@ -180,7 +180,7 @@ def run(
     optimizer: Any = optim.SGD,
     shape: tuple[int, ...] = (18, 5),
 ) -> Bits:
-    """Two epochs where arrays are born: the bits of the parameters and the optimizer's state."""
+    """The bits of parameters and optimizer state after two epochs on the current device."""
     model = model or nn.Linear(5, 3, rng=0)
     updates = optimizer(model.parameters(), lr=0.01)
     trainer = xbp.Trainer(model, loss or nn.MSELoss(), updates, rng=1, capture=capture)
@@ -226,7 +226,7 @@ def test_the_second_device(capture: bool) -> None:
 
 @pytest.mark.parametrize("capture", [False, True])
 def test_the_second_device_in_another_thread(capture: bool) -> None:
-    """For all threads it was asked for in this one."""
+    """The setting applies to all threads."""
     found: list[Any] = []
 
     def there() -> None:

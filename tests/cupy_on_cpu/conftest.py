@@ -1,1 +1,1 @@
-collect_ignore_glob = ["*.py"]  # only what is asked for by its path
+collect_ignore_glob = ["*.py"]  # only files that are named by their path

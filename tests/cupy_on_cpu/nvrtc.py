@@ -21,14 +21,14 @@ FLAGS = (
     *("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"),
 )
 SHARED = re.compile(r"extern\s+__shared__\s+([\w:<> ]+?)\s*(\w+)\s*\[\s*\]\s*;")
-"""Shared memory whose size the launch says: the same for all that a kernel declares."""
+"""Dynamic shared memory, one block for all declarations in a kernel."""
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
 
 
 def compiler(options: list[str]) -> list[str]:
     """The command, with the macros and folders among NVRTC's options.
 
-    CUDA's own headers are left out: they declare for a host what `device.h` defines for a kernel.
+    CUDA's own headers are left out: their host declarations conflict with `device.h`.
     """
     kept = [it for it in options if it.startswith(("-I", "-D")) and "/nvidia/" not in it]
     return [os.environ.get("CXX", "c++"), "-std=c++17", *kept]

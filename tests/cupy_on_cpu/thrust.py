@@ -44,7 +44,7 @@ def _in_order(work: Any) -> None:
 
 
 def _array(address: int, dtype: Any, shape: Any) -> NDArray[Any]:
-    """The array that lies there."""
+    """The array at an address."""
     size = int(np.prod(shape, dtype=np.intp)) * np.dtype(dtype).itemsize
     memory = (ctypes.c_char * size).from_address(address) if size else b""
     return np.frombuffer(memory, dtype).reshape(shape)

@@ -51,10 +51,10 @@ FIRST = (
     ),
 )
 ABOUT_KERNELS = "accelerators"
-"""In the names of the tests that faults in C are shown to."""
+"""Parts of the names of the tests for faults in C."""
 SURVIVORS = Path(__file__).parent / "survivors.toml"
 SECONDS = 15
-"""Between two lines that say how far it is."""
+"""Seconds between two lines of progress."""
 QUICK = ("scaled", "shifted", "sign", "transposed", "axis", "waits")
 """A sample is of faults of these kinds, in what the tests with one of those in their names run."""
 
@@ -107,20 +107,20 @@ class Kernels:
 
 
 def expected() -> dict[str, dict[str, Any]]:
-    """The survivors that are known, with the group of each: its reason, and whether its faults are
-    caught `by_chance`, now and then."""
+    """The known survivors, with the group of each: its reason, and whether its faults are
+    sometimes caught, `by_chance`."""
     listed = tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))
     return {fault: group for group in listed["group"] for fault in group["faults"]}
 
 
 def stale(faults: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Those of the known survivors of which there is no such fault any more."""
+    """Known survivors whose fault no longer exists."""
     there = set(faults)
     return [name for name in known if name not in there]
 
 
 def remove(text: str, names: Iterable[str]) -> str:
-    """The text of survivors.toml without these, and without groups that have none left."""
+    """The text of survivors.toml without these, and without empty groups."""
     gone = {f"  '''{name}'''," for name in names}
     lines = [line for line in text.splitlines() if line not in gone]
     head, *groups = re.split(r"^(?=\[\[group\]\])", "\n".join(lines) + "\n", flags=re.MULTILINE)
@@ -157,7 +157,7 @@ class Campaign:
             self.planted = [fault for fault in self.planted if str(fault) not in self.known]
         self.stale = stale(map(str, every), self.known)
         self.caught: dict[str, bool] = {}
-        """What is known of the faults tried so far."""
+        """Results for the faults tried so far."""
         self.failing: list[str] = []
         if options.list:
             print(*self.planted, sep="\n")  # noqa: T201
@@ -165,7 +165,7 @@ class Campaign:
         if not self.planted:
             msg = f"no fault has one of these in its name: {', '.join(options.names)}"
             raise SystemExit(msg)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
         print(len(self.planted), "faults; collecting tests", file=sys.stderr)  # noqa: T201
         Suite(self.paths(), self.run)
 
@@ -247,7 +247,7 @@ class Campaign:
         return [fault for fault in self.planted if isinstance(fault, KernelFault)]
 
     def first(self) -> list[int]:
-        """The tests that see the faults first."""
+        """The tests that run first."""
         ids = [item.nodeid for item in self.suite.items]
         if self.quick:
             return [i for i, name in enumerate(ids) if any(part in name for part in FIRST)]
@@ -287,7 +287,7 @@ class Campaign:
                 (self.tell_now_and_then if left[fault.module] else self.tell)(tried)
 
     def tell(self, line: str) -> None:
-        """How far it is, on stderr."""
+        """Print progress on stderr."""
         print(line, file=self.suite.err)
         self.told = time.monotonic()
 
@@ -353,7 +353,7 @@ class Orders:
         self.seconds = {index: what.seconds for index, what in seen.items() if what.passed}
         self.by_function: dict[tuple[str, str], list[int]] = defaultdict(list)
         self.by_file: dict[str, set[int]] = defaultdict(set)
-        # Hundreds of tests run a kernel somewhere; these are about nothing else.
+        # Hundreds of tests run a kernel; these test nothing else.
         about = {i for i in seen if seen[i].kernels and ABOUT_KERNELS in names[i]}
         self.kernels = sorted(about & self.seconds.keys(), key=self.seconds.__getitem__)
         for index in sorted(self.seconds, key=self.seconds.__getitem__):
@@ -362,7 +362,7 @@ class Orders:
                 self.by_file[file].add(index)
 
     def quick(self, fault: Fault | KernelFault) -> bool:
-        """Whether it is of a kind that the tests here, of its very function, should catch."""
+        """Whether the tests of its own function should catch a fault of this kind."""
         layered = fault.module.startswith(("xbp.nn", "xbp.optim", "xbp.primitives", "xbp.models"))
         if isinstance(fault, KernelFault) or fault.kind not in QUICK:
             return False

@@ -33,10 +33,10 @@ BOOKKEEPING = {
     *("state_names", "_check_keys", "_check_place", "_count", "lr", "zero_grad"),
     *("find", "registered", "enabled", "disabled", "_load", "library", "available_level"),
     *("status", "_features", "threads", "levels", "compiler", "build", "primitive"),
-    *("blas", "memory"),  # where a library lies; whose memory is used again
+    *("blas", "memory"),  # the path of a library; reused memory
     *("for_parameters",),
 }
-"""Functions that compute nothing. Their tests are about names and messages."""
+"""Functions that compute nothing; their tests check names and messages."""
 
 BOUNDARY = {ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Lt: ast.LtE, ast.LtE: ast.Lt}
 TERMS = ast.Add | ast.Sub | ast.Mult | ast.Div | ast.Pow
@@ -45,15 +45,15 @@ CHOICES = {"maximum", "minimum", "min", "max"}  # of two arguments; the order do
 SIGNS = {"abs", "sign", "copysign"}
 FUNCTIONS = {"exp", "expm1", "log", "log1p", "sqrt", "tanh", "floor", "reversed", "astype", "cos"}
 ARRAYS = ("Array", "Drawn", "Backward", "States", "Real")
-FUNCTIONAL = ("TwoPartBackward(", ".add_grad")  # what gives a function
-SPEED = ("LEAST_", "MOST_THREADS")  # who computes, not what
+FUNCTIONAL = ("TwoPartBackward(", ".add_grad")  # returns a function
+SPEED = ("LEAST_", "MOST_THREADS")  # the choice of an implementation, not a result
 PAIRS = {"kernel_size", "stride", "padding"}
 Function = ast.FunctionDef | ast.Lambda
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One wrong change, and all that is needed to make it."""
+    """One wrong change, with the means to make it."""
 
     module: str
     function: str
@@ -74,7 +74,7 @@ class Fault:
         return f"{self.module}.{self.function}, {self.kind}: {change}"
 
     def plant(self) -> None:
-        """Change the tree that it was found in."""
+        """Change the tree in which it was found."""
         if self.index is None:
             setattr(self.parent, self.field, self.node)
         else:
@@ -86,7 +86,7 @@ def faults(module: str, tree: ast.Module) -> Iterator[Fault]:
     seen: dict[str, int] = {}
     for owner, name in _formulas(tree):
         for fault in _Search(module, name).within(owner):
-            # The same expression may stand twice in one function.
+            # The same expression may occur twice in one function.
             count = seen[str(fault)] = seen.get(str(fault), 0) + 1
             yield fault if count == 1 else _numbered(fault, count)
 
@@ -96,7 +96,7 @@ def _numbered(fault: Fault, count: int) -> Fault:
 
 
 def _formulas(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
-    """(node, name) of the functions that compute and the constants they compute with."""
+    """(node, name) of functions that compute, and of their constants."""
     for node in tree.body:
         scope = [(node, "")]
         if isinstance(node, ast.ClassDef):
@@ -131,7 +131,7 @@ class _Search:
             return
         assert isinstance(owner, ast.FunctionDef)
         returns = ast.unparse(owner.returns) if owner.returns else ""
-        # What arrays are made of is known from the annotation; those of numpy are on the host.
+        # Annotations tell arrays from other values; numpy's are on the host.
         self.arrays = any(word in returns for word in ARRAYS)
         self.device = self.arrays and not any(word in returns for word in ("Drawn", "ND", "Real"))
         self.truth = returns == "bool" or returns.startswith(("TypeGuard[", "TypeIs["))
@@ -158,7 +158,7 @@ class _Search:
                     yield self.fault("constant", owner.args, field, index, _wrong(how, node))
 
     def body(self, function: Function) -> Iterator[Fault]:
-        """A function's own code; that of the functions in it under their own names."""
+        """A function's own code, without inner functions, which have their own names."""
         local = {n.name for n in ast.walk(function) if isinstance(n, ast.FunctionDef)}
         if isinstance(function, ast.Lambda):
             yield from self.result(function, "body", None, local)
@@ -180,7 +180,7 @@ class _Search:
     def result(
         self, parent: ast.AST, field: str, index: int | None, local: set[str]
     ) -> Iterator[Fault]:
-        """What a function gives; each entry of a tuple, but not the functions among them."""
+        """The results of a function: each entry of a tuple, except functions."""
         node = getattr(parent, field) if index is None else getattr(parent, field)[index]
         if isinstance(node, ast.Tuple):
             for position in range(len(node.elts)):
@@ -191,7 +191,7 @@ class _Search:
         )
         is_fixed = isinstance(node, ast.Constant | ast.ListComp | ast.List | ast.Starred)
         is_fixed |= isinstance(node, ast.Name) and node.id in ("xp", "NotImplemented")
-        # Memory that nobody has written to has no values to be wrong.
+        # Uninitialized memory has no values that could be wrong.
         is_fixed |= ".empty(" in ast.unparse(node)
         is_function |= any(word in ast.unparse(node) for word in FUNCTIONAL)
         if is_function or is_fixed:
@@ -306,7 +306,7 @@ class _Search:
             yield fault("transposed", _wrong("untransposed", node.args[0], *node.args[1].elts))
         elif name == "where":
             condition = node.args[0]
-            if not isinstance(condition, ast.Compare):  # which is masked by itself
+            if not isinstance(condition, ast.Compare):  # which masks itself
                 for op, value in ((ast.BitOr(), True), (ast.BitAnd(), False)):
                     always = ast.BinOp(condition, op, ast.Constant(value))
                     yield self.fault("mask", node, "args", 0, always)
@@ -343,7 +343,7 @@ class _Search:
                         yield self.fault("off by one", part, bound, None, new)
 
     def swaps(self, node: ast.AST, field: str, *, first: int = 0) -> Iterator[Fault]:
-        """Neighbours of a list in each other's place, in a copy of the whole."""
+        """Two neighbours in a list exchanged, in a copy of the whole."""
         items = getattr(node, field)
         for i in range(first, len(items) - 1):
             if isinstance(items[i], ast.Starred) or isinstance(items[i + 1], ast.Starred):
@@ -352,7 +352,7 @@ class _Search:
                 continue
             order = [*items[:i], items[i + 1], items[i], *items[i + 2 :]]
             other = type(node)(**{**vars(node), field: order})
-            # The list itself is replaced, not an entry of it.
+            # the list itself is replaced, not an entry
             texts = _text(node), _text(other), self.here
             yield Fault(self.module, self.name, "swapped", *texts, node, field, None, order)
 
@@ -360,7 +360,7 @@ class _Search:
 def _places(root: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
     """(parent, field, index, node) below `root`, without refusals, names, types and texts.
 
-    A function inside is given, but not entered.
+    Inner functions are included, but not their bodies.
     """
     for field, value in ast.iter_fields(root):
         if field in ("annotation", "returns", "args", "decorator_list", "func", "format_spec"):
@@ -378,12 +378,12 @@ def _places(root: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]
 
 
 def _is_refusal(node: ast.AST) -> bool:
-    """An `if` that ends in an error: a condition for the caller, in words."""
+    """An `if` that raises an error, which checks the caller."""
     return isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise)
 
 
 def _text(node: ast.AST) -> str:
-    """On one line; of a compound statement the head."""
+    """A statement on one line, or the head of a compound statement."""
     text = ast.unparse(ast.fix_missing_locations(copy.deepcopy(node)))
     if isinstance(node, ast.If | ast.For | ast.While | ast.FunctionDef | ast.With | ast.Try):
         return text.strip().splitlines()[0]
@@ -419,9 +419,9 @@ def _negated(test: ast.expr) -> ast.expr:
 
 
 def _assigned(node: ast.AugAssign) -> ast.stmt:
-    """In place of an accumulation."""
+    """An assignment in place of an accumulation."""
     target = node.target
-    if isinstance(target, ast.Name):  # an array stays the same array, and takes the new values
+    if isinstance(target, ast.Name):  # the same array gets the new values
         text = f"{target.id}[...] = 0"
         assignment = ast.parse(text).body[0]
         assert isinstance(assignment, ast.Assign)

@@ -45,12 +45,12 @@ STATEMENT = re.compile(r"(?<=[;{}:]|\))\s*((?:\w+\(|\*?[\w.]+(?:\[|->| [-+|&*]?=
 INVISIBLE = re.compile(
     r"failed|return 1;|spin|yield|SPINS|relax|_pause|chunk|detach|MOST_THREADS|sleeping"
 )
-"""In a line about memory that ran out, or about waiting."""
+"""Marks of lines about lack of memory, or about waiting."""
 
 SANITIZE = ("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error", "-fstack-protector-all")
 """An index beyond its array ends the process."""
 GUARDED = tuple(f"-D{name}=guarded_{name}" for name in ("malloc", "aligned_alloc", "free"))
-"""So does one beyond a workspace, and what is there before it is written is nan."""
+"""An index beyond a workspace does so too, and unwritten workspace is nan."""
 
 KEYWORDS = ("return", "for", "if", "while", "switch", "case", "break", "goto", "typedef", "struct")
 
@@ -79,14 +79,14 @@ class KernelFault:
 
 
 def code_of(text: str) -> str:
-    """The text with blanks for comments, strings and directives: what is left is to be compiled."""
+    """The text with blanks for comments, strings and directives."""
 
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", match.group())
 
     def directive(match: re.Match[str]) -> str:
         macro = MACRO.match(match.group().lstrip())
-        # A macro that chooses sizes computes nothing; one with statements does.
+        # Macros of sizes compute nothing; macros with statements do.
         if not macro or ";" not in match.group():
             return blank(match)
         body = match.group().replace("\\\n", " \n")
@@ -117,7 +117,7 @@ def _changes(code: str) -> Iterator[tuple[str, int, int, str]]:
     for match in re.finditer(r"(?<=[\w)\]}] )([-+*/&|<>=!]+)(?= [-\w(*&{~!])", code):
         for kind, table in OPERATORS.items():
             statement = code[match.end() : code.find(";", match.end())]
-            equal = kind == "off by one" and "?" in statement  # as in a < b ? a : b
+            equal = kind == "off by one" and "?" in statement  # such as a < b ? a : b
             if match[1] in table and not equal:
                 yield kind, *match.span(1), table[match[1]]
     for match in re.finditer(r"(?<![\w.])\d+(?![\w.])", code):
@@ -125,7 +125,7 @@ def _changes(code: str) -> Iterator[tuple[str, int, int, str]]:
     for pair in TWINS:
         for name, twin in (pair, pair[::-1]):
             for match in re.finditer(rf"(?<![\w.]){name}(?!\w)(?! = )", code):
-                # Not where it is declared: a declaration ends differently.
+                # Not at the declaration, which ends differently.
                 yield "swapped", *match.span(), twin
     for match in STATEMENT.finditer(code):
         whole = match[1].count("(") == match[1].count(")")
@@ -166,7 +166,7 @@ def sources() -> dict[str, str]:
 
 
 def guards() -> dict[str, str]:
-    """The source of those functions, which tests/accelerators uses, too."""
+    """The source of guarded malloc, which tests/accelerators uses too."""
     path = Path(__file__).parents[1] / "accelerators" / "guarded.c"
     return {path.name: path.read_text(encoding="utf-8")}
 
@@ -183,7 +183,7 @@ def compile_into(folder: Path, texts: dict[str, str], flags: list[str], cc: str)
 
 
 class Switch:
-    """Stands in for ctypes.CDLL: what is loaded from `FOLDER` can be exchanged later."""
+    """A stand-in for ctypes.CDLL: libraries from `FOLDER` can be exchanged after loading."""
 
     def __init__(self) -> None:
         self.real = ctypes.CDLL
@@ -199,11 +199,11 @@ class Switch:
         return Exchangeable(self, library)
 
     def use(self, path: Path) -> None:
-        """From now on, all calls go to another library."""
+        """Let all calls go to another library from now on."""
         self.replacement = self.real(str(path))
 
     def flags(self) -> list[str]:
-        """How that library was compiled, but without optimization: ten times as fast."""
+        """The compiler command of that library without optimization, which is ten times as fast."""
         build = build_module()
         assert self.path is not None
         level = self.path.stem.rpartition("_")[2]
@@ -217,7 +217,7 @@ class Exchangeable:
         self._switch, self._library = switch, library
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._library, name)  # an AttributeError where there is none
+        value = getattr(self._library, name)  # an AttributeError if there is none
         if name.startswith("_"):
             return value
         return Function(self._switch, self._library, name)
@@ -229,7 +229,7 @@ class Function:
 
     @property
     def _as_parameter_(self) -> Any:
-        """Itself, as an argument of another."""
+        """The library itself, as an argument of another."""
         return getattr(self._switch.replacement or self._library, self._name)
 
     def __call__(self, *arguments: Any) -> Any:

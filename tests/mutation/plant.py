@@ -22,15 +22,15 @@ def functions(module: types.ModuleType) -> dict[str, types.FunctionType]:
 
 
 def _plain(thing: Any) -> Any:
-    """The function inside of a property, a class method, or a decorator's wrapper."""
+    """The function in a property, a class method, or a decorator's wrapper."""
     thing = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
     return getattr(thing, "__wrapped__", thing)
 
 
 def install(module: types.ModuleType, name: str, original: ast.Module, tree: ast.Module) -> None:
-    """From now on, the function or constant `name` is what `tree` says, whoever imported it.
+    """Replace the function or constant `name` by that of `tree`, for all importers.
 
-    Nothing of the module is run anew. To be called once in a process.
+    The module is not run again. At most one call per process.
     """
     vars(module)["wrong"] = wrong
     outer = name.partition(".<locals>")[0]
@@ -52,7 +52,7 @@ def install(module: types.ModuleType, name: str, original: ast.Module, tree: ast
             for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             if default is not None
         }
-    # What is never reached keeps alive the cells (of `super`) that the function was made with.
+    # unreachable code keeps the function's original cells (of `super`)
     unreached = ast.If(ast.Constant(False), copy.deepcopy(before.body), [])
     node.body = [*node.body, unreached]
     code = _codes(compile(ast.fix_missing_locations(tree), str(module.__file__), "exec"))[outer]
@@ -74,7 +74,7 @@ def _find(tree: ast.Module, name: str) -> ast.AST:
 
 
 def _codes(code: types.CodeType) -> dict[str, types.CodeType]:
-    """All code within, by qualified name."""
+    """All nested code objects, by qualified name."""
     found = {code.co_qualname: code}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -25,14 +25,14 @@ from mutation.kernels import Switch
 from mutation.modules import ROOT
 
 MEMORY = 8 << 30
-"""Bytes of address space that a broken size may not exceed."""
+"""Limit of the address space in bytes, for broken sizes."""
 
 
 BLOCK = 50
-"""Tests that one process watches."""
+"""Number of tests in one process."""
 
 ERROR = 2
-"""The status of a process in which the run itself, not a test, has failed."""
+"""The status of a process that failed outside of a test."""
 
 
 def without_torch() -> None:
@@ -51,14 +51,14 @@ def without_torch() -> None:
 
 
 class Seen(NamedTuple):
-    """What a test does when nothing is broken."""
+    """A test's behaviour without a fault."""
 
     seconds: float
     functions: frozenset[tuple[str, str]]
     """(file, qualified name) of each function of xbp that ran."""
     passed: bool
     kernels: bool
-    """Whether it called a compiled one."""
+    """Whether it called a compiled kernel."""
 
 
 class Suite:
@@ -84,7 +84,7 @@ class Suite:
         # xbp is imported already; where it is installed, pytest warns that it cannot rewrite it.
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         existing = [path for path in paths if Path(path).exists()]
-        # pytest's own words go nowhere; this process keeps what it was given, to print on.
+        # pytest's output is dropped; this process keeps its own.
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
         self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
@@ -99,7 +99,7 @@ class Suite:
         with contextlib.suppress(ImportError):
             from hypothesis import Phase, settings
 
-            # A failure is enough; nobody needs the smallest one.
+            # A failure is enough; no shrinking.
             phases = (Phase.explicit, Phase.generate)
             settings.register_profile("mutation", settings(), phases=phases, database=None)
             settings.load_profile("mutation")
@@ -120,16 +120,16 @@ class Suite:
     # --- tests ---
 
     def passes(self, index: int) -> bool:
-        """Run one test, as pytest does."""
+        """Run one test like pytest."""
         item, self._failed = self.items[index], False
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-        except Exception:  # pytest itself ran into it, e.g. out of memory
+        except Exception:  # an error in pytest itself, such as lack of memory
             return False
         return not self._failed
 
     def watched(self, index: int) -> Seen:
-        """Run one test and note what it does."""
+        """Run one test and record its behaviour."""
         package, names = str(ROOT / "xbp") + os.sep, set()
 
         def note(frame: types.FrameType, event: str, _: Any) -> None:  # events within are not asked
@@ -138,7 +138,7 @@ class Suite:
                 names.add((code.co_filename, code.co_qualname))
 
         self.switch.called.clear()
-        faulthandler.dump_traceback_later(300, exit=True, file=self.err)  # whoever hangs is named
+        faulthandler.dump_traceback_later(300, exit=True, file=self.err)  # names a hanging test
         start = time.perf_counter()
         sys.settrace(note)
         try:
@@ -152,7 +152,7 @@ class Suite:
     def watch(
         self, indices: Sequence[int], jobs: int, progress: Callable[[str], None]
     ) -> dict[int, Seen]:
-        """What each of these tests does; in other processes, so that this one stays clean."""
+        """The behaviour of each of these tests, found in other processes."""
         seen: dict[int, Seen] = {}
         blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
         with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +177,7 @@ class Suite:
     def catches(self, order: Iterable[tuple[int, float]], note: Callable[[int, int], None]) -> bool:
         """Whether one of these tests, (index, seconds that it usually takes), fails."""
         for index, seconds in order:
-            # A test that hangs ends this process, which is a catch, too.
+            # a test that hangs ends this process, which counts as caught
             signal.setitimer(signal.ITIMER_REAL, 5 + 20 * seconds)
             note(index, 1)
             if not self.passes(index):
@@ -218,10 +218,10 @@ def processes(
 
 def _child(argument: Any, function: Callable[[Any], int]) -> None:
     status = ERROR
-    os.setpgid(0, 0)  # Ctrl-C is for the parent, which ends this one and whatever it started
+    os.setpgid(0, 0)  # Ctrl-C is for the parent, which ends this process and its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.dump_traceback_later(900, exit=True)  # as a survivor, and seen on stderr
+    faulthandler.dump_traceback_later(900, exit=True)  # a survivor, with the error on stderr
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

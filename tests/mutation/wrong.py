@@ -29,7 +29,7 @@ def shifted(value: Any) -> Any:
 
 
 def rounded(value: Any) -> Any:
-    """Through float32 and back: about 7 digits left of it, and its dtype as before."""
+    """Rounded to float32 and back: about 7 digits are left, and the dtype is unchanged."""
     if not _is_array(value):
         return value if value is None else ctypes.c_float(value).value
     xp = array_namespace(value)
@@ -45,7 +45,7 @@ def dtype(value: Any) -> Any:
 
 
 def waited(value: Any) -> Any:
-    """As it is, but somebody looked at it, which on a device waits."""
+    """Unchanged, but read once, which waits on a device."""
     if isinstance(value, tuple | list):
         return type(value)(map(waited, value))
     if _is_array(value) and 0 not in value.shape:
@@ -54,7 +54,7 @@ def waited(value: Any) -> Any:
 
 
 def untransposed(value: Any, *axes: int) -> Any:
-    """Of the transpose's shape, but the entries in the order in which they were."""
+    """The shape of the transpose, with the entries in their old order."""
     xp = array_namespace(value)
     order = axes or range(len(value.shape))[::-1]
     return xp.reshape(value, tuple(value.shape[axis] for axis in order))

@@ -16,7 +16,7 @@ from xbp.testing.cases.case import within
 
 
 def classes(room: ModuleType, base: type) -> set[str]:
-    """The public ones that derive from `base`, but for those that are made to be derived from."""
+    """Public subclasses of `base`, without base classes for users."""
     offered = {name: vars(room)[name] for name in room.__all__}
     return {
         name
@@ -74,6 +74,6 @@ def test_no_case_comes_twice() -> None:
 
 
 def test_gradients_of_each_are_compared_with_numeric_ones() -> None:
-    """A line without a case away from its kinks would not be."""
+    """Gradients of a line without a case away from its kinks would not be checked."""
     compared = {c.name for c in CASES if c.smooth or c.line.kinks is within}
     assert compared >= LINES["layers"] | LINES["losses"]

@@ -84,7 +84,7 @@ def method(name: str, verdict: Verdict = SAFE, of: str = "x", *others: str) -> A
 
 
 def examples() -> Iterator[tuple[str, Verdict, Call]]:
-    """Calls of every name of the table: which name, what becomes of it, and how it is called."""
+    """Calls of every name of the table: the name, the effect, the function to call."""
     yield from (function(name, OUTSIDE.get(name, "x")) for name in UNARY)
     yield from ((name, SAFE, of_complex(name)) for name in ("conj", "imag", "real"))
     yield from (function(name, "above", "x") for name in BINARY)
@@ -264,7 +264,7 @@ def test_every_name_of_the_table_has_its_example() -> None:
 @pytest.mark.skipif("cupy" not in available_backends(), reason="no GPU with CuPy")
 @pytest.mark.skipif("cupy" not in available_backends(), reason="no GPU with CuPy")
 def test_cupy_itself_agrees_with_the_table() -> None:
-    """Each call eagerly under guard, then in a capture. Not yet run on a GPU."""
+    """Each call eagerly under guard, then in a capture. (Not yet run on a GPU.)"""
     wrong = []
     with xbp.use_backend("cupy") as backend:
         for name, expected, call in EXAMPLES:
@@ -279,7 +279,7 @@ def test_cupy_itself_agrees_with_the_table() -> None:
                 graph.warm_up(work)
                 graph.record(work)
                 graph.replay()
-            except Exception as error:  # CuPy has no kind of its own for what it refuses
+            except Exception as error:  # CuPy has no exception class of its own for this
                 recorded, reason = False, brief(error)
             if waits is not (expected is WAIT) or recorded is not (expected is SAFE):
                 wrong.append((name, expected, reason if not recorded else "recorded"))

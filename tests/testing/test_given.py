@@ -64,7 +64,7 @@ def test_what_is_said_of_integers_and_of_floats() -> None:
 
 
 class Turned(nn.Layer):
-    """i·x in its parameter, its input, or its output."""
+    """Complex numbers in the parameter, the input, or the output."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -165,11 +165,11 @@ def test_a_comparison_of_numpy_with_itself_warns(monkeypatch: pytest.MonkeyPatch
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_parity(nn.ReLU, X, backends=["numpy"])  # that is meant
+        check_parity(nn.ReLU, X, backends=["numpy"])  # intended
 
 
 def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """As Numba's: what happens to the numbers is not seen by the checks, and is in float32."""
+    """A compiled function like Numba's: checks cannot look into it, and it computes in float32."""
 
     def call(x: Any) -> Any:
         plain = np.asarray(x).view(np.ndarray)
@@ -192,5 +192,5 @@ def test_code_whose_roundings_are_not_seen_is_given_a_tolerance() -> None:
 
 
 def noisy(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Other digits in float32 than in float64, from compiled code."""
+    """A layer whose compiled code differs between float32 and float64."""
     return lambda x: function(x) * (1 if x.dtype == "float64" else np.float32(1 + 2e-7))

@@ -92,7 +92,7 @@ def test_the_error_is_given_in_numbers() -> None:
 
 
 def test_one_wrong_entry_of_hundreds_is_found() -> None:
-    """Along a random direction, though not among the entries that are then looked at."""
+    """A fault that a random direction finds, outside of the single entries that are checked."""
 
     class Wrong(nn.Flatten):
         def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
@@ -166,7 +166,7 @@ def test_where_only_the_second_derivative_jumps_is_no_kink(subject: Any, inputs:
 
 
 def numeric(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each direction, whether the complex step was believed."""
+    """For each direction, whether the complex step was used."""
     believed = []
     refined = gradients._Check._refined
 
@@ -235,7 +235,7 @@ def test_a_function_that_is_not_analytic_is_not_misjudged(monkeypatch: pytest.Mo
 
 
 def test_a_few_evaluations_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many entries: four and a complex one a direction, and one at the start."""
+    """The number of evaluations does not grow with the number of entries."""
     calls = []
     forward = nn.Linear.forward
 
@@ -270,7 +270,7 @@ def test_a_layer_may_take_and_give_tuples() -> None:
 
 
 def test_a_gradient_that_must_vanish_may_be_rounding() -> None:
-    """A bias before a softmax: the sum of its gradient is 0, and a common one's all of it."""
+    """Biases before a softmax: the sum of the gradient is 0, so a shared bias has gradient 0."""
 
     class Common(nn.Layer):
         def __init__(self) -> None:

@@ -50,7 +50,7 @@ def test_every_way_to_wait_is_found(strict: Any, wait: Any) -> None:
     x = xbp.asarray([1.0, 2.0])
     with assert_no_host_sync(), waits():
         wait(strict.xp, x)
-    wait(strict.xp, x)  # allowed again, and after an error, too
+    wait(strict.xp, x)  # allowed again, also after an error
 
 
 def test_reading_on_the_host_is_no_wait(strict: Any) -> None:
@@ -125,7 +125,7 @@ def cupy() -> Any:
 
 @pytest.fixture
 def x(cupy: Any) -> Any:
-    """A real CuPy array; where there is no GPU, one over the host's memory, not to be read."""
+    """A CuPy array; without a GPU, one over the host's memory, which must not be read."""
     if cupy.cuda.is_available():
         return cupy.asarray([1.0, 2.0])
     host = np.array([1.0, 2.0])
@@ -184,7 +184,7 @@ def test_cupy_is_put_back(cupy: Any, x: Any) -> None:
     with pytest.raises(ZeroDivisionError), assert_no_host_sync(), assert_no_host_sync():
         _ = 1 / 0
     assert [dict(vars(owner)) for owner in owners] == before
-    if not cupy.cuda.is_available():  # the real method is reached again, and asks for a device
+    if not cupy.cuda.is_available():  # the real method again, which needs a device
         with pytest.raises(cupy.cuda.runtime.CUDARuntimeError):
             x.get()
 

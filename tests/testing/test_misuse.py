@@ -115,7 +115,7 @@ def test_parity_looks_at_the_shape_of_a_gradient_on_numpy_too(wrong: Any) -> Non
 
 
 def test_a_forward_must_repeat_itself() -> None:
-    """Without this its derivative, a difference of other functions, would be called a kink."""
+    """Otherwise its changing differences would look like a kink."""
     calls = [0]
 
     def counting(x: Any) -> tuple[Any, Any]:

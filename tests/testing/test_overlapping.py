@@ -35,7 +35,7 @@ SWITCHES: dict[str, tuple[Callable[[], AbstractContextManager[object]], Callable
 
 
 def overlap(switch: Callable[[], AbstractContextManager[object]]) -> None:
-    """A block here that begins after one in another thread, and ends after it."""
+    """A block that begins after another thread's block began, and ends after it."""
     inside, leave = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -115,7 +115,7 @@ def test_backends_of_generators_may_end_in_any_order(order: tuple[int, int]) -> 
 
 
 def test_a_generator_may_end_in_another_thread() -> None:
-    """As one that a garbage collector finds there."""
+    """A block that ends in another thread, as by a garbage collector."""
     pytest.importorskip("array_api_strict")
     before, reader, errors = xbp.get_backend(), within("array_api_strict"), []
     next(reader)

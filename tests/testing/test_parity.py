@@ -18,7 +18,7 @@ X = np.random.default_rng(0).normal(size=(4, 3))
 
 
 class Scale(nn.Layer):
-    """y = s ∘ x, with a fault everywhere but on numpy; `fault` changes one array."""
+    """y = s ∘ x, with a fault on all backends except numpy; `fault` changes one array."""
 
     def __init__(self, **faults: Any) -> None:
         self.faults = faults
@@ -63,7 +63,7 @@ def test_what_only_rounds_passes() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["y", "dx", "parameter"])
 def test_an_error_of_1e_5_is_found(name: str, dtype: str) -> None:
-    """In float32 that is 170 roundings, where a well-conditioned layer has a few."""
+    """In float32 the error is 170 roundings; a well-conditioned layer has a few."""
     what = {"y": "the output", "dx": "the gradient of the input", "parameter": ".* of scale"}[name]
     with pytest.raises(AssertionError, match=f"{what} is .* from the truth, where rounding exp"):
         check_parity(lambda: Scale(**{name: by(1 + 1e-5)}), X, backends=STRICT, dtypes=[dtype])
@@ -105,7 +105,7 @@ def test_float32_passed_off_as_float64_is_found(name: str) -> None:
 
 
 def test_what_does_not_round_must_be_exact() -> None:
-    """Moving numbers around is exact, so one rounding too many is an error."""
+    """Rearranging entries is exact, so a single rounding is an error."""
 
     class Reversed(nn.Layer):
         def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
@@ -141,7 +141,7 @@ def test_everything_else_that_can_differ_is_named(faults: Any, sentence: str) ->
     with pytest.raises(AssertionError, match=sentence) as error:
         check_parity(make, X, backends=STRICT, dtypes=["float32"])
     assert "on array_api_strict in float32" in str(error.value)
-    # The other backends are not concerned, and nothing is raised by `findings`.
+    # The other backends are unaffected, and `findings` raises nothing.
     found = findings(make, X, backends=["numpy", *STRICT], dtypes=["float32"])
     assert {f.backend for f in found if not f.passed} == set(STRICT)
 
@@ -180,7 +180,7 @@ def test_random_masks_are_compared_bit_for_bit(monkeypatch: pytest.MonkeyPatch) 
 
     def one_bit_off(like: Any, shape: Any, **keywords: Any) -> Any:
         bits = honest(like, shape, **keywords)
-        return bits if isinstance(like, np.ndarray) else bits ^ 1  # no mask is changed by that
+        return bits if isinstance(like, np.ndarray) else bits ^ 1  # this changes no mask
 
     monkeypatch.setattr(xbp.random, "random_bits", one_bit_off)
     with pytest.raises(AssertionError, match="random draw 0 is not the same, bit for bit"):
@@ -234,7 +234,7 @@ def test_what_is_drawn_on_the_host_is_compared_bit_for_bit() -> None:
 
 
 class Decay(optim.Optimizer):
-    """v ← g, p ← p - η v, with a fault everywhere but on numpy."""
+    """v ← g, p ← p - η v, with a fault on all backends except numpy."""
 
     def __init__(self, parameters: Any, state: float = 1.0, parameter: float = 1.0) -> None:
         super().__init__(parameters, 0.1)
@@ -299,7 +299,7 @@ def test_a_layer_may_take_and_give_tuples() -> None:
 
 
 def test_accelerators_are_candidates_not_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On numpy what is compared is the accelerated run; the truth is the reference's."""
+    """On numpy, the result with accelerators is compared with the reference."""
     from xbp import accelerators, registry
 
     seen = []

@@ -50,7 +50,7 @@ Original = Callable[..., Any]
 
 
 class Fault(NamedTuple):
-    """A function that takes the place of `owner.name`, made of the original.
+    """A replacement of the function `owner.name`, made from the original.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Fault(NamedTuple):
         A default test; it takes a folder.
     error : type of Exception
     said : str
-        What the test fails with.
+        The error of the test.
     """
 
     title: str

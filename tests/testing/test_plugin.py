@@ -21,7 +21,7 @@ NAMES = ", ".join(map(repr, LIBRARIES))
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
-    """Run a file of tests with some arguments, where CuPy is not installed."""
+    """Run a file of tests with some arguments, without CuPy."""
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", None)
     monkeypatch.delenv("XBP_BACKEND", raising=False)
 
@@ -78,7 +78,7 @@ def test_a_test_runs_on_each_backend_which_is_current_meanwhile(tmp_path: Path) 
 
 def test_the_summary_says_where_nothing_was_compared(run, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = "*numpy alone ran, the reference; pip install array-api-strict *"
-    with monkeypatch.context() as patch:  # `undo` would leave pytester's folder, too
+    with monkeypatch.context() as patch:  # `undo` would also leave pytester's folder
         patch.setitem(sys.modules, "array_api_strict", None)
         run(USES).stdout.fnmatch_lines([alone])
         run(USES, "--xbp-backends", "numpy").stdout.no_fnmatch_line(alone)

@@ -127,7 +127,7 @@ def test_all_else_refuses_numpy(kind: type[Exception], mix: Any, xp: Any) -> Non
 
 
 def test_a_numpy_gradient_is_refused(xp: Any) -> None:
-    """Its dtype and shape are those of the parameter, as on CuPy."""
+    """A numpy gradient with the parameter's dtype and shape is accepted, as on CuPy."""
     parameter = nn.Parameter(xp.asarray([1.0, 2.0]))
     with pytest.raises(BackendError):
         parameter.add_grad(np.ones(2))
@@ -269,7 +269,7 @@ def test_scalars_shapes_and_addresses_are_frozen(recording: Any) -> None:
     out = xbp.asarray([0.0, 0.0])
 
     def step() -> None:
-        holder["p"] = holder["p"] - rate[0] * holder["p"]  # another array: not to be repeated
+        holder["p"] = holder["p"] - rate[0] * holder["p"]  # changes its argument
         out[: count[0]] += rate[0]
 
     graph = graph_of(recording)

@@ -33,7 +33,7 @@ def in_place(xp: Any, a: Any, b: Any) -> Any:
 
 
 def born(xp: Any, a: Any, b: Any) -> Any:
-    """Arrays that the function makes are rounded like those that it was given."""
+    """Arrays made by the function are rounded like its arguments."""
     columns = xp.empty((2, *a.shape), dtype=a.dtype)
     columns[0, ...] = a
     columns[1, ...] = b
@@ -74,7 +74,7 @@ def test_the_bound_is_above_the_error_but_not_far(name: str) -> None:
     truth = np.asarray(function(np, a.astype(float), b.astype(float)))
     error = np.max(np.abs(np.asarray(function(np, a.copy(), b.copy())) - truth))
     found = bound(function, A, B)
-    assert error <= found / 4  # room for another library's order and functions
+    assert error <= found / 4  # a margin for another library's order and functions
     # λ = 8, at most 8u for a function, and √n for the sum of at most 1200 numbers.
     terms = np.max(np.abs(np.asarray(function(np, abs(a), abs(b)))))
     longest = {"cancelling": 1e4 / terms}.get(name, np.sqrt(1200))
@@ -120,7 +120,7 @@ def test_the_bound_grows_with_the_root_of_a_sums_length() -> None:
 
 
 def test_errors_that_repeat_add_up() -> None:
-    """A constant is rounded the same way each time: n uses of 0.9 err by n roundings, not √n."""
+    """A constant has the same rounding each time: n uses of 0.9 err by n roundings, not √n."""
 
     def decay(xp: Any, a: Any) -> Any:
         for _ in range(1000):
@@ -138,7 +138,7 @@ def test_bounds_are_reproducible_and_leave_the_arrays_alone() -> None:
 
 
 def test_infinities_are_no_excuse() -> None:
-    """-inf, as it pads a maximum, or is a logit, does not make a bound infinite, nor nan, nor 0."""
+    """-inf, as padding of a maximum or as a logit, makes no bound infinite, nan or 0."""
 
     def softmax(xp: Any, a: Any) -> Any:
         e = xp.exp(a - xp.max(a, axis=1, keepdims=True))

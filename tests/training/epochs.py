@@ -47,13 +47,13 @@ METRICS: dict[str, Callable[[], Any]] = {
 
 
 class Epoch(NamedTuple):
-    """What is trained for an epoch.
+    """A training of one epoch.
 
     Attributes
     ----------
     name : str
     model : callable
-        Makes it anew.
+        Makes a new model.
     data : callable
         Makes x and y.
     loss, rule, metrics : callable
@@ -75,12 +75,12 @@ class Epoch(NamedTuple):
 
 
 def many(array: Any) -> Any:
-    """`SAMPLES` rows of it, one after the other."""
+    """`SAMPLES` rows, repeated from the given ones."""
     return np.resize(array, (SAMPLES, *array.shape[1:]))
 
 
 def behind_a_slope(layer: nn.Layer | None = None) -> nn.Layer:
-    """With a parameter in front, so that each model has one, and its gradient comes that far."""
+    """The layer after a linear one, so that each model has a parameter with a gradient."""
     layers = [] if layer is None else [layer]
     return nn.Sequential(nn.PReLU(dtype="float64"), *layers)
 
@@ -104,7 +104,7 @@ def of_loss(case: Case) -> Epoch:
 
 
 def of_tokens() -> Epoch:
-    """Of integers, as they come from a text."""
+    """A model of integers, like those of a text."""
 
     def data() -> tuple[Any, Any]:
         rng = np.random.default_rng(8)
@@ -161,12 +161,12 @@ EPOCHS = {epoch.name: epoch for epoch in epochs()}
 
 
 def named(name: str) -> Epoch:
-    """The epoch of this name, or else the first one of this layer, loss or optimizer."""
+    """The epoch of this name, or the first one of this layer, loss or optimizer."""
     return EPOCHS.get(name) or next(e for e in EPOCHS.values() if e.name.startswith(f"{name}("))
 
 
 def trained(epoch: Epoch, capture: bool, path: Path) -> tuple[Any, xbp.Trainer]:
-    """All that an epoch changes, in bits, and what it says."""
+    """The bits of all results of an epoch, and its messages."""
     model = epoch.model()
     trainer = xbp.Trainer(
         model, epoch.loss(), epoch.rule(model.parameters()), epoch.metrics(), rng=7, capture=capture
@@ -184,7 +184,7 @@ def trained(epoch: Epoch, capture: bool, path: Path) -> tuple[Any, xbp.Trainer]:
 
 
 def check(epoch: Epoch, path: Path) -> None:
-    """An epoch captured and one that is not change the same, and the first one was replayed."""
+    """Check that a captured epoch has the results of an eager one, and was replayed."""
     without, _ = trained(epoch, False, path)
     captured, trainer = trained(epoch, True, path)
     assert captured == without, "a captured epoch differs from one that is not"

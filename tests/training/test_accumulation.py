@@ -25,7 +25,7 @@ SAMPLES, BATCH, TIMES = 23, 2, 4  # steps of 8, 8 and 7 samples; the last part h
 
 
 def absolute(prediction: Any, target: Any) -> Any:
-    """A loss of one's own: a mean over the samples."""
+    """A user's own loss: a mean over the samples."""
     n = prediction.shape[0]
     d = prediction - target
     return (d * d).sum() / n, 2 * d / n
@@ -76,7 +76,7 @@ def outcome(one: xbp.Trainer) -> Any:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_parts_make_the_step_of_the_whole(name: str) -> None:
-    """To a few roundings of float64 over nine steps, also where the last part is smaller."""
+    """Equal to a few roundings of float64 over nine steps, also with a smaller last part."""
     parts, whole = trainer(name), trainer(name)
     parts.fit(*data(name), epochs=3, batch_size=BATCH, accumulate=TIMES)
     whole.fit(*data(name), epochs=3, batch_size=BATCH * TIMES)
@@ -88,7 +88,7 @@ def test_parts_make_the_step_of_the_whole(name: str) -> None:
 
 
 def test_other_weights_would_be_seen() -> None:
-    """Were each part counted alike, the last step would be another one."""
+    """Equal weights of all parts would change the last step."""
     parts, whole = trainer(), trainer()
     x, y = (array[:7] for array in data())
     parts.fit(x, y, epochs=1, batch_size=4, accumulate=2)
@@ -105,7 +105,7 @@ def test_other_weights_would_be_seen() -> None:
 
 
 def test_where_nothing_counts_nothing_moves() -> None:
-    """One label of eight counts: of two steps, one learns from a part, and one from nothing."""
+    """One label in eight counts, so one step has gradients from one part, and one from none."""
     models = network(), network()
     x, y = data()[0][:8], np.array([1, 1, 1, 2, 1, 1, 1, 1])
     moved: list[Any] = []
@@ -137,7 +137,7 @@ def test_captured(backend: str, name: str) -> None:
                 recordings = recordings_of(one._stepper)
                 assert recordings is not None
                 assert recordings.by_size[BATCH * TIMES].phase is Phase.REPLAY
-            # Steps of as many samples, but with masks of their own: another recording.
+            # Steps of equal size with other masks need another recording.
             one.fit(*data(name, "float32"), epochs=2, batch_size=BATCH * TIMES)
             found.append((first, outcome(one)))
     assert found[0] == found[1]
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_leaves_everything_as_it_was() -> None:
 
 
 def test_a_step_by_hand_is_whole() -> None:
-    """Also after a fit that has accumulated."""
+    """Eager steps after a fit with accumulation."""
     one, other = trainer(dropout=0.5), trainer(dropout=0.5)
     one.fit(*data(), batch_size=BATCH, accumulate=TIMES)
     other.model.load_state_dict(one.model.state_dict())

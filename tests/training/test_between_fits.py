@@ -41,7 +41,7 @@ def make() -> xbp.Trainer:
 
 
 class Told(Callback):
-    """Puts values, one an epoch of all calls, into the records."""
+    """A callback that puts one value per epoch, over all calls, into the records."""
 
     call_order = -1
 
@@ -66,7 +66,7 @@ def test_the_best_file_outlives_a_second_fit(tmp_path: Path) -> None:
     trainer.fit(*data(), callbacks=callbacks)
     assert path.read_bytes() != best
     make().fit(*data(), callbacks=[Told(7.0), ModelCheckpoint(path, save_best_only=True)])
-    assert load_weights(path)  # of a new object, which begins anew
+    assert load_weights(path)  # a new object starts from the beginning
 
 
 def test_the_best_checkpoint_outlives_a_second_fit(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_what_is_no_number_is_no_improvement(
 
 
 class Spy(Callback):
-    """Notes its calls in a list that many share, and fails where it is told to."""
+    """A callback that records its calls in a shared list, and fails on request."""
 
     def __init__(self, name: str, calls: list[str], *fails: str) -> None:
         self.name, self.calls, self.fails = name, calls, fails
@@ -225,7 +225,7 @@ def test_the_first_error_is_seen_and_only_what_began_ends(
 def test_a_path_of_models_is_looked_at_before_the_first_step(
     name: str, extra: list[Callback], tmp_path: Path
 ) -> None:
-    """Also where somebody else's callback may put more into the records."""
+    """Also if a user's callback may add to the records."""
     trainer = make()
     with pytest.raises(InputError, match=r"cannot be written|no pattern for a file"):
         trainer.fit(*data(), callbacks=[*extra, ModelCheckpoint(tmp_path / name)])
@@ -271,7 +271,7 @@ def test_a_callback_that_fails_when_the_loss_is_nan_hides_nothing() -> None:
 
 
 def spoiling(epochs: int) -> Callback:
-    """Makes a parameter infinite with the last step of a run of this length."""
+    """A callback that makes a parameter infinite in the last step of a training of this length."""
 
     def spoil(trainer: xbp.Trainer, step: int) -> None:
         if trainer.epochs_done == epochs - 1 and step == trainer.steps_per_epoch:
@@ -315,14 +315,14 @@ def test_a_fit_of_the_same_trainer_within_its_fit_is_refused() -> None:
     with pytest.raises(InputError, match="capture=True needs a GPU"):
         trainer.fit(*data())
     trainer.capture = None
-    assert len(trainer.fit(*data(), 2)) == 2  # neither error has left it in a fit
+    assert len(trainer.fit(*data(), 2)) == 2  # after both errors it is in no fit
 
 
 # --- the terminal ---
 
 
 class Writer:
-    """The least that somebody may put into the place of the standard output."""
+    """The smallest possible replacement of the standard output."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -350,7 +350,7 @@ def test_any_object_with_write_is_a_standard_output(
 
 
 class Ascii(Writer):
-    """A terminal that says nothing of its encoding."""
+    """A terminal without an encoding."""
 
     def write(self, text: str) -> None:
         text.encode("ascii")
@@ -450,7 +450,7 @@ def test_a_handler_that_somebody_sets_meanwhile_stays(sigint: None) -> None:
 
 
 def test_a_handler_of_c_is_left_alone(monkeypatch: pytest.MonkeyPatch, sigint: None) -> None:
-    """`signal.getsignal` says None of it, and `signal.signal` cannot put it back."""
+    """`signal.getsignal` returns None for it, and `signal.signal` cannot restore it."""
     changes: list[Any] = []
     monkeypatch.setattr(signal, "getsignal", lambda _: None)
     monkeypatch.setattr(signal, "signal", lambda *args: changes.append(args))

@@ -47,7 +47,7 @@ def test_a_captured_epoch_is_an_epoch(epoch: Epoch, place: str, tmp_path: Path) 
 
 
 def in_a_thread(work: Callable[[], Any]) -> None:
-    """A thread begins with the first device of its library."""
+    """A new thread starts with the first device of its library."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(work).result()
 
@@ -59,7 +59,7 @@ def beside_another_device(work: Callable[[], Any]) -> None:
 
 @pytest.fixture
 def second_device() -> Iterator[None]:
-    """The second device for new arrays; emulated where there is one."""
+    """The second device for new arrays, emulated if there is only one."""
     before = xbp.get_backend()
     with emulated_graphs():
         xbp.set_backend("array_api_strict", device="device2")
@@ -80,7 +80,7 @@ def test_a_model_is_captured_on_its_own_device(
 
 @pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)
 def test_an_epoch_in_a_thread(epoch: Epoch, tmp_path: Path, second_device: None) -> None:
-    """On the second device, where the first one is the thread's current one."""
+    """An epoch on the second device, while the first is the thread's current one."""
     if not epoch.callback:
         in_a_thread(lambda: trained(epoch, False, tmp_path))
 

@@ -16,7 +16,7 @@ from xbp.testing import emulated_graphs
 
 X = np.random.default_rng(0).normal(size=(23, 4))
 LABELS = np.random.default_rng(1).integers(0, 3, 23)
-LABELS[:9] = -1  # a batch of nothing else, where they are not shuffled
+LABELS[:9] = -1  # a batch of ignored labels only, without shuffling
 WEIGHT = [0.25, 3.0, 1.0]
 LOSSES = [
     nn.CrossEntropyLoss(ignore_index=-1),
@@ -28,7 +28,7 @@ LOSSES = [
 
 
 class Nothing(optim.SGD):
-    """Changes nothing: the mean of an epoch is that of one model."""
+    """A rule without updates, so that the mean of an epoch is that of one model."""
 
     def update(self, *arguments: Any, **options: Any) -> None:
         pass

@@ -33,7 +33,7 @@ X += Y[:, None]
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Neither threads nor open files."""
+    """Check that no threads and no open files are left."""
     threads, files = set(threading.enumerate()), opened()
     yield
     assert set(threading.enumerate()) == threads
@@ -48,7 +48,7 @@ def opened() -> set[str]:
     for entry in folder.iterdir():
         try:
             found.add(str(entry.readlink()))
-        except OSError:  # the one of the listing itself
+        except OSError:  # the listing's own
             continue
     return {name for name in found if name.endswith(".npy")}
 
@@ -71,7 +71,7 @@ def trainer_of(capture: bool | None = None, **options: Any) -> xbp.Trainer:
 
 
 def fit(trainer: xbp.Trainer, *given: Any, epochs: int = 3, **options: Any) -> dict[str, Any]:
-    """All that a training leaves, in bits."""
+    """The bits of all results of a training."""
     trainer.fit(*given, epochs=epochs, batch_size=BATCH, verbose=False, **options)
     state = {**trainer.model.state_dict(), **trainer.optimizer.state_dict()}
     bits = {name: np.asarray(a).tobytes() for name, a in state.items()}
@@ -85,7 +85,7 @@ def files(folder: Path) -> data.Files:
 
 
 class Shuffled:
-    """The batches of the arrays' own run, as an iterable that does not say how many there are."""
+    """The batches of training from arrays, as an iterable without a length."""
 
     def __init__(self, seed: int = 7) -> None:
         self.seed, self.epoch = seed, 0
@@ -115,8 +115,8 @@ def test_a_source_gives_the_run_of_the_arrays(place: str, tmp_path: Path, name: 
     measured = [trainer.evaluate(each, batch_size=10) for each in (data.Arrays(X, Y), [(X, Y)])]
     expected = trainer.evaluate(X, Y, 10)
     outputs = xbp.to_numpy(trainer.predict(X, 10))
-    # A batch of an array that is there as a whole begins anywhere in memory, and torch's products
-    # differ in the last place by that: an ulp or two of float32.
+    # A batch of a resident array has any alignment in memory, and torch's products
+    # depend on it in the last place: an ulp or two of float32.
     tolerance = 5e-7 if place == "torch" else 0.0
     for each in (data.Arrays(X, Y), data.Arrays(X), [(X[:7], Y[:7]), (X[7:], Y[7:])]):
         found = xbp.to_numpy(trainer.predict(each, 10))
@@ -142,7 +142,7 @@ def test_recorded_steps_find_their_batches_in_the_slots(
 
 
 def test_the_steps_of_an_epoch_do_not_wait_for_a_device() -> None:
-    """The reading thread works on the host; what it hands over is copied without a wait."""
+    """The reading thread works on the host; its batches are copied without a wait."""
     pytest.importorskip("array_api_strict")
     with xbp.use_backend("array_api_strict"):
         guards: list[Any] = []
@@ -177,7 +177,7 @@ def test_a_data_loader_works_as_it_is() -> None:
 
 def test_batches_may_have_any_size_and_shape(place: str) -> None:
     class Mean(nn.Layer):
-        """Sequences of any length, as long as a batch has one."""
+        """Sequences of different lengths, equal within a batch."""
 
         def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
             xp, n = self.check_input(x), x.shape[1]
@@ -266,7 +266,7 @@ def test_stopping_in_the_last_step_of_an_unknown_number_ends_the_epoch() -> None
 
 
 class Failing(data.Source):
-    """Fails at a batch, counted over all that a thread has been asked for."""
+    """A source that fails at a batch, counted over all requests."""
 
     def __init__(self, at: int, error: Exception) -> None:
         self.at, self.error, self.calls = at, error, 0
@@ -276,7 +276,7 @@ class Failing(data.Source):
 
     def batch(self, indices: Any) -> Any:
         self.calls += 1
-        if self.calls == self.at + 1:  # the first one is looked at by `fit`
+        if self.calls == self.at + 1:  # `fit` reads the first one
             raise self.error
         return X[indices], Y[indices]
 
@@ -286,7 +286,7 @@ def test_an_error_while_reading_is_raised_in_the_caller(at: int) -> None:
     trainer = trainer_of()
     with pytest.raises(OSError, match="the disk is gone"):
         fit(trainer, Failing(at, OSError("the disk is gone")))
-    # The steps before it were made, and no more.
+    # the steps before it were made
     made = max(0, at - 1)
     assert trainer.optimizer.steps == made
     fit(trainer, data.Arrays(X, Y), epochs=1)
@@ -408,7 +408,7 @@ def test_a_second_ctrl_c_while_it_waits_for_data(tmp_path: Path) -> None:
             signal.pthread_kill(main, signal.SIGINT)
             deadline = time.monotonic() + 10
             while signal.getsignal(signal.SIGINT) is handler and time.monotonic() < deadline:
-                time.sleep(0.01)  # until the first one has been noticed: two may come as one
+                time.sleep(0.01)  # until the first is noticed, as two signals may arrive as one
             signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.1)
         return X[indices], Y[indices]

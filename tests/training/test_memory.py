@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 class Greedy(nn.Layer):
-    """A layer with memory for a number of samples, which fails as a library would."""
+    """A layer with memory for a number of samples, which fails like a library."""
 
     def __init__(self, room: int, error: Callable[[int], Exception]) -> None:
         self.room, self.error, self.asked = room, error, list[int]()
@@ -33,7 +33,7 @@ class Greedy(nn.Layer):
 
 
 class TorchsError(RuntimeError):
-    """As torch.OutOfMemoryError."""
+    """An error like torch.OutOfMemoryError."""
 
 
 def torchs(n: int) -> Exception:
@@ -72,7 +72,7 @@ def sentence(trainer: xbp.Trainer, batch_size: int) -> str:
 def test_on_the_host_the_size_of_what_was_asked_for_decides(
     free: int | None, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 GiB for 64 samples, and a step is taken to need four such arrays."""
+    """64 GiB for 64 samples, with an assumed four such arrays per step."""
     there = None if free is None else free * GIB // 4
     monkeypatch.setattr("xbp.training.memory.free_memory", lambda array: there)
     greedy = Greedy(0, lambda n: numpys(64))
@@ -82,7 +82,7 @@ def test_on_the_host_the_size_of_what_was_asked_for_decides(
     )
     assert f"a batch size of {size} would probably fit (on numpy (cpu))" in message
     assert ("were free" in message) == (free is not None)
-    assert set(greedy.asked) == {1, 64}  # the door, and the step; nothing else was tried
+    assert set(greedy.asked) == {1, 64}  # the check before training, and the step
 
 
 def test_where_nothing_fits_a_smaller_model_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_predicting_and_evaluating_say_it_too(
 
 
 def test_what_was_taken_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the last attempt, whose memory a library would keep, no other may follow."""
+    """No attempt follows the last one, whose memory a library would keep."""
     pytest.importorskip("array_api_strict")
     events: list[Any] = []
     greedy = Greedy(8, torchs)

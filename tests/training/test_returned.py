@@ -94,7 +94,7 @@ def test_a_record_has_names() -> None:
 @pytest.mark.parametrize("clash", ["loss", "epoch", "lr", "own", "val_loss"])
 @pytest.mark.parametrize("told", [True, False])
 def test_a_metric_takes_nobody_elses_name(clash: str, told: bool) -> None:
-    """Before the first step where it says its names, else at the end of the epoch."""
+    """An error before the first step if the metric has names, else at the end of the epoch."""
 
     class Several(Metric):
         name = "several"
@@ -223,7 +223,7 @@ def test_no_step_is_made_after_a_loss_that_is_not_finite(kind: str) -> None:
 def test_data_that_are_not_finite_are_named_before_the_learning_rate() -> None:
     for broken, culprit in ((0, "the input: check the data, first x[7]"), (1, "the target")):
         (x, y), trainer = data(), make()
-        trainer.fit(x, y)  # so that the rate could be to blame
+        trainer.fit(x, y)  # so that the rate is a possible cause
         (x, y)[broken][7] = np.inf
         with np.errstate(all="ignore"), pytest.raises(NonFiniteError) as error:
             trainer.fit(x, y)

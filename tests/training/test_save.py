@@ -31,7 +31,7 @@ class Small(nn.Sequential):
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The class of a user, in a module of the current folder; registered here, forgotten after."""
+    """A user's class in a module of the current folder, registered during the test."""
     (tmp_path / "small_of_a_user.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(REGISTERED, "Small", nn.Layer)
@@ -81,7 +81,7 @@ def test_report_export_and_predict_read_it(small: Any, command: Any, tmp_path: P
     del REGISTERED["Small"]
     assert_sentence(command("export", folder, "--onnx", "a.onnx"), "'Small'", "register")
     if pytest.importorskip("jinja2") and pytest.importorskip("matplotlib"):
-        result = command("report", folder)  # which needs no class
+        result = command("report", folder)  # this needs no class
         assert result.code == 0, result
         page = (folder / "report.html").read_text(encoding="utf-8")
         assert "Small" in page and "What it confuses" not in page

@@ -83,7 +83,7 @@ def test_reading_a_property_changes_nothing(capture: bool, name: str) -> None:
 
 
 def by_hand(trainer: Any, stepper: Stepper) -> dict[str, float]:
-    """An epoch as `fit` makes it, without anything around it."""
+    """The steps of an epoch as in `fit`, without its checks and callbacks."""
     order = permutation(trainer.seed, 0, 22)
     trainer.state.averages = Averages(trainer.loss, trainer.metrics)
     stepper.begin(xbp.asarray(order))
@@ -128,7 +128,7 @@ def test_what_a_fit_leaves_is_in_the_state() -> None:
     trainer.stop("enough")
     trainer.stop("later")
     assert (state.stop_reason, trainer.stop_reason) == ("enough", "enough")
-    trainer.seed = 7  # what may be set, is set in the state
+    trainer.seed = 7  # assignments go to the state
     assert state.seed == 7
 
 
@@ -167,7 +167,7 @@ def test_a_copy_of_a_trainer_goes_on_as_it_does(capture: bool, duplicate: Any) -
 
 
 def test_callbacks_need_no_more_of_a_trainer_than_they_are_promised() -> None:
-    """All that `Training` names is there, from the beginning of a fit to its end."""
+    """All attributes of `Training` exist from the beginning of a fit to its end."""
     names = {n for kind in Training.__mro__ for n in getattr(kind, "__annotations__", {})}
     names |= {name for name in vars(Training) if not name.startswith("_")}
 

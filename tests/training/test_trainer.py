@@ -50,7 +50,7 @@ def test_fit_learns() -> None:
 
 
 def test_fit_is_the_explicit_loop() -> None:
-    """Same shuffles, same masks, same steps, last partial batch included: bit for bit."""
+    """Shuffles, masks and steps, with the last partial batch, are equal bit for bit."""
     x, y = blobs(50)
     trainer = make_trainer(dropout=0.3)
     history = trainer.fit(x, y, epochs=2, batch_size=16)
@@ -327,7 +327,7 @@ def thirty_steps(backend: str, dtype: str) -> dict[str, NDArray[Any]]:
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-4)])
 @pytest.mark.parametrize("backend", ["array_api_strict", "torch", "cupy"])
 def test_thirty_steps_of_lenet5_with_dropout_agree(backend: str, dtype: str, bound: float) -> None:
-    """The bound is the promise of the README; rounding grows by about 10³ over 30 steps."""
+    """The bound covers rounding, which grows by about 10³ over 30 steps."""
     reason = xbp.backend.why_unavailable(backend)
     if reason:
         pytest.skip(reason)

@@ -20,7 +20,7 @@ TESTS = Path(__file__).parents[2]
 sys.path = [path for path in sys.path if Path(path) != Path(__file__).parent]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 NOT_COMPILED = 3
-ABOUT = {  # which tests use a file
+ABOUT = {  # the tests that use a file
     "convolution": "convol or memory_order or constants",
     "pooling": "pool",
     "passes": "update or parameters or write_row or rectify or scaled or average or step or conv",
@@ -33,7 +33,7 @@ TWINS += [(f"{name}_H", f"{name}_W") for name in ("STRIDE", "PAD", "POOL", "PATC
 
 
 def run(file: str, text: str) -> int:
-    """The status of the tests with a broken file."""
+    """The exit status of the tests with a broken file."""
     import pytest
     from accelerators.emulation import machine
 
@@ -49,7 +49,7 @@ def run(file: str, text: str) -> int:
             os._exit(NOT_COMPILED)
 
     machine.library = library  # type: ignore[assignment]
-    signal.alarm(60)  # a test that hangs has noticed
+    signal.alarm(60)  # a hang counts as noticed
     which = f"({ABOUT[file.partition('.')[0]]}) or race or beyond"
     options = ["-x", "-qq", "--no-header", "-p", "no:cacheprovider", "--tb=no", "-k", which]
     return int(pytest.main([*options, str(TESTS / "accelerators" / "test_cuda_kernels.py")]))

@@ -19,7 +19,7 @@ from xbp.training.capture import Phase, recordings_of
 
 
 class Counted(nn.Layer):
-    """Passes on its input; its buffer counts the steps, as a running statistic would."""
+    """The identity, with a buffer that counts steps, like a running statistic."""
 
     def __init__(self) -> None:
         self.steps = nn.Buffer(np.asarray(0.0, np.float32))
@@ -116,7 +116,7 @@ def test_within_applied_the_model_has_the_average() -> None:
     model, ema = nn.PReLU(dtype="float64"), ExponentialMovingAverage(0.5)
     array = model.weight.data
     with ema.applied(model):
-        assert model.weight.data.tolist() == [0.25]  # before the first update, its own
+        assert model.weight.data.tolist() == [0.25]  # its own weights before the first update
     for weight in (1.0, 3.0):
         model.weight.assign(np.array([weight]))
         ema.update(model)

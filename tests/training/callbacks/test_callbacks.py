@@ -191,7 +191,7 @@ def test_a_direction_that_is_not_known_is_asked_for(monitor: str) -> None:
         with pytest.raises(InputError, match="give mode='max' or mode='min'"):
             make(monitor)
     assert sign_of(monitor, "min") == 1
-    ModelCheckpoint("m", monitor)  # it does not need to know
+    ModelCheckpoint("m", monitor)  # the callback need not know
 
 
 BAD_MONITORS = [
@@ -219,7 +219,7 @@ def test_a_name_that_is_not_recorded_gets_one_sentence(callback: Callback, sente
     with pytest.raises(InputError, match=sentence) as error:
         fit(callback, count)
     assert "\n" not in str(error.value)
-    assert not steps  # found out before the first one
+    assert not steps  # before the first epoch
 
 
 def test_modes_are_checked() -> None:
@@ -245,7 +245,7 @@ def test_ctrl_c_in_an_epoch_that_is_then_not_validated(callback: Callback) -> No
 
 
 class Scripted(Callback):
-    """Puts given values of a quantity into the records."""
+    """A callback that puts given values of a quantity into the records."""
 
     def __init__(self, *values: float) -> None:
         self.values = values

@@ -36,7 +36,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 def rates(callback: ReduceLROnPlateau, values: list[float], one: xbp.Trainer) -> list[list[float]]:
-    """After each epoch."""
+    """The learning rate after each epoch."""
     found = []
 
     def end(training: Any, epoch: int, record: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
     whole = run(tmp_path / "whole")
     assert len({record["lr"] for record in whole[1]}) > 2
-    for stop_after in range(4, 36, 3):  # within each epoch but the first
+    for stop_after in range(4, 36, 3):  # within each epoch except the first
         folder = tmp_path / str(stop_after)
         with pytest.raises(KeyboardInterrupt):
             run(folder, stop_after)

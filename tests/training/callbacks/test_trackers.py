@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_written_is_found_before_the_first_step(tmp_path: 
 def test_a_line_that_does_not_fit_onto_the_disk_leaves_none(
     room: int, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """A full disk takes some bytes of a line, or refuses it."""
+    """A full disk accepts a part of a line, or nothing."""
     path, opened = tmp_path / "h.csv", Path.open
 
     class Full:
@@ -278,7 +278,7 @@ def test_tensorboard_gets_every_number_of_every_epoch(tmp_path: Path) -> None:
         for name, points in run.items():
             steps, values = zip(*points, strict=True)
             assert steps == (1, 2, 3)
-            assert values == tuple(np.float32(history[prefix + name]))  # as the files hold them
+            assert values == tuple(np.float32(history[prefix + name]))  # as in the files
 
 
 def test_tensorboard_shows_an_epoch_when_it_is_over(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_disk_that_fails_gets_one_sentence(
 
 
 class FakeMLflow:
-    """The functions of mlflow that are used here, and what they were called with."""
+    """A stand-in for mlflow, with a record of calls."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -425,7 +425,7 @@ def test_a_training_that_is_resumed_goes_on_in_its_run(mlflow: FakeMLflow, tmp_p
         ("start", "run 1", None),
     ]
     assert list(mlflow.metrics) == [1, 2, 3, 4]
-    assert mlflow.parameters == {}  # MLflow refuses another value for one that is there
+    assert mlflow.parameters == {}  # MLflow refuses a second value of a parameter
 
 
 def test_a_server_that_is_away_gets_one_sentence(mlflow: FakeMLflow) -> None:
@@ -442,9 +442,9 @@ def test_a_server_that_is_away_gets_one_sentence(mlflow: FakeMLflow) -> None:
 
 
 def test_mlflow_itself(tmp_path: Path, monkeypatch: Any) -> None:
-    """What the stand-in above cannot show: that MLflow takes these calls."""
+    """MLflow itself accepts these calls."""
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # else a database; no matter here
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # otherwise a database
     uri = (tmp_path / "runs").as_uri()
     history = fit(MLflow("digits", tracking_uri=uri))
     with pytest.raises(ZeroDivisionError):

@@ -24,7 +24,7 @@ from xbp.training.files.checkpoints import checkpoints_in
 from xbp.training.files.staging import staging
 from xbp.training.files.tensors import TensorFile, write_tensors
 
-EPOCHS, BATCH, STEPS_PER_EPOCH = 4, 8, 5  # the last batch of an epoch holds 4 samples
+EPOCHS, BATCH, STEPS_PER_EPOCH = 4, 8, 5  # the last batch of an epoch has 4 samples
 
 
 def data(n: int = 36) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -34,7 +34,7 @@ def data(n: int = 36) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def frozen() -> nn.Layer:
-    """A layer whose scale is a constant, as running statistics are."""
+    """A layer with a constant scale, like running statistics."""
 
     class Scale(nn.Layer):
         def __init__(self) -> None:
@@ -42,7 +42,7 @@ def frozen() -> nn.Layer:
 
         def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
             scale = self.scale.data
-            if training:  # what training changes, and no optimizer knows
+            if training:  # changed by training, outside of the optimizer
                 self.scale.data[...] = scale * 1.01
                 scale = self.scale.data * 1.0
             return x * scale, lambda dy: dy * scale
@@ -51,7 +51,7 @@ def frozen() -> nn.Layer:
 
 
 class LrCut(Callback):
-    """Multiplies the rate each epoch, and counts steps: what is done twice shows."""
+    """A callback that multiplies the rate in each epoch and counts steps, to show repetitions."""
 
     def on_fit_begin(self, trainer: xbp.Trainer) -> None:
         self.total = np.zeros(2)
@@ -81,7 +81,7 @@ OPTIMIZERS: dict[str, Any] = {
 
 
 class Killed(BaseException):
-    """What no handler inside the library catches, as SIGKILL."""
+    """An exception that no handler in the library catches, like SIGKILL."""
 
 
 class KillAt(Callback):
@@ -118,7 +118,7 @@ def fit(trainer: xbp.Trainer, *callbacks: Callback, epochs: int = EPOCHS, **opti
 
 
 def result(trainer: xbp.Trainer) -> dict[str, Any]:
-    """Everything that must repeat, as bytes."""
+    """All results that must repeat, as bytes."""
     state = {**trainer.model.state_dict(), **trainer.optimizer.state_dict()}
     return {
         **{name: np.asarray(value).tobytes() for name, value in state.items()},
@@ -131,7 +131,7 @@ def result(trainer: xbp.Trainer) -> dict[str, Any]:
 def interrupted(
     folder: Path, step: int, optimizer: str, *callbacks: Any, every: int = 1
 ) -> tuple[dict[str, Any], list[Callback]]:
-    """Killed after `step` steps, and begun anew by a program that was made alike."""
+    """Training that is killed after `step` steps and resumed by an equal program."""
     with pytest.raises(Killed):
         fit(make(optimizer), *(c() for c in callbacks), Checkpoints(folder, every), KillAt(step))
     # The seed is in the file, if there is one already.
@@ -179,7 +179,7 @@ class TestExactResume:
         assert result(trainer) == result(whole)
 
     def test_callbacks_go_on_too(self, tmp_path: Path) -> None:
-        """Early stopping with its best weights; a rate that is cut each epoch; a sum of steps."""
+        """Early stopping with its best weights, a rate that falls each epoch, a sum of steps."""
         callbacks = (lambda: EarlyStopping(patience=1, min_delta=0.2), LrCut)
         whole, own = make("sgd"), [c() for c in callbacks]
         fit(whole, *own)
@@ -192,7 +192,7 @@ class TestExactResume:
         fit(make("sgd"), *(c() for c in callbacks), Checkpoints(tmp_path / "stopped"))
         trainer = make("sgd")
         fit(trainer, *(c() for c in callbacks), resume=tmp_path / "stopped")
-        assert result(trainer) == result(whole)  # it has been stopped, and stays so
+        assert result(trainer) == result(whole)  # it was stopped, and stays stopped
 
     def test_convergence_goes_on_too(self, tmp_path: Path) -> None:
         whole = make()
@@ -408,7 +408,7 @@ class TestFolder:
         fit(trainer, Checkpoints(tmp_path / "a", monitor="loss", mode="max"), resume=tmp_path / "a")
         assert trainer.optimizer.steps == 20
         best = TensorFile(tmp_path / "a" / "best.safetensors").document
-        assert len(best["history"]["records"]) == 1  # as the loss only falls
+        assert len(best["history"]["records"]) == 1  # as the loss always falls
 
     def test_checkpoints_of_another_run_are_not_mixed_in(self, tmp_path: Path) -> None:
         fit(make(), Checkpoints(tmp_path), epochs=2)
@@ -423,7 +423,7 @@ class TestFolder:
 
     def test_what_a_killed_process_left_is_cleared_away(self, tmp_path: Path) -> None:
         with staging(tmp_path) as folder:
-            leftover = Path(f"{folder}x")  # as unlocked as the folder of one who lives no more
+            leftover = Path(f"{folder}x")  # unlocked, like the folder of a dead process
             leftover.mkdir()
         (leftover / "step-00000005.safetensors").write_bytes(b"half")
         fit(make(), Checkpoints(tmp_path), epochs=1)
@@ -445,7 +445,7 @@ class TestFolder:
 
 
 class TestFullDisk:
-    """The checkpoint before stays whole, and the error says what happened."""
+    """The previous checkpoint stays complete, and the error gives the reason."""
 
     def refused(self, folder: Path, why: str) -> None:
         with pytest.raises(DataError, match=f"cannot write .*step-00000010.*{why}") as error:
@@ -482,7 +482,7 @@ class TestFullDisk:
         self.refused(tmp_path, "No space left on device")
 
     def test_a_limit_of_the_system(self, tmp_path: Path) -> None:
-        """No patch: the kernel stops the write in the middle of the file."""
+        """The operating system itself stops the write in the middle of the file."""
         resource = pytest.importorskip("resource")
         fit(make(), Checkpoints(tmp_path), epochs=1)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)

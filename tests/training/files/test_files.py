@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_there_is_one_door() -> None:
-    """Whatever opens a file to write to it has its path from `replacing`."""
+    """Every file that is opened for writing has its path from `replacing`."""
     package, writing = (
         Path(xbp.__file__).parent,
         r"\.(write_text|write_bytes|savefig)\(|open\(\"[wax]",
@@ -55,7 +55,7 @@ def test_there_is_one_door() -> None:
     apart = {
         "trackers.py": "ab",  # a line at a time
         "figures.py": "svg",  # a text in memory
-        "fetching.py": "part.open",  # a name of its own, and a rename: in a room below `replacing`
+        "fetching.py": "part.open",  # a temporary name and a rename, in a room below `replacing`
     }
     for path in package.rglob("*.py"):
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -118,7 +118,7 @@ class TestLinks:
 class TestSpecialFiles:
     def test_a_fifo_that_somebody_reads(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
-        content = bytes(range(256)) * 4096  # more than a pipe holds
+        content = bytes(range(256)) * 4096  # more than a pipe's buffer
         command = ["dd", f"if={tmp_path / 'pipe'}", f"of={tmp_path / 'copy'}"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as reader:
             deadline = time.monotonic() + 60
@@ -176,7 +176,7 @@ class TestSpecialFiles:
 
     @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
     def test_the_standard_output(self, tmp_path: Path, name: str) -> None:
-        """A pipe or a file: what others have written there, and will write, stays."""
+        """A pipe or a file keeps the output of others."""
         if name == "link":
             (tmp_path / "link").symlink_to("/dev/stdout")
             name = str(tmp_path / "link")
@@ -233,7 +233,7 @@ class TestPermissions:
         assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
 
     def test_and_where_that_cannot_be_the_file_is_overwritten(self, file: Path) -> None:
-        """A colleague's file that all may write to stays the colleague's."""
+        """Another user's file, writable for all, stays that user's."""
         file.chmod(0o666)
         file.parent.chmod(0o777)
         open_to_all(file.parent)
@@ -253,7 +253,7 @@ class TestPermissions:
         assert "untouched" not in refused and names(file.parent) == {"file"}
 
     def test_a_file_that_may_not_be_written_to(self, file: Path) -> None:
-        """It is protected, though its folder would let a rename replace it."""
+        """A read-only file is protected, even if its folder allows a rename over it."""
         file.chmod(0o444)
         os.chown(file, *[65534 if os.geteuid() == 0 else -1] * 2)  # it is their own
         file.parent.chmod(0o777)
@@ -273,7 +273,7 @@ class TestPermissions:
 
     @pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EPERM])
     def test_a_file_that_cannot_be_renamed_is_overwritten(self, file: Path, number: int) -> None:
-        """A file that is mounted, as containers do, or in a folder like /tmp and another's."""
+        """A mounted file, as in containers, or another user's file in a folder like /tmp."""
 
         def refuse(*_: object) -> None:
             raise OSError(number, os.strerror(number))
@@ -351,7 +351,7 @@ class TestSentences:
 
 
 def killed_in(path: Path) -> None:
-    """A process that is killed within a write of `path`."""
+    """A process that is killed during a write of `path`."""
     if (child := os.fork()) == 0:
         os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
         write(path)
@@ -363,7 +363,7 @@ class TestLeftovers:
     def test_the_next_write_sweeps_them(self, tmp_path: Path) -> None:
         for _ in range(3):
             killed_in(tmp_path / "model")
-            assert len(names(tmp_path)) == 1  # that of the kill before is gone
+            assert len(names(tmp_path)) == 1  # the one of the previous kill is gone
         History().to_csv(tmp_path / "history.csv")
         assert names(tmp_path) == {"history.csv"}
 
@@ -401,7 +401,7 @@ class TestLeftovers:
         with replaced(fcntl, flock=no_locks):
             with staging(tmp_path) as folder:
                 assert folder.exists()
-            assert len(names(tmp_path)) == 1  # nobody can know whether it is in use
+            assert len(names(tmp_path)) == 1  # possibly in use
         sweep(tmp_path)
         assert names(tmp_path) == set()
 

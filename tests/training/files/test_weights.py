@@ -46,7 +46,7 @@ def test_every_memory_order_is_saved_as_it_reads(order: str, shape: tuple, tmp_p
 
 
 def test_there_is_one_door_to_the_format() -> None:
-    """Whoever wrote by another way would meet issue 825."""
+    """Any other way of writing has the fault of issue 825."""
     doors = []
     for path in Path(xbp.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

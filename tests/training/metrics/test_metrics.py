@@ -60,7 +60,7 @@ def test_targets_of_another_shape_are_not_broadcast() -> None:
 
 
 def test_accuracy_of_a_single_output_is_refused() -> None:
-    """The largest of one output is always the first: that would count the zeros."""
+    """The argmax of one output is always 0, so that argmax would count the zeros."""
     with pytest.raises(InputError, match="for a single one use binary_accuracy"):
         accuracy(np.zeros((4, 1)), np.zeros(4, dtype=np.int64))
 
@@ -88,7 +88,7 @@ def batches(classes: int, seed: int = 0, absent: tuple[int, ...] = ()) -> Batche
     for n in (40, 33, 1):
         labels = rng.choice([k for k in range(classes) if k not in absent], n)
         outputs = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
-        outputs[:, list(absent)] -= 100  # never predicted either
+        outputs[:, list(absent)] -= 100  # also never predicted
         found.append((outputs.astype(np.float32), labels))
     return found
 
@@ -189,7 +189,7 @@ def test_top_k_accuracy_is_that_of_scikit_learn(k: int) -> None:
 
 
 def test_top_k_accuracy_prefers_the_first_of_equal_outputs() -> None:
-    """As argmax does; scikit-learn prefers the last one: seen from behind, they agree."""
+    """Ties go to the first class; scikit-learn prefers the last, so classes are reversed."""
     learn = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     outputs, true = rng.integers(0, 3, (200, 6)).astype(np.float64), rng.integers(0, 6, 200)
@@ -244,7 +244,7 @@ def test_how_many_keys_wait_makes_no_difference(held: int, monkeypatch: Any) -> 
 
 @pytest.mark.parametrize("make", [ConfusionMatrix, F1Score])
 def test_memory_is_bounded_for_many_classes(make: Any, monkeypatch: Any) -> None:
-    """No array is larger than the counters and a batch; what is counted, is counted at once."""
+    """No array is larger than the counters and a batch."""
     classes, batch = 120, 64
     largest, calls, count = 0, 0, counting.bincount
 
@@ -273,7 +273,7 @@ def test_counts_are_exact_where_means_of_means_are_not() -> None:
 
 
 def test_no_metric_waits_for_the_device_within_an_epoch(monkeypatch: Any) -> None:
-    """Sixty steps of an explicit loop, in which keys are counted many times over."""
+    """Sixty steps of an explicit loop, which counts keys many times."""
     pytest.importorskip("array_api_strict")
     monkeypatch.setattr(counting, "HELD", 40)
     found, metrics = batches(4), every_metric()
@@ -330,7 +330,7 @@ def test_a_trainers_epoch_does_not_wait_for_its_metrics() -> None:
             history = trainer.fit(*data(), 2, 4, validation_data=data(), callbacks=callbacks)
         records.append(history.records[-1])
     assert len(guards) == 2
-    # The counts agree; the losses but for rounding, of some steps.
+    # The counts are equal, the losses equal to rounding.
     assert records[0] == pytest.approx(records[1], rel=1e-5)
 
 
@@ -468,7 +468,7 @@ def test_labels_that_are_no_class_are_found_in_the_end(metric: Metric, wrong: in
 def test_labels_that_are_no_class_are_not_counted_elsewhere(
     make: Any, predicted: int, true: int
 ) -> None:
-    """Whichever of the two it is, and wherever its key would have fallen."""
+    """Either of both, with any key."""
     metric = make(4)
     with pytest.raises(InputError, match="from 0 to 3 for 4 classes; 1 of 2 samples"):
         measured(metric, [(np.array([0, predicted]), np.array([0, true]))])
