@@ -39,7 +39,7 @@ AFTER: dict[str, Callable[[], list[nn.Layer]]] = {
         nn.Linear(7, 5, bias=False, dtype="float64", rng=1),
     ],
     "sigmoid flatten linear relu": lambda: [
-        nn.Sigmoid(),
+        nn.Softplus(),
         nn.Flatten(),
         nn.Linear(108, 7, dtype="float64", rng=0),
         nn.ReLU(),
@@ -170,7 +170,7 @@ ALONE: dict[str, Callable[[], nn.Layer]] = {
     "a check of its own": Checked,
     "a check of gradients of its own": CheckedGradient,
     "an instance's forward": patched,
-    "no operation": nn.Sigmoid,
+    "no operation": nn.Softplus,
     "dropout": nn.Dropout,
 }
 

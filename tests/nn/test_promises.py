@@ -47,11 +47,6 @@ class DerivativeAsArray(nn.Elementwise):
         return x * x, 2 * x
 
 
-class GateAlone(nn.activations.Gated):
-    def gate(self, xp: Any, x: Any) -> Any:
-        return x
-
-
 RETURNS = r"forward must return \(output, backward\)"
 WRONG: dict[str, tuple[Callable[[], nn.Layer], str]] = {
     "the output alone": (layer_of(lambda x: x), f"{RETURNS}.* returned ndarray"),
@@ -61,7 +56,6 @@ WRONG: dict[str, tuple[Callable[[], nn.Layer], str]] = {
     "three things": (layer_of(lambda x: (x, x, lambda dy: dy)), f"{RETURNS}.* 3 things: "),
     "a formula alone": (OutputAlone, r"OutputAlone\.formula must return \(y, derivative\)"),
     "an array of slopes": (DerivativeAsArray, r"formula must return \(y, derivative\)"),
-    "a gate alone": (GateAlone, r"GateAlone\.gate must return \(g, derivative\)"),
 }
 SIGNATURE = r"must be defined as forward\(self, x, \*, training=False, rng=None\)"
 UNNAMED = {"no keywords": (NoKeywords, SIGNATURE), "no rng": (NoRng, SIGNATURE)}

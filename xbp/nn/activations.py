@@ -7,7 +7,6 @@ is raised, at any x whose cube is finite.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from xbp.errors import InputError
 from xbp.nn.backward import Backward, Rng, not_both
 from xbp.nn.layer import Layer
 from xbp.nn.operation import Operation, OperationLayer, Shape
-from xbp.primitives import erfc, rectify, sigmoid, tanh
+from xbp.primitives import gelu, logistic, rectify, sigmoid, silu, tanh
 
 
 class Elementwise(Layer):
@@ -69,7 +68,8 @@ class ElementwiseOperation(OperationLayer, Elementwise):
         return shape
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        y, gradients = self.primitive(x)
+        primitive, _, _, options = self.operation()
+        y, gradients = primitive(x, **options)
         return y, lambda: gradients(xp.ones_like(y))[0]
 
 
@@ -141,12 +141,10 @@ class SELU(ELU):
         return ""
 
 
-class Sigmoid(Elementwise):
+class Sigmoid(ElementwiseOperation):
     """σ(x) = 1 / (1 + e⁻ˣ), σ′ = σ (1 - σ)."""
 
-    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        y = sigmoid(x)
-        return y, lambda: y * (1 - y)
+    primitive = logistic
 
 
 class Tanh(ElementwiseOperation):
@@ -205,31 +203,13 @@ class Softplus(Elementwise):
         return f"beta={self.beta:g}"
 
 
-class Gated(Elementwise):
-    """y = x g(x), where the gate g rises from 0 to 1; y′ = g + x g′. A subclass is one `gate`."""
-
-    def gate(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        """g(x), and a function without arguments that returns g′(x)."""
-        msg = f"{type(self).__name__} has no gate; define gate(self, xp, x) -> g, derivative"
-        raise NotImplementedError(msg)
-
-    def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        result = self.gate(xp, x)
-        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
-            raise not_both(self, "gate", "g, derivative", result)
-        g, derivative = result
-        return x * g, lambda: g + x * derivative()
-
-
-class SiLU(Gated):
+class SiLU(ElementwiseOperation):
     """x σ(x), also called swish (Elfwing et al. 2018; Ramachandran et al. 2017)."""
 
-    def gate(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        g = sigmoid(x)
-        return g, lambda: g * (1 - g)
+    primitive = silu
 
 
-class GELU(Gated):
+class GELU(ElementwiseOperation):
     """x Φ(x), where Φ is the standard normal distribution function (Hendrycks & Gimpel 2016).
 
     ==========================  ==================================================
@@ -257,13 +237,8 @@ class GELU(Gated):
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = choice("approximate", approximate, ("none", "tanh"))
 
-    def gate(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        if self.approximate == "none":
-            g = 0.5 * erfc(-math.sqrt(0.5) * x)
-            return g, lambda: xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-        twice, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
-        g = sigmoid(twice * (x + cubic * x * x * x))
-        return g, lambda: g * (1 - g) * (twice * (1 + 3 * cubic * x * x))
+    def operation(self) -> Operation:
+        return Operation(gelu, options={"approximate": self.approximate})
 
     def options(self) -> str:
         return f"approximate={self.approximate!r}"

@@ -12,7 +12,7 @@ from xbp.primitives.chain import chain
 from xbp.primitives.convolution import convolve, convolve_transposed
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
-from xbp.primitives.elementwise import rectify, tanh
+from xbp.primitives.elementwise import gelu, logistic, rectify, silu, tanh
 from xbp.primitives.embedding import embedding, scatter_add
 from xbp.primitives.images import (
     flatten,
@@ -61,6 +61,8 @@ __all__ = [
     "erfc",
     "flatten",
     "fold_rows",
+    "gelu",
+    "logistic",
     "matmul",
     "max_pool",
     "max_pool1d",
@@ -74,6 +76,7 @@ __all__ = [
     "rescale",
     "scatter_add",
     "sigmoid",
+    "silu",
     "tanh",
     "unfold_rows",
     "unpad2d",

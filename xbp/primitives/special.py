@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xbp.backend import Array, Namespace, array_namespace
+from xbp.primitives.dispatch import primitive
 
 # W. J. Cody: Rational Chebyshev approximations for the error function. Math. Comp. 23 (1969),
 # 631-637. Each R is a ratio of two polynomials, given by their coefficients from the highest power
@@ -87,6 +88,7 @@ def erfc(x: Array) -> Array:
     return xp.where(y > NEAR, xp.where(x < 0, 2 - outer, outer), 1 - _inner(xp, x))
 
 
+@primitive
 def sigmoid(x: Array) -> Array:
     """The logistic function, σ(x) = 1 / (1 + e⁻ˣ).
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xbp.accelerators.chains import accelerated, convolution_block, rectified_affine
-from xbp.accelerators.cpu import affine, convolution, elementwise, native, product
+from xbp.accelerators.cpu import affine, convolution, elementwise, native, product, special
 
 chain = accelerated(
     {
@@ -26,5 +26,6 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *convolution.ACCELERATORS,
         *elementwise.ACCELERATORS,
         *product.ACCELERATORS,
+        *special.ACCELERATORS,
         chain,
     )

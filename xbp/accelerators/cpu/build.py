@@ -13,7 +13,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = ("kernels.c", "workers.c")
-HEADERS = ("kernels.h", "convolution.h", "pooling.h", "elementwise.h", "product.h", "affine.h")
+HEADERS = (
+    *("kernels.h", "convolution.h", "pooling.h", "elementwise.h", "product.h", "affine.h"),
+    "special.h",
+)
 OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")

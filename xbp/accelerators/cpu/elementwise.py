@@ -42,23 +42,7 @@ def normalized_step(p: Real, rate: float, m: Real, scale: float, v: Real, eps: f
 
 def rectify(x: Real) -> Any:
     """See `xbp.primitives.rectify`."""
-    dtype, order = x.dtype, dense_order(x)
-    if dtype not in DTYPES or x.size < LEAST_FOR_THREADS or order is None:
-        return NotImplemented
-    y = empty_in(order, x)
-    _call("rectify", y, (x,), ())
-
-    def input_gradient(dy: Real) -> Real:
-        check_gradient(dy, y.shape)
-        if dy.dtype != dtype or dy.strides != y.strides:
-            laid_out = empty_in(order, y)
-            laid_out[...] = dy
-            dy = laid_out
-        dx = empty_in(order, y)
-        _call("rectify_backward", dx, (y, dy), ())
-        return dx
-
-    return y, of_input(input_gradient)
+    return entrywise("rectify", x, LEAST_FOR_THREADS, of_output=True)
 
 
 def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
@@ -80,6 +64,34 @@ def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
 
 
 # --- calls ---
+
+
+def entrywise(name: str, x: Real, least: int, *, of_output: bool = False) -> Any:
+    """An operation on each entry, one pass forward and one backward, of at least `least` entries.
+
+    Its gradients keep and read x, or with `of_output` y.
+    """
+    dtype = x.dtype
+    if dtype not in DTYPES or x.size < least:
+        return NotImplemented
+    order = dense_order(x)
+    if order is None:
+        x, order = np.ascontiguousarray(x), tuple(range(x.ndim))
+    y = empty_in(order, x)
+    _call(name, y, (x,), ())
+    kept = y if of_output else x
+
+    def input_gradient(dy: Real) -> Real:
+        check_gradient(dy, kept.shape)
+        if dy.dtype != dtype or dy.strides != kept.strides:
+            laid_out = empty_in(order, kept)
+            laid_out[...] = dy
+            dy = laid_out
+        dx = empty_in(order, kept)
+        _call(f"{name}_backward", dx, (kept, dy), ())
+        return dx
+
+    return y, of_input(input_gradient)
 
 
 def _in_place(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> Any:

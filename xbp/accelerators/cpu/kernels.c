@@ -32,6 +32,7 @@ static void *take_scratch(long bytes) {
 #include "elementwise.h"
 #include "product.h"
 #include "affine.h"
+#include "special.h"
 #undef real
 #undef whole
 #undef NAME
@@ -51,6 +52,7 @@ static void *take_scratch(long bytes) {
 #include "elementwise.h"
 #include "product.h"
 #include "affine.h"
+#include "special.h"
 
 const unsigned xbp_digest = DIGEST; /* of this build's sources */
 

@@ -164,7 +164,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     *(
         (name, getattr(primitives, name), (x,))
         for name in ("erf", "erfc", "sigmoid")
-        for x in ((7, 9), 3 * normal(64), wide(5, 6), ends(5, 6))
+        for x in ((7, 9), 3 * normal(64), wide(5, 6), ends(5, 6), 3 * normal(37, 29), ends(37, 29))
     ),
     *(
         ("cross_entropy", partial(primitives.cross_entropy, **options), (z, t))
@@ -263,6 +263,21 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for name in ("rectify", "tanh")
         for transposed in (False, True)
         for x in ((7, 9), sparse(5, 2, 67, 59), (257, 129), ends(5, 6), ends(257, 129))
+    ),
+    *(
+        (
+            name,
+            partial(_of_transposed, partial(getattr(primitives, name), **how), transposed=axes),
+            (x,),
+        )
+        for name, how in (
+            ("logistic", {}),
+            ("silu", {}),
+            ("gelu", {}),
+            ("gelu", {"approximate": "tanh"}),
+        )
+        for axes in (False, True)
+        for x in ((7, 9), 3 * normal(37, 29), wide(5, 6), ends(5, 6), ends(37, 29))
     ),
     *(
         ("flatten", partial(_of_transposed, primitives.flatten, transposed=transposed), (shape,))
