@@ -38,7 +38,7 @@ AFTER: dict[str, Callable[[], list[nn.Layer]]] = {
         nn.ReLU(),
         nn.Linear(7, 5, bias=False, dtype="float64", rng=1),
     ],
-    "sigmoid flatten linear relu": lambda: [
+    "softplus flatten linear relu": lambda: [
         nn.Softplus(),
         nn.Flatten(),
         nn.Linear(108, 7, dtype="float64", rng=0),
