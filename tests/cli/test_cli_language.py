@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli.test_cli import assert_sentence, command, own_backend, rows  # noqa: F401
+from cli.running import assert_sentence, rows
 
 from xbp import nn
 from xbp.cli.display import Stopwatch
@@ -43,7 +43,7 @@ def made() -> list[Path]:
 
 
 @pytest.fixture
-def trained(command, text, made, tmp_path_factory):  # noqa: F811
+def trained(command, text, made, tmp_path_factory):
     if not made:
         folder = tmp_path_factory.mktemp("trained") / "run"
         result = command(*words(text, folder, "--report", "--dropout", 0.1))
@@ -72,7 +72,7 @@ def test_it_learns_and_its_test_loss_is_that_of_the_last_tenth(trained, text):
     )
 
 
-def test_sample_continues_the_prompt(trained, command):  # noqa: F811
+def test_sample_continues_the_prompt(trained, command):
     result = command("sample", trained, "--prompt", "the ", "--length", 30, "--temperature", 0)
     assert result.code == 0, result
     model = load_model(trained / "model.safetensors")
@@ -85,7 +85,7 @@ def test_sample_continues_the_prompt(trained, command):  # noqa: F811
     assert command("sample", trained, "--seed", 2) != first
 
 
-def test_the_report_shows_what_it_wrote(trained, command):  # noqa: F811
+def test_the_report_shows_what_it_wrote(trained, command):
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "What it writes" in page and "What it confuses" not in page
     assert (trained / "sample.txt").read_text()[:10] in page
@@ -94,7 +94,7 @@ def test_the_report_shows_what_it_wrote(trained, command):  # noqa: F811
     assert (trained / "report.html").read_text(encoding="utf-8") == page
 
 
-def test_it_is_exported(trained, command, tmp_path):  # noqa: F811
+def test_it_is_exported(trained, command, tmp_path):
     pytest.importorskip("onnxruntime")
     result = command("export", trained, "--onnx", tmp_path / "model.onnx")
     assert result.code == 0, result
@@ -103,7 +103,7 @@ def test_it_is_exported(trained, command, tmp_path):  # noqa: F811
 
 def test_it_resumes_as_if_it_had_never_been_interrupted(
     trained,
-    command,  # noqa: F811
+    command,
     text,
     tmp_path,
     monkeypatch,
@@ -130,7 +130,7 @@ def test_it_resumes_as_if_it_had_never_been_interrupted(
     assert_sentence(command("train", "gpt", "--resume", output, "--width", 32), "--width", "16")
 
 
-def test_bytes(command, text, tmp_path):  # noqa: F811
+def test_bytes(command, text, tmp_path):
     result = command(*words(text, tmp_path, "--unit", "bytes", "--limit", 300, steps=2))
     assert result.code == 0, result
     assert load_model(tmp_path / "model.safetensors").vocabulary == 256
@@ -152,12 +152,12 @@ class TestMistakes:
             (["--batch-size", 0], ("--batch-size", "at least 1")),
         ],
     )
-    def test_options(self, command, text, tmp_path, more, parts):  # noqa: F811
+    def test_options(self, command, text, tmp_path, more, parts):
         output = tmp_path / "out"
         assert_sentence(command(*words(text, output, *more)), *parts)
         assert not output.exists()
 
-    def test_texts(self, command, tmp_path):  # noqa: F811
+    def test_texts(self, command, tmp_path):
         path, output = tmp_path / "text", tmp_path / "out"
         assert_sentence(command(*words(path, output)), repr(str(path)))
         path.write_bytes(b"")
@@ -177,20 +177,20 @@ class TestMistakes:
             (["--seed", -1], "--seed"),
         ],
     )
-    def test_samples(self, trained, command, more, part):  # noqa: F811
+    def test_samples(self, trained, command, more, part):
         assert_sentence(command("sample", trained, *more), part)
 
     @pytest.mark.parametrize(
         "content", ["", "[]", "{", '{"unit": "bytes", "vocabulary": []}', '{"unit": "characters"}']
     )
-    def test_a_vocabulary_that_is_none(self, trained, command, tmp_path, content):  # noqa: F811
+    def test_a_vocabulary_that_is_none(self, trained, command, tmp_path, content):
         for name in ("model.safetensors", "run.json"):
             (tmp_path / name).write_bytes((trained / name).read_bytes())
         assert_sentence(command("sample", tmp_path), "vocabulary.json")
         (tmp_path / "vocabulary.json").write_text(content)
         assert_sentence(command("sample", tmp_path), "vocabulary.json", "train again")
 
-    def test_folders(self, command, tmp_path):  # noqa: F811
+    def test_folders(self, command, tmp_path):
         assert_sentence(command("sample", tmp_path / "none"), "is no folder")
         assert_sentence(command("sample", tmp_path), "model.safetensors")
 

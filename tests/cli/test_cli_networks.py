@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli.test_cli import Result, assert_sentence, command, own_backend, rows  # noqa: F401
+from cli.running import assert_sentence, rows
 
 from xbp.cli.display import Stopwatch
 from xbp.datasets import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, cifar, load_cifar10
@@ -52,7 +52,7 @@ def made() -> list[Path]:
 
 
 @pytest.fixture
-def trained(command, data, made, tmp_path_factory):  # noqa: F811
+def trained(command, data, made, tmp_path_factory):
     if not made:
         folder = tmp_path_factory.mktemp("trained") / "run"
         result = command(*words(data, folder, "--report"))
@@ -71,7 +71,7 @@ def test_what_it_writes_is_what_it_says(trained, data):
     assert run.data_dir == str(data) and run.classes == 10
 
 
-def test_the_report_shows_colours_and_names(trained, command, tmp_path):  # noqa: F811
+def test_the_report_shows_colours_and_names(trained, command, tmp_path):
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert 'class="photo"' in page and 'class="ink"' not in page
     for name in CIFAR10_CLASSES:
@@ -84,7 +84,7 @@ def test_the_report_shows_colours_and_names(trained, command, tmp_path):  # noqa
 
 def test_it_resumes_as_if_it_had_never_been_interrupted(
     trained,
-    command,  # noqa: F811
+    command,
     data,
     tmp_path,
     monkeypatch,
@@ -109,14 +109,14 @@ def test_it_resumes_as_if_it_had_never_been_interrupted(
         assert (output / name).read_bytes() == (trained / name).read_bytes()
 
 
-def test_it_is_exported(trained, command, tmp_path):  # noqa: F811
+def test_it_is_exported(trained, command, tmp_path):
     pytest.importorskip("onnxruntime")
     result = command("export", trained, "--onnx", tmp_path / "model.onnx")
     assert result.code == 0, result
     assert "(N, 3, 32, 32)" in result.out and "in onnxruntime outputs differ" in result.out
 
 
-def test_the_other_shortcut_and_limit(command, data, tmp_path):  # noqa: F811
+def test_the_other_shortcut_and_limit(command, data, tmp_path):
     more = ["--shortcut", "B", "--limit", 16, "--epochs", 1]
     result = command(*words(data, tmp_path, *more))
     assert result.code == 0, result
@@ -125,7 +125,7 @@ def test_the_other_shortcut_and_limit(command, data, tmp_path):  # noqa: F811
     assert model.arguments["shortcut"] == "B"
 
 
-def test_vgg(command, data, tmp_path):  # noqa: F811
+def test_vgg(command, data, tmp_path):
     more = ["--channels", 2, "--epochs", 1]
     result = command(*words(data, tmp_path, *more, network="vgg11"))
     assert result.code == 0, result
@@ -134,7 +134,7 @@ def test_vgg(command, data, tmp_path):  # noqa: F811
     assert_sentence(command(*words(data, tmp_path, "--channels", 0, network="vgg11")), "width")
 
 
-def test_the_fast_one_whitens_and_resumes(command, data, tmp_path, monkeypatch):  # noqa: F811
+def test_the_fast_one_whitens_and_resumes(command, data, tmp_path, monkeypatch):
     """Its first layer is computed from the images and not trained."""
     ordinary = Stopwatch.on_step_end
 
@@ -171,12 +171,12 @@ class TestMistakes:
             (["--dtype", "int8"], ("--dtype", "'float32'")),
         ],
     )
-    def test_options(self, command, data, tmp_path, more, parts):  # noqa: F811
+    def test_options(self, command, data, tmp_path, more, parts):
         output = tmp_path / "out"
         assert_sentence(command(*words(data, output, *more)), *parts)
         assert not output.exists()
 
-    def test_folders(self, command, data, tmp_path):  # noqa: F811
+    def test_folders(self, command, data, tmp_path):
         result = command(*words(tmp_path / "none", tmp_path / "out"))
         assert_sentence(result, "data_batch_1.bin", "CIFAR-10", "xbp data fetch cifar10")
         (tmp_path / "cut").mkdir()
@@ -186,10 +186,10 @@ class TestMistakes:
         assert_sentence(command(*words(tmp_path / "cut", tmp_path / "out")), "test_batch.bin")
         assert not (tmp_path / "out").exists()
 
-    def test_predict_is_for_digits(self, trained, command):  # noqa: F811
+    def test_predict_is_for_digits(self, trained, command):
         assert_sentence(command("predict", trained, "a.png"), "ResNet", "LeNet-5")
 
-    def test_a_report_of_another_set(self, trained, command, tmp_path):  # noqa: F811
+    def test_a_report_of_another_set(self, trained, command, tmp_path):
         for path in trained.iterdir():
             if path.is_file():
                 (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli.test_cli import assert_sentence, command, options, own_backend, small  # noqa: F401
+from cli.running import assert_sentence, options
 
 from xbp.cli.display import Stopwatch
 from xbp.training.files.checkpoints import checkpoints_in
@@ -22,7 +22,7 @@ def made():
 
 
 @pytest.fixture
-def interrupted(command, small, made, tmp_path, tmp_path_factory, monkeypatch):  # noqa: F811
+def interrupted(command, small, made, tmp_path, tmp_path_factory, monkeypatch):
     """A copy of the folder of a run that Ctrl-C ended in its second epoch, after 7 of 10 steps."""
     ordinary = Stopwatch.on_step_end
 
@@ -42,8 +42,8 @@ def interrupted(command, small, made, tmp_path, tmp_path_factory, monkeypatch): 
 
 
 def test_it_ends_as_if_it_had_never_been_interrupted(
-    command,  # noqa: F811
-    small,  # noqa: F811
+    command,
+    small,
     interrupted,
     tmp_path,
 ):
@@ -58,7 +58,7 @@ def test_it_ends_as_if_it_had_never_been_interrupted(
     assert "--resume" not in (interrupted / "run.json").read_text()
 
 
-def test_options_may_be_repeated_and_another_folder_given(command, small, interrupted, tmp_path):  # noqa: F811
+def test_options_may_be_repeated_and_another_folder_given(command, small, interrupted, tmp_path):
     """With another output folder, the resumed run stays unchanged."""
     names = sorted(path.name for path in interrupted.rglob("*"))
     again = options(small, tmp_path / "other", activation="tanh")
@@ -68,7 +68,7 @@ def test_options_may_be_repeated_and_another_folder_given(command, small, interr
     assert (tmp_path / "other" / "model.safetensors").exists()
 
 
-def test_on_another_backend(command, interrupted):  # noqa: F811
+def test_on_another_backend(command, interrupted):
     pytest.importorskip("array_api_strict")
     result = command("train", "lenet5", "--resume", interrupted, "--backend", "array_api_strict")
     assert result.code == 0, result
@@ -87,14 +87,14 @@ def test_on_another_backend(command, interrupted):  # noqa: F811
         ("--checkpoint-every", 0, ("--checkpoint-every", "at least 1")),
     ],
 )
-def test_another_run_is_refused(command, interrupted, option, value, parts):  # noqa: F811
+def test_another_run_is_refused(command, interrupted, option, value, parts):
     before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
     result = command("train", "lenet5", "--resume", interrupted, option, value)
     assert_sentence(result, *parts)
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_other_data_are_refused(command, interrupted, small, tmp_path):  # noqa: F811
+def test_other_data_are_refused(command, interrupted, small, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for path in Path(small).iterdir():
@@ -105,16 +105,16 @@ def test_other_data_are_refused(command, interrupted, small, tmp_path):  # noqa:
     assert_sentence(result, "this run is not that of", "x is float32", "SHA-256")
 
 
-def test_a_folder_without_a_checkpoint(command, small, tmp_path):  # noqa: F811
+def test_a_folder_without_a_checkpoint(command, small, tmp_path):
     assert_sentence(command("train", "lenet5", "--resume", tmp_path), "holds no checkpoint")
 
 
-def test_a_folder_with_checkpoints_is_not_begun_anew(command, small, interrupted):  # noqa: F811
+def test_a_folder_with_checkpoints_is_not_begun_anew(command, small, interrupted):
     result = command(*options(small, interrupted, checkpoint_every=2))
     assert_sentence(result, "holds checkpoints of another run", "resume it")
 
 
-def test_files_are_data(command, interrupted):  # noqa: F811
+def test_files_are_data(command, interrupted):
     """A checkpoint with other options than those of a run is refused, with any checksum."""
     path = interrupted / "checkpoints" / "step-00000007.safetensors"
     file = TensorFile(path)

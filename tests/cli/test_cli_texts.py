@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli.test_cli import assert_sentence, command, own_backend, rows  # noqa: F401
+from cli.running import assert_sentence, rows
 
 from xbp.cli.display import Stopwatch
 from xbp.datasets import load_labelled_texts
@@ -53,7 +53,7 @@ def made() -> list[Path]:
 
 
 @pytest.fixture
-def trained(command, table, made, tmp_path_factory):  # noqa: F811
+def trained(command, table, made, tmp_path_factory):
     if not made:
         folder = tmp_path_factory.mktemp("trained") / "run"
         result = command(*words(table, folder, "--report"))
@@ -77,7 +77,7 @@ def test_it_learns_and_its_accuracy_is_that_of_the_texts_left_out(trained, table
     assert (run.classes, run.images, run.data, run.test_images) == (2, 108, "texts", 12)
 
 
-def test_predict_classifies_files_and_texts(trained, command, tmp_path):  # noqa: F811
+def test_predict_classifies_files_and_texts(trained, command, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("The old OAK!")
     result = command("predict", trained, path, "--text", "cow and cat, yes.", "--json", "-")
@@ -93,7 +93,7 @@ def test_predict_classifies_files_and_texts(trained, command, tmp_path):  # noqa
     assert_sentence(command("predict", trained), "give files of text, or --text")
 
 
-def test_the_report_shows_confusions_and_texts(trained, command, table, tmp_path):  # noqa: F811
+def test_the_report_shows_confusions_and_texts(trained, command, table, tmp_path):
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "What it confuses" in page and "what a text is" in page.replace("Rows are ", "")
     assert ">animals<" in page and "What it sees" not in page and "LSTM" in page
@@ -105,7 +105,7 @@ def test_the_report_shows_confusions_and_texts(trained, command, table, tmp_path
     assert_sentence(failed, "is not the one of this run, with 12 texts")
 
 
-def test_mistakes_are_shown_as_texts(command, table, tmp_path):  # noqa: F811
+def test_mistakes_are_shown_as_texts(command, table, tmp_path):
     """A test set whose labels are all wrong."""
     swapped = table.read_text().replace("plants", "x").replace("animals", "plants")
     (tmp_path / "test.csv").write_text(swapped.replace(",x", ",animals"))
@@ -116,7 +116,7 @@ def test_mistakes_are_shown_as_texts(command, table, tmp_path):  # noqa: F811
     assert "Texts that were read wrongly" in page and ", yes." in page
 
 
-def test_it_is_exported(trained, command, tmp_path):  # noqa: F811
+def test_it_is_exported(trained, command, tmp_path):
     pytest.importorskip("onnxruntime")
     result = command("export", trained, "--onnx", tmp_path / "model.onnx")
     assert result.code == 0, result
@@ -127,7 +127,7 @@ def test_it_is_exported(trained, command, tmp_path):  # noqa: F811
 
 def test_it_resumes_as_if_it_had_never_been_interrupted(
     trained,
-    command,  # noqa: F811
+    command,
     table,
     tmp_path,
     monkeypatch,
@@ -151,7 +151,7 @@ def test_it_resumes_as_if_it_had_never_been_interrupted(
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
 
-def test_a_folder_of_classes_is_read(command, tmp_path):  # noqa: F811
+def test_a_folder_of_classes_is_read(command, tmp_path):
     for index, (text, label) in enumerate(sentences(30, 1)):
         (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / label / f"{index}.txt").write_text(text)
@@ -174,7 +174,7 @@ def test_a_folder_of_classes_is_read(command, tmp_path):  # noqa: F811
 )
 def test_a_wrong_vocabulary_is_one_sentence(
     trained,
-    command,  # noqa: F811
+    command,
     tmp_path,
     content,
     message,
@@ -186,7 +186,7 @@ def test_a_wrong_vocabulary_is_one_sentence(
     assert_sentence(command("predict", folder, "--text", "oak"), message)
 
 
-def test_what_cannot_be_trained_on_is_one_sentence(command, table, tmp_path):  # noqa: F811
+def test_what_cannot_be_trained_on_is_one_sentence(command, table, tmp_path):
     few = tmp_path / "few.csv"
     few.write_text("text,label\na,b\n")
     assert_sentence(command(*words(few, tmp_path / "run")), "give 10 or more")

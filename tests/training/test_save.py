@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli.test_cli import Result, assert_sentence, command, own_backend  # noqa: F401
+from cli.running import Result, assert_sentence, command, own_backend  # noqa: F401
 
 import xbp
 from xbp import data, models, nn, optim

@@ -1,0 +1,49 @@
+"""``xbp bench`` in this process, and sides that are made for a test."""
+
+import dataclasses
+import sys
+
+import pytest
+from processes import search_path
+from quickly import SIDE_XBP
+
+from xbp.benchmarks.workloads import (
+    SIDES,
+    WORKLOADS,
+    Side,
+)
+from xbp.cli import main
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run ``xbp bench …`` in this process: its exit status, output and errors."""
+
+    def run(*args):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["xbp", "bench", *map(str, args)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def side(tmp_path, monkeypatch):
+    """A side that is xbp's with some methods of its own, given as lines of Python."""
+
+    def make(lines, name="fake", **options):
+        file = tmp_path / f"side_{name}.py"
+        text = f"import os, runpy, sys\nBase = runpy.run_path({str(SIDE_XBP)!r})['Side']\n"
+        file.write_text(text + "class Side(Base):\n" + "".join(f"    {x}\n" for x in lines))
+        path = {"PYTHONPATH": search_path()}
+        new = Side(name, str(file), "xbp", environment=path, **options)
+        monkeypatch.setitem(SIDES, name, new)
+        for key, workload in WORKLOADS.items():
+            if "xbp" in workload.sides and name != "xbp":
+                sides = (*workload.sides, name)
+                monkeypatch.setitem(WORKLOADS, key, dataclasses.replace(workload, sides=sides))
+        return name
+
+    return make

@@ -1,0 +1,99 @@
+"""All benchmarks, run quickly: all sides compute the same. Nothing here measures time."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from quickly import INSTALLED, ROOT
+
+from xbp.benchmarks.workloads import (
+    NEXT,
+    WORKLOADS,
+    takes_part,
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Everything, run quickly on whatever is installed: (JSON, Markdown, PNG, standard output)."""
+    folder = tmp_path_factory.mktemp("bench")
+    files = [folder / name for name in ("r.json", "r.md", "r.png")]
+    options = zip(("--json", "--markdown", "--plot"), map(str, files), strict=True)
+    sides = [f"--side={name}" for name in ("xbp", "reference", "numpy", *INSTALLED)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--threads=1", *sides]
+        + [item for option in options for item in option],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    texts = [file.read_text(encoding="utf-8") for file in files[:2]]
+    return json.loads(texts[0]), texts[1], files[2].read_bytes(), done.stdout
+
+
+class TestEverything:
+    def test_each_workload_on_each_of_its_sides(self, found):
+        rows = {row["workload"]: row for row in found[0]["rows"]}
+        assert list(rows) == [n for n, w in WORKLOADS.items() if takes_part(w.where, "numpy")]
+        for name, row in rows.items():
+            expected = [s for s in WORKLOADS[name].sides if s in ("xbp", "reference", "numpy")]
+            expected += [s for s in WORKLOADS[name].sides if s in INSTALLED]
+            assert sorted(row["costs"]) == sorted(expected), name
+            for costs in row["costs"].values():
+                assert costs
+                assert all(cost > 0 or name == "growth" for cost in costs)
+
+    def test_all_sides_computed_the_same(self, found):
+        checked = [row for row in found[0]["rows"] if "deviation" in row]
+        assert {row["workload"] for row in checked} == {
+            *("lenet5-train", "lenet5-infer", "mlp", "rnn", "accuracy", *NEXT),
+        }
+        for row in checked:
+            assert set(row["losses"]) == set(row["costs"])
+            assert max(row["deviation"].values()) <= WORKLOADS[row["workload"]].same
+            assert all(math.isfinite(loss) for losses in row["losses"].values() for loss in losses)
+        losses = {row["workload"]: row["losses"]["xbp"] for row in checked}
+        assert losses["lenet5-train"][0] == pytest.approx(math.log(10), rel=0.1)  # new weights
+        assert losses["lenet5-train"][0] != losses["lenet5-train"][1]  # and it trains
+
+    def test_one_side_of_xbp_is_its_reference(self, found):
+        assert found[0]["versions"]["reference"]["accelerators"] == "off"
+        assert found[0]["versions"]["xbp"]["accelerators"] != "off"
+
+    def test_floor(self, found):
+        rows = {row["workload"]: row for row in found[0]["rows"]}
+        for name in ("lenet5-train", "lenet5-infer", "mlp", "rnn", *NEXT):
+            assert rows[name]["floor"] > 0
+        assert rows["mlp"]["products"] > 0
+
+    def test_tables(self, found):
+        text = found[1]
+        assert found[3] == text
+        for workload in WORKLOADS.values():
+            heading = f"## {workload.title} ({workload.unit})"
+            assert (heading in text) == takes_part(workload.where, "numpy")
+        for table in text.split("## ")[1:-1]:
+            lines = [line for line in table.splitlines() if line.startswith("|")]
+            assert len({line.count("|") for line in lines}) == 1
+            assert len(lines) >= 3
+        assert "its numbers mean nothing" in text
+
+    def test_plot(self, found):
+        if not importlib.util.find_spec("matplotlib"):
+            pytest.skip("matplotlib is not installed")
+        assert found[2].startswith(b"\x89PNG")
+
+    def test_json_says_where_and_with_what(self, found):
+        assert set(found[0]) == {
+            *("machine", "options", "versions", "not_run", "failures", "rows"),
+        }
+        assert found[0]["machine"]["cpus"] >= 1
+        assert found[0]["options"]["threads"] == 1
+        assert found[0]["failures"] == []
