@@ -16,6 +16,11 @@ from processes import without_foreign_plugins
 from xbp import accelerators, nn
 from xbp.accelerators.cpu import build, convolution, native, product
 
+AGAINST = [
+    str(Path(__file__).with_name(f"test_{name}.py")) for name in ("against_reference", "batch_norm")
+]
+"""The tests that compare kernels with references."""
+
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.status())
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
 
@@ -51,8 +56,7 @@ def test_each_level_that_runs_here_passes_against_the_reference(level: str) -> N
         pytest.skip("test_against_reference.py runs it in this process")
     if level not in run(STATUS, XBP_ACCELERATE=level):
         pytest.skip(f"{level} is not built, or this processor cannot run it")
-    tests = Path(__file__).with_name("test_against_reference.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *AGAINST]
     command += without_foreign_plugins("hypothesispytest")
     command += ["-k", "in_pairs and not unaligned and not mirrored"]
     result = subprocess.run(
@@ -91,7 +95,7 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
         "-k",
         "in_threes and not unaligned and not mirrored",
     ]
-    chosen += [str(tests / "test_against_reference.py")]
+    chosen += AGAINST
     result = subprocess.run(
         [sys.executable, "-c", code, str(library), *chosen],
         cwd=tests.parents[1],

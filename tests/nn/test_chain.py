@@ -14,7 +14,7 @@ import pytest
 from nn.cases import LAYERS
 
 import xbp
-from xbp import accelerators, nn, primitives
+from xbp import accelerators, nn, parallel, primitives
 from xbp.errors import BackendError, InputError
 from xbp.nn.operation import OperationChain
 from xbp.nn.sequential import plan_of
@@ -164,7 +164,14 @@ def patched() -> nn.Layer:
     return layer
 
 
+def pooled() -> nn.Layer:
+    layer = nn.BatchNorm1d(2)
+    nn.pool_statistics(layer, parallel.group("alone"))
+    return layer
+
+
 ALONE: dict[str, Callable[[], nn.Layer]] = {
+    "sums over processes": pooled,
     "a forward of its own": Forward,
     "a call of its own": Called,
     "a check of its own": Checked,
@@ -348,7 +355,7 @@ def test_only_so_many_shapes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
     remembered = []
     for size in range(1, 5):
         model(np.ones(size))
-        remembered.append(set(run.fitting))
+        remembered.append({shape for shape, _ in run.fitting})
     assert remembered == [{(1,)}, {(1,), (2,)}, {(3,)}, {(3,), (4,)}]
 
 
@@ -604,7 +611,8 @@ def lengths(*layers: nn.Layer) -> list[int]:
 
     said = [layer.operation() for layer in layers]  # type: ignore[attr-defined]
     operations = [(it.primitive, tuple(it.options.items())) for it in said]
-    fusions = dict.fromkeys((chains.convolution_block, chains.rectified_affine), print)
+    known = chains.convolution_block, chains.rectified_affine, chains.rectified_batch_norm
+    fusions = dict.fromkeys(known, print)
     return [len(step.singles) for step in chains.plan(fusions, operations)]
 
 
@@ -615,6 +623,8 @@ def test_what_is_done_in_one_pass() -> None:
     assert lengths(linear, relu, linear, relu, relu, linear) == [2, 2, 1, 1]
     assert lengths(linear, relu) == [2] and lengths(conv, relu) == [2]
     assert lengths(relu, conv, tanh, pool, linear) == [1, 1, 1, 1, 1]
+    norm = nn.BatchNorm2d(1)
+    assert lengths(conv, norm, relu, conv, norm, tanh, relu) == [1, 2, 1, 1, 1, 1]
     for other in (nn.MaxPool2d(3, 2), nn.MaxPool2d(2, 2, (0, 1)), nn.MaxPool2d(1), nn.AvgPool2d(2)):
         assert lengths(conv, other) == [1, 1]
         assert lengths(conv, relu, other) == [2, 1]

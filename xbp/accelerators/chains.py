@@ -14,6 +14,7 @@ from xbp.primitives.chain import Arrays, Operation, Pass
 from xbp.primitives.convolution import convolve
 from xbp.primitives.elementwise import rectify
 from xbp.primitives.images import Pair
+from xbp.primitives.normalization import batch_normalize
 from xbp.primitives.pooling import max_pool
 from xbp.primitives.product import affine
 
@@ -108,6 +109,14 @@ def rectified_affine(operations: Sequence[Operation]) -> Match:
     """A linear layer, then ReLU."""
     if len(operations) > 1 and operations[0][0] is affine and operations[1][0] is rectify:
         return 2, {"relu": True}
+    return None
+
+
+def rectified_batch_norm(operations: Sequence[Operation]) -> Match:
+    """A batch normalization, then ReLU."""
+    (first, options), *after = operations
+    if first is batch_normalize and after and after[0][0] is rectify:
+        return 2, {**dict(options), "relu": True}
     return None
 
 

@@ -40,7 +40,7 @@ from xbp.nn.losses import (
     SmoothL1Loss,
 )
 from xbp.nn.norm import GroupNorm, LayerNorm, RMSNorm
-from xbp.nn.operation import Operation, OperationLayer
+from xbp.nn.operation import Operation, OperationLayer, Statistics
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.pool import AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from xbp.nn.positions import LearnedPositions, SinusoidalPositions
@@ -128,6 +128,7 @@ __all__ = [
     "SmoothL1Loss",
     "Softmax",
     "Softplus",
+    "Statistics",
     "SwiGLU",
     "Tanh",
     "TransformerBlock",

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from xbp.arguments import integer, number
-from xbp.backend import Array, array_namespace, asarray, on_host
+from xbp.backend import array_namespace, asarray, on_host
 from xbp.errors import InputError
 from xbp.initializers import zeros
-from xbp.nn.backward import Backward, Rng, TwoPartBackward
-from xbp.nn.layer import Layer
 from xbp.nn.norm import ones
-from xbp.nn.parameter import Buffer, Parameter, lent
+from xbp.nn.operation import Operation, OperationLayer, Shape, Statistics
+from xbp.nn.parameter import Buffer, Parameter
 from xbp.parallel.groups import Group
-from xbp.primitives import batch_normalize
+from xbp.primitives.normalization import Moments, batch_normalize
 from xbp.random import generator
 
 
-class BatchNorm(Layer):
+class BatchNorm(OperationLayer):
     """Base of `BatchNorm1d` and `BatchNorm2d`, which differ in the shapes of their input."""
 
     shapes: tuple[str, ...] = ()
@@ -51,40 +48,36 @@ class BatchNorm(Layer):
             self.running_var = Buffer.draw(shape, ones, rng, dtype)
             self.num_batches_tracked = Buffer(asarray(0, dtype="int64"))
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        xp = self.check_input(x)
-        self._check(x, training)
-        (weight, add_weight_grad), (bias, add_bias_grad) = lent(self.weight), lent(self.bias)
-        mean = variance = None
-        if self.running_mean is not None and self.running_var is not None and not training:
-            mean, variance = self.running_mean.data, self.running_var.data
-        sum_ = self.group.sum_ if training and self.group is not None else None
-        y, gradients = batch_normalize(x, weight, bias, mean, variance, eps=self.eps, sum_=sum_)
-        check = partial(self.check_gradient, xp, shape=y.shape)
-        if training:
-            gradients = self._committing(gradients)
-        add_grads = add_weight_grad, add_bias_grad, None, None, None
-        return y, TwoPartBackward(gradients, *add_grads, check=check)
+    @property
+    def alone(self) -> bool:
+        """Whether it has a group, whose sums travel between processes."""
+        return self.group is not None
 
-    def _committing(self, gradients: Callable[..., Any]) -> Callable[..., Any]:
-        """`gradients`, with a first call that also updates the running statistics."""
-        committed = False
+    def operation(self) -> Operation:
+        pooled = {} if self.group is None else {"sum_": self.group.sum_}
+        return Operation(
+            batch_normalize,
+            (self.weight, self.bias),
+            options={"eps": self.eps},
+            statistics=Statistics((self.running_mean, self.running_var), self._commit, pooled),
+        )
 
-        def committing(dy: Array, wants_dx: bool) -> Any:
-            nonlocal committed
-            found = gradients(dy, wants_dx)
-            if not committed:
-                *_, mean, variance, n = found
-                self._commit(mean, variance, n)
-                committed = True
-            return found
+    def output_shape(self, shape: Shape) -> Shape:
+        axes = {len(it.split(",")) for it in self.shapes}
+        if len(shape) not in axes or shape[1] != self.num_features:
+            wanted = " or ".join(self.shapes).replace("C", str(self.num_features))
+            msg = f"{self} expects input {wanted}, got shape {tuple(shape)}"
+            raise InputError(msg)
+        return shape
 
-        return committing
+    def check_batch(self, shape: Shape) -> None:
+        """Refuse fewer than two values a channel; of a pooled batch `_commit` knows how many."""
+        if self.group is None and math.prod(shape) < 2 * self.num_features:
+            raise self._too_few(f"shape {tuple(shape)}")
 
-    def _commit(self, mean: Array, variance: Array, n: Any) -> None:
-        """Update the running statistics, in place, by a batch's over n values a channel."""
+    def _commit(self, found: Moments) -> None:
+        """Update the running statistics, in place, by those of a batch."""
+        n, mean, variance = found
         if self.group is not None and on_host(n) and n < 2:
             raise self._too_few(f"one in the batches of {self.group.size} processes")
         count = self.num_batches_tracked
@@ -98,16 +91,6 @@ class BatchNorm(Layer):
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.data *= 1 - share
             running.data += share * new
-
-    def _check(self, x: Array, training: bool) -> None:
-        """Refuse an input of another shape, and in training fewer than two values a channel."""
-        axes = {len(shape.split(",")) for shape in self.shapes}
-        if x.ndim not in axes or x.shape[1] != self.num_features:
-            wanted = " or ".join(self.shapes).replace("C", str(self.num_features))
-            msg = f"{self} expects input {wanted}, got shape {tuple(x.shape)}"
-            raise InputError(msg)
-        if training and self.group is None and math.prod(x.shape) < 2 * self.num_features:
-            raise self._too_few(f"shape {tuple(x.shape)}")
 
     def _too_few(self, got: str) -> InputError:
         return InputError(

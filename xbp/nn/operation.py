@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from xbp.backend import Array, HostArray, Namespace, on_device_of
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.layer import Layer
-from xbp.nn.parameter import Parameter
+from xbp.nn.parameter import Buffer, Parameter, lent
 from xbp.nn.parts import PLAIN
 from xbp.primitives.chain import chain
 
 Shape: TypeAlias = "tuple[int, ...]"
 Take: TypeAlias = "Callable[[Array], None] | None"
+
+
+class Statistics(NamedTuple):
+    """What an operation keeps of the batches in training, for inference.
+
+    Its gradients return one thing more after those of the parameters: what `commit` takes.
+
+    Attributes
+    ----------
+    kept : tuple of Buffer or None
+        Arguments after the parameters: in inference arrays, in training None.
+    commit : callable
+        Called once for each forward in training, by its first backward.
+    options : mapping
+        Further arguments in training, by name.
+    """
+
+    kept: tuple[Parameter | None, ...]
+    commit: Callable[[Any], None]
+    options: Mapping[str, Any] = {}
 
 
 class Operation(NamedTuple):
@@ -24,18 +44,27 @@ class Operation(NamedTuple):
     ----------
     primitive : Primitive
         An operation of `xbp.primitives`, which returns y and the gradients.
-    read : tuple of Parameter
+    read : tuple of Parameter or None
         Parameters that the gradients read; these must not change between forward and backward.
     added : tuple of Parameter or None
         Parameters that are only added, such as a bias; None for a missing one.
     options : mapping
         Further arguments of the primitive, by name.
+    statistics : Statistics, optional
+        Of the batch.
     """
 
     primitive: Any
-    read: tuple[Parameter, ...] = ()
+    read: tuple[Parameter | None, ...] = ()
     added: tuple[Parameter | None, ...] = ()
     options: Mapping[str, Any] = {}
+    statistics: Statistics | None = None
+
+    def options_in(self, training: bool) -> Mapping[str, Any]:
+        """The options in training or inference."""
+        if training and self.statistics is not None:
+            return {**self.options, **self.statistics.options}
+        return self.options
 
 
 class OperationLayer(Layer):
@@ -60,6 +89,11 @@ class OperationLayer(Layer):
     (2, 3, 4, 4)
     """
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is called by itself, with none of its neighbours."""
+        return False
+
     def operation(self) -> Operation:
         """The operation with the current parameters and options."""
         msg = f"{type(self).__name__} has no operation; define operation(self) -> nn.Operation"
@@ -76,44 +110,68 @@ class OperationLayer(Layer):
         msg = f"{type(self).__name__} has no output_shape; define output_shape(self, shape)"
         raise NotImplementedError(msg)
 
+    def check_batch(self, shape: Shape) -> None:
+        """Refuse, in training, an input's shape that fits but has too few samples.
+
+        Raises
+        ------
+        InputError
+        """
+
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
         xp = self.check_input(x)
         self.output_shape(x.shape)  # for its check of the shape
-        primitive, read, added, options = self.operation()
+        if training:
+            self.check_batch(x.shape)
+        operation = self.operation()
         arrays: list[Array | None] = []
         takes: list[Take] = []
-        lend(read, added, arrays, takes)
-        y, gradients = primitive(x, *arrays, **options)
+        lend(operation, training, arrays, takes)
+        y, gradients = operation.primitive(x, *arrays, **operation.options_in(training))
         check = partial(self.check_gradient, xp, shape=y.shape)
         return y, TwoPartBackward(gradients, *takes, check=check)
 
 
 def lend(
-    read: Iterable[Parameter],
-    added: Iterable[Parameter | None],
-    arrays: list[Array | None],
-    takes: list[Take],
+    operation: Operation, training: bool, arrays: list[Array | None], takes: list[Take]
 ) -> None:
-    """Append the data of an operation's parameters, and the receivers of their gradients."""
+    """Append an operation's arrays, and the receivers of what its gradients return for them."""
+    _, read, added, _, statistics = operation
     for parameter in read:
-        array, take = parameter.lend()
+        array, take = lent(parameter)
         arrays.append(array)
         takes.append(take)
     for offset in added:
         arrays.append(None if offset is None else offset.data)
         takes.append(None if offset is None else offset.add_grad)
+    if statistics is not None:
+        kept = statistics.kept
+        arrays += [None if training or buffer is None else buffer.data for buffer in kept]
+        takes.append(once(statistics.commit) if training else None)
+
+
+def once(commit: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`commit`, of which all calls but the first do nothing."""
+    pending = [commit]
+
+    def first(found: Any) -> None:
+        while pending:
+            pending.pop()(found)
+
+    return first
 
 
 def is_operation(layer: Layer) -> TypeGuard[OperationLayer]:
-    """Whether a layer is an `OperationLayer` whose forward and call are not overridden."""
+    """Whether a layer may join others: its forward and call are those of `OperationLayer`."""
     kind = type(layer)
     return kind.forward is OperationLayer.forward and not (
         kind.__call__ is not Layer.__call__
         or kind.check_input is not Layer.check_input
         or kind.check_gradient is not Layer.check_gradient
         or "forward" in vars(layer)
+        or layer.alone  # type: ignore[attr-defined]
     )
 
 
@@ -135,13 +193,16 @@ class OperationChain:
         self.kinds = [(it, it.forward, it.__call__, it.operation) for it in kinds]
         self.steady = all(_is_steady(value) for _, _, it in self.states for value in it.values())
         said = [layer.operation() for layer in layers]
-        self.operations = tuple((it, tuple(options.items())) for it, _, _, options in said)
-        self.learning = [  # from the last on, the order of `chain`'s gradients
-            (index, read, added)
-            for index, (_, read, added, _) in reversed(list(enumerate(said)))
-            if read or added
+        self.operations = [  # in inference, in training
+            tuple((it.primitive, tuple(it.options_in(training).items())) for it in said)
+            for training in (False, True)
         ]
-        self.fitting: set[Any] = set()  # shapes of x
+        self.learning = [  # from the last on, the order of `chain`'s gradients
+            (index, it)
+            for index, it in reversed(list(enumerate(said)))
+            if it.read or it.added or it.statistics
+        ]
+        self.fitting: set[Any] = set()  # shapes of x, in inference or in training
 
     def holds(self) -> bool:
         """Whether all layers are unchanged, as far as their attributes show."""
@@ -160,29 +221,29 @@ class OperationChain:
                 return False
         return self.steady
 
-    def forward(self, x: Array) -> tuple[Array, Backward]:
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         """The result of the layers' forwards, one after the other."""
-        xp, arrays, takes = self._lent(x)
-        y, gradients = chain(x, self.operations, arrays)
+        xp, arrays, takes = self._lent(x, training)
+        y, gradients = chain(x, self.operations[training], arrays)
         check = partial(self.layers[-1].check_gradient, xp, shape=y.shape)
         return y, TwoPartBackward(gradients, *takes, check=check)
 
     def infer(self, x: Array) -> Iterator[Array]:
         """The intermediate outputs and the last one; each is freed when the next is computed."""
-        _, arrays, _ = self._lent(x)
+        _, arrays, _ = self._lent(x, False)
         with on_device_of(x):
-            for x in chain.outputs(x, self.operations, arrays):  # noqa: B020
+            for x in chain.outputs(x, self.operations[False], arrays):  # noqa: B020
                 yield x
 
-    def _lent(self, x: Array) -> tuple[Namespace, list[Any], list[Take]]:
+    def _lent(self, x: Array, training: bool) -> tuple[Namespace, list[Any], list[Take]]:
         """The namespace of a checked `x`, the layers' arrays, and the receivers of gradients."""
         xp = self.layers[0].check_input(x)
-        host, dtype, fits = type(x) is HostArray, x.dtype, x.shape in self.fitting
+        host, dtype, fits = type(x) is HostArray, x.dtype, (x.shape, training) in self.fitting
         arrays: list[Any] = [()] * len(self.layers)
         takes: list[Take] = []
-        for index, read, added in self.learning:
+        for index, operation in self.learning:
             own: list[Array | None] = []
-            lend(read, added, own, takes)
+            lend(operation, training, own, takes)
             for array in own:
                 if array is not None and not (
                     host and type(array) is HostArray and array.dtype == dtype
@@ -190,18 +251,21 @@ class OperationChain:
                     fits = False
             arrays[index] = own
         if not fits:
-            self._check(x)
+            self._check(x, training)
         return xp, arrays, takes
 
-    def _check(self, x: Array) -> None:
+    def _check(self, x: Array, training: bool) -> None:
         """Check the library, device, dtype and shape of `x` by each layer."""
         shape = x.shape
         for layer in self.layers:
             layer.check_input(x)
-            shape = layer.output_shape(shape)
+            following = layer.output_shape(shape)
+            if training:
+                layer.check_batch(shape)
+            shape = following
         if len(self.fitting) >= SHAPES:
             self.fitting.clear()
-        self.fitting.add(x.shape)
+        self.fitting.add((x.shape, training))
 
 
 SHAPES = 256
@@ -212,4 +276,4 @@ def _is_steady(value: Any) -> bool:
     """Whether a change of an attribute with this value replaces the value."""
     if type(value) is tuple:
         return all(type(item) in PLAIN for item in value)
-    return type(value) in PLAIN or type(value) is Parameter
+    return type(value) in PLAIN or type(value) is Parameter or type(value) is Buffer

@@ -63,7 +63,7 @@ class Sequential(Layer):
         backwards = []
         for part in plan_of(self).parts:
             if isinstance(part, OperationChain):
-                x, backward = part.forward(x)
+                x, backward = part.forward(x, training)
             else:
                 x, backward = run_forward(part, x, training=training, rng=rng)
             backwards.append(backward)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from xbp.backend import Array, Namespace, array_namespace
 from xbp.primitives.dispatch import primitive
@@ -24,10 +24,17 @@ from xbp.primitives.dispatch import primitive
 Gradients: TypeAlias = "tuple[Array | None, Array | None, Array | None]"
 """∂L/∂x, or None where it is not wanted, ∂L/∂w and ∂L/∂b, or None where there is none."""
 
-BatchGradients: TypeAlias = (
-    "tuple[Array | None, Array | None, Array | None, Array | None, Array | None, Any]"
-)
-"""The same, mean and variance of the batch, or None where it was not looked at, and n."""
+
+class Moments(NamedTuple):
+    """Mean and variance of the n numbers of each channel; None where running ones were used."""
+
+    n: Any
+    mean: Any = None
+    variance: Any = None
+
+
+BatchGradients: TypeAlias = "tuple[Array | None, Array | None, Array | None, Moments]"
+"""The same, and the moments of the batch."""
 
 
 @primitive
@@ -117,9 +124,9 @@ def batch_normalize(
     -------
     y : array (N, C, …)
     gradients : callable
-        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, mean, variance, n),
-        with the mean and the variance (divided by n) of the batch for the update of running ones,
-        and n, the number of values of a channel, a 0-d array if it is a sum over processes.
+        From ∂L/∂y, and whether ∂L/∂x is wanted (True), to (∂L/∂x, ∂L/∂w, ∂L/∂b, moments), with
+        the `Moments` of the batch for the update of running ones: the variance is divided by n,
+        and n is a 0-d array if it is a sum over processes.
     """
     xp = array_namespace(x)
     others = tuple(axis for axis in range(x.ndim) if axis != 1)
@@ -176,13 +183,13 @@ def batch_normalize(
         dweight = None if w is None else flat(along)
         dbias = None if b is None else flat(level)
         if not wants_dx:
-            return None, dweight, dbias, *moments, count()
+            return None, dweight, dbias, Moments(count(), *moments)
         dx = dy
         if moments[0] is not None:
             along, level = everywhere(along, level)
             dx = dy - level - normal * along
         dx = dx * (r if w is None else w * r)
-        return dx, dweight, dbias, *moments, count()
+        return dx, dweight, dbias, Moments(count(), *moments)
 
     return _scaled(normal, w, b), gradients
 

@@ -6,13 +6,27 @@
 from collections.abc import Callable
 from typing import Any
 
-from xbp.accelerators.chains import accelerated, convolution_block, rectified_affine
-from xbp.accelerators.cpu import affine, convolution, elementwise, native, product, special
+from xbp.accelerators.chains import (
+    accelerated,
+    convolution_block,
+    rectified_affine,
+    rectified_batch_norm,
+)
+from xbp.accelerators.cpu import (
+    affine,
+    convolution,
+    elementwise,
+    native,
+    normalization,
+    product,
+    special,
+)
 
 chain = accelerated(
     {
         convolution_block: convolution.convolve,
         rectified_affine: affine.affine,
+        rectified_batch_norm: normalization.batch_normalize,
     }
 )
 
@@ -25,6 +39,7 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *affine.ACCELERATORS,
         *convolution.ACCELERATORS,
         *elementwise.ACCELERATORS,
+        *normalization.ACCELERATORS,
         *product.ACCELERATORS,
         *special.ACCELERATORS,
         chain,

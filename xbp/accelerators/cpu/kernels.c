@@ -33,6 +33,7 @@ static void *take_scratch(long bytes) {
 #include "product.h"
 #include "affine.h"
 #include "special.h"
+#include "normalization.h"
 #undef real
 #undef whole
 #undef NAME
@@ -53,6 +54,7 @@ static void *take_scratch(long bytes) {
 #include "product.h"
 #include "affine.h"
 #include "special.h"
+#include "normalization.h"
 
 const unsigned xbp_digest = DIGEST; /* of this build's sources */
 

@@ -85,6 +85,18 @@ typedef struct {
     int relu, threads;
 } affine;
 
+/* y = w (x - μ)/√(σ² + eps) + b for each channel, then max(·, 0) if `relu`. x, y, dy and dx are (outer,
+ * channels, inner), contiguous. `constants` has a row for each of the names below, of one number a
+ * channel; known moments are in it beforehand. */
+enum { FIRST, REST, MEAN, VARIANCE, RECIPROCAL, SCALE, SHIFT }; /* μ = first + rest; 1/√…, its w-fold, b */
+typedef struct {
+    const void *x, *weight, *bias, *dy; /* weight, bias and dx may be NULL */
+    void *y, *dx, *constants, *sums; /* sums: ∂L/∂w, then ∂L/∂b */
+    long outer, channels, inner;
+    double eps;
+    int known, relu, threads;
+} batch_norm;
+
 void hold_blas(const product *t);
 void release_blas(const product *t);
 

@@ -110,6 +110,18 @@ class Affine(ctypes.Structure):
     )
 
 
+class BatchNorm(ctypes.Structure):
+    """`batch_norm` in kernels.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "dy")),
+        *((name, ctypes.c_void_p) for name in ("y", "dx", "constants", "sums")),
+        *((name, ctypes.c_long) for name in ("outer", "channels", "inner")),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_int) for name in ("known", "relu", "threads")),
+    )
+
+
 class Flattening(ctypes.Structure):
     """`flattening` in kernels.h."""
 

@@ -141,6 +141,17 @@ def _batch_normalize_pooled(x: Array, weight: Array, bias: Array, *, eps: float)
     return y, lambda dy: gradients(dy)[:3]
 
 
+def _normalized(transposed: bool, x: Array, weight: Array, bias: Array) -> Any:
+    """Batch normalization, then ReLU, without the moments; on the transposed memory of `x`."""
+    operations = [(primitives.batch_normalize, (("eps", 0.1),)), (primitives.rectify, ())]
+    if transposed:
+        x = array_namespace(x).permute_dims(x, tuple(reversed(range(x.ndim))))
+        weight, bias = (array_namespace(x).ones(x.shape[1], dtype=x.dtype, device=x.device),) * 2
+    parameters = [(weight, bias, None, None), ()]
+    y, gradients = primitives.chain(x, operations, parameters)
+    return y, lambda dy: gradients(dy)[:3]
+
+
 def _row_written(rows: Array, index: Array, value: Array) -> Array:
     rows = array_namespace(rows).asarray(rows, copy=True)
     primitives.write_row(rows, index, value)
@@ -425,6 +436,11 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     *(
         ("chain", partial(_chain, [("affine", {}), ("rectify", {})]), (x, (out, x[-1]), (out,)))
         for x, out in (((5, 40), 3), ((37, 90), 21), ((64, 300), 150), ((3, 7, 33), 65))
+    ),
+    *(
+        ("chain", partial(_normalized, transposed), (shape, (3,), (3,)))
+        for shape in ((5, 3, 4, 5), (33, 3, 7, 9), ends(40, 3, 6))
+        for transposed in (False, True)
     ),
     (
         "chain",

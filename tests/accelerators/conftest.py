@@ -1,0 +1,31 @@
+"""What tests of compiled kernels vary: numbers of threads, dtypes; and memory between guards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from guards import Guards
+
+from xbp.accelerators.cpu import native
+
+
+@pytest.fixture(params=[1, 2, 3], ids=["alone", "in_pairs", "in_threes"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(native, "threads", lambda: request.param)
+    return int(request.param)
+
+
+@pytest.fixture
+def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
+    guards = Guards()
+    monkeypatch.setattr(np, "empty", guards.empty)
+    monkeypatch.setattr(np, "empty_like", guards.empty_like)
+    yield guards
+    guards.check()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
