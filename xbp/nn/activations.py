@@ -68,8 +68,8 @@ class ElementwiseOperation(OperationLayer, Elementwise):
         return shape
 
     def formula(self, xp: Namespace, x: Array) -> tuple[Array, Callable[[], Array]]:
-        primitive, _, _, options = self.operation()
-        y, gradients = primitive(x, **options)
+        operation = self.operation()
+        y, gradients = operation.primitive(x, **operation.options)
         return y, lambda: gradients(xp.ones_like(y))[0]
 
 
