@@ -75,7 +75,7 @@ class TestImaginedGPU:
             harness.measure("memory")
         assert harness.rows[0]["costs"] == {"xbp": [60]}
         assert harness.rows[0]["held"]["xbp"][0]["most"] == 5_000_000
-        assert "- xbp: of this 5 MB in the pool of its library" in markdown(results(harness))
+        assert "- xbp: of this 5 MB in the memory pool of its library" in markdown(results(harness))
 
     def test_on_device_asks_a_worker_that_was_there(self, gpu):
         with gpu() as harness:

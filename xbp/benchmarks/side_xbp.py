@@ -87,7 +87,7 @@ class Side:
     def copy(self, size: int, parts: int) -> Callable[[], Array]:
         source = [xbp.asarray(np.ones(size // 4 // parts, np.float32)) for _ in range(parts)]
         target = [xbp.asarray(np.zeros(size // 4 // parts, np.float32)) for _ in range(parts)]
-        pool = ThreadPoolExecutor(parts)
+        executor = ThreadPoolExecutor(parts)
 
         def copy_part(part: int) -> None:
             target[part][...] = source[part]
@@ -96,7 +96,7 @@ class Side:
             if parts == 1:
                 copy_part(0)
             else:
-                list(pool.map(copy_part, range(parts)))
+                list(executor.map(copy_part, range(parts)))
             return target[0][:1]
 
         return copy

@@ -144,7 +144,7 @@ def _remarks(rows: list[Row]) -> Iterator[str]:
             )
         for side, held in row.get("held", {}).items() if "grown" not in row else ():
             most = max(h["most"] for h in held) / 1e6
-            yield f"{SIDES[side].title}: of this {most:,.0f} MB in the pool of its library"
+            yield f"{SIDES[side].title}: of this {most:,.0f} MB in the memory pool of its library"
 
 
 def _table(name: str, rows: list[Row]) -> str:

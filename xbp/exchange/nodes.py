@@ -160,13 +160,13 @@ def _made(var: Any) -> Result:
 
 
 def _no_backward(*_: Any) -> Any:
-    msg = "an exported graph has no backward"
+    msg = "an ONNX graph has no backward"
     raise NotImplementedError(msg)
 
 
 @contextmanager
 def without_detours() -> Iterator[None]:
-    """Within the block, ndonnx builds the same graph in a tenth of the time.
+    """Within the block, ndonnx builds the same ONNX graph in a tenth of the time.
 
     It propagates constants without onnxruntime, and makes a single node of a matrix product instead
     of a model that tests for empty operands. These are internals of ndonnx; a name that a version

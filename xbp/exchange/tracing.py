@@ -84,13 +84,13 @@ def _culprit(model: Layer, error: Exception) -> str:
     """The innermost layer in which an error arose, and its name in the model."""
     names = {id(layer): name for name, layer in _layers(model)}
     found: Layer = model
-    run: Any = None
+    joined: Any = None  # the innermost chain of operation layers
     for frame, _ in traceback.walk_tb(error.__traceback__):
         layer: Any = frame.f_locals.get("self")
         if isinstance(layer, OperationChain):
-            run = layer
-        elif frame.f_code is chain.reference.__code__:  # of the run that called it
-            layer = run.layers[frame.f_locals["index"]]
+            joined = layer
+        elif frame.f_code is chain.reference.__code__:
+            layer = joined.layers[frame.f_locals["index"]]
         found = layer if id(layer) in names else found
     name, shown = names[id(found)], repr(found).partition("\n")[0].removesuffix("(")
     return f"{shown} at {name!r}" if name else shown

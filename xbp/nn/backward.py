@@ -97,7 +97,7 @@ class CheckedBackward(partial[Any]):
     """A layer's backward that refuses a gradient on another device than the output's.
 
     Every layer's `forward` returns it for arrays that have a device (`Layer.__init_subclass__`).
-    It is the partial call ``_run(layer, kind, device, run, dy)``, with the output's type and
+    It is the partial call ``_checked(layer, kind, device, own, dy)``, with the output's type and
     device.
     """
 
@@ -105,8 +105,8 @@ class CheckedBackward(partial[Any]):
 
     def for_parameters(self, dy: Array) -> None:
         """Run without ∂L/∂x, if the layer's own backward can leave it out."""
-        layer, kind, device, run = self.args
-        _run(layer, kind, device, for_parameters(run), dy)
+        layer, kind, device, own = self.args
+        _checked(layer, kind, device, for_parameters(own), dy)
 
 
 def shown(layer: object) -> str:
@@ -115,8 +115,8 @@ def shown(layer: object) -> str:
     return type(layer).__name__ if "\n" in text else text
 
 
-def _run(layer: object, kind: type, device: Any, run: Backward, dy: Array) -> Array:
-    """A layer's own backward, ``run(dy)``, on the output's device; `dy` must lie there, too."""
+def _checked(layer: object, kind: type, device: Any, own: Backward, dy: Array) -> Array:
+    """The layer's own backward, ``own(dy)``, on the output's device; `dy` must lie there too."""
     mine = library_of_type(kind)
     for part in tree_leaves(dy):
         theirs = library_of(part)
@@ -127,7 +127,7 @@ def _run(layer: object, kind: type, device: Any, run: Backward, dy: Array) -> Ar
             )
             raise BackendError(msg)
     with on_device_of(first_of(dy)):
-        return run(dy)
+        return own(dy)
 
 
 def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +146,7 @@ def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
         y, backward = result
         first = first_of(y)
         device = getattr(first, "device", None)
-        return y, CheckedBackward(_run, layer, type(first), device, backward)
+        return y, CheckedBackward(_checked, layer, type(first), device, backward)
 
     @wraps(forward)
     def placed_forward(self: object, x: Array, *, training: bool = False, rng: Rng = None) -> Any:

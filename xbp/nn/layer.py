@@ -1,6 +1,6 @@
 """The core: a layer's forward returns its own backward.
 
-There is no tape and no graph. What a backward needs it holds in its closure, next to the formula
+There is no tape. What a backward needs it holds in its closure, next to the formula
 it implements; nothing of one call is kept on the layer. So a layer may be used twice, and dropping
 the closure frees the memory.
 """

@@ -158,7 +158,7 @@ class Plan:
         for layer, operation in self.single:
             if is_operation(layer) != operation or is_sequential(layer):
                 return False
-        return all(run.holds() for run in self.chains)
+        return all(chain.holds() for chain in self.chains)
 
 
 _plans: WeakKeyDictionary[Sequential, Plan] = WeakKeyDictionary()

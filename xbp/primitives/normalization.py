@@ -152,7 +152,7 @@ def batch_normalize(
     known: list[Any] = []
 
     def count() -> Any:
-        """n, the values of a channel in the batch. (A graph for a file has none before it runs.)"""
+        """n, the values of a channel in the batch. (An ONNX graph has none while it is traced.)"""
         if not known:
             n: Any = math.prod(x.shape) / x.shape[1]
             if sum_ is not None:

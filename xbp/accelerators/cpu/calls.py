@@ -46,8 +46,8 @@ _LIKE_C = sys.implementation.name == "cpython" and (
 )
 
 
-def images(array: Real | None) -> native.Images:
-    """The `images` struct of a 4-D array or of None."""
+def descriptor(array: Real | None) -> native.Images:
+    """The descriptor of a 4-D array, or of None: its address and strides, `images` in C."""
     if array is None:
         return native.Images()
     size = array.itemsize

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
-from xbp.accelerators.cpu.calls import DTYPES, address, addressable, images, incoming, run
+from xbp.accelerators.cpu.calls import DTYPES, address, addressable, descriptor, incoming, run
 from xbp.accelerators.shared import MOST_PLACES, Pair, is_plain
 from xbp.primitives.dispatch import check_gradient, of_input
 from xbp.primitives.images import Padding, output_size
@@ -51,7 +51,7 @@ def convolve(
     y = empty((n, o, oh // pool[0], ow // pool[1]), dtype)
     where = places(y) if relu or pool != (1, 1) else None
     task = native.Convolution(
-        x=images(x), y=images(y), weight=address(weight),
+        x=descriptor(x), y=descriptor(y), weight=address(weight),
         bias=address(bias), where=address(where),
         n=n, c=c, h=h, w=w, o=o, kh=kh, kw=kw,
         stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
@@ -63,7 +63,7 @@ def convolve(
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
         dy, dx = incoming(dy, shape, dtype), empty(x.shape, dtype) if wants_dx else None
         dweight, dbias = np.empty(weight.shape, dtype), np.empty(o, dtype)
-        task.y, task.dx = images(dy), images(dx)
+        task.y, task.dx = descriptor(dy), descriptor(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
         task.where = address(where)  # unchanged, but kept alive by this closure
         run("convolve_backward", dtype, task)
@@ -124,7 +124,7 @@ def flatten(x: Real) -> Any:
     x = addressable(x)
     n, c, h, w = x.shape
     y = np.empty((n, c * h * w), dtype)
-    task = native.Flattening(images(x), address(y), n, c, h, w, native.threads())
+    task = native.Flattening(descriptor(x), address(y), n, c, h, w, native.threads())
     run("flatten", dtype, task)
     shape = x.shape
     return y, of_input(lambda dy: dy.reshape(shape))
@@ -140,7 +140,7 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
     x, y = addressable(x), empty((n, c, oh, ow), dtype)
     where = None if average else places(y)
     task = native.Pooling(
-        x=images(x), y=images(y), where=address(where),
+        x=descriptor(x), y=descriptor(y), where=address(where),
         n=n, c=c, h=h, w=w, kh=kh, kw=kw,
         stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
         oh=oh, ow=ow, average=average, threads=native.threads(),
@@ -150,7 +150,7 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
 
     def input_gradient(dy: Real) -> Real:
         dy, dx = incoming(dy, output, dtype), empty(shape, dtype)
-        task.x, task.y, task.where = images(dx), images(dy), address(where)
+        task.x, task.y, task.where = descriptor(dx), descriptor(dy), address(where)
         run("pool_backward", dtype, task)
         return dx
 

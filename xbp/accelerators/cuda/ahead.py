@@ -110,5 +110,5 @@ def compile_ahead(wanted: Iterable[Program], threads: int | None = None) -> int:
         with device:  # the current device is thread-local
             machine.module(file, dict(macros)).compile()
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return len(list(pool.map(compile_one, wanted)))
+    with ThreadPoolExecutor(threads or os.cpu_count()) as executor:
+        return len(list(executor.map(compile_one, wanted)))

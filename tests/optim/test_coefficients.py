@@ -24,7 +24,7 @@ def on_device(optimizer: optim.Optimizer) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_numbers_on_the_device_are_as_good_as_floats(
+def test_coefficients_on_the_device_are_as_good_as_floats(
     rule: Rule, dtype: str, backend: xbp.Backend
 ) -> None:
     """Equal bit for bit: an array rounds a float as an operation with the float does."""
@@ -46,7 +46,7 @@ def in_bits(optimizer: optim.Optimizer) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_a_step_with_numbers_on_the_device_does_not_wait_for_it(rule: Rule) -> None:
+def test_a_step_with_coefficients_on_the_device_does_not_wait_for_it(rule: Rule) -> None:
     pytest.importorskip("array_api_strict")
     start, gradients = problem()
     here = find_backend("array_api_strict")
