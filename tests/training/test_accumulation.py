@@ -153,6 +153,26 @@ def test_no_waits() -> None:
             accumulated(one, CheckedLoss(one.loss), x, y, RandomStream(0), BATCH)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["mean of entries", "sum", "mean"])
+def test_predictions_and_the_value_are_those_of_the_whole(name: str, dtype: str) -> None:
+    one, (x, y) = trainer(name, dtype=dtype), data(name, dtype)
+    loss = CheckedLoss(one.loss)
+    expected = one.model(x)
+    prediction, value, finite = accumulated(one, loss, x, y, RandomStream(0), BATCH)
+    assert finite and prediction.dtype == value.dtype == dtype
+    # A product of more rows may be summed up in another order.
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(prediction, expected, rtol=8 * eps, atol=8 * eps)
+    assert value == pytest.approx(float(loss(expected, y)[0]), rel=SAMPLES * eps)
+    x[3 * BATCH] = np.inf  # in the fourth part
+    with np.errstate(invalid="ignore"):
+        parts, value, finite = accumulated(one, loss, x, y, RandomStream(0), BATCH)
+    done = slice(3 * BATCH)
+    assert np.array_equal(parts[done], prediction[done]) and parts.dtype == value.dtype == dtype
+    assert not finite and np.isnan(value)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     def run(folder: Path, stop_after: int = 0, resume: bool = False, **options: Any) -> Any:
         def stop(training: Any, number: int) -> None:
