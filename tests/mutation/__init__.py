@@ -11,8 +11,11 @@ A fault is one small wrong change (`faults` lists the kinds) in a function that 
 backward, primitive, initializer, random bits, loss, update rule, schedule, accelerator, step of a
 training (`modules` says which are left out). It is caught if a test of the ordinary suite fails,
 crashes or hangs with it; the tests that are tried are those that run the broken function, the
-fastest first. With names, the tests nearest to these modules come first, and all others see only
-what those let pass. No test against PyTorch is among them: the suite must do without.
+those that caught the most first. With names, a few parameters of each of the tests nearest to these
+modules come first; the rest of these and some of the modules' folders see only what those let pass,
+and all others what is then left. With --near, there are no others, only files that may have near
+tests are collected, and listed survivors are not planted. No test against PyTorch is among them:
+the suite must do without.
 
 stderr says how far it is; Ctrl-C ends it with what was found so far.
 
