@@ -34,7 +34,8 @@ def absolute(prediction: Any, target: Any) -> Any:
 LOSSES: dict[str, Callable[[], Any]] = {
     "mean": nn.CrossEntropyLoss,
     "weights and a label left out": lambda: nn.CrossEntropyLoss(
-        weight=[0.5, 2.0, 1.0], ignore_index=1
+        weight=[0.05, 0.2, 0.1],
+        ignore_index=1,  # less than 1 in all
     ),
     "smoothed": lambda: nn.CrossEntropyLoss(label_smoothing=0.1),
     "mean of entries": nn.MSELoss,
@@ -154,7 +155,7 @@ def test_no_waits() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["mean of entries", "sum", "mean"])
+@pytest.mark.parametrize("name", ["mean of entries", "sum", "mean", "weights and a label left out"])
 def test_predictions_and_the_value_are_those_of_the_whole(name: str, dtype: str) -> None:
     one, (x, y) = trainer(name, dtype=dtype), data(name, dtype)
     loss = CheckedLoss(one.loss)
@@ -171,6 +172,21 @@ def test_predictions_and_the_value_are_those_of_the_whole(name: str, dtype: str)
     done = slice(3 * BATCH)
     assert np.array_equal(parts[done], prediction[done]) and parts.dtype == value.dtype == dtype
     assert not finite and np.isnan(value)
+
+
+def test_a_denominator_of_another_dtype_leaves_the_gradients_theirs() -> None:
+    class Own(nn.MSELoss):
+        def denominator(self, prediction: Any, target: Any, weight: Any = None) -> Any:
+            return np.asarray(float(len(target)))
+
+    one, other = (trainer("mean of entries", dtype="float32") for _ in range(2))
+    x, y = data("mean of entries", "float32")
+    one.loss = Own()
+    for each in (one, other):
+        accumulated(each, CheckedLoss(each.loss), x, y, RandomStream(0), BATCH)
+    for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert p.grad.dtype == "float32"
+        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-5, atol=1e-6)  # sums of 23 in float32
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
