@@ -8,6 +8,7 @@ import contextlib
 import copy
 import gc
 import importlib
+import itertools
 import mmap
 import os
 import random
@@ -55,6 +56,8 @@ ABOUT_KERNELS = "accelerators"
 SURVIVORS = Path(__file__).parent / "survivors.toml"
 SECONDS = 15
 """Seconds between two lines of progress."""
+NEAR_SECONDS = 20
+"""Seconds of tests that one fault meets at most with --near, by the times of the watch."""
 QUICK = ("scaled", "shifted", "sign", "transposed", "axis", "waits")
 """A sample is of faults of these kinds, in what the tests with one of those in their names run."""
 
@@ -303,6 +306,8 @@ class Campaign:
         else:
             self.python.plant(fault)
         order = list(self.orders(fault))
+        if self.options.near:
+            order = affordable(order)
         if self.quick:  # what the quick tests let pass, one of all the others may catch
             tried = {index for index, _ in order}
             others = set(range(len(self.suite.items))) - tried
@@ -386,6 +391,12 @@ class Orders:
         count = memoryview(self.caught).cast("i")
         order = sorted(indices, key=lambda index: -count[index])
         return [(index, self.seconds[index]) for index in order]
+
+
+def affordable(order: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The first tests that take no more than `NEAR_SECONDS` in all."""
+    until = itertools.accumulate(seconds for _, seconds in order)
+    return [test for test, end in zip(order, until, strict=True) if end <= NEAR_SECONDS]
 
 
 def _file(fault: Fault) -> str:

@@ -21,7 +21,15 @@ import pytest
 from nightly import NIGHTLY
 
 from mutation import plant, wrong
-from mutation.campaign import SURVIVORS, Campaign, expected, remove, stale
+from mutation.campaign import (
+    NEAR_SECONDS,
+    SURVIVORS,
+    Campaign,
+    affordable,
+    expected,
+    remove,
+    stale,
+)
 from mutation.faults import Fault, faults
 from mutation.kernels import code_of, compile_into, kernel_faults
 from mutation.modules import (
@@ -117,6 +125,11 @@ def test_a_few_parameters_of_each_test_go_first() -> None:
     many = [f"test_a[{i}]" for i in range(3 * OF_EACH - 1)]
     chosen = some_of_each(["test_b[0]", *many, "test_c"])
     assert chosen == [0, *range(1, 3 * OF_EACH, 3), 3 * OF_EACH]
+
+
+def test_only_so_many_seconds_of_tests_are_spent_on_a_fault() -> None:
+    half = NEAR_SECONDS / 2
+    assert affordable([(3, half), (1, half), (2, 0.1)]) == [(3, half), (1, half)]
 
 
 def test_asking_for_pytorch_finds_none_and_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
