@@ -10,12 +10,13 @@
 A fault is one small wrong change (`faults` lists the kinds) in a function that computes: forward,
 backward, primitive, initializer, random bits, loss, update rule, schedule, accelerator, step of a
 training (`modules` says which are left out). It is caught if a test of the ordinary suite fails,
-crashes or hangs with it; the tests that are tried are those that run the broken function, the
-those that caught the most first. With names, a few parameters of each of the tests nearest to these
-modules come first; the rest of these and some of the modules' folders see only what those let pass,
-and all others what is then left. With --near, there are no others, only files that may have near
-tests are collected, and listed survivors are not planted. No test against PyTorch is among them:
-the suite must do without.
+crashes or hangs with it; the tests that are tried are those that run the broken function, those
+that caught the most first. No test against PyTorch is among them: the suite must do without.
+
+With names, a few parameters of each of the tests nearest to these modules come first; the rest of
+these and some of the modules' folders see only what those let pass, and all others what is then
+left. --near stops before these, collects only files that may have near tests, spends at most 20
+seconds of tests on a fault, and does not plant listed survivors.
 
 stderr says how far it is; Ctrl-C ends it with what was found so far.
 
