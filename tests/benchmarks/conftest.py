@@ -7,11 +7,7 @@ import pytest
 from processes import search_path
 from quickly import SIDE_XBP
 
-from xbp.benchmarks.workloads import (
-    SIDES,
-    WORKLOADS,
-    Side,
-)
+from xbp.benchmarks.workloads import SIDES, WORKLOADS, Side
 from xbp.cli import main
 
 

@@ -10,10 +10,7 @@ from quickly import quick
 
 from xbp.benchmarks.harness import Harness
 from xbp.benchmarks.tables import file_stem
-from xbp.benchmarks.workloads import (
-    SIDES,
-    Side,
-)
+from xbp.benchmarks.workloads import SIDES, Side
 
 
 @pytest.mark.parametrize(

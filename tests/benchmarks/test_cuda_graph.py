@@ -4,9 +4,7 @@ import contextlib
 
 import pytest
 
-from xbp.benchmarks.workloads import (
-    make_model,
-)
+from xbp.benchmarks.workloads import make_model
 
 
 class Calls:

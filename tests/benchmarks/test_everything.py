@@ -10,11 +10,7 @@ import sys
 import pytest
 from quickly import INSTALLED, ROOT
 
-from xbp.benchmarks.workloads import (
-    NEXT,
-    WORKLOADS,
-    takes_part,
-)
+from xbp.benchmarks.workloads import NEXT, WORKLOADS, takes_part
 
 
 @pytest.fixture(scope="module")

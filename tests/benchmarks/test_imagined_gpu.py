@@ -10,11 +10,7 @@ from xbp.benchmarks.harness import Harness
 from xbp.benchmarks.process import SideError
 from xbp.benchmarks.tables import markdown, results
 from xbp.benchmarks.worker import Worker, summary
-from xbp.benchmarks.workloads import (
-    SIDES,
-    WORKLOADS,
-    takes_part,
-)
+from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
 
 
 class TestImaginedGPU:

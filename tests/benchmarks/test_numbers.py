@@ -6,11 +6,7 @@ import pytest
 
 from xbp.benchmarks.comparison import deviation, spread
 from xbp.benchmarks.tables import add_floors
-from xbp.benchmarks.workloads import (
-    flop,
-    step_products,
-    traffic,
-)
+from xbp.benchmarks.workloads import flop, step_products, traffic
 
 
 class TestNumbers:

@@ -13,10 +13,7 @@ from xbp.benchmarks.comparison import disagreements
 from xbp.benchmarks.harness import Harness
 from xbp.benchmarks.options import QUICK
 from xbp.benchmarks.tables import markdown, results
-from xbp.benchmarks.workloads import (
-    SIDES,
-    make_model,
-)
+from xbp.benchmarks.workloads import SIDES, make_model
 from xbp.random import permutation
 from xbp.testing import emulated_graphs
 from xbp.training.capture import recordings_of

@@ -9,11 +9,7 @@ from quickly import ROOT, quick
 from xbp.benchmarks.harness import Harness
 from xbp.benchmarks.process import environment
 from xbp.benchmarks.tables import markdown, results
-from xbp.benchmarks.workloads import (
-    SAME,
-    SIDES,
-    Side,
-)
+from xbp.benchmarks.workloads import SAME, SIDES, Side
 
 
 class TestGuard:

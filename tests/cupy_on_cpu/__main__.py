@@ -43,7 +43,7 @@ sys.path[:0] = [str(TESTS)]
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 STEPS = {
     "checks": (*PYTEST, "tests/cupy_on_cpu/checks.py"),
-    "recorded": (*PYTEST, "tests/training/test_capture.py", "-k", "cupy"),
+    "recorded": (*PYTEST, "tests/training/capture", "-k", "cupy"),
     "parity": ("-m", "xbp", "parity", "--backend", "cupy"),
     "tests": (*PYTEST, "-k", "cupy and not test_capture", "--xbp-require", "cupy"),
 }

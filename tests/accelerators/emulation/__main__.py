@@ -52,7 +52,7 @@ def run(file: str, text: str) -> int:
     signal.alarm(60)  # a hang counts as noticed
     which = f"({ABOUT[file.partition('.')[0]]}) or race or beyond"
     options = ["-x", "-qq", "--no-header", "-p", "no:cacheprovider", "--tb=no", "-k", which]
-    return int(pytest.main([*options, str(TESTS / "accelerators" / "test_cuda_kernels.py")]))
+    return int(pytest.main([*options, str(TESTS / "accelerators" / "kernels")]))
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+from accelerators.kernels.reference import _in_use, dtype, machine  # noqa: F401

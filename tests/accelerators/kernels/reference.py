@@ -1,0 +1,103 @@
+"""The emulated kernels and their references: a machine, memory orders, tolerances, convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerators.emulation import machine as emulation
+from accelerators.emulation.machine import Emulation
+from blocks import convolution_block
+from numpy.typing import NDArray
+
+from xbp import registry
+from xbp.accelerators import cuda
+from xbp.accelerators.cuda import convolution, launch
+
+Real = NDArray[Any]
+needs_a_compiler = pytest.mark.skipif(
+    emulation.compiler() is None, reason="the emulation needs Linux and a C++ compiler"
+)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Emulation:
+    here = Emulation(order=2)
+    monkeypatch.setitem(launch.machines, "numpy", here)
+    return here
+
+
+@pytest.fixture
+def _in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emulated kernels stand in for the primitives on numpy arrays."""
+    table = {function.__name__: function for function in cuda.implementations()}
+    monkeypatch.setitem(registry._tables, np.ndarray, table)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def rows_first(x: Real) -> Real:
+    return np.ascontiguousarray(x.transpose(2, 1, 3, 0)).transpose(3, 1, 0, 2)
+
+
+def batch_innermost(x: Real) -> Real:
+    return np.ascontiguousarray(x.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
+
+
+def mirrored(x: Real) -> Real:
+    return np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+
+
+LAYOUTS = {f.__name__: f for f in (np.ascontiguousarray, rows_first, batch_innermost, mirrored)}
+
+
+def assert_close(result: Real, truth: Real, terms: int) -> None:
+    """Rounding of a sum of `terms` products of order 1, in any order: √terms · u each, at most
+    about 20 of that (Higham & Mary 2019)."""
+    assert result.shape == truth.shape
+    allowed = 20 * math.sqrt(terms) * float(np.finfo(result.dtype).eps) * (1 + np.abs(truth).max())
+    assert np.abs(result - truth).max() <= allowed
+
+
+# --- each family ---------------------------------------------------------------------------------
+
+# n, c, h, w, o, (kh, kw), stride, padding, relu, pool
+CONVOLUTIONS = [
+    (37, 1, 28, 28, 6, (5, 5), (1, 1), (2, 2), True, (2, 2)),
+    (20, 6, 14, 14, 16, (5, 5), (1, 1), (0, 0), True, (2, 2)),
+    (3, 24, 6, 7, 8, (5, 5), (1, 1), (0, 1), False, (1, 1)),
+    (3, 8, 7, 6, 24, (5, 5), (1, 1), (1, 0), False, (1, 1)),
+    (1, 2, 7, 6, 5, (3, 3), (1, 1), (1, 1), False, (1, 1)),
+    (18, 3, 11, 9, 9, (3, 2), (2, 1), (1, 0), True, (1, 1)),
+    (17, 2, 9, 10, 4, (2, 2), (3, 2), (1, 1), False, (2, 1)),
+    (5, 4, 8, 8, 10, (3, 3), (1, 1), (2, 2), False, (3, 3)),
+    (16, 1, 1, 1, 1, (1, 1), (1, 1), (0, 0), True, (1, 1)),
+    (33, 7, 5, 5, 7, (5, 5), (1, 1), (4, 4), True, (4, 2)),
+    (9, 3, 12, 4, 3, (1, 4), (4, 3), (0, 3), True, (1, 1)),
+    (2, 1, 9, 33, 2, (2, 31), (2, 1), (5, 0), False, (1, 3)),
+]
+
+
+def convolve(machine: Emulation, case: Any, layout: str, dtype: str) -> tuple[list[Real], Any]:
+    """Output and gradients; and the truth."""
+    n, c, h, w, o, kernel, stride, padding, relu, pool = case
+    rng = np.random.default_rng(0)
+    x = LAYOUTS[layout](rng.normal(size=(n, c, h, w)).astype(dtype))
+    weight = rng.normal(size=(o, c, *kernel)).astype(dtype)
+    bias = rng.normal(size=2 * o).astype(dtype)[::2]  # with gaps
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "relu": relu, "pool": pool}
+    given = [machine.guarded(array) for array in (x, weight, bias)]
+    y, backward = convolution.convolve(*given, **options)
+    double = [a.astype(np.float64) for a in (x, weight, bias)]
+    truth, true_backward = convolution_block(*double, **options)
+    dy = LAYOUTS[layout](rng.normal(size=y.shape).astype(dtype))
+    gradients = backward(machine.guarded(dy))
+    without, *others = backward(machine.guarded(dy), False)
+    assert without is None
+    assert all(np.array_equal(a, b) for a, b in zip(others, gradients[1:], strict=True))
+    return [y, *gradients], [truth, *true_backward(dy.astype(np.float64))]

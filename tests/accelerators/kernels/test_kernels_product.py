@@ -1,0 +1,143 @@
+"""Matrix products and affine maps, emulated on the CPU, against their references."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerators.emulation.machine import Emulation
+from accelerators.kernels.reference import Real, assert_close, needs_a_compiler
+from blocks import linear_block
+
+from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
+from xbp.errors import InputError
+
+pytestmark = needs_a_compiler
+
+
+# m, k, n
+PRODUCTS = [(64, 400, 120), (1, 1, 1), (17, 129, 33), (5, 3, 70), (700, 20, 900), (130, 65, 4)]
+
+
+@pytest.mark.parametrize("shape", PRODUCTS, ids=str)
+@pytest.mark.parametrize("stored", ["as such", "transposed", "in a larger one", "mirrored"])
+def test_matmul(shape: Any, stored: str, dtype: str, machine: Emulation) -> None:
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+
+    def draw(rows: int, columns: int) -> Real:
+        a = rng.normal(size=(rows + 2, columns + 3)).astype(dtype)
+        if stored == "in a larger one":
+            return a[1:-1, 2:-1]
+        a = machine.guarded(a[2:, 3:].copy())
+        if stored == "mirrored":
+            return a[::-1, ::-1]
+        return machine.guarded(a.T.copy()).T if stored == "transposed" else a
+
+    a, b = draw(m, k), draw(k, n)
+    c = product.matmul(a, b)
+    assert c.dtype == dtype and machine.launches == ["multiply"]
+    assert_close(c, a.astype("f8") @ b.astype("f8"), k)
+
+
+def test_matmul_of_many_axes() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 4, 5)), rng.normal(size=(5, 2))
+    assert_close(product.matmul(a, b), a @ b, 5)
+    same = np.broadcast_to(a[0, 0], (6, 5))
+    assert_close(product.matmul(same, b), same @ b, 5)
+    for left, right in [(a, rng.normal(size=(3, 5, 2))), (a[0, 0], b), (a, b[:4]), (a[:0], b)]:
+        assert product.matmul(left, right) is NotImplemented
+    assert product.matmul(a, b.astype("f4")) is NotImplemented
+    assert product.matmul(a, np.broadcast_to(b[:, :1], (5, 2**20))) is NotImplemented
+
+
+# rows, in, out
+AFFINE = [((64,), 400, 120), ((3, 4), 5, 2), ((1,), 1, 1), ((130,), 33, 129), ((900,), 7, 700)]
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("case", AFFINE, ids=str)
+def test_affine(case: Any, relu: bool, with_bias: bool, dtype: str, machine: Emulation) -> None:
+    rows, features, out = case
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Real:
+        return rng.normal(size=shape).astype(dtype)
+
+    x, weight = machine.guarded(draw(features, *rows).T), machine.guarded(draw(out, features))
+    x = x.T.reshape(features, -1).T.reshape(*rows, features)  # or a copy of it
+    bias = machine.guarded(draw(2 * out))[::2] if with_bias else None
+    y, backward = product.affine(x, weight, bias, relu=relu)
+    dy = machine.guarded(draw(*y.shape[::-1]).T)
+    double = [None if a is None else a.astype("f8") for a in (x, weight, bias)]
+    truth, true_backward = linear_block(*double, relu=relu)
+    count = math.prod(rows)
+    found, true = [y, *backward(dy)], [truth, *true_backward(dy.astype("f8"), True)]
+    assert (found[3] is None) is (not with_bias)
+    for a, b, terms in zip(found, true, (features, out, count, count), strict=True):
+        if b is not None:
+            assert a.dtype == dtype
+            assert_close(a, b, terms)
+    without, *others = backward(dy, False)
+    assert without is None and np.array_equal(others[0], found[2])
+    with pytest.raises(InputError, match="shape"):
+        backward(dy[..., :0])
+
+
+def test_affine_declines_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = np.ones((3, 5)), np.ones((2, 5)), np.ones(2)
+    for given in [
+        (x[0], weight, bias),
+        (x[:, :4], weight, bias),
+        (x, weight[None], bias),
+        (x, weight, bias[:1]),
+        (x, weight.astype("f4"), bias),
+        (x, weight, bias.astype("f4")),
+        (x[:0], weight, bias),
+        (x, np.broadcast_to(weight[:1], (2**20, 5)), None),
+    ]:
+        assert product.affine(*given) is NotImplemented
+    monkeypatch.setattr(product, "LEAST_LARGE", 31)
+    assert product.affine(x, weight, bias)[0].tolist() == [[6.0, 6.0]] * 3
+    monkeypatch.setattr(product, "LEAST_LARGE", 30)
+    assert product.affine(x, weight, bias) is NotImplemented
+
+
+def test_large_products_are_for_cublas(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "LEAST_LARGE", 30)
+
+    def multiply(a: Real, b: Real, c: Real) -> bool:
+        c[...] = -(a @ b)
+        return True
+
+    monkeypatch.setattr(machine, "multiply", multiply)
+    a, b = np.arange(15.0).reshape(3, 5), np.arange(10.0).reshape(5, 2)
+    assert np.array_equal(product.matmul(a[:2], b), a[:2] @ b)
+    assert machine.launches == ["multiply"]
+    assert np.array_equal(product.matmul(a.reshape(3, 1, 5), b), -(a @ b).reshape(3, 1, 2))
+    assert machine.launches == ["multiply"]
+    monkeypatch.setattr(machine, "multiply", lambda *given: False)
+    assert np.array_equal(product.matmul(a, b), a @ b)
+
+
+def test_as_many_blocks_as_there_is_work_for(machine: Emulation) -> None:
+    x = np.zeros((300, 2, 6, 6))
+    philox.random_bits(x, (4097,), key=(0, 0), counter=(0, 0, 0))
+    for size in (256, 257, 300_001):
+        passes.add_scaled(np.zeros(size), 1.0, np.zeros(size))
+    for m, n in ((129, 17), (704, 704), (704, 768), (768, 704)):
+        product.multiply(np.zeros((m, 2)), np.zeros((2, n)))
+    cross_entropy.cross_entropy(np.zeros((257, 32)), np.zeros(257, int), 1.0)
+    cross_entropy.cross_entropy(np.zeros((257, 33)), np.zeros(257, int), 1.0)
+    pooling.max_pool(x, kernel_size=(3, 3), stride=(1, 1))
+    convolution.convolve(x, np.zeros((16, 2, 3, 3)))
+    assert machine.grids == [
+        *((5, 1), (1, 1), (2, 1), (1024, 1)),
+        *((9, 2), (44, 44), (11, 12), (12, 11)),
+        *((2, 1), (1, 1), (33, 1), (1, 1)),
+        *((75, 1), (38, 2)),
+    ]

@@ -1,0 +1,215 @@
+"""What holds for all CUDA kernels: parity within its bounds, no race, no read beyond the end."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerators.emulation import machine as emulation
+from accelerators.emulation.machine import Emulation
+from accelerators.kernels.reference import CONVOLUTIONS, Real, convolve, needs_a_compiler
+
+from xbp import accelerators, models, nn, optim, primitives
+from xbp.accelerators import cuda
+from xbp.accelerators.cuda import (
+    convolution,
+    cross_entropy,
+    launch,
+    passes,
+    philox,
+    pooling,
+    product,
+)
+from xbp.testing.catalogue import AcceleratorItem, Item, catalogue
+
+pytestmark = needs_a_compiler
+ITEMS = [item for item in catalogue() if isinstance(item, Item) and item.kind == "primitive"]
+
+
+# --- the cases of `xbp parity`, within its bounds ------------------------------------------------
+
+
+@pytest.mark.usefixtures("_in_use")
+@pytest.mark.parametrize("function", cuda.implementations(), ids=lambda function: function.__name__)
+def test_the_catalogue(function: Callable[..., Any]) -> None:
+    name = function.__name__
+    here = accelerators.Accelerator(name, "numpy", function)
+    cases = [item for item in ITEMS if item.name == name]
+    assert cases
+    computed = 0
+    for item in cases:
+        fields = vars(item) | {"kind": "accelerator", "differentiable": False}
+        found = AcceleratorItem(**fields, accelerator=here).check(["numpy"])
+        assert [str(finding) for finding in found if not finding.passed] == []
+        computed += bool(found)
+    dispatched = hasattr(getattr(primitives, name), "reference")
+    assert computed or not dispatched
+
+
+# --- what must hold for all of them --------------------------------------------------------------
+
+
+def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
+    """What each kernel makes of something, with more than one block where it can have them."""
+    rng = np.random.default_rng(0)
+    for case in CONVOLUTIONS[1:3]:
+        yield from convolve(machine, case, "rows_first", dtype)[0]
+    x = rng.integers(-2, 3, (17, 3, 6, 7)).astype(dtype)
+    for kind in (pooling.max_pool, pooling.average_pool):
+        y, backward = kind(x, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+        yield from (y, *backward(y))
+    y, backward = passes.rectify(x)
+    yield from (y, *backward(x))
+    p, m = (machine.guarded(rng.normal(size=3000).astype(dtype)) for _ in range(2))
+    passes.average(p, 0.5, m)
+    passes.average(p, 0.5, m, m)
+    passes.add_scaled(p, 0.5, m)
+    passes.accumulate(p, 0.5, m, 0.25)
+    passes.rescale(p, 0.75)
+    passes.normalized_step(p, 0.1, m, 1.5, m * m, 1e-3)
+    yield p
+    for classes in (10, 40):
+        logits = rng.normal(size=(600, classes)).astype(dtype)
+        yield from cross_entropy.cross_entropy(logits, np.arange(600) % classes, 1.0)
+        yield from cross_entropy.cross_entropy(logits, logits**2, 1.0)
+    yield philox.random_bits(p, (1500,), key=(1, 2), counter=(3, 4, 5))
+    for m, n in ((40, 50), (700, 900)):
+        a, b = rng.normal(size=(m, 45)).astype(dtype), rng.normal(size=(n, 45)).astype(dtype)
+        yield product.matmul(a, b.T)
+        y, backward = product.affine(a, b, b[:, 0], relu=True)
+        yield from (y, *backward(y))
+
+
+def test_no_race(dtype: str, machine: Emulation) -> None:
+    """Whatever comes first, the result is the same, bit for bit."""
+    machine.order = 0
+    first = list(everything(dtype, machine))
+    assert all(np.isfinite(array).all() for array in first)  # nothing was left as it was
+    kernels = {name for file in FILES for name in emulation.kernels(launch.source(file))}
+    assert set(machine.launches) == kernels - {"write_row"}
+    for order in (1, 2, 3):
+        machine.order = order
+        for a, b in zip(everything(dtype, machine), first, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def ends_with(run: Callable[[], object]) -> int:
+    """The status of a copy of this process that does nothing else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons say that fork and threads are dangerous
+        child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        faulthandler.disable()
+        run()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_nothing_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where nobody would see it: on a GPU that can be the end of the run."""
+
+    def run() -> None:
+        fenced = launch.machines["numpy"] = Emulation(fenced=True)
+        for dtype in launch.REALS:
+            assert all(np.isfinite(array).all() for array in everything(dtype, fenced))
+
+    assert ends_with(run) == 0
+    whole = launch.source
+    right, wrong = "if (at >= all) continue;", "if (at > all) continue;"
+    monkeypatch.setattr(launch, "source", lambda file: whole(file).replace(right, wrong))
+    assert ends_with(run) in (-signal.SIGSEGV, -signal.SIGBUS)
+
+
+FILES = (
+    *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
+    "product.cu",
+)
+
+
+def test_these_are_all_files() -> None:
+    assert {path.name for path in Path(launch.__file__).parent.glob("*.cu")} == set(FILES)
+
+
+def test_the_emulation_finds_a_race(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, barrier = launch.source("convolution.cu"), "__syncthreads();"
+    before, _, after = text.rpartition(barrier)  # behind the last sums in shared memory
+    monkeypatch.setattr(launch, "source", lambda file: before + after)
+    found = []
+    for order in (0, 1):
+        machine.order = order
+        found.append(convolve(machine, CONVOLUTIONS[4], "mirrored", "float64")[0][2])
+    assert found[0].tobytes() != found[1].tobytes()
+
+
+def test_the_emulation_finds_what_is_not_written_or_beyond_the_end(
+    machine: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, guard = launch.source("pooling.cu"), "if (at >= C * ROWS"
+    # A third channel behind x: what the kernel reads beyond its end is 1, not what the heap holds,
+    # which now and then is nan, and then what it writes cannot be told from a guard.
+    x = np.ones((3, 4, 4, 5))[:2].transpose(3, 0, 1, 2)
+    window = {"kernel_size": (2, 2), "stride": (2, 2)}
+    more, less = (text.replace(guard, f"if (at {what} ROWS") for what in ("> C *", ">="))
+    monkeypatch.setattr(launch, "source", lambda file: more)
+    with pytest.raises(AssertionError, match="beyond the end"):
+        pooling.average_pool(x, **window)
+    machine.given.clear()
+    monkeypatch.setattr(launch, "source", lambda file: less)
+    assert np.isnan(pooling.average_pool(x, **window)[0]).any()
+
+
+def test_the_emulation_finds_threads_at_different_barriers(
+    machine: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "FILL", 1)
+    source = launch.source("convolution.cu")
+    text = source.replace("continue; /* no return", "return; /* a")
+    assert text != source
+    monkeypatch.setattr(launch, "source", lambda file: text)
+    with pytest.raises(AssertionError, match="different barriers"):
+        convolve(machine, CONVOLUTIONS[2], "mirrored", "float64")
+
+
+# --- a network -----------------------------------------------------------------------------------
+
+STEP = {  # of LeNet-5, with two images
+    "convolve": 2, "convolve_to_weight": 2, "convolve_to_input": 1, "multiply": 9,
+    "cross_entropy": 1,
+    "average": 1, "average_product": 1, "normalized_step": 1,
+}  # fmt: skip
+
+
+def train(steps: int) -> list[float]:
+    """The losses of LeNet-5."""
+    model = models.LeNet5(rng=0).astype("float64")
+    optimizer, losses = optim.Adam(model.parameters()), []
+    x = np.random.default_rng(0).normal(size=(2, 1, 28, 28))
+    for _ in range(steps):
+        logits, backward = model.forward(x, training=True)
+        value, gradient = nn.CrossEntropyLoss()(logits, np.array([3, 7]))
+        nn.for_parameters(backward)(gradient)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(value))
+    return losses
+
+
+@pytest.mark.usefixtures("_in_use")
+def test_a_training_and_its_launches(machine: Emulation) -> None:
+    losses = train(3)
+    assert {name: machine.launches.count(name) / 3 for name in machine.launches} == STEP
+    with accelerators.disabled():
+        # Three steps, each of sums of at most a few thousand numbers of order 1.
+        np.testing.assert_allclose(losses, train(3), rtol=1e-11)

@@ -1,0 +1,1 @@
+from training.capture.trainers import place  # noqa: F401
