@@ -10,6 +10,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from fuzz import mutate
 from xbp import nn, optim
 from xbp.data import Files
 from xbp.datasets import read_cifar, read_idx
-from xbp.report.run import Run
+from xbp.datasets.labelled_texts import PADDING, UNKNOWN
+from xbp.report.language import load_vocabulary
+from xbp.report.run import VOCABULARY, Run
+from xbp.report.texts import Lexicon
 from xbp.training import Checkpoints, EarlyStopping, load_model, load_weights, save_weights
 from xbp.training.files.tensors import DIGEST, KEY, TensorFile, _digest
 
@@ -60,6 +64,9 @@ def subjects(folder: Path) -> list[Subject]:
     run = folder / "run"
     run.mkdir()
     example_run().save(run)
+    (folder / "own").mkdir()
+    own_run().save(folder / "own")
+    vocabularies = language(folder / "language"), lexicon(folder / "texts")
     idx = struct.pack(">4B3I", 0, 0, 8, 3, 5, 4, 3) + bytes(range(60))
     cifar = b"".join(bytes([label]) + bytes(range(256)) * 12 for label in range(3))
     npy = io.BytesIO()
@@ -73,6 +80,11 @@ def subjects(folder: Path) -> list[Subject]:
                 (header, False)),
         Subject("run.json", (run / "run.json").read_bytes(), record_of, (mutate.bytes_, False),
                 (json_file, False)),
+        Subject("run.json of one's own", (folder / "own" / "run.json").read_bytes(), record_of,
+                (mutate.bytes_, False), (json_file, False)),
+        *(Subject(f"{name} of {load.__name__}", path.read_bytes(), load, (mutate.bytes_, False),
+                  (json_file, False))
+          for (path, load), name in zip(vocabularies, ["vocabulary.json"] * 2, strict=True)),
         Subject("samples", npy.getvalue(), samples_of, (mutate.bytes_, False), (npy_header, False)),
         Subject("IDX", idx, idx_of, (mutate.bytes_, False)),
         Subject("CIFAR", cifar, cifar_of, (mutate.bytes_, False), (whole_records, False)),
@@ -121,6 +133,37 @@ def record_of(path: Path) -> str:
     return repr(Run.load(folder))
 
 
+def language(folder: Path) -> tuple[Path, Callable[[Path], str]]:
+    """The vocabulary of a GPT, and what reads it."""
+    model, found = xbp.models.GPT(3, 4, 1, 1, 2, rng=0), ["a", "\n", "ü"]
+
+    def characters(path: Path) -> str:
+        path.replace(folder / VOCABULARY)
+        return repr(load_vocabulary(folder, model))
+
+    return written(folder, json.dumps({"unit": "characters", "vocabulary": found})), characters
+
+
+def lexicon(folder: Path) -> tuple[Path, Callable[[Path], str]]:
+    """The words and classes of a text classifier, and what reads them."""
+    model = xbp.models.TextClassifier(4, 2, width=2, hidden=2, rng=0)
+    found = Lexicon([PADDING, UNKNOWN, "a", "ü"], ["no", "yes"], 5, "/somewhere")
+
+    def words(path: Path) -> str:
+        path.replace(folder / VOCABULARY)
+        loaded = Lexicon.load(folder, model)
+        loaded.encode(["A ü, no"])
+        return repr([loaded, loaded.name(1)])
+
+    return written(folder, found.dumps()), words
+
+
+def written(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    (folder / VOCABULARY).write_text(text, encoding="utf-8")
+    return folder / VOCABULARY
+
+
 def idx_of(path: Path) -> bytes:
     return digest({"array": read_idx(path)})
 
@@ -153,6 +196,11 @@ def example_run() -> Run:
         seconds=[1.5, 1.25], rate=1e4, memory="100 MB", stopped="all 2 epochs done",
         environment={"numpy": "2.4"}, steps={"epoch": [0.5], "loss": [2.3], "lr": [1e-3]},
     )  # fmt: skip
+
+
+def own_run() -> Run:
+    layers = [["0", "Linear", "3", "8"], ["1", "Tanh", "3", "0"]]
+    return replace(example_run(), data="own", sample_shape=[2, 3], layers=layers, classes=0)
 
 
 # --- mutations that keep the frame of a format, and so reach what is inside ---

@@ -96,6 +96,12 @@ def test_one_sample_that_cannot_be_trained_is_refused_before_the_first_step(
     fit(trainer, *given, **options, drop_last=True)
 
 
+def test_one_sample_of_a_source_is_tried_where_the_model_is() -> None:
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"), pytest.raises(InputError, match="drop_last=True"):
+        fit(trainer_of(), data.Arrays(X, Y))
+
+
 def test_what_can_be_trained_is_not_refused() -> None:
     fit(trainer_of(norm=False), X, Y)  # one sample, and no BatchNorm
     fit(trainer_of(), X, Y, batch_size=7)  # three samples

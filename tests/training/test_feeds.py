@@ -553,3 +553,32 @@ def test_places_with_vocabularies_of_their_own_have_their_own_bounds() -> None:
     x[30, 0] = 3
     with pytest.raises(InputError, match="3"):
         trainer.fit(data.Arrays(x, Y), epochs=1, batch_size=BATCH)
+
+
+class Pair(nn.Layer):
+    """A table for the tokens of the first input, and numbers as the second."""
+
+    def __init__(self) -> None:
+        self.table = nn.Embedding(4, 3, rng=0)
+
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        y, backward = self.table.forward(x[0], training=training, rng=rng)
+        return y + x[1], lambda dy: (backward(dy), dy)
+
+
+def test_tokens_in_a_tuple_are_checked_where_data_come_in(place: str) -> None:
+    """On a device too, where the layer itself gives nan for what is no token."""
+    tokens, numbers = np.arange(24) % 4, np.ones((24, 3), np.float32)
+    targets = np.zeros((24, 3), np.float32)
+    for bad in (None, 5, 21):
+        given = tokens.copy()
+        if bad is not None:
+            given[bad] = 4
+        model = Pair()
+        trainer = xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1), rng=0)
+        source = data.Arrays((given, numbers), targets)
+        if bad is None:
+            trainer.fit(source, batch_size=8, verbose=False)
+        else:
+            with pytest.raises(InputError, match="needs tokens from 0 to 3, got 4"):
+                trainer.fit(source, batch_size=8, verbose=False)

@@ -10,6 +10,7 @@ From the ground up: `foreign` (arrays of other libraries, array-like objects), `
 
 from xbp.backend.arrays import (
     HOST,
+    MOST_AT_ONCE,
     HostArray,
     array_namespace,
     as_numbers,
@@ -19,6 +20,7 @@ from xbp.backend.arrays import (
     free_memory,
     graph_for,
     is_floating,
+    joined,
     on_device_of,
     on_host,
     plain,
@@ -57,6 +59,7 @@ from xbp.errors import brief
 __all__ = [
     "ANYWHERE",
     "HOST",
+    "MOST_AT_ONCE",
     "LIBRARIES",
     "Array",
     "ArrayAPIStrict",
@@ -87,6 +90,7 @@ __all__ = [
     "get_backend",
     "graph_for",
     "is_floating",
+    "joined",
     "library_of",
     "library_of_type",
     "on_device_of",

@@ -5,7 +5,7 @@ Computation follows its inputs (`array_namespace`) and never asks for the curren
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -230,3 +230,15 @@ def free_memory(array: Array) -> int | None:
     """Free bytes on the device of `array`; None if unknown."""
     library = library_of(array)
     return None if library is None else library.free_memory(array.device)
+
+
+MOST_AT_ONCE = 8
+"""CuPy joins more arrays than these by a table of pointers, which it uploads."""
+
+
+def joined(xp: Namespace, arrays: Sequence[Array]) -> Array:
+    """`xp.concat` of any number of arrays along the first axis, a few at a time."""
+    while len(arrays) > 1:
+        starts = range(0, len(arrays), MOST_AT_ONCE)
+        arrays = [xp.concat(arrays[i : i + MOST_AT_ONCE], axis=0) for i in starts]
+    return arrays[0]

@@ -12,6 +12,7 @@ from xbp.arguments import integer
 from xbp.backend import Array, Namespace, array_namespace, dtype_name, on_host, to_numpy
 from xbp.errors import InputError
 from xbp.initializers import Initializer, normal
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.layer import Layer
 from xbp.nn.parameter import Parameter
@@ -145,22 +146,30 @@ def check_tokens(model: Layer, x: Array) -> None:
     Parameters
     ----------
     model : Layer
-    x : array (N, …), N at least 1
-        Checked only if it holds integers and `model` has an `Embedding`.
+    x : array (N, …), N at least 1, or a tuple of such arrays
+        Checked only if it holds integers and `model` has an `Embedding`. Of arrays of other
+        numbers beside integers, the first sample is taken twice.
 
     Raises
     ------
     InputError
     """
-    xp = array_namespace(x)
-    if not xp.isdtype(x.dtype, "integral"):
+    parts = tree_leaves(x)
+    if not any(array_namespace(part).isdtype(part.dtype, "integral") for part in parts):
         return
     if not any(isinstance(layer, Embedding) for layer in model.tree()):
         return
-    x = ordered(xp, x)
-    ends = xp.concat([xp.min(x, axis=0, keepdims=True), xp.max(x, axis=0, keepdims=True)], axis=0)
     with looking_at_tokens():
-        model(ends)
+        model(tree_map(_ends, x))
+
+
+def _ends(x: Array) -> Array:
+    """The least and the greatest token at each place; the first sample twice, if it has none."""
+    xp = array_namespace(x)
+    if not xp.isdtype(x.dtype, "integral"):
+        return xp.concat([x[:1, ...], x[:1, ...]], axis=0)
+    x = ordered(xp, x)
+    return xp.concat([xp.min(x, axis=0, keepdims=True), xp.max(x, axis=0, keepdims=True)], axis=0)
 
 
 def ordered(xp: Namespace, x: Array) -> Array:

@@ -14,7 +14,15 @@ from itertools import pairwise
 from typing import Any, ClassVar, TypeAlias
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace, check_beside, dtype_name, there
+from xbp.backend import (
+    MOST_AT_ONCE,
+    Array,
+    Namespace,
+    check_beside,
+    dtype_name,
+    joined,
+    there,
+)
 from xbp.errors import InputError
 from xbp.initializers import uniform
 from xbp.nn.backward import Backward, Rng
@@ -374,17 +382,7 @@ class Recurrent(Layer):
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *extra])
 
 
-MOST_AT_ONCE = 8
-"""CuPy joins more arrays than these by a table of pointers, whose upload cannot be recorded."""
-
-
 def _stack(xp: Namespace, arrays: Sequence[Array]) -> Array:
     """`xp.stack` of any number of arrays, a few at a time, as capture requires."""
-    if len(arrays) <= MOST_AT_ONCE:
-        return xp.stack(arrays)
     starts = range(0, len(arrays), MOST_AT_ONCE)
-    joined = [xp.stack(arrays[i : i + MOST_AT_ONCE]) for i in starts]
-    while len(joined) > 1:
-        starts = range(0, len(joined), MOST_AT_ONCE)
-        joined = [xp.concat(joined[i : i + MOST_AT_ONCE], axis=0) for i in starts]
-    return joined[0]
+    return joined(xp, [xp.stack(arrays[i : i + MOST_AT_ONCE]) for i in starts])

@@ -16,6 +16,7 @@ from xbp.nn.backward import (
     for_parameters,
     run_forward,
 )
+from xbp.nn.composite import Composite
 from xbp.nn.layer import Layer
 from xbp.nn.operation import OperationChain, is_operation
 from xbp.random import RandomStream, as_stream
@@ -189,13 +190,22 @@ def named_outputs(
 ) -> Iterator[tuple[str, Layer, Array]]:
     """Run `layer` on `x`, giving (name, layer, output) for each layer inside its Sequentials.
 
+    A `Composite` is run as the Sequential that it composes; layers that are its attributes have
+    their names, others their places.
+
     The outputs are those of one ``layer.forward(x, training=…, rng=…)``, random masks included.
     """
     stream: RandomStream | None = as_stream(rng) if training else None
-    if not isinstance(layer, Sequential):
+    run: Layer = layer
+    own: dict[int, str] = {}
+    while type(run).forward is Composite.forward and isinstance(run, Composite):
+        own |= {id(child): key for key, child in run.children()}
+        run = run.composed()
+    if not isinstance(run, Sequential):
         yield name, layer, run_forward(layer, x, training=training, rng=stream)[0]
         return
-    for key, child in enumerate(layer.layers):
+    for index, child in enumerate(run.layers):
+        key = own.get(id(child), str(index))
         for step in named_outputs(
             child, x, training=training, rng=stream, name=f"{name}.{key}".lstrip(".")
         ):

@@ -94,7 +94,7 @@ class CapturedSteps:
         self.eager, self.required = eager, required
         self.recordings: Recordings | None = None
         self.refused = False
-        self.lr = 0.0
+        self.rates = eager.rates
 
     def begin(self, order: Array) -> None:
         self.eager.begin(order)
@@ -103,15 +103,14 @@ class CapturedSteps:
 
     def step(self, k: int, size: int, batch: Pair | None = None) -> None:
         if self.recordings is not None:
-            rates = next_rates(self.trainer.optimizer)
-            self.lr = rates[0]
+            self.rates = rates = next_rates(self.trainer.optimizer)
             try:
                 if batch is None and self.recordings.step(k, size, rates):
                     return
             except Exception as error:
                 self.give_up(error)
         self.eager.step(k, size, batch)
-        self.lr = self.eager.lr
+        self.rates = self.eager.rates
 
     def give_up(self, error: Exception) -> None:
         """Warn and go on with eager steps; or raise, if capturing is required."""

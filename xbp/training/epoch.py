@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from xbp.arguments import name_of
 from xbp.backend import Array
 from xbp.errors import NonFiniteError
-from xbp.training.callbacks.base import Training, begun, told_not_finite
+from xbp.training.callbacks.base import Training, as_validated, begun, told_not_finite
 from xbp.training.diagnosis import not_finite, spoiled
 from xbp.training.evaluation import evaluate
 from xbp.training.feeds import Feed
@@ -15,7 +13,7 @@ from xbp.training.files.resume import restore
 from xbp.training.history import Record
 from xbp.training.interrupt import stop_on_interrupt
 from xbp.training.metrics.averages import Averages
-from xbp.training.results import make_plain
+from xbp.training.results import make_plain, rate_names
 from xbp.training.rows import ROWS
 from xbp.training.steps import Stepper
 
@@ -90,14 +88,14 @@ def train_epoch(trainer: Training, stepper: Stepper, feed: Feed, validation: Fee
         whole = feed.ended(step)
     finally:
         feed.finish()
-    record: Record = {"epoch": epoch, "lr": stepper.lr} | trainer.measured().result()
+    rates = zip(rate_names(trainer.optimizer), stepper.rates, strict=True)
+    record: Record = {"epoch": epoch} | {name: rate for name, rate in rates if name}
+    record |= trainer.measured().result()
     state.steps_done = 0
     if whole:
         state.epochs_done += 1
         if validation is not None:
-            with ExitStack() as around:
-                for callback in trainer.callbacks:
-                    around.enter_context(callback.around_validation(trainer))
+            with as_validated(trainer):
                 measured = evaluate(trainer, validation, batch_size=512)
             record |= {f"val_{name}": value for name, value in measured.items()}
     state.history.records.append(record)

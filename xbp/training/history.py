@@ -21,7 +21,8 @@ class History:
     Attributes
     ----------
     records : list of dict
-        One for each epoch: ``"epoch"`` (from 1), ``"lr"`` (of its last step), ``"loss"``, each
+        One for each epoch: ``"epoch"`` (from 1), ``"lr"`` (of its last step), of groups with
+        rates of their own also ``"lr_1"`` and so on, ``"loss"``, each
         metric, and the same on validation data with the prefix ``"val_"``.
     seconds : list of float
         The duration of each epoch, validation included. It is not part of the records, as it

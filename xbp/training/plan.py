@@ -96,7 +96,7 @@ def make_plan(
         epochs,
         part=batch_size if accumulate > 1 else 0,
         callbacks=callbacks,
-        expected=expected_names(quantities, validated=validation is not None),
+        expected=expected_names(pieces.optimizer, quantities, validated=validation is not None),
         may_have_more=adds_names(pieces.metrics.values(), callbacks),
         resumed=resumed,
     )

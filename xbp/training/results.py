@@ -10,6 +10,7 @@ from xbp.arguments import described, is_finite, name_of
 from xbp.backend import Array, array_namespace, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import InputError
 from xbp.nested import first_of, tree_leaves
+from xbp.optim import Optimizer
 
 NUMBERS = ("bool", "integral", "real floating")
 
@@ -176,3 +177,12 @@ class CheckedLoss:
         if value is returned[0]:
             self.known = type(value)
         return value, gradient
+
+
+def rate_names(optimizer: Optimizer) -> list[str]:
+    """What the rate of each group is called in the records; empty where it is the first one's.
+
+    The first is "lr"; that of group k, if it has a rate of its own, "lr_k".
+    """
+    own = optimizer.own_rates()
+    return ["lr", *(f"lr_{k}" if own[k] is not None else "" for k in range(1, len(own)))]

@@ -71,8 +71,8 @@ def update(
 class Stepper(Protocol):
     """Makes the steps of a `fit`; there are two kinds, `EagerSteps` and `CapturedSteps`."""
 
-    lr: float
-    """The learning rate of the last step: of the first group, where parameters are in groups."""
+    rates: list[float]
+    """The learning rates of the last step, one for each group of parameters."""
 
     refused: bool
     """Whether capturing failed, after a warning."""
@@ -124,7 +124,7 @@ class EagerSteps:
         self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
         self.data = data
         self.order: Array = None
-        self.lr = 0.0
+        self.rates: list[float] = []
 
     def begin(self, order: Array) -> None:
         self.order = order
@@ -132,7 +132,7 @@ class EagerSteps:
     def step(self, k: int, size: int, batch: Pair | None = None) -> None:
         trainer, (x, y) = self.trainer, self.data if batch is None else batch
         state = trainer.state
-        self.lr = next_rates(trainer.optimizer)[0]
+        self.rates = next_rates(trainer.optimizer)
         try:
             if batch is None:
                 rows = batch_indices(self.order, k, trainer.batch_size, size)

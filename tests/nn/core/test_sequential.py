@@ -119,3 +119,24 @@ def test_trace_of_a_single_layer_is_that_layer() -> None:
     steps = list(nn.named_outputs(layer, x, training=True, rng=3))
     assert [(name, traced) for name, traced, _ in steps] == [("", layer)]
     assert steps[0][2].tolist() == layer.forward(x, training=True, rng=3)[0].tolist()
+
+
+class Whole(nn.Composite):
+    """A network by attributes, with one layer in it that is none."""
+
+    def __init__(self) -> None:
+        self.body = nn.Sequential(nn.Linear(3, 4, dtype="float64", rng=0), nn.Tanh())
+        self.drop, self.head = nn.Dropout(0.5), nn.Linear(4, 2, dtype="float64", rng=1)
+
+    def compose(self) -> nn.Layer:
+        return nn.Sequential(self.body, nn.ReLU(), self.drop, self.head)
+
+
+def test_named_outputs_looks_into_a_composite() -> None:
+    model, x = nn.Sequential(Whole(), nn.Sigmoid()), np.ones((2, 3))
+    steps = list(nn.named_outputs(model, x, training=True, rng=3))
+    names = ["0.body.0", "0.body.1", "0.1", "0.drop", "0.head", "1"]
+    assert [name for name, _, _ in steps] == names
+    np.testing.assert_array_equal(steps[-1][2], model.forward(x, training=True, rng=3)[0])
+    rows = nn.summary(model, (3,))
+    assert [row.name for row in rows] == names and sum(row.parameters for row in rows) == 26

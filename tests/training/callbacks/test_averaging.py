@@ -14,7 +14,15 @@ import xbp
 from xbp import nn, optim
 from xbp.errors import DataError, InputError
 from xbp.testing import assert_no_host_sync, emulated_graphs
-from xbp.training import Callback, Checkpoints, ExponentialMovingAverage, LambdaCallback
+from xbp.training import (
+    Callback,
+    Checkpoints,
+    EarlyStopping,
+    ExponentialMovingAverage,
+    LambdaCallback,
+    ModelCheckpoint,
+    load_weights,
+)
 from xbp.training.capture import Phase, recordings_of
 
 
@@ -283,3 +291,57 @@ def test_a_malformed_state_is_refused(state: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"average|updates|decay"):
         ema.load_state_dict(state)
     assert ema.updates == 0
+
+
+# --- what is kept is what was validated -----------------------------------------------------------
+
+
+class Rising(Callback):
+    """A monitored value of the validation, which is best in a given epoch."""
+
+    def __init__(self, best: int) -> None:
+        self.best = best
+
+    def on_epoch_end(self, trainer: Any, epoch: int, record: Any) -> None:
+        record["val_own"] = -abs(epoch - self.best)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_early_stopping_restores_the_averaged_weights_of_the_best_epoch(first: bool) -> None:
+    x, y = data()
+    ema, seen = ExponentialMovingAverage(0.5), []
+    stopping = EarlyStopping("val_own", patience=9, mode="max")
+    keep = LambdaCallback(on_epoch_end=lambda t, e, r: seen.append(averages_of(ema, t.model)))
+    others = [ema, stopping] if first else [stopping, ema]
+    made = trainer()
+    made.fit(x, y, 4, 3, (x, y), [Rising(2), keep, *others], verbose=False)
+    for name, value in made.model.state_dict().items():
+        if "steps" not in name:
+            np.testing.assert_array_equal(value, seen[1][name], err_msg=name)
+
+
+def averages_of(ema: ExponentialMovingAverage, model: nn.Layer) -> dict[str, Any]:
+    with ema.applied(model):
+        return {name: np.copy(a) for name, a in model.state_dict().items()}
+
+
+def test_early_stopping_by_the_training_loss_restores_the_models_own_weights() -> None:
+    x, y = data()
+    ema, own = ExponentialMovingAverage(0.5, apply_at_end=False), []
+    stopping = EarlyStopping("loss", patience=9)
+    keep = LambdaCallback(on_epoch_end=lambda t, e, r: own.append(t.model.state_dict()))
+    made = trainer()
+    history = made.fit(x, y, 3, 3, (x, y), [keep, ema, stopping], verbose=False)
+    best = int(np.argmin(history["loss"]))
+    assert in_bits(made.model.state_dict()) == in_bits(own[best])
+
+
+def test_the_best_model_is_written_as_it_was_validated(tmp_path: Path) -> None:
+    x, y = data()
+    ema, seen, path = ExponentialMovingAverage(0.5), [], tmp_path / "best.safetensors"
+    best = ModelCheckpoint(path, "val_own", "max", save_best_only=True, save_weights_only=True)
+    keep = LambdaCallback(on_epoch_end=lambda t, e, r: seen.append(averages_of(ema, t.model)))
+    trainer().fit(x, y, 3, 3, (x, y), [Rising(2), keep, best, ema], verbose=False)
+    found = load_weights(path)
+    for name, value in seen[1].items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)

@@ -529,3 +529,48 @@ def test_bad_options_get_one_sentence(make: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+IGNORING = [
+    lambda **options: F1Score(3, average=None, **options),
+    lambda **options: F1Score(3, average="micro", **options),
+    lambda **options: Precision(3, average="weighted", **options),
+    lambda **options: Recall(3, **options),
+    lambda **options: ConfusionMatrix(3, **options),
+    lambda **options: ConfusionMatrix(3, normalize="true", **options),
+]
+
+
+@pytest.mark.parametrize("ignored", [-100, -1, -2, 0, 7])
+@pytest.mark.parametrize("make", IGNORING)
+@pytest.mark.parametrize("backend", ["numpy", "array_api_strict"])
+def test_an_ignored_label_does_not_count(backend: str, make: Any, ignored: int) -> None:
+    """As if its samples were missing, whatever their outputs."""
+    rng = np.random.default_rng(0)
+    outputs, labels = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
+    labels[rng.random(40) < 0.3] = ignored
+    kept = labels != ignored
+    outputs[np.flatnonzero(~kept)[:3]] = np.nan
+    with xbp.use_backend(backend) as found:
+        metric, reference = make(ignore_index=ignored), make()
+        metric.check(found.asarray(outputs), found.asarray(labels))
+        for part in (slice(0, 25), slice(25, 40)):
+            metric.update(found.asarray(outputs[part]), found.asarray(labels[part]))
+        reference.update(found.asarray(outputs[kept]), found.asarray(labels[kept]))
+    np.testing.assert_array_equal(metric.compute(), reference.compute())
+    resumed = make(ignore_index=ignored)
+    resumed.load_state_dict(metric.state_dict())
+    np.testing.assert_array_equal(resumed.compute(), reference.compute())
+
+
+def test_a_label_that_is_neither_class_nor_ignored_is_refused_beside_ignored_ones() -> None:
+    metric = F1Score(2, ignore_index=-100)
+    metric.update(np.eye(2), np.array([-100, 5]))
+    with pytest.raises(InputError, match=r"needs labels from 0 to 1 .*; 1 of 2 samples"):
+        metric.compute()
+    single = Precision(threshold=0.5, ignore_index=-1)
+    single.update(np.array([0.7, 0.7, 0.1]), np.array([1.0, -1.0, 0.5]))
+    with pytest.raises(InputError, match="1 of 3 samples"):
+        single.compute()
+    with pytest.raises(InputError, match="ignore_index"):
+        ConfusionMatrix(2, ignore_index="no")  # type: ignore[arg-type]

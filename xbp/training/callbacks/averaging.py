@@ -21,8 +21,10 @@ class ExponentialMovingAverage(Callback):
 
     Polyak & Juditsky 1992; the exponential form of Tarvainen & Valpola 2017, as in PyTorch's
     AveragedModel. Of each epoch the validation is that of the averaged weights; training goes on
-    with the model's own, which `Checkpoints` and `ModelCheckpoint` write, with the average beside
-    them. At the end of `fit` the model takes the averaged ones.
+    with the model's own, which checkpoints hold, with the average beside them. What keeps the
+    best or validated model, `EarlyStopping` and `ModelCheckpoint(save_weights_only=True)`, keeps
+    the averaged weights. At the end of `fit` the model takes the averaged ones, or those that
+    `EarlyStopping` restores.
 
     Only trainable parameters are averaged. What a layer keeps (`Buffer`), as the running statistics
     of BatchNorm, and parameters that are not trainable are the model's own in either case: copied,
@@ -63,6 +65,8 @@ class ExponentialMovingAverage(Callback):
     >>> model.weight.data.tolist()
     [6.0]
     """
+
+    call_order = 1  # at the end of `fit` before EarlyStopping, which restores the best average
 
     def __init__(self, decay: float = 0.999, *, apply_at_end: bool = True) -> None:
         self.decay = number("decay", decay, least=0, most=1)

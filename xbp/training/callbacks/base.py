@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from xbp.arguments import name_of, takes
@@ -125,7 +125,10 @@ class Callback:
         """After each step, counted from 1 in each epoch. Reading a value waits for the device."""
 
     def around_validation(self, trainer: Training) -> AbstractContextManager[object]:
-        """A context manager around the validation of an epoch."""
+        """A context manager around the validation of an epoch.
+
+        It is entered once more where a callback, after the epoch, keeps what was validated.
+        """
         return nullcontext()
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
@@ -159,6 +162,15 @@ HOOKS = {
     "on_fit_end": ("trainer",),
 }
 """The methods of a callback that a `Trainer` calls, and their arguments."""
+
+
+@contextmanager
+def as_validated(trainer: Training) -> Iterator[None]:
+    """Within the block the model is as it is validated: all callbacks are around it."""
+    with ExitStack() as around:
+        for callback in trainer.callbacks:
+            around.enter_context(callback.around_validation(trainer))
+        yield
 
 
 class LambdaCallback(Callback):

@@ -82,7 +82,7 @@ class Checkpoints(Callback):
     (2, True)
     """
 
-    call_order = 2  # after ModelCheckpoint, as it saves that one's state too
+    call_order = 3  # after ModelCheckpoint, as it saves that one's state too
 
     def __init__(
         self,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from xbp.arguments import choice
 from xbp.errors import InputError
 from xbp.paths import path_of
-from xbp.training.callbacks.base import Callback, Training
+from xbp.training.callbacks.base import Callback, Training, as_validated
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.resume import snapshot
 from xbp.training.files.tensors import write_tensors
@@ -48,7 +49,8 @@ class ModelCheckpoint(Callback):
         As in `EarlyStopping`, for `save_best_only`.
     save_best_only : bool, default False
     save_weights_only : bool, default False
-        Whether to write the model alone, for `load_weights` or `load_model`. By default a whole
+        Whether to write the model alone, for `load_weights` or `load_model`: as it was validated,
+        so beside an `ExponentialMovingAverage` with the averaged weights. By default a whole
         checkpoint is written, with the optimizer's state and the history; those functions read it
         too, and so does ``fit(resume=path)``.
 
@@ -72,7 +74,7 @@ class ModelCheckpoint(Callback):
     >>> best = ModelCheckpoint("best.safetensors", "val_accuracy", save_best_only=True)
     """
 
-    call_order = 1  # last but for Checkpoints, as a checkpoint holds the others' state
+    call_order = 2  # last but for Checkpoints, as a checkpoint holds the others' state
 
     def __init__(
         self,
@@ -107,7 +109,9 @@ class ModelCheckpoint(Callback):
             self.best = value
         path = self._path(record)
         if self.save_weights_only:
-            save_weights(trainer.model.state_dict(), path, model=trainer.model)
+            validated = any(name.startswith("val_") for name in record)
+            with as_validated(trainer) if validated else nullcontext():
+                save_weights(trainer.model.state_dict(), path, model=trainer.model)
         else:
             write_tensors(path, *snapshot(trainer))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from xbp.arguments import choice
 from xbp.errors import InputError
-from xbp.training.callbacks.base import Training
+from xbp.training.callbacks.base import Training, as_validated
 from xbp.training.history import Record
 
 
@@ -79,3 +80,8 @@ def improved(best: float | None, value: float, sign: int, min_delta: float = 0.0
     if not math.isfinite(value):
         return False
     return best is None or math.isnan(best) or sign * (best - value) > min_delta
+
+
+def kept_as_validated(trainer: Training, monitor: str) -> AbstractContextManager[None]:
+    """A context in which the model is the one that the monitored value is of."""
+    return as_validated(trainer) if monitor.startswith("val_") else nullcontext()

@@ -10,6 +10,7 @@ from typing import Any, cast
 from xbp.backend import to_numpy
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.history import Record
+from xbp.training.results import rate_names
 
 
 class ProgressBar(Callback):
@@ -64,7 +65,7 @@ class ProgressBar(Callback):
 
 def epoch_line(trainer: Training, epoch: int, record: Record) -> str:
     """The record of an epoch as one line."""
-    names = [name for name in record if name not in ("epoch", "lr")]
+    names = [name for name in record if name not in ("epoch", *rate_names(trainer.optimizer))]
     training = ", ".join(f"{n} {_shown(n, record)}" for n in names if not n.startswith("val_"))
     test = ", ".join(_shown(name, record) for name in names if name.startswith("val_"))
     test = f" (test {test})" if test else ""  # missing if the epoch was interrupted

@@ -8,7 +8,13 @@ from typing import Any
 from xbp.arguments import integer, number
 from xbp.errors import NonFiniteError
 from xbp.training.callbacks.base import Callback, Training
-from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
+from xbp.training.callbacks.monitoring import (
+    check_monitored,
+    improved,
+    kept_as_validated,
+    monitored,
+    sign_of,
+)
 from xbp.training.history import Record
 
 
@@ -30,7 +36,9 @@ class EarlyStopping(Callback):
         Whether smaller or larger is better. "auto" knows the names of xbp's metrics and losses and
         other common ones (``acc``, ``auc``, ``mse``, ``error``, …), with or without ``val_``.
     restore_best : bool, default True
-        Whether to restore the parameters of the best epoch at the end.
+        Whether to restore the parameters of the best epoch at the end: those that were validated,
+        the averaged ones beside an `ExponentialMovingAverage`, if `monitor` is a value of the
+        validation.
 
     Raises
     ------
@@ -66,7 +74,8 @@ class EarlyStopping(Callback):
         if improved(self.best, value, self.sign, self.min_delta):
             self.best, self.best_epoch = value, epoch
             if self.restore_best:
-                self.best_state = trainer.model.state_dict()
+                with kept_as_validated(trainer, self.monitor):
+                    self.best_state = trainer.model.state_dict()
         elif epoch - self.best_epoch >= self.patience:
             what = f"{self.monitor} has not improved since epoch {self.best_epoch}"
             trainer.stop(what + (f" ({value})" if self.best is None else f" ({self.best:.6g})"))

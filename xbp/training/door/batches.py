@@ -45,7 +45,7 @@ class Gate:
         self.quantities: list[str] = []
         self.known: dict[Kind, Any] = {}  # the model's output for one sample, by shapes
         self.has_tokens = any(isinstance(layer, Embedding) for layer in pieces.model.tree())
-        self.bounds: dict[Kind, tuple[NDArray[Any], NDArray[Any]]] = {}  # of tokens, by shapes
+        self.bounds: dict[Kind, tuple[Any, Any]] = {}  # of tokens, by shapes
         self.loss = _on_the_host(pieces.loss)
 
     def __call__(self, batch: Any) -> Pair:
@@ -99,25 +99,34 @@ class Gate:
         """
         if self._knows_tokens(x):
             return
-        low, high = x.min(axis=0), x.max(axis=0)
+        low, high = tree_map(_least, x), tree_map(_greatest, x)
         if (before := self.bounds.get(_kind(x))) is not None:
-            low, high = np.minimum(low, before[0]), np.maximum(high, before[1])
-        wide = np.full_like(low, low.min()), np.full_like(high, high.max())
+            low, high = tree_map(np.minimum, low, before[0]), tree_map(np.maximum, high, before[1])
+        wide = tree_map(_least_everywhere, low), tree_map(_greatest_everywhere, high)
         try:
-            check_tokens(self.pieces.model, self._placed(np.stack(wide)))
+            self._check_tokens(*wide)
         except InputError:
-            check_tokens(self.pieces.model, self._placed(np.stack([low, high])))
+            self._check_tokens(low, high)
         else:
             low, high = wide
         self.bounds[_kind(x)] = low, high
 
+    def _check_tokens(self, low: Any, high: Any) -> None:
+        ends = tree_map(lambda *pair: self._placed(np.stack(pair)), low, high)
+        check_tokens(self.pieces.model, ends)
+
     def _knows_tokens(self, x: Any) -> bool:
-        if not self.has_tokens or isinstance(x, tuple) or x.dtype.kind not in "iu":
+        parts = tree_leaves(x)
+        if not self.has_tokens or not any(_holds_tokens(part) for part in parts):
             return True
         bounds = self.bounds.get(_kind(x))
         if bounds is None:
             return False
-        return bool((x.min(axis=0) >= bounds[0]).all() and (x.max(axis=0) <= bounds[1]).all())
+        return all(
+            bool((part.min(axis=0) >= low).all() and (part.max(axis=0) <= high).all())
+            for part, low, high in zip(parts, *map(tree_leaves, bounds), strict=True)
+            if _holds_tokens(part)
+        )
 
     def inputs(self, x: Any) -> Any:
         """The x of a batch that is predicted from, on the host.
@@ -186,6 +195,27 @@ def refuse_targets(y: Any) -> None:
             "leave y out, and name what follows, as in epochs=3"
         )
         raise InputError(msg)
+
+
+def _holds_tokens(x: NDArray[Any]) -> bool:
+    return x.dtype.kind in "iu"
+
+
+def _least(x: NDArray[Any]) -> NDArray[Any]:
+    """The least token at each place; of other numbers, the first sample."""
+    return np.asarray(x.min(axis=0) if _holds_tokens(x) else x[0])
+
+
+def _greatest(x: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(x.max(axis=0) if _holds_tokens(x) else x[0])
+
+
+def _least_everywhere(x: NDArray[Any]) -> NDArray[Any]:
+    return np.full_like(x, x.min()) if _holds_tokens(x) else x
+
+
+def _greatest_everywhere(x: NDArray[Any]) -> NDArray[Any]:
+    return np.full_like(x, x.max()) if _holds_tokens(x) else x
 
 
 def _kind(x: Any) -> Kind:

@@ -8,9 +8,11 @@ from typing import Any
 
 from xbp.arguments import described, takes
 from xbp.errors import InputError
+from xbp.optim import Optimizer
 from xbp.paths import same_place
 from xbp.training.callbacks.base import HOOKS, Callback
 from xbp.training.metrics.counting import Metric
+from xbp.training.results import check_distinct, rate_names
 
 
 def callbacks_of(given: Any) -> list[Callback]:
@@ -69,9 +71,13 @@ def _check_hooks(callback: Callback) -> None:
             takes(f"{type(callback).__name__}.{name}", method, *wanted)
 
 
-def expected_names(quantities: Sequence[str], *, validated: bool) -> list[str]:
+def expected_names(
+    optimizer: Optimizer, quantities: Sequence[str], *, validated: bool
+) -> list[str]:
     """The names in the record of a whole epoch, apart from those that a user's callbacks add."""
-    return ["epoch", "lr", *quantities, *(f"val_{name}" for name in quantities if validated)]
+    rates = [name for name in rate_names(optimizer) if name]
+    check_distinct(["epoch", *rates, *quantities])
+    return ["epoch", *rates, *quantities, *(f"val_{name}" for name in quantities if validated)]
 
 
 def adds_names(metrics: Iterable[Metric], callbacks: Sequence[Callback]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xbp.arguments import described, takes
-from xbp.backend import Array, is_floating, library_of
+from xbp.backend import Array, get_backend, is_floating, library_of
 from xbp.errors import InputError
 from xbp.nested import tree_map
 from xbp.nn import (
@@ -137,8 +137,13 @@ def check_forward(model: Layer, x: Array) -> None:
     """
     if is_handwritten(model):
         with watched(model):
-            few = tree_map(lambda part: part[: min(2, part.shape[0]), ...], x)
-            run_forward(model, few, training=True, rng=0)
+            run_forward(model, first_samples(model, x, 2), training=True, rng=0)
+
+
+def first_samples(model: Layer, x: Any, count: int) -> Any:
+    """The first samples of x, of which batches of a source lie on the host, where the model is."""
+    backend = model.backend() or get_backend()
+    return tree_map(lambda part: backend.asarray(part[: min(count, part.shape[0]), ...]), x)
 
 
 def check_last_batch(model: Layer, x: Array, samples: int, batch_size: int) -> None:
@@ -150,9 +155,8 @@ def check_last_batch(model: Layer, x: Array, samples: int, batch_size: int) -> N
     ------
     InputError
     """
-    one = tree_map(lambda part: part[:1, ...], x)
     try:
-        run_forward(model, one, training=True, rng=0)
+        run_forward(model, first_samples(model, x, 1), training=True, rng=0)
     except InputError as error:
         msg = (
             "the last batch of each epoch would be one sample, the rest of "

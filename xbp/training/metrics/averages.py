@@ -8,12 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from xbp.backend import Array, Fetch, array_namespace, check_beside, fetch, on_device_of, to_numpy
+from xbp.backend import (
+    Array,
+    Fetch,
+    array_namespace,
+    check_beside,
+    fetch,
+    joined,
+    on_device_of,
+    to_numpy,
+)
 from xbp.errors import InputError
 from xbp.nested import first_of
 from xbp.nn import Loss
 from xbp.training.metrics.counting import Metric, len_of
 from xbp.training.results import check_distinct, numbers_of, value_of
+
+MOST_WAITING = 256
+"""The most blocks of values that are kept before they are joined: each is memory of its own."""
 
 
 class Mean(Metric):
@@ -77,6 +89,8 @@ class Mean(Metric):
         else:
             self.waiting_sizes.append(size)
         self.waiting.append(value)
+        if len(self.waiting) >= MOST_WAITING:
+            self._join()
 
     def add_all(self, sizes: Sequence[int] | Array, values: Array) -> None:
         """Add the values (n,) of n batches, with their weights: a list, or an array."""
@@ -85,6 +99,14 @@ class Mean(Metric):
         else:
             self.waiting_sizes.append(sizes)
         self.waiting.append(values)
+
+    def _join(self) -> None:
+        """Put the values that wait into one array, and likewise their sizes, on the device."""
+        for blocks in (self.waiting, self.waiting_sizes):
+            if blocks:
+                xp = array_namespace(blocks[0])
+                with on_device_of(blocks[0]):
+                    blocks[:] = [joined(xp, [xp.reshape(block, (-1,)) for block in blocks])]
 
     def look(self, *, wait: bool = True) -> None:
         """Transfer values to the host, at once; without `wait`, take those that have arrived."""
@@ -97,11 +119,12 @@ class Mean(Metric):
             self.values += found
             self.fetched = None
         if self.waiting and not self.fetched:
-            values, *others = *self.waiting, *self.waiting_sizes
-            if others:
-                xp = array_namespace(values)
+            if len(self.waiting) + len(self.waiting_sizes) > 1:
+                self._join()
+            values, *sizes = *self.waiting, *self.waiting_sizes
+            if sizes:
                 with on_device_of(values):
-                    values = xp.concat([xp.reshape(value, (-1,)) for value in (values, *others)])
+                    values = array_namespace(values).concat([values, *sizes])
             self.waiting.clear()
             self.waiting_sizes.clear()
             self.fetched = fetch(values)

@@ -76,6 +76,8 @@ class ConfusionMatrix(ClassMetric):
         counts; 0 for an empty row or column. (scikit-learn's names.)
     threshold : float, optional
         For models with a single output: class 1 is predicted where the output is above it.
+    ignore_index : int, optional
+        The label that does not count, as in the loss.
     name : str, default "confusion_matrix"
 
     Notes
@@ -104,12 +106,13 @@ class ConfusionMatrix(ClassMetric):
         *,
         normalize: str | None = None,
         threshold: float | None = None,
+        ignore_index: int | None = None,
         name: str = "confusion_matrix",
     ) -> None:
         if normalize is not None:
             choice("normalize", normalize, ("true", "pred", "all"))
         self.normalize = normalize
-        super().__init__(name, num_classes, threshold)
+        super().__init__(name, num_classes, threshold, ignore_index)
 
     def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
         here = valid & (predicted != NO_CLASS)
@@ -118,13 +121,14 @@ class ConfusionMatrix(ClassMetric):
     def names(self, prediction: Array) -> list[str]:
         return []
 
-    def size(self) -> int:
+    def cells(self) -> int:
         return self.classes**2
 
     def compute(self) -> NDArray[Any]:
         """int64 (C, C), or float64 where normalized: row = true class, column = predicted class."""
-        matrix: NDArray[Any] = self.counts().reshape(self.classes, self.classes)
-        self.check_all_counted(int(matrix.sum()))
+        counts, ignored = self.cell_counts()
+        matrix: NDArray[Any] = counts.reshape(self.classes, self.classes)
+        self.check_all_counted(int(matrix.sum()) + ignored)
         if self.normalize is None:
             return matrix
         axis = {"true": 1, "pred": 0, "all": None}[self.normalize]

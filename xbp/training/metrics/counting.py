@@ -9,7 +9,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import Array, array_namespace, check_beside, dtype_name, on_device_of, to_numpy
+from xbp.backend import (
+    Array,
+    array_namespace,
+    check_beside,
+    dtype_name,
+    joined,
+    on_device_of,
+    to_numpy,
+)
 from xbp.errors import InputError
 from xbp.nn.classes import by_rows
 from xbp.nn.losses import advice
@@ -171,7 +179,7 @@ class CountingMetric(Metric):
     def _count(self) -> None:
         xp = array_namespace(self._waiting[0])
         with on_device_of(self._waiting[0]):
-            self._counted = self._counted + bincount(xp.concat(self._waiting), self.size())
+            self._counted = self._counted + bincount(joined(xp, self._waiting), self.size())
         self._waiting, self._held = (), 0
 
     def counts(self) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xbp.arguments import choice, integer, number
 from xbp.backend import Array, array_namespace, dtype_name
 from xbp.errors import InputError
+from xbp.nn.classes import label
 from xbp.training.metrics.counting import CountingMetric, guesses, labels_of, len_of, within
 
 Counts = NDArray[np.int64]
@@ -18,6 +19,9 @@ Counts = NDArray[np.int64]
 AVERAGES = ("binary", "micro", "macro", "weighted")
 NO_CLASS = -2
 """The prediction for a sample with an output of nan; -1 is an invalid label."""
+
+FRACTION = -(2**63)
+"""A label that is none, and that nobody ignores."""
 
 SINGLE = "give threshold=0.0 for logits, 0.5 for probabilities"
 
@@ -32,11 +36,18 @@ class ClassMetric(CountingMetric):
         C; by default as many as the first batch has outputs.
     threshold : float, optional
         For models with a single output: class 1 is predicted where the output is above it.
+    ignore_index : int, optional
+        The label that does not count, as in the loss.
     """
 
     def __init__(
-        self, name: str, num_classes: int | None = None, threshold: float | None = None
+        self,
+        name: str,
+        num_classes: int | None = None,
+        threshold: float | None = None,
+        ignore_index: int | None = None,
     ) -> None:
+        self.ignore_index = None if ignore_index is None else label("ignore_index", ignore_index)
         if num_classes is not None:
             num_classes = integer("num_classes", num_classes, least=2)
         self.threshold = None if threshold is None else number("threshold", threshold)
@@ -60,7 +71,25 @@ class ClassMetric(CountingMetric):
             raise InputError(msg)
         self.classes = classes
         known = within(predicted, classes) | (predicted == NO_CLASS)
-        return self.keys_of(true, predicted, within(true, classes) & known)
+        valid = within(true, classes) & known
+        if self.ignore_index is None:
+            return self.keys_of(true, predicted, valid)
+        xp, ignored = array_namespace(true), true == self.ignore_index
+        keys = self.keys_of(true, predicted, valid & ~ignored)
+        return xp.where(xp.tile(ignored, (self.keys_each,)), self.cells(), keys)
+
+    def cells(self) -> int:
+        """The number of keys of samples that count."""
+        raise NotImplementedError
+
+    def size(self) -> int:
+        """One key more, the last, for samples with the ignored label."""
+        return self.cells() + (self.ignore_index is not None)
+
+    def cell_counts(self) -> tuple[Counts, int]:
+        """The counts of the cells, and the number of samples that are ignored."""
+        counts, cells = self.counts(), self.cells()
+        return counts[:cells], int(counts[cells:].sum()) // self.keys_each
 
     def keys_of(self, true: Array, predicted: Array, valid: Array) -> Array:
         """The keys for `CountingMetric`; a sample with an output of nan has `NO_CLASS`."""
@@ -120,6 +149,8 @@ class Score(ClassMetric):
         The score of a class if it would be 0/0; classes with nan are left out of averages.
     threshold : float, optional
         For models with a single output: class 1 is predicted where the output is above it.
+    ignore_index : int, optional
+        The label that does not count, as in the loss.
     name : str, optional
         In records.
 
@@ -146,6 +177,7 @@ class Score(ClassMetric):
         labels: Sequence[int] | None = None,
         zero_division: float = 0.0,
         threshold: float | None = None,
+        ignore_index: int | None = None,
         name: str | None = None,
     ) -> None:
         self.average = None if average is None else choice("average", average, AVERAGES)
@@ -158,7 +190,7 @@ class Score(ClassMetric):
             msg = "labels must be at least one class, and none with average='binary', class 1's"
             raise InputError(msg)
         usual = self.kind if average in ("macro", None) else f"{self.kind}_{average}"
-        super().__init__(name or usual, num_classes, threshold)
+        super().__init__(name or usual, num_classes, threshold, ignore_index)
 
     def fraction(self, hits: Counts, predicted: Counts, true: Counts) -> tuple[Counts, Counts]:
         """Numerator and denominator.
@@ -180,13 +212,13 @@ class Score(ClassMetric):
         keys = xp.stack([hits, guessed, true + 2 * classes])
         return xp.reshape(xp.where(valid, keys, -1), (-1,))
 
-    def size(self) -> int:
+    def cells(self) -> int:
         return 3 * self.classes
 
     def compute(self) -> Any:
-        counts = self.counts()
+        counts, ignored = self.cell_counts()
         hits, predicted, true = counts.reshape(3, self.classes)
-        self.check_all_counted(int(true.sum()))
+        self.check_all_counted(int(true.sum()) + ignored)
         chosen = self._chosen(predicted + true)
         hits, predicted, true = hits[chosen], predicted[chosen], true[chosen]
         if self.average == "micro":
@@ -294,12 +326,12 @@ class F1Score(Score):
 
 
 def _binary(target: Array) -> Array:
-    """Targets (N,) or (N, 1) of any dtype as int64 (N,); -1 for fractions."""
+    """Targets (N,) or (N, 1) of any dtype as int64 (N,); `FRACTION` for fractions."""
     xp = array_namespace(target)
     target = xp.reshape(target, (-1,))
     true = xp.astype(target, xp.int64)
     if xp.isdtype(target.dtype, "real floating"):  # as losses take them; ½ is no class
-        true = xp.where(xp.astype(true, target.dtype) == target, true, -1)
+        true = xp.where(xp.astype(true, target.dtype) == target, true, FRACTION)
     return true
 
 
