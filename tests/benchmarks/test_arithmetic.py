@@ -1,4 +1,4 @@
-"""The arithmetic of the report."""
+"""The arithmetic of the tables."""
 
 import math
 
