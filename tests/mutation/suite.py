@@ -39,7 +39,7 @@ def without_torch() -> None:
     """Hide PyTorch: it is a peer, not a part of the suite, and what is caught must not depend on
     whether it is here.
 
-    Looking for it finds nothing. An error instead would end whoever only asks, by
+    A search does not find it. An error would also end code that only asks, by
     `importlib.util.find_spec`, whether it is here.
     """
     found = PathFinder.find_spec

@@ -118,7 +118,7 @@ Output = Annotated[Path, typer.Option(help="The folder to write to; older result
 CheckpointEvery = Annotated[
     int | None,
     typer.Option(
-        help="Write a checkpoint to the output folder after so many steps and after each epoch."
+        help="Write a checkpoint to the output folder after each N steps and after each epoch."
     ),
 ]
 Resume = Annotated[

@@ -46,7 +46,7 @@ Class = TypeVar("Class", bound=type[Layer])
 
 
 def register(model_class: Class) -> Class:
-    """Let files name a class of one's own: a decorator.
+    """A decorator that lets files name a user's class.
 
     Parameters
     ----------

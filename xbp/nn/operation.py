@@ -153,7 +153,7 @@ def lend(
 
 
 def once(commit: Callable[[Any], None]) -> Callable[[Any], None]:
-    """`commit`, of which all calls but the first do nothing."""
+    """`commit`, limited to a single call; later calls do nothing."""
     pending = [commit]
 
     def first(found: Any) -> None:

@@ -64,7 +64,7 @@ def watched(layer: Layer) -> Iterator[None]:
 
 
 _here = threading.local()
-"""`running`: the layers whose forward runs, with their `training`; None where nobody watches."""
+"""`running`: the layers whose forward runs, with their `training`; None if unwatched."""
 
 _lock = threading.RLock()
 

@@ -52,10 +52,10 @@ class Alone:
         """The sum over one rank is its own array."""
 
     def broadcast_(self, array: Array, root: int = 0) -> None:
-        """There is nobody else."""
+        """Do nothing: there are no other ranks."""
 
     def barrier(self) -> None:
-        """There is nobody to wait for."""
+        """Do nothing: there are no other ranks."""
 
     def __repr__(self) -> str:
         return shown(self)

@@ -256,7 +256,7 @@ class Watch(threading.Thread):
 def watch_world(MPI: Any) -> Places:
     """Let the ranks of MPI's world watch one another, from now to the end of the program.
 
-    An exception that nobody handles ends all of them, too. An MPI without threads has no watch.
+    An unhandled exception ends all of them too. An MPI without threads has no watch.
     """
     rank = MPI.COMM_WORLD.Get_rank()
     previous = sys.excepthook

@@ -54,11 +54,11 @@ class Run:
     images, test_images : int
         The sizes of training and test set.
     data : str
-        The set, of `xbp.datasets.labelled`; or `TEXT`, for windows of one in place of images; or
-        `TEXTS`, for labelled ones; or `OWN`, for samples that nobody else can read.
-        Records of earlier versions lack it, and are of MNIST.
+        A set of `xbp.datasets.labelled`; or `TEXT`, for windows of a text in place of images; or
+        `TEXTS`, for labelled texts; or `OWN`, for a user's own samples, which cannot be loaded.
+        Records of earlier versions lack it; their data are MNIST.
     data_dir : str or None
-        The folder of the data, or the text; None is where they are looked for by themselves.
+        The folder of the data, or the text; None for the default place.
     started : str
         The time in ISO 8601.
     seconds : list of float
