@@ -28,29 +28,29 @@ HEADER = """\
     xbp export DIR --onnx FILE          # DIR is what xbp train has written
 
 or, for any model, `xbp.exchange.to_onnx(model, "model.onnx", input_shape)`, writes a file for
-inference that runs wherever ONNX does: `pip install ".[onnx]"`. Then the file is run in onnxruntime
-and compared with the model, and the largest difference is said.
+inference: `pip install ".[onnx]"`. The file is then run in onnxruntime and compared with the model,
+and the largest difference is printed or returned.
 
 Layers are not translated one by one. They are run once on arrays of
-[ndonnx](https://github.com/Quantco/ndonnx), which speak the Array API and record an ONNX node for
-each operation, so a layer of your own exports itself
-([`examples/own_layer`](../examples/own_layer) does). Convolution, ReLU, pooling and LayerNorm
-become one node each: they are the accelerators of those arrays. A Linear is a Transpose, a MatMul
-and an Add, which onnxruntime makes one Gemm when it loads the file.
+[ndonnx](https://github.com/Quantco/ndonnx), which implement the Array API and record an ONNX node
+for each operation, so that a layer of your own needs no code for its export
+([`examples/own_layer`](../examples/own_layer)). Convolution, ReLU, pooling and LayerNorm are
+accelerators of those arrays, and become one node each. A Linear is a Transpose, a MatMul and an
+Add, which onnxruntime fuses to one Gemm when it loads the file.
 
-- The file has the operators of version {opset} ("opset"), and takes batches of any size `N`, except
-  an empty one. A layer that must know the size of its batch needs `batch_size` (`--batch-size`),
-  such as a `Conv2d` of float64, for which onnxruntime has no node, so that it becomes many.
-- Inputs and outputs are called `input` and `output`, weights as in the model's state dict.
+- The file has the operators of version {opset} ("opset"), and takes batches of any size `N` of
+  at least 1. A layer that must know the size of its batch needs `batch_size` (`--batch-size`). An
+  example is a `Conv2d` of float64, which becomes many nodes, as onnxruntime has none for it.
+- Inputs and outputs have the names `input` and `output`, weights those of the state dict.
 - Recurrent layers are unrolled for the number of time steps in `input_shape`, and start from 0.
-- Inference only: `Dropout` hands its input on, and there are no losses and no gradients.
-- What cannot be recorded is refused by name: a layer that reads a value (`float(x)`, `if x > 0`),
-  or calls a function that the Array API lacks.
+- Inference only: `Dropout` is the identity, and there are no losses and no gradients.
+- Layers that cannot be recorded are refused by name: those that read a value (`float(x)`,
+  `if x > 0`), or call a function that the Array API lacks.
 
-Below, every layer and model of the catalogue in float32, with the catalogue's input. The difference
-is the largest between the file in onnxruntime and xbp on numpy, divided by the largest output; up
-to {tolerance:g} counts as equal. `python -m xbp.exchange.survey > docs/onnx.md` has written this
-file, with {versions}.
+The table has every layer and model of the catalogue in float32, with the catalogue's input. The
+difference is the largest one between the file in onnxruntime and xbp on numpy, divided by the
+largest output; up to {tolerance:g} counts as equal. This page was written by
+`python -m xbp.exchange.survey > docs/onnx.md`, with {versions}.
 
 | | nodes | | difference |
 | --- | --- | --- | --- |
