@@ -12,6 +12,7 @@ import xbp
 from xbp import nn, optim
 from xbp.errors import DataError, InputError
 from xbp.models import GPT
+from xbp.nn.attention import KeysAndValues
 from xbp.testing import assert_no_host_sync, check_gradients, check_parity
 from xbp.training import load_model, save_weights
 
@@ -115,6 +116,66 @@ def test_it_sees_the_last_of_a_long_text() -> None:
     assert model.generate(long, 1, temperature=0)[-1] == short[-1]
 
 
+def written_step_by_step(model: GPT, tokens: Any, length: int, rng: int) -> Any:
+    """From all logits of the whole window in each step."""
+    found, draws = np.array(tokens), xbp.random.generator(rng)
+    for _ in range(length):
+        seen = xbp.get_backend().asarray(found[:, -model.context :])
+        logits = xbp.to_numpy(model(seen))[:, -1]
+        found = np.column_stack([found, xbp.random.categorical(logits, draws)])
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"tie": False}, {"layers": 1, "heads": 1}])
+@pytest.mark.parametrize("given", [1, 4, 6, 7])
+@pytest.mark.parametrize("backend", ["numpy", "array_api_strict", "torch"])
+def test_it_writes_what_it_would_without_keeping_keys_and_values(
+    backend: str, given: int, options: dict[str, Any]
+) -> None:
+    """Before and after the window begins to slide."""
+    pytest.importorskip(backend)
+    tokens = np.random.default_rng(1).integers(0, 7, (3, given))
+    with xbp.use_backend(backend):
+        model = GPT(**SMALL | options, dtype="float64")
+        for parameter in model.parameters():  # far from all tokens being alike
+            parameter.assign(20 * xbp.to_numpy(parameter.data))
+        found = model.generate(tokens, 9, rng=2)
+        np.testing.assert_array_equal(found, written_step_by_step(model, tokens, 9, rng=2))
+    assert len(np.unique(found)) > 3
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_a_block_extends_a_sequence_to_rounding(norm_first: bool) -> None:
+    block = nn.TransformerBlock(8, 2, norm_first=norm_first, causal=True, dtype="float64", rng=0)
+    x, past = np.random.default_rng(0).normal(size=(2, 6, 8)), KeysAndValues(6)
+    parts = [block.extend(part, past) for part in (x[:, :3], x[:, 3:4], x[:, 4:5], x[:, 5:])]
+    # Sums of 8 products, twice.
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), block(x), rtol=1e-13, atol=1e-13)
+    assert past.length == 6
+
+
+def test_a_step_reads_the_new_token_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, ordinary = [], nn.Embedding.forward
+
+    def forward(self: Any, x: Any, **mode: Any) -> Any:
+        read.append(x.shape[1])
+        return ordinary(self, x, **mode)
+
+    monkeypatch.setattr(nn.Embedding, "forward", forward)
+    GPT(**SMALL).generate([1, 2, 3], 6, rng=0)
+    assert read == [3, 1, 1, 1, 6, 6]
+
+
+def test_a_subclass_with_a_forward_of_its_own_writes_by_it() -> None:
+    class Constant(GPT):
+        def __call__(self, x: Any) -> Any:
+            logits = np.zeros((*x.shape, self.vocabulary))
+            logits[..., 5] = 1e3
+            return logits
+
+    assert Constant(**SMALL).generate([1], 3, rng=0).tolist() == [1, 5, 5, 5]
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -147,6 +208,13 @@ def test_it_exports_to_onnx(tmp_path: Path) -> None:
 
 # --- refusals -------------------------------------------------------------------------------------
 
+
+def extended(*steps: int, causal: bool = True) -> None:
+    layer, past = nn.MultiheadAttention(4, 2, causal=causal, rng=0), KeysAndValues(6)
+    for step in steps:
+        layer.extend(np.zeros((1, step, 4), np.float32), past)
+
+
 BAD: list[tuple[Any, str]] = [
     (lambda: GPT(0, 6, 2, 2, 8), "vocabulary must be an integer of at least 1"),
     (lambda: GPT(7, 0, 2, 2, 8), "context must be an integer of at least 1"),
@@ -163,6 +231,10 @@ BAD: list[tuple[Any, str]] = [
     (lambda: GPT(**SMALL).generate([1], 1, temperature=-1), "temperature must be"),
     (lambda: GPT(**SMALL).generate([1], 1, top_k=0), "top_k must be"),
     (lambda: GPT(**SMALL).generate([7], 1), "tokens from 0 to 6, got 7"),
+    (lambda: extended(1, 6, causal=False), "got a layer that is not causal"),
+    (lambda: extended(2, 1, 2), "got 2 steps at once"),
+    (lambda: extended(7), "room for 6 time steps of one batch"),
+    (lambda: KeysAndValues(0), "longest must be"),
 ]
 
 

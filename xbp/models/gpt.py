@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from xbp import nn
 from xbp.arguments import described, integer
-from xbp.backend import HOST, Array, array_namespace, as_numbers, backend_of, to_numpy
+from xbp.backend import HOST, Array, array_namespace, as_numbers, backend_of, there, to_numpy
 from xbp.errors import InputError
 from xbp.initializers import normal, zeros
+from xbp.nn.attention import KeysAndValues
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.embedding import looking_at_tokens
 from xbp.nn.transformer import through
@@ -166,6 +167,10 @@ class GPT(nn.Layer):
     ) -> Array:
         """Tokens, and `length` more of them, each drawn from what the model predicts.
 
+        As long as all tokens are within the context, a step reads the new token alone, and the keys
+        and values of the earlier ones are kept. Then the window slides by one token in each step,
+        with which all positions change, and a step reads the whole window.
+
         Parameters
         ----------
         tokens : array (T,) or (N, T) of integers
@@ -200,12 +205,26 @@ class GPT(nn.Layer):
         found = HOST.zeros((x.size // given, given + length), dtype="int64")
         found[:, :given] = x
         backend = backend_of(self.tokens.weight.data)
+        past = [KeysAndValues(self.context) for _ in self.blocks]
+        changed = type(self).forward is not GPT.forward or type(self).__call__ is not GPT.__call__
         with looking_at_tokens():
             for end in range(given, given + length):
-                seen = found[:, max(0, end - self.context) : end]
-                logits = to_numpy(self(backend.asarray(seen)))[:, -1]
+                kept = end <= self.context and not changed
+                start = past[0].length if kept else max(0, end - self.context)
+                seen = backend.asarray(found[:, start:end])
+                rows = self._extended(seen, past) if kept else self(seen)
+                logits = to_numpy(rows)[:, -1]
                 found[:, end] = categorical(logits, rng, temperature=temperature, top_k=top_k)
         return found if x.ndim == 2 else found[0]
+
+    @there
+    def _extended(self, x: Array, past: list[KeysAndValues]) -> Array:
+        """The logits (N, 1, vocabulary) after the last of the tokens x, which follow `past`."""
+        start = past[0].length
+        h = self.tokens(x) + self.positions.weight.data[start : start + x.shape[1], :]
+        for block, own in zip(self.blocks, past, strict=True):
+            h = block.extend(h, own)  # type: ignore[attr-defined]
+        return self._logits(self.norm(h[:, -1:, :]))[0]
 
     def options(self) -> str:
         shown = list(self.arguments.items())

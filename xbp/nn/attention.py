@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace
+from xbp.backend import Array, Namespace, there
 from xbp.errors import InputError
 from xbp.initializers import xavier_uniform, zeros
 from xbp.nn.backward import Rng
@@ -16,6 +16,51 @@ from xbp.nn.masks import check_mask
 from xbp.nn.parameter import Parameter
 from xbp.primitives import affine, attention
 from xbp.random import Seed, generator
+
+
+class KeysAndValues:
+    """The keys and values of the time steps so far; see `MultiheadAttention.extend`.
+
+    Parameters
+    ----------
+    longest : int
+        How many time steps there is room for.
+
+    Attributes
+    ----------
+    length : int
+        How many there are.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self.longest, self.length = integer("longest", longest, least=1), 0
+        self._arrays: tuple[Array, ...] = ()
+
+    def add(self, xp: Namespace, keys: Array, values: Array) -> tuple[Array, ...]:
+        """Add those of some time steps, (N, H, T, d) each; returns all so far.
+
+        Raises
+        ------
+        InputError
+            There is no room for them, or they are of another batch.
+        """
+        start, end = self.length, self.length + keys.shape[2]
+        sizes = [tuple(array.shape[:2]) for array in (*self._arrays[:1], keys)]
+        if end > self.longest or len({*sizes}) > 1:
+            msg = (
+                f"there is room for {self.longest} time steps of one batch (N, H), "
+                f"got {end} of {sizes}"
+            )
+            raise InputError(msg)
+        if not self._arrays:
+            shape = (*keys.shape[:2], self.longest, keys.shape[3])
+            self._arrays = tuple(
+                xp.zeros(shape, dtype=keys.dtype, device=keys.device) for _ in range(2)
+            )
+        for array, new in zip(self._arrays, (keys, values), strict=True):
+            array[:, :, start:end, :] = new
+        self.length = end
+        return tuple(array[:, :, :end, :] for array in self._arrays)
 
 
 class MultiheadAttention(Layer):
@@ -152,6 +197,41 @@ class MultiheadAttention(Layer):
             return project_backward(attend_backward(dheads))
 
         return y, backward
+
+    @there
+    def extend(self, x: Array, past: KeysAndValues) -> Array:
+        """The output at time steps that follow those in `past`, in inference.
+
+        A causal layer's output at a time step does not depend on later ones, so the keys and values
+        of the earlier steps are all that is needed of them: a step costs as much as there are
+        steps before it, not as much as all of them again.
+
+        Parameters
+        ----------
+        x : array (N, T, embed_dim)
+            Any number of steps where `past` is empty, otherwise one.
+        past : KeysAndValues
+            Extended by the steps of x.
+
+        Returns
+        -------
+        array (N, T, embed_dim)
+
+        Raises
+        ------
+        InputError
+            The layer is not causal; x has another shape; or `past` has no room.
+        """
+        xp = self._checked(x, "input")
+        if not self.causal or (past.length and x.shape[1] != 1):
+            what = f"{x.shape[1]} steps at once" if self.causal else "a layer that is not causal"
+            msg = f"{self} extends a sequence by one step, and only if it is causal; got {what}"
+            raise InputError(msg)
+        first = past.length == 0
+        (q, k, v), _ = self._project(xp, x, None)
+        keys, values = past.add(xp, k, v)
+        heads, _ = attention(q, keys, values, None, None, causal=first)
+        return self.out_proj(self._together(xp, (heads,)))
 
     def _project(self, xp: Namespace, x: Array, memory: Array | None) -> Any:
         """(q, k, v) by heads, and the backward to ∂L/∂x or (∂L/∂x, ∂L/∂memory)."""

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from xbp.arguments import integer
 from xbp.backend import Array
 from xbp.nn.activations import GELU, made
-from xbp.nn.attention import MultiheadAttention
+from xbp.nn.attention import KeysAndValues, MultiheadAttention
 from xbp.nn.backward import Backward, Rng
 from xbp.nn.dropout import Dropout
 from xbp.nn.gated import GLU
@@ -131,6 +131,18 @@ class TransformerBlock(Layer):
         else:
             whole = through(added(through(attend, dropped)), norm1, added(through(*network)), norm2)
         return whole(x, training=training, rng=stream)
+
+    def extend(self, x: Array, past: KeysAndValues) -> Array:
+        """The output at time steps that follow those in `past`; see `MultiheadAttention.extend`."""
+
+        def network(h: Array) -> Array:
+            return self.linear2(self.activation(self.linear1(h)))
+
+        if self.norm_first:
+            h = x + self.self_attn.extend(self.norm1(x), past)
+            return h + network(self.norm2(h))
+        h = self.norm1(x + self.self_attn.extend(x, past))
+        return self.norm2(h + network(h))
 
     def options(self) -> str:
         arguments = f"{self.self_attn.embed_dim}, {self.self_attn.num_heads}"
