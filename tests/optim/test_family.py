@@ -192,6 +192,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(backend: str, rul
         assert np.asarray(found[name]).tobytes() == np.asarray(value).tobytes(), name
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "NAdam", "RAdam", "LAMB"])
+def test_adam_and_its_kin_save_mean_and_square_under_their_names(kind: str) -> None:
+    optimizer = getattr(optim, kind)([nn.Parameter(np.zeros(1))], betas=(0.75, 0.5))
+    feed(optimizer, np.array([3.0]))
+    state = optimizer.state_dict()
+    assert (state["0.m"], state["0.v"]) == (0.75, 4.5)
+
+
+def test_lambs_ratio_is_one_where_a_length_is_zero() -> None:
+    """Zeros move as with Adam; where the step is zero, nothing moves, and nothing is nan."""
+    p, q = nn.Parameter(np.zeros(2)), nn.Parameter(np.array([3.0, 4.0]))
+    optimizer = optim.LAMB([p, q], lr=0.25, eps=1e-30, weight_decay=0.0)
+    p.add_grad(np.array([3.0, -4.0]))
+    q.add_grad(np.zeros(2))
+    optimizer.step()
+    np.testing.assert_allclose(p.data, [-0.25, 0.25], rtol=1e-14)  # a few roundings
+    assert q.data.tolist() == [3.0, 4.0]
+
+
 def test_adamax_saves_mean_and_maximum_under_their_names() -> None:
     optimizer = optim.Adamax([nn.Parameter(np.zeros(1))], betas=(0.75, 0.5), eps=0.0)
     feed(optimizer, np.array([3.0]))

@@ -138,6 +138,22 @@ def test_a_rule_without_a_default_rate_takes_the_optimizers() -> None:
     assert optimizer.rates_at(0) == [0.3, 0.3]
 
 
+def test_a_rule_without_a_rate_keeps_its_own() -> None:
+    class Halving(optim.SGD):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, 0.5)
+
+    a, b = parameters()[:2]
+    optimizer = optim.SGD([{"params": a}, {"params": b, "rule": Halving}], lr=0.3)
+    assert optimizer.rates_at(0) == [0.3, 0.5]
+
+
+def test_a_rule_has_no_groups() -> None:
+    a, b = parameters()[:2]
+    optimizer = optim.SGD([{"params": a}, {"params": b}], lr=0.3)
+    assert [len(rule.param_groups) for rule, _ in optimizer.rules()] == [1, 1]
+
+
 def test_a_schedule_for_all_and_one_of_a_groups_own() -> None:
     a, b, c = parameters()[:3]
     halved = optim.StepLR(1.0, 1, gamma=0.5)
@@ -261,9 +277,9 @@ class Scaled(optim.Optimizer):
 
 def test_optimizers_of_ones_own_have_groups() -> None:
     model = nn.Linear(2, 3, rng=0)
-    optimizer = OfModel(model)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
-    optimizer.param_groups[0]["momentum"] = 0.9
+    for optimizer in (OfModel(model), OfModel(model=model)):
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+        optimizer.param_groups[0]["momentum"] = 0.9
     a, b = (nn.Parameter(np.zeros(1)) for _ in range(2))
     scaled = Scaled([{"params": a}, {"params": b, "factor": 3.0}], 0.5, factor=2.0)
     for p in (a, b):

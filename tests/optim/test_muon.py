@@ -48,24 +48,31 @@ def test_fewer_steps_leave_small_singular_values_small() -> None:
     assert singular_values((20, 20), steps=1).min() < 0.1
 
 
-def test_directions_stay() -> None:
+@pytest.mark.parametrize("shape", [(5, 8), (8, 5)])
+def test_directions_stay(shape: tuple[int, int]) -> None:
     """U and V are those of the matrix: U Vᵀ if all singular values are one."""
-    g = default_rng(3).normal(size=(5, 8))
+    g = default_rng(3).normal(size=shape)
     u, _, vt = np.linalg.svd(g, full_matrices=False)
     o = orthogonalized(np, g, COEFFICIENTS, 5, 1e-7)
     inner = u.T @ o @ vt.T
     np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-13)  # roundings
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (8, 2, 3, 1), (3, 1, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [(6, 4), (4, 6), (8, 2, 3, 1), (3, 1, 2, 2), (4, 1), (3, 0)], ids=str
+)
 def test_a_step_is_orthogonal_and_scaled_by_the_shape(shape: tuple[int, ...]) -> None:
     p = nn.Parameter(np.zeros(shape))
     optimizer = optim.Muon([p], lr=0.5)
-    p.add_grad(default_rng(0).normal(size=shape))
+    g = default_rng(0).normal(size=shape)
+    p.add_grad(g)
     optimizer.step()
-    moved = np.linalg.svd(p.data.reshape(shape[0], -1), compute_uv=False)
     rows, columns = shape[0], p.data.size // shape[0]
-    scale = 0.5 * np.sqrt(max(1, rows / columns))
+    moved = np.linalg.svd(p.data.reshape(rows, columns), compute_uv=False)
+    scale = 0.5 * np.sqrt(max(1, rows / max(columns, 1)))
+    direction = orthogonalized(np, g.reshape(rows, columns), COEFFICIENTS, 5, 1e-7)
+    # The first momentum is a multiple of g; roundings.
+    np.testing.assert_allclose(p.data.reshape(rows, columns), -scale * direction, atol=1e-12)
     assert np.all((moved / scale > NEAR_ONE[0]) & (moved / scale < NEAR_ONE[1]))
 
 

@@ -358,11 +358,13 @@ def test_a_schedule_equals_pytorchs_of_that_name(schedule: Schedule, peer: Peer)
         (lambda: SequentialLR([ConstantLR(1.0)], [3]), "milestones"),
         (lambda: SequentialLR([ConstantLR(1.0)] * 2, 3), "milestones"),  # type: ignore[arg-type]
         (lambda: SequentialLR([ConstantLR(1.0)] * 2, [0]), "each of milestones"),
+        (lambda: SequentialLR([lambda a, b: 0.1], []), "each of schedules"),  # type: ignore[list-item, misc]
         (lambda: ChainedLR([]), "schedules"),
         (lambda: ChainedLR(["lr"]), "each of schedules"),  # type: ignore[list-item]
         (lambda: warmup(0.1, 0), "steps"),
         (lambda: warmup(-0.1, 5), "lr"),
         (lambda: warmup(ConstantLR, 5), "a schedule"),
+        (lambda: warmup(lambda a, b: 0.1, 5), "a schedule"),  # type: ignore[arg-type, misc]
         (lambda: warmup(0.1, 5, start_factor=-1), "start_factor"),
     ],
 )
