@@ -36,7 +36,7 @@ def _processes_find_xbp() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_power_fails() -> Iterator[None]:
-    """Files are not flushed to the disk: with flushes, tests of files wait for half of their time.
+    """No flushes of files to the disk, which take half of the time of tests of files.
 
     Tests of what happens when a flush fails, or when the process ends there, replace it again.
     """
@@ -46,12 +46,12 @@ def _no_power_fails() -> Iterator[None]:
 
 
 def pytest_collection() -> None:
-    """A third of the time of the collection was a search for garbage, of which it makes none."""
+    """No garbage collection while pytest collects tests: a third of the time, for no garbage."""
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """No later search for garbage looks at the tests themselves."""
+    """Exclude the tests themselves from later garbage collections."""
     gc.freeze()
     gc.enable()
 

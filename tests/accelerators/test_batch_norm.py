@@ -22,7 +22,7 @@ pytestmark = [
 
 Real = NDArray[Any]
 EPS = 1e-3
-SHAPES = [  # with the order of axes in memory
+SHAPES = [  # with the memory order of axes
     ((37, 3, 9, 8), (2, 1, 3, 0)),  # the batch innermost
     ((16, 5, 1, 1), (2, 1, 3, 0)),
     ((200, 2, 7, 6), (2, 1, 3, 0)),  # several chunks of a sum
@@ -77,7 +77,7 @@ def test_it_is_the_reference(shape: Any, relu: bool, known: bool, dtype: str) ->
     terms = x.size // x.shape[1]
     for given in (dy, np.ascontiguousarray(dy), dy.astype("f8")):  # other orders, another dtype
         found = elsewhere(backward, given)
-        assert_close(found[0], dx, 8)  # its two means are of terms below 1
+        assert_close(found[0], dx, 8)  # two means of terms below 1
         assert_close(found[1], dw, terms)
         assert_close(found[2], db, terms)
     assert found[3].n == n == terms
@@ -119,7 +119,7 @@ def test_no_bit_depends_on_the_number_of_threads(dtype: str, monkeypatch: Any) -
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
 def test_numbers_far_from_zero_keep_their_precision(offset: float) -> None:
-    """A first number far from the others, and a first chunk far from the rest, too."""
+    """A first number, or a first chunk, far from the others."""
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(1, 3, 20_000)) + offset).astype("float32")
     x[:, 1, 0] += 1000
@@ -176,7 +176,7 @@ def test_what_it_declines() -> None:
     assert declined(x.astype("f2"), *(None,) * 4)
     assert declined(x[:0], *own)
     assert declined(x[:, :, ::2], *own)
-    assert declined(np.ones((32, 2)), *own)  # a channel's numbers are apart
+    assert declined(np.ones((32, 2)), *own)  # a channel's numbers are not contiguous
     assert declined(x.astype("f4"), *own)
     assert declined(x, one[:1], one, None, None) and declined(x, one, one, one, np.ones(3))
     assert declined(np.ones(5), None, None, None, None)
@@ -198,7 +198,7 @@ def test_memory_of_a_call_lives_as_long_as_its_backward(dtype: str) -> None:
         x.copy(), weight.copy(), bias.copy(), None, None, eps=EPS
     )
     expected = [array.copy() for array in backward(dy)[:3]]
-    for _ in range(20):  # other calls, into memory that was freed
+    for _ in range(20):  # other calls, which reuse freed memory
         normalization.batch_normalize(2 * x, weight, bias, None, None, eps=EPS)
     assert all(np.array_equal(a, b) for a, b in zip(expected, backward(dy)[:3], strict=True))
 

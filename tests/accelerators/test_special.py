@@ -27,14 +27,14 @@ OPERATIONS: dict[str, Callable[[Real], Any]] = {
     "gelu_tanh": lambda x: special.gelu(x, approximate="tanh"),
 }
 UNITS = {"logistic": 2.5, "tanh": 3.0, "silu": 2.5, "gelu": 5.0, "gelu_tanh": 3.0}
-"""As the docstring of `special` states them; the last one for x > 0."""
+"""The bounds in the docstring of `special`; the last one for x > 0."""
 SLOPE = math.sqrt(8 / math.pi)
-ENTRIES = 40_001  # more than the accelerators ask for, and no whole number of vectors
+ENTRIES = 40_001  # above the accelerators' threshold, and no whole number of vectors
 
 
 @pytest.fixture(autouse=True, params=list(native.LEVELS))
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The library of each level that this processor can run."""
+    """The library of each instruction level of this processor."""
     monkeypatch.setenv("XBP_ACCELERATE", request.param)
     library, found = native._load.__wrapped__()
     if found != request.param:
@@ -59,7 +59,7 @@ def dtype(request: pytest.FixtureRequest) -> str:
 
 
 def of_all_exponents(dtype: str, step: int) -> Real:
-    """Finite numbers of all exponents and both signs; more where results are not limits."""
+    """Finite numbers of all exponents and both signs, denser where functions vary."""
     if dtype == "float32":
         bits = np.arange(0, 2**32, step, np.uint64).astype(np.uint32)
         ends = 110
@@ -83,7 +83,7 @@ def bound(name: str, x: Real) -> Real:
 
 
 def units(y: Real, error: Real, dtype: str) -> Real:
-    """An error in units in the last place of y; below the least normal number, of that."""
+    """An error in units in the last place of y, or of the least normal number if y is smaller."""
     info = np.finfo(dtype)
     exponent = np.maximum(np.frexp(np.abs(y))[1] - 1, info.minexp)
     return np.abs(error) / np.ldexp(y.dtype.type(1), exponent - info.nmant)
@@ -112,7 +112,7 @@ DEFINITIONS: dict[str, Callable[[Real], Real]] = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_errors_of_single_precision(name: str) -> None:
-    """Against the definition in double precision, where its errors are below 2⁻²⁰ of a unit."""
+    """Against the definition in double precision, with errors below 2⁻²⁰ of a unit."""
     x = of_all_exponents("float32", 16_001)
     with np.errstate(over="ignore"):
         truth = DEFINITIONS[name](x.astype("f8"))
@@ -148,9 +148,9 @@ def test_errors_of_double_precision(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh"])
 def test_errors_of_slopes(name: str) -> None:
-    """In units of the larger one of the two terms g + x g′, two more than for the value."""
+    """An error in units of the larger one of the terms of g + x g′, two more than for the value."""
     x = of_all_exponents("float32", 16_001)
-    x = x[np.abs(x) < 1e12]  # in double precision there is no overflow beyond
+    x = x[np.abs(x) < 1e12]  # no overflow in double precision
     wide = x.astype("f8")
     if name == "gelu":
         gate, slope = normal(wide), np.exp(-wide * wide / 2) / math.sqrt(2 * math.pi)

@@ -1,4 +1,4 @@
-"""``xbp bench`` in this process, and sides that are made for a test."""
+"""``xbp bench`` in this process, and sides made for a test."""
 
 import dataclasses
 import sys
@@ -27,7 +27,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def side(tmp_path, monkeypatch):
-    """A side that is xbp's with some methods of its own, given as lines of Python."""
+    """A side like xbp's, except for some methods, given as lines of Python."""
 
     def make(lines, name="fake", **options):
         file = tmp_path / f"side_{name}.py"

@@ -8,7 +8,7 @@ from xbp.benchmarks.workloads import make_model
 
 
 class Calls:
-    """A stand-in for torch.cuda that does everything at once, on the CPU, and writes it down."""
+    """A stand-in for torch.cuda that works at once, on the CPU, and records its calls."""
 
     def __init__(self):
         self.calls = []
@@ -47,7 +47,7 @@ class Calls:
 
 @pytest.fixture
 def graphed(monkeypatch):
-    """A network of PyTorch's that captures, its calls, and how to make another one."""
+    """A captured PyTorch network, the recorded calls, and a function that makes another network."""
     torch = pytest.importorskip("torch")
     from xbp.benchmarks import side_torch
 
@@ -72,7 +72,7 @@ class TestCUDAGraph:
 
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_a_replay_is_a_step(self, graphed, optimizer):
-        """What would be replayed, done: the losses and weights of an eager training."""
+        """Losses and weights of eager training in place of replays."""
         side, calls, module = graphed
         torch = side.torch
         x, y = self.data(torch)
@@ -90,7 +90,7 @@ class TestCUDAGraph:
             _, static, output = network.graphs[4]
             assert static.tolist() == rows.tolist()
             assert value is output
-            again = network.step(x[static], y[static])  # what the replay would have done
+            again = network.step(x[static], y[static])  # the work of the replay
             losses.append(float(again.detach()))
             expected = float(eager.step(x[rows], y[rows]).detach())
             assert losses[-1] == pytest.approx(expected, rel=1e-6)
@@ -100,7 +100,7 @@ class TestCUDAGraph:
         assert len(set(losses)) == 3
 
     def test_order_of_calls(self, graphed):
-        """As PyTorch's notes ask: wait, warm up on a stream of its own, wait, capture, replay."""
+        """The order of PyTorch's notes: wait, warm up on a side stream, wait, capture, replay."""
         side, calls, module = graphed
         x, y = self.data(side.torch)
         network = module.Graphed(side, self.MODEL, "adam", 0.1)
@@ -129,13 +129,13 @@ class TestCUDAGraph:
         assert all(float(t.abs().max()) == 0 for t in network._state())
         network.step(*self.data(torch))
         trained = [t.clone() for t in network._state()]
-        network._capture(torch.arange(4))  # of another size, in the middle of a training
+        network._capture(torch.arange(4))  # another size, within training
         assert all(torch.equal(a, b) for a, b in zip(trained, network._state(), strict=True))
         network.load(self.weights())
         assert all(float(t.abs().max()) == 0 for t in network._state())
 
     def test_gradients_belong_to_the_graph(self, graphed):
-        """None before the capture, so that it makes them; and no later step forgets them."""
+        """Gradients are None before the capture, which makes them; later steps keep them."""
         side, _, module = graphed
         network = module.Graphed(side, self.MODEL, "sgd", 0.1)
         network.load(self.weights())

@@ -15,7 +15,7 @@ from xbp.benchmarks.workloads import NEXT, WORKLOADS, takes_part
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Everything, run quickly on whatever is installed: (JSON, Markdown, PNG, standard output)."""
+    """A quick run of everything, with installed peers: (JSON, Markdown, PNG, standard output)."""
     folder = tmp_path_factory.mktemp("bench")
     files = [folder / name for name in ("r.json", "r.md", "r.png")]
     options = zip(("--json", "--markdown", "--plot"), map(str, files), strict=True)

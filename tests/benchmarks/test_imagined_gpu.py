@@ -1,4 +1,4 @@
-"""The harness with a GPU, as far as one can be imagined."""
+"""The harness with a stand-in for a GPU."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from xbp.benchmarks.workloads import SIDES, WORKLOADS, takes_part
 
 
 class TestImaginedGPU:
-    """The harness's ways with a GPU; the side computes on numpy and says what a GPU would say."""
+    """The harness with a GPU: a side that computes on numpy and answers like a GPU."""
 
     LINES = (
         "def held(self):",
@@ -62,7 +62,7 @@ class TestImaginedGPU:
         )
         with gpu() as harness:
             harness.measure("sgemm")
-        assert seen == [False, False, True]  # the resident one, and one for each row
+        assert seen == [False, False, True]  # the resident process, and one for each row
 
     def test_memory_is_what_the_driver_gave(self, gpu, monkeypatch):
         given = iter([100, 160])
@@ -82,7 +82,7 @@ class TestImaginedGPU:
         assert "neither takes part" in harness.failures[0]
 
     def test_kernels(self, gpu, side, monkeypatch):
-        """Two processes, with and without a first use of the profiler; the larger count is told."""
+        """The larger count of two processes, with and without a first use of the profiler."""
         with gpu() as harness:
             asked = []
 

@@ -1,4 +1,4 @@
-"""The networks of the benchmarks: the same on every side, their arithmetic counted right."""
+"""The networks of the benchmarks: equal on all sides, with correct counts of FLOP."""
 
 import importlib
 import math
@@ -27,7 +27,7 @@ SMALL = [
 
 
 def samples(name, *sizes, n=5):
-    """A batch that the network takes."""
+    """A batch for the network."""
     rng, data = np.random.default_rng(0), NETWORKS[name].data
     if data in DATA:
         return DATA[data].draw(rng, n)
@@ -54,7 +54,7 @@ def test_samples_fit(spec):
 @pytest.mark.parametrize("peer", ["torch", "jax"])
 @pytest.mark.parametrize("spec", SMALL, ids=lambda spec: spec[0])
 def test_peers_build_the_same_network(spec, peer):
-    """The same loss from the same weights, in float32: some roundings, summed over layers."""
+    """Equal losses from equal weights, in float32: some roundings, summed over layers."""
     pytest.importorskip(peer)
     models = importlib.import_module(f"xbp.benchmarks.models_{peer}")
     model, (x, y) = make_model(*spec, rng=0), samples(*spec)
@@ -86,13 +86,13 @@ def test_multiplications_are_those_that_pytorch_counts(spec):
 
 
 def test_multiplications_of_resnet_20():
-    """40.6 million, with the linear layer, in the usual tables for CIFAR-10."""
+    """The published 40.6 million for CIFAR-10, with the linear layer."""
     assert sum(multiplications("resnet", 20)) == 40_551_040
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
 def test_multiplications_over_time(cell, gates):
-    """Each weight is multiplied once a time step, those of the last layer once."""
+    """One product per weight and time step, and one per weight of the last layer."""
     model = make_model(cell, 28, 16, 10, rng=0)
     recurrent, last = (sum(p.data.size for p in model[i].parameters()) for i in (0, 2))
     biases = 2 * gates * 16
@@ -100,9 +100,9 @@ def test_multiplications_over_time(cell, gates):
 
 
 def test_multiplications_of_gpt():
-    """Each weight of a matrix once a token, the embedding as output; keys up to each query."""
+    """One product per token and weight, the embedding as output, and keys up to each query."""
     spec = "gpt", 65, 64, 2, 2, 8
     matrices = [p for n, p in make_model(*spec, rng=0).named_parameters() if p.data.ndim == 2]
-    once = sum(p.data.size for p in matrices) - 64 * 8  # not the positions
+    once = sum(p.data.size for p in matrices) - 64 * 8  # without the positions
     pairs = sum(range(1, 65))  # (query, key)
     assert sum(multiplications(*spec)) == 64 * once + 2 * 2 * pairs * 8

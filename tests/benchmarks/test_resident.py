@@ -21,7 +21,7 @@ from xbp.training.capture import recordings_of
 
 @pytest.fixture
 def trainer(monkeypatch):
-    """What all of a GPU's sides do, on the CPU: a function that makes the harness."""
+    """A function that makes the harness of all of a GPU's sides, on the CPU."""
     by_trainer = dataclasses.replace(SIDES["xbp"], options={"trainer": True})
     monkeypatch.setitem(SIDES, "xbp", by_trainer)
 
@@ -62,7 +62,7 @@ class TestResident:
         assert "not timed" in harness.failures[0]
 
     def test_whole_epochs_are_counted_as_the_steps_they_are(self):
-        """Five steps are wanted, an epoch has three of 64, 64 and 32 images."""
+        """Five steps, where an epoch has three of 64, 64 and 32 images."""
         made = []
 
         class Trainer:
@@ -80,7 +80,7 @@ class TestResident:
 
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_recorded_steps_are_the_same(self, optimizer):
-        """Weights are loaded anew between two fits: what has been recorded must follow."""
+        """Recorded steps follow weights that are loaded between two fits."""
         pytest.importorskip("torch")
         from xbp.benchmarks.side_xbp import Network, Trained
 
@@ -140,7 +140,7 @@ class TestResident:
             harness.measure("accuracy")
         ten, until = harness.rows
         for side in ("xbp", "xbp-eager"):
-            ((last,),) = ten["epochs"][side]  # looked at once, at the end
+            ((last,),) = ten["epochs"][side]  # read once, at the end
             ((first,),) = until["epochs"][side]  # the goal is 0 %, reached after one epoch
             assert last["accuracy"] > first["accuracy"]
         assert (

@@ -1,4 +1,4 @@
-"""How the tests run the command line, in this process or in one of its own, on a small data set."""
+"""The command line in this process or in a new one, on a small data set."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 COLUMNS = ["epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy"]
 DATA_FILES = {"history.csv", "model.safetensors"}
-RECORD = {"run.json"}  # times are in it, so it never repeats
+RECORD = {"run.json"}  # it has times, which differ
 PICTURES = {"learning_curves.png", "confusion_matrix.png"}
 
 
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def own_backend(monkeypatch):
-    """The command sets the backend of its process; here the process goes on."""
+    """Restores the backend of this process, which the command sets."""
     monkeypatch.delenv("XBP_BACKEND", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     with xbp.use_backend("numpy"):
@@ -56,7 +56,7 @@ def command(monkeypatch, capsys):
 
 
 def fresh(*args: object, python: str = "", **environment: object) -> Result:
-    """Run ``python -m xbp …`` in an interpreter of its own, or the statements `python` there."""
+    """Run ``python -m xbp …``, or the statements `python`, in a new interpreter."""
     start = ["-c", python] if python else ["-m", "xbp"]
     first = environment.pop("first_path", ROOT)
     env = os.environ | {"PYTHONPATH": search_path(first), "COLUMNS": "100"}
@@ -96,7 +96,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def broken(small, tmp_path):
-    """A copy of the small set, for a test to spoil."""
+    """A copy of the small set that a test may change."""
     return Path(shutil.copytree(small, tmp_path / "broken"))
 
 
@@ -113,7 +113,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def assert_sentence(result: Result, *parts: str) -> None:
-    """Exit status 2 and one sentence on the standard error that has all `parts`."""
+    """Check for exit status 2 and one sentence on the standard error with all `parts`."""
     assert result.code == 2, result
     assert "Traceback" not in result.err
     assert result.err.startswith("Error: "), result.err

@@ -64,7 +64,7 @@ class TestInfo:
             usable = "no" if reason else "yes"
             assert re.search(rf"^ +{name} +{usable}\b", result.out, re.MULTILINE)
             if reason:
-                assert f"{name}: {reason}\n" in result.out  # whole, on one line
+                assert f"{name}: {reason}\n" in result.out  # complete, on one line
         assert re.search(r"numpy +yes +cpu\b", result.out)
 
     @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ class TestInfo:
         ["raise RuntimeError('odd')", "raise SystemExit('odd')", "raise ImportError('odd')", ""],
     )
     def test_broken_cupy(self, tmp_path, content):
-        """Whatever CuPy's import does, numpy works and the reason is told."""
+        """With any failure of CuPy's import, numpy works and the reason is given."""
         (tmp_path / "cupy.py").write_text(content)
         (tmp_path / "torch.py").write_text("raise ImportError('not today')")
         result = fresh("info", first_path=tmp_path, XBP_BACKEND="no-such")
@@ -85,7 +85,7 @@ class TestInfo:
         assert "odd" in reason or not content
 
     def test_devices_and_what_is_wrong_with_them(self, command, monkeypatch):
-        """With two imagined GPUs and a wheel that is too new for their driver."""
+        """Stand-ins for two GPUs and a wheel that is too new for their driver."""
         gpus = (
             drivers.Device("Imagined GPU", (9, 0), 140 * 2**30),
             drivers.Device("Another one", (8, 6), 24 * 2**30),

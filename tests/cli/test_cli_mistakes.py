@@ -137,7 +137,7 @@ class TestMistakes:
     def test_output_cannot_be_written(self, command, small, tmp_path):
         output = tmp_path / "locked"
         if hasattr(os, "geteuid") and os.geteuid() == 0:
-            output = Path("/proc")  # nobody can write there, root included
+            output = Path("/proc")  # not writable, even for root
             if not output.exists():
                 pytest.skip("root may write everywhere")
         else:
@@ -166,7 +166,7 @@ class TestMistakes:
         assert_sentence(command(*options(small, tmp_path)), "7 GiB", "--batch-size")
 
     def test_learning_rate_that_gives_nan(self, small, tmp_path):
-        """In a fresh process, where numpy's warnings would be seen."""
+        """A new process, in which numpy's warnings would be visible."""
         (tmp_path / "history.csv").write_text("of an older run")
         result = fresh(*options(small, tmp_path, lr=1e30))
         assert_sentence(result, "epoch 1, step 2", "layer '", "learning rate")
@@ -176,7 +176,7 @@ class TestMistakes:
     def test_a_run_that_diverges_looks_like_no_good_one(
         self, command, small, tmp_path, monkeypatch
     ):
-        """Nothing of it stands beside an older model; and a good run takes its traces away."""
+        """Its files do not mix with an older model's, and the next good run removes them."""
         assert command(*options(small, tmp_path, epochs=1)).code == 0
         older = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -192,7 +192,7 @@ class TestMistakes:
         assert {path.name for path in tmp_path.iterdir()} == set(older)
 
     def test_nor_one_that_its_last_step_spoils(self, command, small, tmp_path):
-        """Such that only the test after it sees that."""
+        """Only the test after training notices it."""
         (tmp_path / "history.csv").write_text("of an older run")
         result = command(*options(small, tmp_path, lr=1e38, epochs=1, limit=64))
         assert_sentence(result, "the test loss is nan", "--learning-rate", "diverged.csv")
@@ -237,7 +237,7 @@ class TestMistakes:
         assert_sentence(command(*options(small, tmp_path)), "Permission denied", "some-file")
 
     def test_nobody_reads_the_output(self):
-        """As in ``xbp … | head``: no traceback, also not from the interpreter's own end."""
+        """A closed pipe, as in ``xbp … | head``, gives no traceback, also at the end of Python."""
         for args in (["--help"], ["--version"]):
             process = subprocess.Popen(
                 [sys.executable, "-m", "xbp", *args],

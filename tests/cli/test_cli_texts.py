@@ -1,4 +1,4 @@
-"""``xbp train text``, and what the other commands do with its run."""
+"""``xbp train text``, and other commands on its run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def words(table: Path, output: Path, *more: object, epochs: int = 25) -> list[ob
 
 @pytest.fixture(scope="module")
 def made() -> list[Path]:
-    """Where the run of `trained` is, once it has been made."""
+    """The folder of the run of `trained`, made once."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""``xbp train lenet5``: its files, that it repeats itself, and its end by Ctrl-C."""
+"""``xbp train lenet5``: its files, repeatability, and Ctrl-C."""
 
 import csv
 import re
@@ -32,7 +32,7 @@ from xbp.training import load_weights
 
 @pytest.fixture(scope="module")
 def trained(small, tmp_path_factory):
-    """A run in a process of its own: (its folder, its output)."""
+    """A run in a new process: (its folder, its output)."""
     folder = tmp_path_factory.mktemp("runs") / "new" / "folder"
     result = fresh(*options(small, folder))
     assert result.code == 0, result
@@ -98,7 +98,7 @@ class TestTraining:
         assert match is not None
         assert float(match[2].replace(",", "")) >= 2 * 300 / (float(match[1]) + 0.05)
         if sys.platform != "win32":
-            # It is that of this process, which may have run other tests: only the unit is sure.
+            # The peak of this process, which may have run other tests: only the unit is certain.
             assert 20 < int(match[4].replace(",", "")) < 20_000
 
     def test_pictures(self, trained):
@@ -144,7 +144,7 @@ class TestTraining:
         }
 
     def test_bundled_mnist_and_limit(self, command, tmp_path):
-        """Without --data-dir it is MNIST; the whole test set is the test, whatever the limit."""
+        """MNIST without --data-dir; a limit does not change the test set."""
         result = command("train", "lenet5", "--limit", 32, "--epochs", 1, "--output", tmp_path)
         assert result.code == 0, result
         assert "32 training images, 10,000 test images, seed 0\n" in result.out
@@ -163,7 +163,7 @@ class TestTraining:
         model.load_state_dict(load_weights(tmp_path / "model.safetensors"))
         _, (x, y) = load_mnist(small)
         value, _ = lenet1998.RejectingCrossEntropyLoss()(model(standardize_images(x)), y)
-        # One batch here, another order of summation there, in float32.
+        # One batch, or another order of summation, in float32.
         assert float(rows(tmp_path)[-1]["val_loss"]) == pytest.approx(float(value), rel=1e-5)
 
     @pytest.mark.parametrize("name", ["array_api_strict", "torch", "cupy"])
@@ -181,11 +181,11 @@ class TestTraining:
     def test_backend_from_the_environment(self, command, small, tmp_path, monkeypatch):
         monkeypatch.setenv("XBP_BACKEND", "no-such")
         assert_sentence(command(*options(small, tmp_path)), "'no-such'", "'numpy'")
-        # What is said explicitly wins, and the other is not even looked at.
+        # The explicit option wins, and the other is not read.
         assert command(*options(small, tmp_path, backend="numpy", epochs=1)).code == 0
 
     def test_terminal(self, command, small, tmp_path, monkeypatch):
-        """Where a person watches, the same lines appear, above a progress bar."""
+        """A terminal gets the same lines, above a progress bar."""
         monkeypatch.setattr("xbp.cli.fitting.on_terminal", lambda: True)
         result = command(*options(small, tmp_path))
         assert result.code == 0, result
@@ -194,7 +194,7 @@ class TestTraining:
 
 class TestWithoutMatplotlib:
     def test_said_and_nothing_else_imported(self, small, tmp_path):
-        """The rest is written; and no other array library was imported on the way."""
+        """All other files are written, and no other array library is imported."""
         statements = """
 import sys
 sys.modules["matplotlib"] = None

@@ -26,7 +26,7 @@ def model_of(**options: Any) -> TextClassifier:
 
 
 def batch(length: int, place: str = "end") -> Any:
-    """`TEXTS`, filled up with zeros at an end, or in between."""
+    """`TEXTS` with zeros as padding at an end, or in between."""
     x = np.zeros((len(TEXTS), length), np.int64)
     rng = np.random.default_rng(0)
     for row, text in zip(x, TEXTS, strict=True):
@@ -41,7 +41,7 @@ def batch(length: int, place: str = "end") -> Any:
 @pytest.mark.parametrize("place", ["end", "beginning", "between"])
 @pytest.mark.parametrize("options", FORMS)
 def test_no_output_depends_on_padding(options: dict[str, Any], place: str) -> None:
-    """Nor does a gradient; of some hundred sums of order 1 in float64."""
+    """Gradients do not depend on padding; sums of some hundred terms of order 1 in float64."""
     model = model_of(**options)
     weights = np.random.default_rng(1).normal(size=(len(TEXTS), 3))
     alone = np.concatenate([model(np.array([text])) for text in TEXTS])
@@ -77,7 +77,7 @@ def test_equals_pytorchs_packed_sequences(options: dict[str, Any]) -> None:
     _, (h, _) = theirs(packed)
     last = torch.cat(list(h[-directions:]), dim=1)
     expected = (last @ state["head.weight"].T + state["head.bias"]).detach().numpy()
-    # Issue: 1e-10 in float64.
+    # sums of some hundred terms of order 1
     np.testing.assert_allclose(model(batch(6)), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -91,7 +91,7 @@ def test_a_text_without_any_token_has_no_features() -> None:
 @pytest.mark.parametrize("truncate", [None, 2])
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 def test_states_stay_over_padding(kind: Any, truncate: int | None) -> None:
-    """With an initial state and gradients of the final one, as for the steps that are left."""
+    """An initial state, and gradients of the final one, as for the steps without padding."""
     layer = kind(3, 4, 2, bidirectional=True, truncate=truncate, dtype="float64", rng=0)
     rng = np.random.default_rng(0)
     x, dy = rng.normal(size=(2, 7, 3)), rng.normal(size=(2, 7, 8))
@@ -108,7 +108,7 @@ def test_states_stay_over_padding(kind: Any, truncate: int | None) -> None:
     np.testing.assert_allclose(y[:, kept], y_kept, rtol=1e-12)
     np.testing.assert_allclose(end, end_kept, rtol=1e-12)
     np.testing.assert_array_equal(dx[:, mask[0]], 0)
-    if truncate is None:  # else the reverse direction has another first chunk
+    if truncate is None:  # otherwise the reverse direction has another first chunk
         np.testing.assert_allclose(dx[:, kept], dx_kept, rtol=1e-11, atol=1e-14)
         np.testing.assert_allclose(dinitial, dinitial_kept, rtol=1e-11, atol=1e-14)
     else:
@@ -116,7 +116,7 @@ def test_states_stay_over_padding(kind: Any, truncate: int | None) -> None:
 
 
 def test_it_learns_who_opens_and_who_closes() -> None:
-    """The class is the first token: the state has to hold it to the end, over padding."""
+    """The class is the first token, which the state must keep to the end, across padding."""
     rng = np.random.default_rng(0)
     x = rng.integers(1, 6, (300, 8))
     y = x[:, 0] - 1

@@ -1,4 +1,4 @@
-"""Small trainers, and that `fit` refuses what it is given before the first step."""
+"""Small trainers, and a check that `fit` fails before the first step."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def make(outputs: int = 3, loss: Any = None, metrics: Any = (), lr: Any = 0.1) -
 
 
 def mean_square(prediction: Any, target: Any) -> Any:
-    """A loss of somebody's own, which broadcasts."""
+    """A user's loss, which broadcasts."""
     return np.mean((prediction - target) ** 2), 2 * (prediction - target) / prediction.size
 
 
 def refused(trainer: xbp.Trainer, sentence: str, *args: Any, **options: Any) -> None:
-    """`fit` says one sentence, and no step is made."""
+    """Check that `fit` gives one sentence and makes no step."""
     before = trainer.model.state_dict()
     with pytest.raises(InputError, match=sentence) as error:
         trainer.fit(*args, **options)

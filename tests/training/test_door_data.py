@@ -1,4 +1,4 @@
-"""Errors before the first step: dtypes, learning rates, names that are monitored, data frames."""
+"""Errors before the first step: dtypes, learning rates, monitored names, data frames."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_schedule_for_another_number_of_steps(schedule: Any, tmp_path: Any) ->
         halt = LambdaCallback(on_step_end=lambda t, s: t.optimizer.steps == 4 and t.stop("enough"))
         trainer.fit(inputs(), LABELS, 4, 4, callbacks=[xbp.training.Checkpoints(tmp_path, 1), halt])
         trainer = make(lr=schedule(0.1, 12))
-        trainer.fit(inputs(), LABELS, 4, 4, resume=tmp_path)  # of 12 steps, 4 have been made
+        trainer.fit(inputs(), LABELS, 4, 4, resume=tmp_path)  # 4 of 12 steps are done
     assert trainer.optimizer.steps == 12
 
 
@@ -131,7 +131,7 @@ def test_a_schedule_for_another_number_of_steps(schedule: Any, tmp_path: Any) ->
 
 
 def test_what_others_record_can_be_monitored() -> None:
-    """Nobody knows before the first epoch."""
+    """These names are unknown before the first epoch."""
 
     class Own(Callback):
         def on_epoch_end(self, trainer: xbp.Trainer, epoch: int, record: Any) -> None:
@@ -178,7 +178,7 @@ def test_frames_of_pandas() -> None:
 
 @pytest.mark.parametrize("where", ["", "on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end"])
 def test_data_are_free_when_fit_has_ended(where: str) -> None:
-    """As an error has no circle of references, wherever it comes from."""
+    """Errors form no reference cycles."""
 
     def fail(*_: Any) -> None:
         raise RuntimeError

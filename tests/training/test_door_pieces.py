@@ -53,14 +53,14 @@ def test_parameters_that_are_missing_or_others_are_told_of_once() -> None:
             trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(parameters, 0.1))
         assert len(told) == 1
         assert told[0].filename == __file__
-        trainer.fit(inputs(), LABELS)  # without another one, which would be an error
+        trainer.fit(inputs(), LABELS)  # without a second warning, which would be an error
     frozen = optim.SGD(model.layers[1].parameters(), 0.1)
     for parameter in model.layers[0].parameters():
         parameter.trainable = False
-    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), frozen)  # that is meant
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), frozen)  # intended
     for parameter in model.parameters():
         parameter.trainable = False
-    trainer.fit(inputs(), LABELS)  # the optimizer has constants of the model: no harm
+    trainer.fit(inputs(), LABELS)  # the optimizer may have constants of the model
     for _, parameter in model._all_names(""):
         parameter.trainable = True
     with pytest.warns(UserWarning, match=r"lacks 2 of the .* \(0\.weight, 0\.bias\)"):
@@ -127,7 +127,7 @@ def test_pieces_put_in_later_are_looked_at(piece: str, value: Any) -> None:
 
 
 class Scale(nn.Layer):
-    """With an array where a Parameter should be."""
+    """A layer with an array in place of a Parameter."""
 
     def __init__(self) -> None:
         self.scale = np.ones(3)
@@ -283,7 +283,7 @@ def test_a_single_sample_is_no_batch() -> None:
 
 
 class Flat(nn.Layer):
-    """Forgets the axis of the samples."""
+    """A layer that drops the axis of the samples."""
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
         return x.reshape(-1), lambda dy: dy.reshape(x.shape)

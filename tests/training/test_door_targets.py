@@ -1,4 +1,4 @@
-"""Errors before the first step: targets, and what metrics expect of them."""
+"""Errors before the first step: targets for losses and metrics."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_metric_of_classes_has_no_number_for_a_regression(metric: Any, case: s
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0.1, 0.9)])
 def test_codes_of_labels_are_labels(low: float, high: float) -> None:
-    """LeCun's -1 and 1, and Rumelhart's 0.1 and 0.9, on the squared error."""
+    """LeCun's targets -1 and 1, and Rumelhart's 0.1 and 0.9, with the squared error."""
     trainer = make(3, nn.MSELoss(), ["accuracy"])
     codes = low + (high - low) * ONE_HOT
     right = (trainer.model(inputs()).argmax(1) == LABELS).mean()
@@ -163,7 +163,7 @@ def test_targets_that_are_nan_are_no_probabilities() -> None:
 
 
 def test_targets_that_are_nan_are_no_labels(xp: Any) -> None:
-    """Also by hand, where argmax would find the place of the nan."""
+    """Metrics called by hand, where argmax would return the index of the nan."""
     outputs = xp.asarray([[0.1, 0.9], [0.8, 0.2]])
     targets = xp.asarray([[math.nan, 1.0], [1.0, 0.0]])
     assert float(accuracy(outputs, targets)) == 0.5

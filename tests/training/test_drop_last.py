@@ -34,7 +34,7 @@ def fit(trainer: xbp.Trainer, *given: Any, **options: Any) -> dict[str, Any]:
 
 
 def by_hand(step: int) -> dict[str, Any]:
-    """The loop over the whole batches of each epoch's order."""
+    """A loop over the full batches of each epoch."""
     trainer = trainer_of()
     whole = SAMPLES // step * step
     for epoch in range(3):

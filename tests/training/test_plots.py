@@ -43,7 +43,7 @@ class TestPlots:
         figure.savefig(tmp_path / "matrix.png")
 
     def test_no_global_state(self):
-        """Neither pyplot nor a choice of backend: a notebook's own figures stay as they are."""
+        """No pyplot and no choice of backend, so that a notebook's figures are unaffected."""
         statements = """
 import sys
 import numpy as np

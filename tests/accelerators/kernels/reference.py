@@ -84,7 +84,7 @@ CONVOLUTIONS = [
 
 
 def convolve(machine: Emulation, case: Any, layout: str, dtype: str) -> tuple[list[Real], Any]:
-    """Output and gradients; and the truth."""
+    """Output and gradients, of the kernels and of the reference in double precision."""
     n, c, h, w, o, kernel, stride, padding, relu, pool = case
     rng = np.random.default_rng(0)
     x = LAYOUTS[layout](rng.normal(size=(n, c, h, w)).astype(dtype))

@@ -28,7 +28,7 @@ pytestmark = needs_a_compiler
 def test_convolution(
     case: Any, fill: str, dtype: str, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fill == "full":  # few threads are enough: each has as many channels as it can
+    if fill == "full":  # few threads, each with as many channels as possible
         monkeypatch.setattr(convolution, "FILL", 1)
     layout = list(LAYOUTS)[CONVOLUTIONS.index(case) % len(LAYOUTS)]
     found, truth = convolve(machine, case, layout, dtype)
@@ -49,7 +49,7 @@ def test_memory_order_does_not_matter(layout: str, dtype: str, machine: Emulatio
 def test_sizes_that_are_constants_of_the_program_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, machine: Emulation
 ) -> None:
-    """As NVRTC compiles it."""
+    """The constants are those of NVRTC's compilation."""
     monkeypatch.setattr(convolution, "FILL", 1)
     variables, _ = convolve(machine, CONVOLUTIONS[1], "rows_first", "float32")
     fixed = Emulation(fixed=True)

@@ -51,7 +51,7 @@ def test_updates(n: int, numbers: str, dtype: str, machine: Emulation) -> None:
 def test_many_parameters_in_one_launch(dtype: str, machine: Emulation) -> None:
     rng = np.random.default_rng(0)
     sizes = [1, 700, 3, 256, 5000] + [7] * (passes.MOST - 5)
-    for more in (0, 1, 2):  # than there is room for in one launch
+    for more in (0, 1, 2):  # than fit into one launch
         many = [*sizes, *[9] * more]
         before, g = ([rng.normal(size=size).astype(dtype) for size in many] for _ in range(2))
         p = [machine.guarded(array) for array in before]
@@ -60,7 +60,7 @@ def test_many_parameters_in_one_launch(dtype: str, machine: Emulation) -> None:
         assert machine.launches == ["add_scaled"] * (2 if more else 1)
         for now, then, gradient in zip(p, before, g, strict=True):
             assert_close(now, then + 0.5 * gradient, 1)
-    p[3] = p[3][:, None][::2]  # one that does not fit, and none of them is changed
+    p[3] = p[3][:, None][::2]  # one does not fit, so none is changed
     same = [array.copy() for array in p]
     assert passes.add_scaled(p, 0.5, [np.ones(array.shape, dtype) for array in p]) is NotImplemented
     assert all(np.array_equal(now, then) for now, then in zip(p, same, strict=True))
@@ -212,7 +212,7 @@ def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str, machine: Em
             found = []
             for run in (function, reference):
                 y, backward = run(x, *more, **options)
-                # Not the weight's: no gradient through a nan of x is 0 here, and 0 · nan there.
+                # Not the weight's: at a nan of x it is 0 here, and 0 · nan in the reference.
                 found.append([y, backward(np.ones_like(y))[0]])
             for a, b in zip(*found, strict=True):
                 np.testing.assert_array_equal(a, b)
@@ -238,7 +238,7 @@ def test_random_bits(shape: tuple[int, ...], where: str, machine: Emulation) -> 
 
 def test_random_bits_decline_what_does_not_fit() -> None:
     class Other(np.ndarray):
-        """Of another library, for all that a kernel knows."""
+        """An array of another library, for the wrapper of a kernel."""
 
     Other.__module__ = "numpy"
     elsewhere = np.zeros(1).view(Other)

@@ -57,7 +57,7 @@ def test_the_catalogue(function: Callable[..., Any]) -> None:
 
 
 def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
-    """What each kernel makes of something, with more than one block where it can have them."""
+    """The results of each kernel, with more than one block where possible."""
     rng = np.random.default_rng(0)
     for case in CONVOLUTIONS[1:3]:
         yield from convolve(machine, case, "rows_first", dtype)[0]
@@ -88,10 +88,10 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
 
 
 def test_no_race(dtype: str, machine: Emulation) -> None:
-    """Whatever comes first, the result is the same, bit for bit."""
+    """The results are equal bit for bit for each order of threads and blocks."""
     machine.order = 0
     first = list(everything(dtype, machine))
-    assert all(np.isfinite(array).all() for array in first)  # nothing was left as it was
+    assert all(np.isfinite(array).all() for array in first)  # all results were written
     kernels = {name for file in FILES for name in emulation.kernels(launch.source(file))}
     assert set(machine.launches) == kernels - {"write_row"}
     for order in (1, 2, 3):
@@ -101,7 +101,7 @@ def test_no_race(dtype: str, machine: Emulation) -> None:
 
 
 def ends_with(run: Callable[[], object]) -> int:
-    """The status of a copy of this process that does nothing else."""
+    """The exit status of a forked process that makes one call."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer Pythons say that fork and threads are dangerous
         child = os.fork()
@@ -118,7 +118,7 @@ def ends_with(run: Callable[[], object]) -> int:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_nothing_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even where nobody would see it: on a GPU that can be the end of the run."""
+    """Nor beyond the end of an array, even if unused: on a GPU that can end the process."""
 
     def run() -> None:
         fenced = launch.machines["numpy"] = Emulation(fenced=True)
@@ -157,8 +157,8 @@ def test_the_emulation_finds_what_is_not_written_or_beyond_the_end(
     machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, guard = launch.source("pooling.cu"), "if (at >= C * ROWS"
-    # A third channel behind x: what the kernel reads beyond its end is 1, not what the heap holds,
-    # which now and then is nan, and then what it writes cannot be told from a guard.
+    # A third channel behind x: a kernel that reads beyond the end finds 1, not the heap's content,
+    # which may be nan and make its output equal to a guard.
     x = np.ones((3, 4, 4, 5))[:2].transpose(3, 0, 1, 2)
     window = {"kernel_size": (2, 2), "stride": (2, 2)}
     more, less = (text.replace(guard, f"if (at {what} ROWS") for what in ("> C *", ">="))
@@ -192,7 +192,7 @@ STEP = {  # of LeNet-5, with two images
 
 
 def train(steps: int) -> list[float]:
-    """The losses of LeNet-5."""
+    """The losses of three steps of LeNet-5."""
     model = models.LeNet5(rng=0).astype("float64")
     optimizer, losses = optim.Adam(model.parameters()), []
     x = np.random.default_rng(0).normal(size=(2, 1, 28, 28))

@@ -29,7 +29,7 @@ from xbp.training import Callback, Checkpoints, EarlyStopping, LambdaCallback
 
 
 def test_no_step_of_an_epoch_waits_for_the_device(place: str) -> None:
-    """Inside are all steps of two epochs and what is between them: batches, masks, rates, metrics,
+    """The block has all steps of two epochs and all between them: batches, masks, rates, metrics,
     callbacks and looks at the losses. Outside are the door, and the records of the epochs."""
     if place != "array_api_strict":
         pytest.skip("what waits is found on array_api_strict")
@@ -45,7 +45,7 @@ def test_no_step_of_an_epoch_waits_for_the_device(place: str) -> None:
             if step == trainer.steps_per_epoch:
                 self.guard.__exit__(None, None, None)
 
-    x, y = data(n=2 * 52)  # a look at the losses in each epoch
+    x, y = data(n=2 * 52)  # one reading of the losses in each epoch
     for capture in (False, True):
         trainer = trainer_of(capture, metrics=["accuracy", "f1"])
         trainer.fit(x, y, epochs=2, batch_size=2, validation_data=(x, y), callbacks=[Guard()])
@@ -71,7 +71,7 @@ def test_a_second_fit_replays_what_the_first_one_recorded() -> None:
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_another_fit_takes_its_own_data(moved: bool) -> None:
-    """Other numbers, then another shape, dtype, batch size; from the host or from the device."""
+    """Other values, then another shape, dtype, batch size; from the host or from the device."""
 
     def fits(trainer: xbp.Trainer) -> Any:
         x, y = data()
@@ -190,7 +190,7 @@ def test_a_schedule_that_looks_elsewhere() -> None:
 
 
 def between(change: Callable[[xbp.Trainer], Any], at: int = 11) -> Callable[[xbp.Trainer], Any]:
-    """Training with `change` after some step, unknown to recordings."""
+    """Training with `change` after some step."""
 
     def run(trainer: xbp.Trainer) -> Any:
         def act(trainer: xbp.Trainer, step: int) -> None:
@@ -225,7 +225,7 @@ def other_layer(trainer: xbp.Trainer) -> None:
 
 
 def another_dropout(trainer: xbp.Trainer) -> None:
-    """In place of the first one, which is looked at from then on."""
+    """Another dropout in place of the first, whose p changes later."""
     trainer.model.layers = (*trainer.model[:2], nn.Dropout(0.5), *trainer.model[3:])  # type: ignore[attr-defined, index]
     halve = LambdaCallback(on_step_end=lambda t, step: step == 6 and setattr(t.model[2], "p", 0.1))
     trainer.callbacks.append(halve)
@@ -269,7 +269,7 @@ def test_something_else_changes(change: Callable[[xbp.Trainer], Any]) -> None:
 
 
 def test_a_layer_that_thaws_counts_its_own_updates() -> None:
-    """Its bias corrections are those of its first updates, where the others' are of later ones."""
+    """Its bias corrections start with its own first update."""
 
     def run(trainer: xbp.Trainer) -> Any:
         frozen_layer(trainer)
@@ -287,7 +287,7 @@ def test_a_checkpoint_in_the_middle_goes_on(tmp_path: Path) -> None:
         fit(trainer, 3, callbacks=[Checkpoints(folder, 5, keep=99), stop])
         later = trainer_of(trainer.capture)
         fit(later, 3, callbacks=[Checkpoints(folder, 5, keep=99)], resume=folder)
-        again = trainer_of(not trainer.capture)  # a checkpoint does not know how it was made
+        again = trainer_of(not trainer.capture)  # checkpoints of both kinds are equal
         fit(again, 3, resume=folder / "step-00000005.safetensors")
         assert result(again) == result(later)
         assert again.history.records == later.history.records

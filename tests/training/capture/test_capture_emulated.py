@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_is_found_within_the_epoch() -> None:
     with pytest.raises(NonFiniteError, match="nan in epoch 1, step 21") as error:
         trainer.fit(x, y, batch_size=4, callbacks=[spoil])
     assert "\n" not in str(error.value)
-    # Looked for after 50 steps; found then, or where it takes its time, after 50 more.
+    # Read after 50 steps; found then, or 50 steps later if the transfer is slow.
     assert trainer.optimizer.steps in (50, 100)
 
 
@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_finite_is_found_within_the_epoch() -> None:
 
 
 class Baked(optim.SGD):
-    """A number that changes from step to step, where none is expected."""
+    """An unexpected value that changes in each step."""
 
     def update(self, xp: Any, p: Any, g: Any, state: Any, *numbers: Any) -> None:
         p -= 0.1 / (1 + self.steps) * g
@@ -141,7 +141,7 @@ def test_what_a_trainer_had_on_the_device_is_free_when_it_goes() -> None:
     kept: list[Any] = [weakref.ref(recordings)]
     kept += [weakref.ref(recording.graph) for recording in recordings.by_size.values()]
     del recordings
-    gc.disable()  # which would find circles of references, but not in time
+    gc.disable()  # otherwise it would find reference cycles later
     try:
         del trainer
         assert [reference() for reference in kept] == [None] * 3

@@ -1,4 +1,4 @@
-"""The states of a recording, and what cannot be recorded."""
+"""The states of a recording, and steps that cannot be recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xbp.training.capture import Phase
 
 
 def test_a_recording_warms_up_records_and_replays_until_it_is_stale() -> None:
-    """What the next step does, seen after each step of batches of one size."""
+    """The phases of a recording, after each step with batches of one size."""
     trainer, phases, met = trainer_of(True), [], []
 
     def look(trainer: Any, step: int) -> None:
@@ -47,7 +47,7 @@ def test_a_recording_warms_up_records_and_replays_until_it_is_stale() -> None:
 
 
 class OwnRule(optim.Optimizer):
-    """A rule that is given the rate and the step."""
+    """A rule whose coefficients are the rate and the step."""
 
     def update(self, xp: Any, p: Any, g: Any, state: Any, *numbers: Any) -> None:
         lr, t = numbers
@@ -60,7 +60,7 @@ class OwnStep(optim.SGD):
 
 
 class Reading(nn.Layer):
-    """Reads a value, as a layer should not."""
+    """A layer that reads a value, which is not allowed."""
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
         if training and float(x[0, 0]) > 1e9:
@@ -69,7 +69,7 @@ class Reading(nn.Layer):
 
 
 class Placing(nn.Layer):
-    """Draws numbers on the host."""
+    """A layer that draws random numbers on the host."""
 
     def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
         noise = np.random.default_rng(0).normal(size=tuple(x.shape)).astype(np.float32)
@@ -77,7 +77,7 @@ class Placing(nn.Layer):
 
 
 class Counting(nn.Layer):
-    """Another function in each step."""
+    """A layer with another function in each step."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -126,12 +126,12 @@ def test_what_cannot_be_recorded_is_said_once_and_done_without(
         fit(fallen)
     caught = [warning for warning in caught if warning.category is RuntimeWarning]
     assert len(caught) == 1
-    fit(fallen)  # without another warning, which would be an error
+    fit(fallen)  # without a second warning, which would be an error
     assert "\n" not in str(caught[0].message)
     fit(eager)
     assert fallen.history.records == eager.history.records
     assert result(fallen) == result(eager)
-    with pytest.raises((InputError, RuntimeError), match=reason):  # a RecordingError is one, too
+    with pytest.raises((InputError, RuntimeError), match=reason):  # or RecordingError
         fit(strict)
 
 
@@ -173,9 +173,6 @@ def test_options_that_change_in_each_step_are_given_up() -> None:
 
 
 def test_a_failed_recording_changes_nothing() -> None:
-    class Late(nn.Layer):
-        """Refuses to be recorded after the others, and after the optimizer's first updates."""
-
     trainer = trainer_of(None)
     fit(trainer, 1)
     steps, before = recorded_by(trainer), result(trainer)

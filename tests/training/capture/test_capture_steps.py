@@ -58,7 +58,7 @@ def test_more_steps_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_random_words_of_a_late_step() -> None:
-    """The counter's high word is not 0 there."""
+    """A step number whose high word is not 0."""
 
     def late(trainer: xbp.Trainer) -> Any:
         trainer.optimizer.steps = 2**32 - 5
@@ -75,7 +75,7 @@ def test_metrics(metrics: Any) -> None:
 
 
 class Kept(Metric):
-    """Keeps what it is given, as a metric may."""
+    """A metric that keeps its arguments."""
 
     name = "spread"
 

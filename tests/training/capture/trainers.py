@@ -1,4 +1,4 @@
-"""A trainer that records its steps beside one that does not."""
+"""Trainers with and without recorded steps, for comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES, BATCH = 30, 4  # seven steps, and one with the last two samples
 
 @pytest.fixture(autouse=True, params=["array_api_strict", "torch", "cupy"])
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where steps are recorded: by CuPy, or as it would."""
+    """A backend that records steps: CuPy, or its stand-in."""
     if reason := why_unavailable(request.param):
         pytest.skip(reason)
     with xbp.use_backend(request.param), emulated_graphs():
@@ -54,7 +54,7 @@ def trainer_of(
 
 
 def result(trainer: xbp.Trainer) -> dict[str, Any]:
-    """All that training has changed, in bits."""
+    """The bits of all results of training."""
     state = {**trainer.model.state_dict(), **trainer.optimizer.state_dict()}
     return {name: (np.shape(a), np.asarray(a).tobytes()) for name, a in state.items()}
 
@@ -69,7 +69,7 @@ def recorded_by(trainer: xbp.Trainer) -> Recordings | None:
 
 
 def check_same(run: Callable[[xbp.Trainer], Any], **options: Any) -> xbp.Trainer:
-    """What `run` does with a trainer comes out the same, recorded and not."""
+    """Check that `run` has equal results with and without recorded steps."""
     eager, fast = (trainer_of(capture, **options) for capture in (False, True))
     for trainer in (eager, fast):
         trainer.done = run(trainer)  # type: ignore[attr-defined]
