@@ -19,13 +19,13 @@ class Launched(NamedTuple):
     rank: int
     size: int
     local_rank: int
-    """Its number among those on the same machine."""
+    """The rank among the processes on the same machine."""
 
     local_size: int
 
 
 class Variables(NamedTuple):
-    """Where a launcher writes these numbers."""
+    """The environment variables in which a launcher writes these numbers."""
 
     rank: str
     size: str

@@ -47,7 +47,7 @@ class Slots:
             self.waiting[slot] = hosts
 
     def receive(self, slot: int) -> None:
-        """From here on the slot holds the batch: for the device, which waits for it, not the host.
+        """Make the slot's batch available to the device, which waits for it; the host does not.
 
         Here it is copied by the calling thread; see `CuPySlots`.
         """

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 Costs: TypeAlias = "dict[str, list[float | None]]"
-"""Of each side, round by round; None for a goal not reached."""
+"""The costs of each side, round by round; None for a goal not reached."""
 
 Epoch: TypeAlias = "dict[str, float]"
 """Seconds and accuracy after an epoch."""

@@ -155,4 +155,4 @@ FORWARDS: dict[str, Callable[..., Any]] = {
     "gru": partial(recurrent, gru_cell),
     "gpt": gpt,
 }
-"""By the names of networks."""
+"""Forward functions by the names of networks."""

@@ -94,7 +94,7 @@ def recurrent(layer: Any, inputs: int, hidden: int, classes: int) -> nn.Module:
 
 
 class GPT(nn.Module):
-    """By PyTorch's own Transformer layers; logits (N·T, vocabulary)."""
+    """A GPT of PyTorch's own Transformer layers; logits (N·T, vocabulary)."""
 
     def __init__(self, vocabulary: int, context: int, layers: int, heads: int, width: int) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def sample_bytes(name: str, *sizes: int) -> int:
 
 
 def vgg(*widths: int, rng: np.random.Generator) -> nn.Layer:
-    """For each width two convolutions 3 × 3 with ReLU, and the maximum of 2 × 2."""
+    """Two convolutions 3 × 3 with ReLU, and a 2 × 2 maximum, for each width."""
     layers, before = list[nn.Layer](), 3
     for width in widths:
         for _ in range(2):
@@ -136,7 +136,7 @@ def recurrent(cell: str) -> Architecture:
 def _gpt_multiplications(
     vocabulary: int, context: int, layers: int, heads: int, width: int
 ) -> tuple[int, ...]:
-    """Of a causal attention, the half of (T, T) that counts."""
+    """Multiplications for one sequence; a causal attention counts half of (T, T)."""
     block = 12 * context * width**2 + context * (context + 1) * width
     return (0, *[block] * layers, context * width * vocabulary)
 

@@ -63,12 +63,12 @@ PREDICTING = ("xbp", "reference", "torch", "torch-compiled", "jax")
 
 
 SAME = 2e-6
-"""With PyTorch, JAX and scikit-learn it was 2.1e-7 at most, two roundings of float32; a learning
-rate that is 10 % off gives 4.5e-5 at least."""
+"""Limit of deviations. With PyTorch, JAX and scikit-learn they were at most 2.1e-7, two roundings
+of float32; a learning rate that is 10 % off gives at least 4.5e-5."""
 
 SAME_DEEP = 3e-4
-"""Of deep networks by Adam, where it was 5e-5 at most: a step has the size of the rate even where a
-gradient is only rounding. A rate that is 10 % off gives 1e-3 at least. Also beside scikit-learn's
+"""Limit for deep networks by Adam, with at most 5e-5: a step has the size of the rate even where a
+gradient is only rounding. A rate that is 10 % off gives at least 1e-3. Also for scikit-learn's
 Adam, whose eps counts more in the first steps."""
 
 

@@ -43,7 +43,7 @@ COMMANDS = {
     "predict": (
         "predict",
         "predict",
-        "Say which digits are on pictures, or of which class a text is, and how probable that is.",
+        "Print the digits on pictures, or the class of a text, with probabilities.",
     ),
     "report": (
         "report",

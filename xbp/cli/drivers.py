@@ -296,7 +296,7 @@ def _missing() -> tuple[str, ...]:
 
 
 def _cuda_of_torch() -> str | None:
-    """From PyTorch's version file, as the import would take seconds."""
+    """The CUDA version in PyTorch's version file, as the import would take seconds."""
     try:
         spec = util.find_spec("torch")
         if spec is None or not spec.origin:

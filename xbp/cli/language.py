@@ -39,7 +39,7 @@ WRITTEN = 500
 
 @dataclass(frozen=True)
 class Sizes:
-    """Those of a GPT, beside its vocabulary."""
+    """The sizes of a GPT, except its vocabulary."""
 
     layers: int
     heads: int

@@ -159,7 +159,7 @@ class Options:
 
     @classmethod
     def of(cls, context: typer.Context) -> Options:
-        """Those of a command, by the names of its parameters."""
+        """The options of a command, by the names of its parameters."""
         names = {field.name for field in fields(cls)}
         given = {name: value for name, value in context.params.items() if name in names}
         for name in PATHS:  # strings in earlier versions of typer

@@ -1,4 +1,4 @@
-"""``xbp predict``: which digit is on a picture, or of which class is a text?"""
+"""``xbp predict``: the digit on a picture, or the class of a text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def predict(
     device: Device = None,
     module: Module = None,
 ) -> None:
-    """Say which digits are on pictures, or of which class a text is, and how probable that is.
+    """Print the digits on pictures, or the class of a text, with probabilities.
 
     A run of xbp train text is given files of text, or --text. Any other run is given pictures:
     drawn or photographed, dark on light or light on dark, in any size, one digit on each, upright,

@@ -1,4 +1,4 @@
-"""Train a network that says of which class a text is."""
+"""Training of a network that classifies texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xbp.report.texts import Lexicon, rows_of, split_texts
 
 @dataclass(frozen=True)
 class Sizes:
-    """Those of a `TextClassifier`, beside its words and classes."""
+    """The sizes of a `TextClassifier`, except its words and classes."""
 
     width: int
     hidden: int

@@ -241,7 +241,7 @@ def text(
     resume: Resume = None,
     output: Output = Path("runs/text"),
 ) -> None:
-    """Train a network to say of which class a text is, and test it.
+    """Train a network to classify texts, and test it.
 
     The words of a text, in lower case, are embedded and read by an LSTM, whose last states a linear
     layer classifies (models.TextClassifier). AdamW follows one cycle of the learning rate.

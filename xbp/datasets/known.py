@@ -14,7 +14,7 @@ class Download(NamedTuple):
 
     url: str
     size: int
-    """In bytes."""
+    """The size in bytes."""
     sha256: str
     folder: str = ""
     """The folder inside an archive of the `members` that are unpacked from it."""

@@ -146,7 +146,7 @@ def rebuild(recipe: Any, shapes: Mapping[str, tuple[int, ...]], file: str) -> La
 
 
 def _own_arguments(model: Layer) -> dict[str, Any]:
-    """Those of a registered class.
+    """The arguments of a model of a registered class.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A recurrent network that says of which class a text is."""
+"""A recurrent network that classifies texts."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class BatchNorm(OperationLayer):
     """Base of `BatchNorm1d` and `BatchNorm2d`, which differ in the shapes of their input."""
 
     shapes: tuple[str, ...] = ()
-    """Of the inputs that it takes, with a C for the number of channels."""
+    """Shapes of valid inputs, with a C for the number of channels."""
 
     group: Group | None = None
     """Processes that each have a share of the batch; see `xbp.nn.pool_statistics`."""

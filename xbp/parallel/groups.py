@@ -19,7 +19,7 @@ class Group(Protocol):
     size: int
 
     local_rank: int
-    """Its number among those on the same machine."""
+    """The rank among the processes on the same machine."""
 
     local_size: int
 

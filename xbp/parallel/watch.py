@@ -52,12 +52,12 @@ CALLS = ("computes", "a sum", "a broadcast", "a barrier", "the end of its progra
 
 
 class Place(NamedTuple):
-    """Where a rank is."""
+    """The position of a rank in its work."""
 
     process: int
     rank: int
     step: int
-    """Sums of gradients that it has begun."""
+    """The number of sums of gradients that it has begun."""
 
     call: int
     """Calls that it has begun."""

@@ -1,4 +1,4 @@
-"""What a run of a language model consists of: the rows of its table, and its vocabulary."""
+"""The parts of a language model's run: the rows of its table, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows_of(model: GPT) -> list[LayerSummary]:
 
 
 def load_vocabulary(folder: Path, model: GPT) -> list[str] | list[bytes]:
-    """What the tokens of the run in `folder` stand for.
+    """The vocabulary of the run in `folder`.
 
     Raises
     ------

@@ -133,7 +133,7 @@ def _content(run: Run, history: History) -> dict[str, Any]:
 
 
 def _language(run: Run, history: History, model: GPT, written: str) -> dict[str, Any]:
-    """Those of a language model."""
+    """The variables of the template for a language model."""
     losses = history["val_loss"] if "val_loss" in history.names() else []
     return {
         "samples": "windows",
@@ -145,7 +145,7 @@ def _language(run: Run, history: History, model: GPT, written: str) -> dict[str,
 
 
 def _texts(run: Run, model: TextClassifier, folder: Path, data_dir: Path | None) -> dict[str, Any]:
-    """Those of a classifier of texts."""
+    """The variables of the template for a classifier of texts."""
     lexicon = Lexicon.load(folder, model)
     test = load_test_texts(run, lexicon, data_dir)
     logits = logits_of(model, lexicon, test.texts)
@@ -171,7 +171,7 @@ class SavedLayer(NamedTuple):
 
 
 def _own(run: Run, history: History) -> dict[str, Any]:
-    """Those of a run that `Trainer.save` has written."""
+    """The variables of the template for a run that `Trainer.save` has written."""
     last = history.records[-1]
     name = next(each for each in ("val_accuracy", "val_loss", "loss") if each in last)
     what = {"val_accuracy": "accuracy on validation data", "val_loss": "loss on validation data"}
@@ -186,7 +186,7 @@ def _own(run: Run, history: History) -> dict[str, Any]:
 
 
 def _classifier(run: Run, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]) -> dict[str, Any]:
-    """Those of a classifier of images."""
+    """The variables of the template for a classifier of images."""
     data = LABELLED_IMAGES[run.data]
     tested = contents.examine(model, x, y, run.classes, data)
     first = contents.feature_maps(model, x[0], data)

@@ -1,4 +1,4 @@
-"""What a run of the command line knows beside its record: curves within epochs, its test set."""
+"""Further data of a run of the command line: curves within epochs, its test set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of a text classifier consists of: its words and classes, and its test set."""
+"""The parts of a text classifier's run: its words and classes, and its test set."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Lexicon:
 
     @classmethod
     def load(cls, folder: Path, model: TextClassifier) -> Lexicon:
-        """That of the run in `folder`.
+        """The lexicon of the run in `folder`.
 
         Raises
         ------

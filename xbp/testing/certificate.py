@@ -60,7 +60,7 @@ class Row:
         return not self.failures
 
     def cells(self) -> tuple[str, ...]:
-        """As in `COLUMNS`."""
+        """The cells of the columns `COLUMNS`."""
         errors = (self.forward, self.backward, self.state)
         return (
             *(f"{self.kind} {self.name}", self.dtype, str(self.cases), *map(_shown, errors)),

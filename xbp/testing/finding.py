@@ -14,7 +14,7 @@ from xbp.backend import Backend, dtype_name, library_of, to_numpy, whereabouts
 
 Host: TypeAlias = "NDArray[Any]"
 Quantity: TypeAlias = "tuple[str, str]"
-"""Its name and its direction."""
+"""Name and direction of a compared array."""
 
 Quantities: TypeAlias = "dict[Quantity, Any]"
 

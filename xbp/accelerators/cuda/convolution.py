@@ -35,7 +35,7 @@ MOST_SEEN = 144
 """Pixels that an entry of y sees, through all windows of its maximum: a thread has them in
 registers."""
 MOST_COLUMNS = ROOM // THREADS - 1
-"""Of a kernel: their sums of all threads of a block meet in shared memory, with the bias's."""
+"""Most columns of a kernel: the threads of a block add them, and the bias, in shared memory."""
 MOST_KERNELS = 2**12
 """Pairs of channels. A block of threads for each row of each kernel reads all of x; where there are
 many more, the reference's large products are expected to be faster."""

@@ -111,7 +111,7 @@ def source(file: str) -> str:
 
 
 machines: dict[str, Machine] = {}
-"""By the package of the arrays; one of CuPy's is made when it is first asked for."""
+"""Machines by the package of the arrays; CuPy's is made at its first use."""
 
 
 def machine_of(array: Array) -> Machine:

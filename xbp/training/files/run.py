@@ -28,10 +28,10 @@ from xbp.training.history import History
 
 RECORD, HISTORY, WEIGHTS, REPORT = "run.json", "history.csv", "model.safetensors", "report.html"
 VOCABULARY, SAMPLE = "vocabulary.json", "sample.txt"
-"""Of a language model: what its tokens stand for, and a text that it wrote."""
+"""Files of a language model: its vocabulary, and a generated text."""
 
 TEXT, TEXTS, OWN = "text", "texts", "own"
-"""In place of the name of a set: a text; labelled texts; a user's own data, of `Trainer.save`."""
+"""Kinds of data without a set's name: a text; labelled texts; a user's data, of `Trainer.save`."""
 
 LARGEST = 2**24
 """The most bytes of a description or a history."""
