@@ -8,7 +8,13 @@ from importlib.util import find_spec
 
 pytest_plugins = ["pytester", "pytest_xbp"]
 
-collect_ignore_glob = [] if find_spec("ndonnx") else ["xbp/exchange/*.py"]  # no doctests there
+# Modules that import what is not installed here; there are no doctests in them.
+NEEDED = {
+    "ndonnx": "xbp/exchange/*.py",
+    "torch": "xbp/benchmarks/models_torch.py",
+    "jax": "xbp/benchmarks/models_jax.py",
+}
+collect_ignore_glob = [path for name, path in NEEDED.items() if not find_spec(name)]
 
 # Workers of pytest-xdist share the cores; numpy and the kernels read these as they are loaded. Two
 # threads at least, for what the kernels' own threads do is under test.

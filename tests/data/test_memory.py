@@ -50,7 +50,6 @@ def test_a_set_ten_times_larger_than_the_memory_allowed(tmp_path: Path) -> None:
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (rows, 1000))
     for start in range(0, rows, 3200):
         x[start : start + 3200, :3] = np.eye(3)[y[start : start + 3200]]
-    x.flush()
     del x
     np.save(tmp_path / "y.npy", y)
     done = subprocess.run(
