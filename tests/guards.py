@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PAGE = mmap.PAGESIZE
-RUBBISH = 255  # in each byte: nan as a float, -1 as an integer
+FILL = 255  # in each byte: nan as a float, -1 as an integer
 
 _protect: Any = getattr(ctypes.CDLL(None), "mprotect", None)
 if _protect is not None:
@@ -30,7 +30,7 @@ class Guards:
         pages = max(1, -(-size // PAGE))
         block = mmap.mmap(-1, (pages + 2) * PAGE)
         everything = np.frombuffer(block, np.uint8)
-        everything[PAGE:-PAGE] = RUBBISH
+        everything[PAGE:-PAGE] = FILL
         for page in (0, pages + 1):
             if _protect is not None:
                 assert not _protect(everything.ctypes.data + page * PAGE, PAGE, 0)
@@ -51,4 +51,4 @@ class Guards:
 
     def check(self) -> None:
         """Check that nothing was written before the arrays."""
-        assert all(np.all(margin == RUBBISH) for margin in self.margins)
+        assert all(np.all(margin == FILL) for margin in self.margins)

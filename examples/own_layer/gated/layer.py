@@ -1,4 +1,4 @@
-"""A linear layer that decides, entry by entry, how much of itself passes."""
+"""A linear layer with a learned gate for each output."""
 
 from functools import partial
 

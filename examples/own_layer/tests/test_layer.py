@@ -1,4 +1,4 @@
-"""The proof of a layer: its values, its gradients, every backend, and that it learns."""
+"""The proof of a layer: its values, its gradients, every backend, and a training."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The proof of a loss: its gradient, every backend, and what it is for."""
+"""The proof of a loss: its gradient, every backend, and its minimum at a quantile."""
 
 import numpy as np
 import pytest
