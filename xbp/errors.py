@@ -35,6 +35,10 @@ class OutOfMemoryError(XBPError, MemoryError):
     """A step needs more memory than there is."""
 
 
+class RankError(XBPError, RuntimeError):
+    """Processes that train one model together differ, or one of them has failed."""
+
+
 def on_one_line(text: object, most: int = 400) -> str:
     """Text of a file or another library, made printable and short enough to quote in a sentence."""
     shown = "".join(c if c.isprintable() else " " for c in str(text)[: most + 1])

@@ -358,6 +358,7 @@ def test_what_may_change_before_it_goes_on(how: str) -> None:
         "optimizer": "sgd",
         "backend": "numpy",
         "dtype": "float32",
+        "group": "alone",
     }.items():
         old, steps = getattr(model, name), optimizer.steps
         model.set_params(**{name: value})

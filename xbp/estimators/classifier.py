@@ -18,6 +18,7 @@ from xbp.backend import Array, Backend, to_numpy
 from xbp.errors import InputError
 from xbp.estimators.network import NeuralNet
 from xbp.models.mlp import Activation
+from xbp.parallel import Group
 
 
 class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
@@ -71,6 +72,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         dtype: str | None = None,
         verbose: bool = False,
         warm_start: bool = False,
+        group: str | Group | None = None,
         class_weight: Mapping[Any, float] | str | None = None,
     ) -> None:
         super().__init__(
@@ -91,6 +93,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
             dtype=dtype,
             verbose=verbose,
             warm_start=warm_start,
+            group=group,
         )
         self.class_weight = class_weight
 

@@ -20,16 +20,18 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from xbp import nn, optim
+from xbp import nn, optim, parallel
 from xbp.arguments import choice, integer, number
 from xbp.backend import Array, Backend, dtype_name
 from xbp.errors import InputError
 from xbp.estimators.weighting import WeightedLoss, packed
 from xbp.models import MLP
 from xbp.models.mlp import Activation
+from xbp.parallel import Group
 from xbp.random import generator
 from xbp.training import Callback, EarlyStopping, Trainer, Training
 from xbp.training.history import Record
+from xbp.training.share import share_of
 
 
 class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -76,6 +78,9 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         Whether another `fit` continues with the parameters and the optimizer of the last one, like
         `partial_fit`. Features, classes and the options of the network must be the same;
         `learning_rate` and `alpha` may change.
+    group : {"mpi", "nccl", "alone"}, Group or None
+        The processes that train together; see `Trainer`. All of them call the same methods with the
+        same data.
 
     Attributes
     ----------
@@ -119,6 +124,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         dtype: str | None = None,
         verbose: bool = False,
         warm_start: bool = False,
+        group: str | Group | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -137,6 +143,7 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.dtype = dtype
         self.verbose = verbose
         self.warm_start = warm_start
+        self.group = group
 
     # --- what the two differ in ---
 
@@ -207,7 +214,9 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             "val_loss" if held else "loss", patience, tol, restore_best=held is not None
         )
         self._train(parts, epochs, held, stop)
-        if len(self.trainer_.history) == epochs and not self.trainer_.stop_reason:
+        trainer = self.trainer_
+        unsettled = len(trainer.history) == epochs and not trainer.stop_reason
+        if unsettled and trainer.share.first:
             msg = (
                 f"the loss has not settled after max_iter={epochs} epochs; raise max_iter, or tol, "
                 "or the learning rate"
@@ -266,7 +275,11 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
     def _start(self, outputs: int, *, warm: bool = False) -> np.random.RandomState:
         """Make the network and its trainer; returns the generator of their seeds."""
-        random_state: np.random.RandomState = check_random_state(self.random_state)
+        share = share_of(parallel.group(self.group)) if not warm else self.trainer_.share
+        seed = self.random_state
+        if seed is None and share.size > 1:
+            seed = share.seed(None) % 2**32
+        random_state: np.random.RandomState = check_random_state(seed)
         rng = generator(int(random_state.randint(2**31 - 1)))
         if warm:
             self._go_on()
@@ -289,7 +302,9 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": decay}
         groups = optim.muon_groups(self.model_, **options) if make is optim.Muon else None
         optimizer = make(groups or self.model_.parameters(), **options)
-        self.trainer_ = Trainer(self.model_, self.loss, optimizer, rng=rng)
+        self.trainer_: Trainer = Trainer(
+            self.model_, self.loss, optimizer, rng=rng, group=share.group
+        )
         self._remember()
         self.loss_curve_: list[float] = []
         self.n_outputs_ = outputs
@@ -375,7 +390,7 @@ class _Scores(Callback):
         self.values.append(self.net._score_of(trainer.predict(x), y, weight[0] if weight else None))
 
 
-FIXED = ("hidden_layer_sizes", "activation", "dropout", "optimizer", "backend", "dtype")
+FIXED = ("hidden_layer_sizes", "activation", "dropout", "optimizer", "backend", "dtype", "group")
 """The parameters that a network and its optimizer are made with."""
 
 

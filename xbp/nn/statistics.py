@@ -85,6 +85,19 @@ def pool_statistics(model: Layer, group: Group | None) -> None:
             layer.group = group
 
 
+@contextmanager
+def pooled(model: Layer, group: Group | None) -> Iterator[None]:
+    """A context of `pool_statistics`, which restores the groups of all layers at its end."""
+    layers = [layer for layer in model.tree() if isinstance(layer, BatchNorm)]
+    before = [layer.group for layer in layers]
+    pool_statistics(model, group)
+    try:
+        yield
+    finally:
+        for layer, earlier in zip(layers, before, strict=True):
+            layer.group = earlier
+
+
 def _zeros(y: Any) -> Any:
     """∂L/∂y = 0 for one output or a tuple of outputs."""
     if isinstance(y, tuple):

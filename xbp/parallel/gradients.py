@@ -14,7 +14,7 @@ none: its wᵢ and all its sums are 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from xbp.backend import (
     Array,
     array_namespace,
     check_beside,
+    dtype_name,
     library_of,
     on_device_of,
     on_host,
@@ -83,7 +84,7 @@ def weighted(loss: Any, prediction: Any, target: Any) -> tuple[Array, Any, Any]:
     weight: Any = loss.denominator(prediction, target) if hasattr(loss, "denominator") else None
     weight = rows if weight is None else weight
     with on_device_of(first):
-        return weight * value, tree_map(lambda g: _times(weight, g), gradient), weight
+        return weight * value, tree_map(lambda g: times(weight, g), gradient), weight
 
 
 def reduce_gradients(
@@ -132,51 +133,100 @@ def reduce_gradients(
         raise InputError(msg)
     for p in owned:
         check_beside("reduce_gradients", "a parameter", p.data, "the loss is", value)
+    return reduce_step(owned, group, value, weight)[0]
+
+
+def reduce_step(
+    owned: Sequence[Learned],
+    group: Group,
+    value: Array,
+    weight: Any,
+    *,
+    wish: bool = False,
+    room: dict[Any, Array] | None = None,
+) -> tuple[Array, Array, Array]:
+    """As `reduce_gradients`, which checks the arguments, with more numbers in the same call.
+
+    Parameters
+    ----------
+    wish : bool
+        What the other ranks hear in the third result.
+    room : dict, optional
+        Where arrays are kept for the next call, on the host: fresh memory costs more than the sum
+        of a small model. Gradients lie in them until then.
+
+    Returns
+    -------
+    value : array, 0-d
+        In the widest dtype of the parameters, as the loss may have another one on a rank without
+        rows.
+    weight : array, 0-d
+        Σ wᵢ; where the loss is a sum, the number of ranks.
+    wishes : array, 0-d
+        The number of ranks with a `wish`.
+    """
     if isinstance(group, Joined):
         group.count_step()
     with on_device_of(owned[0].data):
-        return _reduce(owned, group, value, weight)
+        return _reduce(owned, group, value, weight, wish, {} if room is None else room)
 
 
-def _reduce(owned: list[Learned], group: Group, value: Array, weight: Any) -> Array:
-    xp = array_namespace(value)
-    dtypes = list(dict.fromkeys([value.dtype, *(p.data.dtype for p in owned)]))
+def _reduce(
+    owned: Sequence[Learned],
+    group: Group,
+    value: Array,
+    weight: Any,
+    wish: bool,
+    room: dict[Any, Array],
+) -> tuple[Array, Array, Array]:
+    xp, here = array_namespace(value), on_host(value)
+    dtypes = list(dict.fromkeys(p.data.dtype for p in owned))
+    real = [dtype for dtype in dtypes if xp.isdtype(dtype, "real floating")]
+    telling = max(real, key=lambda dtype: xp.finfo(dtype).bits, default=value.dtype)
+    dtypes = list(dict.fromkeys([telling, *dtypes]))
     present = [p.grad is not None for p in owned]
     factor: Any = None
-    for dtype in dtypes:  # that of the value first: it has the weights
+    for dtype in dtypes:  # first the one that travels with value, weight, wish and presence
         mine = [p for p in owned if p.data.dtype == dtype]
         sizes = [math.prod(p.data.shape) for p in mine]
         tail = sum(sizes)
-        tells = factor is None  # also of value, weight and presence
-        flat = xp.zeros(tail + (2 + len(owned)) * tells, dtype=dtype, device=owned[0].data.device)
+        tells = factor is None
+        kind = tail + (3 + len(owned)) * tells, dtype_name(dtype)
+        flat = room.get(kind)
+        if flat is None:
+            flat = xp.zeros(kind[0], dtype=dtype, device=owned[0].data.device)
+            if here:
+                room[kind] = flat
         for p, part in zip(mine, _parts(sizes), strict=True):
-            if p.grad is not None:
-                flat[part] = xp.reshape(p.grad, (-1,))
+            flat[part] = 0.0 if p.grad is None else xp.reshape(p.grad, (-1,))
         if tells:
-            flat[tail : tail + 1] = xp.reshape(xp.asarray(value), (1,))
+            flat[tail : tail + 1] = _entry(xp, value, dtype)
             flat[tail + 1 : tail + 2] = _entry(xp, 1 if weight is None else weight, dtype)
+            flat[tail + 2 : tail + 3] = float(wish)
             for there, run in groupby(range(len(owned)), key=present.__getitem__):
                 places = list(run)
-                flat[tail + 2 + places[0] : tail + 3 + places[-1]] = float(there)
-            own = xp.asarray(flat[tail + 2 :], copy=True)
+                flat[tail + 3 + places[0] : tail + 4 + places[-1]] = float(there)
+            own: Any = None if here else xp.asarray(flat[tail + 3 :], copy=True)
         group.sum_(flat)
         if tells:
             total = flat[tail + 1]
             factor = xp.ones_like(total)
             if weight is not None:
                 factor = 1 / xp.where(total > 0, total, xp.ones_like(total))
-            if on_host(flat):
-                present = (to_numpy(flat[tail + 2 :]) > 0).tolist()
+            if here:
+                present = (to_numpy(flat[tail + 3 :]) > 0).tolist()
             else:
-                agreed = xp.all(flat[tail + 2 :] == group.size * own)
+                agreed = xp.all(flat[tail + 3 :] == group.size * own)
                 factor = xp.where(agreed, factor, xp.nan * factor)
-            value = factor * flat[tail]
-        flat *= xp.astype(xp.asarray(factor), dtype)
+            value, wishes = factor * flat[tail], xp.asarray(flat[tail + 2], copy=True)
+            total = xp.asarray(total, copy=True)
+        if not here or weight is not None:
+            flat *= xp.astype(xp.asarray(factor), dtype)
         has = {id(p) for p, known in zip(owned, present, strict=True) if known}
         for p, part in zip(mine, _parts(sizes), strict=True):
             if id(p) in has:
                 p.grad = xp.reshape(flat[part], tuple(p.data.shape))
-    return value
+    return value, total, wishes
 
 
 def _parts(sizes: list[int]) -> Iterator[slice]:
@@ -193,7 +243,8 @@ def _entry(xp: Any, number: Any, dtype: Any) -> Any:
     return xp.reshape(xp.astype(xp.asarray(number), dtype), (1,))
 
 
-def _times(weight: Any, gradient: Array) -> Array:
+def times(weight: Any, gradient: Array) -> Array:
+    """A number, or a 0-d array of any dtype, times a gradient, in its dtype."""
     if library_of(weight) is None:
         return weight * gradient
     xp = array_namespace(gradient)

@@ -10,7 +10,8 @@ from xbp.backend import Array
 class Group(Protocol):
     """Processes, called ranks, which all make the same calls in the same order.
 
-    A call that one rank leaves out, or makes with another shape, leaves the others waiting.
+    A call that one rank leaves out, or makes with another shape, leaves the others waiting. Arrays
+    of numpy are taken by every group.
     """
 
     rank: int
@@ -67,13 +68,20 @@ def shown(group: Group) -> str:
 
 
 class Joined:
-    """Base of groups of several processes. A copied model keeps its group: it cannot be copied."""
+    """Base of groups of several processes.
+
+    A copied model keeps its group, which cannot be copied; one that is pickled is alone where it
+    comes back, as its processes are not there.
+    """
 
     def __copy__(self) -> Any:
         return self
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self
+
+    def __reduce__(self) -> Any:
+        return Alone, ()
 
     def count_step(self) -> None:
         """A step begins its sum of gradients."""

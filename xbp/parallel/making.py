@@ -6,12 +6,13 @@ from xbp.arguments import choice
 from xbp.parallel.groups import Alone, Group
 
 
-def group(name: str = "alone") -> Group:
+def group(name: str | Group | None = "alone") -> Group:
     """The group of the processes that were started together with this one.
 
     Parameters
     ----------
     name : {"alone", "mpi", "nccl"}, default "alone"
+        None stands for "alone", and a group for itself.
         "mpi" is for arrays of any library: numpy's travel as they are, others by way of the host,
         which waits for their device. "nccl" is for CuPy's arrays on GPUs, without a wait. It has
         not yet been run on a GPU.
@@ -28,7 +29,9 @@ def group(name: str = "alone") -> Group:
     >>> group()
     Alone(rank=0, size=1)
     """
-    name = choice("group", name, ("alone", "mpi", "nccl"))
+    if name is not None and hasattr(name, "sum_"):
+        return name  # type: ignore[return-value]
+    name = choice("group", "alone" if name is None else name, ("alone", "mpi", "nccl"))
     if name == "alone":
         return Alone()
     if name == "mpi":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xbp.accelerators.cuda.nccl import Communicator, new_id
-from xbp.backend import Array
+from xbp.backend import Array, HostArray
 from xbp.parallel.groups import Joined
 from xbp.parallel.mpi import MPIGroup, check_changeable
 
@@ -12,8 +12,8 @@ class NCCLGroup(Joined):
     """The processes that MPI has started, each with the GPU of its local rank.
 
     MPI hands out the id by which they find one another; arrays travel by NCCL, on the current
-    stream, without a wait for the device. So a step that is recorded has the sum in its graph. Not
-    yet run on a GPU.
+    stream, without a wait for the device. So a step that is recorded has the sum in its graph.
+    Arrays of numpy travel by MPI. Not yet run on a GPU.
 
     Parameters
     ----------
@@ -25,6 +25,8 @@ class NCCLGroup(Joined):
     BackendError
         mpi4py, an MPI, CuPy or NCCL is not installed.
     """
+
+    recordable = True
 
     def __init__(self, processes: MPIGroup | None = None) -> None:
         self.processes = MPIGroup() if processes is None else processes
@@ -38,12 +40,12 @@ class NCCLGroup(Joined):
     def sum_(self, array: Array) -> None:
         """Replace `array`, in place, by the sum over all ranks."""
         check_changeable(array)
-        self._joined.sum_(array)
+        (self.processes if type(array) is HostArray else self._joined).sum_(array)
 
     def broadcast_(self, array: Array, root: int = 0) -> None:
         """Replace `array`, in place, by that of the rank `root`."""
         check_changeable(array)
-        self._joined.broadcast_(array, root)
+        (self.processes if type(array) is HostArray else self._joined).broadcast_(array, root)
 
     def count_step(self) -> None:
         """Begin the next step, which is named if ranks wait in vain."""

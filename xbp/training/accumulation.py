@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
-from xbp.backend import Array, array_namespace, library_of, on_host
-from xbp.nested import first_of, tree_leaves, tree_map
+from xbp.backend import Array, array_namespace
+from xbp.nested import tree_leaves, tree_map
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
 from xbp.random import RandomStream
-from xbp.training.metrics.averages import counted
-from xbp.training.metrics.counting import len_of
 from xbp.training.results import CheckedLoss
 from xbp.training.state import Pieces
 
 
 def accumulated(
-    pieces: Pieces, loss: CheckedLoss, x: Array, y: Array, rng: RandomStream, size: int
-) -> tuple[Array, Array, bool]:
+    pieces: Pieces,
+    loss: CheckedLoss,
+    x: Array,
+    y: Array,
+    rng: RandomStream,
+    size: int,
+    total: int,
+) -> tuple[Array, Array, Any, bool]:
     """Add the gradients of a batch to the parameters, one part of the batch after the other.
 
     The mean over the batch is the weighted mean of its parts,
@@ -27,69 +29,53 @@ def accumulated(
         L = Σ c_j L_j / Σ c_j,      ∂L/∂θ = Σ c_j ∂L_j/∂θ / Σ c_j,
 
     where c_j is the number of samples in part j, or the loss's own `denominator`. For a loss that
-    is a sum, c_j is 1 and there is no division.
+    is a sum, c_j is 1 and there is no division. `Whole.reduce` divides.
 
     Parameters
     ----------
     loss : CheckedLoss
         Of ``pieces.loss``.
     x, y : array
-        The batch.
+        The batch, or this process's share of it.
     rng : RandomStream
         Advanced to this step.
     size : int
         Samples in a part; the last one may be smaller.
+    total : int
+        Samples in the batch.
 
     Returns
     -------
     prediction : array
-        Of the whole batch.
+        For all of `x`.
     value : array, 0-d
-        L.
+        Σ c_j L_j, or, if the weight is None, L.
+    weight : 0-d array, int or None
+        Σ c_j, for `reduce`.
     finite : bool
         False if, on the host, the value of a part is not finite; the rest is then left out.
     """
-    samples, summed = len_of(first_of(y)), getattr(pieces.loss, "reduction", "mean") == "sum"
-    whole: Any = None
-    total: Any = 0.0
-    count: Any = None  # a 0-d array for a loss with a denominator
-    for part in _parts(samples, size):
+    share, whole, sums = pieces.share, None, None
+    for start in range(0, total, size):
+        stop = min(start + size, total)
+        part = share.part(start, stop)
         some, target = (
             tree_map(lambda array, part=part: array[part, ...], data) for data in (x, y)
         )
+        share.draw(rng, start, stop - start)
         prediction, backward = run_forward(pieces.model, some, training=True, rng=rng)
-        value, gradient = loss(prediction, target)
-        whole = _put(whole, prediction, part, samples)
-        if on_host(value) and not math.isfinite(value):
-            return whole, value, False
-        own = counted(pieces.loss, prediction, target)
-        weight: Any = own
-        if isinstance(own, int):
-            weight = 1.0 if summed else own / samples
-        else:
-            count = own if count is None else count + own
-        total = total + weight * value
-        for_parameters(backward)(tree_map(lambda g, w=weight: _times(g, w), gradient))
-    if count is None:
-        return whole, total, True
-    xp = array_namespace(count)
-    factor = 1 / xp.where(count > 0, count, 1.0)  # count 0: all gradients are 0
-    for parameter in pieces.optimizer.parameters:
-        if parameter.grad is not None:
-            parameter.grad = _times(parameter.grad, factor)
-    return whole, total * factor, True
+        whole = _put(whole, prediction, part, tree_leaves(x)[0].shape[0])
+        value, gradient, weight = share.loss_of_part(loss, prediction, target, total)
+        if share.hopeless(value):
+            return whole, value, weight, False
+        sums = (value, weight) if sums is None else (sums[0] + value, _sum(sums[1], weight))
+        for_parameters(backward)(gradient)
+    assert sums is not None
+    return whole, *sums, True
 
 
-def _parts(samples: int, size: int) -> Iterator[slice]:
-    for start in range(0, samples, size):
-        yield slice(start, min(start + size, samples))
-
-
-def _times(gradient: Array, factor: Any) -> Array:
-    if library_of(factor) is not None:
-        xp = array_namespace(gradient)
-        factor = xp.astype(xp.asarray(factor), gradient.dtype)
-    return factor * gradient
+def _sum(one: Any, other: Any) -> Any:
+    return None if one is None else one + other
 
 
 def _put(whole: Any, prediction: Any, part: slice, samples: int) -> Any:

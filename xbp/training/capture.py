@@ -48,7 +48,7 @@ def stepper_for(
     Raises
     ------
     InputError
-        With ``capture=True``: there is no GPU, or the step cannot be captured.
+        With ``capture=True``: there is no GPU, or it cannot record the step or the group's calls.
     """
     eager = EagerSteps(trainer, data)
     wanted = os.environ.get("XBP_CAPTURE", "1") != "0" if capture is None else capture
@@ -57,6 +57,14 @@ def stepper_for(
     if graph_for(data[0]) is None:
         if capture:
             msg = f"capture=True needs a GPU, where the model is on {backend_of(data[0])}"
+            raise InputError(msg)
+        return eager
+    if not trainer.share.recordable:
+        if capture:
+            msg = (
+                "capture=True needs processes whose sums a GPU records, as those of 'nccl', "
+                f"where the group is {trainer.share.group}; take that one, or leave capture out"
+            )
             raise InputError(msg)
         return eager
     steps = CapturedSteps(trainer, eager, required=bool(capture))
@@ -105,8 +113,9 @@ class CapturedSteps:
         if self.recordings is not None:
             self.rates = rates = next_rates(self.trainer.optimizer)
             try:
-                if batch is None and self.recordings.step(k, size, rates):
-                    return
+                with self.trainer.share.batch(size):
+                    if batch is None and self.recordings.step(k, size, rates):
+                        return
             except Exception as error:
                 self.give_up(error)
         self.eager.step(k, size, batch)

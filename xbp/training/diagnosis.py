@@ -55,10 +55,11 @@ def not_finite(
     broken = [f"{n}[{i}]" for n, a in (("x", x), ("y", y)) if (i := _first_broken(a)) is not None]
     if broken:
         what = "the input" if broken[0].startswith("x") else "the target"
-        culprit, advice = f"{what}: check the data, first {broken[0]}{where}", ""
+        culprit = f"{what}: check the data, first {broken[0]}{where}"
     else:
-        culprit = _layer(pieces, seed, batch_of(*place)[0]) or "the loss itself: check the targets"
-    if optimizer.steps == 0:
+        culprit = _layer(pieces, seed, batch_of(*place)[0])
+    culprit = pieces.share.known(culprit) or "the loss itself: check the targets"
+    if optimizer.steps == 0 or ": check the data, " in culprit:
         advice = ""  # the parameters are the initial ones
     return (
         f"the loss is {value} in epoch {epoch}, step {step + 1}; the first thing not finite is "

@@ -30,7 +30,8 @@ def train(trainer: Training, stepper: Stepper, feed: Feed, validation: Feed | No
         The loss became infinite or nan, or a parameter in the last step; and no callback ends
         training in place of the error.
     """
-    with stop_on_interrupt(trainer.stop), begun(trainer.callbacks, trainer):
+    share = trainer.share
+    with stop_on_interrupt(share.interrupter(trainer.stop)), begun(trainer.callbacks, trainer):
         if trainer.resumed:
             restore(trainer, trainer.resumed)
         while trainer.epochs_done < trainer.last_epoch and not trainer.stop_reason:
@@ -38,6 +39,7 @@ def train(trainer: Training, stepper: Stepper, feed: Feed, validation: Feed | No
                 train_epoch(trainer, stepper, feed, validation)
                 if validation is None and trainer.epochs_done == trainer.last_epoch:
                     _check_parameters(trainer)  # no later loss would show it
+                share.hear(trainer.stop, ask=True)
             except NonFiniteError as error:
                 if not told_not_finite(trainer.callbacks, trainer, error):
                     raise
@@ -61,11 +63,11 @@ def train_epoch(trainer: Training, stepper: Stepper, feed: Feed, validation: Fee
     NonFiniteError
         The loss became infinite or nan.
     """
-    state = trainer.state
+    state, share = trainer.state, trainer.share
     epoch, done = state.epochs_done + 1, state.steps_done
     state.begin_epoch()
     if not done:  # not resumed in the middle of the epoch
-        state.averages = Averages(trainer.loss, trainer.metrics)
+        state.averages = Averages(trainer.loss, trainer.metrics, share)
         for callback in trainer.callbacks:
             callback.on_epoch_begin(trainer, epoch)
     order = feed.begin(state.seed, state.epochs_done, done)
@@ -77,7 +79,10 @@ def train_epoch(trainer: Training, stepper: Stepper, feed: Feed, validation: Fee
             stepper.step(step, size, feed.batch)
             feed.release()
             if feed.free or step % LOOK_EVERY == 0:
-                _check_finite(trainer, feed, order, step, size, wait=feed.free)
+                # Ranks look at the same losses, though they may arrive at different times.
+                wait = feed.free or share.size > 1
+                _check_finite(trainer, feed, order, step, size, wait=wait)
+                share.hear(trainer.stop, ask=not feed.free)
             state.steps_done = step
             for callback in trainer.callbacks:
                 callback.on_step_end(trainer, step)
@@ -88,6 +93,8 @@ def train_epoch(trainer: Training, stepper: Stepper, feed: Feed, validation: Fee
         whole = feed.ended(step)
     finally:
         feed.finish()
+    if trainer.compare_ranks:
+        share.check_equal(trainer.model)
     rates = zip(rate_names(trainer.optimizer), stepper.rates, strict=True)
     record: Record = {"epoch": epoch} | {name: rate for name, rate in rates if name}
     record |= trainer.measured().result()
@@ -122,7 +129,8 @@ def _check_finite(
     if bad is not None:
         place = feed.place(order, step, size)
         value, number = losses.values[bad], trainer.epochs_done + 1
-        msg = not_finite(trainer, trainer.seed, value, number, bad, place, feed.where)
+        with trainer.share.apart(trainer.model):
+            msg = not_finite(trainer, trainer.seed, value, number, bad, place, feed.where)
         trainer.history.stopped = msg
         raise NonFiniteError(msg)
 

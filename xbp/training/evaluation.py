@@ -8,7 +8,6 @@ from typing import Any
 
 from xbp.backend import Array, array_namespace
 from xbp.nested import tree_map
-from xbp.nn import Layer
 from xbp.training.feeds import Feed
 from xbp.training.memory import enough_memory
 from xbp.training.metrics.averages import Averages
@@ -24,17 +23,28 @@ def evaluate(pieces: Pieces, feed: Feed, batch_size: int) -> dict[str, float]:
     OutOfMemoryError
         A batch needs more memory than there is; the sentence says which size may do.
     """
-    measured, loss = Averages(pieces.loss, pieces.metrics), CheckedLoss(pieces.loss)
+    measured = Averages(pieces.loss, pieces.metrics, pieces.share)
+    loss = CheckedLoss(pieces.loss)
     with closing(feed.batches(batch_size)) as batches:
-        for batch, target in batches:
-            with enough_memory(batch, batch_size, "evaluating", pieces.model):
+        for size, (batch, target) in batches:
+            with (
+                pieces.share.batch(size),
+                enough_memory(batch, batch_size, "evaluating", pieces.model),
+            ):
                 prediction = pieces.model(batch)
-                measured.add(loss(prediction, target)[0], prediction, target)
+                measured.add_share(loss, prediction, target)
     return measured.result()
 
 
-def predict(model: Layer, inputs: Iterator[Any], batch_size: int) -> Array:
+def predict(pieces: Pieces, inputs: Iterator[tuple[int, Any]], batch_size: int) -> Array:
     """The model's outputs for all batches of inputs.
+
+    Parameters
+    ----------
+    pieces : Pieces
+    inputs : iterator of (int, array)
+        Of each batch its number of samples, and the rows of this process.
+    batch_size : int
 
     Raises
     ------
@@ -42,8 +52,9 @@ def predict(model: Layer, inputs: Iterator[Any], batch_size: int) -> Array:
         A batch needs more memory than there is; the sentence says which size may do.
     """
     outputs: list[Any] = []
-    for batch in inputs:
-        with enough_memory(batch, batch_size, "predicting", model):
-            outputs.append(model(batch))
+    model, share = pieces.model, pieces.share
+    for size, batch in inputs:
+        with share.batch(size), enough_memory(batch, batch_size, "predicting", model):
+            outputs.append(share.gathered(model(batch)))
     with enough_memory(batch, batch_size, "predicting", model):
         return tree_map(lambda *parts: array_namespace(parts[0]).concat(parts, axis=0), *outputs)

@@ -6,20 +6,20 @@ slots, where step k, counted from 1, uses slot (k - 1) mod SLOTS. In both cases 
 
     order[s : s + size],    s = (k - 1) · batch size  mod  length of the order,
 
-so that a step, captured or not, does not depend on the kind of feed.
+so that a step, captured or not, does not depend on the kind of feed. A process that has a share of
+each batch takes its rows of these; a slot holds nothing else, and `order` maps all rows to those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from xbp.backend import Array, Backend, backend_of, fill_slots, on_host, out_of_memory
 from xbp.data.ahead import Ahead
-from xbp.data.sources import Source, batches_of, inputs_of, is_stream
+from xbp.data.sources import Source, inputs_of, is_stream
 from xbp.errors import InputError, OutOfMemoryError
 from xbp.nested import tree_leaves, tree_map
 from xbp.random import permutation
@@ -28,6 +28,7 @@ from xbp.training.door.batches import Gate, refuse_targets
 from xbp.training.door.data import admit, home_of
 from xbp.training.fingerprint import digest_of
 from xbp.training.metrics.counting import len_of
+from xbp.training.share import WHOLE, Whole
 from xbp.training.state import Pair, Pieces
 from xbp.training.steps import batch_indices
 
@@ -93,8 +94,8 @@ class Feed(Protocol):
     def finish(self) -> None:
         """End the epoch, complete or not."""
 
-    def batches(self, size: int) -> Generator[Pair, None, None]:
-        """All data in their own order, on the model's device."""
+    def batches(self, size: int) -> Generator[tuple[int, Pair], None, None]:
+        """All data in their own order: the size of each batch, and the own rows, on the device."""
 
     def digests(self, what: str) -> dict[str, str]:
         """Digests that identify these data; `what` is "" or "the validation"."""
@@ -106,8 +107,11 @@ class Resident:
     batch: Pair | None = None
     where = ""
 
-    def __init__(self, data: Pair, batch_size: int, drop_last: bool = False) -> None:
+    def __init__(
+        self, data: Pair, batch_size: int, drop_last: bool = False, share: Whole = WHOLE
+    ) -> None:
         self.data = self.example = data
+        self.share = share
         self.samples, self.batch_size = len_of(data[0]), batch_size
         self.steps, self.drop_last = steps_of(self.samples, batch_size, drop_last), drop_last
         self.free = on_host(data[0])
@@ -138,9 +142,11 @@ class Resident:
     def finish(self) -> None:
         """Do nothing: no thread is at work."""
 
-    def batches(self, size: int) -> Generator[Pair, None, None]:
+    def batches(self, size: int) -> Generator[tuple[int, Pair], None, None]:
         x, y = self.data
-        yield from zip(slices(x, size), slices(y, size), strict=True)
+        shares = slices(x, size, self.share), slices(y, size, self.share)
+        for (length, some), (_, target) in zip(*shares, strict=True):
+            yield length, (some, target)
 
     def digests(self, what: str) -> dict[str, str]:
         return {f"{what} {n}".strip(): digest_of(a) for n, a in zip("xy", self.data, strict=True)}
@@ -174,8 +180,6 @@ class Streamed:
         There is no memory for the slots.
     """
 
-    where = " of this batch"
-
     def __init__(
         self,
         data: Source | Iterable[Any],
@@ -188,6 +192,9 @@ class Streamed:
         self.drop_last = drop_last
         self.source, self.gate, self.backend = data, gate, backend
         self.indexed = isinstance(data, Source)
+        self.share = gate.pieces.share
+        alone, rank = self.share.size == 1, self.share.rank
+        self.where = " of this batch" if alone else f" of rank {rank}'s rows of this batch"
         self.held: Iterator[Any] | None = None  # a pass already begun
         self.ahead: Ahead[tuple[int, Pair | None]] | None = None
         self.batch: Pair | None = None
@@ -262,25 +269,28 @@ class Streamed:
         self.data, self.slots = (x, y), fill_slots([x, y], SLOTS)
 
     def begin(self, seed: int, epoch: int, done: int) -> Array:
-        if isinstance(self.source, Source):
-            order = permutation(seed, epoch, len(self.source))
-            order = order[: self.steps * self.batch_size]
-            hosts = batches_of(self.source, order, self.batch_size, done)
-        else:
-            hosts = self._pass()
-        self.ahead = Ahead(self._read(hosts, done), SLOTS - 2)
-        return self.backend.asarray(np.arange(SLOTS * self.batch_size))
+        order = None
+        if self.indexed:
+            order = permutation(seed, epoch, self.samples)[: self.steps * self.batch_size]
+        self.ahead = Ahead(self._read(self._shares(order, self.batch_size, done), done), SLOTS - 2)
+        row = np.arange(self.batch_size) // self.share.size  # in its slot
+        slot = np.arange(SLOTS)[:, np.newaxis] * self.batch_size
+        return self.backend.asarray(np.reshape(slot + row, (-1,)))
 
     def _pass(self) -> Iterator[Any]:
         held, self.held = self.held, None
         return iter(self.source) if held is None else held  # type: ignore[arg-type]
 
-    def _read(self, hosts: Iterator[Any], done: int) -> Iterator[tuple[int, Pair | None]]:
-        """In the thread: the size of each batch, with the batch itself if it is in no slot."""
-        for index, given in enumerate(hosts, done):
-            pair = self.gate(given)
-            size = _samples(pair)
-            if self._fits(pair) and self.gate.knows(pair[0]):
+    def _shares(self, order: Any, size: int, first: int = 0) -> Iterator[tuple[int, Pair]]:
+        data = self.source if self.indexed else self._pass()
+        return shares_of(data, order, size, self.share, self.gate, first)
+
+    def _read(
+        self, shares: Iterator[tuple[int, Pair]], done: int
+    ) -> Iterator[tuple[int, Pair | None]]:
+        """In the thread: the size of each batch, with the own rows if they are in no slot."""
+        for index, (size, pair) in enumerate(shares, done):
+            if size <= self.batch_size and self._fits(pair) and self.gate.knows(pair[0]):
                 self.slots.fill(index % SLOTS, pair)
                 yield size, None
             else:
@@ -291,7 +301,6 @@ class Streamed:
             not isinstance(part, tuple)
             and part.dtype == like.dtype
             and part.shape[1:] == like.shape[1:]
-            and len(part) <= self.batch_size
             for part, like in zip(pair, self.example, strict=True)
         )
 
@@ -317,9 +326,9 @@ class Streamed:
             self.slots.release(self.slot)
 
     def place(self, order: Array, k: int, size: int) -> Place:
-        rows = batch_indices(order, k, self.batch_size, size)
+        rows = self.share.rows(batch_indices(order, k, self.batch_size, size), size)
         x, y = self.batch or batch_of(*self.data, rows)
-        return x, y, self.backend.asarray(np.arange(size))
+        return x, y, self.backend.asarray(np.arange(len_of(tree_leaves(y)[0])))
 
     def ended(self, k: int) -> bool:
         return self.ahead is None or not self.ahead.more()
@@ -331,19 +340,12 @@ class Streamed:
 
     # --- evaluation, and identity of the data ---
 
-    def batches(self, size: int) -> Generator[Pair, None, None]:
-        if isinstance(self.source, Source):
-            hosts = batches_of(self.source, self.order, size)
-        else:
-            hosts = self._pass()
-        with closing(self._pairs(hosts)) as pairs:
-            yield from pairs
-
-    def _pairs(self, hosts: Iterator[Any]) -> Generator[Pair, None, None]:
-        with Ahead(self.gate(host) for host in hosts) as ahead:
-            for pair in ahead:
+    def batches(self, size: int) -> Generator[tuple[int, Pair], None, None]:
+        order = np.arange(self.samples) if self.indexed else None
+        with Ahead(self._shares(order, size)) as ahead:
+            for length, pair in ahead:
                 self.gate.meet(pair)
-                yield self._placed(pair)
+                yield length, self._placed(pair)
 
     def _placed(self, pair: Pair) -> Pair:
         x, y = (tree_map(self.backend.asarray, part) for part in pair)
@@ -390,7 +392,7 @@ def feed_of(
         feed = Streamed(x, gate, batch_size, home_of(pieces.model), passes, drop_last)
         return feed, gate.quantities
     data, quantities = admit(pieces, x, y)
-    return Resident(data, batch_size, drop_last), quantities
+    return Resident(data, batch_size, drop_last, pieces.share), quantities
 
 
 def steps_of(samples: int, batch_size: int, drop_last: bool) -> int:
@@ -415,30 +417,74 @@ def sample_shape(feed: Feed) -> tuple[int, ...]:
     return tuple(tree_leaves(feed.example[0])[0].shape[1:])
 
 
-def slices(array: Array, size: int) -> Iterator[Array]:
-    """An array, piece by piece along its first axis."""
+def shares_of(
+    data: Source | Iterable[Any],
+    order: Any,
+    size: int,
+    share: Whole,
+    admit: Callable[[Any], Any],
+    first: int = 0,
+) -> Iterator[tuple[int, Any]]:
+    """The size of each batch of a source or an iterable, and the own rows of it, on the host.
+
+    Parameters
+    ----------
+    data : Source, or iterable of batches
+    order : numpy array of int64, or None
+        The order of the samples of a source.
+    size : int
+        Samples of a batch of a source.
+    share : Whole
+    admit : callable
+        Checks what the data give, and brings it to the host.
+    first : int
+        The batch of a source to begin with, counted from 0.
+    """
+    if not isinstance(data, Source):
+        for given in data:
+            batch = admit(given)
+            length = len(tree_leaves(batch)[0])
+            yield length, share.rows(batch, length)
+        return
+    for start in range(first * size, len(order), size):
+        rows = order[start : start + size]
+        own = share.rows(rows, len(rows))
+        if len(own):
+            yield len(rows), admit(data.batch(own))
+        else:  # a source is not asked for empty batches
+            yield len(rows), tree_map(lambda part: part[:0, ...], admit(data.batch(rows[:1])))
+
+
+def slices(array: Array, size: int, share: Whole = WHOLE) -> Iterator[tuple[int, Array]]:
+    """An array, piece by piece along its first axis: the length of each, and the own rows."""
     length = len_of(array)
     for start in range(0, length, size):
-        yield array[start : min(start + size, length), ...]  # no slice past the end: the standard
+        stop = min(start + size, length)  # no slice past the end: the standard
+        yield stop - start, share.rows(array[start:stop, ...], stop - start)
 
 
-def streamed_inputs(data: Source | Iterable[Any], gate: Gate, size: int) -> Iterator[Any]:
-    """The inputs of a source or an iterable, read ahead, on the model's device.
+def streamed_inputs(
+    data: Source | Iterable[Any], gate: Gate, size: int
+) -> Iterator[tuple[int, Any]]:
+    """The inputs of a source or an iterable, read ahead: each batch's size, and its own rows.
+
+    These lie on the model's device.
 
     Raises
     ------
     InputError
         There are none, or they are no numbers for the model.
     """
-    backend = home_of(gate.pieces.model)
-    if isinstance(data, Source):
-        data = batches_of(data, np.arange(len(data)), size)
+    backend, share = home_of(gate.pieces.model), gate.pieces.share
+
+    order = np.arange(len(data)) if isinstance(data, Source) else None
+    shares = shares_of(data, order, size, share, lambda batch: gate.inputs(inputs_of(batch)))
     none = True
-    with Ahead(gate.inputs(inputs_of(batch)) for batch in data) as ahead:
-        for x in ahead:
+    with Ahead(shares) as ahead:
+        for length, x in ahead:
             none = False
             gate.meet_tokens(x)
-            yield tree_map(backend.asarray, x)
+            yield length, tree_map(backend.asarray, x)
     if none:
         msg = "there is nothing to predict: the iterable gives no batches"
         raise InputError(msg)

@@ -27,7 +27,7 @@ def step_too_large(
     def attempt(size: int) -> None:
         """Forward and backward of a smaller batch."""
         try:
-            with buffers_kept(pieces.model):
+            with buffers_kept(pieces.model), pieces.share.apart(pieces.model):
                 batch = tree_map(lambda part: part[:size, ...], x)
                 target = tree_map(lambda part: part[:size, ...], y)
                 prediction, backward = pieces.model.forward(batch, training=True, rng=0)

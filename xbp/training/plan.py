@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from xbp.arguments import described, integer
+from xbp.backend import to_numpy
 from xbp.data.sources import Source, is_stream
 from xbp.errors import InputError
+from xbp.nested import tree_leaves
 from xbp.training.callbacks.base import Callback
 from xbp.training.door.batches import check_augmentation
 from xbp.training.door.callbacks import adds_names, callbacks_of, expected_names
@@ -34,6 +36,25 @@ class Plan(NamedTuple):
     may_have_more: bool
     """Whether a user's own callback or metric may add names to a record."""
     resumed: Checkpoint | None
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """What must be the same for all processes that train together, by names for messages."""
+    feed, validation, resumed = plan.feed, plan.validation, plan.resumed
+    return {
+        "the first sample": _samples(feed, slice(0, 1)),
+        "the last sample, of the data or of the first batch,": _samples(feed, slice(-1, None)),
+        "the number of samples": feed.samples,
+        "batch_size": (feed.batch_size, plan.part, feed.drop_last),
+        "epochs": plan.epochs,
+        "the validation": validation and (_samples(validation, slice(0, 1)), validation.samples),
+        "the checkpoint": resumed and (resumed.steps, resumed.position),
+        "the list of callbacks": [type(callback).__name__ for callback in plan.callbacks],
+    }
+
+
+def _samples(feed: Feed, rows: slice) -> list[bytes]:
+    return [to_numpy(part[rows, ...]).tobytes() for part in tree_leaves(feed.example)]
 
 
 def make_plan(

@@ -30,7 +30,7 @@ from xbp.nested import tree_map
 from xbp.primitives import write_row
 from xbp.training.callbacks.base import Training
 from xbp.training.frozen import Frozen, same
-from xbp.training.metrics.averages import Mean, counted
+from xbp.training.metrics.averages import Mean
 from xbp.training.metrics.counting import CountingMetric, Metric
 from xbp.training.results import CheckedLoss
 from xbp.training.rows import Rows
@@ -119,9 +119,10 @@ class Recordings:
         state.loss = None  # kept in a row
         self.rows.advance(k)
         self.unflushed.append(size)
-        for metric in state.averages.metrics.values():
+        for name, metric in state.averages.metrics.items():
             if not _captured(metric):  # it gets copies, as the next step overwrites the arrays
-                metric.update(*tree_map(partial(self.xp.asarray, copy=True), recording.outputs))
+                copies = tree_map(partial(self.xp.asarray, copy=True), recording.outputs)
+                state.averages.give(name, *copies)
         return True
 
     def _recording(self, size: int) -> Recording:
@@ -156,6 +157,7 @@ class Recordings:
         first, averages = end - len(sizes), self.trainer.state.averages
         own = self.used.read("counted", first, end) if "counted" in self.used.rows else sizes
         averages.loss.add_all(own, self.used.read("loss", first, end))
+        sizes = [len(self.trainer.share.span(size)) for size in sizes]
         for name, metric in averages.metrics.items():
             if name in self.used.learned:
                 vars(metric).update(self.used.learned[name])
@@ -255,7 +257,7 @@ class Recording:
         """Issue one step to the device."""
         steps, trainer, counts = self.steps, self.steps.trainer, self.steps.optimizer.counts
         xp, rows, before = steps.xp, steps.rows, list(counts)
-        indices, words = rows.indices(self.size)
+        indices, words = rows.indices(trainer.share.span(self.size))
         x, y = (xp.take(array, indices, axis=0) for array in steps.data)
         stream = trainer.state.stream
         stream.advance_to(words)
@@ -264,7 +266,7 @@ class Recording:
         prediction, loss = update(trainer, checked, x, y, stream, coefficients, part=part)
         self.moved = [i for i, count in enumerate(counts) if count != before[i]]
         self.write("loss", loss)
-        size = counted(trainer.loss, prediction, y)
+        size = trainer.share.counted(trainer.loss, prediction, y)
         if not isinstance(size, int):
             self.write("counted", size)
         for name, metric in trainer.metrics.items():

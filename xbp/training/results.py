@@ -7,9 +7,18 @@ from numbers import Rational, Real
 from typing import Any
 
 from xbp.arguments import described, is_finite, name_of
-from xbp.backend import Array, array_namespace, backend_of, dtype_name, library_of, to_numpy
+from xbp.backend import (
+    Array,
+    array_namespace,
+    backend_of,
+    dtype_name,
+    library_of,
+    on_device_of,
+    to_numpy,
+)
 from xbp.errors import InputError
-from xbp.nested import first_of, tree_leaves
+from xbp.nested import first_of, tree_leaves, tree_map
+from xbp.nn import Loss
 from xbp.optim import Optimizer
 
 NUMBERS = ("bool", "integral", "real floating")
@@ -157,6 +166,25 @@ def _check_gradient(what: str, gradient: Any, prediction: Array) -> None:
         raise InputError(msg)
 
 
+def counted(loss: Any, prediction: Any, target: Any) -> int | Array:
+    """A batch's weight in the mean of a loss: its samples, or the loss's `denominator`."""
+    rows = int(first_of(target).shape[0])
+    if not isinstance(loss, Loss):
+        return rows
+    if not rows:  # a share without samples: of one sample it is known what the mean divides by
+        prediction, target = tree_map(_one_row, prediction), tree_map(_one_row, target)
+    own = loss.denominator(prediction, target)
+    if own is None:
+        return rows
+    return own if rows else 0 * own
+
+
+def _one_row(array: Array) -> Array:
+    with on_device_of(array):
+        xp = array_namespace(array)
+        return xp.zeros((1, *array.shape[1:]), dtype=array.dtype, device=array.device)
+
+
 class CheckedLoss:
     """A loss whose return value is checked whenever the type of its value changes.
 
@@ -177,6 +205,15 @@ class CheckedLoss:
         if value is returned[0]:
             self.known = type(value)
         return value, gradient
+
+    @property
+    def reduction(self) -> str:
+        """Of the loss: "sum", or anything else for a mean."""
+        return str(getattr(self.loss, "reduction", "mean"))
+
+    def denominator(self, prediction: Any, target: Any) -> Array | None:
+        """What the mean divides by, where that is not the number of samples."""
+        return self.loss.denominator(prediction, target) if isinstance(self.loss, Loss) else None
 
 
 def rate_names(optimizer: Optimizer) -> list[str]:

@@ -115,11 +115,12 @@ class Rows:
 
     # --- read by a captured step ---
 
-    def indices(self, size: int) -> tuple[Array, tuple[Array, Array]]:
-        """The indices of the samples in the batch, and the words of the random counter."""
+    def indices(self, rows: range) -> tuple[Array, tuple[Array, Array]]:
+        """The indices of the samples at `rows` of the batch, and the random counter's words."""
         xp = self.xp
         place = xp.take(self.places, self.slot, axis=0)
-        indices = xp.take(self.order, place[0, 0] + xp.arange(size, **self.here), axis=0)
+        span = xp.arange(rows.start, rows.stop, rows.step, **self.here)
+        indices = xp.take(self.order, place[0, 0] + span, axis=0)
         return indices, (place[0, 1], place[0, 2])
 
     def coefficients_of_step(self) -> list[tuple[Array, ...]]:

@@ -13,6 +13,7 @@ from xbp.random import RandomStream
 from xbp.training.history import History
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.counting import Metric
+from xbp.training.share import Whole
 
 Pair = tuple[Array, Array]
 """Samples and their targets: (x, y)."""
@@ -21,13 +22,14 @@ T = TypeVar("T")
 
 
 class Pieces(Protocol):
-    """What is trained, and how; a `Trainer` has these five."""
+    """What is trained, and how; a `Trainer` has these six."""
 
     model: Layer
     loss: Any
     optimizer: Optimizer
     metrics: dict[str, Metric]
     augment: Callable[..., tuple[Array, Any]] | None
+    share: Whole
 
 
 class TrainingState:

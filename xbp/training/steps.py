@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from typing import Any, Protocol
 
-from xbp.backend import Array, on_host, out_of_memory
-from xbp.nested import first_of
+from xbp.backend import Array, out_of_memory
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
 from xbp.optim import Optimizer
@@ -41,6 +39,8 @@ def update(
     ----------
     loss : CheckedLoss
         Of ``pieces.loss``.
+    x, y : array
+        The rows of the batch that are this process's.
     rng : RandomStream
         The random bits of dropout masks, advanced to this step.
     coefficients : list, optional
@@ -48,18 +48,24 @@ def update(
     part : int, optional
         Samples of a part, where the gradients of larger batches are accumulated from parts.
     """
+    share, total = pieces.share, pieces.share.samples(y)
+    share.draw(rng, 0, total)
     if pieces.augment is not None:
         x, y = pieces.augment(x, y, rng=rng)
-    if part and len_of(first_of(y)) > part:
-        prediction, value, finite = accumulated(pieces, loss, x, y, rng, part)
+    if part and total > part:
+        prediction, value, weight, finite = accumulated(pieces, loss, x, y, rng, part, total)
         if not finite:
             return prediction, value  # `fit` ends, and clears the gradients of earlier parts
     else:
         prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
-        value, gradient = loss(prediction, y)
-        if on_host(value) and not math.isfinite(value):
+        value, gradient, weight = share.loss(loss, prediction, y)
+        if share.hopeless(value):
             return prediction, value
         for_parameters(backward)(gradient)
+    value = share.reduce(pieces.optimizer.parameters, value, weight)
+    if share.spoiled(value):
+        pieces.optimizer.zero_grad()
+        return prediction, value
     if coefficients is None:
         pieces.optimizer.step()
     else:
@@ -89,7 +95,7 @@ class Stepper(Protocol):
         size : int
             The number of samples.
         batch : (x, y), optional
-            The samples, where they are not in the data.
+            The rows of this process, where they are not in the data.
         """
 
     def flush(self) -> None:
@@ -136,9 +142,10 @@ class EagerSteps:
         try:
             if batch is None:
                 rows = batch_indices(self.order, k, trainer.batch_size, size)
-                batch = batch_of(x, y, rows)
-            prediction = trainer.step(*batch)
-            state.averages.add(state.loss, prediction, batch[1])
+                batch = batch_of(x, y, trainer.share.rows(rows, size))
+            with trainer.share.batch(size):
+                prediction = trainer.step(*batch)
+                state.averages.add(state.loss, prediction, batch[1])
         except Exception as error:
             if not out_of_memory(error):
                 raise

@@ -8,13 +8,15 @@ from copy import copy
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from xbp import parallel
 from xbp.arguments import described, integer
 from xbp.backend import Array, on_device_of
 from xbp.data.sources import is_stream
 from xbp.errors import InputError
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
-from xbp.random import RandomStream, Seed, fresh_seed
+from xbp.parallel import Group
+from xbp.random import RandomStream, Seed
 from xbp.training.callbacks.base import Callback
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
@@ -29,8 +31,9 @@ from xbp.training.fingerprint import Fingerprint
 from xbp.training.history import History
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.names import MetricLike, find_metrics
-from xbp.training.plan import Plan, make_plan
+from xbp.training.plan import Plan, facts, make_plan
 from xbp.training.results import CheckedLoss
+from xbp.training.share import share_of
 from xbp.training.state import OfState, Pair, TrainingState
 from xbp.training.steps import Stepper, update
 
@@ -77,6 +80,12 @@ class Trainer:
         with the same results, bit for bit. True by default, unless the environment variable
         XBP_CAPTURE is 0. If a step cannot be captured, one warning says so, and training goes on
         without; with an explicit True it is an error. See the notes.
+    group : {"mpi", "nccl", "alone"} or Group, optional
+        The processes that train together (`xbp.parallel.group`), each a share of every batch, with
+        the results of one process, to rounding. All of them construct the same trainer, and call
+        the same methods with the same data; see the notes.
+    compare_ranks : bool, default True
+        Whether to compare the ranks' parameters and buffers after each epoch, by their hashes.
 
     Raises
     ------
@@ -104,6 +113,17 @@ class Trainer:
 
     Run on a GPU with CuPy; not yet with PyTorch on CUDA.
 
+    With several ranks, rank r of n computes the rows r, r + n, … of each batch, and one sum over
+    all ranks a step makes gradients and loss those of the batch.
+
+    - A `fit` begins with the parameters and buffers of rank 0, and where `rng` is None with its
+      seed. Losses, metrics, the history and what callbacks see are the same on all ranks, bit for
+      bit; a user's own `Metric` is given whole batches, unless it defines `Metric.addends`.
+    - Rank 0 alone prints and writes files. A checkpoint is resumed by any number of ranks.
+    - A rank that leaves a call out lets the others wait: call `fit`, `evaluate`, `predict` and
+      `save` on all ranks, also in callbacks.
+    - A subclass with a `step` of its own reduces its gradients itself (`xbp.parallel`).
+
     Examples
     --------
     >>> import numpy as np
@@ -126,6 +146,8 @@ class Trainer:
         *,
         rng: Seed = None,
         capture: bool | None = None,
+        group: str | Group | None = None,
+        compare_ranks: bool = True,
     ) -> None:
         check_pieces(model, loss, optimizer)
         examine(model, loss, optimizer)
@@ -138,11 +160,15 @@ class Trainer:
         self.metrics = find_metrics(metrics)
         self.augment: Callable[..., tuple[Array, Any]] | None = None  # of the last `fit`
         self.capture = capture
-        self.state = TrainingState(fresh_seed(rng))
+        self.group = parallel.group(group)
+        self.share = share_of(self.group)
+        self.compare_ranks = compare_ranks
+        self.state = TrainingState(self.share.seed(rng))
         # Arguments of the last `fit`:
         self.batch_size = self.part = self.steps_per_epoch = self.last_epoch = 0
         self.samples = 0  # 0 also for an iterable of batches
         self.callbacks: list[Callback] = []
+        self.all_callbacks: list[Callback] = []  # with those that only rank 0 calls
         self.expected: list[str] = []  # names in its records
         self.may_have_more = True  # whether a user's callback or metric may add names
         self.resumed: Checkpoint | None = None
@@ -277,23 +303,24 @@ class Trainer:
             compare(self.model, self.loss, self.optimizer)
             self._compared = parameters_of(self)
         self.augment = augment
-        plan = make_plan(
-            *(self, x, y, epochs, batch_size, validation_data, callbacks),
-            accumulate=accumulate,
-            drop_last=drop_last,
-            resume=resume,
-        )
-        self._follow(plan)
+        with self.share.together():
+            plan = make_plan(
+                *(self, x, y, epochs, batch_size, validation_data, callbacks),
+                accumulate=accumulate,
+                drop_last=drop_last,
+                resume=resume,
+            )
+            plan.feed.make_room()
         if on_terminal() if verbose is None else verbose:
-            self.callbacks.append(ProgressBar())
-        # Callbacks that write files are called last, so that they save the state of the others.
-        self.callbacks.sort(key=lambda callback: callback.call_order)
+            plan.callbacks.append(ProgressBar())
+        self._follow(plan)
+        self.share.align(self.model, {"the seed": self.seed, **facts(plan)})
         feed, validation = plan.feed, plan.validation
-        feed.make_room()
         stepper = self._new_stepper(feed.data if is_stream(x) else (x, y), feed.data)
         try:
             self.fingerprint = Fingerprint(self, self.batch_size, feed, validation, part=self.part)
-            train(self, stepper, feed, validation)
+            with self.share.pooled(self.model):
+                train(self, stepper, feed, validation)
         finally:
             self.fingerprint = None  # it holds the data
             stepper.end()
@@ -301,6 +328,7 @@ class Trainer:
                 self.capture = False  # one attempt is enough
             self.optimizer.zero_grad()  # a step that failed leaves no gradients
         self.history.stopped = self.stop_reason or f"all {plan.epochs} epochs done"
+        self.share.meet()  # files of callbacks are complete
         return self.history
 
     @_on_its_device
@@ -326,6 +354,7 @@ class Trainer:
         """The model's outputs for all samples, in inference mode, where the model lives.
 
         Samples are an array; or those of a source or an iterable of batches, x alone or (x, y).
+        With several ranks, each computes a share, and all return all outputs.
 
         Raises
         ------
@@ -338,8 +367,9 @@ class Trainer:
         if is_stream(x):
             batches = streamed_inputs(x, Gate(self), batch_size)
         else:
-            batches = slices(admit_alone(self.model, x, self.sample_shape), batch_size)
-        return predict(self.model, batches, batch_size)
+            x = admit_alone(self.model, x, self.sample_shape)
+            batches = slices(x, batch_size, self.share)
+        return predict(self, batches, batch_size)
 
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""
@@ -367,7 +397,9 @@ class Trainer:
         """
         from xbp.training.files.run import save_run
 
-        save_run(self, folder)
+        with self.share.together():
+            if self.share.first:
+                save_run(self, folder)
 
     # --- the state of training ---
 
@@ -408,13 +440,15 @@ class Trainer:
     def step(self, x: Array, y: Array) -> Array:
         """One update of all parameters from one batch; returns the prediction.
 
-        The value of the loss becomes ``trainer.current_loss``, on the device.
+        The value of the loss becomes ``trainer.current_loss``, on the device. With several ranks,
+        each is given the whole batch, and returns the prediction for its rows; within `fit`, it is
+        given its rows.
         """
         stream, loss = self.state.stream, self._checked
         if loss.loss is not self.loss:
             loss = self._checked = CheckedLoss(self.loss)
         part = 0 if self.fingerprint is None else self.part  # a step by hand is whole
-        with on_device_of(x):
+        with on_device_of(x), self.share.entered(self.model, x, y) as (x, y):
             stream.advance(self.optimizer.steps)
             prediction, self.current_loss = update(self, loss, x, y, stream, part=part)
         return prediction
@@ -435,7 +469,11 @@ class Trainer:
         self.batch_size, self.samples = feed.batch_size, feed.samples
         self.steps_per_epoch = feed.steps
         self.sample_shape = sample_shape(feed)
-        self.part, self.callbacks, self.resumed = plan.part, plan.callbacks, resumed
+        self.part, self.resumed = plan.part, resumed
+        # Callbacks that write files are called last, so that they save the state of the others.
+        self.all_callbacks = sorted(plan.callbacks, key=lambda callback: callback.call_order)
+        mine = self.share.first
+        self.callbacks = [c for c in self.all_callbacks if mine or not c.first_rank_only]
         self.expected, self.may_have_more = plan.expected, plan.may_have_more
         first = resumed.first_epoch if resumed else self.epochs_done
         self.last_epoch = first + plan.epochs

@@ -43,15 +43,22 @@ class Training(Pieces, Protocol):
     may_have_more : bool
         Whether a user's own callback or metric may add names to a record.
     callbacks : list of Callback
-        The callbacks of this `fit`, in the order of their calls.
+        The callbacks of this `fit` that are called in this process, in the order of their calls.
+    all_callbacks : list of Callback
+        With those that are called on rank 0 alone.
     resumed : Checkpoint or None
         Where this `fit` resumes.
     fingerprint : Fingerprint or None
         What tells this `fit` from another one; None where none is under way.
     state : TrainingState
         Everything that changes during training, for callbacks that save it.
+    share : Whole
+        The share of each batch that this process computes.
+    compare_ranks : bool
+        Whether the ranks' models are compared after each epoch.
     """
 
+    compare_ranks: bool
     batch_size: int
     part: int
     steps_per_epoch: int
@@ -59,6 +66,7 @@ class Training(Pieces, Protocol):
     expected: list[str]
     may_have_more: bool
     callbacks: list[Callback]
+    all_callbacks: list[Callback]
     resumed: Checkpoint | None
     fingerprint: Fingerprint | None
     state: TrainingState
@@ -110,10 +118,17 @@ class Callback:
 
     A callback may put numbers into the record of an epoch: Python numbers, numpy scalars or 0-d
     arrays, which become Python numbers.
+
+    With several ranks it is called on each of them, where losses, metrics and records are the same.
+    What it decides it must decide alike; what only one shall do, such as writing a file, it does
+    where ``trainer.share.first`` is true.
     """
 
     call_order: int = 0
     """Callbacks with a larger number are called later."""
+
+    first_rank_only: bool = False
+    """Whether other ranks do not call it, as it does nothing but print or write."""
 
     def on_fit_begin(self, trainer: Training) -> None:
         """Before the first epoch."""
@@ -219,9 +234,10 @@ def begun(callbacks: Sequence[Callback], trainer: Training) -> Iterator[None]:
     """
     started: list[Callback] = []
     try:
-        for callback in callbacks:
-            callback.on_fit_begin(trainer)
-            started.append(callback)
+        with trainer.share.together():
+            for callback in callbacks:
+                callback.on_fit_begin(trainer)
+                started.append(callback)
         yield
     except BaseException as error:
         _end(started, trainer, error)

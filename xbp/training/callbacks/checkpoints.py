@@ -15,9 +15,8 @@ from xbp.paths import path_of, same_place
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.checkpoints import BEST, Checkpoint, checkpoints_in, open_checkpoint
-from xbp.training.files.resume import snapshot
+from xbp.training.files.resume import write_snapshot
 from xbp.training.files.staging import sweep
-from xbp.training.files.tensors import write_tensors
 from xbp.training.history import Record
 
 
@@ -107,6 +106,10 @@ class Checkpoints(Callback):
     def on_fit_begin(self, trainer: Training) -> None:
         if self.monitor is not None:
             check_monitored(trainer, self.monitor)
+        if trainer.share.first:
+            self._enter_folder(trainer)
+
+    def _enter_folder(self, trainer: Training) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = checkpoints_in(self.folder)
@@ -159,9 +162,10 @@ class Checkpoints(Callback):
         self._write(trainer)
 
     def _write(self, trainer: Training, name: str = "") -> None:
-        arrays, document = snapshot(trainer)
         path = self.folder / (name or f"step-{trainer.optimizer.steps:08}.safetensors")
-        write_tensors(path, arrays, document | {"notes": self.notes})
+        write_snapshot(trainer, path, notes=self.notes)
+        if not trainer.share.first:
+            return
         steps = [path for path in checkpoints_in(self.folder) if path.name != BEST]
         for old in steps[: -self.keep]:
             with suppress(OSError):

@@ -13,8 +13,7 @@ from xbp.errors import InputError
 from xbp.paths import path_of
 from xbp.training.callbacks.base import Callback, Training, as_validated
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
-from xbp.training.files.resume import snapshot
-from xbp.training.files.tensors import write_tensors
+from xbp.training.files.resume import write_snapshot
 from xbp.training.files.weights import save_weights
 from xbp.training.files.writing import check_writable
 from xbp.training.history import Record
@@ -97,7 +96,8 @@ class ModelCheckpoint(Callback):
         if (
             Path(first).parent == Path(second).parent
         ):  # the folder depends on no value in the record
-            check_writable(first)
+            if trainer.share.first:
+                check_writable(first)
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         if epoch != trainer.epochs_done:
@@ -108,12 +108,12 @@ class ModelCheckpoint(Callback):
                 return
             self.best = value
         path = self._path(record)
-        if self.save_weights_only:
+        if not self.save_weights_only:
+            write_snapshot(trainer, path)
+        elif trainer.share.first:
             validated = any(name.startswith("val_") for name in record)
             with as_validated(trainer) if validated else nullcontext():
                 save_weights(trainer.model.state_dict(), path, model=trainer.model)
-        else:
-            write_tensors(path, *snapshot(trainer))
 
     def on_fit_end(self, trainer: Training) -> None:
         measured = any(self.monitor in record for record in trainer.history.records)

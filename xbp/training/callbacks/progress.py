@@ -19,6 +19,8 @@ class ProgressBar(Callback):
     The loss, which the device must finish first, is read a few times a second at most.
     """
 
+    first_rank_only = True
+
     def on_fit_begin(self, trainer: Training) -> None:
         from rich.console import Console
         from rich.progress import (

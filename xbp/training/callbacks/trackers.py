@@ -24,6 +24,8 @@ from xbp.training.history import Record
 class Tracker(Callback):
     """Base of callbacks that write records; a subclass defines `begin` and `write`."""
 
+    first_rank_only = True
+
     def on_fit_begin(self, trainer: Training) -> None:
         self.begun = False
 
@@ -74,6 +76,9 @@ class CSVLogger(Tracker):
     >>> logger = CSVLogger("history.csv")  # trainer.fit(…, callbacks=[logger])
     """
 
+    size: int | None = None
+    """Bytes up to the end of this run's last line."""
+
     def __init__(
         self, path: str | os.PathLike[str], separator: str = ",", append: bool = False
     ) -> None:
@@ -92,7 +97,7 @@ class CSVLogger(Tracker):
                 "give the path of a plain file"
             )
             raise DataError(msg)
-        self.size: int | None = None  # bytes up to the end of this run's last line
+        self.size = None
         self.expected = trainer.expected
         self._change(None)  # fails now if the file cannot be written
         if self.append:
@@ -283,6 +288,8 @@ class MLflow(Tracker):
     >>> tracker = MLflow("digits")  # trainer.fit(…, callbacks=[tracker]) # doctest: +SKIP
     """
 
+    run_id: str | None = None
+
     def __init__(
         self,
         experiment: str | None = None,
@@ -297,7 +304,7 @@ class MLflow(Tracker):
 
     def on_fit_begin(self, trainer: Training) -> None:
         super().on_fit_begin(trainer)
-        self.run_id: str | None = None
+        self.run_id = None
         self.own = False  # whether this callback started the run
         self.handled = sys.exc_info()[1]  # an error that the caller of fit is handling
 

@@ -87,7 +87,7 @@ class Gate:
 
     def meet(self, pair: Pair) -> None:
         """Show the model a batch on its way to it, if that is unlike all before."""
-        if _kind(pair[0]) not in self.known:
+        if _kind(pair[0]) not in self.known and len(tree_leaves(pair[0])[0]):
             self._show(pair)
         self.meet_tokens(pair[0])
 
@@ -117,7 +117,8 @@ class Gate:
 
     def _knows_tokens(self, x: Any) -> bool:
         parts = tree_leaves(x)
-        if not self.has_tokens or not any(_holds_tokens(part) for part in parts):
+        held = self.has_tokens and any(_holds_tokens(part) for part in parts)
+        if not held or not len(parts[0]):
             return True
         bounds = self.bounds.get(_kind(x))
         if bounds is None:

@@ -14,6 +14,7 @@ equal bit for bit wherever a step is reproducible bit for bit.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from xbp.models.registry import recipe_of
 from xbp.random import RandomStream
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.files.checkpoints import FORMAT, Checkpoint
-from xbp.training.files.tensors import part
+from xbp.training.files.tensors import part, write_tensors
 from xbp.training.fingerprint import difference
 from xbp.training.interrupt import INTERRUPTED
 from xbp.training.metrics.averages import Averages
@@ -45,7 +46,7 @@ def snapshot(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
     if not between_epochs:
         _sort("epoch.", trainer.measured().state_dict(), arrays, {})
     callbacks = []
-    for index, callback in enumerate(stateful(trainer.callbacks)):
+    for index, callback in enumerate(stateful(trainer.all_callbacks)):
         values: dict[str, Any] = {}
         remembered = callback.state_dict()
         if not isinstance(remembered, Mapping):
@@ -79,6 +80,20 @@ def snapshot(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
         "history": {"records": state.history.records, "seconds": state.history.seconds},
         "callbacks": callbacks,
     }
+
+
+def write_snapshot(trainer: Training, path: str | os.PathLike[str], **more: Any) -> None:
+    """Write a snapshot to a file, with `more` in its document. All ranks call it; rank 0 writes.
+
+    Raises
+    ------
+    DataError
+        It cannot be written; an older file stays as it is.
+    """
+    trainer.measured().join()
+    if trainer.share.first:
+        arrays, document = snapshot(trainer)
+        write_tensors(path, arrays, document | more)
 
 
 def stateful(callbacks: list[Callback]) -> list[Callback]:
@@ -129,9 +144,9 @@ def restore(trainer: Training, checkpoint: Checkpoint) -> None:
         if checkpoint.own_rates:
             trainer.optimizer.set_own_rates(checkpoint.own_rates)
         if checkpoint.steps_done:
-            state.averages = Averages(trainer.loss, trainer.metrics)
+            state.averages = Averages(trainer.loss, trainer.metrics, trainer.share)
             state.averages.load_state_dict(part(arrays, "epoch."))
-        for index, callback in enumerate(stateful(trainer.callbacks)):
+        for index, callback in enumerate(stateful(trainer.all_callbacks)):
             remembered = checkpoint.callbacks[index]["state"]
             callback.load_state_dict(remembered | part(arrays, f"callbacks.{index}."))
     except DataError:
@@ -162,7 +177,7 @@ def _check_fingerprint(trainer: Training, checkpoint: Checkpoint) -> None:
         else None
         for entry in checkpoint.callbacks
     ]
-    own = [type(callback).__name__ for callback in stateful(trainer.callbacks)]
+    own = [type(callback).__name__ for callback in stateful(trainer.all_callbacks)]
     if classes != own:
         msg = (
             f"{checkpoint.file.name} holds the state of the callbacks {on_one_line(classes)}, "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xbp.backend import (
     Array,
@@ -20,9 +21,9 @@ from xbp.backend import (
 )
 from xbp.errors import InputError
 from xbp.nested import first_of
-from xbp.nn import Loss
-from xbp.training.metrics.counting import Metric, len_of
-from xbp.training.results import check_distinct, numbers_of, value_of
+from xbp.training.metrics.counting import Metric, adds_up, len_of
+from xbp.training.results import CheckedLoss, check_distinct, counted, numbers_of, value_of
+from xbp.training.share import WHOLE, Whole
 
 MOST_WAITING = 256
 """The most blocks of values that are kept before they are joined: each is memory of its own."""
@@ -58,6 +59,7 @@ class Mean(Metric):
         self.waiting: list[Array] = []  # still on the device
         self.waiting_sizes: list[Array] = []  # likewise, where sizes are computed there
         self.checked = 0  # how many values `first_not_finite` has seen
+        self.joined = 0  # how many values are those of whole batches
 
     def update(self, prediction: Array, target: Array) -> None:
         first = first_of(prediction)
@@ -74,6 +76,8 @@ class Mean(Metric):
             It is neither a number nor a 0-d array.
         """
         assert self.function is not None
+        if not len_of(first_of(target)):  # a share without samples, of which there is no mean
+            return value_of(self.name, 0.0, first_of(prediction))
         given = self.function(prediction, target)
         if type(given) is self.known:
             return given
@@ -150,6 +154,21 @@ class Mean(Metric):
         weighted = (n * v for n, v in zip(self.sizes, self.values, strict=True))
         return math.fsum(weighted) / (math.fsum(self.sizes) or 1.0)  # 0 if all weights are 0
 
+    def addends(self) -> NDArray[np.float64]:
+        self.look()
+        sizes, values = (np.asarray(new[self.joined :]) for new in (self.sizes, self.values))
+        weighted = values if self.summed else np.where(sizes > 0, sizes * values, 0.0)
+        return np.concatenate([weighted, sizes]).astype(np.float64)
+
+    def take_sums(self, sums: NDArray[np.float64]) -> None:
+        values, sizes = np.split(sums, 2)
+        if not self.summed:
+            values = values / np.where(sizes > 0, sizes, 1.0)
+        whole = all(isinstance(size, int) for size in self.sizes)
+        self.sizes[self.joined :] = (sizes.astype(np.int64) if whole else sizes).tolist()
+        self.values[self.joined :] = values.tolist()
+        self.joined = len(self.values)
+
     def state_dict(self) -> dict[str, Any]:
         self.look()
         whole = all(isinstance(size, int) for size in self.sizes)
@@ -163,6 +182,7 @@ class Mean(Metric):
             msg = f"the state does not fit {self.name}: it needs a value for each batch"
             raise InputError(msg)
         self.sizes, self.values = sizes.tolist(), values.tolist()
+        self.joined = len(self.values)
 
 
 class Averages:
@@ -174,22 +194,52 @@ class Averages:
         If its ``reduction`` is "sum", losses are added up; otherwise averaged over the samples.
     metrics : mapping of names to Metric
         Unchanged until `result`, which hands each of them its state.
+    share : Whole, optional
+        The share of each batch that this process sees.
     """
 
-    def __init__(self, loss: Any, metrics: Mapping[str, Metric]) -> None:
-        self.of = loss
+    def __init__(self, loss: Any, metrics: Mapping[str, Metric], share: Whole = WHOLE) -> None:
+        self.of, self.share = loss, share
         self.loss = Mean("loss", summed=getattr(loss, "reduction", "mean") == "sum")
         self.given = metrics
         self.metrics = {name: metric.fresh() for name, metric in metrics.items()}
+        self.adding = {name for name, metric in self.metrics.items() if adds_up(metric)}
+        self.shared_loss = False  # whether its values are those of shares
 
     def add(self, loss: Array, prediction: Array, target: Array) -> None:
-        """Add one batch: the value of its loss, and the inputs of the metrics."""
-        self.loss.add(counted(self.of, prediction, target), loss)
-        for metric in self.metrics.values():
-            metric.update(prediction, target)
+        """Add the batch of a step: the value of its loss, and the own rows for the metrics."""
+        self.loss.add(self.share.counted(self.of, prediction, target), loss)
+        self.measure(prediction, target)
+
+    def add_share(self, loss: CheckedLoss, prediction: Array, target: Array) -> None:
+        """Add the own rows of a batch, for loss and metrics."""
+        self.shared_loss = True
+        if len_of(first_of(target)):
+            value = loss(prediction, target)[0]
+        else:
+            value = value_of("the loss", 0.0, first_of(prediction))
+        self.loss.add(counted(self.of, prediction, target), value)
+        self.measure(prediction, target)
+
+    def measure(self, prediction: Array, target: Array) -> None:
+        """Give the own rows of a batch to all metrics."""
+        for name in self.metrics:
+            self.give(name, prediction, target)
+
+    def give(self, name: str, prediction: Array, target: Array) -> None:
+        """Give a metric the own rows of a batch, or the whole batch if its states do not add up."""
+        if name not in self.adding:
+            prediction, target = self.share.gathered((prediction, target))
+        self.metrics[name].update(prediction, target)
+
+    def join(self) -> None:
+        """Make all states those of whole batches. All processes call it, or none."""
+        metrics = [metric for name, metric in self.metrics.items() if name in self.adding]
+        self.share.join([self.loss, *metrics] if self.shared_loss else metrics)
 
     def result(self) -> dict[str, float]:
         """Loss and metrics over all batches so far, as numbers."""
+        self.join()
         numbers = self.loss.numbers()
         for name, metric in self.metrics.items():
             more = numbers_of(f"the metric {name}", metric.numbers())
@@ -200,6 +250,7 @@ class Averages:
 
     def state_dict(self) -> dict[str, Any]:
         """The state so far as numpy arrays: ``"loss.sizes"``, ``"loss.values"``, …"""
+        self.join()
         parts = {"loss": self.loss, **self.metrics}
         return {f"{a}.{b}": v for a, part in parts.items() for b, v in part.state_dict().items()}
 
@@ -210,9 +261,3 @@ class Averages:
             part.load_state_dict(
                 {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
             )
-
-
-def counted(loss: Any, prediction: Array, target: Array) -> int | Array:
-    """A batch's weight in the mean of a loss: its samples, or the loss's `denominator`."""
-    own = loss.denominator(prediction, target) if isinstance(loss, Loss) else None
-    return len_of(target) if own is None else own

@@ -84,6 +84,19 @@ class Metric:
         """The value as numbers for a record, by their names."""
         return {self.name: self.compute()}
 
+    def addends(self) -> NDArray[np.float64]:
+        """What it has counted since `reset` or `take_sums`, as numbers (n,), for several processes.
+
+        Where processes each see a share of every batch, these are added up and given to `take_sums`
+        of all, once an epoch. A metric that does not define the two is given whole batches, which
+        then travel in each step. Of no new batch there are no numbers: n = 0.
+        """
+        raise NotImplementedError(_missing(self, "addends(self) and take_sums(self, sums)"))
+
+    def take_sums(self, sums: NDArray[np.float64]) -> None:
+        """Put the sums over all processes in the place of the own `addends`."""
+        raise NotImplementedError(_missing(self, "addends(self) and take_sums(self, sums)"))
+
     def fresh(self) -> Self:
         """A copy that has seen no batch."""
         twin = copy.copy(self)
@@ -96,6 +109,16 @@ class Metric:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         raise NotImplementedError(_missing(self, "state_dict(self) and load_state_dict(self, d)"))
+
+
+def adds_up(metric: Metric) -> bool:
+    """Whether `Metric.addends` tells all that `update` keeps: no later class overrides that."""
+    ancestors = type(metric).__mro__
+    told, kept = (
+        next(i for i, kind in enumerate(ancestors) if name in vars(kind))
+        for name in ("addends", "update")
+    )
+    return told <= kept and ancestors[told] is not Metric
 
 
 def _missing(metric: Metric, what: str) -> str:
@@ -155,7 +178,8 @@ class CountingMetric(Metric):
     def reset(self) -> None:
         self.samples = 0
         self.classes = self.num_classes or 0  # 0: the number of outputs in the first batch
-        self._earlier: Any = 0  # counts from before a resume
+        self._earlier: Any = 0  # counts from before a resume, or of all processes
+        self._earlier_samples = 0
         self._counted: Array = 0
         self._waiting: tuple[Array, ...] = ()
         self._held = 0
@@ -198,6 +222,20 @@ class CountingMetric(Metric):
         counted: NDArray[np.int64] = to_numpy(self._counted) + self._earlier
         return counted
 
+    def addends(self) -> NDArray[np.float64]:
+        if self._waiting:
+            self._count()
+        if isinstance(self._counted, int):  # no batch
+            return np.zeros(0)
+        new = np.asarray([self.samples - self._earlier_samples])
+        return np.concatenate([new, to_numpy(self._counted)]).astype(np.float64)
+
+    def take_sums(self, sums: NDArray[np.float64]) -> None:
+        samples, *counts = sums.astype(np.int64).tolist()
+        self._earlier_samples += samples
+        self._earlier = self._earlier + np.asarray(counts, np.int64)
+        self.samples, self._counted = self._earlier_samples, 0
+
     def state_dict(self) -> dict[str, Any]:
         if not self.samples:
             return {}
@@ -219,6 +257,7 @@ class CountingMetric(Metric):
                 msg = f"the state does not fit {self.name}: its counts are no integers"
                 raise InputError(msg)
             self.samples, self.classes = int(state["samples"]), int(state["classes"])
+            self._earlier_samples = self.samples
             self._earlier = state["counts"].astype(np.int64)
             if self._earlier.shape != (self.size(),):
                 msg = f"the state does not fit {self.name}: its counts have another shape"
