@@ -151,7 +151,7 @@ def test_no_waits() -> None:
         one.fit(*data(), batch_size=BATCH, accumulate=TIMES)
         x, y = (xbp.asarray(array) for array in data())
         with assert_no_host_sync():
-            accumulated(one, CheckedLoss(one.loss), x, y, RandomStream(0), BATCH, x.shape[0])
+            accumulated(one, CheckedLoss(one.loss), x, y, RandomStream(0), BATCH)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -20,8 +20,7 @@ def accumulated(
     y: Array,
     rng: RandomStream,
     size: int,
-    total: int,
-) -> tuple[Array, Array, Any, bool]:
+) -> tuple[Array, Array, bool]:
     """Add the gradients of a batch to the parameters, one part of the batch after the other.
 
     The mean over the batch is the weighted mean of its parts,
@@ -29,7 +28,7 @@ def accumulated(
         L = Σ c_j L_j / Σ c_j,      ∂L/∂θ = Σ c_j ∂L_j/∂θ / Σ c_j,
 
     where c_j is the number of samples in part j, or the loss's own `denominator`. For a loss that
-    is a sum, c_j is 1 and there is no division. `Whole.reduce` divides.
+    is a sum, c_j is 1 and there is no division.
 
     Parameters
     ----------
@@ -41,21 +40,18 @@ def accumulated(
         Advanced to this step.
     size : int
         Samples in a part; the last one may be smaller.
-    total : int
-        Samples in the batch.
 
     Returns
     -------
     prediction : array
         For all of `x`.
     value : array, 0-d
-        Σ c_j L_j, or, if the weight is None, L.
-    weight : 0-d array, int or None
-        Σ c_j, for `reduce`.
+        L.
     finite : bool
         False if, on the host, the value of a part is not finite; the rest is then left out.
     """
     share, whole, sums = pieces.share, None, None
+    total = share.samples(y)
     for start in range(0, total, size):
         stop = min(start + size, total)
         part = share.part(start, stop)
@@ -67,11 +63,11 @@ def accumulated(
         whole = _put(whole, prediction, part, tree_leaves(x)[0].shape[0])
         value, gradient, weight = share.loss_of_part(loss, prediction, target, total)
         if share.hopeless(value):
-            return whole, value, weight, False
+            return whole, value, False
         sums = (value, weight) if sums is None else (sums[0] + value, _sum(sums[1], weight))
         for_parameters(backward)(gradient)
     assert sums is not None
-    return whole, *sums, True
+    return whole, share.reduce(pieces.optimizer.parameters, *sums), True
 
 
 def _sum(one: Any, other: Any) -> Any:

@@ -53,7 +53,7 @@ def update(
     if pieces.augment is not None:
         x, y = pieces.augment(x, y, rng=rng)
     if part and total > part:
-        prediction, value, weight, finite = accumulated(pieces, loss, x, y, rng, part, total)
+        prediction, value, finite = accumulated(pieces, loss, x, y, rng, part)
         if not finite:
             return prediction, value  # `fit` ends, and clears the gradients of earlier parts
     else:
@@ -62,7 +62,7 @@ def update(
         if share.hopeless(value):
             return prediction, value
         for_parameters(backward)(gradient)
-    value = share.reduce(pieces.optimizer.parameters, value, weight)
+        value = share.reduce(pieces.optimizer.parameters, value, weight)
     if share.spoiled(value):
         pieces.optimizer.zero_grad()
         return prediction, value
