@@ -87,9 +87,12 @@ def public(module: str) -> frozenset[str]:
 
 @functools.cache
 def users(module: str) -> frozenset[str]:
-    """The classes of the modules that import what this one defines, unless those are many."""
+    """The classes of the modules that import what this one defines, unless those are many.
+
+    Accelerators do not count: they have no layers.
+    """
     found = []
-    for path in sources():
+    for path in (path for path in sources() if "accelerators" not in path.parts):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom) and f"xbp.{module}.".startswith(f"{node.module}."):
                 if path.stem != "__init__" and {a.name for a in node.names} & public(module):
@@ -146,14 +149,15 @@ def is_beside(test: str, module: str) -> bool:
 
 @functools.cache
 def _is_related(file: str, module: str) -> bool:
-    """Whether a file of tests is named after the module, imports it, or is in its mirror folder
-    and mentions what it defines."""
+    """Whether a file of tests or its folder is named after the module, the file imports it, or it
+    is in the mirror folder and mentions what the module defines."""
     room, _, stem = f"xbp.{module}".rpartition(".")
     text = _text(file)
     imports = rf"\b{re.escape(room)}(\.| import .*?\b){stem}\b"
     telling = {name for name in public(module) if "_" in name or not name.islower()}
     return (
         Path(file).stem == f"test_{stem}"
+        or ("." in module and file.startswith(f"tests/{module.replace('.', '/')}/"))
         or re.search(imports, text) is not None
         or (is_beside(file, module) and bool(telling & _words(text)))
     )

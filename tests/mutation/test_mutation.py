@@ -104,6 +104,11 @@ def test_the_tests_nearest_to_a_module(test: str, near: bool) -> None:
     assert is_near(test, "nn.batch_norm") == near
 
 
+def test_all_tests_in_a_folder_named_after_a_module_are_near_it() -> None:
+    test = "tests/training/capture/test_capture_steps.py::test_random_words_of_a_late_step"
+    assert is_near(test, "training.capture")
+
+
 def test_the_layers_of_a_primitive_are_near_it() -> None:
     test = "tests/nn/test_catalogue.py::test_forward[BatchNorm2d(3)-numpy]"
     assert is_near(test, "primitives.normalization")
