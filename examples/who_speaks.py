@@ -1,11 +1,11 @@
-"""An LSTM that says who speaks, for the commonest speakers of a play.
+"""An LSTM that names the speaker of a text, for the most frequent speakers of a play.
 
 python examples/who_speaks.py TEXT [--speakers 2] [--epochs 15] [--width 32] [--hidden 32]
 
-TEXT has a line "NAME:" before each speech and an empty line after it, as the plays of Shakespeare
-have that char-rnn made popular. Of their 400 speeches by GLOUCESTER and DUKE VINCENTIO a fifth is
-kept for the test. The network is right for 69 to 71 % of them (seeds 0 to 3), one who always says
-the commoner name for 51 to 64 %: 320 speeches are few to learn words from.
+TEXT has a line "NAME:" before each speech and an empty line after it, like the plays of Shakespeare
+that char-rnn made popular. A fifth of their 400 speeches by GLOUCESTER and DUKE VINCENTIO is
+kept for the test. The network is right for 69 to 71 % of them (seeds 0 to 3), a constant answer,
+the more frequent name, for 51 to 64 %: 320 speeches are few to learn words from.
 """
 
 import argparse
@@ -40,7 +40,7 @@ labels = np.array([names.index(name) for name, _ in speeches if name in names])
 order = np.random.default_rng(options.seed).permutation(len(texts))
 test, train = np.split(order, [len(order) // 5])
 vocabulary = datasets.word_vocabulary((texts[i] for i in train), least=2)
-x = datasets.encode_words(texts, vocabulary, options.length)  # filled up with token 0
+x = datasets.encode_words(texts, vocabulary, options.length)  # padded with token 0
 print(f"{len(train)} speeches to learn from, {len(test)} for the test, {len(vocabulary)} words")
 
 model = xbp.models.TextClassifier(

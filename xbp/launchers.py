@@ -1,4 +1,4 @@
-"""Who started this process, with how many others, and its share of the cores.
+"""The launcher of this process, the number of its processes, and the cores of each.
 
 The environment variables of launchers and of libraries below numpy; nothing here imports numpy, as
 those libraries read theirs when they are loaded.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Launched(NamedTuple):
-    """A process as its launcher numbers it."""
+    """A process with its numbers from the launcher."""
 
     by: str
     rank: int
@@ -41,7 +41,7 @@ LAUNCHERS = {
         "OMPI_COMM_WORLD_LOCAL_RANK",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
-    # Of the job step, as a batch script, which is one process, has the variables of the job.
+    # The step's variables, as a batch script, a single process, has those of the job.
     "Slurm": Variables(
         "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"
     ),
@@ -53,11 +53,11 @@ THREADS = (
     *("XBP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
     "VECLIB_MAXIMUM_THREADS",
 )
-"""How many threads the kernels of xbp, and the libraries below numpy, may use."""
+"""Numbers of threads for the kernels of xbp and for the libraries below numpy."""
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launched | None:
-    """How this process was started together with others; None if it is alone.
+    """The launcher and numbers of this process; None if it was started alone.
 
     >>> launched({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"})
     Launched(by='MPICH', rank=1, size=2, local_rank=1, local_size=2)

@@ -39,11 +39,11 @@ def train_texts(
     place : Path
         The labelled texts.
     test_place : Path or None
-        Those for the test; by default a tenth of the others, drawn with the seed.
+        The texts for the test; by default a tenth of the others, drawn with the seed.
     length : int
-        How many words of a text are read.
+        The number of words that are read of a text.
     words : int
-        The size of the vocabulary at most.
+        The largest size of the vocabulary.
     sizes : Sizes
     options : Options
         The user's options.
@@ -102,5 +102,5 @@ def train_texts(
 
 
 def adam(model: nn.Layer, schedule: optim.OneCycleLR) -> optim.Optimizer:
-    """AdamW with a little decay of matrices, since words are many and texts are few."""
+    """AdamW with some decay of matrices, as there are many words and few texts."""
     return optim.AdamW(optim.decay_groups(model, weight_decay=0.01), schedule)

@@ -1,4 +1,4 @@
-"""Texts with a label each, and their words as tokens."""
+"""Labelled texts, and their words as tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = ("text", "label")
 
 
 class LabelledTexts(NamedTuple):
-    """What `load_labelled_texts` returns.
+    """Texts with labels, from `load_labelled_texts`.
 
     Attributes
     ----------
@@ -166,7 +166,7 @@ def word_vocabulary(texts: Iterable[str], *, most: int = 20_000, least: int = 1)
     most : int, default 20000
         The size of the vocabulary at most, those two included.
     least : int, default 1
-        How often a word must occur to be in it.
+        The least number of occurrences of a word in it.
 
     Raises
     ------

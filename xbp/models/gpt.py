@@ -126,7 +126,7 @@ class GPT(nn.Layer):
                 parameter.assign(normal(parameter.shape, rng, std=std))
 
     def _stages(self, x: Array) -> tuple[nn.Layer, ...]:
-        """What is between the tokens and the product with the output's weights."""
+        """The layers between the tokens and the product with the output's weights."""
         self.check_input(x, integers=True)
         if x.ndim != 2 or not 0 < x.shape[1] <= self.context:
             msg = (
@@ -165,7 +165,7 @@ class GPT(nn.Layer):
         top_k: int | None = None,
         rng: Seed = None,
     ) -> Array:
-        """Tokens, and `length` more of them, each drawn from what the model predicts.
+        """Tokens followed by `length` more, each drawn from the model's prediction.
 
         As long as all tokens are within the context, a step reads the new token alone, and the keys
         and values of the earlier ones are kept. Then the window slides by one token in each step,
@@ -177,7 +177,7 @@ class GPT(nn.Layer):
             The beginning, at least one token; the model sees the last `context` of them.
         length : int
         temperature : float, default 1
-            What logits are divided by: below 1 likely tokens are preferred; at 0 the most likely
+            The divisor of logits: below 1 likely tokens are preferred; at 0 the most likely
             one, the first of several, is taken.
         top_k : int, optional
             How many of the most likely tokens are drawn from.

@@ -13,11 +13,11 @@ from xbp.nn.embedding import ordered
 from xbp.random import Seed, as_stream, generator
 
 PADDING = 0
-"""The token that fills up shorter texts of a batch."""
+"""The token for padding of shorter texts in a batch."""
 
 
 class TextClassifier(nn.Layer):
-    """Logits of a text's class from the last states of an LSTM that has read it.
+    """Logits of a text's class from the final states of an LSTM.
 
     The vectors of the tokens pass dropout and an `LSTM`; the features of a text are the state of
     its last layer after the last token, with `bidirectional` beside the one after the first token

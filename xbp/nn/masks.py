@@ -1,4 +1,4 @@
-"""Masks of padding: which time steps of a batch of sequences do not count."""
+"""Masks of padding: the ignored time steps of a batch of sequences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xbp.nn.layer import Layer
 
 
 def check_mask(layer: Layer, name: str, mask: Array, what: str, x: Array) -> None:
-    """Refuse a mask that is not one of the time steps of x (N, T, …).
+    """Refuse a mask that does not match the time steps of x (N, T, …).
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def check_mask(layer: Layer, name: str, mask: Array, what: str, x: Array) -> Non
 def chosen(
     xp: Namespace, rows: Array, where_true: tuple[Array, ...], elsewhere: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """For each pair of arrays (N, H), the rows of the first where `rows` (N,) is True."""
+    """Each pair of arrays (N, H) as one array: rows of the first where `rows` (N,) is True."""
     column = xp.expand_dims(rows, axis=1)
     pairs = zip(where_true, elsewhere, strict=True)
     return tuple(xp.where(column, true, other) for true, other in pairs)

@@ -1,14 +1,14 @@
-"""The step of a model that several ranks train: one sum over ranks of what each has found.
+"""The step of a model on several ranks: one sum over ranks of gradients and losses.
 
 A batch of N samples is split: rank r of n takes the rows r::n. With a rank's loss Lᵢ, a mean over
 what it counts, wᵢ (its samples, unless the loss says otherwise by its `denominator`),
 
     L = Σ wᵢ Lᵢ / Σ wᵢ,     ∂L/∂θ = Σ wᵢ ∂Lᵢ/∂θ / Σ wᵢ.
 
-The factor wᵢ is applied to ∂Lᵢ/∂y, *before* the backward (`weighted`): a layer that takes sums over
-the batch of all ranks, such as batch norm, then adds up derivatives of the one Σ wᵢ Lᵢ. The sum and
-the division come after it (`reduce_gradients`). A rank that has no rows computes with arrays of
-none: its wᵢ and all its sums are 0.
+The factor wᵢ is applied to ∂Lᵢ/∂y, *before* the backward (`weighted`): a layer that sums over
+the batch of all ranks, such as batch norm, then adds derivatives of the same Σ wᵢ Lᵢ. The sum and
+the division follow after it (`reduce_gradients`). A rank without rows computes with empty
+arrays: its wᵢ and all its sums are 0.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from xbp.parallel.groups import Group, Joined
 
 
 class Learned(Protocol):
-    """What has a gradient: a `Parameter`."""
+    """An object with a gradient, such as a `Parameter`."""
 
     data: Array
     grad: Array | None
@@ -237,7 +237,7 @@ def _parts(sizes: list[int]) -> Iterator[slice]:
 
 
 def _entry(xp: Any, number: Any, dtype: Any) -> Any:
-    """A number, or a 0-d array, as what is assigned to a slice of one."""
+    """A number or a 0-d array in a form that can be assigned to a slice of length 1."""
     if library_of(number) is None:
         return float(number)
     return xp.reshape(xp.astype(xp.asarray(number), dtype), (1,))

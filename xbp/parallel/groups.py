@@ -1,4 +1,4 @@
-"""What processes do together."""
+"""Collective operations of processes: a group's interface, and the group of one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xbp.backend import Array
 class Group(Protocol):
     """Processes, called ranks, which all make the same calls in the same order.
 
-    A call that one rank leaves out, or makes with another shape, leaves the others waiting. Arrays
+    If one rank leaves a call out, or makes it with another shape, the others wait for it. Arrays
     of numpy are taken by every group.
     """
 
@@ -28,14 +28,14 @@ class Group(Protocol):
         """Replace `array`, in place, by the sum over all ranks: the same bits on every rank."""
 
     def broadcast_(self, array: Array, root: int = 0) -> None:
-        """Replace `array`, in place, by that of the rank `root`."""
+        """Replace `array`, in place, by the array of the rank `root`."""
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
 
 
 class Alone:
-    """The group of one process: nothing is sent, and nothing is waited for.
+    """The group of one process, which sends nothing and never waits.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Alone:
 
 
 def shown(group: Group) -> str:
-    """A group as its members call it, on one line."""
+    """The repr of a group, on one line."""
     return f"{type(group).__name__}(rank={group.rank}, size={group.size})"
 
 
@@ -84,7 +84,7 @@ class Joined:
         return Alone, ()
 
     def count_step(self) -> None:
-        """A step begins its sum of gradients."""
+        """Note that a step begins its sum of gradients."""
 
     def __repr__(self) -> str:
         return shown(self)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Processes that MPI has started: on one machine, or on many."""
+"""Processes started by MPI, on one machine or on several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INSTALL = 'install mpi4py and an MPI, as by pip install "xbackprop[mpi]"'
 class MPIGroup(Joined):
     """The processes of an MPI communicator.
 
-    Contiguous numpy arrays are summed where they lie. Arrays of other libraries travel by way of
+    Contiguous numpy arrays are summed in place. Arrays of other libraries are copied by way of
     the host, which waits for their device. All processes that were started together watch one
     another (`xbp.parallel.watch`).
 
@@ -53,7 +53,7 @@ class MPIGroup(Joined):
         on_the_host(array, lambda host: self._call(SUM, "Allreduce", self._in_place, host))
 
     def broadcast_(self, array: Array, root: int = 0) -> None:
-        """Replace `array`, in place, by that of the rank `root`."""
+        """Replace `array`, in place, by the array of the rank `root`."""
         on_the_host(array, lambda host: self._call(BROADCAST, "Bcast", host, root))
 
     def barrier(self) -> None:
@@ -61,7 +61,7 @@ class MPIGroup(Joined):
         self._call(BARRIER, "Barrier")
 
     def count_step(self) -> None:
-        """Begin the next step, which is named if ranks wait in vain."""
+        """Begin the next step, for messages about ranks that wait in vain."""
         self._places.step()
 
     def _call(self, kind: int, name: str, *arguments: Any) -> None:
@@ -71,7 +71,7 @@ class MPIGroup(Joined):
 
 
 def check_alone() -> None:
-    """Refuse to be one of several processes which MPI takes for one.
+    """Refuse to run as one of several processes that MPI does not connect.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def engine() -> Any:
 
 
 def on_the_host(array: Array, change: Callable[[Any], Any]) -> None:
-    """`change` a numpy array that is `array`, or a copy of it, which is written back."""
+    """Apply `change` to `array` as a numpy array, or to a copy that is written back."""
     check_changeable(array)
     if type(array) is HostArray and array.flags.c_contiguous:
         change(array)

@@ -1,15 +1,15 @@
-"""Ranks that fail: all end, and one line says why.
+"""Failing ranks: all ranks end, and one line gives the reason.
 
-MPI's launchers end all ranks when one is killed. They wait for ever for one that is stopped, has
-raised an exception or has left its loop. A thread of each rank therefore tells the next rank, on a
-communicator of its own, where its rank is, and hears it from the one before:
+MPI's launchers end all ranks when one is killed. They wait for ever for a rank that is stopped, has
+raised an exception or has left its loop. So a thread of each rank sends the rank's position to the
+next rank, on its own communicator, and receives that of the previous one:
 
-- a rank that is not heard of for `timeout` seconds has stopped;
+- a rank without a message for `timeout` seconds has stopped;
 - two ranks that wait in different calls, and have not moved for `DEADLOCKED` seconds, wait for one
   another. The end of the program is such a call.
 
-In either case the rank that has noticed says so, and ends all. A rank that computes for long is
-waited for.
+In either case the rank that notices it prints a line, and ends all. A rank with a long computation
+is waited for.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BEAT = 0.5
 """Seconds from one message to the next."""
 
 TIMEOUT, VARIABLE = 60.0, "XBP_RANK_TIMEOUT"
-"""Seconds for which a rank may be silent, and the environment variable that sets them."""
+"""The limit in seconds for a silent rank, and the environment variable that sets it."""
 
 DEADLOCKED = 10.0
 """Seconds for which two ranks wait in different calls before this counts as a deadlock.
@@ -42,10 +42,10 @@ A rank may have left a call that others are still in; they follow within a fract
 """
 
 HEAD_START = 1.0
-"""Seconds that rank 0 has for its own words about an error, which other ranks may have as well."""
+"""Seconds in which only rank 0 prints an error, as other ranks may have the same one."""
 
 PLACES = "XBP_RANK_PLACES"
-"""The environment variable with a folder where each rank keeps its place, for who started them."""
+"""The environment variable with a folder where ranks store their positions, for their launcher."""
 
 COMPUTES, SUM, BROADCAST, BARRIER, END = range(5)
 CALLS = ("computes", "a sum", "a broadcast", "a barrier", "the end of its program")
@@ -60,7 +60,7 @@ class Place(NamedTuple):
     """The number of sums of gradients that it has begun."""
 
     call: int
-    """Calls that it has begun."""
+    """The number of calls that it has begun."""
 
     kind: int
     """The kind of the call in which it waits; `COMPUTES` if it is in none."""
@@ -90,22 +90,22 @@ class Places:
         self._write()
 
     def step(self) -> None:
-        """A step begins its sum."""
+        """Note that a step begins its sum."""
         self._place[2] += 1
 
     def enter(self, kind: int) -> None:
-        """The rank begins a call."""
+        """Note the beginning of a call."""
         self._place[3] += 1
         self._place[4] = kind
         self._write()
 
     def leave(self) -> None:
-        """The call is over."""
+        """Note the end of the call."""
         self._place[4] = COMPUTES
         self._write()
 
     def bytes(self) -> bytes:
-        """The place, as it travels."""
+        """The place as bytes, for a message."""
         return bytes(self._bytes)
 
     def _write(self) -> None:
@@ -113,12 +113,12 @@ class Places:
 
 
 def place_from(data: bytes) -> Place:
-    """The place that `Places.bytes` has written."""
+    """The place from the bytes of `Places.bytes`."""
     return Place(*FORM.unpack(data))
 
 
 class Judge:
-    """What a rank concludes from where it and the rank before it are.
+    """The conclusions of a rank from its position and that of the previous rank.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ class Judge:
         heard : bool
             Whether a message has come since the last look.
         passed : float
-            Seconds since the last look. Of a long pause, in which this process was stopped itself,
-            two beats count.
+            Seconds since the last look. A long pause, in which this process itself was stopped,
+            counts as two beats.
         """
         passed = min(passed, 2 * BEAT)
         self.silent = 0.0 if heard else self.silent + passed
@@ -166,14 +166,14 @@ class Judge:
 
 
 def waiting(place: Place) -> str:
-    """What a rank does, where another one is missing."""
+    """The state of a rank, in the words of a message about another rank."""
     if place.kind:
         return f"rank {place.rank} waits for it in {CALLS[place.kind]}, step {place.step:,}"
     return f"rank {place.rank} is in step {place.step:,}"
 
 
 def _apart(one: Place, other: Place) -> bool:
-    """Whether two ranks wait in calls which cannot both end.
+    """Whether two ranks wait in calls that cannot both end.
 
     No rank ends a sum or a barrier before all are in it. It may have ended a broadcast that others
     have not begun, so a rank that waits in an earlier broadcast may still be served.
@@ -186,7 +186,7 @@ def _apart(one: Place, other: Place) -> bool:
 
 
 class Watch(threading.Thread):
-    """The thread by which the ranks of MPI's world watch one another in a ring.
+    """A thread of each rank of MPI's world, which watch one another in a ring.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ class Watch(threading.Thread):
         self._sent: Any = None
 
     def run(self) -> None:
-        """Send and hear, until the end."""
+        """Send and receive messages until the end."""
         before = (self.rank - 1) % self.size
         last = Place(0, before, 0, 0, COMPUTES)
         judge, then = Judge(self.timeout), time.monotonic()
@@ -218,17 +218,17 @@ class Watch(threading.Thread):
             sentence = judge.look(own, last, heard is not None, now - then)
             then = now
             if sentence:
-                wait_for_rank_0(self.rank)  # of two ranks, each is before the other
+                wait_for_rank_0(self.rank)  # with two ranks, each is the previous one of the other
                 end_all(sentence, self.MPI)
 
     def _send(self) -> None:
-        """Tell the next rank, unless it has not taken the last message."""
+        """Send a message to the next rank, unless it has not received the last one."""
         if self._sent is None or self._sent.Test():
             self._message = self.places.bytes()
             self._sent = self.communicator.Isend(self._message, (self.rank + 1) % self.size)
 
     def _hear(self, before: int) -> Place | None:
-        """The newest message of the rank before."""
+        """The latest message of the previous rank."""
         heard, buffer = None, bytearray(FORM.size)
         while self.communicator.Iprobe(before):
             self.communicator.Recv(buffer, before)
@@ -236,14 +236,14 @@ class Watch(threading.Thread):
         return heard
 
     def finish(self) -> None:
-        """Wait, at the end of the program, until all ranks are there."""
+        """Wait for all ranks at the end of the program."""
         self.places.enter(END)
         everybody = self.communicator.Ibarrier()
         while not everybody.Test():
             time.sleep(0.01)
         self.over.set()
         self.join()
-        # All threads have stopped: what they have sent is taken, and nothing more comes.
+        # All threads have stopped: all messages are received, and no more will come.
         self.communicator.Barrier()
         self._hear((self.rank - 1) % self.size)
         if self._sent is not None:
@@ -295,13 +295,13 @@ def timeout() -> float:
 
 
 def wait_for_rank_0(rank: int) -> None:
-    """Let rank 0 say first, and alone, what all ranks have found, such as a missing file."""
+    """Let rank 0 alone print an error of all ranks, such as a missing file."""
     if rank:
         time.sleep(HEAD_START + min(0.1 * rank, 5.0))
 
 
 def end_all(sentence: str, MPI: Any, status: int = 1) -> None:
-    """Say why, and end all ranks with this exit status."""
+    """Print the reason, and end all ranks with this exit status."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             if sentence and stream is sys.stderr:

@@ -26,12 +26,12 @@ from xbp.random import generator
 from xbp.report.run import VOCABULARY, Run, read_file
 
 SHARE = 10
-"""Without a set for the test, one of this many texts is kept for it."""
+"""Without a separate test set, one text in this many belongs to it."""
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What tokens and labels of a text classifier stand for.
+    """The meaning of tokens and labels of a text classifier.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class Lexicon:
         As from `word_vocabulary`.
     classes : list of str
     length : int
-        How many words of a text are read.
+        The number of words that are read of a text.
     test : str or None
-        The set for the test, if it is one of its own.
+        The test set, if it is a separate one.
     """
 
     vocabulary: list[str]
@@ -99,7 +99,7 @@ class Lexicon:
 
 
 LONGEST = 2**20
-"""More words than any text that a recurrent network reads."""
+"""The largest number of words in a text."""
 
 
 def logits_of(

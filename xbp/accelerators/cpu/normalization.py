@@ -1,4 +1,4 @@
-"""Batch normalization, and with it ReLU, compiled, for numpy arrays."""
+"""Compiled batch normalization, alone or fused with ReLU, for numpy arrays."""
 
 from __future__ import annotations
 
