@@ -289,6 +289,11 @@ def test_a_last_step_that_spoils_the_parameters_is_told_of() -> None:
     assert len(history) == 2 and "the last step" in history.stopped
 
 
+def test_a_last_step_that_spoils_the_parameters_shows_in_the_validation() -> None:
+    history = make().fit(*data(), 2, validation_data=data(), callbacks=[spoiling(2)])
+    assert len(history) == 2 and not math.isfinite(history["val_loss"][-1])
+
+
 def test_a_callback_that_ends_training_need_not_stop_it() -> None:
     class Ending(Callback):
         def on_not_finite(self, trainer: xbp.Trainer, error: NonFiniteError) -> bool:
