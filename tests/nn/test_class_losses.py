@@ -71,6 +71,23 @@ def test_an_integer_weight_of_a_class_is_a_repetition(kind: Any, backend: str) -
     np.testing.assert_allclose(xbp.to_numpy(gradient), total, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("kind", LOSSES_OF_LABELS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_weight_of_a_sample_is_a_repetition(kind: Any, reduction: str) -> None:
+    counts = np.array([2, 0, 3, 1, 0, 1])
+    repeated = np.repeat(np.arange(6), counts)
+    value, gradient = kind(reduction)(Z, LABELS, counts)
+    expected, slopes = kind(reduction)(Z[repeated], LABELS[repeated])
+    assert value == pytest.approx(expected, rel=1e-13)  # sums of some terms in another order
+    total = np.zeros_like(Z)
+    np.add.at(total, repeated, slopes)
+    np.testing.assert_allclose(gradient, total, rtol=1e-12, atol=1e-15)
+    share = 1 / 64 if reduction == "sum" else 1.0  # a mean does not depend on the weights' unit
+    assert kind(reduction)(Z, LABELS, counts / 64)[0] == pytest.approx(share * value, rel=1e-13)
+    nothing, still = kind(reduction)(Z, LABELS, 0 * counts)
+    assert nothing == 0 and not still.any()
+
+
 @pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.NLLLoss])
 @pytest.mark.parametrize("left_out", [-100, 1, 255])
 @pytest.mark.parametrize("dtype", ["int64", "uint8"])
@@ -175,6 +192,33 @@ def test_log_likelihood_beside_an_impossible_class() -> None:
     value, gradient = nn.NLLLoss()(y, np.array([0]))
     assert value == 0 and gradient.tolist() == [[-1, 0]]
     assert nn.NLLLoss()(y, np.array([1]))[0] == np.inf
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_margin_counts_the_classes_within_it(p: int) -> None:
+    """At the margin, below it, also infinitely, and above it: C = 4."""
+    y = np.array([[1.0, 0.0, -np.inf, 2.0]])
+    value, gradient = nn.MultiMarginLoss(p=p)(y, np.array([0]))
+    assert value == 2**p / 4
+    slope = p * 2 ** (p - 1) / 4
+    assert gradient.tolist() == [[-slope, 0.0, 0.0, slope]]
+
+
+@pytest.mark.parametrize("unit", [1.0, 3.0])
+def test_a_cosine_at_its_margin_has_a_slope(unit: float) -> None:
+    u, v = np.array([[unit, 0.0]]), np.array([[0.0, 1.0]])
+    value, (du, dv) = nn.CosineEmbeddingLoss()((u, v), np.array([-1]))
+    assert value == 0
+    np.testing.assert_allclose(du, v / unit, rtol=1e-11)  # ε = 1e-12 beside ‖u‖²
+    np.testing.assert_allclose(dv, [[1.0, 0.0]], rtol=1e-11)
+
+
+def test_a_cosine_with_a_vector_of_zeros() -> None:
+    """‖u‖ is √ε = 10⁻⁶ there."""
+    u, v = np.zeros((1, 2)), np.array([[0.0, 1.0]])
+    value, (du, dv) = nn.CosineEmbeddingLoss()((u, v), np.array([1]))
+    assert value == 1 and not dv.any()
+    np.testing.assert_allclose(du, [[0.0, -1e6]], rtol=1e-11)
 
 
 def test_smooth_l1_with_beta_0_is_l1() -> None:
@@ -328,6 +372,7 @@ BAD = [
     (lambda: nn.NLLLoss()(O[0], Y), r"log-probabilities of shape \(N, C\) or \(N, C, …\)"),
     (lambda: nn.NLLLoss()(O, Y + 2), "labels from 0 to 2 for 3 classes, got 3"),
     (lambda: nn.MultiMarginLoss()(O, Y - 1), "labels from 0 to 2 for 3 classes, got -1"),
+    (lambda: nn.MultiMarginLoss()(O, O), r"needs integer labels of shape \(2,\), got shape"),
     (lambda: nn.MultiMarginLoss(p=3), "p must be 1 or 2, got 3"),
     (lambda: nn.MultiMarginLoss(margin="1"), "margin must be a finite number"),  # type: ignore[arg-type]
     (lambda: nn.KLDivLoss("none"), "'mean', 'sum', 'batchmean', got 'none'"),

@@ -13,6 +13,7 @@ import pytest
 import xbp
 from xbp import nn, optim
 from xbp.errors import BackendError, InputError
+from xbp.nn.containers import MOST, _may_fit
 from xbp.nn.watch import is_handwritten, watched
 from xbp.random import RandomStream
 from xbp.testing import assert_no_host_sync, check_gradients, check_parity
@@ -112,6 +113,31 @@ def test_gradients_elsewhere_are_refused() -> None:
         nn.Concatenate().forward((x, X))
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3, -1])
+@pytest.mark.parametrize("count", [1, 2, MOST + 1, 2 * MOST + 1])
+def test_any_number_of_arrays_is_joined_and_split(count: int, axis: int) -> None:
+    parts = np.split(np.arange(36.0 * count).reshape(1, 2, 3, 6 * count), count, axis=3)
+    parts = [np.moveaxis(part, 3, axis) for part in parts]
+    y, backward = nn.Concatenate(axis).forward(tuple(parts))
+    assert np.array_equal(y, np.concat(parts, axis=axis))
+    found = backward(y)
+    assert len(found) == count and all(map(np.array_equal, found, parts))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fit"),
+    [
+        ((2, 3), (2, 3), True),
+        ((None, 3), (2, 3), True),
+        ((2, 3), (2, None), True),
+        ((None, 3), (2, 4), False),
+        ((2, 3), (2, 3, 1), False),
+    ],
+)
+def test_unknown_sizes_may_fit(one: Any, other: Any, fit: bool) -> None:
+    assert _may_fit(one, other) == fit
+
+
 BAD = [
     (lambda: nn.Residual(), "Residual takes at least one layer"),
     (lambda: nn.Residual(3), "takes layers; argument 0 is a int"),
@@ -138,6 +164,8 @@ BAD = [
     (lambda: nn.Concatenate(2)((X, X)), "agree in all but that axis"),
     (lambda: nn.Concatenate(-2)((X, X)), "agree in all but that axis"),
     (lambda: nn.Concatenate()((X, X[:2])), r"agree in all but that axis, got \(5, 4\).*\(2, 4\)"),
+    (lambda: nn.Concatenate(2)((IMAGES, IMAGES[:, 1:])), "agree in all but that axis"),
+    (lambda: nn.Concatenate(2)((IMAGES, IMAGES[..., 1:])), "agree in all but that axis"),
     (lambda: nn.Concatenate()((X, X.astype("f4"))), "agree in all but that axis.*float32"),
     (lambda: nn.Concatenate()((X, [1.0])), "expected an array, got list"),
     (lambda: nn.Concatenate().forward((X, X))[1](X), r"gradient of an output of shape \(5, 8\)"),
@@ -231,6 +259,9 @@ def test_an_arrangement_is_made_once_and_again_where_something_has_changed() -> 
     model.wide = True
     model(X)
     assert len(made) == 4
+    model.new = None
+    model(X)
+    assert len(made) == 5
     for twin in (copy.deepcopy(model), copy.copy(model)):
         twin.first = linear(6)
         assert not np.array_equal(twin(X), model(X))

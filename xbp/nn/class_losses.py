@@ -125,7 +125,7 @@ class MultiMarginLoss(ClassLoss):
         y, labels = by_rows(prediction), target_rows(prediction, target)
         rows, classes = y.shape
         hot = one_hot(xp, labels, classes, y.dtype)
-        own = xp.sum(hot * xp.where(hot == 0, 0.0, y), axis=1, keepdims=True)
+        own = xp.sum(xp.where(hot == 0, 0.0, y), axis=1, keepdims=True)
         h = xp.where(hot == 0, xp.maximum(self.margin - own + y, 0.0), 0.0 * hot)
         slopes = xp.astype(h > 0, y.dtype) if self.p == 1 else 2 * h
         s = self.taken(y, labels, None if weight is None else self.by_label(prediction, weight))

@@ -110,10 +110,10 @@ _arrangements = weakref.WeakKeyDictionary()
 
 
 def _held(layer: Composite) -> Iterator[Any]:
-    """The attributes and, of lists, tuples and dicts, the members."""
+    """The attributes and, of lists and dicts, the members, which may change in place."""
     for value in vars(layer).values():
         yield value
-        if isinstance(value, list | tuple):
+        if isinstance(value, list):
             yield from value
         elif isinstance(value, dict):
             yield from value.values()

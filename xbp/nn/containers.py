@@ -193,7 +193,6 @@ class Concatenate(Layer):
         xp = self.namespace(parts[0])
         ends = [0]
         for part in parts:
-            self.namespace(part)
             ends.append(ends[-1] + part.shape[axis])
         while len(parts) > 1:
             parts = [xp.concat(parts[i : i + MOST], axis=axis) for i in range(0, len(parts), MOST)]
