@@ -221,6 +221,34 @@ def test_a_cosine_with_a_vector_of_zeros() -> None:
     np.testing.assert_allclose(du, [[0.0, -1e6]], rtol=1e-11)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, 2.5, 3.0])
+def test_slopes_of_distances_by_their_definition(p: float) -> None:
+    """0 where two vectors are equal; at the kink of the loss that of its positive side."""
+    zero, near, far = np.array([[0.0, 0.0]]), np.array([[0.1, 0.0]]), np.array([[2.0, 0.0]])
+    loss = nn.TripletMarginLoss(p=p, eps=0.0)
+    value, gradients = loss((zero, zero, near))
+    assert value == pytest.approx(0.9, rel=1e-14)
+    for found, expected in zip(gradients, ([1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]), strict=True):
+        np.testing.assert_allclose(found, [expected], rtol=1e-14)
+    value, gradients = loss((zero, np.array([[0.0, -1.0]]), far))
+    assert value == pytest.approx(0.0, abs=1e-14)
+    for found, expected in zip(gradients, ([1.0, 1.0], [0.0, -1.0], [-1.0, 0.0]), strict=True):
+        np.testing.assert_allclose(found, [expected], rtol=1e-14)
+    a, q, n = np.random.default_rng(5).normal(size=(3, 4, 5))
+    apart = [(np.abs(a - other) ** p).sum(axis=1) ** (1 / p) for other in (q, n)]
+    expected = np.maximum(0.0, apart[0] - apart[1] + 3.0).sum()
+    loss = nn.TripletMarginLoss("sum", margin=3.0, p=p, eps=0.0)
+    assert loss((a, q, n))[0] == pytest.approx(expected, rel=1e-13)
+    check_gradients(loss, (a, q, n))
+
+
+def test_equal_distances_share_the_slope() -> None:
+    a, q, n = np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]]), np.zeros((1, 2))
+    value, gradients = nn.TripletMarginLoss(eps=0.0, swap=True)((a, q, n))
+    assert value == 2
+    assert [g.tolist() for g in gradients] == [[[0.5, 0.0]], [[-0.5, 0.0]], [[0.0, 0.0]]]
+
+
 def test_smooth_l1_with_beta_0_is_l1() -> None:
     y, t = np.array([1.0, -2.0, 0.0, np.nan]), np.zeros(4)
     ours, theirs = nn.SmoothL1Loss("sum", beta=0.0)(y, t), nn.L1Loss("sum")(y, t)
