@@ -210,8 +210,8 @@ class Campaign:
         gc.freeze()
         first = near = self.first()
         if self.options.names and not self.kernel_faults():
-            ids = [self.suite.items[i].nodeid for i in near]
-            first = [near[i] for i in some_of_each(ids)]
+            names = [self.suite.items[i].nodeid for i in near]
+            first = sorted({near[i] for m in self.modules() for i in some_of_each(names, m)})
         self.watch(first)
         at_work = self.orders.kernels and self.kernels.cc
         if not at_work and not self.quick and self.kernel_faults():
@@ -232,9 +232,9 @@ class Campaign:
 
     def beside(self) -> list[int]:
         """Some of the tests in the mirror folders of the modules."""
-        ids, modules = [item.nodeid for item in self.suite.items], self.modules()
-        there = [i for i, name in enumerate(ids) if any(is_beside(name, m) for m in modules)]
-        return [there[i] for i in some_of_each([ids[i] for i in there], BESIDE)]
+        names = [item.nodeid for item in self.suite.items]
+        every = (some_of_each(names, m, is_beside, BESIDE) for m in self.modules())
+        return sorted({index for indices in every for index in indices})
 
     def show_to_others(self, tests: Iterable[int], tried: Iterable[int]) -> None:
         """Show what was not caught, and is not listed, to these tests without those tried."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -163,9 +163,16 @@ def _is_related(file: str, module: str) -> bool:
     )
 
 
-def some_of_each(tests: Sequence[str], most: int = OF_EACH) -> list[int]:
-    """The indices of at most so many, evenly spaced parameters of each test function."""
+def some_of_each(
+    tests: Sequence[str],
+    module: str,
+    chosen: Callable[[str, str], bool] = is_near,
+    most: int = OF_EACH,
+) -> list[int]:
+    """The indices of at most so many, evenly spaced parameters of each test function, of those that
+    are near to a module or, by another function of a test and a module, `chosen`."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(tests):
-        groups.setdefault(name.partition("[")[0], []).append(index)
+        if chosen(name, module):
+            groups.setdefault(name.partition("[")[0], []).append(index)
     return sorted(i for group in groups.values() for i in group[:: -(-len(group) // most)])

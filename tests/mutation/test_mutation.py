@@ -127,8 +127,11 @@ def test_only_files_with_near_tests_are_collected(file: str, has: bool) -> None:
 
 
 def test_a_few_parameters_of_each_test_go_first() -> None:
-    many = [f"test_a[{i}]" for i in range(3 * OF_EACH - 1)]
-    chosen = some_of_each(["test_b[0]", *many, "test_c"])
+    """Of those that are near."""
+    many = [f"test_a[BatchNorm2d({i})]" for i in range(1, 3 * OF_EACH)]
+    tests = ["test_b[BatchNorm2d(1)]", *many, "test_c[BatchNorm1d]", "test_c[Linear]"]
+    tests = [f"tests/nn/test_catalogue.py::{test}" for test in tests]
+    chosen = some_of_each(tests, "nn.batch_norm")
     assert chosen == [0, *range(1, 3 * OF_EACH, 3), 3 * OF_EACH]
 
 
