@@ -26,7 +26,7 @@ class GPT(nn.Layer):
     """A Transformer that predicts each next token from those before it: GPT-2's architecture.
 
     Embedding, learned positions, dropout, a stack of causal `TransformerBlock`s that normalize
-    first, with GELU (by tanh, as there), a last LayerNorm, and a product with the table of the
+    first, with GELU by tanh, a last LayerNorm, and a product with the table of the
     embedding, whose rows are also the output's weights (Radford et al. 2019; Press & Wolf 2017).
 
     Weights are drawn from N(0, 0.02²), those of the projections onto the sums, two a block, with
@@ -36,7 +36,7 @@ class GPT(nn.Layer):
     Parameters
     ----------
     vocabulary : int
-        How many tokens there are.
+        The number of tokens.
     context : int
         The longest sequence.
     layers, heads, width : int
@@ -180,9 +180,9 @@ class GPT(nn.Layer):
             The divisor of logits: below 1 likely tokens are preferred; at 0 the most likely
             one, the first of several, is taken.
         top_k : int, optional
-            How many of the most likely tokens are drawn from.
+            The number of most likely tokens to draw from.
         rng : int, numpy.random.Generator or None
-            Drawn from on the host, so that all backends draw alike.
+            A source of random numbers on the host, so that all backends draw equal tokens.
 
         Returns
         -------

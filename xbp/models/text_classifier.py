@@ -19,27 +19,27 @@ PADDING = 0
 class TextClassifier(nn.Layer):
     """Logits of a text's class from the final states of an LSTM.
 
-    The vectors of the tokens pass dropout and an `LSTM`; the features of a text are the state of
-    its last layer after the last token, with `bidirectional` beside the one after the first token
-    for the layer that reads backwards; they pass dropout and a `Linear`.
+    Vectors of the tokens go through dropout and an `LSTM`. The features of a text are the state of
+    the last layer after the last token; with `bidirectional`, also the state of the reverse layer
+    after the first token. They go through dropout and a `Linear`.
 
-    Padding, token 0, is left out wherever it lies: there the state stays as it was. So the output
-    for a text does not depend on the length to which it was padded (up to rounding, where the
-    library adds in another order for another shape). A text without any token has the features 0.
+    Padding, token 0, is skipped at any place, without a change of the state. So the output for a
+    text does not depend on the length to which it is padded (up to rounding, as a library may add
+    in another order for another shape). The features of a text without tokens are 0.
 
     Parameters
     ----------
     vocabulary : int
-        How many tokens there are, padding included.
+        The number of tokens, with padding.
     num_classes : int
     width : int, default 64
         Features of each token.
     hidden : int, default 64
-        Those of the state.
+        Features of the state.
     layers : int, default 1
     bidirectional : bool, default False
     dropout : float, default 0
-        Of the tokens' vectors, between layers, and of the features.
+        The probability for the tokens' vectors, between layers, and for the features.
     dtype : dtype, default "float32"
     rng : int, numpy.random.Generator or None
         Seed of the initial weights.
@@ -58,7 +58,7 @@ class TextClassifier(nn.Layer):
     ------
     InputError
         In the constructor for values out of range; in a call for another shape, and for tokens
-        that are none, as `Embedding` does.
+        that `Embedding` refuses.
 
     Examples
     --------
