@@ -24,6 +24,10 @@ PLAY = "PLAY"
 SEEDS = "20" if NIGHTLY else "4"
 
 RUNS = {
+    "mnist_best.py": (
+        ["--limit", "256", "--epochs", "1", "--batch-size", "64", "--width", "2"],
+        "test accuracy",
+    ),
     "who_speaks.py": ([PLAY, "--epochs", "20", "--width", "16", "--hidden", "16"], "test accuracy"),
     "lenet5_mnist.py": (
         ["--limit", "2560", "--epochs", "1", "--batch-size", "32"],

@@ -161,6 +161,25 @@ def test_the_fast_one_whitens_and_resumes(command, data, tmp_path, monkeypatch):
         assert command("export", whole, "--onnx", tmp_path / "model.onnx").code == 0
 
 
+def test_the_last_test_of_the_fast_one_is_that_of_mirror_images_too(command, data, tmp_path):
+    accuracies = []
+    for option in ([], ["--no-mirror"]):
+        result = command(*words(data, tmp_path, *option, "--report", network="fastcifar"))
+        assert result.code == 0, result
+        run, model = Run.load(tmp_path), load_model(tmp_path / "model.safetensors")
+        assert run.mirror is (not option) and ("--no-mirror" in run.command) is bool(option)
+        _, (x, y) = load_cifar10(data)
+        given = standardized(x, CIFAR10_MEAN, CIFAR10_STD)
+        logits = model(given)
+        if run.mirror:
+            logits = logits + model(given[..., ::-1].copy())
+        right = int((logits.argmax(axis=1) == y).sum())
+        accuracies.append(f"{right / len(y):.2%}".replace("%", " %"))
+        assert f"test accuracy {accuracies[-1]}" in result.out
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert f"<dt>test accuracy</dt><dd>{accuracies[-1]}</dd>" in page
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("more", "parts"),

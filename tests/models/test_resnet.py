@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 
-from xbp import optim
+import xbp
+from xbp import data, nn, optim
 from xbp.datasets.whitening import whitening
 from xbp.errors import DataError, InputError
 from xbp.models import VGG, FastCIFAR, ResNet
@@ -118,6 +120,31 @@ def test_a_file_of_weights_makes_the_model_again(model: Layer, tmp_path: Path) -
     loaded = load_model(tmp_path / "weights")
     assert type(loaded) is type(model) and loaded.arguments == model.arguments
     np.testing.assert_array_equal(loaded(x), model(x))
+
+
+def test_the_first_layer_learns_a_shift_and_keeps_its_kernels() -> None:
+    model = FastCIFAR(3, widths=(2, 2, 2), dtype="float64", rng=0)
+    kernels, shift = model[0].weight.data.copy(), model[0].bias
+    assert not shift.data.any() and shift.trainable
+    y, backward = model.forward(default_rng(0).normal(size=(4, 3, 32, 32)), training=True)
+    backward(np.ones_like(y) * default_rng(1).normal(size=y.shape))
+    optim.SGD(model.parameters(), 0.1).step()
+    assert shift.data.any() and np.array_equal(model[0].weight.data, kernels)
+
+
+def test_a_mirrored_prediction_is_the_mean_of_both() -> None:
+    model = FastCIFAR(3, widths=(2, 2, 2), dtype="float64", rng=0)
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.1))
+    x = default_rng(0).normal(size=(5, 3, 32, 32))
+    expected = (model(x) + model(x[..., ::-1].copy())) / 2
+    for given in (x, data.Arrays(x)):
+        found = trainer.predict(given, batch_size=2, mirror=True)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert not np.allclose(trainer.predict(x), expected)
+    flat = nn.Linear(4, 2, dtype="float64", rng=0)
+    trainer = xbp.Trainer(flat, nn.CrossEntropyLoss(), optim.SGD(flat.parameters(), 0.1))
+    with pytest.raises(InputError, match=r"mirror needs images \(N, C, H, W\)"):
+        trainer.predict(np.ones((2, 4)), mirror=True)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)

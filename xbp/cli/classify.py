@@ -150,7 +150,8 @@ def perform(task: Task, options: Options, backend: Backend) -> None:
     # The trainer checks for infinite and nan values, and names the layer.
     with np.errstate(all="ignore"), told_if_diverged(trainer, options):
         rate = fit(trainer, task.train, task.test, options, steps, augment=task.augment)
-        logits = trainer.predict(task.test[0] if isinstance(task.test, tuple) else task.test)
+        given = task.test[0] if isinstance(task.test, tuple) else task.test
+        logits = trainer.predict(given, mirror=options.mirror)
         test_loss = float(to_numpy(task.loss(logits, xbp.asarray(task.test_labels))[0]))
         if not math.isfinite(test_loss):  # all losses of training were finite
             advice = f"a --learning-rate below {options.learning_rate:g} may help"
@@ -189,6 +190,7 @@ def perform(task: Task, options: Options, backend: Backend) -> None:
         environment=surroundings(),
         steps=steps.curves,
         sample_shape=task.sample_shape,
+        mirror=options.mirror,
     )
     write(trainer, matrix, run, options, task.texts)
 

@@ -59,6 +59,14 @@ CifarDir = Annotated[
 Shortcut = Annotated[
     str, typer.Option(help="Where the shape changes: A, zeros as channels, or B, a convolution.")
 ]
+Mirror = Annotated[
+    bool,
+    typer.Option(
+        "--mirror/--no-mirror",
+        help="Whether the last test takes the mean of the outputs for each image and its mirror "
+        "image; those after each epoch never do.",
+    ),
+]
 Classes = Annotated[int, typer.Option(help="How many classes the set has.")]
 Activation = Annotated[str, typer.Option(help="After each layer but the last: relu or tanh.")]
 Pool = Annotated[str, typer.Option(help="What becomes of 2 × 2 pixels: max or average.")]
@@ -156,6 +164,7 @@ class Options:
     limit: int | None = None
     data_dir: Path | None = None
     classes: int = 10
+    mirror: bool = False
 
     @classmethod
     def of(cls, context: typer.Context) -> Options:
@@ -201,5 +210,8 @@ def command_line(context: typer.Context) -> str:
             continue
         if value == parameter.default and parameter.name != "seed":
             continue
-        words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+        if isinstance(value, bool):
+            words += (parameter.opts if value else parameter.secondary_opts)[:1]
+        else:
+            words += [parameter.opts[0], str(value)]
     return shlex.join(words)

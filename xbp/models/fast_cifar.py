@@ -9,7 +9,7 @@ from xbp import nn
 from xbp.arguments import described, integer
 from xbp.datasets.whitening import PATCH, whitening
 from xbp.errors import InputError
-from xbp.initializers import fan_in_uniform
+from xbp.initializers import fan_in_uniform, zeros
 from xbp.random import Seed, generator
 
 if TYPE_CHECKING:
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 
 class FastCIFAR(nn.Sequential):
-    """A convolutional network without biases whose first layer whitens: after Jordan 2024.
+    """A convolutional network whose first layer whitens: after Jordan 2024.
 
-    The first convolution, 2 × 2, is computed from training images (`whiten`) and not learned; GELU
-    follows. Each of three stages is convolution 3 × 3, maximum of 2 × 2, normalization, GELU,
-    convolution 3 × 3, normalization, GELU; then the maximum over 3 × 3 and a linear layer. The
-    kernels of a convolution begin with the identity, as far as there are input channels, so that
-    the network begins near one that hands its input on.
+    The kernels of the first convolution, 2 × 2, are computed from training images (`whiten`) and
+    not learned; its biases, which shift the whitened patches, are learned from 0 on. GELU follows.
+    Each of three stages is convolution 3 × 3, maximum of 2 × 2, normalization, GELU, convolution
+    3 × 3, normalization, GELU; then the maximum over 3 × 3 and a linear layer. The kernels of a
+    convolution begin with the identity, as far as there are input channels, so that the network
+    begins near one that hands its input on.
 
-    From "94% on CIFAR-10 in 3.29 seconds on a single GPU" are the layers, the whitening and the
-    initial weights; not its optimizer, its test-time augmentation, and its shift that is learned
-    for the whitened patches.
+    No other convolution has biases; normalizations have a short memory (momentum 0.4), as a
+    training has few steps. From "94% on CIFAR-10 in 3.29 seconds on a single GPU" are the layers,
+    the whitening, its shift and the initial weights; not its optimizer. Its test-time augmentation
+    is ``Trainer.predict(images, mirror=True)``, without shifts.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ class FastCIFAR(nn.Sequential):
         }
         rng = generator(rng)
         patch = 3 * PATCH**2
-        first = nn.Conv2d(3, 2 * patch, PATCH, bias=False, dtype=dtype, rng=rng)
+        first = nn.Conv2d(3, 2 * patch, PATCH, dtype=dtype, rng=rng, bias_init=zeros)
         first.weight.trainable = False
         layers: list[nn.Layer] = [first, nn.GELU()]
         before = 2 * patch
@@ -88,7 +90,7 @@ class FastCIFAR(nn.Sequential):
                     rng=rng,
                 )
                 pool = [] if place else [nn.MaxPool2d(2)]
-                layers += [conv, *pool, nn.BatchNorm2d(width, dtype=dtype), nn.GELU()]
+                layers += [conv, *pool, nn.BatchNorm2d(width, momentum=0.4, dtype=dtype), nn.GELU()]
                 before = width
         head = nn.Linear(before, num_classes, False, dtype=dtype, rng=rng)
         super().__init__(*layers, nn.MaxPool2d(3), nn.Flatten(), head)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xbp.backend import Array, backend_of, dtype_name, to_numpy
 from xbp.datasets.labelled import LABELLED_IMAGES, LabelledImages
 from xbp.nn import Flatten, Layer, named_outputs
+from xbp.training.evaluation import mirrored
 from xbp.training.metrics.confusion import confusion_matrix
 
 MISTAKES = 24
@@ -86,10 +87,17 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-def outputs(model: Layer, images: NDArray[np.uint8], data: LabelledImages = MNIST) -> NDArray[Any]:
+def outputs(
+    model: Layer,
+    images: NDArray[np.uint8],
+    data: LabelledImages = MNIST,
+    *,
+    mirror: bool = False,
+) -> NDArray[Any]:
     """The model's logits for images (N, H, W) or (N, C, H, W) of a set, on the host."""
+    run = mirrored(model) if mirror else model
     parts = [images[i : i + 512] for i in range(0, len(images), 512)]
-    return np.concatenate([to_numpy(model(_inputs(model, part, data))) for part in parts])
+    return np.concatenate([to_numpy(run(_inputs(model, part, data))) for part in parts])
 
 
 def _inputs(model: Layer, images: NDArray[np.uint8], data: LabelledImages) -> Array:
@@ -99,10 +107,16 @@ def _inputs(model: Layer, images: NDArray[np.uint8], data: LabelledImages) -> Ar
 
 
 def examine(
-    model: Layer, x: NDArray[np.uint8], y: NDArray[Any], classes: int, data: LabelledImages = MNIST
+    model: Layer,
+    x: NDArray[np.uint8],
+    y: NDArray[Any],
+    classes: int,
+    data: LabelledImages = MNIST,
+    *,
+    mirror: bool = False,
 ) -> Tested:
     """Run the model over its whole test set."""
-    return judged(outputs(model, x, data), y, classes, x)
+    return judged(outputs(model, x, data, mirror=mirror), y, classes, x)
 
 
 def judged(

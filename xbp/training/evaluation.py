@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
-from xbp.backend import Array, array_namespace
-from xbp.nested import tree_map
+from xbp.arguments import described
+from xbp.backend import Array, array_namespace, joined
+from xbp.errors import InputError
+from xbp.nested import first_of, tree_map
 from xbp.training.feeds import Feed
 from xbp.training.memory import enough_memory
 from xbp.training.metrics.averages import Averages
@@ -36,7 +38,22 @@ def evaluate(pieces: Pieces, feed: Feed, batch_size: int) -> dict[str, float]:
     return measured.result()
 
 
-def predict(pieces: Pieces, inputs: Iterator[tuple[int, Any]], batch_size: int) -> Array:
+def mirrored(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The mean of a model's outputs for images and for their mirror images, x[..., ::-1]."""
+
+    def mean(x: Any) -> Any:
+        xp = array_namespace(first_of(x))
+        if isinstance(x, tuple) or x.ndim != 4:
+            msg = f"mirror needs images (N, C, H, W), got {described(x)}"
+            raise InputError(msg)
+        return tree_map(lambda a, b: 0.5 * (a + b), model(x), model(xp.flip(x, axis=3)))
+
+    return mean
+
+
+def predict(
+    pieces: Pieces, inputs: Iterator[tuple[int, Any]], batch_size: int, *, mirror: bool = False
+) -> Array:
     """The model's outputs for all batches of inputs.
 
     Parameters
@@ -45,6 +62,8 @@ def predict(pieces: Pieces, inputs: Iterator[tuple[int, Any]], batch_size: int) 
     inputs : iterator of (int, array)
         Of each batch its number of samples, and the rows of this process.
     batch_size : int
+    mirror : bool, default False
+        See `mirrored`.
 
     Raises
     ------
@@ -53,8 +72,9 @@ def predict(pieces: Pieces, inputs: Iterator[tuple[int, Any]], batch_size: int) 
     """
     outputs: list[Any] = []
     model, share = pieces.model, pieces.share
+    run = mirrored(model) if mirror else model
     for size, batch in inputs:
         with share.batch(size), enough_memory(batch, batch_size, "predicting", model):
-            outputs.append(share.gathered(model(batch)))
+            outputs.append(share.gathered(run(batch)))
     with enough_memory(batch, batch_size, "predicting", model):
-        return tree_map(lambda *parts: array_namespace(parts[0]).concat(parts, axis=0), *outputs)
+        return tree_map(lambda *parts: joined(array_namespace(parts[0]), parts), *outputs)

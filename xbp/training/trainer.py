@@ -350,11 +350,13 @@ class Trainer:
         return evaluate(self, feed, batch_size)
 
     @_on_its_device
-    def predict(self, x: Any, batch_size: int = 512) -> Array:
+    def predict(self, x: Any, batch_size: int = 512, *, mirror: bool = False) -> Array:
         """The model's outputs for all samples, in inference mode, where the model lives.
 
         Samples are an array; or those of a source or an iterable of batches, x alone or (x, y).
         With several ranks, each computes a share, and all return all outputs.
+        With `mirror` they are images (N, C, H, W), and an output is the mean of that for the image
+        and that for its mirror image: test-time augmentation (Krizhevsky et al. 2012, section 4.1).
 
         Raises
         ------
@@ -369,7 +371,7 @@ class Trainer:
         else:
             x = admit_alone(self.model, x, self.sample_shape)
             batches = slices(x, batch_size, self.share)
-        return predict(self, batches, batch_size)
+        return predict(self, batches, batch_size, mirror=mirror)
 
     def stop(self, reason: str) -> None:
         """End training after the current step; `reason` becomes ``history.stopped``."""

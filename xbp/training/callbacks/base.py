@@ -101,7 +101,7 @@ class Training(Pieces, Protocol):
     def evaluate(self, x: Any, y: Any = None, batch_size: int = 512) -> dict[str, float]:
         """The loss and each metric over a whole set, in inference mode."""
 
-    def predict(self, x: Any, batch_size: int = 512) -> Array:
+    def predict(self, x: Any, batch_size: int = 512, *, mirror: bool = False) -> Array:
         """The model's outputs for all samples, in inference mode."""
 
 

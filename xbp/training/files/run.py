@@ -73,6 +73,8 @@ class Run:
         Versions, processor, accelerators.
     steps : dict
         ``"epoch"``, ``"loss"``, ``"lr"``: the lists of a `StepCurve`, of equal lengths.
+    mirror : bool
+        Whether the test is that of each image and its mirror image.
     sample_shape : list of int
         With `OWN` and `TEXTS`: that of one sample; empty where there are several inputs.
     layers : list of list of str
@@ -97,6 +99,7 @@ class Run:
     environment: dict[str, str]
     steps: dict[str, list[float]]
     data: str = "mnist"
+    mirror: bool = False
     sample_shape: list[int] = field(default_factory=list)
     layers: list[list[str]] = field(default_factory=list)
 
@@ -118,6 +121,8 @@ class Run:
             del content["layers"]
         if self.data not in (OWN, TEXTS):
             del content["sample_shape"]
+        if not self.mirror:
+            del content["mirror"]
         if self.data == "mnist":  # as earlier versions wrote it
             del content["data"]
         write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
@@ -142,7 +147,7 @@ class Run:
         names = [field.name for field in fields(cls)]
         found = content if isinstance(content, dict) else {}
         if content is found:
-            found = {"data": "mnist", "sample_shape": [], "layers": []} | found
+            found = {"data": "mnist", "mirror": False, "sample_shape": [], "layers": []} | found
         wrong = [name for name in names if name not in found or not _fits(found[name], hints[name])]
         run = None if wrong else cls(**{name: found[name] for name in names})
         if run is not None and (
