@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from guards import Guards
+from levels import use_level
 from numpy.typing import NDArray
 
 from xbp import primitives
-from xbp.accelerators.cpu import elementwise, native, special
+from xbp.accelerators.cpu import native, special
 from xbp.errors import InputError
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
@@ -33,16 +34,8 @@ ENTRIES = 40_001  # above the accelerators' threshold, and no whole number of ve
 
 
 @pytest.fixture(autouse=True, params=list(native.LEVELS))
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The library of each instruction level of this processor."""
-    monkeypatch.setenv("XBP_ACCELERATE", request.param)
-    library, found = native._load.__wrapped__()
-    if found != request.param:
-        pytest.skip(f"{request.param} is not built, or this processor cannot run it")
-    monkeypatch.setattr(native, "library", lambda: library)
-    elementwise._pass.cache_clear()
-    yield found
-    elementwise._pass.cache_clear()
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_level(request.param, monkeypatch)
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace
+from xbp.backend import Array
 from xbp.errors import InputError
 from xbp.nn.backward import Backward, Rng
-from xbp.nn.layer import Layer
+from xbp.nn.operation import Operation, OperationLayer, Shape
+from xbp.primitives import softmax
 
 
-class Softmax(Layer):
+class Softmax(OperationLayer):
     """y_i = e^{x_i} / Σ_j e^{x_j} along one axis.
 
     Its Jacobian is ∂y_i/∂x_j = y_i (δ_ij - y_j), so ∂L/∂x = y ∘ (dy - Σ_j y_j dy_j).
@@ -28,25 +29,14 @@ class Softmax(Layer):
     def __init__(self, axis: int = -1) -> None:
         self.axis = integer("axis", axis, least=-64)
 
-    def forward(
-        self, x: Array, *, training: bool = False, rng: Rng = None
-    ) -> tuple[Array, Backward]:
-        xp, axis = self.check_input(x), self.axis
-        e = xp.exp(self.shifted(xp, x))
-        y = e / xp.sum(e, axis=axis, keepdims=True)
+    def operation(self) -> Operation:
+        return Operation(softmax, options={"axis": self.axis})
 
-        def backward(dy: Array) -> Array:
-            self.check_gradient(xp, dy, y.shape)
-            return y * (dy - xp.sum(y * dy, axis=axis, keepdims=True))
-
-        return y, backward
-
-    def shifted(self, xp: Namespace, x: Array) -> Array:
-        """`x` less its largest entry along the axis; an empty axis stays empty."""
-        if not -x.ndim <= self.axis < x.ndim:
-            msg = f"{self} got input of shape {tuple(x.shape)}, which has no axis {self.axis}"
+    def output_shape(self, shape: Shape) -> Shape:
+        if not -len(shape) <= self.axis < len(shape):
+            msg = f"{self} got input of shape {tuple(shape)}, which has no axis {self.axis}"
             raise InputError(msg)
-        return x - xp.max(x, axis=self.axis, keepdims=True) if x.shape[self.axis] else x
+        return shape
 
     def options(self) -> str:
         return f"axis={self.axis}"
@@ -72,7 +62,8 @@ class LogSoftmax(Softmax):
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
         xp, axis = self.check_input(x), self.axis
-        shifted = self.shifted(xp, x)
+        self.output_shape(x.shape)  # for its check of the axis
+        shifted = x - xp.max(x, axis=axis, keepdims=True) if x.shape[axis] != 0 else x
         y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 
         def backward(dy: Array) -> Array:

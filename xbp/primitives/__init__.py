@@ -30,6 +30,7 @@ from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.resampling import adaptive_average_pool, upsample
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
+from xbp.primitives.softmax import softmax
 from xbp.primitives.special import erf, erfc, sigmoid
 from xbp.primitives.updates import (
     accumulate,
@@ -77,6 +78,7 @@ __all__ = [
     "scatter_add",
     "sigmoid",
     "silu",
+    "softmax",
     "tanh",
     "unfold_rows",
     "unpad2d",

@@ -19,6 +19,7 @@ from xbp.accelerators.cpu import (
     native,
     normalization,
     product,
+    rows,
     special,
 )
 
@@ -41,6 +42,7 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *elementwise.ACCELERATORS,
         *normalization.ACCELERATORS,
         *product.ACCELERATORS,
+        *rows.ACCELERATORS,
         *special.ACCELERATORS,
         chain,
     )

@@ -34,6 +34,7 @@ static void *take_scratch(long bytes) {
 #include "affine.h"
 #include "special.h"
 #include "normalization.h"
+#include "rows.h"
 #undef real
 #undef whole
 #undef NAME
@@ -55,6 +56,7 @@ static void *take_scratch(long bytes) {
 #include "affine.h"
 #include "special.h"
 #include "normalization.h"
+#include "rows.h"
 
 const unsigned xbp_digest = DIGEST; /* of this build's sources */
 

@@ -97,6 +97,17 @@ typedef struct {
     int known, relu, threads;
 } batch_norm;
 
+/* Softmax or normalization along rows: x, y, dy and dx are (n, c), contiguous. */
+typedef struct {
+    const void *x, *weight, *bias, *dy; /* weight and bias (c), and dx, may be NULL */
+    void *y, *dx;
+    void *moments;     /* (n, 3): the mean, its rounding error, and 1/√(variance + eps) */
+    void *sums;        /* (blocks, 2, c): ∂L/∂w and ∂L/∂b, at last in the first block */
+    long n, c, blocks; /* blocks of rows whose sums are taken apart */
+    double eps;
+    int centre, threads;
+} rows;
+
 void hold_blas(const product *t);
 void release_blas(const product *t);
 

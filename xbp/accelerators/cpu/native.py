@@ -119,6 +119,15 @@ class BatchNorm(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("outer", "channels", "inner")),
         ("eps", ctypes.c_double),
         *((name, ctypes.c_int) for name in ("known", "relu", "threads")),
+class Rows(ctypes.Structure):
+    """`rows` in kernels.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "dy")),
+        *((name, ctypes.c_void_p) for name in ("y", "dx", "moments", "sums")),
+        *((name, ctypes.c_long) for name in ("n", "c", "blocks")),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_int) for name in ("centre", "threads")),
     )
 
 

@@ -101,6 +101,10 @@ INLINE vector NAME(times)(vector factor, NAME(power) e) {
     return (factor + factor * e.q) * e.first * e.second;
 }
 
+INLINE vector NAME(exp_below_0)(vector t) {
+    return NAME(times)((vector){0} + 1, NAME(exponential)(NAME(at_least)(t, C(least)), (vector){0}));
+}
+
 /* --- σ(x) and x σ(v), where v has the sign of x: by e = e^-|v|, σ(v) = 1/(1 + e) or e/(1 + e) --- */
 
 INLINE NAME(power) NAME(decay)(vector v) {

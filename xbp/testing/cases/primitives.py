@@ -291,6 +291,11 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for x in ((7, 9), 3 * normal(37, 29), wide(5, 6), ends(5, 6), ends(37, 29))
     ),
     *(
+        ("softmax", partial(_operation, primitives.softmax, axis=axis), (x,))
+        for x in ((7, 9), (4, 3, 17), wide(5, 6), ends(5, 6), ends(5, 4, 33), masked(5, 40))
+        for axis in (-1, 1, 0)
+    ),
+    *(
         ("flatten", partial(_of_transposed, primitives.flatten, transposed=transposed), (shape,))
         for shape in ((3, 2), (37, 3, 5, 4), (2, 1, 1, 7))
         for transposed in (False, True)
@@ -309,6 +314,7 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
             ((2, 2, 3, 5), (2, 3, 1), (2, 3)),
             ((33, 130), (130,), (1,)),
             (ends(5, 3, 6), (6,), (2,)),
+            (ends(5, 3, 37), (37,), (2,)),
         )
         for centre in (True, False)
     ),

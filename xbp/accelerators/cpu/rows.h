@@ -1,0 +1,194 @@
+/* Softmax, and normalization to mean 0 and variance 1, along rows of c numbers, for one floating-point
+ * type `real`. A row is read several times while it is in cache. Rows are independent of one another, and
+ * their sums are taken in a fixed order, so the number of threads changes no bit. */
+
+typedef struct { long from, to; } NAME(span);
+
+static NAME(span) NAME(rows_of_part)(const rows *t, int part, int parts) {
+    return (NAME(span)){part * t->n / parts, (part + 1) * t->n / parts};
+}
+
+static void NAME(along_rows)(part_function *work, rows *t) {
+    in_parallel(work, t, t->n * t->c < 32768 ? 1 : t->threads);
+}
+
+/* The first `lanes` numbers at `from`, and `pad` in the other lanes. */
+INLINE vector NAME(load_end)(const real *from, long lanes, real pad) {
+    vector v = (vector){0} + pad;
+    if (lanes == LANES) memcpy(&v, from, sizeof v);
+    else
+        for (long lane = 0; lane < lanes; lane++) v[lane] = from[lane];
+    return v;
+}
+
+/* The vector with lanes `distance`, a power of two, apart exchanged. */
+INLINE vector NAME(exchanged)(vector v, const long distance) {
+    static const whole numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    mask lane;
+    memcpy(&lane, numbers, sizeof lane);
+    return __builtin_shuffle(v, lane ^ (whole)distance);
+}
+
+INLINE real NAME(sum_of_lanes)(vector v) {
+    UNROLL for (long half = LANES / 2; half > 0; half /= 2) v += NAME(exchanged)(v, half);
+    return v[0];
+}
+
+/* The greater of each pair, or nan where there is one. */
+INLINE vector NAME(greater)(vector a, vector b) { return NAME(choose)((a > b) | (a != a), a, b); }
+
+INLINE real NAME(greatest_of_lanes)(vector v) {
+    UNROLL for (long half = LANES / 2; half > 0; half /= 2) v = NAME(greater)(NAME(exchanged)(v, half), v);
+    return v[0];
+}
+
+/* A statement for each vector of a row, the last one with fewer lanes. */
+#define EACH_VECTOR(...)                                                                                 \
+    do {                                                                                                 \
+        long j = 0;                                                                                      \
+        for (const long lanes = LANES; j + LANES <= c; j += LANES) __VA_ARGS__;                          \
+        if (j < c) {                                                                                     \
+            const long lanes = c - j;                                                                    \
+            __VA_ARGS__;                                                                                 \
+        }                                                                                                \
+    } while (0)
+#define AT(array, pad) NAME(load_end)((array) + j, lanes, pad)
+#define PUT(array, v) NAME(store)((array) + j, 1, lanes, v)
+
+/* --- softmax: y = e^(x - max x) / Σ e^(x - max x), ∂L/∂x = y (∂L/∂y - Σ y ∂L/∂y) --- */
+
+static void NAME(softmax_part)(void *task, int part, int parts) {
+    const rows *t = task;
+    const NAME(span) span = NAME(rows_of_part)(t, part, parts);
+    const long c = t->c;
+    for (long i = span.from; i < span.to; i++) {
+        const real *x = (const real *)t->x + i * c;
+        real *y = (real *)t->y + i * c;
+        vector best = (vector){0} - (real)INFINITY;
+        EACH_VECTOR(best = NAME(greater)(AT(x, -INFINITY), best));
+        const real top = NAME(greatest_of_lanes)(best);
+        vector total = {0};
+        EACH_VECTOR({
+            const vector e = NAME(exp_below_0)(AT(x, -INFINITY) - top);
+            total += e;
+            PUT(y, e);
+        });
+        const real share = 1 / NAME(sum_of_lanes)(total);
+        EACH_VECTOR(PUT(y, AT(y, 0) * share));
+    }
+}
+
+int NAME(softmax)(rows *t) {
+    NAME(along_rows)(NAME(softmax_part), t);
+    return 0;
+}
+
+static void NAME(softmax_backward_part)(void *task, int part, int parts) {
+    const rows *t = task;
+    const NAME(span) span = NAME(rows_of_part)(t, part, parts);
+    const long c = t->c;
+    for (long i = span.from; i < span.to; i++) {
+        const real *y = (const real *)t->y + i * c, *dy = (const real *)t->dy + i * c;
+        real *dx = (real *)t->dx + i * c;
+        vector sum = {0};
+        EACH_VECTOR(sum += AT(y, 0) * AT(dy, 0));
+        const real total = NAME(sum_of_lanes)(sum);
+        EACH_VECTOR(PUT(dx, AT(y, 0) * (AT(dy, 0) - total)));
+    }
+}
+
+int NAME(softmax_backward)(rows *t) {
+    NAME(along_rows)(NAME(softmax_backward_part), t);
+    return 0;
+}
+
+/* --- normalization, with the derivation in xbp/primitives/normalization.py --- */
+
+/* y = w x̂ + b with x̂ = ((x - first) - rest) r. `first` is the mean, and `rest` its rounding error, the mean
+ * of what is left; the variance is corrected for it, too (Chan, Golub & LeVeque 1983, eq. 1.7). */
+static void NAME(normalize_part)(void *task, int part, int parts) {
+    const rows *t = task;
+    const NAME(span) span = NAME(rows_of_part)(t, part, parts);
+    const long c = t->c;
+    const real *weight = t->weight, *bias = t->bias;
+    for (long i = span.from; i < span.to; i++) {
+        const real *x = (const real *)t->x + i * c;
+        real *y = (real *)t->y + i * c, *moments = (real *)t->moments + i * 3, first = 0;
+        vector sum = {0}, squares = {0};
+        if (t->centre) {
+            EACH_VECTOR(sum += AT(x, 0));
+            first = NAME(sum_of_lanes)(sum) / c;
+            sum = (vector){0};
+        }
+        EACH_VECTOR({
+            const vector d = AT(x, first) - first;
+            sum += d;
+            squares += d * d;
+        });
+        const real rest = t->centre ? NAME(sum_of_lanes)(sum) / c : 0;
+        real spread = NAME(sum_of_lanes)(squares) / c - rest * rest;
+        spread = spread < 0 ? 0 : spread;
+        const real r = 1 / SQRT(spread + (real)t->eps);
+        moments[0] = first, moments[1] = rest, moments[2] = r;
+        EACH_VECTOR({
+            vector v = ((AT(x, 0) - first) - rest) * r;
+            if (weight) v *= AT(weight, 0);
+            if (bias) v += AT(bias, 0);
+            PUT(y, v);
+        });
+    }
+}
+
+int NAME(normalize)(rows *t) {
+    NAME(along_rows)(NAME(normalize_part), t);
+    return 0;
+}
+
+/* ∂L/∂x = r (g - mean g - x̂ mean(g x̂)) with g = w ∂L/∂y, and Σ x̂ ∂L/∂y and Σ ∂L/∂y of each block of rows. */
+static void NAME(normalize_backward_part)(void *task, int part, int parts) {
+    const rows *t = task;
+    const long c = t->c;
+    const real *weight = t->weight;
+    for (long block = part; block < t->blocks; block += parts) {
+        real *along = (real *)t->sums + block * 2 * c, *level = along + c;
+        memset(along, 0, 2 * c * sizeof(real));
+        for (long i = block * t->n / t->blocks; i < (block + 1) * t->n / t->blocks; i++) {
+            const real *x = (const real *)t->x + i * c, *dy = (const real *)t->dy + i * c;
+            const real *moments = (const real *)t->moments + i * 3;
+            const real first = moments[0], rest = moments[1], r = moments[2];
+            vector products = {0}, sum = {0};
+            EACH_VECTOR({
+                const vector normal = ((AT(x, first + rest) - first) - rest) * r, d = AT(dy, 0);
+                const vector g = weight ? AT(weight, 0) * d : d;
+                products += g * normal;
+                sum += g;
+                PUT(along, AT(along, 0) + d * normal);
+                PUT(level, AT(level, 0) + d);
+            });
+            if (!t->dx) continue;
+            real *dx = (real *)t->dx + i * c;
+            const real slope = NAME(sum_of_lanes)(products) / c;
+            const real mean = t->centre ? NAME(sum_of_lanes)(sum) / c : 0;
+            EACH_VECTOR({
+                const vector normal = ((AT(x, 0) - first) - rest) * r, d = AT(dy, 0);
+                const vector g = weight ? AT(weight, 0) * d : d;
+                PUT(dx, (g - normal * slope - mean) * r);
+            });
+        }
+    }
+}
+
+/* The sums of all blocks, in order, are left in the first. */
+int NAME(normalize_backward)(rows *t) {
+    NAME(along_rows)(NAME(normalize_backward_part), t);
+    real *total = t->sums;
+    for (long block = 1; block < t->blocks; block++) {
+        const real *sums = (const real *)t->sums + block * 2 * t->c;
+        for (long j = 0; j < 2 * t->c; j++) total[j] += sums[j];
+    }
+    return 0;
+}
+
+#undef EACH_VECTOR
+#undef AT
+#undef PUT
