@@ -21,12 +21,21 @@ INLINE vector NAME(load_end)(const real *from, long lanes, real pad) {
     return v;
 }
 
-/* The vector with lanes `distance`, a power of two, apart exchanged. */
-INLINE vector NAME(exchanged)(vector v, const long distance) {
+INLINE mask NAME(numbered)(void) {
     static const whole numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     mask lane;
     memcpy(&lane, numbers, sizeof lane);
-    return __builtin_shuffle(v, lane ^ (whole)distance);
+    return lane;
+}
+
+/* v in the first `lanes` lanes, and 0 in the others. */
+INLINE vector NAME(first_lanes)(vector v, long lanes) {
+    return lanes == LANES ? v : NAME(choose)(NAME(numbered)() < (whole)lanes, v, (vector){0});
+}
+
+/* The vector with lanes `distance`, a power of two, apart exchanged. */
+INLINE vector NAME(exchanged)(vector v, const long distance) {
+    return __builtin_shuffle(v, NAME(numbered)() ^ (whole)distance);
 }
 
 INLINE real NAME(sum_of_lanes)(vector v) {
@@ -54,6 +63,7 @@ INLINE real NAME(greatest_of_lanes)(vector v) {
     } while (0)
 #define AT(array, pad) NAME(load_end)((array) + j, lanes, pad)
 #define PUT(array, v) NAME(store)((array) + j, 1, lanes, v)
+#define ONLY(v) NAME(first_lanes)(v, lanes)
 
 /* --- softmax: y = e^(x - max x) / Σ e^(x - max x), ∂L/∂x = y (∂L/∂y - Σ y ∂L/∂y) --- */
 
@@ -104,8 +114,15 @@ int NAME(softmax_backward)(rows *t) {
 
 /* --- normalization, with the derivation in xbp/primitives/normalization.py --- */
 
+/* The mean of x - first. */
+INLINE real NAME(mean_from)(const real *x, long c, real first) {
+    vector sum = {0};
+    EACH_VECTOR(sum += ONLY(AT(x, 0) - first));
+    return NAME(sum_of_lanes)(sum) / c;
+}
+
 /* y = w x̂ + b with x̂ = ((x - first) - rest) r. `first` is the mean, and `rest` its rounding error, the mean
- * of what is left; the variance is corrected for it, too (Chan, Golub & LeVeque 1983, eq. 1.7). */
+ * of what is left (see `deviations` there). */
 static void NAME(normalize_part)(void *task, int part, int parts) {
     const rows *t = task;
     const NAME(span) span = NAME(rows_of_part)(t, part, parts);
@@ -113,21 +130,15 @@ static void NAME(normalize_part)(void *task, int part, int parts) {
     const real *weight = t->weight, *bias = t->bias;
     for (long i = span.from; i < span.to; i++) {
         const real *x = (const real *)t->x + i * c;
-        real *y = (real *)t->y + i * c, *moments = (real *)t->moments + i * 3, first = 0;
-        vector sum = {0}, squares = {0};
-        if (t->centre) {
-            EACH_VECTOR(sum += AT(x, 0));
-            first = NAME(sum_of_lanes)(sum) / c;
-            sum = (vector){0};
-        }
+        real *y = (real *)t->y + i * c, *moments = (real *)t->moments + i * 3;
+        const real first = t->centre ? NAME(mean_from)(x, c, 0) : 0;
+        const real rest = t->centre ? NAME(mean_from)(x, c, first) : 0;
+        vector squares = {0};
         EACH_VECTOR({
-            const vector d = AT(x, first) - first;
-            sum += d;
+            const vector d = ONLY((AT(x, 0) - first) - rest);
             squares += d * d;
         });
-        const real rest = t->centre ? NAME(sum_of_lanes)(sum) / c : 0;
-        real spread = NAME(sum_of_lanes)(squares) / c - rest * rest;
-        spread = spread < 0 ? 0 : spread;
+        const real spread = NAME(sum_of_lanes)(squares) / c;
         const real r = 1 / SQRT(spread + (real)t->eps);
         moments[0] = first, moments[1] = rest, moments[2] = r;
         EACH_VECTOR({
@@ -158,7 +169,7 @@ static void NAME(normalize_backward_part)(void *task, int part, int parts) {
             const real first = moments[0], rest = moments[1], r = moments[2];
             vector products = {0}, sum = {0};
             EACH_VECTOR({
-                const vector normal = ((AT(x, first + rest) - first) - rest) * r, d = AT(dy, 0);
+                const vector normal = ONLY(((AT(x, 0) - first) - rest) * r), d = AT(dy, 0);
                 const vector g = weight ? AT(weight, 0) * d : d;
                 products += g * normal;
                 sum += g;
@@ -192,3 +203,4 @@ int NAME(normalize_backward)(rows *t) {
 #undef EACH_VECTOR
 #undef AT
 #undef PUT
+#undef ONLY

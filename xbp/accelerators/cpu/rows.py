@@ -1,7 +1,7 @@
 """Compiled passes along rows of at least a vector: softmax, normalization over the last axes.
 
-A softmax errs by at most 5 + |x - max x| units in the last place, as x - max x is rounded, and by the
-rounding error of its sum, which is taken in as many parts as a vector has lanes.
+A softmax errs by at most 5 + |x - max x| units in the last place, as x - max x is rounded, and by
+the rounding error of its sum, which is taken in as many parts as a vector has lanes.
 """
 
 from __future__ import annotations
