@@ -119,6 +119,9 @@ class BatchNorm(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("outer", "channels", "inner")),
         ("eps", ctypes.c_double),
         *((name, ctypes.c_int) for name in ("known", "relu", "threads")),
+    )
+
+
 class Rows(ctypes.Structure):
     """`rows` in kernels.h."""
 
