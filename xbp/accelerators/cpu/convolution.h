@@ -32,11 +32,17 @@ INLINE void NAME(store)(real *to, long stride, long lanes, vector v) {
         for (long lane = 0; lane < lanes; lane++) to[lane * stride] = v[lane];
 }
 
-/* LANES vectors of LANES numbers, transposed: neighbours change places, then neighbouring pairs, … */
-INLINE void NAME(swap)(vector *v, const long half) {
+/* 0, 1, 2, … */
+INLINE mask NAME(numbered)(void) {
     static const whole numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     mask lane;
     memcpy(&lane, numbers, sizeof lane);
+    return lane;
+}
+
+/* LANES vectors of LANES numbers, transposed: neighbours change places, then neighbouring pairs, … */
+INLINE void NAME(swap)(vector *v, const long half) {
+    const mask lane = NAME(numbered)();
     const mask odd = (lane & (whole)half) != 0, low = lane + (odd & (whole)(LANES - half));
     UNROLL for (long i = 0; i < LANES; i++) {
         if (i & half) continue;

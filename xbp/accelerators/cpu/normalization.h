@@ -3,12 +3,7 @@
 
 #define CHUNK 4096 /* numbers whose sum is taken in `real`; sums of chunks are in double precision */
 
-INLINE mask NAME(first_lanes)(long lanes) {
-    static const whole numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    mask lane;
-    memcpy(&lane, numbers, sizeof lane);
-    return lane < (whole)lanes;
-}
+INLINE mask NAME(first_lanes)(long lanes) { return NAME(numbered)() < (whole)lanes; }
 
 /* x[k] to x[k + lanes - 1] as a deviation from μ; 0 in further lanes. */
 INLINE vector NAME(deviation)(const real *x, long lanes, real first, real rest) {

@@ -21,18 +21,6 @@ INLINE vector NAME(load_end)(const real *from, long lanes, real pad) {
     return v;
 }
 
-INLINE mask NAME(numbered)(void) {
-    static const whole numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    mask lane;
-    memcpy(&lane, numbers, sizeof lane);
-    return lane;
-}
-
-/* v in the first `lanes` lanes, and 0 in the others. */
-INLINE vector NAME(first_lanes)(vector v, long lanes) {
-    return lanes == LANES ? v : NAME(choose)(NAME(numbered)() < (whole)lanes, v, (vector){0});
-}
-
 /* The vector with lanes `distance`, a power of two, apart exchanged. */
 INLINE vector NAME(exchanged)(vector v, const long distance) {
     return __builtin_shuffle(v, NAME(numbered)() ^ (whole)distance);
@@ -63,7 +51,7 @@ INLINE real NAME(greatest_of_lanes)(vector v) {
     } while (0)
 #define AT(array, pad) NAME(load_end)((array) + j, lanes, pad)
 #define PUT(array, v) NAME(store)((array) + j, 1, lanes, v)
-#define ONLY(v) NAME(first_lanes)(v, lanes)
+#define DEVIATION(first, rest) NAME(deviation)(x + j, lanes, first, rest) /* as in normalization.h */
 
 /* --- softmax: y = e^(x - max x) / Σ e^(x - max x), ∂L/∂x = y (∂L/∂y - Σ y ∂L/∂y) --- */
 
@@ -117,7 +105,7 @@ int NAME(softmax_backward)(rows *t) {
 /* The mean of x - first. */
 INLINE real NAME(mean_from)(const real *x, long c, real first) {
     vector sum = {0};
-    EACH_VECTOR(sum += ONLY(AT(x, 0) - first));
+    EACH_VECTOR(sum += DEVIATION(first, 0));
     return NAME(sum_of_lanes)(sum) / c;
 }
 
@@ -135,14 +123,14 @@ static void NAME(normalize_part)(void *task, int part, int parts) {
         const real rest = t->centre ? NAME(mean_from)(x, c, first) : 0;
         vector squares = {0};
         EACH_VECTOR({
-            const vector d = ONLY((AT(x, 0) - first) - rest);
+            const vector d = DEVIATION(first, rest);
             squares += d * d;
         });
         const real spread = NAME(sum_of_lanes)(squares) / c;
         const real r = 1 / SQRT(spread + (real)t->eps);
         moments[0] = first, moments[1] = rest, moments[2] = r;
         EACH_VECTOR({
-            vector v = ((AT(x, 0) - first) - rest) * r;
+            vector v = DEVIATION(first, rest) * r;
             if (weight) v *= AT(weight, 0);
             if (bias) v += AT(bias, 0);
             PUT(y, v);
@@ -169,7 +157,7 @@ static void NAME(normalize_backward_part)(void *task, int part, int parts) {
             const real first = moments[0], rest = moments[1], r = moments[2];
             vector products = {0}, sum = {0};
             EACH_VECTOR({
-                const vector normal = ONLY(((AT(x, 0) - first) - rest) * r), d = AT(dy, 0);
+                const vector normal = DEVIATION(first, rest) * r, d = AT(dy, 0);
                 const vector g = weight ? AT(weight, 0) * d : d;
                 products += g * normal;
                 sum += g;
@@ -181,7 +169,7 @@ static void NAME(normalize_backward_part)(void *task, int part, int parts) {
             const real slope = NAME(sum_of_lanes)(products) / c;
             const real mean = t->centre ? NAME(sum_of_lanes)(sum) / c : 0;
             EACH_VECTOR({
-                const vector normal = ((AT(x, 0) - first) - rest) * r, d = AT(dy, 0);
+                const vector normal = DEVIATION(first, rest) * r, d = AT(dy, 0);
                 const vector g = weight ? AT(weight, 0) * d : d;
                 PUT(dx, (g - normal * slope - mean) * r);
             });
@@ -203,4 +191,4 @@ int NAME(normalize_backward)(rows *t) {
 #undef EACH_VECTOR
 #undef AT
 #undef PUT
-#undef ONLY
+#undef DEVIATION
