@@ -47,6 +47,14 @@ CONVOLUTIONS = [
     (5, 1, 20, 8, 8, (3, 3), (1, 1), (1, 1), False, (1, 1)),  # several bands of rows
     (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), True, (3, 2)),
     (5, 2, 8, 8, 3, (3, 3), (1, 1), (1, 1), False, (2, 3)),
+    # Channels enough for Winograd's products, forward and backward:
+    (17, 8, 9, 8, 8, (3, 3), (1, 1), (1, 1), False, (1, 1)),
+    (18, 9, 6, 7, 17, (3, 3), (1, 1), (1, 1), True, (2, 2)),
+    (5, 10, 8, 5, 12, (2, 3), (2, 1), (1, 2), True, (1, 1)),
+    (16, 8, 7, 11, 9, (3, 3), (1, 1), (0, 0), False, (1, 1)),
+    (20, 11, 9, 9, 8, (4, 3), (1, 1), (3, 0), True, (3, 1)),
+    (3, 8, 8, 8, 8, (3, 3), (2, 2), (1, 1), False, (1, 1)),  # only backward
+    (2, 8, 12, 6, 8, (1, 3), (3, 1), (0, 1), False, (1, 1)),  # rows that no kernel sees
 ]
 
 
@@ -359,6 +367,33 @@ def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str) -> None:
             for a, b in zip(fast, slow, strict=True):
                 # Sums over the batch: another order, a few roundings.
                 np.testing.assert_allclose(a, b, rtol=1e-5 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, "huge"])
+@pytest.mark.parametrize("whose", ["x", "weight", "dy"])
+@pytest.mark.parametrize("index", [1, -1])  # in the first block of images, or the last
+def test_what_is_not_moderate_is_multiplied_directly(
+    value: Any, whose: str, index: int, dtype: str
+) -> None:
+    """Winograd's differences would make nan of an infinity, and overflow where products do not."""
+    rng = np.random.default_rng(0)
+    shapes = {"x": (18, 8, 7, 9), "weight": (9, 8, 3, 3), "dy": (18, 9, 5, 7)}
+    own = {name: contiguous(rng.normal(size=shape).astype(dtype)) for name, shape in shapes.items()}
+    if value == "huge":
+        value = np.finfo(dtype).max / 2
+    own[whose][index, 2, 1, 2] = value
+
+    def outputs(convolve: Callable[..., Any]) -> list[Real]:
+        y, backward = convolve(own["x"], own["weight"])
+        # A weight that is not finite meets the zeros around dy, of which the kernel skips some.
+        return [y, *backward(own["dy"])[: 0 if whose == "weight" else 2]]
+
+    with np.errstate(all="ignore"):
+        pairs = zip(
+            outputs(convolution.convolve), outputs(primitives.convolve.reference), strict=True
+        )
+        for fast, slow in pairs:
+            np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-4)
 
 
 def test_what_does_not_fit_is_declined() -> None:

@@ -192,6 +192,8 @@ static void NAME(order)(const real *weight, real *to, long all, long c, long kh,
     }
 }
 
+#include "winograd.h"
+
 /* --- forward --- */
 
 typedef struct {
@@ -201,6 +203,7 @@ typedef struct {
     const real *weight, *bias;
     real *partial; /* backward: a weight and a bias gradient for each part */
     const real *turned;
+    const real *pairs; /* `weight` or `turned` for `correlate_pairs`; NULL where it is not used */
     int failed;
 } NAME(job);
 
@@ -245,15 +248,21 @@ static void NAME(forward_part)(void *task, int part, int parts) {
     const convolution *t = job->t;
     const long row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
     const long rows = t->oh / t->pool_h, window = t->o * t->ow;
-    vector *x = take_scratch((t->c * plane + t->pool_h * window) * sizeof(vector));
+    const long pairs = job->pairs ? (t->ow + 1) / 2 : 0;
+    const long size = t->c * plane + t->pool_h * window + t->kh * TERMS * t->c * pairs;
+    vector *x = take_scratch(size * sizeof(vector));
     if (!x) { job->failed = 1; return; }
     vector *line = x + t->c * plane;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
     NAME(row_task) r = {.plane = plane, .row = row, .step = t->stride_w, .c = t->c, .kh = t->kh,
                         .kw = t->kw, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
+    NAME(ring) ring = {.x = x, .plane = plane, .row = row, .c = t->c, .kh = t->kh, .slots = t->kh,
+                       .pairs = pairs, .rows = line + t->pool_h * window};
     for (long block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
+        const int in_pairs = pairs && NAME(moderate)(x, t->c * plane);
+        ring.next = 0;
         for (long p = 0; p < rows; p++) {
             for (long s = 0; s < t->pool_h; s++) {
                 const long top = (p * t->pool_h + s) * t->stride_h;
@@ -261,7 +270,9 @@ static void NAME(forward_part)(void *task, int part, int parts) {
                 r.i0 = top < t->pad_h ? t->pad_h - top : 0;
                 r.i1 = top + t->kh > t->pad_h + t->h ? t->pad_h + t->h - top : t->kh;
                 r.out = line + s * window;
-                NAME(correlate)(&r, job->weight, job->bias, t->o);
+                if (in_pairs)
+                    NAME(correlate_pairs)(&ring, top, r.i0, r.i1, job->pairs, job->bias, r.out, t->ow, t->o);
+                else NAME(correlate)(&r, job->weight, job->bias, t->o);
             }
             if (t->pool_h == 2 && t->pool_w == 2) NAME(pool_row)(2, 2, t, block, p, line);
             else NAME(pool_row)(t->pool_h, t->pool_w, t, block, p, line);
@@ -335,6 +346,38 @@ INLINE void NAME(spread)(const long pool_h, const long pool_w, const convolution
     *total += sum;
 }
 
+/* Add the lanes of each sum of `dw` to `partial`, in the order of the weights, and clear them. `in_pairs`
+ * they are those of `add_pair_taps`. */
+static void NAME(collect)(const convolution *t, vector *dw, int in_pairs, real *partial) {
+    const long terms = in_pairs ? TERMS : 1, taps = in_pairs ? t->kh : t->kh * t->kw;
+    vector *from = dw;
+    for (long term = 0; term < terms; term++) {
+        int outputs;
+        for (long o = 0; o < t->o; o += outputs) {
+            outputs = NAME(outputs)(o, t->o);
+            int T = 1;
+            switch (outputs) {
+#define WIDTH(O, WIDE) case O: T = WIDE; break;
+                TILES(WIDTH)
+#undef WIDTH
+            }
+            for (long c = 0; c < t->c; c++)
+                for (long k = 0; k < taps;) {
+                    const int tile = k + T <= taps ? T : 1;
+                    for (int u = 0; u < outputs; u++)
+                        for (int s = 0; s < tile; s++) {
+                            const real sum = NAME(total)(*from++);
+                            real *to = partial + ((o + u) * t->c + c) * t->kh * t->kw;
+                            if (in_pairs) NAME(add_term)(to + (k + s) * t->kw, term, sum);
+                            else to[k + s] += sum;
+                        }
+                    k += tile;
+                }
+        }
+    }
+    memset(dw, 0, (from - dw) * sizeof(vector));
+}
+
 static void NAME(backward_part)(void *task, int part, int parts) {
     NAME(job) *job = task;
     const convolution *t = job->t;
@@ -348,22 +391,43 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     const long sh = t->stride_h, sw = t->stride_w, top = t->kh - 1 - t->pad_h, left = t->kw - 1 - t->pad_w;
     const long d_row = t->w + t->kw - 1, d_plane = wants_dx ? (t->h + t->kh - 1) * d_row : 0;
     const long widest = t->o < MOST_OUTPUTS ? t->o : MOST_OUTPUTS, lines = t->ow * t->pool_h;
-    long height = 24000 / (widest * lines * (long)sizeof(vector));
+    /* Pairs of columns, if used: ∂L/∂x has `pairs` of them, y has `halves`. Of few, the sums for ∂L/∂weight,
+     * a third more than weights, would cost more than the products that are saved. */
+    const long pairs = job->pairs ? (t->w + 1) / 2 : 0;
+    const int enough = sh == 1 && sw == 1 && NAME(worth_pairs)(t, t->ow) && t->oh * t->ow >= 32;
+    const long halves = enough ? (t->ow + 1) / 2 : 0;
+    long height = 24000 / (widest * (halves ? halves * t->pool_h : lines) * (long)sizeof(vector));
     height = height < 1 ? 1 : height < rows ? height : rows;
-    const long size = t->o * (height * lines + d_plane + rows * columns + 1) + t->c * (plane + t->w) + weights;
+    const long slots = height * t->pool_h + t->kh - 1, sums = halves ? TERMS * t->o * t->c * t->kh : weights;
+    const long size = t->o * (height * lines + d_plane + rows * columns + 1) + t->c * (plane + t->w) + sums +
+                      TERMS * t->kh * t->o * pairs +
+                      TERMS * (slots * t->c + height * t->pool_h * t->o) * halves;
     vector *x = take_scratch(size * sizeof(vector) + taps * sizeof(long));
     if (!x) { job->failed = 1; return; }
     vector *band = x + t->c * plane, *d = band + t->o * height * lines, *dw = d + t->o * d_plane;
-    vector *db = dw + weights, *line = db + t->o, *dy = line + t->c * t->w;
-    long *tap = (long *)(dy + t->o * rows * columns);
+    vector *db = dw + sums, *line = db + t->o, *dy = line + t->c * t->w;
+    NAME(ring) ring = {.x = d, .plane = d_plane, .row = d_row, .c = t->o, .kh = t->kh, .slots = t->kh,
+                       .pairs = pairs, .rows = dy + t->o * rows * columns};
+    NAME(ring) seen = {.x = x, .plane = plane, .row = row, .c = t->c, .kh = t->kh, .slots = slots,
+                       .pairs = halves, .rows = ring.rows + t->kh * TERMS * t->o * pairs};
+    vector *deltas = seen.rows + slots * TERMS * t->c * halves;
+    long *tap = (long *)(deltas + TERMS * height * t->pool_h * t->o * halves);
     for (long k = 0; k < taps; k++) tap[k] = k / t->kw * row + k % t->kw;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
     memset(band, 0, t->o * (height * lines + d_plane) * sizeof(vector)); /* positions never written */
-    memset(dw, 0, (weights + t->o) * sizeof(vector));
+    memset(dw, 0, (sums + t->o) * sizeof(vector));
+    real *partial = job->partial + part * (weights + t->o);
+    memset(partial, 0, (weights + t->o) * sizeof(real));
+    int in_halves = halves > 0; /* what the sums in `dw` are */
     for (long block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const long first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
         NAME(pack)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns, columns);
+        const int moderate = (pairs || halves) && NAME(moderate)(dy, t->o * rows * columns);
+        const int both = halves && moderate && NAME(moderate)(x, t->c * plane);
+        if (both != in_halves) NAME(collect)(t, dw, in_halves, partial);
+        in_halves = both;
+        seen.next = 0;
         for (long p = 0; p < rows; p += height) {
             const long end = p + height < rows ? p + height : rows, r = p * t->pool_h;
             for (long o = 0; o < t->o; o++) {
@@ -373,6 +437,12 @@ static void NAME(backward_part)(void *task, int part, int parts) {
                 else
                     NAME(spread)(t->pool_h, t->pool_w, t, dy, block, o, p, end, band, frame, sh * d_row, sw,
                                  db + o);
+            }
+            if (in_halves) {
+                const long high = (end - p) * t->pool_h;
+                NAME(transform_band)(band, high, t->ow, t->o, deltas);
+                NAME(add_pair_taps)(&seen, deltas, r, high, t->o, dw);
+                continue;
             }
             vector *to = dw;
             int outputs;
@@ -391,6 +461,8 @@ static void NAME(backward_part)(void *task, int part, int parts) {
         TAPS(O, 1)                                                                                     \
         break;
                         TILES(BOTH)
+#undef TAPS
+#undef BOTH
                     }
                 }
             }
@@ -400,34 +472,18 @@ static void NAME(backward_part)(void *task, int part, int parts) {
                             .kw = t->kw, .left = left, .right = left + (t->ow - 1) * sw + 1,
                             .out = line, .ow = t->w};
         const long bottom = top + (t->oh - 1) * sh + 1;
+        ring.next = 0;
         for (long h = 0; h < t->h; h++) {
             g.in = d + h * d_row;
             g.i0 = h < top ? top - h : 0;
             g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
-            NAME(correlate)(&g, job->turned, NULL, t->c);
+            if (pairs && moderate)
+                NAME(correlate_pairs)(&ring, h, g.i0, g.i1, job->pairs, NULL, line, t->w, t->c);
+            else NAME(correlate)(&g, job->turned, NULL, t->c);
             NAME(unpack_row)(line, &t->dx, first, lanes, t->c, h, t->w);
         }
     }
-    /* The lanes of each sum, back in the order of the weights. */
-    real *partial = job->partial + part * (weights + t->o);
-    const vector *from = dw;
-    int outputs;
-    for (long o = 0; o < t->o; o += outputs) {
-        outputs = NAME(outputs)(o, t->o);
-        int T = 1;
-        switch (outputs) {
-#define WIDTH(O, WIDE) case O: T = WIDE; break;
-            TILES(WIDTH)
-        }
-        for (long c = 0; c < t->c; c++)
-            for (long k = 0; k < taps;) {
-                const int tile = k + T <= taps ? T : 1;
-                for (int u = 0; u < outputs; u++)
-                    for (int s = 0; s < tile; s++)
-                        partial[((o + u) * t->c + c) * taps + k + s] = NAME(total)(*from++);
-                k += tile;
-            }
-    }
+    NAME(collect)(t, dw, in_halves, partial);
     for (long o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
 }
 
@@ -463,23 +519,30 @@ int NAME(flatten)(const flattening *t) {
 }
 
 int NAME(convolve)(const convolution *t) {
-    const long weights = t->o * t->c * t->kh * t->kw;
-    real *ordered = malloc(weights * sizeof(real));
+    const long kernels = t->o * t->c * t->kh, weights = kernels * t->kw;
+    const int in_pairs =
+        t->stride_w == 1 && NAME(worth_pairs)(t, t->ow) && NAME(moderate_weights)(t->weight, weights);
+    real *ordered = malloc((weights + in_pairs * TERMS * kernels) * sizeof(real));
     if (!ordered) return 1;
     NAME(order)(t->weight, ordered, t->o, t->c, t->kh, t->kw, 0);
-    NAME(job) job = {.t = t, .weight = ordered, .bias = t->bias};
+    NAME(job) job = {.t = t, .weight = ordered, .bias = t->bias, .pairs = in_pairs ? ordered + weights : NULL};
+    if (in_pairs) NAME(order_pairs)(ordered, ordered + weights, t->o, t->c, t->kh);
     in_parallel(NAME(forward_part), &job, t->threads);
     free(ordered);
     return job.failed;
 }
 
 int NAME(convolve_backward)(const convolution *t) {
-    const long weights = t->o * t->c * t->kh * t->kw, size = weights + t->o;
-    real *memory = malloc((size * t->threads + weights) * sizeof(real));
+    const long kernels = t->o * t->c * t->kh, weights = kernels * t->kw, size = weights + t->o;
+    /* ∂L/∂x is a convolution with steps of 1, whatever the stride */
+    const int in_pairs =
+        t->dx.data && NAME(worth_pairs)(t, t->w) && NAME(moderate_weights)(t->weight, weights);
+    real *memory = malloc((size * t->threads + weights + in_pairs * TERMS * kernels) * sizeof(real));
     if (!memory) return 1;
     real *turned = memory + size * t->threads, *dweight = t->dweight, *dbias = t->dbias;
     if (t->dx.data) NAME(order)(t->weight, turned, t->c, t->o, t->kh, t->kw, 1);
-    NAME(job) job = {.t = t, .partial = memory, .turned = turned};
+    NAME(job) job = {.t = t, .partial = memory, .turned = turned, .pairs = in_pairs ? turned + weights : NULL};
+    if (in_pairs) NAME(order_pairs)(turned, turned + weights, t->c, t->o, t->kh);
     in_parallel(NAME(backward_part), &job, t->threads);
     for (long i = 0; i < size; i++) {
         real sum = 0;

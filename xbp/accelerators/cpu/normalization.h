@@ -126,7 +126,8 @@ INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *
             for (; k + 4 * LANES <= size; k += 4 * LANES) {
                 UNROLL for (int v = 0; v < 4; v++) {
                     const vector d = NAME(deviation)(x + k + v * LANES, LANES, first, rest);
-                    const vector delta = NAME(slope)(relu, d, NAME(load)(dy + k + v * LANES, 1, LANES), scale, shift);
+                    const vector given = NAME(load)(dy + k + v * LANES, 1, LANES);
+                    const vector delta = NAME(slope)(relu, d, given, scale, shift);
                     s[v] += delta;
                     p[v] += delta * d;
                 }
