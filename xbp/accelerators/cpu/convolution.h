@@ -112,7 +112,7 @@ INLINE vector NAME(choose)(mask m, vector yes, vector no) {
 
 typedef struct {
     const vector *in; /* where the first window of the row begins */
-    long plane, row, step, c, kh, kw, i0, i1;
+    long plane, row, step, c, kh, kw, i0, i1, di; /* rows of kernels: i0, i0 + di, … below i1 */
     long left, right; /* columns of `in` that are not zero: [left, right) */
     vector *out;
     long ow;
@@ -128,7 +128,7 @@ INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, c
     const long j0 = last < t->left ? t->left - last : 0; /* leave out taps on the frame */
     const long j1 = column + t->kw > t->right ? t->right - column : t->kw;
     for (long c = 0; c < t->c; c++)
-        for (long i = t->i0; i < t->i1; i++) {
+        for (long i = t->i0; i < t->i1; i += t->di) {
             const vector *in = t->in + c * t->plane + i * t->row + column;
             const real *w = weight + (c * t->kh + i) * t->kw * O;
             for (long j = j0; j < j1; j++) {
@@ -254,7 +254,7 @@ static void NAME(forward_part)(void *task, int part, int parts) {
     if (!x) { job->failed = 1; return; }
     vector *line = x + t->c * plane;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
-    NAME(row_task) r = {.plane = plane, .row = row, .step = t->stride_w, .c = t->c, .kh = t->kh,
+    NAME(row_task) r = {.plane = plane, .row = row, .step = t->stride_w, .c = t->c, .kh = t->kh, .di = 1,
                         .kw = t->kw, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
     NAME(ring) ring = {.x = x, .plane = plane, .row = row, .c = t->c, .kh = t->kh, .slots = t->kh,
                        .pairs = pairs, .rows = line + t->pool_h * window};
@@ -271,7 +271,7 @@ static void NAME(forward_part)(void *task, int part, int parts) {
                 r.i1 = top + t->kh > t->pad_h + t->h ? t->pad_h + t->h - top : t->kh;
                 r.out = line + s * window;
                 if (in_pairs)
-                    NAME(correlate_pairs)(&ring, top, r.i0, r.i1, job->pairs, job->bias, r.out, t->ow, t->o);
+                    NAME(correlate_pairs)(&ring, top, r.i0, r.i1, 1, job->pairs, job->bias, r.out, t->ow, t->o);
                 else NAME(correlate)(&r, job->weight, job->bias, t->o);
             }
             if (t->pool_h == 2 && t->pool_w == 2) NAME(pool_row)(2, 2, t, block, p, line);
@@ -468,17 +468,17 @@ static void NAME(backward_part)(void *task, int part, int parts) {
             }
         }
         if (!wants_dx) continue;
-        NAME(row_task) g = {.plane = d_plane, .row = d_row, .step = 1, .c = t->o, .kh = t->kh,
+        NAME(row_task) g = {.plane = d_plane, .row = d_row, .step = 1, .c = t->o, .kh = t->kh, .di = sh,
                             .kw = t->kw, .left = left, .right = left + (t->ow - 1) * sw + 1,
                             .out = line, .ow = t->w};
         const long bottom = top + (t->oh - 1) * sh + 1;
         ring.next = 0;
         for (long h = 0; h < t->h; h++) {
             g.in = d + h * d_row;
-            g.i0 = h < top ? top - h : 0;
+            g.i0 = h < top ? top - h : (sh - (h - top) % sh) % sh; /* no row of zeros between */
             g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
             if (pairs && moderate)
-                NAME(correlate_pairs)(&ring, h, g.i0, g.i1, job->pairs, NULL, line, t->w, t->c);
+                NAME(correlate_pairs)(&ring, h, g.i0, g.i1, sh, job->pairs, NULL, line, t->w, t->c);
             else NAME(correlate)(&g, job->turned, NULL, t->c);
             NAME(unpack_row)(line, &t->dx, first, lanes, t->c, h, t->w);
         }

@@ -78,16 +78,16 @@ static void NAME(transform_rows)(NAME(ring) * t, long begin, long end) {
     if (end > t->next) t->next = end;
 }
 
-/* O outputs of T pairs of columns, from the kernels' rows i0 to i1 on the rows from `top` on. */
+/* O outputs of T pairs of columns, from the kernels' rows i0, i0 + di, … below i1 on rows from `top` on. */
 INLINE void NAME(pair_tile)(const int O, const int T, const NAME(ring) * t, long top, long i0, long i1,
-                            const real *weight, const real *bias, vector *out, long ow, long q) {
+                            long di, const real *weight, const real *bias, vector *out, long ow, long q) {
     vector y0[MOST_OUTPUTS][8], y1[MOST_OUTPUTS][8];
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) y0[o][s] = y1[o][s] = (vector){0} + (bias ? bias[o] : 0);
     }
     for (int term = 0; term < TERMS; term++) {
         vector sum[MOST_OUTPUTS][8] = {{{0}}};
-        for (long i = i0; i < i1; i++) {
+        for (long i = i0; i < i1; i += di) {
             const vector *in = t->rows + ((top + i) % t->slots * TERMS + term) * t->c * t->pairs + q;
             const real *w = weight + (term * t->kh + i) * t->c * O;
             for (long c = 0; c < t->c; c++, in += t->pairs, w += O) {
@@ -116,8 +116,8 @@ INLINE void NAME(pair_tile)(const int O, const int T, const NAME(ring) * t, long
 }
 
 /* As `correlate`, for the row of y whose windows begin at row `top` of x. */
-static void NAME(correlate_pairs)(NAME(ring) * t, long top, long i0, long i1, const real *weight,
-                                  const real *bias, vector *out, long ow, long all) {
+static void NAME(correlate_pairs)(NAME(ring) * t, long top, long i0, long i1, long di,
+                                  const real *weight, const real *bias, vector *out, long ow, long all) {
     NAME(transform_rows)(t, top + i0, top + i1);
     int outputs;
     for (long o = 0; o < all; o += outputs) {
@@ -128,8 +128,9 @@ static void NAME(correlate_pairs)(NAME(ring) * t, long top, long i0, long i1, co
         switch (outputs) {
 #define ROW(O, T)                                                                                      \
     case O:                                                                                            \
-        for (; q + T <= t->pairs; q += T) NAME(pair_tile)(O, T, t, top, i0, i1, w, b, to, ow, q);      \
-        for (; q < t->pairs; q++) NAME(pair_tile)(O, 1, t, top, i0, i1, w, b, to, ow, q);              \
+        for (; q + T <= t->pairs; q += T)                                                              \
+            NAME(pair_tile)(O, T, t, top, i0, i1, di, w, b, to, ow, q);                                \
+        for (; q < t->pairs; q++) NAME(pair_tile)(O, 1, t, top, i0, i1, di, w, b, to, ow, q);          \
         break;
             TILES(ROW)
 #undef ROW
