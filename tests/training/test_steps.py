@@ -26,7 +26,8 @@ from xbp.training.steps import EagerSteps, Stepper
 BATCH = 4
 PROPERTIES = sorted(
     name
-    for name, kind in vars(xbp.Trainer).items()
+    for owner in xbp.Trainer.__mro__[:-1]
+    for name, kind in vars(owner).items()
     if not name.startswith("_") and hasattr(kind, "__get__") and not callable(kind)
 )
 

@@ -107,3 +107,25 @@ class OfState(Generic[T]):
 
     def __set__(self, trainer: Any, value: T) -> None:
         setattr(trainer.state, self.name, value)
+
+
+class Stateful:
+    """Base of `Trainer`: the parts of its state as attributes."""
+
+    state: TrainingState
+
+    seed = OfState[int]()
+    stream = OfState[RandomStream]()
+    epochs_done = OfState[int]()
+    first_epoch = OfState[int]()
+    steps_done = OfState[int]()
+    history = OfState[History]()
+    stop_reason = OfState[str]()
+
+    def stop(self, reason: str) -> None:
+        """End training after the current step; `reason` becomes ``history.stopped``."""
+        self.state.stop(reason)
+
+    def elapsed(self) -> float:
+        """The seconds that the epoch under way has taken."""
+        return self.state.elapsed()

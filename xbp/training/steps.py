@@ -6,6 +6,7 @@ import weakref
 from typing import Any, Protocol
 
 from xbp.backend import Array, out_of_memory
+from xbp.errors import InputError
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
 from xbp.optim import Optimizer
@@ -165,3 +166,20 @@ def batch_indices(order: Array, k: int, batch_size: int, size: int) -> Array:
     """Which rows are the batch of step k = 1, 2, …; see `xbp.training.feeds`."""
     start = (k - 1) * batch_size % len_of(order)
     return order[start : start + size, ...]
+
+
+def steps_of(samples: int, batch_size: int, drop_last: bool) -> int:
+    """The number of batches in an epoch.
+
+    Raises
+    ------
+    InputError
+        All samples would be left out.
+    """
+    if drop_last and samples < batch_size:
+        msg = (
+            f"drop_last leaves out a batch of fewer than {batch_size} samples, and there are "
+            f"{samples} in all; take a smaller batch_size"
+        )
+        raise InputError(msg)
+    return samples // batch_size if drop_last else -(-samples // batch_size)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from xbp import parallel
 from xbp.arguments import described, integer
@@ -16,16 +15,16 @@ from xbp.errors import InputError
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.parallel import Group
-from xbp.random import RandomStream, Seed
+from xbp.random import Seed
 from xbp.training.callbacks.base import Callback
 from xbp.training.callbacks.progress import ProgressBar, on_terminal
 from xbp.training.capture import stepper_for
 from xbp.training.door.batches import Gate
-from xbp.training.door.data import admit_alone, home_of
+from xbp.training.door.data import admit_alone, on_device_of_model
 from xbp.training.door.pieces import check_pieces, compare, examine, parameters_of
 from xbp.training.epoch import train
 from xbp.training.evaluation import evaluate, predict
-from xbp.training.feeds import feed_of, sample_shape, slices, streamed_inputs
+from xbp.training.feeds import feed_of, sample_shape, slices
 from xbp.training.files.checkpoints import Checkpoint
 from xbp.training.fingerprint import Fingerprint
 from xbp.training.history import History
@@ -34,28 +33,12 @@ from xbp.training.metrics.names import MetricLike, find_metrics
 from xbp.training.plan import Plan, facts, make_plan
 from xbp.training.results import CheckedLoss
 from xbp.training.share import share_of
-from xbp.training.state import OfState, Pair, TrainingState
+from xbp.training.state import Pair, Stateful, TrainingState
 from xbp.training.steps import Stepper, update
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from xbp.training.streamed import streamed_inputs
 
 
-def _on_its_device(
-    method: Callable[Concatenate[Trainer, P], R],
-) -> Callable[Concatenate[Trainer, P], R]:
-    """`method` with the model's device as the current one, in any thread."""
-
-    @wraps(method)
-    def run(self: Trainer, *args: P.args, **options: P.kwargs) -> R:
-        check_pieces(self.model, self.loss, self.optimizer)  # they may have been replaced
-        with home_of(self.model).on_device():
-            return method(self, *args, **options)
-
-    return run  # type: ignore[return-value]  # mypy distinguishes self by name and by position
-
-
-class Trainer:
+class Trainer(Stateful):
     """Fits a model to data: shuffled minibatches, validation, metrics, callbacks, a history.
 
     The order of epoch e depends on (seed, e) alone, the dropout masks of step t on (seed, t). So
@@ -191,7 +174,7 @@ class Trainer:
 
     # --- training, evaluation, prediction ---
 
-    @_on_its_device
+    @on_device_of_model
     def fit(
         self,
         x: Any,
@@ -331,7 +314,7 @@ class Trainer:
         self.share.meet()  # files of callbacks are complete
         return self.history
 
-    @_on_its_device
+    @on_device_of_model
     def evaluate(self, x: Any, y: Any = None, batch_size: int = 512) -> dict[str, float]:
         """The loss and each metric over a whole set, in inference mode.
 
@@ -349,7 +332,7 @@ class Trainer:
         self.sample_shape = sample_shape(feed)
         return evaluate(self, feed, batch_size)
 
-    @_on_its_device
+    @on_device_of_model
     def predict(self, x: Any, batch_size: int = 512, *, mirror: bool = False) -> Array:
         """The model's outputs for all samples, in inference mode, where the model lives.
 
@@ -372,10 +355,6 @@ class Trainer:
             x = admit_alone(self.model, x, self.sample_shape)
             batches = slices(x, batch_size, self.share)
         return predict(self, batches, batch_size, mirror=mirror)
-
-    def stop(self, reason: str) -> None:
-        """End training after the current step; `reason` becomes ``history.stopped``."""
-        self.state.stop(reason)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the last `fit` as a folder, as ``xbp train`` does for its networks.
@@ -405,14 +384,6 @@ class Trainer:
 
     # --- the state of training ---
 
-    seed = OfState[int]()
-    stream = OfState[RandomStream]()
-    epochs_done = OfState[int]()
-    first_epoch = OfState[int]()
-    steps_done = OfState[int]()
-    history = OfState[History]()
-    stop_reason = OfState[str]()
-
     @property
     def current_loss(self) -> Array:
         """The loss of the last step; a 0-d array, where the model lives."""
@@ -426,10 +397,6 @@ class Trainer:
     def run(self) -> Fingerprint | None:
         """An older name of `fingerprint`."""
         return self.fingerprint
-
-    def elapsed(self) -> float:
-        """The seconds that the epoch under way has taken."""
-        return self.state.elapsed()
 
     def measured(self) -> Averages:
         """The averages of the epoch under way."""

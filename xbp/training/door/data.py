@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -23,15 +24,31 @@ from xbp.nested import tree_leaves, tree_map
 from xbp.nn import Layer, Loss
 from xbp.nn.embedding import check_tokens
 from xbp.nn.losses import advice
-from xbp.training.door.pieces import check_single
+from xbp.training.door.pieces import check_pieces, check_single
 from xbp.training.metrics.counting import Metric, len_of
 from xbp.training.results import check_distinct
 from xbp.training.state import Pair, Pieces
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T", bound=Pieces)
 
 
 def home_of(model: Layer) -> Backend:
     """The backend on which the model lives; the current one if it has no parameters."""
     return model.backend() or get_backend()
+
+
+def on_device_of_model(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+    """A trainer's `method`, with the model's device as the current one, in any thread."""
+
+    @wraps(method)
+    def run(self: T, *args: P.args, **options: P.kwargs) -> R:
+        check_pieces(self.model, self.loss, self.optimizer)  # they may have been replaced
+        with home_of(self.model).on_device():
+            return method(self, *args, **options)
+
+    return run  # type: ignore[return-value]  # mypy distinguishes self by name and by position
 
 
 def place(model: Layer, x: Any) -> Array:
