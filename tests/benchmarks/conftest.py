@@ -1,28 +1,18 @@
 """``xbp bench`` in this process, and sides made for a test."""
 
 import dataclasses
-import sys
 
 import pytest
+from console import runner
 from processes import search_path
 from quickly import SIDE_XBP
 
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, Side
-from xbp.cli import main
 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run ``xbp bench …`` in this process: its exit status, output and errors."""
-
-    def run(*args):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["xbp", "bench", *map(str, args)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
+    return runner(monkeypatch, capsys, "bench")
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from console import Result, runner
 from processes import search_path
 
 import xbp
-from xbp.cli import main
 from xbp.datasets import load_mnist
 
 ROOT = Path(xbp.__file__).parents[1]
@@ -24,12 +23,6 @@ COLUMNS = ["epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy"]
 DATA_FILES = {"history.csv", "model.safetensors"}
 RECORD = {"run.json"}  # it has times, which differ
 PICTURES = {"learning_curves.png", "confusion_matrix.png"}
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(autouse=True)
@@ -43,16 +36,7 @@ def own_backend(monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run ``xbp …`` in this process, by the function that the console script calls."""
-
-    def run(*args: object) -> Result:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["xbp", *map(str, args)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return Result(exit_.value.code or 0, *capsys.readouterr())
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def fresh(*args: object, python: str = "", **environment: object) -> Result:

@@ -13,21 +13,16 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("ndonnx")
 
+from console import runner  # noqa: E402
+
 import xbp  # noqa: E402
 from xbp import nn, optim  # noqa: E402
-from xbp.cli import main  # noqa: E402
 from xbp.training import Checkpoints, save_weights  # noqa: E402
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["xbp", "export", *map(str, args)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return int(exit_.value.code or 0), *capsys.readouterr()
-
-    return run
+    return runner(monkeypatch, capsys, "export")
 
 
 def outputs(path: Path, x: Any) -> Any:

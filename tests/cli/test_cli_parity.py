@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from console import Result, runner
 
 import xbp
 from xbp import nn
 from xbp.backend import why_unavailable
-from xbp.cli import main, parity
+from xbp.cli import parity
 from xbp.testing.catalogue import catalogue
 from xbp.testing.certificate import Certificate, Row
 
@@ -22,27 +22,12 @@ STRICT = "array_api_strict"
 needs_strict = pytest.mark.skipif(bool(why_unavailable(STRICT)), reason="no array-api-strict")
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 Command = Callable[..., Result]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run ``xbp parity …`` in this process."""
-
-    def run(*arguments: object) -> Result:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["xbp", "parity", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return Result(int(exit_.value.code or 0), *capsys.readouterr())
-
-    return run
+    return runner(monkeypatch, capsys, "parity")
 
 
 @pytest.fixture

@@ -7,16 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from console import runner
 
 import xbp
 from xbp.cli import main
 from xbp.datasets import load_mnist
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 class Trained(NamedTuple):
@@ -26,18 +21,10 @@ class Trained(NamedTuple):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run ``xbp …`` in this process, by the function that the console script calls."""
     monkeypatch.delenv("XBP_BACKEND", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*args: object) -> Result:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["xbp", *map(str, args)])
-        with xbp.use_backend("numpy"), pytest.raises(SystemExit) as exit_:
-            main()
-        return Result(exit_.value.code or 0, *capsys.readouterr())
-
-    return run
+    with xbp.use_backend("numpy"):
+        yield runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,12 @@ import pytest
 from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
 from blocks import convolution_block
-from numpy.typing import NDArray
+from layouts import Real, contiguous, mirrored, rows_first
 
 from xbp import registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import convolution, launch
 
-Real = NDArray[Any]
 needs_a_compiler = pytest.mark.skipif(
     emulation.compiler() is None, reason="the emulation needs Linux and a C++ compiler"
 )
@@ -41,30 +39,12 @@ def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def rows_first(x: Real) -> Real:
-    return np.ascontiguousarray(x.transpose(2, 1, 3, 0)).transpose(3, 1, 0, 2)
-
-
 def batch_innermost(x: Real) -> Real:
     return np.ascontiguousarray(x.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
 
 
-def mirrored(x: Real) -> Real:
-    return np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+LAYOUTS = {f.__name__: f for f in (contiguous, rows_first, batch_innermost, mirrored)}
 
-
-LAYOUTS = {f.__name__: f for f in (np.ascontiguousarray, rows_first, batch_innermost, mirrored)}
-
-
-def assert_close(result: Real, truth: Real, terms: int) -> None:
-    """Rounding of a sum of `terms` products of order 1, in any order: √terms · u each, at most
-    about 20 of that (Higham & Mary 2019)."""
-    assert result.shape == truth.shape
-    allowed = 20 * math.sqrt(terms) * float(np.finfo(result.dtype).eps) * (1 + np.abs(truth).max())
-    assert np.abs(result - truth).max() <= allowed
-
-
-# --- each family ---------------------------------------------------------------------------------
 
 # n, c, h, w, o, (kh, kw), stride, padding, relu, pool
 CONVOLUTIONS = [

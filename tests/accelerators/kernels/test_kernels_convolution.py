@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerators.emulation.machine import Emulation
-from accelerators.kernels.reference import (
-    CONVOLUTIONS,
-    LAYOUTS,
-    assert_close,
-    convolve,
-    needs_a_compiler,
-)
+from accelerators.kernels.reference import CONVOLUTIONS, LAYOUTS, convolve, needs_a_compiler
+from layouts import assert_close
 
 from xbp import primitives
 from xbp.accelerators.cuda import convolution, launch, passes, pooling

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerators.emulation.machine import Emulation
-from accelerators.kernels.reference import assert_close, needs_a_compiler
+from accelerators.kernels.reference import needs_a_compiler
 from blocks import convolution_block, linear_block
+from layouts import assert_close
 
 from xbp import nn, optim, primitives
 from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerators.emulation.machine import Emulation
-from accelerators.kernels.reference import Real, assert_close, needs_a_compiler
+from accelerators.kernels.reference import needs_a_compiler
 from blocks import linear_block
+from layouts import Real, assert_close
 
 from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
 from xbp.errors import InputError

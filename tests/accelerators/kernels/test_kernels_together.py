@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
-from accelerators.kernels.reference import CONVOLUTIONS, Real, convolve, needs_a_compiler
+from accelerators.kernels.reference import CONVOLUTIONS, convolve, needs_a_compiler
+from layouts import Real
 
 from xbp import accelerators, models, nn, optim, primitives
 from xbp.accelerators import cuda
