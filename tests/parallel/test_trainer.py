@@ -339,6 +339,64 @@ def test_a_metric_that_keeps_more_than_it_adds_up_is_given_whole_batches() -> No
     assert by_threads(3, work) == [[8.0]] * 3
 
 
+class Rank(parallel.Alone):
+    """One of two ranks, for what it does without the other one."""
+
+    size, local_size = 2, 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = self.local_rank = rank
+
+
+def test_rank_0_alone_warns() -> None:
+    def make(rank: int) -> None:
+        model = nn.Sequential(nn.Linear(2, 3, rng=0), nn.Softmax())
+        xbp.Trainer(
+            model,
+            nn.CrossEntropyLoss(),
+            optim.SGD(model.parameters(), 0.1),
+            group=Rank(rank),
+            rng=0,
+        )
+
+    make(1)
+    with pytest.warns(UserWarning, match="softmax"):
+        make(0)
+
+
+def test_a_last_batch_may_be_left_out() -> None:
+    def run(group: Any, x: Any, y: Any = None) -> dict[str, Any]:
+        trainer = fits.trainer_of(Fit(), group)
+        history = trainer.fit(x, y, 2, batch_size=7, drop_last=True)
+        return {key: np.array(history[key]) for key in history.names()} | trainer.model.state_dict()
+
+    expected = run(None, X, Y)
+    agree(by_threads(3, lambda group: run(group, X, Y)), expected)
+    agree(by_threads(3, lambda group: run(group, xbp.data.Arrays(X, Y))), expected)
+
+
+def test_tokens_and_ranks_without_samples() -> None:
+    tokens, labels = np.arange(22).reshape(11, 2) % 9, np.arange(11) % 3
+
+    def run(group: Any, stream: bool) -> dict[str, Any]:
+        model = nn.Sequential(
+            nn.Embedding(9, 4, dtype="float64", rng=0),
+            nn.LSTM(4, 5, dtype="float64", rng=1),
+            nn.LastTimeStep(),
+            nn.Linear(5, 3, dtype="float64", rng=2),
+        )
+        optimizer = optim.Adam(model.parameters())
+        trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optimizer, ["f1"], rng=0, group=group)
+        given = (xbp.data.Arrays(tokens, labels),) if stream else (tokens, labels)
+        history = trainer.fit(*given, epochs=2, batch_size=5)  # the last batch has one sample
+        found = {key: np.array(history[key]) for key in history.names()} | model.state_dict()
+        return found | {"predicted": trainer.predict(given[0], batch_size=5)}
+
+    expected = run(None, stream=False)
+    for stream in (False, True):
+        agree(by_threads(3, lambda group, stream=stream: run(group, stream)), expected)
+
+
 # --- captured steps ------------------------------------------------------------------------------
 
 

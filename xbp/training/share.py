@@ -8,6 +8,7 @@ or the obvious, and `Share`, whose methods are calls that all ranks make in the 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -140,6 +141,10 @@ class Whole:
 
     def together(self) -> AbstractContextManager[object]:
         """A block that fails on all ranks if it fails on one."""
+        return nullcontext()
+
+    def quiet(self) -> AbstractContextManager[object]:
+        """A block whose warnings rank 0 alone gives."""
         return nullcontext()
 
     def align(self, model: Layer, facts: Mapping[str, Any]) -> None:
@@ -326,6 +331,15 @@ class Share(Whole):
             rank, _, text = failed.partition(" ")
             msg = f"rank {rank} has failed, and so all {self.size} end: {text}"
             raise RankError(msg)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        if self.first:
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
 
     def align(self, model: Layer, facts: Mapping[str, Any]) -> None:
         self.wish, self.wishes = False, 0.0

@@ -133,7 +133,10 @@ class Trainer(Stateful):
         compare_ranks: bool = True,
     ) -> None:
         check_pieces(model, loss, optimizer)
-        examine(model, loss, optimizer)
+        self.group = parallel.group(group)
+        self.share = share_of(self.group)
+        with self.share.quiet():
+            examine(model, loss, optimizer)
         if capture not in (None, True, False):
             msg = f"capture must be True, False or None, got {described(capture)}"
             raise InputError(msg)
@@ -143,8 +146,6 @@ class Trainer(Stateful):
         self.metrics = find_metrics(metrics)
         self.augment: Callable[..., tuple[Array, Any]] | None = None  # of the last `fit`
         self.capture = capture
-        self.group = parallel.group(group)
-        self.share = share_of(self.group)
         self.compare_ranks = compare_ranks
         self.state = TrainingState(self.share.seed(rng))
         # Arguments of the last `fit`:
@@ -282,11 +283,11 @@ class Trainer(Stateful):
             msg = "this trainer is in a fit already; call fit when that has returned"
             raise InputError(msg)
         self._checked = CheckedLoss(self.loss)
-        if parameters_of(self) != self._compared:
-            compare(self.model, self.loss, self.optimizer)
-            self._compared = parameters_of(self)
         self.augment = augment
-        with self.share.together():
+        with self.share.together(), self.share.quiet():
+            if parameters_of(self) != self._compared:
+                compare(self.model, self.loss, self.optimizer)
+                self._compared = parameters_of(self)
             plan = make_plan(
                 *(self, x, y, epochs, batch_size, validation_data, callbacks),
                 accumulate=accumulate,
