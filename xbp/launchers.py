@@ -96,3 +96,13 @@ def share_of_cores(local_size: int) -> dict[str, str]:
         return {}
     share = str(max(1, cores() // local_size))
     return {name: share for name in THREADS if name not in os.environ}
+
+
+def take_share_of_cores() -> None:
+    """In a process that was started with others: as many threads as its share of the cores.
+
+    Called before numpy is imported.
+    """
+    start = launched()
+    if start is not None:
+        os.environ.update(share_of_cores(start.local_size))

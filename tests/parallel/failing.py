@@ -17,7 +17,7 @@ def fail(what: str, group: parallel.Group) -> None:
     elif what == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "slow":
-        time.sleep(3)
+        time.sleep(5)
     elif what == "barrier":
         group.barrier()
     elif what == "exits":

@@ -115,7 +115,8 @@ def test_an_exception_ends_all(
 ) -> None:
     """Also with an MPI whose threads cannot watch."""
     ended: list[int] = []
-    world = SimpleNamespace(Get_rank=lambda: 4, Abort=ended.append)
+    world = SimpleNamespace(Get_rank=lambda: 4, Abort=lambda status: None)
+    monkeypatch.setattr("os._exit", ended.append)
     MPI: Any = SimpleNamespace(
         COMM_WORLD=world, Query_thread=lambda: 1, THREAD_MULTIPLE=3, __hash__=None
     )
@@ -136,7 +137,7 @@ FAILURES = [
     ("killed", 1, None, ""),  # MPICH ends all ranks, and names the process
     ("raises", 1, 1, "rank 1:\nTraceback"),
     ("all raise", 0, 1, "rank 0:\nTraceback"),
-    ("stopped", 0, 1, "rank 0 has not answered for 2 s; rank 1 waits for it in a sum, step 3"),
+    ("stopped", 0, 1, "rank 0 has not answered for 4 s; rank 1 waits for it in a sum, step 3"),
     ("exits", 1, 1, "rank 1 for rank 0 in the end of its program (step 2): all ranks end"),
     ("barrier", 1, 1, "in a barrier (step 2): all ranks end. Every rank must make the same calls"),
 ]
@@ -146,7 +147,7 @@ FAILURES = [
 @pytest.mark.parametrize(("what", "who", "status", "sentence"), FAILURES)
 def test_nobody_waits_for_ever(what: str, who: int, status: int | None, sentence: str) -> None:
     """Under plain ``python``."""
-    done = start(2, SCRIPT, what, str(who), XBP_RANK_TIMEOUT="2")
+    done = start(2, SCRIPT, what, str(who), XBP_RANK_TIMEOUT="4")
     assert done.returncode == status if status is not None else done.returncode != 0, done.stderr
     assert ("done" in done.stdout) == (status == 0)
     assert sentence in done.stderr

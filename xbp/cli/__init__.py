@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from xbp._version import __version__
 from xbp.errors import XBPError
+from xbp.launchers import launched, take_share_of_cores
 
 COMMANDS = {
     "train": ("train", "app", "Train a model and test it."),
@@ -99,8 +100,15 @@ class Commands(TyperGroup):
             sentence = (
                 f"there is not enough memory ({error}); try a smaller --batch-size or --limit"
             )
-        typer.echo(f"Error: {sentence}", err=True)
+        complain(sentence)
         raise typer.Exit(2)
+
+
+def complain(sentence: str) -> None:
+    """Print what was wrong; of several ranks, one does, and all end."""
+    if launched() is not None:
+        import_module("xbp.cli.ranks").end_all_ranks(sentence)
+    typer.echo(f"Error: {sentence}", err=True)
 
 
 app = typer.Typer(
@@ -134,6 +142,7 @@ def _xbp(
 
 def main() -> None:
     """Run the command line with the arguments of the process, and exit."""
+    take_share_of_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a ? on terminals that lack a character such as ×
     try:
@@ -144,5 +153,5 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(1)
-        typer.echo(f"Error: the system refused to read or write something ({error})", err=True)
+        complain(f"the system refused to read or write something ({error})")
         sys.exit(2)

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp import optim
-from xbp.backend import Backend, find_backend, to_numpy
+from xbp.backend import Backend, to_numpy
 from xbp.cli.display import class_table, model_table, peak_memory, show
 from xbp.cli.files import prepare_folder
 from xbp.cli.fitting import RESULTS, fit, told_if_diverged, write
 from xbp.cli.networks import PREPARED, Network
 from xbp.cli.options import Options
+from xbp.cli.ranks import first, ready
 from xbp.errors import NonFiniteError
 from xbp.nn import Layer, Loss
 from xbp.nn.summary import LayerSummary, summary
+from xbp.parallel import Group
 from xbp.report.run import Run, StepCurve, surroundings
 from xbp.training import Trainer
 from xbp.training.callbacks.progress import percent
@@ -92,7 +94,7 @@ def train_classifier(network: Network, options: Options) -> None:
         An option or the data are wrong, before training. Or the loss became infinite or nan; then
         the history so far is in `DIVERGED`, and older results are unchanged.
     """
-    backend = chosen_backend(options)
+    backend, group = ready(options)
     model = network.make_model(options.classes, dtype=options.dtype, rng=options.seed)
     splits = network.load(options)
     (_, labels), (_, test_labels) = splits
@@ -117,18 +119,10 @@ def train_classifier(network: Network, options: Options) -> None:
         data_dir=None if options.data_dir is None else str(options.data_dir.absolute()),
         augment=network.augment,
     )
-    perform(task, options, backend)
+    perform(task, options, backend, group)
 
 
-def chosen_backend(options: Options) -> Backend:
-    """The backend of the options, made the current one once they have been checked."""
-    options.check()
-    backend = find_backend(options.backend, device=options.device)
-    xbp.set_backend(backend.name, device=options.device)
-    return backend
-
-
-def perform(task: Task, options: Options, backend: Backend) -> None:
+def perform(task: Task, options: Options, backend: Backend, group: Group | None) -> None:
     """Train, test, and write the files of the run; see `train_classifier`."""
     prepare_folder(options.output, RESULTS)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -144,11 +138,13 @@ def perform(task: Task, options: Options, backend: Backend) -> None:
         options.learning_rate, options.epochs * -(-task.count // options.batch_size)
     )
     optimizer = task.make_optimizer(task.model, schedule)
-    trainer = Trainer(task.model, task.loss, optimizer, ("accuracy",), rng=options.seed)
+    trainer = Trainer(
+        task.model, task.loss, optimizer, ("accuracy",), rng=options.seed, group=group
+    )
 
     steps = StepCurve()
     # The trainer checks for infinite and nan values, and names the layer.
-    with np.errstate(all="ignore"), told_if_diverged(trainer, options):
+    with np.errstate(all="ignore"), told_if_diverged(trainer, options, group):
         rate = fit(trainer, task.train, task.test, options, steps, augment=task.augment)
         given = task.test[0] if isinstance(task.test, tuple) else task.test
         logits = trainer.predict(given, mirror=options.mirror)
@@ -192,7 +188,8 @@ def perform(task: Task, options: Options, backend: Backend) -> None:
         sample_shape=task.sample_shape,
         mirror=options.mirror,
     )
-    write(trainer, matrix, run, options, task.texts)
+    if first(group):
+        write(trainer, matrix, run, options, task.texts)
 
 
 def hint_of(matrix: NDArray[np.int64], options: Options, samples: str) -> str:

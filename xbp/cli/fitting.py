@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 import xbp
 from xbp.cli.display import EpochLines, Stopwatch
 from xbp.cli.options import Options
+from xbp.cli.ranks import first
 from xbp.cli.resume import CHECKPOINTS, checkpoints_of, where_it_goes_on
 from xbp.errors import NonFiniteError
+from xbp.parallel import Group
 from xbp.report import write_report
 from xbp.report.run import HISTORY, RECORD, REPORT, SAMPLE, VOCABULARY, WEIGHTS, Run
 from xbp.training import Callback, Checkpoints, ProgressBar, Trainer, save_weights
@@ -34,14 +36,15 @@ RESULTS = (
 
 
 @contextmanager
-def told_if_diverged(trainer: Trainer, options: Options) -> Iterator[None]:
+def told_if_diverged(trainer: Trainer, options: Options, group: Group | None) -> Iterator[None]:
     """If the loss becomes infinite or nan, write the history so far to `DIVERGED`."""
     try:
         yield
     except NonFiniteError as error:
         if not len(trainer.history):
             raise
-        trainer.history.to_csv(options.output / DIVERGED)
+        if first(group):
+            trainer.history.to_csv(options.output / DIVERGED)
         msg = f"{error}; the epochs before are in {str(options.output / DIVERGED)!r}"
         raise NonFiniteError(msg) from None
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import typer
 
-import xbp
 from xbp import optim
 from xbp.arguments import integer
-from xbp.backend import Array, find_backend, to_numpy
+from xbp.backend import Array, to_numpy
 from xbp.cli.display import model_table, peak_memory, show
 from xbp.cli.files import prepare_folder
 from xbp.cli.fitting import RESULTS, fit, told_if_diverged, write
 from xbp.cli.options import Options
+from xbp.cli.ranks import first, ready
 from xbp.data import Subset, Windows
 from xbp.datasets import decode_text, load_text
 from xbp.errors import DataError
@@ -65,10 +65,8 @@ def train_language(text: Path, unit: str, steps: int, sizes: Sizes, options: Opt
     XBPError
         An option or the text is wrong, before training; or the loss became infinite or nan.
     """
-    options.check()
     integer("--steps", steps, least=1)
-    backend = find_backend(options.backend, device=options.device)
-    xbp.set_backend(backend.name, device=options.device)
+    backend, group = ready(options)
     tokens, vocabulary = load_text(text, unit=unit)
     model = GPT(len(vocabulary), **asdict(sizes), dtype=options.dtype, rng=options.seed)
     train, test = windows(tokens[: options.limit], sizes.context, repr(str(text)))
@@ -84,12 +82,12 @@ def train_language(text: Path, unit: str, steps: int, sizes: Sizes, options: Opt
     groups = optim.decay_groups(model, weight_decay=0.1)
     schedule = optim.OneCycleLR(options.learning_rate, steps, pct_start=0.05)
     optimizer = optim.AdamW(groups, schedule, betas=(0.9, 0.99))
-    trainer = Trainer(model, NextTokenLoss(), optimizer, rng=options.seed)
+    trainer = Trainer(model, NextTokenLoss(), optimizer, rng=options.seed, group=group)
 
     # One epoch, whose windows are drawn beforehand: so a run resumes within it.
     starts = generator(options.seed).integers(len(train), size=steps * options.batch_size)
     curve, lines = StepCurve(), StepLines(steps)
-    with np.errstate(all="ignore"), told_if_diverged(trainer, options):
+    with np.errstate(all="ignore"), told_if_diverged(trainer, options, group):
         rate = fit(trainer, Subset(train, starts), test, options, curve, lines=lines)
     loss = trainer.history.records[-1].get("val_loss")
     if loss is None:  # of a run that was ended early
@@ -124,7 +122,8 @@ def train_language(text: Path, unit: str, steps: int, sizes: Sizes, options: Opt
     )
     units = list(vocabulary) if unit == "characters" else []
     stored = json.dumps({"unit": unit, "vocabulary": units}, indent=1) + "\n"
-    write(trainer, None, run, options, {VOCABULARY: stored, SAMPLE: written})
+    if first(group):
+        write(trainer, None, run, options, {VOCABULARY: stored, SAMPLE: written})
 
 
 def windows(tokens: np.ndarray, context: int, name: str) -> tuple[Windows, Subset]:

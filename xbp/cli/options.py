@@ -141,6 +141,15 @@ Resume = Annotated[
 ]
 
 
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        help="Train in this many processes, each with a share of every batch and of the cores (or "
+        "with a GPU of its own): the same numbers, up to rounding. Needs mpi4py and an MPI."
+    ),
+]
+
+
 PATHS = ("output", "resume", "data_dir")
 
 
@@ -158,6 +167,7 @@ class Options:
     report: bool
     checkpoint_every: int | None
     resume: Path | None
+    ranks: int | None
     command: str
     notes: dict[str, Any]
     epochs: int = 1
@@ -194,6 +204,8 @@ class Options:
         integer("--classes", self.classes, least=2)
         if self.checkpoint_every is not None:
             integer("--checkpoint-every", self.checkpoint_every, least=1)
+        if self.ranks is not None:
+            integer("--ranks", self.ranks, least=1)
         if self.report:
             check_packages()
 

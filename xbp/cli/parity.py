@@ -20,13 +20,15 @@ from xbp.arguments import integer
 from xbp.backend import available_backends, find_backend
 from xbp.cli.display import new_table
 from xbp.cli.files import prepare_file, prepare_folder
+from xbp.cli.ranks import group_of
 from xbp.errors import InputError
 from xbp.machine import facts_of, surroundings
 from xbp.training.callbacks.progress import on_terminal
 from xbp.training.files import write_text
 
 if TYPE_CHECKING:
-    from xbp.testing.certificate import Certificate, Progress
+    from xbp.parallel import Group
+    from xbp.testing.certificate import Certificate, Progress, Row
 
 Backends = Annotated[
     list[str] | None,
@@ -56,6 +58,14 @@ Jobs = Annotated[
     ),
 ]
 
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        help="Check instead that this many processes, which train together, compute what one does, "
+        "and are equal bit for bit. Needs mpi4py and an MPI."
+    ),
+]
+
 WIDTH = 80
 """The width of the tables, in columns of a terminal."""
 LINES = 10
@@ -69,6 +79,7 @@ def parity(
     markdown_file: Markdown = None,
     output: Output = None,
     jobs: Jobs = None,
+    ranks: Ranks = None,
 ) -> None:
     """Check that every layer, loss, optimizer, initializer, primitive and accelerator of xbp, and
     a training of LeNet-5, give on each backend what numpy gives in float64, up to rounding.
@@ -78,26 +89,37 @@ def parity(
     """
     from xbp.testing.certificate import Certificate, certify  # here, as it imports all of xbp
 
+    group = group_of(ranks)
+    if group is not None and jobs is not None:
+        msg = (
+            "--jobs divides the cases of one process, and --ranks starts several; give one of them"
+        )
+        raise InputError(msg)
     jobs = None if jobs is None else integer("--jobs", jobs, least=1)
-    names = list(dict.fromkeys(backend or available_backends()))
+    usual = available_backends() if group is None else ["numpy"]
+    names = list(dict.fromkeys(backend or usual))
     for name in names:
         find_backend(name)  # refuses unknown and missing backends
     if output is not None:
+        stem = file_stem(names, only, 1 if group is None else group.size)
         prepare_folder(output, ())
-        json_file = json_file or output / f"{file_stem(names, only)}.json"
-        markdown_file = markdown_file or output / f"{file_stem(names, only)}.md"
+        json_file = json_file or output / f"{stem}.json"
+        markdown_file = markdown_file or output / f"{stem}.md"
     for path in (json_file, markdown_file):
         if path is not None:
             prepare_file(path)
-    if names == ["numpy"]:
+    if names == ["numpy"] and group is None:
         typer.echo(
             "only numpy is checked, the reference against itself and its accelerators; "
             "xbp info says how to get other backends"
         )
     start, date = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     versions = surroundings()  # now, as files may change during the checks
-    with progress_bar() as progress:
-        rows = certify(names, only, progress, jobs)
+    if group is None:
+        with progress_bar() as progress:
+            rows = certify(names, only, progress, jobs)
+    else:
+        rows = rows_of_ranks(group, names, only)
     if not rows:
         msg = f"no case has {only!r} in it; try a name, such as --only Conv2d"
         raise InputError(msg)
@@ -107,13 +129,26 @@ def parity(
     }
     facts = {name: facts_of(name) for name in names}
     certificate = Certificate(rows, about | versions, facts)
-    print_tables(certificate)
-    if json_file is not None:
-        write(json_file, certificate.as_json())
-    if markdown_file is not None:
-        write(markdown_file, certificate.as_markdown())
+    if group is None or group.rank == 0:
+        print_tables(certificate)
+        if json_file is not None:
+            write(json_file, certificate.as_json())
+        if markdown_file is not None:
+            write(markdown_file, certificate.as_markdown())
     if not certificate.passed:
         raise typer.Exit(1)
+
+
+def rows_of_ranks(group: Group, names: list[str], only: str) -> list[Row]:
+    """The rows of all backends, each with the group of its kind."""
+    from xbp import parallel
+    from xbp.testing.ranks import certify_ranks
+
+    rows = []
+    for name in names:
+        own = parallel.group("nccl") if name == "cupy" and group.size > 1 else group
+        rows += certify_ranks(own, name, only)
+    return rows
 
 
 @contextmanager
@@ -162,14 +197,17 @@ def print_tables(certificate: Certificate) -> None:
     typer.echo(certificate.verdict())
 
 
-def file_stem(backends: list[str], only: str) -> str:
+def file_stem(backends: list[str], only: str, ranks: int = 1) -> str:
     """The file name of a certificate, which tells a partial one from a full one.
 
     >>> file_stem(["cupy"], ""), file_stem(["numpy", "cupy"], "LeNet-5 (tanh")
     ('parity_cupy', 'parity_numpy_cupy_only_lenet_5_tanh')
+    >>> file_stem(["numpy"], "", ranks=2)
+    'parity_numpy_2_ranks'
     """
     part = re.sub(r"[^a-z0-9]+", "_", only.lower()).strip("_")
-    return "_".join(["parity", *backends, *(["only", part] if only else [])])
+    several = [f"{ranks}_ranks"] if ranks > 1 else []
+    return "_".join(["parity", *backends, *several, *(["only", part] if only else [])])
 
 
 def write(path: Path, text: str) -> None:

@@ -12,8 +12,13 @@ from xbp.errors import DataError, InputError
 from xbp.training.files.checkpoints import open_checkpoint
 
 CHECKPOINTS = "checkpoints"
-FREE = ("backend", "device", "data_dir", "text", "texts_", "test", "report", "checkpoint_every")
-"""Options that may differ: where to compute, where the data are, and what else to write."""
+FREE = (
+    *("backend", "device", "ranks", "data_dir", "text", "texts_", "test", "report"),
+    "checkpoint_every",
+)
+"""Options that may differ: where to compute, and in how many processes; where the data are; and
+what else to write.
+"""
 
 
 def notes_of(context: typer.Context) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import typer
 
 from xbp import nn, optim
 from xbp.arguments import integer
-from xbp.cli.classify import Task, chosen_backend, perform
+from xbp.cli.classify import Task, perform
 from xbp.cli.options import Options
+from xbp.cli.ranks import ready
 from xbp.datasets import load_labelled_texts, split_words, word_vocabulary
 from xbp.datasets.labelled_texts import LabelledTexts
 from xbp.models import TextClassifier
@@ -55,7 +56,7 @@ def train_texts(
     """
     integer("--length", length, least=1)
     integer("--words", words, least=3)
-    backend = chosen_backend(options)
+    backend, group = ready(options)
     texts = load_labelled_texts(place)
     if test_place is None:
         train, test = split_texts(texts, options.seed)
@@ -98,7 +99,7 @@ def train_texts(
         sample_shape=[lexicon.length],
         texts={VOCABULARY: lexicon.dumps()},
     )
-    perform(task, options, backend)
+    perform(task, options, backend, group)
 
 
 def adam(model: nn.Layer, schedule: optim.OneCycleLR) -> optim.Optimizer:

@@ -37,6 +37,7 @@ from xbp.cli.options import (
     Options,
     Output,
     Pool,
+    Ranks,
     Report,
     Resume,
     Seed,
@@ -75,6 +76,7 @@ def lenet5(
     report: Report = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
+    ranks: Ranks = None,
     output: Output = Path("runs/lenet5"),
 ) -> None:
     """Train LeNet-5 to read handwritten digits, and test it.
@@ -108,6 +110,7 @@ def resnet(depth: int, parameters: str) -> None:
         report: Report = False,
         checkpoint_every: CheckpointEvery = None,
         resume: Resume = None,
+        ranks: Ranks = None,
         output: Output = Path(f"runs/resnet{depth}"),
     ) -> None:
         train_classifier(networks.resnet(depth, shortcut), Options.of(context))
@@ -139,6 +142,7 @@ def vgg11(
     report: Report = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
+    ranks: Ranks = None,
     output: Output = Path("runs/vgg11"),
 ) -> None:
     """Train VGG-11 (9.2M parameters) on CIFAR-10, and test it.
@@ -165,6 +169,7 @@ def fastcifar(
     report: Report = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
+    ranks: Ranks = None,
     output: Output = Path("runs/fastcifar"),
 ) -> None:
     """Train a small network on CIFAR-10 in few minutes, and test it.
@@ -203,6 +208,7 @@ def gpt(
     report: Report = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
+    ranks: Ranks = None,
     output: Output = Path("runs/gpt"),
 ) -> None:
     """Train a small GPT to write like a text, and test it.
@@ -243,6 +249,7 @@ def text(
     report: Report = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
+    ranks: Ranks = None,
     output: Output = Path("runs/text"),
 ) -> None:
     """Train a network to classify texts, and test it.

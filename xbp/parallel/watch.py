@@ -24,7 +24,7 @@ import time
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from xbp.arguments import positive
 from xbp.errors import InputError
@@ -300,7 +300,7 @@ def wait_for_rank_0(rank: int) -> None:
         time.sleep(HEAD_START + min(0.1 * rank, 5.0))
 
 
-def end_all(sentence: str, MPI: Any, status: int = 1) -> None:
+def end_all(sentence: str, MPI: Any, status: int = 1) -> NoReturn:
     """Print the reason, and end all ranks with this exit status."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -308,3 +308,4 @@ def end_all(sentence: str, MPI: Any, status: int = 1) -> None:
                 stream.write(f"Error: {sentence}\n")
             stream.flush()
     MPI.COMM_WORLD.Abort(status)
+    os._exit(status)  # some return from it

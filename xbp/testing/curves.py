@@ -105,10 +105,10 @@ class Training:
         """Bounds for the errors of the losses of all steps, and of the last weights."""
         bounds = {key: np.zeros(len(arrays)) for key, arrays in truth.items()}
         for seed in range(PROBES):
-            move = _Move(math.sqrt(LONGEST) * roundoff(dtype), seed)
+            move = Move(math.sqrt(LONGEST) * roundoff(dtype), seed)
             probe = _host(self.run("numpy", data, dtype, "float64", move))
             for key, bound in bounds.items():
-                np.maximum(bound, _distances(probe, truth, key), out=bound)
+                np.maximum(bound, distances(probe, truth, key), out=bound)
         rounding = LAMBDA * math.sqrt(BATCH) * roundoff(dtype) * np.abs(truth["the loss"])
         bounds["the loss"] = np.maximum(np.maximum.accumulate(bounds["the loss"]), rounding)
         return bounds
@@ -119,7 +119,7 @@ class Training:
         data: tuple[Host, Host],
         start: str,
         arithmetic: str,
-        move: _Move | None = None,
+        move: Move | None = None,
         steps: int | None = None,
     ) -> dict[str, list[Array]]:
         """The losses of all steps and the last weights, still on the device.
@@ -160,7 +160,7 @@ def sees_waits(backend: str) -> bool:
         return not on_host(place.asarray([0.0]))
 
 
-class _Move:
+class Move:
     """Multiplication by 1 ± size, with random signs."""
 
     def __init__(self, size: float, seed: int) -> None:
@@ -175,7 +175,7 @@ def _host(run: dict[str, list[Array]]) -> Hosts:
     return {key: [to_numpy(array) for array in arrays] for key, arrays in run.items()}
 
 
-def _distances(run: Hosts, truth: Hosts, key: str) -> Host:
+def distances(run: Hosts, truth: Hosts, key: str) -> Host:
     """The largest error in each array: of the losses step by step, or of the last weights."""
     pairs = zip(run[key], truth[key], strict=True)
     return np.array([np.max(np.abs(a.astype(np.float64) - b)) for a, b in pairs])
@@ -190,7 +190,7 @@ def _compare(
 ) -> Iterator[Finding]:
     steps = len(truth["the loss"])
     for key, bound in bounds.items():
-        error = _distances(run, truth, key)
+        error = distances(run, truth, key)
         worst = int(np.argmax(error / bound))  # the first nan, if there is one
         quantity, direction = f"{key} after {steps} steps", "state"
         if key == "the loss":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,9 +86,9 @@ def percent(part: float, whole: float = 1) -> str:
 
 
 def on_terminal() -> bool:
-    """Whether the standard output is a terminal."""
+    """Whether the standard output is a terminal, and one whose cursor moves."""
     try:
-        return bool(sys.stdout.isatty())
+        return bool(sys.stdout.isatty()) and os.environ.get("TERM") != "dumb"
     except (AttributeError, ValueError, OSError):  # it is None, has no isatty, or is closed
         return False
 
