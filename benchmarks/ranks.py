@@ -1,0 +1,134 @@
+"""How much faster two ranks with one thread each train LeNet-5 than one process with one thread.
+
+    python benchmarks/ranks.py                # on a quiet machine, some two minutes
+    python benchmarks/ranks.py --rounds 1     # a first look
+
+In turn, and in the same processes, rank 0 trains alone, with so many images a step, and all ranks
+train together, with as many images each. The other ranks sleep meanwhile. Printed are the medians
+over the rounds of the images per second, of their ratio, and of the parts of a step: the own share,
+and the sum over ranks, in which a rank also waits for the slower one. Needs mpi4py and an MPI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from xbp.launchers import launched, share_of_cores, take_share_of_cores
+
+STEPS, EPOCHS = 150, 3
+"""Steps of an epoch; the first epoch of a fit warms up."""
+
+
+class Clock:
+    """The seconds of all steps but the first of each epoch, and those of the sums among them."""
+
+    def __init__(self) -> None:
+        from xbp.training import LambdaCallback
+
+        self.seconds, self.steps, self.summing = 0.0, 0, 0.0
+        self.callback = LambdaCallback(on_step_end=self.tick)
+
+    def tick(self, trainer: Any, step: int) -> None:
+        now = time.perf_counter()
+        if step > 1 and trainer.epochs_done:
+            self.seconds += now - self.last
+            self.steps += 1
+        self.last = now
+
+
+class Timed:
+    """A group that measures its sums."""
+
+    def __init__(self, group: Any, clock: Clock) -> None:
+        self.__dict__.update({key: getattr(group, key) for key in ("rank", "size")})
+        self.local_rank, self.local_size = group.local_rank, group.local_size
+        self.broadcast_, self.barrier = group.broadcast_, group.barrier
+        self.group, self.clock = group, clock
+
+    def sum_(self, array: Any) -> None:
+        began = time.perf_counter()
+        self.group.sum_(array)
+        if self.clock.steps:
+            self.clock.summing += time.perf_counter() - began
+
+
+def train(images: int, group: Any) -> Clock:
+    """Epochs of LeNet-5, with so many images a step and rank."""
+    import xbp
+    from xbp import nn, optim
+
+    clock = Clock()
+    batch = images * group.size
+    (x, y), _ = xbp.datasets.load_mnist()
+    count = batch * STEPS
+    rows = (list(range(len(x))) * (count // len(x) + 1))[:count]
+    x, y = xbp.datasets.standardize_images(x[rows]), y[rows]
+    model = xbp.models.LeNet5(rng=0)
+    optimizer = optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    timed = Timed(group, clock) if group.size > 1 else group
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optimizer, rng=0, group=timed)
+    trainer.fit(x, y, EPOCHS, batch, callbacks=[clock.callback], verbose=False)
+    return clock
+
+
+def sleep_until_all_are_here(group: Any) -> None:
+    """A barrier in which ranks leave their cores free."""
+    here = group.communicator.Ibarrier()
+    while not here.Test():
+        time.sleep(0.005)
+
+
+def measure(sizes: list[int], rounds: int) -> None:
+    from xbp import parallel
+
+    group = parallel.group("mpi")
+    for images in sizes:
+        found = []
+        for _ in range(rounds):
+            alone = train(images, parallel.group()) if group.rank == 0 else None
+            sleep_until_all_are_here(group)
+            together = train(images, group)
+            sleep_until_all_are_here(group)
+            if alone is not None:
+                one, several = (clock.seconds / clock.steps for clock in (alone, together))
+                found.append((one, several, together.summing / together.steps))
+        if group.rank == 0:
+            one, several, summing = (median(column) for column in zip(*found, strict=True))
+            ratios = [group.size * a / b for a, b, _ in found]
+            print(
+                f"{images} images a rank: 1 rank {images / one:,.0f} images/s, {group.size} ranks "
+                f"{group.size * images / several:,.0f} images/s, {median(ratios):.2f} times as "
+                f"many ({min(ratios):.2f} to {max(ratios):.2f}); a step of {1e6 * one:.0f} µs "
+                f"takes {1e6 * several:.0f} µs, of them {1e6 * summing:.0f} µs in sums",
+                flush=True,
+            )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--images", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    if launched() is not None:
+        take_share_of_cores()
+        measure(arguments.images, arguments.rounds)
+        return 0
+    from xbp.cli.starting import mpiexec
+
+    command = [*mpiexec(arguments.ranks), sys.executable, *sys.argv]
+    environment = share_of_cores(arguments.ranks) | os.environ
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
