@@ -4,9 +4,10 @@
     python benchmarks/ranks.py --rounds 1     # a first look
 
 In turn, and in the same processes, rank 0 trains alone, with so many images a step, and all ranks
-train together, with as many images each. The other ranks sleep meanwhile. Printed are the medians
-over the rounds of the images per second, of their ratio, and of the parts of a step: the own share,
-and the sum over ranks, in which a rank also waits for the slower one. Needs mpi4py and an MPI.
+train together, with as many images each. The other ranks sleep meanwhile. Of each round the median
+step counts; printed are the medians over the rounds of the images per second, of their ratio, and
+of the time in sums over ranks, in which a rank also waits for the slower one. Needs mpi4py and an
+MPI.
 """
 
 from __future__ import annotations
@@ -29,27 +30,29 @@ STEPS, EPOCHS = 150, 3
 
 
 class Clock:
-    """The seconds of all steps but the first of each epoch, and those of the sums among them."""
+    """The seconds of each step but the first of an epoch, and of the sums within it."""
 
     def __init__(self) -> None:
         from xbp.training import LambdaCallback
 
-        self.seconds, self.steps, self.summing = 0.0, 0, 0.0
+        self.steps: list[float] = []
+        self.sums: list[float] = []
+        self.summing = 0.0
         self.callback = LambdaCallback(on_step_end=self.tick)
 
     def tick(self, trainer: Any, step: int) -> None:
         now = time.perf_counter()
         if step > 1 and trainer.epochs_done:
-            self.seconds += now - self.last
-            self.steps += 1
-        self.last = now
+            self.steps.append(now - self.last)
+            self.sums.append(self.summing)
+        self.last, self.summing = now, 0.0
 
 
 class Timed:
     """A group that measures its sums."""
 
     def __init__(self, group: Any, clock: Clock) -> None:
-        self.__dict__.update({key: getattr(group, key) for key in ("rank", "size")})
+        self.rank, self.size = group.rank, group.size
         self.local_rank, self.local_size = group.local_rank, group.local_size
         self.broadcast_, self.barrier = group.broadcast_, group.barrier
         self.group, self.clock = group, clock
@@ -57,8 +60,11 @@ class Timed:
     def sum_(self, array: Any) -> None:
         began = time.perf_counter()
         self.group.sum_(array)
-        if self.clock.steps:
-            self.clock.summing += time.perf_counter() - began
+        self.clock.summing += time.perf_counter() - began
+
+
+def quantile(values: list[float], q: float) -> float:
+    return sorted(values)[int(q * (len(values) - 1))]
 
 
 def train(images: int, group: Any) -> Clock:
@@ -87,7 +93,7 @@ def sleep_until_all_are_here(group: Any) -> None:
         time.sleep(0.005)
 
 
-def measure(sizes: list[int], rounds: int) -> None:
+def measure(sizes: list[int], rounds: int, q: float) -> None:
     from xbp import parallel
 
     group = parallel.group("mpi")
@@ -99,8 +105,8 @@ def measure(sizes: list[int], rounds: int) -> None:
             together = train(images, group)
             sleep_until_all_are_here(group)
             if alone is not None:
-                one, several = (clock.seconds / clock.steps for clock in (alone, together))
-                found.append((one, several, together.summing / together.steps))
+                times = alone.steps, together.steps, together.sums
+                found.append([quantile(values, q) for values in times])
         if group.rank == 0:
             one, several, summing = (median(column) for column in zip(*found, strict=True))
             ratios = [group.size * a / b for a, b, _ in found]
@@ -118,10 +124,16 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--images", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--quantile",
+        type=float,
+        default=0.5,
+        help="of the steps of a round; 0.05 if others compute",
+    )
     arguments = parser.parse_args()
     if launched() is not None:
         take_share_of_cores()
-        measure(arguments.images, arguments.rounds)
+        measure(arguments.images, arguments.rounds, arguments.quantile)
         return 0
     from xbp.cli.starting import mpiexec
 
