@@ -16,13 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli.test_cli import (  # noqa: F401 - fixtures
-    assert_sentence,
-    command,
-    options,
-    own_backend,
-    small,
-)
+from cli.running import assert_sentence, options
 from parallel.started import environment, needs_mpi, of_mpich
 
 from xbp.cli import ranks as joining
@@ -63,7 +57,7 @@ def test_each_mpi_is_started_by_its_own_program(vendor: Any) -> None:
     assert starting.mpiexec(2) == ["/bin/mpiexec", "-n", "2"]
 
 
-def test_without_mpi_it_is_said_what_to_install(command: Any, vendor: Any) -> None:  # noqa: F811
+def test_without_mpi_it_is_said_what_to_install(command: Any, vendor: Any) -> None:
     vendor("")
     result = command("train", "lenet5", "--ranks", 2)
     assert_sentence(
@@ -91,7 +85,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ("ranks", "part"), [(5, "more processes than the 4 cores"), (0, "least 1")]
 )
 def test_numbers_that_make_no_sense(
-    command: Any,  # noqa: F811
+    command: Any,
     four_cores: list[int],
     ranks: int,
     part: str,
@@ -101,7 +95,7 @@ def test_numbers_that_make_no_sense(
     assert not four_cores
 
 
-def test_it_ends_as_the_ranks_do(command: Any, four_cores: list[int]) -> None:  # noqa: F811
+def test_it_ends_as_the_ranks_do(command: Any, four_cores: list[int]) -> None:
     for words in (("train", "lenet5"), ("train", "resnet20"), ("parity",)):
         assert command(*words, "--ranks", 4).code == 5
     assert four_cores == [4, 4, 4]
@@ -110,9 +104,9 @@ def test_it_ends_as_the_ranks_do(command: Any, four_cores: list[int]) -> None:  
 
 
 def test_one_rank_is_this_process(
-    command: Any,  # noqa: F811
+    command: Any,
     four_cores: list[int],
-    small: Path,  # noqa: F811
+    small: Path,
     tmp_path: Path,
 ) -> None:
     assert command(*options(small, tmp_path, epochs=1, ranks=1)).code == 0
@@ -120,7 +114,7 @@ def test_one_rank_is_this_process(
 
 
 def test_torchrun_starts_ranks_from_its_first_process(
-    command: Any,  # noqa: F811
+    command: Any,
     four_cores: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -242,8 +236,8 @@ def numbers(folder: Path) -> list[list[float]]:
 class TestTwoRanks:
     def test_they_train_as_one_process_does(
         self,
-        command: Any,  # noqa: F811
-        small: Path,  # noqa: F811
+        command: Any,
+        small: Path,
         tmp_path: Path,
     ) -> None:
         alone, two, own = tmp_path / "alone", tmp_path / "two", tmp_path / "own"
@@ -282,7 +276,7 @@ class TestTwoRanks:
         assert "missing" in lines[0]
 
     @pytest.mark.parametrize("what", ["killed", "stopped", "interrupted"])
-    def test_all_end(self, what: str, small: Path, tmp_path: Path) -> None:  # noqa: F811
+    def test_all_end(self, what: str, small: Path, tmp_path: Path) -> None:
         words = options(small, tmp_path / "run", epochs=100_000, ranks=2)
         process = start(*words, TMPDIR=str(tmp_path), XBP_RANK_TIMEOUT="4")
         places: list[Place] = []

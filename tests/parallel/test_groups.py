@@ -16,7 +16,7 @@ from parallel.shares import by_threads
 import xbp
 from xbp import nn, parallel
 from xbp.backend import find_backend
-from xbp.errors import BackendError, InputError
+from xbp.errors import BackendError, InputError, RankError
 from xbp.parallel.mpi import MPIGroup, on_the_host
 from xbp.parallel.nccl import NCCLGroup
 
@@ -118,11 +118,15 @@ class Communicator:
         return thing
 
 
+class LostError(RuntimeError):
+    """What MPI's calls raise when another rank was killed."""
+
+
 @pytest.fixture
 def mpi(monkeypatch: pytest.MonkeyPatch) -> MPIGroup:
     package = ModuleType("mpi4py")
     package.MPI = SimpleNamespace(  # type: ignore[attr-defined]
-        COMM_WORLD=Communicator(), COMM_TYPE_SHARED=0, IN_PLACE=object()
+        COMM_WORLD=Communicator(), COMM_TYPE_SHARED=0, IN_PLACE=object(), Exception=LostError
     )
     monkeypatch.setitem(sys.modules, "mpi4py", package)
     made = parallel.group("mpi")
@@ -138,6 +142,31 @@ def test_a_group_of_mpi_asks_its_communicator(mpi: MPIGroup) -> None:
     assert array.tolist() == [3.0, 3.0]
     mpi.barrier()
     assert repr(mpi) == "MPIGroup(rank=0, size=1)"
+
+
+def test_a_call_that_fails_says_where_the_rank_was(
+    mpi: MPIGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def barrier() -> None:
+        msg = "MPI_ERR_PROC_FAILED"
+        raise LostError(msg)
+
+    monkeypatch.setattr("xbp.parallel.mpi.LOST", 0.0)
+    monkeypatch.setattr(mpi.communicator, "Barrier", barrier)
+    mpi.count_step()
+    sentence = "rank 0 was in a barrier, step 1, when MPI reported LostError: MPI_ERR_PROC_FAILED"
+    with pytest.raises(RankError, match=sentence):
+        mpi.barrier()
+
+
+def test_one_of_several_processes_is_not_taken_for_one(
+    mpi: MPIGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if another MPI's mpiexec had started them."""
+    monkeypatch.setenv("PMI_RANK", "1")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(BackendError, match="MPICH has started 2 processes, and for mpi4py's MPI"):
+        parallel.group("mpi")
 
 
 def test_a_model_with_a_group_can_be_copied(mpi: MPIGroup) -> None:

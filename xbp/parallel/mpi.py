@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from xbp.backend import Array, HostArray, backend_of, dtype_name, library_of, to_numpy
-from xbp.errors import BackendError, InputError, brief
+from xbp.errors import BackendError, InputError, RankError, brief
 from xbp.launchers import launched
 from xbp.parallel.groups import Joined
 from xbp.parallel.watch import BARRIER, BROADCAST, SUM, Places, watch_world
 
+LOST = 5.0
+"""Seconds after which an error within a call is reported.
+
+When a rank is killed, some calls of the others fail. Until then MPI's launcher has ended all.
+"""
 INSTALL = 'install mpi4py and an MPI, as by pip install "xbackprop[mpi]"'
 
 
@@ -46,7 +52,7 @@ class MPIGroup(Joined):
         self.local_rank: int = neighbours.Get_rank()
         self.local_size: int = neighbours.Get_size()
         neighbours.Free()
-        self._in_place = MPI.IN_PLACE
+        self._in_place, self._failure = MPI.IN_PLACE, MPI.Exception
 
     def sum_(self, array: Array) -> None:
         """Replace `array`, in place, by the sum over all ranks."""
@@ -66,7 +72,12 @@ class MPIGroup(Joined):
 
     def _call(self, kind: int, name: str, *arguments: Any) -> None:
         self._places.enter(kind)
-        getattr(self.communicator, name)(*arguments)
+        try:
+            getattr(self.communicator, name)(*arguments)
+        except self._failure as error:
+            time.sleep(LOST)
+            msg = f"{self._places} when MPI reported {brief(error)}; another rank may have ended"
+            raise RankError(msg) from None
         self._places.leave()
 
 

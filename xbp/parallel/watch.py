@@ -108,6 +108,10 @@ class Places:
         """The place as bytes, for a message."""
         return bytes(self._bytes)
 
+    def __str__(self) -> str:
+        place = place_from(self.bytes())
+        return f"rank {place.rank} was in {CALLS[place.kind]}, step {place.step:,},"
+
     def _write(self) -> None:
         FORM.pack_into(self._bytes, 0, *self._place)
 
