@@ -39,7 +39,7 @@ EPOCHS, STEPS_PER_EPOCH, EVERY = 8, 7, 3
 class Log(Callback):
     """Appends the number of each step to a file, after its checkpoint has been written."""
 
-    call_order = 3
+    call_order = 4
 
     def __init__(self, path: Path) -> None:
         self.path = path
