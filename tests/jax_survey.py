@@ -53,6 +53,7 @@ def survey() -> None:
 
     importlib.import_module("jax").config.update("jax_enable_x64", True)  # else float64 is float32
     xbp.backend.LIBRARIES["jax"] = xbp.backend.libraries._LIBRARY_OF_ROOT["jaxlib"] = JAX()
+    xbp.backend.libraries._ARRAYS = (*xbp.backend.libraries._ARRAYS, "ArrayImpl")
     start, gradients = problem()
 
     def step(rule: Any) -> None:
