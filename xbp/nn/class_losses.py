@@ -59,11 +59,11 @@ class NLLLoss(ClassLoss):
         self.check_shapes(prediction, target)
         y, labels = by_rows(prediction), target_rows(prediction, target)
         s = None if weight is None else self.by_label(prediction, weight)
-        t, scale = self.shares(y, labels, s)
-        value = -scale * xp.sum(t * xp.where(t == 0, 0.0, y))  # y may be -∞ where t = 0
+        t, _ = self.shares(y, labels, s)  # of labels, with the divisor
+        value = -xp.sum(t * xp.where(t == 0, 0.0, y))  # y may be -∞ where t = 0
         if on_host(value) and math.isnan(value):
             self.refuse_wrong_labels(prediction, target)
-        return value, as_before(scale * (0.0 - t), prediction.shape)
+        return value, as_before(0.0 - t, prediction.shape)
 
 
 class MultiMarginLoss(ClassLoss):
@@ -126,7 +126,7 @@ class MultiMarginLoss(ClassLoss):
         rows, classes = y.shape
         hot = one_hot(xp, labels, classes, y.dtype)
         own = xp.sum(xp.where(hot == 0, 0.0, y), axis=1, keepdims=True)
-        h = xp.where(hot == 0, xp.maximum(self.margin - own + y, 0.0), 0.0 * hot)
+        h = xp.where(hot == 0, xp.maximum(self.margin - own + y, 0.0), 0.0)
         slopes = xp.astype(h > 0, y.dtype) if self.p == 1 else 2 * h
         s = self.taken(y, labels, None if weight is None else self.by_label(prediction, weight))
         total: Any = rows
