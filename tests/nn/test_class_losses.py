@@ -50,6 +50,7 @@ def test_probabilities_of_several_axes() -> None:
     for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss("sum", label_smoothing=0.2)):
         value, gradient = loss(z, labels)
         expected, slopes = loss(z, shares)
+        assert gradient.shape == z.shape
         assert value == pytest.approx(expected, rel=1e-14)  # the same sums in another order
         np.testing.assert_allclose(gradient, slopes, rtol=1e-13, atol=1e-16)
 

@@ -146,6 +146,7 @@ BAD = [
         lambda: nn.Residual(linear(0, 4, 3))(X),
         r"make \(5, 3\), where the input of shape \(5, 4\); give it a shortcut=",
     ),
+    (lambda: nn.Residual(linear(0, 4, 3)).forward(X), r"make \(5, 3\), where the input .*\(5, 4\)"),
     (
         lambda: nn.Residual(linear(0, 4, 3), shortcut=linear()).forward(X),
         r"make \(5, 3\), where its shortcut makes an output of shape \(5, 4\)",
@@ -168,6 +169,8 @@ BAD = [
     (lambda: nn.Concatenate(2)((IMAGES, IMAGES[..., 1:])), "agree in all but that axis"),
     (lambda: nn.Concatenate()((X, X.astype("f4"))), "agree in all but that axis.*float32"),
     (lambda: nn.Concatenate()((X, [1.0])), "expected an array, got list"),
+    (lambda: nn.Concatenate()(([1.0], X)), "expected an array, got list"),
+    (lambda: nn.Concatenate()(([1.0],)), "expected an array, got list"),
     (lambda: nn.Concatenate().forward((X, X))[1](X), r"gradient of an output of shape \(5, 8\)"),
     (lambda: nn.Reshape(-1, -1), r"only one size of a shape can be -1, got \(-1, -1\)"),
     (lambda: nn.Reshape(0), "a size must be an integer of at least 1, got 0"),

@@ -112,6 +112,27 @@ def test_binary_cross_entropy_keeps_the_digits_of_small_losses() -> None:
             assert gradient[0] == pytest.approx(slope, rel=1e-15, abs=0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_of_each_output_takes_the_outputs_dtype(dtype: str) -> None:
+    pytest.importorskip("array_api_strict")
+    weights, events = [0.1, 0.7, 3.0], np.array([[1, 0, 1], [1, 1, 0]])
+    logits = np.arange(6.0).reshape(2, 3) / 8
+    with xbp.use_backend("array_api_strict"):
+        loss = nn.BCEWithLogitsLoss("sum", pos_weight=xbp.asarray(weights, dtype="float64"))
+        x, t = xbp.asarray(logits, dtype=dtype), xbp.asarray(events, dtype=dtype)
+        with xbp.testing.assert_no_host_sync():
+            value, gradient = loss(x, t)
+    value, gradient = xbp.to_numpy(value), xbp.to_numpy(gradient)
+    assert value.dtype == gradient.dtype == dtype
+    alone = [
+        nn.BCEWithLogitsLoss("sum", pos_weight=w)(logits[:, [i]], events[:, [i]])
+        for i, w in enumerate(weights)
+    ]
+    eps = 8 * float(np.finfo(dtype).eps)  # sums of six terms in another order
+    assert value == pytest.approx(sum(float(v) for v, _ in alone), rel=eps)
+    np.testing.assert_allclose(gradient, np.concat([g for _, g in alone], axis=1), rtol=eps)
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int64", "uint8", "float32"])
 def test_targets_of_any_dtype_are_converted(dtype: str) -> None:
     logits, target = np.array([[0.5], [-1.0]]), np.array([[1], [0]])
