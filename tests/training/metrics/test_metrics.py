@@ -199,6 +199,17 @@ def test_top_k_accuracy_prefers_the_first_of_equal_outputs() -> None:
     assert measured(TopKAccuracy(1), [(outputs, true)]) == measured(Accuracy(), [(outputs, true)])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_shares_of_right_guesses_by_hand(dtype: str) -> None:
+    """In float64, whatever the outputs; nan is no class, and the threshold is 0 itself."""
+    outputs = np.array([[np.nan, 0.0], [0.9, 0.1], [0.2, 0.7]], dtype)
+    share = accuracy(outputs, np.array([0, 0, 0]))
+    assert share == 1 / 3 and share.dtype == "float64"
+    logits = np.array([np.nan, np.nan, 1e-3, -1e-3, 0.0, 0.0], dtype)
+    share = binary_accuracy(logits, np.array([0, 1, 1, 0, 0, 1]))
+    assert share == 1 / 2 and share.dtype == "float64"
+
+
 def test_an_output_that_is_nan_is_not_right() -> None:
     outputs, labels = np.full((4, 3), np.nan), np.array([0, 1, 2, 0])
     assert measured(TopKAccuracy(2), [(outputs, labels)]) == 0
