@@ -21,7 +21,13 @@ from xbp.benchmarks.workloads import WORKLOADS
 MODELS = {tuple(w.model) for w in WORKLOADS.values() if w.model}
 SMALL = [
     *(("lenet5",), ("mlp", 784, 16, 10), ("tanh", 4, 8, 4), ("vgg", 4, 6), ("plain", 14)),
-    *(("resnet", 14), ("rnn", 28, 8, 10), ("lstm", 28, 8, 10), ("gru", 28, 8, 10)),
+    *(
+        ("resnet", 14),
+        ("fastcifar", 3, 4, 5),
+        ("rnn", 28, 8, 10),
+        ("lstm", 28, 8, 10),
+        ("gru", 28, 8, 10),
+    ),
     ("gpt", 65, 64, 2, 2, 8),
 ]
 

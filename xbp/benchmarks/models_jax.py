@@ -32,8 +32,8 @@ def convolve(p: Parameters, name: str, x: Any, padding: int, stride: int = 1) ->
     return y if bias is None else y + bias[:, None, None]
 
 
-def max_pool(x: Any) -> Any:
-    block = (1, 1, 2, 2)
+def max_pool(x: Any, size: int = 2) -> Any:
+    block = (1, 1, size, size)
     return lax.reduce_window(x, -jnp.inf, lax.max, block, block, "VALID")
 
 
@@ -84,6 +84,19 @@ def resnet(p: Parameters, x: Any, sizes: Any) -> Any:
         past = jnp.pad(x[:, :, ::stride, ::stride], ((0, 0), (0, width - before), (0, 0), (0, 0)))
         x, index = nn.relu(y + past), index + 2
     return linear(p, f"{index + 2}", x.mean((2, 3)))
+
+
+def fastcifar(p: Parameters, x: Any, sizes: Any) -> Any:
+    p = p | {"0.weight": lax.stop_gradient(p["0.weight"])}
+    gelu = partial(nn.gelu, approximate=False)
+    x, index = gelu(convolve(p, "0", x, 0)), 2
+    for _ in sizes:
+        x = max_pool(convolve(p, f"{index}", x, 1))
+        x = gelu(normalize(p, f"{index + 2}", x))
+        x = gelu(normalize(p, f"{index + 5}", convolve(p, f"{index + 4}", x, 1)))
+        index += 7
+    x = max_pool(x, 3)
+    return x.reshape(x.shape[0], -1) @ p[f"{index + 2}.weight"].T
 
 
 # --- over time ------------------------------------------------------------------------------------
@@ -150,6 +163,7 @@ FORWARDS: dict[str, Callable[..., Any]] = {
     "vgg": vgg,
     "plain": plain,
     "resnet": resnet,
+    "fastcifar": fastcifar,
     "rnn": partial(recurrent, rnn_cell),
     "lstm": partial(recurrent, lstm_cell),
     "gru": partial(recurrent, gru_cell),

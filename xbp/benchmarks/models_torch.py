@@ -88,6 +88,19 @@ def resnet(depth: int) -> nn.Module:
     return nn.Sequential(*stem, *blocks, *head())
 
 
+def fastcifar(*widths: int) -> nn.Module:
+    layers, before = list[nn.Module](), 24
+    first = nn.Conv2d(3, 24, 2)
+    first.weight.requires_grad = False
+    layers += [first, nn.GELU()]
+    for width in widths:
+        for pool in ([nn.MaxPool2d(2)], []):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), *pool]
+            layers += [nn.BatchNorm2d(width), nn.GELU()]
+            before = width
+    return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(before, 10, bias=False))
+
+
 def recurrent(layer: Any, inputs: int, hidden: int, classes: int) -> nn.Module:
     cell = layer(inputs, hidden, batch_first=True)
     return nn.Sequential(cell, LastTimeStep(), nn.Linear(hidden, classes))
@@ -127,6 +140,7 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
     "vgg": vgg,
     "plain": plain,
     "resnet": resnet,
+    "fastcifar": fastcifar,
     "rnn": partial(recurrent, nn.RNN),
     "lstm": partial(recurrent, nn.LSTM),
     "gru": partial(recurrent, nn.GRU),

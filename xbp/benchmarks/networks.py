@@ -108,6 +108,21 @@ def _vgg_multiplications(*widths: int) -> tuple[int, ...]:
     return (*found, before * side**2 * 10)
 
 
+def fastcifar(*widths: int, rng: np.random.Generator) -> nn.Layer:
+    """`models.FastCIFAR`, whose first layer is not learned; here it does not whiten."""
+    return models.FastCIFAR(widths=widths, rng=rng)
+
+
+def _fastcifar_multiplications(*widths: int) -> tuple[int, ...]:
+    """Without padding the first kernels leave 31 rows, and pooling halves them, rounded down."""
+    found, before, side = [31**2 * 4 * 3 * 24], 24, 31
+    for width in widths:
+        found.append(side**2 * 9 * before * width)
+        before, side = width, side // 2
+        found.append(side**2 * 9 * width**2)
+    return (*found, before * 10)
+
+
 def _residual_multiplications(depth: int) -> tuple[int, ...]:
     found, side = list[int](), 32
     for before, width, stride in convolutions(depth):
@@ -162,14 +177,17 @@ NETWORKS = {
     "resnet": Architecture(
         models.ResNet, lambda _: (3, 32, 32), _residual_multiplications, "photographs"
     ),
+    "fastcifar": Architecture(
+        fastcifar, lambda *_: (3, 32, 32), _fastcifar_multiplications, "photographs"
+    ),
     **{cell: recurrent(cell) for cell in CELLS},
     "gpt": Architecture(
         *(models.GPT, lambda _, context, *__: (context,), _gpt_multiplications, "text"),
         loss=NextTokenLoss,
     ),
 }
-"""LeNet-5; MLPs with ReLU and tanh (sizes); VGG (widths); a plain network and ResNet (depth);
-recurrent layers (inputs, hidden, classes); GPT (vocabulary, context, layers, heads, width)."""
+"""LeNet-5; MLPs with ReLU and tanh (sizes); VGG and FastCIFAR (widths); a plain network and
+ResNet (depth); recurrent layers (inputs, hidden, classes); GPT (vocabulary, context, layers, heads, width)."""
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -127,6 +127,7 @@ NEXT = {
     "vgg": step_of("VGG, six convolutions", "vgg", 64, 128, 256, batch=64, same=SAME_DEEP),
     "plain20": step_of("plain network of 20 layers", "plain", 20, batch=64, same=SAME_DEEP),
     "resnet20": step_of("ResNet-20", "resnet", 20, batch=64, same=SAME_DEEP),
+    "fastcifar": step_of("FastCIFAR", "fastcifar", 32, 64, 128, batch=256, same=SAME_DEEP),
     "mlp-128": step_of("MLP 784-128-10", "mlp", 784, 128, 10, batch=128),
     "mlp-100": step_of(
         *("MLP 784-100-10", "mlp", 784, 100, 10),
