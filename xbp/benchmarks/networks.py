@@ -187,7 +187,8 @@ NETWORKS = {
     ),
 }
 """LeNet-5; MLPs with ReLU and tanh (sizes); VGG and FastCIFAR (widths); a plain network and
-ResNet (depth); recurrent layers (inputs, hidden, classes); GPT (vocabulary, context, layers, heads, width)."""
+ResNet (depth); recurrent layers (inputs, hidden, classes); GPT (vocabulary, context, layers, heads,
+width)."""
 
 
 # --- data -----------------------------------------------------------------------------------------
