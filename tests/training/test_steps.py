@@ -108,7 +108,7 @@ def test_both_kinds_of_steps_are_driven_alike_and_make_what_fit_makes(capture: b
         kinds.add(type(stepper))
         said = by_hand(trainer, stepper)
         assert float(xbp.to_numpy(stepper.loss())) == trainer.state.averages.loss.values[-1]
-        assert stepper.lr == record["lr"]
+        assert stepper.rates == [record["lr"]]
         state = trainer.model.state_dict()
         results.append((said, {name: value.tobytes() for name, value in state.items()}))
     state = fitted.model.state_dict()
