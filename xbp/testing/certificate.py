@@ -18,8 +18,9 @@ LEGEND = (
     "forward, backward, state: the largest distance of a result to numpy's in float64, in units of "
     "what rounding explains; up to 1 passes. Away from kinks, numpy's own gradients are compared "
     "with numeric derivatives. bits: whether initial weights, masks and other random draws are the "
-    "same, bit for bit. waits: hidden waits for the device; – where there are none to be seen, as "
-    "the host reads the memory itself."
+    "same, bit for bit; of ranks, whether all have the same losses and weights. waits: "
+    "hidden waits for the device; – where there are none to be seen, as the host reads the memory "
+    "itself."
 )
 WAIT = "waits for the device"
 """The text of a `HostSyncError`."""
