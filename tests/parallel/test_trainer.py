@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nightly import NIGHTLY
 from parallel import fits
 from parallel.fits import FITS, HELD, Fit, X, Y
-from parallel.shares import Thread, by_threads, normalized
+from parallel.shares import Thread, by_threads, dropped, normalized
 from parallel.started import needs_mpi, start
 
 import xbp
@@ -52,15 +53,16 @@ def test_lenet5() -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("size", [2, 3, 5] if NIGHTLY else [2, 5])
 def test_by_mpi(size: int, tmp_path: Path) -> None:
-    names = ["batch norm", "metrics of a user", "accumulated", "a source", "LeNet-5"]
+    names = ["batch norm", "metrics of a user", "accumulated", "a source"]
+    names += fits.LONG if size == 2 or NIGHTLY else []
     done = start(size, "-m", "mpi4py", fits.__file__, str(tmp_path), *names)
     assert done.returncode == 0, done.stderr
     for name in names:
         found = [dict(np.load(tmp_path / f"{name}_{rank}.npz")) for rank in range(size)]
-        if name == "LeNet-5":
-            agree(found, fits.lenet5(None), rtol=1e-7, atol=1e-9)  # 200 steps magnify rounding
+        if name in fits.LONG:
+            agree(found, fits.LONG[name](None), rtol=1e-7, atol=1e-9)  # which magnify rounding
         else:
             agree(found, alone(name))
 
@@ -218,12 +220,14 @@ def test_ctrl_c_on_one_rank_ends_all_after_the_same_step(size: int) -> None:
     assert by_threads(size, work) == [(steps, "interrupted by Ctrl-C", 2)] * size
 
 
-def test_a_loss_that_is_not_finite_ends_all_with_one_sentence() -> None:
+@pytest.mark.parametrize("model", [dropped, normalized])
+def test_a_loss_that_is_not_finite_ends_all_with_one_sentence(model: Any) -> None:
+    """With batch norm it is so on all ranks, without on one."""
     x = X.copy()
     x[11, 0, 0, 0] = np.nan
 
     def run(group: Any, *given: Any) -> Any:
-        trainer = fits.trainer_of(Fit(normalized, optimizer=fits.sgd), group)
+        trainer = fits.trainer_of(Fit(model, optimizer=fits.sgd), group)
         with pytest.raises(NonFiniteError) as caught:
             trainer.fit(*given, batch_size=8)
         weight = trainer.model.parameters()[0].data
