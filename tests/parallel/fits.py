@@ -33,7 +33,7 @@ class Weighed(Metric):
         self.total, self.seen = 0.0, 0
 
     def update(self, prediction: Any, target: Any) -> None:
-        for outputs, label in zip(prediction, target, strict=True):
+        for outputs, label in zip(*map(xbp.to_numpy, (prediction, target)), strict=True):
             self.seen += 1
             self.total += self.seen * float(outputs[label])
 
