@@ -1,6 +1,7 @@
 import gc
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -43,6 +44,16 @@ def _no_power_fails() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_are_heard() -> Iterator[None]:
+    """KeyboardInterrupt on SIGINT, which a shell lets its background jobs ignore."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_collection() -> None:

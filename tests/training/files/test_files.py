@@ -55,6 +55,7 @@ def test_there_is_one_door() -> None:
     apart = {
         "trackers.py": "ab",  # a line at a time
         "figures.py": "svg",  # a text in memory
+        "ranks.py": "os.devnull",
         "watch.py": "bytes(FORM.size)",  # a rank's place, in a temporary folder of this run
         "fetching.py": "part.open",  # a temporary name and a rename, in a room below `replacing`
     }
