@@ -20,7 +20,7 @@ from xbp.testing import emulated_graphs
 from xbp.training import Callback, LambdaCallback, Training
 from xbp.training.capture import CapturedSteps, recordings_of, stepper_for
 from xbp.training.metrics.averages import Averages
-from xbp.training.state import TrainingState
+from xbp.training.state import Stateful, TrainingState
 from xbp.training.steps import EagerSteps, Stepper
 
 BATCH = 4
@@ -131,6 +131,7 @@ def test_what_a_fit_leaves_is_in_the_state() -> None:
     assert (state.stop_reason, trainer.stop_reason) == ("enough", "enough")
     trainer.seed = 7  # assignments go to the state
     assert state.seed == 7
+    assert xbp.Trainer.seed is vars(Stateful)["seed"]
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -186,3 +187,31 @@ def test_a_new_state_stands_at_the_beginning() -> None:
     state = TrainingState(3)
     assert (state.epochs_done, state.steps_done, state.loss, state.stop_reason) == (0, 0, None, "")
     assert state.stream.key == xbp.random.RandomStream(3).key
+
+
+def test_the_clock_of_an_epoch_goes_on_where_an_interrupted_one_stood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter([100.0, 103.0, 107.0, 200.0, 205.0])
+    monkeypatch.setattr("xbp.training.state.time.perf_counter", lambda: next(now))
+    trainer = trainer_of()
+    state = trainer.state
+    state.begin_epoch()
+    assert (trainer.elapsed(), state.elapsed()) == (3.0, 7.0)
+    state.steps_done, state.seconds = 5, 7.0  # as a checkpoint says
+    state.begin_epoch()
+    assert state.elapsed() == 12.0
+
+
+def test_a_new_fit_starts_the_clock_and_drops_an_unfinished_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter([100.0, 103.0])
+    monkeypatch.setattr("xbp.training.state.time.perf_counter", lambda: next(now))
+    state = TrainingState(0)
+    state.steps_done, state.seconds = 5, 7.0
+    state.begin_fit(4)
+    assert (state.first_epoch, state.steps_done, state.seconds) == (4, 0, 0.0)
+    state.seconds = 7.0  # of an epoch that no longer counts
+    state.begin_epoch()
+    assert state.elapsed() == 3.0
