@@ -138,9 +138,10 @@ def test_where_no_thread_can_be_started_the_caller_does_it_all() -> None:
     def limited() -> None:
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limits = resource.getrlimit(resource.RLIMIT_AS)
-        # No room for more stacks: only those of the parent's threads are available again. Threads
-        # that can be started must not take up an old task, and the count must be right.
-        resource.setrlimit(resource.RLIMIT_AS, (in_use + (2 << 20), limits[1]))
+        # Room for Python's own arrays, and for no stack of 8 MiB more: only those of the parent's
+        # threads are available again. Threads that can be started must not take up an old task, and
+        # the count must be right.
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + (6 << 20), limits[1]))
         for threads in range(2, 40):
             done = [0] * threads
             in_parallel(lambda part, _, done=done: done.__setitem__(part, done[part] + 1), threads)

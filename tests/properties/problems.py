@@ -381,6 +381,8 @@ def logits(draw: st.DrawFn, rng: np.random.Generator, *shape: int) -> Host:
 def softmax(draw: st.DrawFn, budget: int, kind: Any, oracle: Any) -> Problem:
     shape = draw(shapes(budget, 1))
     axis = draw(st.integers(-len(shape), len(shape) - 1))
+    if draw(st.booleans()):  # long enough for a vector of the kernels, along the last axis
+        shape, axis = (*shape[:-1][-1:], draw(st.integers(16, 40))), -1
     x = logits(draw, draw(seeds), *shape)
     return Problem(
         kind(axis=axis), (x,), lambda s, x: oracle(x, axis), by_sample=axis % len(shape) != 0

@@ -241,7 +241,11 @@ def given_to(function: Callable[..., Any]) -> str:
     if not isinstance(function, partial):
         return ""
     shown = [arg for arg in function.args if not callable(arg) and arg != ""]
-    return written(tuple(shown), function.keywords)
+    options = dict(function.keywords)
+    for arg in function.args:
+        if isinstance(arg, partial):
+            options |= arg.keywords
+    return written(tuple(shown), options)
 
 
 def written(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:

@@ -142,14 +142,16 @@ def _batch_normalize_pooled(x: Array, weight: Array, bias: Array, *, eps: float)
 
 
 def _normalized(transposed: bool, x: Array, weight: Array, bias: Array) -> Any:
-    """Batch normalization, then ReLU, without the moments; on the transposed memory of `x`."""
+    """Batch normalization, then ReLU, without the moments; of x, or of a transposed view of it."""
     operations = [(primitives.batch_normalize, (("eps", 0.1),)), (primitives.rectify, ())]
-    if transposed:
-        x = array_namespace(x).permute_dims(x, tuple(reversed(range(x.ndim))))
-        weight, bias = (array_namespace(x).ones(x.shape[1], dtype=x.dtype, device=x.device),) * 2
     parameters = [(weight, bias, None, None), ()]
-    y, gradients = primitives.chain(x, operations, parameters)
-    return y, lambda dy: gradients(dy)[:3]
+    y, gradients = primitives.chain(_transposed(x) if transposed else x, operations, parameters)
+
+    def backward(dy: Array) -> Any:
+        dx, *others = gradients(dy)[:3]
+        return (_transposed(dx) if transposed else dx, *others)
+
+    return y, backward
 
 
 def _row_written(rows: Array, index: Array, value: Array) -> Array:
@@ -444,9 +446,15 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         for x, out in (((5, 40), 3), ((37, 90), 21), ((64, 300), 150), ((3, 7, 33), 65))
     ),
     *(
-        ("chain", partial(_normalized, transposed), (shape, (3,), (3,)))
-        for shape in ((5, 3, 4, 5), (33, 3, 7, 9), ends(40, 3, 6))
-        for transposed in (False, True)
+        ("chain", partial(_normalized, transposed), (x, (channels,), (channels,)))
+        for x, channels, transposed in (
+            ((5, 3, 4, 5), 3, False),
+            ((5, 3, 4, 5), 4, True),
+            ((33, 3, 7, 9), 3, False),
+            ((33, 3, 7, 9), 7, True),
+            (ends(40, 3, 6), 3, False),
+            (ends(40, 3, 6), 3, True),
+        )
     ),
     (
         "chain",
