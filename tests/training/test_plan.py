@@ -1,0 +1,128 @@
+"""The plan of a `fit`, and what must be the same for all processes that train together."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from training.door import inputs, make
+
+from xbp import nn
+from xbp.data import Arrays
+from xbp.training import Callback, EarlyStopping
+from xbp.training.plan import Plan, facts, make_plan
+
+N = 12
+OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 4, "accumulate": 1, "drop_last": False}
+
+
+def data(n: int = N) -> tuple[Any, Any]:
+    return inputs(n), np.arange(n) % 3
+
+
+def plan_of(pair: Any = None, validation: Any = None, callbacks: Any = (), **options: Any) -> Plan:
+    x, y = pair or data()
+    arguments = {"validation_data": validation, "callbacks": callbacks, "resume": None}
+    return make_plan(make(metrics=["accuracy"]), x, y, **{**OPTIONS, **arguments, **options})
+
+
+@pytest.mark.parametrize("source", [False, True])
+def test_a_plan_holds_the_arguments(source: bool) -> None:
+    pair = (Arrays(*data()), None) if source else data()
+    held = data(600)
+    plan = plan_of(pair, Arrays(*held) if source else held, [EarlyStopping("val_loss")])
+    feed, validation = plan.feed, plan.validation
+    assert (feed.samples, feed.batch_size, feed.steps, feed.drop_last) == (N, 4, 3, False)
+    assert validation is not None and validation.samples == 600
+    assert validation.batch_size == 512
+    assert (plan.epochs, plan.part, plan.may_have_more, plan.resumed) == (3, 0, False, None)
+    assert plan.expected == ["epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy"]
+    assert [type(callback) for callback in plan.callbacks] == [EarlyStopping]
+
+
+def test_without_validation_none_is_expected() -> None:
+    plan = plan_of(callbacks=[Callback()])
+    assert plan.validation is None
+    assert plan.expected == ["epoch", "lr", "loss", "accuracy"]
+
+
+@pytest.mark.parametrize(("times", "part"), [(1, 0), (2, 4), (3, 4)])
+def test_the_parts_of_an_accumulated_step(times: int, part: int) -> None:
+    plan = plan_of(accumulate=times)
+    assert (plan.feed.batch_size, plan.part) == (4 * times, part)
+
+
+def changed(index: int, row: int) -> Any:
+    pair = data()
+    pair[index][row] = pair[index][row - 1]
+    return pair
+
+
+CALLBACKS = [EarlyStopping("loss"), Callback()]
+AGREED = {
+    "the first sample": {"pair": changed(0, 0)},
+    "the first sample, its target": {"pair": changed(1, 0)},
+    "the last sample, of the data or of the first batch,": {"pair": changed(0, -1)},
+    "the last sample, of the data or of the first batch,, its target": {"pair": changed(1, -1)},
+    "batch_size": {"batch_size": 5},
+    "batch_size, accumulated": {"batch_size": 2, "accumulate": 2},
+    "batch_size, the last one": {"drop_last": True},
+    "epochs": {"epochs": 4},
+    "the validation": {"validation": changed(0, 0)},
+    "the validation, fewer": {"validation": data(5)},
+    "the list of callbacks": {"callbacks": CALLBACKS},
+    "the list of callbacks, in order": {"callbacks": CALLBACKS[::-1]},
+}
+
+
+@pytest.mark.parametrize("case", AGREED)
+def test_each_fact_is_of_its_own_argument(case: str) -> None:
+    """Plans that differ in one argument differ in one fact; equal ones in none."""
+    options = AGREED[case]
+    usual = {"validation": data(), "callbacks": [EarlyStopping("loss"), EarlyStopping("loss")]}
+    one, other, third = (facts(plan_of(**{**usual, **more})) for more in ({}, {}, options))
+    assert one == other
+    differing = [name for name in one if one[name] != third[name]]
+    assert differing == [next(name for name in one if case.startswith(name))]
+    assert one.keys() == third.keys()
+
+
+def test_facts_are_of_the_first_sample_and_of_the_last_alone() -> None:
+    one, other = (facts(plan_of(pair, pair)) for pair in (data(), changed(0, 1)))
+    assert one == other
+
+
+def test_facts_about_the_number_of_samples_and_a_checkpoint() -> None:
+    plan = plan_of()
+    assert facts(plan)["the number of samples"] == N
+    assert (facts(plan)["the validation"], facts(plan)["the checkpoint"]) == (None, None)
+    resumed: Any = SimpleNamespace(steps=7, position={"steps_done": 2})
+    assert facts(plan._replace(resumed=resumed))["the checkpoint"] == (7, {"steps_done": 2})
+
+
+def test_the_last_batch_of_one_sample_is_that_of_the_parts() -> None:
+    """Batch norm trains on no single sample, where others come before it, and it is not left out.
+
+    Nine samples in steps of eight, of parts of four, and of nine in parts of four, end with one.
+    """
+
+    def refused(n: int, batch_size: int, **options: Any) -> bool:
+        trainer = make()
+        trainer.model = nn.Sequential(trainer.model, nn.BatchNorm1d(3, dtype="float64"))
+        arguments = {"validation_data": None, "callbacks": (), "resume": None}
+        x, y = data(n)
+        try:
+            make_plan(
+                trainer, x, y, **{**OPTIONS, **arguments, "batch_size": batch_size, **options}
+            )
+        except ValueError as error:
+            assert f"one sample, the rest of {n} in batches of {batch_size}, with" in str(error)
+            return True
+        return False
+
+    assert refused(9, 4) and refused(9, 4, accumulate=2) and refused(9, 2, accumulate=2)
+    assert not refused(9, 4, drop_last=True)
+    assert not refused(9, 3) and not refused(8, 3) and not refused(9, 9) and not refused(9, 10)
+    assert not refused(1, 4)  # no other batch comes before it: leaving it out is no way
