@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,17 +57,18 @@ def test_the_mean_over_all_samples_whatever_the_batches() -> None:
     assert trainer.share.totals == [3, 3, 1, 7]
 
 
+@pytest.mark.parametrize(("size", "totals"), [(2, [2, 2, 1]), (5, [5])])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_predictions_are_the_outputs_in_order(mirror: bool) -> None:
+def test_predictions_are_the_outputs_in_order(mirror: bool, size: int, totals: Any) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, dtype="float64", rng=0))
     trainer, x = trainer_of(flat), np.random.default_rng(0).normal(size=(5, 1, 3, 4))
     weight, bias = (p.data for p in flat.parameters())
     outputs = [views.reshape(5, 12) @ weight.T + bias for views in (x, x[..., ::-1])]
     expected = sum(outputs) / 2 if mirror else outputs[0]
-    given = predict(trainer, slices(x, 2, trainer.share), 2, mirror=mirror)
+    given = predict(trainer, slices(x, size, trainer.share), size, mirror=mirror)
     assert given.dtype == "float64"
     np.testing.assert_allclose(given, expected, rtol=1e-13, atol=1e-15)
-    assert trainer.share.totals == [2, 2, 1]
+    assert trainer.share.totals == totals
 
 
 @pytest.mark.parametrize("x", [np.ones((2, 3)), (np.ones((2, 1, 3, 3)), np.ones((2, 1, 3, 3)))])
@@ -103,11 +104,12 @@ def test_a_batch_that_needs_too_much_memory_is_said(what: str) -> None:
             return super().__call__(x)
 
     trainer, (x, y) = trainer_of(Greedy(3, 2, dtype="float64", rng=0)), data()
+    calls: dict[str, Callable[[], Any]] = {
+        "evaluating": lambda: evaluate(trainer, Resident((x, y), 512), 3),
+        "predicting": lambda: predict(trainer, slices(x, 3), 3),
+    }
     with pytest.raises(OutOfMemoryError, match=rf"{what} .*\b3\b"):
-        if what == "evaluating":
-            evaluate(trainer, Resident((x, y), 512), 3)
-        else:
-            predict(trainer, slices(x, 3), 3)
+        calls[what]()
 
 
 def test_outputs_that_do_not_fit_together_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from training.door import inputs, make
 
 from xbp import nn
 from xbp.data import Arrays
+from xbp.errors import InputError
 from xbp.training import Callback, EarlyStopping
 from xbp.training.plan import Plan, facts, make_plan
 
@@ -108,21 +109,17 @@ def test_the_last_batch_of_one_sample_is_that_of_the_parts() -> None:
     Nine samples in steps of eight, of parts of four, and of nine in parts of four, end with one.
     """
 
-    def refused(n: int, batch_size: int, **options: Any) -> bool:
+    def planned(n: int, batch_size: int, **options: Any) -> Plan:
         trainer = make()
         trainer.model = nn.Sequential(trainer.model, nn.BatchNorm1d(3, dtype="float64"))
-        arguments = {"validation_data": None, "callbacks": (), "resume": None}
-        x, y = data(n)
-        try:
-            make_plan(
-                trainer, x, y, **{**OPTIONS, **arguments, "batch_size": batch_size, **options}
-            )
-        except ValueError as error:
-            assert f"one sample, the rest of {n} in batches of {batch_size}, with" in str(error)
-            return True
-        return False
+        options = {"validation_data": None, "callbacks": (), "resume": None, **options}
+        return make_plan(trainer, *data(n), **{**OPTIONS, **options, "batch_size": batch_size})
 
-    assert refused(9, 4) and refused(9, 4, accumulate=2) and refused(9, 2, accumulate=2)
-    assert not refused(9, 4, drop_last=True)
-    assert not refused(9, 3) and not refused(8, 3) and not refused(9, 9) and not refused(9, 10)
-    assert not refused(1, 4)  # no other batch comes before it: leaving it out is no way
+    for batch_size, options in ((4, {}), (4, {"accumulate": 2}), (2, {"accumulate": 2})):
+        sentence = rf"one sample, the rest of 9 in batches of {batch_size}, with"
+        with pytest.raises(InputError, match=sentence):
+            planned(9, batch_size, **options)
+    planned(9, 4, drop_last=True)
+    for n, batch_size in ((9, 3), (8, 3), (9, 9), (9, 10)):
+        planned(n, batch_size)
+    planned(1, 4)  # no other batch comes before it: leaving it out is no way
