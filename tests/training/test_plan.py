@@ -104,10 +104,7 @@ def test_facts_about_the_number_of_samples_and_a_checkpoint() -> None:
 
 
 def test_the_last_batch_of_one_sample_is_that_of_the_parts() -> None:
-    """Batch norm trains on no single sample, where others come before it, and it is not left out.
-
-    Nine samples in steps of eight, of parts of four, and of nine in parts of four, end with one.
-    """
+    """Batch norm refuses to train on one sample: nine samples in parts of two or four end so."""
 
     def planned(n: int, batch_size: int, **options: Any) -> Plan:
         trainer = make()
