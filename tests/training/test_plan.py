@@ -17,6 +17,7 @@ from xbp.training.plan import Plan, facts, make_plan
 
 N = 12
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 4, "accumulate": 1, "drop_last": False}
+MORE: dict[str, Any] = {"accumulate": 1, "drop_last": False, "resume": None}
 
 
 def data(n: int = N) -> tuple[Any, Any]:
@@ -120,3 +121,34 @@ def test_the_last_batch_of_one_sample_is_that_of_the_parts() -> None:
     for n, batch_size in ((9, 3), (8, 3), (9, 9), (9, 10)):
         planned(n, batch_size)
     planned(1, 4)  # no other batch comes before it: leaving it out is no way
+
+
+def test_each_check_is_given_what_it_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("check_augmentation", "check_forward", "check_alike", "check_schedule")
+    seen: dict[str, tuple[Any, ...]] = {}
+    for name in names:
+        note = lambda *given, name=name, **more: seen.update({name: (*given, more)})  # noqa: E731
+        monkeypatch.setattr(f"xbp.training.plan.{name}", note)
+    trainer, callbacks = make(), [Callback()]
+    trainer.optimizer.steps = 7
+    plan = make_plan(trainer, *data(), 3, 4, data(5), callbacks, **MORE)
+    validation = plan.validation
+    assert validation is not None
+    assert seen == {
+        "check_augmentation": (trainer, plan.feed.example, {}),
+        "check_forward": (trainer.model, plan.feed.example[0], {}),
+        "check_alike": (validation.example, plan.feed.example, {}),
+        "check_schedule": (trainer.optimizer, callbacks, range(7, 7 + 9), {"open_end": False}),
+    }
+    batches = [tuple(array[:4] for array in data())] * 3
+    make_plan(trainer, (batch for batch in batches), None, 1, 4, None, callbacks, **MORE)
+    assert seen["check_schedule"][-1] == {"open_end": True}
+
+
+def test_a_checkpoint_says_where_its_data_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed = SimpleNamespace(steps_done=2, steps=5, epochs_done=1, first_epoch=0)
+    monkeypatch.setattr("xbp.training.plan.open_checkpoint", {"a folder": resumed}.get)
+    entries: list[int] = []
+    monkeypatch.setattr("xbp.training.feeds.Resident.check_entry", lambda _, k: entries.append(k))
+    plan = plan_of(resume="a folder")
+    assert plan.resumed is resumed and entries == [2]
