@@ -124,7 +124,13 @@ def test_the_last_batch_of_one_sample_is_that_of_the_parts() -> None:
 
 
 def test_each_check_is_given_what_it_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("check_augmentation", "check_forward", "check_alike", "check_schedule")
+    names = (
+        "check_augmentation",
+        "check_forward",
+        "check_alike",
+        "check_schedule",
+        "check_last_batch",
+    )
     seen: dict[str, tuple[Any, ...]] = {}
     for name in names:
         note = lambda *given, name=name, **more: seen.update({name: (*given, more)})  # noqa: E731
@@ -140,6 +146,8 @@ def test_each_check_is_given_what_it_checks(monkeypatch: pytest.MonkeyPatch) -> 
         "check_alike": (validation.example, plan.feed.example, {}),
         "check_schedule": (trainer.optimizer, callbacks, range(7, 7 + 9), {"open_end": False}),
     }
+    plan = make_plan(trainer, *data(), 1, N - 1, None, callbacks, **MORE)
+    assert seen["check_last_batch"] == (trainer.model, plan.feed.example[0], N, N - 1, {})
     batches = [tuple(array[:4] for array in data())] * 3
     make_plan(trainer, (batch for batch in batches), None, 1, 4, None, callbacks, **MORE)
     assert seen["check_schedule"][-1] == {"open_end": True}

@@ -13,7 +13,7 @@ import pytest
 import xbp
 from xbp import nn, optim
 from xbp.errors import InputError
-from xbp.testing import emulated_graphs
+from xbp.testing import assert_no_host_sync, emulated_graphs
 from xbp.training.capture import CapturedSteps, Recordings, check, recordings_of, stepper_for
 from xbp.training.share import Whole
 from xbp.training.steps import EagerSteps
@@ -97,15 +97,16 @@ def test_a_step_of_ones_own_is_said_or_refused() -> None:
 
 
 def test_the_recordings_of_the_last_fit_are_used_again_if_they_serve() -> None:
-    trainer, given = trainer_of(), data()
-    first = stepper_of(trainer, given=given, data=given)
-    again = stepper_of(trainer, given=given, data=given, before=first)
+    trainer, moved = trainer_of(), data()
+    host = tuple(map(xbp.to_numpy, data()))
+    first = stepper_of(trainer, given=host, data=moved)
+    assert (first.recordings.given, first.recordings.data) == (host, moved)
+    again = stepper_of(trainer, given=host, data=data(), before=first)
     assert again.recordings is first.recordings and again is not first
     trainer.batch_size = 2
-    assert stepper_of(trainer, given=given, data=given, before=first).recordings not in (
-        None,
-        first.recordings,
-    )
+    other = stepper_of(trainer, given=host, data=moved, before=first).recordings
+    assert other is not None and other is not first.recordings
+    given = moved
     assert recordings_of(None) is None and recordings_of(EagerSteps(trainer, given)) is None
 
 
@@ -155,6 +156,7 @@ class Steps:
         self.log: list[Any] = []
         self.made, self.error = made, error
         self.rates = [0.7]
+        self.value = xbp.asarray(np.asarray(0.5))
 
     def begin(self, order: Any) -> None:
         self.log.append(("begin", order))
@@ -168,8 +170,8 @@ class Steps:
     def flush(self) -> None:
         self.log.append("flush")
 
-    def last_loss(self) -> str:
-        return "the loss in its row"
+    def last_loss(self) -> Any:
+        return self.value
 
     def end(self) -> None:
         self.log.append("end")
@@ -201,11 +203,12 @@ def test_a_step_is_replayed_or_made() -> None:
 
 
 def test_the_loss_is_that_of_the_state_or_in_its_row() -> None:
-    trainer, steps, _, _ = captured()
-    trainer.state.loss = None
-    assert steps.loss() == "the loss in its row"
-    trainer.state.loss = 3.0
-    assert steps.loss() == 3.0
+    trainer, steps, _, recordings = captured()
+    with assert_no_host_sync():
+        trainer.state.loss = None
+        assert steps.loss() is recordings.value
+        trainer.state.loss = kept = xbp.asarray(np.asarray(1 / 3))
+        assert steps.loss() is kept
     steps.recordings, trainer.state.loss = None, None
     assert steps.loss() is None
     steps.flush()
