@@ -27,6 +27,9 @@ static void *take_scratch(long bytes) {
 #define EXP expf
 #define LOG logf
 #define SQRT sqrtf
+#include "lanes.h"
+#include "correlate.h"
+#include "winograd.h"
 #include "convolution.h"
 #include "pooling.h"
 #include "elementwise.h"
@@ -49,6 +52,9 @@ static void *take_scratch(long bytes) {
 #define EXP exp
 #define LOG log
 #define SQRT sqrt
+#include "lanes.h"
+#include "correlate.h"
+#include "winograd.h"
 #include "convolution.h"
 #include "pooling.h"
 #include "elementwise.h"

@@ -1,0 +1,84 @@
+/* The rows of a convolution: y[o][q] = bias[o] + Σ weight[c, i, j][o] · in[c][i][q · step + j]. The sums
+ * of a tile of outputs stay in registers. */
+
+typedef struct {
+    const vector *in; /* where the first window of the row begins */
+    long plane, row, step, c, kh, kw, i0, i1, di; /* rows of kernels: i0, i0 + di, … below i1 */
+    long left, right; /* columns of `in` that are not zero: [left, right) */
+    vector *out;
+    long ow;
+} NAME(row_task);
+
+INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, const real *weight,
+                           const real *bias, vector *out, long q) {
+    vector sum[MOST_OUTPUTS][8];
+    UNROLL for (int o = 0; o < O; o++) {
+        UNROLL for (int s = 0; s < T; s++) sum[o][s] = (vector){0} + (bias ? bias[o] : 0);
+    }
+    const long column = q * t->step, last = column + (T - 1) * t->step;
+    const long j0 = last < t->left ? t->left - last : 0; /* leave out taps on the frame */
+    const long j1 = column + t->kw > t->right ? t->right - column : t->kw;
+    for (long c = 0; c < t->c; c++)
+        for (long i = t->i0; i < t->i1; i += t->di) {
+            const vector *in = t->in + c * t->plane + i * t->row + column;
+            const real *w = weight + (c * t->kh + i) * t->kw * O;
+            for (long j = j0; j < j1; j++) {
+                vector x[8];
+                UNROLL for (int s = 0; s < T; s++) x[s] = in[j + s * t->step];
+                UNROLL for (int o = 0; o < O; o++) {
+                    const real v = w[j * O + o];
+                    UNROLL for (int s = 0; s < T; s++) sum[o][s] += v * x[s];
+                }
+            }
+        }
+    UNROLL for (int o = 0; o < O; o++) {
+        UNROLL for (int s = 0; s < T; s++) out[o * t->ow + q + s] = sum[o][s];
+    }
+}
+
+/* The number of outputs of the block that begins at o; blocks are as equal as possible. */
+INLINE int NAME(outputs)(long o, long all) {
+    const long blocks = (all - o + MOST_OUTPUTS - 1) / MOST_OUTPUTS;
+    return (int)((all - o + blocks - 1) / blocks);
+}
+
+#if MOST_OUTPUTS == 8
+#define TILES(DO) DO(1, 8) DO(2, 8) DO(3, 8) DO(4, 6) DO(5, 4) DO(6, 4) DO(7, 3) DO(8, 3)
+#else
+#define TILES(DO) DO(1, 8) DO(2, 4) DO(3, 3) DO(4, 3)
+#endif
+
+static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *bias, long all) {
+    int outputs;
+    for (long o = 0; o < all; o += outputs) {
+        outputs = NAME(outputs)(o, all);
+        const real *w = weight + o * t->c * t->kh * t->kw;
+        vector *out = t->out + o * t->ow;
+        const real *b = bias ? bias + o : NULL;
+        long q = 0;
+        switch (outputs) {
+#define ROW(O, T)                                                                   \
+    case O:                                                                         \
+        for (; q + T <= t->ow; q += T) NAME(row_tile)(O, T, t, w, b, out, q);       \
+        for (; q < t->ow; q++) NAME(row_tile)(O, 1, t, w, b, out, q);               \
+        break;
+            TILES(ROW)
+#undef ROW
+        }
+    }
+}
+
+/* The weights in the order of `correlate`: [c][kh][kw][outputs] for each block of outputs. With `turned`
+ * those of the transposed convolution: inputs and outputs exchanged, kernels rotated by 180°. */
+static void NAME(order)(const real *weight, real *to, long all, long c, long kh, long kw, int turned) {
+    int outputs;
+    for (long first = 0; first < all; first += outputs) {
+        outputs = NAME(outputs)(first, all);
+        for (long k = 0; k < c; k++)
+            for (long i = 0; i < kh; i++)
+                for (long j = 0; j < kw; j++)
+                    for (long o = first; o < first + outputs; o++)
+                        *to++ = turned ? weight[((k * all + o) * kh + kh - 1 - i) * kw + kw - 1 - j]
+                                       : weight[((o * c + k) * kh + i) * kw + j];
+    }
+}
