@@ -11,8 +11,11 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +105,8 @@ def in_child(work: Callable[[], None]) -> None:
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
             work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -135,6 +140,13 @@ def test_a_task_within_a_task() -> None:
 @needs_fork
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="how much memory is in use?")
 def test_where_no_thread_can_be_started_the_caller_does_it_all() -> None:
+    """In a process of its own: a child could use the stacks of all threads that others started."""
+    code = "import test_workers; test_workers.work_where_no_thread_can_be_started()"
+    here = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": here}, check=True)
+
+
+def work_where_no_thread_can_be_started() -> None:
     def limited() -> None:
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limits = resource.getrlimit(resource.RLIMIT_AS)
