@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import types
@@ -140,11 +141,13 @@ class Suite:
         self.switch.called.clear()
         faulthandler.dump_traceback_later(300, exit=True, file=self.err)  # names a hanging test
         start = time.perf_counter()
+        threading.settrace(note)  # also of the threads that read data ahead
         sys.settrace(note)
         try:
             passed = self.passes(index)
         finally:
             sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
             faulthandler.cancel_dump_traceback_later()
         seconds = time.perf_counter() - start
         return Seen(seconds, frozenset(names), passed, bool(self.switch.called))

@@ -204,7 +204,8 @@ class Streamed:
         return x, y, self.backend.asarray(np.arange(len_of(tree_leaves(y)[0])))
 
     def ended(self, k: int) -> bool:
-        return self.ahead is None or not self.ahead.more()
+        assert self.ahead is not None
+        return not self.ahead.more()
 
     def finish(self) -> None:
         self.batch = None

@@ -274,6 +274,23 @@ def test_the_users_own_arrays_on_the_device_serve_if_they_are_the_same() -> None
     assert not recordings.fit_again(trainer, (own[0], data()[1]), (own[0], data()[1]))
 
 
+def test_the_users_own_arrays_are_not_written_to() -> None:
+    trainer, own = trainer_of(), data()
+    kept = [xbp.to_numpy(array).copy() for array in own]
+    recordings = Recordings(trainer, own, own)
+    host = tuple(2 * array for array in kept)
+    assert not recordings.fit_again(trainer, host, tuple(map(xbp.asarray, host)))
+    for array, before in zip(own, kept, strict=True):
+        assert np.array_equal(xbp.to_numpy(array), before)
+
+
+def test_an_array_that_was_converted_may_have_changed_since() -> None:
+    trainer, moved = trainer_of(), data()
+    own = tuple(xbp.asarray(xbp.to_numpy(array).astype("float64")) for array in moved)
+    recordings = Recordings(trainer, own, moved)
+    assert not recordings.fit_again(trainer, own, data())
+
+
 def test_gradients_of_the_user_are_left_to_eager_steps() -> None:
     trainer = trainer_of()
     recordings = Recordings(trainer, data(), data())
