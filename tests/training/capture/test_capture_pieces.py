@@ -14,7 +14,13 @@ import xbp
 from xbp import nn, optim
 from xbp.errors import InputError
 from xbp.testing import assert_no_host_sync, emulated_graphs
-from xbp.training.capture import CapturedSteps, Recordings, check, recordings_of, stepper_for
+from xbp.training.capture import (
+    CapturedSteps,
+    Recordings,
+    check,
+    recordings_of,
+    stepper_for,
+)
 from xbp.training.share import Whole
 from xbp.training.steps import EagerSteps
 
@@ -281,6 +287,17 @@ def test_the_users_own_arrays_are_not_written_to() -> None:
     host = tuple(2 * array for array in kept)
     assert not recordings.fit_again(trainer, host, tuple(map(xbp.asarray, host)))
     for array, before in zip(own, kept, strict=True):
+        assert np.array_equal(xbp.to_numpy(array), before)
+
+
+def test_a_model_that_has_moved_to_another_device_is_recorded_anew() -> None:
+    xp = pytest.importorskip("array_api_strict")
+    trainer, moved = trainer_of(), data()
+    host = tuple(xbp.to_numpy(array).copy() for array in moved)
+    recordings = Recordings(trainer, host, moved)
+    elsewhere = tuple(xp.asarray(2 * array, device=xp.Device("CPU_DEVICE")) for array in host)
+    assert not recordings.fit_again(trainer, tuple(2 * array for array in host), elsewhere)
+    for array, before in zip(moved, host, strict=True):
         assert np.array_equal(xbp.to_numpy(array), before)
 
 
