@@ -121,6 +121,11 @@ def test_replayed_steps_are_those_of_the_formula(
     assert averages.loss.values == pytest.approx(losses, rel=1e-12)
     recordings.flush()
     assert len(averages.loss.values) == steps
+    assert {*recordings.by_size[2].rows} == {"loss", "metric mean_absolute"}
+    x = (np.arange(32.0).reshape(16, 2) / 32)[::-1]
+    weights = [by_hand(k)[1] for k in range(steps)]
+    found = [np.mean(np.abs(w - 1.5) * x[2 * k : 2 * k + 2]) for k, w in enumerate(weights)]
+    assert averages.result()["mean_absolute"] == pytest.approx(np.mean(found), rel=1e-12)
 
 
 def mean_absolute(prediction: Any, target: Any) -> Any:
@@ -156,6 +161,36 @@ def test_a_loss_that_was_read_is_no_longer_written_to(monkeypatch: pytest.Monkey
     with assert_no_host_sync():
         recordings.last_loss()
         recordings.flush()
+
+
+def test_a_loss_of_other_weights_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Weighted(nn.MSELoss):
+        def denominator(self, prediction: Any, target: Any, weight: Any = None) -> Any:
+            return array_namespace(target).sum(3.0 * target)
+
+    trainer, recordings = recorded(monkeypatch)
+    trainer.loss = Weighted()
+    trainer.state.averages = Averages(trainer.loss, trainer.metrics, trainer.share)
+    recordings = Recordings(trainer, recordings.given, recordings.data)
+    x, y = recordings.data[0], 1.5 * recordings.data[0]
+    recordings.data = x, y
+    recordings.begin(xbp.asarray(np.arange(16)))
+    stepped(trainer, recordings, range(1, 5))
+    recordings.flush()
+    found = trainer.state.averages.result()["loss"]
+    weights = xbp.to_numpy(y)[:8].reshape(4, 4).sum(axis=1)
+    expected = np.average(trainer.state.averages.loss.values, weights=weights)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_new_recording_knows_what_the_model_has_been_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer, recordings = recorded(monkeypatch)
+    stepped(trainer, recordings, [1])
+    added = trainer.model.added = nn.Parameter(xbp.asarray(np.ones(2)))
+    stepped(trainer, recordings, [2])
+    assert any(parameter is added for parameter in recordings.frozen.parameters)
 
 
 def test_recordings_that_go_stale_unused_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
