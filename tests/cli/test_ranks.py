@@ -228,7 +228,8 @@ def ended(process: subprocess.Popen[str]) -> Any:
 
 def numbers(folder: Path) -> list[list[float]]:
     with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
-        return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+        # The last epoch of a training that was ended early has no validation.
+        return [[float(value or "nan") for value in row] for row in list(csv.reader(file))[1:]]
 
 
 @needs_mpi
