@@ -37,6 +37,8 @@ def test_the_first_batch_is_shown_to_the_model(monkeypatch: pytest.MonkeyPatch) 
     assert prediction.dtype == expected.dtype and np.array_equal(prediction, expected)
     assert gate.quantities == ["loss"]
     assert gate.knows(x) and not gate.knows(np.ones((5, 4)))
+    monkeypatch.setattr(gate, "_show", lambda pair: pytest.fail("shown again"))
+    gate.meet((x, y))
 
 
 def test_complex_targets_are_refused() -> None:
