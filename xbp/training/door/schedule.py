@@ -53,7 +53,7 @@ def check_schedule(
     common = None if scheduled else optimizer._lr
     for lr in [common if own is None else own for own in optimizer.own_rates() or [None]]:
         if callable(lr):
-            _check(lr, steps.start, steps.start + 1 if open_end else steps.stop, open_end)
+            _check(lr, steps.start, steps.stop, open_end)
 
 
 def _check(schedule: Callable[[int], float], start: int, end: int, open_end: bool) -> None:
