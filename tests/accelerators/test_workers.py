@@ -25,6 +25,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from blocks import linear_block
+from processes import search_path
 
 from xbp import nn, primitives
 from xbp.accelerators.cpu import native, product
@@ -142,8 +143,9 @@ def test_a_task_within_a_task() -> None:
 def test_where_no_thread_can_be_started_the_caller_does_it_all() -> None:
     """In a process of its own: a child could use the stacks of all threads that others started."""
     code = "import test_workers; test_workers.work_where_no_thread_can_be_started()"
-    here = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
-    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": here}, check=True)
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": search_path(here, here.parent)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 
 def work_where_no_thread_can_be_started() -> None:
