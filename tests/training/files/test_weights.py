@@ -1,12 +1,16 @@
 import ast
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import xbp
+from xbp import nn
 from xbp.errors import DataError, InputError
-from xbp.training import load_weights, save_weights
+from xbp.models.registry import REGISTERED, recipe_of
+from xbp.training import load_model, load_weights, save_weights
+from xbp.training.files.tensors import write_tensors
 
 
 def test_weights_come_back_exactly(tmp_path: Path) -> None:
@@ -84,3 +88,47 @@ def test_files_that_are_not_weights_are_refused(tmp_path: Path) -> None:
             load_weights(path)
     with pytest.raises(DataError, match="cannot write"):
         save_weights({"w": np.zeros(1)}, tmp_path / "nowhere" / "w.safetensors")
+
+
+class Counting(nn.Sequential):
+    """A user's model with a counter among its buffers."""
+
+    arguments: ClassVar[dict[str, int]] = {}
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 2, rng=0), nn.BatchNorm1d(2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_model_comes_back(
+    dtype: str, checkpoint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTERED, "Counting", Counting)
+    model = Counting().astype(dtype)
+    state = {name: np.asarray(value) + 1 for name, value in model.state_dict().items()}
+    path = tmp_path / "a.safetensors"
+    if checkpoint:
+        arrays = {f"model.{name}": value for name, value in state.items()}
+        arrays["optimizer.0.m"] = np.ones(3, np.float16)
+        write_tensors(path, arrays, {"format": "xbp checkpoint", "model": recipe_of(model)})
+    else:
+        save_weights(state, path, model=model)
+    loaded = load_model(path).state_dict()
+    assert loaded.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(loaded[name], value, strict=True)
+
+
+def test_a_model_that_the_weights_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTERED, "Counting", Counting)
+    state = Counting().state_dict()
+    path = tmp_path / "a.safetensors"
+    half = state | {"0.bias": np.ones(2, np.float16)}
+    for wrong, said in [(half, "weights of .'float16', 'float32'."), ({**state, "0.bias": np.ones(
+            3, np.float32)}, "does not fit the model")]:  # fmt: skip
+        save_weights(wrong, path, model=Counting())
+        with pytest.raises(DataError, match=said):
+            load_model(path)
