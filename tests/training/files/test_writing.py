@@ -7,14 +7,16 @@ import io
 import os
 import stat
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from xbp.errors import DataError
+from xbp.errors import DataError, InputError
 from xbp.testing.helpers import replaced
+from xbp.training.files import tensors
 from xbp.training.files.tensors import TensorFile, part, write_tensors
 from xbp.training.files.writing import is_plain, replacing
 
@@ -51,6 +53,28 @@ def test_an_open_file_keeps_its_earlier_content(table: str, tmp_path: Path) -> N
         log.flush()
         write(f"{table}/{log.fileno()}")
     assert (tmp_path / "log").read_bytes() == b"before, " + NEW_TEXT
+
+
+def test_an_open_file_of_another_process_gets_new_content(tmp_path: Path) -> None:
+    """The table of a thread stands for it: it leads to the file, and not to the own descriptor."""
+    with (tmp_path / "log").open("wb") as log:
+        log.write(b"a longer content than the new one")
+        log.flush()
+        write(f"/proc/self/task/{threading.get_native_id()}/fd/{log.fileno()}")
+    assert (tmp_path / "log").read_bytes() == NEW_TEXT
+
+
+def test_no_terminal_becomes_that_of_the_process() -> None:
+    real, seen = os.open, []
+
+    def record(path: Any, flags: int, *more: Any, **options: Any) -> int:
+        if str(path) == os.devnull:
+            seen.append(flags)
+        return real(path, flags, *more, **options)
+
+    with replaced(os, open=record):
+        write(os.devnull)
+    assert seen and all(flags & os.O_NOCTTY for flags in seen)
 
 
 def test_earlier_output_comes_first() -> None:
@@ -176,6 +200,21 @@ class TestTensors:
         (tmp_path / "a").write_bytes(content.replace(old, new))
         with pytest.raises(DataError, match="does not have its checksum"):
             TensorFile(tmp_path / "a").read()
+
+    @pytest.mark.parametrize(("more", "said"), [(0, "invalid header length"), (1, "too large")])
+    def test_the_longest_header_is_that_of_the_format(
+        self, more: int, said: str, tmp_path: Path
+    ) -> None:
+        """Its reader compares the length with its limit before it looks for the header."""
+        (tmp_path / "a").write_bytes((tensors.MAX_HEADER + more).to_bytes(8, "little") + b"{}")
+        with pytest.raises(DataError, match=rf"no safetensors file \(.*{said}"):
+            TensorFile(tmp_path / "a")
+
+    def test_a_document_that_is_too_long(self, tmp_path: Path) -> None:
+        with replaced(tensors, MAX_HEADER=1000):
+            write_tensors(tmp_path / "a", {}, {"text": "x" * 800})
+            with pytest.raises(InputError, match="too long for the format's 1,000 bytes"):
+                write_tensors(tmp_path / "b", {}, {"text": "x" * 1000})
 
     @pytest.mark.parametrize(
         ("error", "said"), [(MemoryError(), "fit into memory"), (ValueError("odd"), r"\(odd\)")]
