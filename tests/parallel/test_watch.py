@@ -16,8 +16,8 @@ from xbp.parallel.watch import BARRIER, BROADCAST, COMPUTES, END, SUM, Judge, Pl
 SCRIPT = str(Path(__file__).with_name("failing.py"))
 
 
-def place(rank: int, call: int, kind: int) -> Place:
-    return Place(100 + rank, rank, 7, call, kind)
+def place(rank: int, call: int, kind: int, together: int = 6) -> Place:
+    return Place(100 + rank, rank, 7, call, kind, together)
 
 
 def verdict(own: Place, before: Place, *, heard: bool = True, seconds: float = 12.0) -> str:
@@ -47,6 +47,8 @@ CALLS = [
     (place(1, 9, END), place(0, 8, COMPUTES), False),
     (place(1, 9, SUM), place(0, 8, BROADCAST), False),  # from a rank with a long computation
     (place(1, 8, BROADCAST), place(0, 12, SUM), False),
+    (place(1, 9, SUM, 8), place(0, 8, SUM), False),  # ends the sum, slowly
+    (place(1, 8, BARRIER), place(0, 10, BROADCAST, 8), False),
     (place(1, 9, SUM), place(0, 9, BARRIER), True),
     (place(1, 9, SUM), place(0, 9, BROADCAST), True),
     (place(1, 9, SUM), place(0, 8, SUM), True),
@@ -88,12 +90,16 @@ def test_a_place_outlives_its_process_in_a_file(tmp_path: Path) -> None:
         places.step()
         places.enter(SUM)
         here = watch.place_from(places.bytes())
-        assert here[1:] == (3, 1, 1, SUM)
+        assert here[1:] == (3, 1, 1, SUM, 0)
+        places.leave()
+        places.enter(BROADCAST)
         places.leave()
         places.enter(BARRIER)
-        assert watch.place_from(places.bytes())[1:] == (3, 1, 2, BARRIER)
-    assert watch.place_from((tmp_path / "3").read_bytes())[1:] == (3, 1, 2, BARRIER)
-    assert struct.calcsize("5q") == len(places.bytes())
+        assert watch.place_from(places.bytes())[1:] == (3, 1, 3, BARRIER, 1)
+        places.leave()
+        assert watch.place_from(places.bytes())[1:] == (3, 1, 3, COMPUTES, 3)
+    assert watch.place_from((tmp_path / "3").read_bytes())[1:] == (3, 1, 3, COMPUTES, 3)
+    assert struct.calcsize("6q") == len(places.bytes())
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", 60.0), ("5", 5.0), ("0.5", 0.5)])

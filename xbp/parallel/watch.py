@@ -36,10 +36,7 @@ TIMEOUT, VARIABLE = 60.0, "XBP_RANK_TIMEOUT"
 """The limit in seconds for a silent rank, and the environment variable that sets it."""
 
 DEADLOCKED = 10.0
-"""Seconds for which two ranks wait in different calls before this counts as a deadlock.
-
-A rank may have left a call that others are still in; they follow within a fraction of a second.
-"""
+"""Seconds for which two ranks wait in different calls before this counts as a deadlock."""
 
 HEAD_START = 1.0
 """Seconds in which only rank 0 prints an error, as other ranks may have the same one."""
@@ -65,6 +62,9 @@ class Place(NamedTuple):
     kind: int
     """The kind of the call in which it waits; `COMPUTES` if it is in none."""
 
+    together: int = 0
+    """The number of the last sum or barrier that it has ended, and so all ranks have begun."""
+
 
 FORM = struct.Struct(f"{len(Place._fields)}q")
 
@@ -80,7 +80,7 @@ class Places:
     """
 
     def __init__(self, rank: int, folder: str | None = None) -> None:
-        self._place = [os.getpid(), rank, 0, 0, COMPUTES]
+        self._place = [os.getpid(), rank, 0, 0, COMPUTES, 0]
         self._bytes: Any = bytearray(FORM.size)
         if folder is not None:
             path = Path(folder) / str(rank)
@@ -101,6 +101,8 @@ class Places:
 
     def leave(self) -> None:
         """Note the end of the call."""
+        if self._place[4] in (SUM, BARRIER):
+            self._place[5] = self._place[3]
         self._place[4] = COMPUTES
         self._write()
 
@@ -179,14 +181,16 @@ def waiting(place: Place) -> str:
 def _apart(one: Place, other: Place) -> bool:
     """Whether two ranks wait in calls that cannot both end.
 
-    No rank ends a sum or a barrier before all are in it. It may have ended a broadcast that others
-    have not begun, so a rank that waits in an earlier broadcast may still be served.
+    No rank ends a sum or a barrier before all are in it, so a rank in a call that the other has
+    ended in this way will end it too, however busy the machine is. A broadcast may be ended before
+    others have begun it, so a rank in an earlier broadcast may still be served.
     """
     if not (one.kind and other.kind):
         return False
     if one.call == other.call:
         return one.kind != other.kind
-    return min(one, other, key=lambda place: place.call).kind != BROADCAST
+    behind, ahead = sorted((one, other), key=lambda place: place.call)
+    return behind.kind != BROADCAST and behind.call > ahead.together
 
 
 class Watch(threading.Thread):
