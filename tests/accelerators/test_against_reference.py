@@ -126,28 +126,6 @@ def test_a_mean_goes_back_exactly(dtype: str) -> None:
     assert np.all(backward(np.full(y.shape, third))[0] == third / 4)
 
 
-@pytest.mark.parametrize("n", [1, 15, 4096, 40_001])
-def test_updates(n: int, dtype: str) -> None:
-    rng = np.random.default_rng(0)
-    p, g, m = (contiguous(rng.normal(size=n).astype(dtype)) for _ in range(3))
-    v = contiguous(rng.uniform(0, 2, n).astype(dtype))
-    calls: dict[str, tuple[Any, ...]] = {
-        "add_scaled": (p, -0.3, g),
-        "average": (p, 0.9, g),
-        "average ": (p, 0.9, g, m),
-        "normalized_step": (p, 0.3, m, 1.5, v, 1e-3),
-    }
-    for name, arguments in calls.items():
-        own = [contiguous(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        true = [a.astype("f8") if isinstance(a, np.ndarray) else a for a in arguments]
-        if getattr(elementwise, name.strip())(*own) is NotImplemented:
-            assert n < elementwise.LEAST_ENTRIES
-            continue
-        getattr(primitives, name.strip()).reference(*true)
-        assert_close(own[0], true[0], 3)
-        assert all(np.array_equal(a, b) for a, b in zip(own[1:], arguments[1:], strict=True))
-
-
 @pytest.mark.parametrize("shape", [(40_001,), (300, 200), (5, 7, 40, 33)])
 def test_rectify(shape: tuple[int, ...], dtype: str) -> None:
     rng = np.random.default_rng(0)
@@ -406,20 +384,12 @@ def test_what_does_not_fit_is_declined() -> None:
     assert convolution.convolve(*two, groups=2) is NotImplemented  # too small
     assert convolution.convolve(x, weight, np.ones(2)) is NotImplemented
     assert convolution.convolve(x, weight, np.ones(1, "f4")) is NotImplemented
-    p = np.ones(5000)
-    assert elementwise.add_scaled(p, 1.0, np.ones(5000, "f4")) is NotImplemented
-    assert elementwise.add_scaled(p, 1.0, np.ones(1)) is NotImplemented
-    assert elementwise.add_scaled(p, np.ones(()), p) is NotImplemented
-    assert elementwise.add_scaled(p.astype("f2"), 1.0, p.astype("f2")) is NotImplemented
     whole = np.ones((200, 200), np.int64)
     assert product.matmul(whole, whole) is NotImplemented
     half = [array.astype("f2") for array in (x, weight, np.ones(1))]
     assert convolution.convolve(*half) is NotImplemented
     large = {"kernel_size": (16, 16), "stride": (1, 1)}
     assert convolution.max_pool(np.ones((8, 1, 20, 20)), **large) is NotImplemented
-    assert (
-        elementwise.add_scaled(np.ones((90, 90))[:, ::2], 1.0, np.ones((90, 45))) is NotImplemented
-    )
 
 
 @pytest.mark.parametrize("kind", ["convolve", "max_pool", "average_pool", "rectify"])

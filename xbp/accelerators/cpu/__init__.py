@@ -21,6 +21,7 @@ from xbp.accelerators.cpu import (
     product,
     rows,
     special,
+    updates,
 )
 
 chain = accelerated(
@@ -44,5 +45,6 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *product.ACCELERATORS,
         *rows.ACCELERATORS,
         *special.ACCELERATORS,
+        *updates.ACCELERATORS,
         chain,
     )

@@ -15,7 +15,15 @@ HERE = Path(__file__).parent
 SOURCES = ("kernels.c", "workers.c")
 HEADERS = (
     *("kernels.h", "lanes.h", "correlate.h", "winograd.h", "convolution.h", "pooling.h"),
-    *("elementwise.h", "product.h", "affine.h", "special.h", "normalization.h", "rows.h"),
+    *(
+        "elementwise.h",
+        "updates.h",
+        "product.h",
+        "affine.h",
+        "special.h",
+        "normalization.h",
+        "rows.h",
+    ),
 )
 OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
 AVX2 = ("-mavx2", "-mfma")

@@ -33,10 +33,6 @@ static void NAME(run)(NAME(pass) p, int threads) {
         NAME(run)((NAME(pass)){to, a, b, s, t, u, n, NAME(name##_loop)}, threads);                    \
     }
 
-LOOP(add_scaled, to[i] += s * a[i])
-LOOP(average, to[i] = s * to[i] + t * a[i])
-LOOP(average_product, to[i] = s * to[i] + t * a[i] * b[i])
-LOOP(scaled_step, to[i] -= s * a[i] / (t * SQRT(b[i]) + u))
 LOOP(rectify, to[i] = a[i] <= 0 ? 0 : a[i]) /* nan stays nan */
 LOOP(rectify_backward, to[i] = a[i] <= 0 ? 0 : b[i])
 

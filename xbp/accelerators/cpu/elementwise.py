@@ -1,4 +1,4 @@
-"""Compiled passes over numpy arrays: rectifier, optimizer updates, cross-entropy."""
+"""Compiled passes over numpy arrays: rectifier, cross-entropy."""
 
 from __future__ import annotations
 
@@ -16,28 +16,8 @@ from xbp.accelerators.shared import dense_order, inverse
 from xbp.primitives.dispatch import check_gradient, of_input
 
 Real = NDArray[Any]
-LEAST_ENTRIES = 4096
-"""Below this numpy's own passes take less time than preparing a call of the library."""
 LEAST_FOR_THREADS = 32768  # as in elementwise.h
 DTYPES = {np.dtype("float32"): ctypes.c_float, np.dtype("float64"): ctypes.c_double}
-
-
-def add_scaled(p: Real, factor: float, g: Real) -> Any:
-    """See `xbp.primitives.add_scaled`."""
-    return _in_place("add_scaled", p, (g,), (factor,))
-
-
-def average(mean: Real, beta: float, *factors: Real) -> Any:
-    """See `xbp.primitives.average`."""
-    if len(factors) not in (1, 2):
-        return NotImplemented
-    name = "average" if len(factors) == 1 else "average_product"
-    return _in_place(name, mean, factors, (beta, 1 - beta))
-
-
-def normalized_step(p: Real, rate: float, m: Real, scale: float, v: Real, eps: float) -> Any:
-    """See `xbp.primitives.normalized_step`."""
-    return _in_place("scaled_step", p, (m, v), (rate, scale, eps))
 
 
 def rectify(x: Real) -> Any:
@@ -78,7 +58,7 @@ def entrywise(name: str, x: Real, least: int, *, of_output: bool = False) -> Any
     if order is None:
         x, order = np.ascontiguousarray(x), tuple(range(x.ndim))
     y = empty_in(order, x)
-    _call(name, y, (x,), ())
+    _call(name, y, x)
     kept = y if of_output else x
 
     def input_gradient(dy: Real) -> Real:
@@ -88,36 +68,14 @@ def entrywise(name: str, x: Real, least: int, *, of_output: bool = False) -> Any
             laid_out[...] = dy
             dy = laid_out
         dx = empty_in(order, kept)
-        _call(f"{name}_backward", dx, (kept, dy), ())
+        _call(f"{name}_backward", dx, kept, dy)
         return dx
 
     return y, of_input(input_gradient)
 
 
-def _in_place(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> Any:
-    """A pass that changes `to`, for arrays of one memory layout.
-
-    Lists are done array by array, as a call costs little.
-    """
-    if isinstance(to, list) or to.size < LEAST_ENTRIES:
-        return NotImplemented
-    dtype, shape = to.dtype, to.shape
-    if dtype not in DTYPES or not to.flags.carray:
-        return NotImplemented
-    for number in numbers:
-        if not isinstance(number, float | int):
-            return NotImplemented
-    for array in arrays:
-        if array.dtype != dtype or array.shape != shape:
-            return NotImplemented
-    _call(name, to, tuple(np.ascontiguousarray(a) for a in arrays), numbers)
-    return None
-
-
-def _call(name: str, to: Real, arrays: tuple[Real, ...], numbers: tuple[float, ...]) -> None:
-    first, second = (*map(address, arrays), None)[:2]
-    s, t, u = (*numbers, 0.0, 0.0, 0.0)[:3]
-    _pass(name, to.dtype)(address(to), first, second, s, t, u, to.size, native.threads())
+def _call(name: str, to: Real, a: Real, b: Real | None = None) -> None:
+    _pass(name, to.dtype)(address(to), address(a), address(b), 0, 0, 0, to.size, native.threads())
 
 
 @cache
@@ -143,4 +101,4 @@ def empty_in(order: tuple[int, ...], like: Real) -> Real:
     return np.empty(shape, like.dtype).transpose(inverse(order))
 
 
-ACCELERATORS = (add_scaled, average, normalized_step, rectify, cross_entropy)
+ACCELERATORS = (rectify, cross_entropy)
