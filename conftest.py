@@ -16,10 +16,9 @@ NEEDED = {
 }
 collect_ignore_glob = [path for name, path in NEEDED.items() if not find_spec(name)]
 
-# Workers of pytest-xdist share the cores; numpy and the kernels read these as they are loaded. Two
-# threads at least, for what the kernels' own threads do is under test.
+# Workers of pytest-xdist share the cores; numpy and the kernels read these as they are loaded.
+# Tests of the kernels' own threads choose their number; others only lose time to threads that spin.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    share = (os.cpu_count() or 1) // workers
-    os.environ.setdefault("XBP_NUM_THREADS", str(max(2, share)))
-    for library in ("OMP", "OPENBLAS", "MKL"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", str(max(1, share)))
+    share = max(1, (os.cpu_count() or 1) // workers)
+    for library in ("XBP", "OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", str(share))

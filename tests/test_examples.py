@@ -1,9 +1,12 @@
-"""All examples, run with few epochs or samples where the full run is long."""
+"""All examples, run in this process, with few epochs or samples where the full run is long."""
 
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
+from runpy import run_path
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -101,21 +104,29 @@ def run(name: str, *options: str) -> str:
 
 
 def finished(name: str, *options: str) -> str:
+    """What an example prints, run in this process; MNIST has its first images only."""
+    (x, y), (x_test, y_test) = xbp.datasets.load_mnist()
+    few = (x[:4000], y[:4000]), (x_test[:1000], y_test[:1000])
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
+        patch.setattr(sys, "argv", [str(EXAMPLES / name), *options])
+        patch.setattr(xbp.datasets, "load_mnist", lambda: few)
+        run_path(str(EXAMPLES / name), run_name="__main__")
+    return out.getvalue()
+
+
+def test_one_is_a_program_of_its_own() -> None:
+    """It needs no more than xbp, and says the same in a new interpreter as in this one."""
+    name, (options, _) = "worked_2_2_2.py", RUNS["worked_2_2_2.py"]
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *options],
         capture_output=True,
         text=True,
         check=False,
         cwd=EXAMPLES.parent,
-        env={
-            "PYTHONPATH": search_path(),
-            "PATH": "",
-            "PYTHONIOENCODING": "utf-8",
-            "OPENBLAS_NUM_THREADS": "1",  # its threads wait for each other where others work, too
-        },
+        env={"PYTHONPATH": search_path(), "PATH": "", "PYTHONIOENCODING": "utf-8"},
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.stdout == run(name, *options)
 
 
 def test_every_example_is_run_here() -> None:

@@ -1,1 +1,1 @@
-from cli.running import broken, command, own_backend, small  # noqa: F401
+from cli.running import broken, command, own_backend, pictures_without_drawing, small  # noqa: F401

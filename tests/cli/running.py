@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ COLUMNS = ["epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy"]
 DATA_FILES = {"history.csv", "model.safetensors"}
 RECORD = {"run.json"}  # it has times, which differ
 PICTURES = {"learning_curves.png", "confusion_matrix.png"}
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,24 @@ def own_backend(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with xbp.use_backend("numpy"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def pictures_without_drawing(monkeypatch):
+    """PNG files of this process are heads without pictures: drawing takes four fifths of a short
+    training. Runs of a new process draw.
+    """
+    if util.find_spec("matplotlib"):
+        from matplotlib.figure import Figure
+
+        def savefig(figure, file, **options):
+            assert figure.axes
+            if options["format"] != "png":
+                return draw(figure, file, **options)
+            return Path(file).write_bytes(PNG)
+
+        draw = Figure.savefig
+        monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from nightly import NIGHTLY
 
 from xbp import data, nn, optim, parallel
 from xbp.random import RandomStream, permutation
 
+SIZES = 1, 2, 3, 5
 SAMPLES, BATCH, EPOCHS = 18, 8, 17
 """Batches of 8, 8 and 2 samples, of which three of five ranks have none; 51 steps."""
 
@@ -57,6 +59,18 @@ def dropped() -> nn.Layer:
 
 def plain() -> nn.Layer:
     return images(nn.Identity(), nn.Identity())
+
+
+def sizes_of(names: Iterable[str]) -> list[tuple[str, int]]:
+    """A name and a number of ranks: three, of which the last batch leaves one without samples, for
+    every name, and one, two or five of them in turn; nightly all four.
+    """
+    turns = [(3, other) for other in (5, 2, 1)]
+    return [
+        (name, size)
+        for i, name in enumerate(names)
+        for size in (SIZES if NIGHTLY else turns[i % 3])
+    ]
 
 
 CASES = {

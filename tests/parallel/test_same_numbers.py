@@ -9,7 +9,6 @@ import pytest
 from parallel import shares
 from parallel.started import needs_mpi, start
 
-SIZES = [1, 2, 3, 5]
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 """Sums in another order differ by some 2⁻⁵³; 51 steps may magnify this ten thousand times."""
 
@@ -29,14 +28,13 @@ def check(name: str, ranks: list[dict[str, Any]]) -> None:
             assert value.tobytes() == ranks[0][key].tobytes(), f"{key} differs between ranks"
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", shares.CASES)
+@pytest.mark.parametrize(("name", "size"), shares.sizes_of(shares.CASES))
 def test_threads(name: str, size: int) -> None:
     check(name, shares.by_threads(size, lambda group: shares.train(name, group)))
 
 
 @needs_mpi
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", shares.SIZES)
 def test_processes(size: int, tmp_path: Path) -> None:
     names = ["dropout", "batch norm"]
     done = start(size, "-m", "mpi4py", shares.__file__, str(tmp_path), *names)

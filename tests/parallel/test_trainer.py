@@ -12,7 +12,7 @@ import pytest
 from nightly import NIGHTLY
 from parallel import fits
 from parallel.fits import FITS, HELD, Fit, X, Y
-from parallel.shares import Thread, by_threads, dropped, normalized
+from parallel.shares import Thread, by_threads, dropped, normalized, sizes_of
 from parallel.started import needs_mpi, start
 
 import xbp
@@ -22,7 +22,6 @@ from xbp.testing import emulated_graphs
 from xbp.training import Checkpoints, LambdaCallback
 from xbp.training.capture import recordings_of
 
-SIZES = [1, 2, 3, 5]
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 """Sums in another order differ by some 2⁻⁵³, which few steps magnify little."""
 
@@ -40,8 +39,7 @@ def alone(name: str) -> dict[str, Any]:
     return fits.fit(FITS[name], None)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize(("name", "size"), sizes_of(FITS))
 def test_a_fit(name: str, size: int) -> None:
     agree(by_threads(size, lambda group: fits.fit(FITS[name], group)), alone(name))
 

@@ -9,12 +9,11 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training.epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, named, trained
+from training.epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, named
 
 import xbp
 from xbp import training
@@ -26,24 +25,8 @@ pytest.importorskip("array_api_strict")
 PLACES = [name for name in ("array_api_strict", "cupy") if name in available_backends()]
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    with xbp.use_backend(request.param), stand_in(request.param):
-        yield request.param
-
-
-def stand_in(name: str) -> AbstractContextManager[None]:
-    return nullcontext() if name == "cupy" else emulated_graphs()
-
-
-@pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)
-def test_a_captured_epoch_is_an_epoch(epoch: Epoch, place: str, tmp_path: Path) -> None:
-    if epoch.callback in NEEDS and not importlib.util.find_spec(NEEDS[epoch.callback]):
-        pytest.skip(f"needs {NEEDS[epoch.callback]}")
-    check(epoch, tmp_path)
-
-
-# --- devices and threads ---
+def in_place(work: Callable[[], Any]) -> None:
+    work()
 
 
 def in_a_thread(work: Callable[[], Any]) -> None:
@@ -67,22 +50,40 @@ def second_device() -> Iterator[None]:
         xbp.set_backend(before.name, device=before.device)
 
 
-SOME = "Conv2d", "long LSTM", "Dropout", "L1Loss", "Adam", "metric f1"
-
-
-@pytest.mark.parametrize("how", [in_a_thread, beside_another_device])
-@pytest.mark.parametrize("name", SOME)
-def test_a_model_is_captured_on_its_own_device(
-    name: str, how: Any, tmp_path: Path, second_device: None
-) -> None:
-    how(lambda: check(named(name), tmp_path))
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """How a training runs: on CuPy, or in a thread whose current device is not the training's."""
+    if request.param == "cupy":
+        with xbp.use_backend("cupy"):
+            yield in_place
+    else:
+        request.getfixturevalue("second_device")
+        yield in_a_thread
 
 
 @pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)
-def test_an_epoch_in_a_thread(epoch: Epoch, tmp_path: Path, second_device: None) -> None:
-    """An epoch on the second device, while the first is the thread's current one."""
-    if not epoch.callback:
-        in_a_thread(lambda: trained(epoch, False, tmp_path))
+def test_a_captured_epoch_is_an_epoch(
+    epoch: Epoch, place: Callable[..., None], tmp_path: Path
+) -> None:
+    if epoch.callback in NEEDS and not importlib.util.find_spec(NEEDS[epoch.callback]):
+        pytest.skip(f"needs {NEEDS[epoch.callback]}")
+    place(lambda: check(epoch, tmp_path))
+
+
+SOME = "Conv2d", "long LSTM", "Dropout", "L1Loss", "Adam", "metric f1"
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_on_the_first_device_and_in_the_main_thread(name: str, tmp_path: Path) -> None:
+    with xbp.use_backend("array_api_strict"), emulated_graphs():
+        check(named(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_model_is_captured_on_its_own_device(
+    name: str, tmp_path: Path, second_device: None
+) -> None:
+    beside_another_device(lambda: check(named(name), tmp_path))
 
 
 def test_everything_that_trains_is_in_the_table() -> None:

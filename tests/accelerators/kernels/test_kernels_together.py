@@ -16,6 +16,7 @@ from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
 from accelerators.kernels.reference import CONVOLUTIONS, convolve, needs_a_compiler
 from layouts import Real
+from nightly import NIGHTLY
 
 from xbp import accelerators, models, nn, optim, primitives
 from xbp.accelerators import cuda
@@ -43,6 +44,8 @@ def test_the_catalogue(function: Callable[..., Any]) -> None:
     name = function.__name__
     here = accelerators.Accelerator(name, "numpy", function)
     cases = [item for item in ITEMS if item.name == name]
+    if not NIGHTLY:  # each case and the same with scattered arrays stand in pairs: one, then other
+        cases = [item for i, item in enumerate(cases) if i % 4 in (0, 3)]
     assert cases
     computed = 0
     for item in cases:
@@ -95,7 +98,7 @@ def test_no_race(dtype: str, machine: Emulation) -> None:
     assert all(np.isfinite(array).all() for array in first)  # all results were written
     kernels = {name for file in FILES for name in emulation.kernels(launch.source(file))}
     assert set(machine.launches) == kernels - {"write_row"}
-    for order in (1, 2, 3):
+    for order in (1, 2, *range(3, 9 if NIGHTLY else 3)):
         machine.order = order
         for a, b in zip(everything(dtype, machine), first, strict=True):
             assert a.tobytes() == b.tobytes()
