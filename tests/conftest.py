@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nobody import open_folder  # noqa: F401
 from processes import search_path
 
 import xbp.backend

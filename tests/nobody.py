@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -32,10 +32,13 @@ def as_nobody(work: Callable[[], None]) -> str:
         return pipe.read()
 
 
-def open_to_all(folder: Path) -> None:
-    """Make `folder`, which only pytest's user can enter, accessible to all."""
-    for parent in folder.parents:
-        if parent.name.startswith(("pytest-", "popen-")):  # the latter by pytest-xdist
-            parent.chmod(0o755)
-    if not stat.S_IMODE(folder.stat().st_mode) & 0o002:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that all may enter.
+
+    Not `tmp_path`: whenever a run of pytest starts, it closes the folder of all runs to others.
+    """
+    with TemporaryDirectory(prefix="xbp-open-") as name:
+        folder = Path(name).resolve()
         folder.chmod(0o755)
+        yield folder

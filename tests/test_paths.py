@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nobody import as_nobody, open_to_all
+from nobody import as_nobody
 
 import xbp
 from xbp import nn, optim
@@ -125,15 +125,14 @@ def test_what_is_no_folder(
 @pytest.mark.parametrize("what", FILES)
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_what_may_not_be_read_is_not_said_to_be_missing(
-    tmp_path: Path, what: str, where: str
+    open_folder: Path, what: str, where: str
 ) -> None:
     if what == "a picture":
         pytest.importorskip("PIL.Image")
-    folder = tmp_path / "folder"
+    folder = open_folder / "folder"
     folder.mkdir()
     path = folder / "it.safetensors"
     path.write_bytes(b"x")
-    open_to_all(folder)
     (path if where == "file" else folder).chmod(0)
     try:
         said = as_nobody(lambda: FILES[what](path))
@@ -144,16 +143,15 @@ def test_what_may_not_be_read_is_not_said_to_be_missing(
 
 
 @pytest.mark.parametrize("what", FOLDERS)
-def test_nor_is_a_folder(tmp_path: Path, what: str) -> None:
-    (tmp_path / "private" / "run").mkdir(parents=True)
-    open_to_all(tmp_path)
-    (tmp_path / "private").chmod(0)
+def test_nor_is_a_folder(open_folder: Path, what: str) -> None:
+    (open_folder / "private" / "run").mkdir(parents=True)
+    (open_folder / "private").chmod(0)
     try:
-        said = as_nobody(lambda: FOLDERS[what][0](tmp_path / "private" / "run"))
+        said = as_nobody(lambda: FOLDERS[what][0](open_folder / "private" / "run"))
     finally:
-        (tmp_path / "private").chmod(0o755)
+        (open_folder / "private").chmod(0o755)
     assert said.startswith("DataError") and "(Permission denied)" in said
-    once(said, tmp_path / "private" / "run")
+    once(said, open_folder / "private" / "run")
 
 
 def test_a_name_with_a_null_byte() -> None:

@@ -22,6 +22,9 @@ AGAINST = [
 ]
 """The tests that compare kernels with references."""
 
+LAYOUTS = "not unaligned and not mirrored and not cropped"
+"""The orders in memory that are enough for another build of the same sources."""
+
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.status())
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
 
@@ -59,7 +62,7 @@ def test_each_level_that_runs_here_passes_against_the_reference(level: str) -> N
         pytest.skip(f"{level} is not built, or this processor cannot run it")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *AGAINST]
     command += without_foreign_plugins("hypothesispytest")
-    command += ["-k", "in_pairs and not unaligned and not mirrored"]
+    command += ["-k", f"in_pairs and {LAYOUTS}"]
     result = subprocess.run(
         command,
         cwd=Path(__file__).parents[2],
@@ -94,7 +97,7 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
     chosen = [
         *without_foreign_plugins("hypothesispytest"),
         "-k",
-        "in_threes and not unaligned and not mirrored",
+        f"in_threes and {LAYOUTS}",
     ]
     chosen += AGAINST
     result = subprocess.run(

@@ -3,9 +3,10 @@
 import importlib.util
 import json
 import math
-import os
-import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from runpy import run_module
 
 import pytest
 from quickly import INSTALLED, ROOT
@@ -20,18 +21,16 @@ def found(tmp_path_factory):
     files = [folder / name for name in ("r.json", "r.md", "r.png")]
     options = zip(("--json", "--markdown", "--plot"), map(str, files), strict=True)
     sides = [f"--side={name}" for name in ("xbp", "reference", "numpy", *INSTALLED)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--threads=1", *sides]
-        + [item for option in options for item in option],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["benchmarks", "--quick", "--threads=1", *sides]
+    words += [item for option in options for item in option]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
+        patch.setattr(sys, "argv", words)
+        patch.setattr(sys, "path", [str(ROOT), *sys.path])
+        with pytest.raises(SystemExit) as end:
+            run_module("benchmarks", run_name="__main__")
+        assert not end.value.code
     texts = [file.read_text(encoding="utf-8") for file in files[:2]]
-    return json.loads(texts[0]), texts[1], files[2].read_bytes(), done.stdout
+    return json.loads(texts[0]), texts[1], files[2].read_bytes(), out.getvalue()
 
 
 class TestEverything:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nobody import as_nobody, open_to_all
+from nobody import as_nobody
 
 import xbp
 from xbp.errors import DataError
@@ -42,6 +42,13 @@ def names(folder: Path) -> set[str]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
+    path.write_bytes(OLD_TEXT)
+    return path
+
+
+@pytest.fixture
+def open_file(open_folder: Path) -> Path:
+    path = open_folder / "file"
     path.write_bytes(OLD_TEXT)
     return path
 
@@ -234,35 +241,32 @@ class TestPermissions:
         write(file)
         assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
 
-    def test_and_where_that_cannot_be_the_file_is_overwritten(self, file: Path) -> None:
+    def test_and_where_that_cannot_be_the_file_is_overwritten(self, open_file: Path) -> None:
         """Another user's file, writable for all, stays that user's."""
-        file.chmod(0o666)
-        file.parent.chmod(0o777)
-        open_to_all(file.parent)
-        before = file.stat()
-        assert as_nobody(lambda: write(file)) == ""
-        assert file.read_bytes() == NEW_TEXT
-        assert (file.stat().st_uid, file.stat().st_ino) == (before.st_uid, before.st_ino)
+        open_file.chmod(0o666)
+        open_file.parent.chmod(0o777)
+        before = open_file.stat()
+        assert as_nobody(lambda: write(open_file)) == ""
+        assert open_file.read_bytes() == NEW_TEXT
+        assert (open_file.stat().st_uid, open_file.stat().st_ino) == (before.st_uid, before.st_ino)
 
-    def test_a_file_in_a_folder_that_may_not_be_changed(self, file: Path) -> None:
-        file.chmod(0o666)
-        open_to_all(file.parent)
-        assert as_nobody(lambda: write(file)) == ""
-        assert as_nobody(lambda: check_writable(file)) == ""
-        assert file.read_bytes() == NEW_TEXT
-        refused = as_nobody(lambda: write(file.parent / "new"))
+    def test_a_file_in_a_folder_that_may_not_be_changed(self, open_file: Path) -> None:
+        open_file.chmod(0o666)
+        assert as_nobody(lambda: write(open_file)) == ""
+        assert as_nobody(lambda: check_writable(open_file)) == ""
+        assert open_file.read_bytes() == NEW_TEXT
+        refused = as_nobody(lambda: write(open_file.parent / "new"))
         assert "DataError: cannot write" in refused and "Permission denied" in refused
-        assert "untouched" not in refused and names(file.parent) == {"file"}
+        assert "untouched" not in refused and names(open_file.parent) == {"file"}
 
-    def test_a_file_that_may_not_be_written_to(self, file: Path) -> None:
+    def test_a_file_that_may_not_be_written_to(self, open_file: Path) -> None:
         """A read-only file is protected, even if its folder allows a rename over it."""
-        file.chmod(0o444)
-        os.chown(file, *[65534 if os.geteuid() == 0 else -1] * 2)  # it is their own
-        file.parent.chmod(0o777)
-        open_to_all(file.parent)
-        refused = as_nobody(lambda: write(file))
+        open_file.chmod(0o444)
+        os.chown(open_file, *[65534 if os.geteuid() == 0 else -1] * 2)  # it is their own
+        open_file.parent.chmod(0o777)
+        refused = as_nobody(lambda: write(open_file))
         assert refused.endswith("(Permission denied); the previous file is untouched")
-        assert file.read_bytes() == OLD_TEXT
+        assert open_file.read_bytes() == OLD_TEXT
 
     @pytest.mark.skipif(not hasattr(os, "setxattr"), reason="of Linux")
     def test_extended_attributes_are_kept(self, file: Path) -> None:
