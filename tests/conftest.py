@@ -13,6 +13,7 @@ from processes import search_path
 
 import xbp.backend
 import xbp.datasets.mnist
+from xbp.backend import LIBRARIES, why_unavailable
 
 if importlib.util.find_spec("hypothesis"):
     from hypothesis import HealthCheck, settings
@@ -90,6 +91,29 @@ def pytest_collection_finish() -> None:
     """Exclude the tests themselves from later garbage collections."""
     gc.freeze()
     gc.enable()
+
+
+ON = ("backend", "standin", "where", "place")
+"""Parameters that name the backend of a test, which is skipped where that is not installed."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the tests of a function that have the same reason to be skipped, only the first."""
+    absent = {name for name in LIBRARIES if why_unavailable(name)}
+    seen: set[Any] = set()
+    again = []
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        for what in ON:
+            if isinstance(parameters.get(what), str) and parameters[what] in absent:
+                skip = item.nodeid.partition("[")[0], parameters[what]
+                again += [item] if skip in seen else []
+                seen.add(skip)
+                break
+    if again:
+        left = set(again)
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=again)
 
 
 @pytest.fixture(autouse=True)

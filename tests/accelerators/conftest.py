@@ -1,4 +1,4 @@
-"""What tests of compiled kernels vary: numbers of threads, dtypes; and memory between guards."""
+"""What tests of compiled kernels vary: threads, levels, dtypes; and memory between guards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from guards import Guards
+from levels import use_level
 
 from xbp.accelerators.cpu import native
 
@@ -15,6 +16,12 @@ from xbp.accelerators.cpu import native
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(native, "threads", lambda: request.param)
     return int(request.param)
+
+
+@pytest.fixture(params=list(native.LEVELS))
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of each level of the instruction set that this processor has."""
+    use_level(request.param, monkeypatch)
 
 
 @pytest.fixture

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from guards import Guards
-from levels import use_level
 from numpy.typing import NDArray
 
 from xbp import primitives
 from xbp.accelerators.cpu import native, rows
 from xbp.errors import InputError
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
+pytestmark = [
+    pytest.mark.skipif(native.library() is None, reason=native.status()),
+    pytest.mark.usefixtures("level", "guards"),
+]
 
 Real = NDArray[Any]
 # Full vectors, and not; fewer rows than threads, and more than blocks
 SHAPES = [(1, 16), (2, 17), (5, 3, 33), (100, 64), (2100, 31), (3, 700)]
-
-
-@pytest.fixture(autouse=True, params=list(native.LEVELS))
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_level(request.param, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
-    guards = Guards()
-    monkeypatch.setattr(np, "empty", guards.empty)
-    yield guards
-    guards.check()
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def draw(shape: Any, dtype: str, seed: int = 0, scale: float = 1.0) -> Real:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from guards import Guards
-from levels import use_level
 from numpy.typing import NDArray
 
 from xbp import primitives
 from xbp.accelerators.cpu import native, special
 from xbp.errors import InputError
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
+pytestmark = [
+    pytest.mark.skipif(native.library() is None, reason=native.status()),
+    pytest.mark.usefixtures("level"),
+]
 
 Real = NDArray[Any]
 
@@ -31,24 +33,6 @@ UNITS = {"logistic": 2.5, "tanh": 3.0, "silu": 2.5, "gelu": 5.0, "gelu_tanh": 3.
 """The bounds in the docstring of `special`; the last one for x > 0."""
 SLOPE = math.sqrt(8 / math.pi)
 ENTRIES = 40_001  # above the accelerators' threshold, and no whole number of vectors
-
-
-@pytest.fixture(autouse=True, params=list(native.LEVELS))
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_level(request.param, monkeypatch)
-
-
-@pytest.fixture
-def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
-    guards = Guards()
-    monkeypatch.setattr(np, "empty", guards.empty)
-    yield guards
-    guards.check()
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def of_all_exponents(dtype: str, step: int) -> Real:

@@ -7,12 +7,13 @@ and the list of ONNX exports all read it.
 
 from xbp import nn, optim
 from xbp.testing.cases.case import Call, Case, Layer, Line, Model, fed
+from xbp.testing.cases.differentiable import DIFFERENTIABLE
 from xbp.testing.cases.initializers import INITIALIZERS, Initializer
 from xbp.testing.cases.layers import LAYERS
 from xbp.testing.cases.losses import LOSSES, Loss
 from xbp.testing.cases.models import MODELS
 from xbp.testing.cases.optimizers import OPTIMIZERS, Optimizer, Rule
-from xbp.testing.cases.primitives import DIFFERENTIABLE, PRIMITIVES
+from xbp.testing.cases.primitives import PRIMITIVES
 
 BASES = {
     *(nn.Layer, nn.OperationLayer, nn.Elementwise, nn.Loss, nn.EntrywiseLoss, nn.RegressionLoss),
