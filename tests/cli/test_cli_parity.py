@@ -114,7 +114,7 @@ def test_the_certificate_says_what_was_run(command: Command, tmp_path: Path) -> 
 def test_a_folder_for_certificates(command: Command, tmp_path: Path) -> None:
     """A certificate of a part has a name of its own, and does not replace the whole one."""
     folder, file = tmp_path / "new", tmp_path / "mine.json"
-    backends = ("--backend", STRICT, "--backend", "numpy", "--only", "Tanh(")
+    backends = ("--backend", STRICT, "--backend", "numpy", "--only", "Tanh(", "--jobs", 1)
     result = command(*backends, "--output", folder, "--json", file)
     assert result.code == 0, result.err
     name = f"parity_{STRICT}_numpy_only_tanh.md"
