@@ -14,8 +14,8 @@ arrays: its wᵢ and all its sums are 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Protocol
 
 from xbp.backend import (
@@ -30,7 +30,7 @@ from xbp.backend import (
 )
 from xbp.errors import InputError
 from xbp.nested import first_of, tree_map
-from xbp.parallel.groups import Group, Joined
+from xbp.parallel.groups import Group, Joined, sum_parts
 
 
 class Learned(Protocol):
@@ -143,7 +143,7 @@ def reduce_step(
     weight: Any,
     *,
     wish: bool = False,
-    room: dict[Any, Array] | None = None,
+    room: Room | None = None,
 ) -> tuple[Array, Array, Array]:
     """As `reduce_gradients`, which checks the arguments, with more numbers in the same call.
 
@@ -151,9 +151,8 @@ def reduce_step(
     ----------
     wish : bool
         What the other ranks hear in the third result.
-    room : dict, optional
-        Where arrays are kept for the next call, on the host: fresh memory costs more than the sum
-        of a small model. Gradients lie in them until then.
+    room : Room, optional
+        Arrays from earlier calls. Gradients lie in them until the next one.
 
     Returns
     -------
@@ -168,77 +167,114 @@ def reduce_step(
     if isinstance(group, Joined):
         group.count_step()
     with on_device_of(owned[0].data):
-        return _reduce(owned, group, value, weight, wish, {} if room is None else room)
+        return _reduce(owned, group, value, weight, wish, Room() if room is None else room)
+
+
+class Flat:
+    """The array in which gradients of one dtype travel: one after the other, then a tail.
+
+    Parameters
+    ----------
+    xp : namespace
+    like : array
+        On the device of the gradients.
+    dtype : dtype
+    members : dict of int to tuple of int
+        Shapes, by the indices of parameters.
+    tail : int
+        The number of entries after the gradients.
+    """
+
+    def __init__(
+        self, xp: Any, like: Array, dtype: Any, members: dict[int, tuple[int, ...]], tail: int
+    ) -> None:
+        sizes = [math.prod(shape) for shape in members.values()]
+        ends = [*accumulate(sizes, initial=0), sum(sizes) + tail]
+        self.places = [slice(start, end) for start, end in pairwise(ends)]
+        """Of the gradients and the tail."""
+        self.members, self.dtype = list(members), dtype
+        self.whole = xp.zeros(ends[-1], dtype=dtype, device=like.device)
+        self.tail = xp.zeros(tail, dtype=dtype, device=like.device)
+        self.views = [
+            xp.reshape(self.whole[part], shape)
+            for part, shape in zip(self.places, members.values(), strict=False)
+        ]
+
+
+class Room:
+    """The arrays in which gradients travel, kept from step to step on the host.
+
+    There, fresh memory costs more than the sum of a small model.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: list[Any] = []
+        self.flats: list[Flat] = []
+
+    def flats_for(self, owned: Sequence[Learned], value: Array) -> list[Flat]:
+        """An array for each dtype, first the one that tells value, weight, wish and presence."""
+        kinds = [(p.data.dtype, p.data.shape) for p in owned]
+        here = on_host(value)
+        if here and self.flats and kinds == self.kinds:
+            return self.flats
+        xp, like = array_namespace(value), owned[0].data
+        dtypes = list(dict.fromkeys(dtype for dtype, _ in kinds))
+        real = [dtype for dtype in dtypes if xp.isdtype(dtype, "real floating")]
+        telling = max(real, key=lambda dtype: xp.finfo(dtype).bits, default=value.dtype)
+        flats = []
+        for dtype in dict.fromkeys([telling, *dtypes]):
+            members = {k: tuple(shape) for k, (own, shape) in enumerate(kinds) if own == dtype}
+            tail = 0 if flats else TOLD + len(owned)
+            flats.append(Flat(xp, like, dtype, members, tail))
+        if here:
+            self.kinds, self.flats = kinds, flats
+        return flats
+
+
+TOLD = 3
+"""The entries of a tail before those about presence: Σ wᵢ Lᵢ, Σ wᵢ, wishes."""
 
 
 def _reduce(
-    owned: Sequence[Learned],
-    group: Group,
-    value: Array,
-    weight: Any,
-    wish: bool,
-    room: dict[Any, Array],
+    owned: Sequence[Learned], group: Group, value: Array, weight: Any, wish: bool, room: Room
 ) -> tuple[Array, Array, Array]:
-    xp, here = array_namespace(value), on_host(value)
-    dtypes = list(dict.fromkeys(p.data.dtype for p in owned))
-    real = [dtype for dtype in dtypes if xp.isdtype(dtype, "real floating")]
-    telling = max(real, key=lambda dtype: xp.finfo(dtype).bits, default=value.dtype)
-    dtypes = list(dict.fromkeys([telling, *dtypes]))
+    xp, here, flats = array_namespace(value), on_host(value), room.flats_for(owned, value)
     present = [p.grad is not None for p in owned]
+    own = flats[0].tail
+    own[0:1] = _entry(xp, value, own.dtype)
+    own[1:2] = _entry(xp, 1 if weight is None else weight, own.dtype)
+    own[2:3] = float(wish)
+    for there, run in groupby(range(len(owned)), key=present.__getitem__):
+        places = list(run)
+        own[TOLD + places[0] : TOLD + places[-1] + 1] = float(there)
+    for flat in flats:
+        parts = [*(owned[k].grad for k in flat.members), flat.tail]
+        sum_parts(group, flat.whole, list(zip(flat.places, parts, strict=True)))
+    told = flats[0].whole[flats[0].places[-1]]
+    value, total, wishes = (xp.asarray(told[k], copy=True) for k in range(TOLD))
     factor: Any = None
-    for dtype in dtypes:  # first the one that travels with value, weight, wish and presence
-        mine = [p for p in owned if p.data.dtype == dtype]
-        sizes = [math.prod(p.data.shape) for p in mine]
-        tail = sum(sizes)
-        tells = factor is None
-        kind = tail + (3 + len(owned)) * tells, dtype_name(dtype)
-        flat = room.get(kind)
-        if flat is None:
-            flat = xp.zeros(kind[0], dtype=dtype, device=owned[0].data.device)
-            if here:
-                room[kind] = flat
-        for p, part in zip(mine, _parts(sizes), strict=True):
-            flat[part] = 0.0 if p.grad is None else xp.reshape(p.grad, (-1,))
-        if tells:
-            flat[tail : tail + 1] = _entry(xp, value, dtype)
-            flat[tail + 1 : tail + 2] = _entry(xp, 1 if weight is None else weight, dtype)
-            flat[tail + 2 : tail + 3] = float(wish)
-            for there, run in groupby(range(len(owned)), key=present.__getitem__):
-                places = list(run)
-                flat[tail + 3 + places[0] : tail + 4 + places[-1]] = float(there)
-            own: Any = None if here else xp.asarray(flat[tail + 3 :], copy=True)
-        group.sum_(flat)
-        if tells:
-            total = flat[tail + 1]
-            factor = xp.ones_like(total)
-            if weight is not None:
-                factor = 1 / xp.where(total > 0, total, xp.ones_like(total))
-            if here:
-                present = (to_numpy(flat[tail + 3 :]) > 0).tolist()
-            else:
-                agreed = xp.all(flat[tail + 3 :] == group.size * own)
-                factor = xp.where(agreed, factor, xp.nan * factor)
-            value, wishes = factor * flat[tail], xp.asarray(flat[tail + 2], copy=True)
-            total = xp.asarray(total, copy=True)
-        if not here or weight is not None:
-            flat *= xp.astype(xp.asarray(factor), dtype)
-        has = {id(p) for p, known in zip(owned, present, strict=True) if known}
-        for p, part in zip(mine, _parts(sizes), strict=True):
-            if id(p) in has:
-                p.grad = xp.reshape(flat[part], tuple(p.data.shape))
+    if weight is not None:
+        factor = 1 / xp.where(total > 0, total, xp.ones_like(total))
+    if here:
+        present = (to_numpy(told[TOLD:]) > 0).tolist()
+    else:
+        agreed = xp.all(told[TOLD:] == group.size * own[TOLD:])
+        factor = xp.ones_like(total) if factor is None else factor
+        factor = xp.where(agreed, factor, xp.nan * factor)
+    if factor is not None:
+        value = factor * value
+    for flat in flats:
+        if factor is not None:
+            flat.whole *= xp.astype(xp.asarray(factor), flat.dtype)
+        for k, view in zip(flat.members, flat.views, strict=True):
+            if present[k]:
+                owned[k].grad = view
     return value, total, wishes
-
-
-def _parts(sizes: list[int]) -> Iterator[slice]:
-    start = 0
-    for size in sizes:
-        yield slice(start, start + size)
-        start += size
 
 
 def _entry(xp: Any, number: Any, dtype: Any) -> Any:
     """A number or a 0-d array in a form that can be assigned to a slice of length 1."""
-    if library_of(number) is None:
+    if library_of(number) is None or on_host(number):
         return float(number)
     return xp.reshape(xp.astype(xp.asarray(number), dtype), (1,))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from xbp.backend import Array, HostArray, backend_of, dtype_name, library_of, to_numpy
 from xbp.errors import BackendError, InputError, RankError, brief
 from xbp.launchers import launched
-from xbp.parallel.groups import Joined
+from xbp.parallel.groups import Joined, Part, fill
+from xbp.parallel.shared import MOST, shared_sum
 from xbp.parallel.watch import BARRIER, BROADCAST, SUM, Places, watch_world
 
 LOST = 5.0
@@ -25,7 +26,8 @@ class MPIGroup(Joined):
 
     Contiguous numpy arrays are summed in place. Arrays of other libraries are copied by way of
     the host, which waits for their device. All processes that were started together watch one
-    another (`xbp.parallel.watch`).
+    another (`xbp.parallel.watch`); a few on one machine sum in memory that they share
+    (`xbp.parallel.shared`).
 
     Parameters
     ----------
@@ -52,29 +54,46 @@ class MPIGroup(Joined):
         self.local_rank: int = neighbours.Get_rank()
         self.local_size: int = neighbours.Get_size()
         neighbours.Free()
-        self._in_place, self._failure = MPI.IN_PLACE, MPI.Exception
+        self._MPI = MPI
+        self._shares_memory = world and 1 < self.size == self.local_size <= MOST
 
     def sum_(self, array: Array) -> None:
         """Replace `array`, in place, by the sum over all ranks."""
-        on_the_host(array, lambda host: self._call(SUM, "Allreduce", self._in_place, host))
+        on_the_host(array, lambda host: self._call(SUM, self._sum, host, None))
+
+    def sum_parts(self, whole: Array, parts: Sequence[Part]) -> None:
+        """Make `whole` the sum over ranks of `parts`; see `xbp.parallel.groups.sum_parts`."""
+        if type(whole) is HostArray:
+            self._call(SUM, self._sum, whole, parts)
+        else:
+            fill(whole, parts)
+            self.sum_(whole)
+
+    def _sum(self, host: HostArray, parts: Sequence[Part] | None) -> None:
+        if self._shares_memory:  # all ranks on one machine
+            shared_sum(self._MPI)(host, parts)
+            return
+        if parts is not None:
+            fill(host, parts)
+        self.communicator.Allreduce(self._MPI.IN_PLACE, host)
 
     def broadcast_(self, array: Array, root: int = 0) -> None:
         """Replace `array`, in place, by the array of the rank `root`."""
-        on_the_host(array, lambda host: self._call(BROADCAST, "Bcast", host, root))
+        on_the_host(array, lambda host: self._call(BROADCAST, self.communicator.Bcast, host, root))
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        self._call(BARRIER, "Barrier")
+        self._call(BARRIER, self.communicator.Barrier)
 
     def count_step(self) -> None:
         """Begin the next step, for messages about ranks that wait in vain."""
         self._places.step()
 
-    def _call(self, kind: int, name: str, *arguments: Any) -> None:
+    def _call(self, kind: int, call: Callable[..., object], *arguments: Any) -> None:
         self._places.enter(kind)
         try:
-            getattr(self.communicator, name)(*arguments)
-        except self._failure as error:
+            call(*arguments)
+        except self._MPI.Exception as error:
             time.sleep(LOST)
             msg = f"{self._places} when MPI reported {brief(error)}; another rank may have ended"
             raise RankError(msg) from None

@@ -22,7 +22,7 @@ from xbp.nested import first_of, tree_map
 from xbp.nn import Layer, Parameter
 from xbp.nn.statistics import pooled
 from xbp.parallel import Alone, Group, weighted
-from xbp.parallel.gradients import reduce_step, times
+from xbp.parallel.gradients import Room, reduce_step, times
 from xbp.random import RandomStream, Seed, fresh_seed
 from xbp.training.interrupt import INTERRUPTED
 from xbp.training.metrics.counting import Metric, len_of
@@ -183,7 +183,7 @@ class Share(Whole):
         self.recordable = getattr(group, "recordable", False)
         self.total: int | None = None  # samples of the batch under way
         self.weight: Any = None  # of the last step, where that is not the number of samples
-        self.room: dict[Any, Array] = {}  # arrays in which gradients travel
+        self.room = Room()
         self.wishes: Any = 0.0  # how many ranks had been interrupted before it
         self.wish = False
 
@@ -375,9 +375,9 @@ class Share(Whole):
     def hear(self, stop: Stop, *, ask: bool) -> None:
         wishes = self.wishes
         if ask:
-            wishes = np.asarray([float(self.wish)])
+            wishes = np.asarray(float(self.wish))
             self.group.sum_(wishes)
-        if to_numpy(wishes).sum() > 0:
+        if float(to_numpy(wishes)) > 0:
             stop(INTERRUPTED)
 
     def meet(self) -> None:

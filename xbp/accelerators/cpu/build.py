@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("kernels.c", "workers.c")
+SOURCES = ("kernels.c", "stream.c", "workers.c")
 HEADERS = (
     *("kernels.h", "lanes.h", "correlate.h", "winograd.h", "convolution.h", "pooling.h"),
     *(
