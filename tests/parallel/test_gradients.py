@@ -10,6 +10,7 @@ import xbp
 from xbp import nn, parallel
 from xbp.backend import find_backend
 from xbp.errors import BackendError, InputError
+from xbp.parallel.gradients import Room, reduce_step
 from xbp.testing import assert_no_host_sync
 
 # --- weighted ------------------------------------------------------------------------------------
@@ -116,6 +117,41 @@ def test_a_parameter_has_a_gradient_if_it_has_one_on_any_rank() -> None:
         return [None if p.grad is None else p.grad.tolist() for p in (nowhere, here, everywhere)]
 
     assert by_threads(2, work) == [[None, [0.5, 0.5], [1.0, 1.0]]] * 2
+
+
+def test_a_gradient_that_a_rank_lacks_is_zero_also_where_the_last_step_left_one() -> None:
+    """The arrays in which gradients travel are kept from step to step."""
+
+    def work(group: Thread) -> Any:
+        owned, room, found = [nn.Parameter(np.zeros(2)) for _ in range(2)], Room(), []
+        for step in range(3):
+            for p in owned:
+                p.zero_grad()
+            owned[0].add_grad(np.ones(2))
+            if step == 0 or (step == 1 and group.rank == 1):
+                owned[1].add_grad(np.full(2, 10.0))
+            reduce_step(owned, group, np.asarray(0.0), None, room=room)
+            found.append([None if p.grad is None else p.grad.tolist() for p in owned])
+        return found
+
+    expected = [[[2.0, 2.0], gradient] for gradient in ([20.0, 20.0], [10.0, 10.0], None)]
+    assert by_threads(2, work) == [expected] * 2
+
+
+def test_arrays_of_the_last_step_are_kept_for_equal_parameters_alone() -> None:
+    def work(group: Thread) -> Any:
+        room, found = Room(), []
+        for shape, dtype in (((2,), "float32"), ((3,), "float32"), ((3,), "float64")):
+            p = nn.Parameter(np.zeros(shape, dtype))
+            p.add_grad(np.ones(shape, dtype))
+            value, total, _ = reduce_step([p], group, np.asarray(1.0), 3, room=room)
+            assert p.grad is not None and p.grad.dtype == p.data.dtype
+            found.append((p.grad.tolist(), float(value), float(total)))
+        return found
+
+    third = [pytest.approx(1 / 3)]
+    expected = [(n * third, pytest.approx(1 / 3), 6.0) for n in (2, 3, 3)]
+    assert by_threads(2, work) == [expected] * 2
 
 
 class Twice(parallel.Alone):

@@ -19,7 +19,7 @@ import xbp
 from xbp import nn, optim, parallel, training
 from xbp.errors import DataError, InputError, NonFiniteError, RankError
 from xbp.testing import emulated_graphs
-from xbp.training import Checkpoints, LambdaCallback
+from xbp.training import Checkpoints, LambdaCallback, Metric
 from xbp.training.capture import recordings_of
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -427,6 +427,37 @@ def test_a_recorded_step_has_the_sums_of_the_group(backend: str) -> None:
             assert (recordings_of(trainer._stepper) is not None) == capture
             state = trainer.model.state_dict()
             found.append((history.records, {k: v.tobytes() for k, v in state.items()}))
+    assert found[0] == found[1]
+
+
+class Everything(Metric):
+    """A user's metric, which a graph cannot hold: it is given all rows of each batch."""
+
+    name = "everything"
+
+    def reset(self) -> None:
+        self.batches: list[Any] = []
+
+    def update(self, prediction: Any, target: Any) -> None:
+        self.batches.append([xbp.to_numpy(array).copy() for array in (prediction, target)])
+
+    def compute(self) -> float:
+        return float(sum((k + 1) * np.sum(each) for k, (each, _) in enumerate(self.batches)))
+
+
+def test_after_a_recorded_step_a_metric_is_given_the_whole_batch() -> None:
+    pytest.importorskip("array_api_strict")
+    found = []
+    with xbp.use_backend("array_api_strict"), emulated_graphs():
+        for capture in (False, True):
+            metric = Everything()
+            trainer = fits.trainer_of(Fit(metrics=(metric,)), Doubled(), capture=capture)
+            history = trainer.fit(X, Y, 4, batch_size=5)
+            assert (recordings_of(trainer._stepper) is not None) == capture
+            assert [len(target) for _, target in metric.batches] == [5, 5, 5, 3]
+            for prediction, _ in metric.batches:
+                assert (prediction[0::2] != 0).all() and (prediction[1::2] == 0).all()
+            found.append(history["everything"])
     assert found[0] == found[1]
 
 

@@ -21,20 +21,17 @@ def stream(to: NDArray[Any], parts: Sequence[NDArray[Any]]) -> None:
     With the kernels they bypass the caches: a core that has read these lines before need not be
     asked for them.
     """
-    count = len(parts)
     copy = _kernel() if enabled() else None
     if copy is None:
         np.concatenate([part.reshape(-1) for part in parts], out=to)
         return
-    addresses, sizes = _lists(count)
-    for k, part in enumerate(parts):
-        addresses[k], sizes[k] = address(part), part.nbytes
+    count = len(parts)
+    if sum(part.size for part in parts) != to.size:
+        msg = f"{count} parts do not fill an array of {to.size} entries"
+        raise ValueError(msg)
+    addresses = (ctypes.c_void_p * count)(*map(address, parts))
+    sizes = (ctypes.c_int64 * count)(*(part.nbytes for part in parts))
     copy(address(to), addresses, sizes, count)
-
-
-@cache
-def _lists(count: int) -> tuple[Any, Any]:
-    return (ctypes.c_void_p * count)(), (ctypes.c_int64 * count)()
 
 
 @cache
