@@ -1,9 +1,10 @@
-"""The sum in shared memory: by threads, each a rank with a stand-in for MPI's window, and by MPI."""
+"""The sum in shared memory: by threads with a stand-in for the window of MPI, and by MPI."""
 
 # ruff: noqa: N802 - the names of MPI
 
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +116,7 @@ def test_parts_lie_one_after_the_other(piece: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(shared, "PIECE", piece)
     sizes = [1 if name == "a number" else 6 for name in PARTS]
     ends = np.cumsum([0, *sizes])
-    places = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    places = [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
     def work(rank: int, add: SharedSum) -> Any:
         for _ in range(3):

@@ -22,7 +22,6 @@ from xbp.backend import (
     Array,
     array_namespace,
     check_beside,
-    dtype_name,
     library_of,
     on_device_of,
     on_host,
@@ -221,7 +220,7 @@ class Room:
         dtypes = list(dict.fromkeys(dtype for dtype, _ in kinds))
         real = [dtype for dtype in dtypes if xp.isdtype(dtype, "real floating")]
         telling = max(real, key=lambda dtype: xp.finfo(dtype).bits, default=value.dtype)
-        flats = []
+        flats: list[Flat] = []
         for dtype in dict.fromkeys([telling, *dtypes]):
             members = {k: tuple(shape) for k, (own, shape) in enumerate(kinds) if own == dtype}
             tail = 0 if flats else TOLD + len(owned)

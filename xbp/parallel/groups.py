@@ -11,7 +11,6 @@ Part = tuple[slice, Array | None]
 """A part of a 1-D array: its place, and its values; None for zeros."""
 
 
-
 class Group(Protocol):
     """Processes, called ranks, which all make the same calls in the same order.
 

@@ -35,8 +35,8 @@ HEAD = 64
 POLLS, PAUSE = 2000, 5e-5
 """The looks for other ranks in a row, and the seconds between two later ones.
 
-The former take some 0.2 ms, longer than the steps of a small model differ between cores. A rank that
-has to share its core leaves it to another one afterwards.
+The former take some 0.2 ms, more than steps of a small model differ between cores. Then a rank that
+shares its core leaves it to another one.
 """
 
 KEPT = 64

@@ -42,4 +42,4 @@ def _kernel() -> Callable[..., None] | None:
     function = library.xbp_stream
     function.argtypes = (*(ctypes.c_void_p,) * 3, ctypes.c_int64)
     function.restype = None
-    return function  # type: ignore[no-any-return]
+    return function
