@@ -493,19 +493,50 @@ def recurrent(draw: st.DrawFn, budget: int, kind: Any, cells: dict[str, Any]) ->
     n, steps, features, hidden = sizes(
         draw, budget, batches, st.integers(1, 6), few, st.integers(1, 6)
     )
-    return Problem(
-        kind(
-            *(features, hidden, layers),
-            **options,
-            bias=bias,
-            bidirectional=both,
-            dtype="float64",
-            rng=0,
-        ),
-        (normals(draw(seeds), n, steps, features),),
-        lambda s, x: oracles.recurrent(cells[name], x, s)[0],
-        kinks=name == "relu",
+    cell, padded = cells[name], draw(st.booleans())
+    layer = kind(
+        *(features, hidden, layers),
+        **options,
+        bias=bias,
+        bidirectional=both,
+        dtype="float64",
+        rng=0,
     )
+    return Problem(
+        Padded(layer) if padded else layer,
+        (normals(draw(seeds), n, steps, features),),
+        (lambda s, x: without_padding(cell, s, x, hidden))
+        if padded
+        else (lambda s, x: oracles.recurrent(cell, x, s)[0]),
+        kinks=padded or name == "relu",
+    )
+
+
+class Padded(nn.Layer):
+    """A recurrent layer for which a time step is padding if its first number is positive."""
+
+    def __init__(self, layer: nn.Recurrent) -> None:
+        self.layer = layer
+
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        mask = x[:, :, 0] > 0
+        (y, _), backward = self.layer.run(x, padding_mask=mask, training=training, rng=rng)
+        return y, lambda dy: backward(dy)[0]
+
+
+def without_padding(cell: Any, state: dict[str, Host], x: Host, hidden: int) -> Host:
+    """The outputs of each sample without its padding, over which each direction repeats its own."""
+    weights = {name.removeprefix("layer."): value for name, value in state.items()}
+    made = []
+    for sample in x:
+        kept = sample[:, 0] <= 0
+        y = oracles.recurrent(cell, sample[None, kept], weights)[0][0]
+        zero = np.zeros((1, y.shape[1]))
+        # The last step that was kept up to each one, and the first that is kept from it on.
+        ahead = np.concatenate([zero, y])[np.cumsum(kept)]
+        back = np.concatenate([y, zero])[np.cumsum(kept) - kept]
+        made.append(np.concatenate([ahead[:, :hidden], back[:, hidden:]], axis=1))
+    return np.stack(made)
 
 
 # --- losses --------------------------------------------------------------------------------------
