@@ -11,6 +11,7 @@ import pytest
 
 import xbp
 from xbp.data import Ahead
+from xbp.testing.helpers import replaced
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,41 @@ def test_closing_ends_a_generator_in_its_own_thread() -> None:
     ahead.close()
     assert len(seen) == 1 and seen[0] is not threading.main_thread()
     assert next(ahead, "end") == "end"
+
+
+def test_an_iterator_that_can_be_closed_is_closed_in_that_thread() -> None:
+    closed: list[threading.Thread] = []
+
+    class Open:
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            return 1
+
+        def close(self) -> None:
+            closed.append(threading.current_thread())
+
+    with Ahead(Open()) as ahead:
+        assert next(ahead) == 1
+    assert len(closed) == 1 and closed[0] is not threading.main_thread()
+
+
+def test_who_waits_is_told_of_the_end() -> None:
+    waits = threading.Event()
+
+    class Seen(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.set()  # the thread gets the lock when the wait has begun
+            assert super().wait(timeout=10), "nobody has told"
+            return True
+
+    def nothing() -> Iterator[int]:
+        assert waits.wait(timeout=10)
+        yield from ()
+
+    with replaced(threading, Condition=Seen), Ahead(nothing()) as ahead:
+        assert not ahead.more()
 
 
 def test_an_error_that_nobody_came_to_goes_with_the_rest() -> None:

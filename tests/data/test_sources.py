@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import xbp
 from xbp import data
 from xbp.data.sources import as_pair, batches_of, inputs_of, is_stream
 from xbp.errors import DataError, InputError
+from xbp.testing.helpers import replaced
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(11, 3, 2)).astype("float32")
@@ -70,14 +76,15 @@ def test_tuples_of_arrays_and_no_targets() -> None:
     assert data.Arrays(X).batch(np.array([1])).shape == (1, 3, 2)
 
 
-def test_batches_begin_anywhere_in_the_order() -> None:
+@pytest.mark.parametrize(("size", "lengths"), [(4, [4, 4, 3]), (5, [5, 5, 1])])
+def test_batches_begin_anywhere_in_the_order(size: int, lengths: list[int]) -> None:
     order = np.random.default_rng(1).permutation(11)
     source = data.Arrays(X, Y)
-    whole = list(batches_of(source, order, 4))
-    assert [len(y) for _, y in whole] == [4, 4, 3]
+    whole = list(batches_of(source, order, size))
+    assert [len(y) for _, y in whole] == lengths
     np.testing.assert_array_equal(np.concatenate([y for _, y in whole]), Y[order])
     for first in range(4):
-        rest = list(batches_of(source, order, 4, first))
+        rest = list(batches_of(source, order, size, first))
         assert len(rest) == 3 - first
         for (x, _), (again, _) in zip(rest, whole[first:], strict=True):
             np.testing.assert_array_equal(x, again)
@@ -85,7 +92,7 @@ def test_batches_begin_anywhere_in_the_order() -> None:
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", ">i2", "u1", "?", "<f8"])
 def test_files_of_any_numbers_in_any_byte_order(tmp_path, dtype: str) -> None:
-    values = RNG.integers(0, 2, (6, 5)).astype(dtype)
+    values = (RNG.integers(0, 7, (6, 5)) / 3).astype(dtype)  # thirds need all digits
     found, y = data.Files(*files(tmp_path, values, Y[:6])).batch(np.array([5, 0, 1]))
     np.testing.assert_array_equal(found, values[[5, 0, 1]])
     assert found.dtype == np.dtype(dtype).newbyteorder("=") and found.dtype.isnative
@@ -141,6 +148,17 @@ def test_files_that_are_missing_or_do_not_fit(tmp_path) -> None:
     x.unlink()
     with pytest.raises(DataError, match="does not exist"):
         source.batch(np.arange(11))
+
+
+def test_what_the_system_cannot_read_is_one_sentence(tmp_path) -> None:
+    class Broken(io.BytesIO):
+        def seek(self, *to: int) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    source = data.Files(*files(tmp_path))
+    said = r"x.npy' cannot be read \(Input/output error\); check"
+    with replaced(source.parts[0], _open=Broken), pytest.raises(DataError, match=said):
+        source.batch(np.arange(2))
 
 
 def test_windows_are_all_windows_and_what_follows() -> None:
@@ -202,18 +220,25 @@ def test_a_source_that_defines_nothing() -> None:
 
 
 def test_what_is_a_stream_and_what_arrays() -> None:
-    torch = pytest.importorskip("torch")
     streams = [data.Arrays(X), [(X, Y)], iter([X]), (x for x in X), map(len, []), {1: 2}.values()]
-    arrays = [X, X.tolist(), (X, Y), torch.zeros(3), "text", {"a": 1}, None, 3, [], range(3)]
-    streams.append(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3))))
+    arrays = [X, X.tolist(), (X, Y), "text", b"text", {"a": 1}, {1}, None, 3, [], range(3)]
     assert [is_stream(each) for each in streams] == [True] * len(streams)
     assert [is_stream(each) for each in arrays] == [False] * len(arrays)
+
+
+def test_a_loader_of_pytorch_is_a_stream_and_a_tensor_is_none() -> None:
+    torch = pytest.importorskip("torch")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3)))
+    assert is_stream(loader) and not is_stream(torch.zeros(3))
 
 
 def test_inputs_are_x_alone_or_beside_y() -> None:
     for batch in (X, (X, Y), [X, Y]):
         np.testing.assert_array_equal(inputs_of(batch), X)
     np.testing.assert_array_equal(inputs_of([[1, 2], [3, 4]]), [[1, 2], [3, 4]])
+    assert len(inputs_of((X, X, X))) == 3  # inputs of three parts
+    (alone,), y = as_pair(([X], Y))
+    assert alone is X and y is Y
 
 
 def test_fingerprints_tell_data_apart(tmp_path) -> None:
@@ -223,6 +248,11 @@ def test_fingerprints_tell_data_apart(tmp_path) -> None:
     x, y = files(tmp_path)
     before = data.Files(x, y).fingerprint()
     assert data.Files(x, y).fingerprint() == before
+    for row in (0, 10):  # the ends are among the rows that are looked at
+        at_an_end = X.copy()
+        at_an_end[row] += 1
+        np.save(x, at_an_end)
+        assert data.Files(x, y).fingerprint() != before
     np.save(x, other)
     prints = [
         data.Arrays(X, Y).fingerprint(),
@@ -242,8 +272,18 @@ def test_fingerprints_tell_data_apart(tmp_path) -> None:
     assert len(set(prints)) == len(prints)
 
 
-def test_a_large_array_is_digested_piece_by_piece() -> None:
-    large = np.arange(3_000_000, dtype="float32").reshape(1500, 2000)
-    same = data.Arrays(large[::-1]).fingerprint()
-    assert same == data.Arrays(np.ascontiguousarray(large[::-1])).fingerprint()
-    assert same != data.Arrays(large).fingerprint()
+@pytest.mark.parametrize("shape", [(1500, 2000), (2, 1_100_000), (3, 0), (5,)])
+def test_a_digest_is_that_of_all_bytes_whatever_their_number(shape: tuple[int, ...]) -> None:
+    """Larger arrays are read piece by piece; a sample may be larger than a piece."""
+    array = np.arange(math.prod(shape), dtype="float32").reshape(shape)
+    for given in (array, array[::-1]):
+        digest = hashlib.sha256(given.tobytes()).hexdigest()
+        assert data.Arrays(given).fingerprint() == f"float32 {shape} with SHA-256 {digest}"
+
+
+def test_a_source_without_a_fingerprint_of_its_own() -> None:
+    class Seven(data.Source):
+        def __len__(self) -> int:
+            return 7
+
+    assert Seven().fingerprint() == "7 samples of a Seven"

@@ -28,6 +28,8 @@ def samples(part: Any) -> list[int]:
         ([5, 5], [5, 5]),
         (np.array([0.5, 0.5]), [25, 25]),
         ([0.1] * 10, [5] * 10),
+        ([0.42, 0.58], [21, 29]),  # in floating point 50 * 0.58 is less than 29
+        (list(np.array([3, 4])), [3, 4]),
     ],
 )
 def test_parts_have_their_sizes_and_nothing_in_common(shares: Any, counts: list[int]) -> None:
@@ -42,6 +44,11 @@ def test_parts_have_their_sizes_and_nothing_in_common(shares: Any, counts: list[
     ]
     x, y = parts[0].batch(np.arange(3))
     assert y.tolist() == (x // 10 % 3).tolist()
+
+
+def test_a_fifth_is_for_tests_by_default() -> None:
+    train, tested = train_test_split(np.arange(1000), rng=0)
+    assert (len(train), len(tested)) == (800, 200)
 
 
 @pytest.mark.parametrize("test", [0.2, 0.5, 0.011])
@@ -63,6 +70,9 @@ def test_train_and_test_together_are_all(test: float, stratify: bool) -> None:
     ("make", "said"),
     [
         (lambda: random_split(np.arange(3), [1]), "a source was expected"),
+        (lambda: random_split(3.0, [1]), "a source was expected"),
+        (lambda: random_split(SOURCE, [0.25, 0.25]), "whole numbers, or parts whose sum is 1"),
+        (lambda: random_split(SOURCE, [0, 3]), "shares must be positive numbers"),
         (lambda: random_split(SOURCE, [0.5, 0.6]), "whole numbers, or parts whose sum is 1"),
         (lambda: random_split(SOURCE, [40, 20]), r"50 samples cannot be divided into \[40, 20\]"),
         (lambda: random_split(SOURCE, [0.001, 0.9985, 0.0005]), "each part needs at least one"),
@@ -75,7 +85,10 @@ def test_train_and_test_together_are_all(test: float, stratify: bool) -> None:
         (lambda: train_test_split(np.arange(1)), "leaves nothing .* of 1 samples; take"),
         (lambda: train_test_split(SOURCE, test=2), "test must be a finite number from 0 to 1"),
         (lambda: train_test_split(SOURCE, SOURCE.y), "a source has its targets itself"),
-        (lambda: train_test_split(np.arange(4), stratify=True), "stratify needs arrays with integ"),
+        (
+            lambda: train_test_split(np.arange(4), stratify=True),
+            r"stratify needs arrays with integer labels y of shape \(N,\), got an? Arrays",
+        ),
         (
             lambda: train_test_split(np.arange(4), np.ones(4), stratify=True),
             "stratify needs arrays with integer labels y",

@@ -89,7 +89,7 @@ class Samples:
         """
         found = np.empty((len(indices), *self.shape[1:]), self.dtype)
         raw = memoryview(found.reshape(-1).view(np.uint8).data)
-        starts = np.flatnonzero(np.diff(indices, prepend=indices[:1] - 2) != 1)
+        starts = np.flatnonzero(np.diff(indices, prepend=indices[:1]) != 1)
         try:
             with self._open() as file:
                 for begin, end in zip(starts, [*starts[1:], len(indices)], strict=False):
