@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xbp.accelerators.cpu import calls, elementwise, native, updates
+from xbp.accelerators.cpu import calls, dense, elementwise, native, updates
 
 
 def use_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,4 +17,5 @@ def use_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "lanes", lambda itemsize: library.xbp_lanes(itemsize))  # type: ignore[union-attr]
     monkeypatch.setattr(elementwise, "_pass", elementwise._pass.__wrapped__)
     monkeypatch.setattr(updates, "_update", updates._update.__wrapped__)
+    monkeypatch.setattr(dense, "_kernel", dense._kernel.__wrapped__)
     monkeypatch.setattr(calls, "_kernel", calls._kernel.__wrapped__)

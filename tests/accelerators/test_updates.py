@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from guards import Guards
-from levels import use_level
 from numpy.typing import NDArray
 
 from xbp import optim, primitives
-from xbp.accelerators.cpu import native, updates
+from xbp.accelerators.cpu import arrays, native, updates
 from xbp.nn import Parameter
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
+pytestmark = [
+    pytest.mark.skipif(native.library() is None, reason=native.status()),
+    pytest.mark.usefixtures("level"),
+]
 
 Real = NDArray[Any]
 SHAPES = [(1,), (), (15,), (3, 0), (16, 5), (40_001,), (7, 3, 2)]  # in all for several threads
@@ -27,16 +29,6 @@ NUMBERS = {  # in the places of the arguments
     "rescale": (0.7,),
     "normalized_step": (0.3, 1.5, 1e-3),
 }
-
-
-@pytest.fixture(autouse=True, params=list(native.LEVELS))
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_level(request.param, monkeypatch)
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def drawn(dtype: str, shapes: Any = SHAPES) -> list[list[Real]]:
@@ -64,7 +56,7 @@ def functions(name: str) -> tuple[Any, Any, Any]:
 
 
 def test_lists_and_arrays_are_where_c_expects_them() -> None:
-    assert updates.is_known()
+    assert arrays.is_known()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -605,15 +605,19 @@ def test_it_does_not_wait_for_the_device() -> None:
 # --- what an accelerator does in one pass --------------------------------------------------------
 
 
-def lengths(*layers: nn.Layer) -> list[int]:
+def operations_of(*layers: Any) -> tuple[Any, ...]:
+    said = [layer.operation() for layer in layers]
+    return tuple((it.primitive, tuple(it.options.items())) for it in said)
+
+
+def lengths(*layers: nn.Layer, dense: bool = False) -> list[int]:
     """The numbers of operations in each pass, if all passes are possible."""
     from xbp.accelerators import chains
 
-    said = [layer.operation() for layer in layers]  # type: ignore[attr-defined]
-    operations = [(it.primitive, tuple(it.options.items())) for it in said]
-    known = chains.convolution_block, chains.rectified_affine, chains.rectified_batch_norm
-    fusions = dict.fromkeys(known, print)
-    return [len(step.singles) for step in chains.plan(fusions, operations)]
+    known = [chains.convolution_block, chains.rectified_affine, chains.rectified_batch_norm]
+    fusions = dict.fromkeys([chains.dense_layers] * dense + known, print)
+    operations = operations_of(*layers)
+    return [step.length for step in chains.plan(tuple(fusions.items()), operations)]
 
 
 def test_what_is_done_in_one_pass() -> None:
@@ -628,6 +632,41 @@ def test_what_is_done_in_one_pass() -> None:
     for other in (nn.MaxPool2d(3, 2), nn.MaxPool2d(2, 2, (0, 1)), nn.MaxPool2d(1), nn.AvgPool2d(2)):
         assert lengths(conv, other) == [1, 1]
         assert lengths(conv, relu, other) == [2, 1]
+
+
+def test_linear_layers_and_their_activations_are_one_pass() -> None:
+    linear, relu, tanh, flat = nn.Linear(9, 9, rng=0), nn.ReLU(), nn.Tanh(), nn.Flatten()
+    assert lengths(linear, tanh, linear, nn.Sigmoid(), linear, dense=True) == [5]
+    assert lengths(flat, linear, linear, relu, flat, linear, dense=True) == [1, 3, 1, 1]
+    assert lengths(linear, relu, relu, linear, relu, dense=True) == [2, 1, 2]
+    assert lengths(linear, nn.GELU(), linear, dense=True) == [1, 1, 1]
+    assert lengths(tanh, linear, dense=True) == [1, 1]
+    assert lengths(*[linear] * 17, dense=True) == [16, 1]
+    assert lengths(*[linear, relu] * 16, tanh, dense=True) == [32, 1]
+
+
+def test_what_a_pass_of_many_declines_is_done_by_passes_of_fewer() -> None:
+    from xbp.accelerators import chains
+
+    asked: list[Any] = []
+
+    def declined(x: Any, *parameters: Any, activations: Any) -> Any:
+        asked.append((len(parameters), activations))
+        return NotImplemented
+
+    def pair(x: Any, weight: Any, bias: Any, *, relu: bool) -> Any:
+        y, gradients = primitives.affine.reference(x, weight, bias)
+        return np.maximum(y, 0), gradients
+
+    fast = chains.accelerated({chains.dense_layers: declined, chains.rectified_affine: pair})
+    layers = [nn.Linear(4, 4, dtype="float64", rng=seed) for seed in range(3)]
+    chain = [layers[0], nn.ReLU(), layers[1], nn.Tanh(), nn.Flatten(), layers[2]]
+    arrays = [[p.data for p in layer.parameters()] for layer in chain]
+    x = images(5, 4)
+    found = list(fast(x, operations_of(*chain), arrays))
+    assert [count for _, _, count in found] == [2, 1, 1, 1, 1]
+    assert asked == [(4, ("rectify", "tanh"))]
+    np.testing.assert_allclose(found[-1][0], by_hand(chain, x)[0], rtol=1e-13)
 
 
 def test_what_is_declined_is_done_one_by_one() -> None:

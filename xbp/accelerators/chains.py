@@ -1,7 +1,8 @@
 """Fusion: neighbouring operations of a chain in one pass of a kernel over memory.
 
 ReLU and max pooling after a convolution are best done while its entries are in registers, since the
-image in between is the largest array of a convolutional network.
+image in between is the largest array of a convolutional network. Small linear layers are best
+done all at once, since a call costs more than their arithmetic.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from xbp.primitives.chain import Arrays, Operation, Pass
 from xbp.primitives.convolution import convolve
-from xbp.primitives.elementwise import rectify
+from xbp.primitives.elementwise import logistic, rectify, tanh
 from xbp.primitives.images import Pair
 from xbp.primitives.normalization import batch_normalize
 from xbp.primitives.pooling import max_pool
@@ -21,20 +22,28 @@ from xbp.primitives.product import affine
 Function: TypeAlias = Callable[..., Any]
 Match: TypeAlias = "tuple[int, dict[str, Any]] | None"
 """How many operations, from the first on, are one pass, and the options of its function."""
+Fusion: TypeAlias = "tuple[Callable[[Sequence[Operation]], Match], Function]"
 Fusions: TypeAlias = "Mapping[Callable[[Sequence[Operation]], Match], Function]"
+MOST_DENSE = 16
+"""Linear layers in one pass."""
+AFTER_AFFINE = (rectify, tanh, logistic)
+"""Activations whose slope is known from their value."""
 PLANS = 256
 """The number of chains whose plans are cached."""
 
 
 class Step(NamedTuple):
-    """One pass: `function` with `options` does several operations, only the first with parameters.
+    """One pass: `function` with `options` does the first `length` operations of a rest of a chain.
 
-    If it declines a call, the `singles` do one operation each.
+    If it declines a call, the steps of `otherwise` do them.
     """
 
     function: Function
     options: Mapping[str, Any]
-    singles: tuple[tuple[Any, Mapping[str, Any]], ...]
+    length: int
+    check: Function | None
+    """Refuses arrays of another library or device, which several operations in one do not check."""
+    otherwise: tuple[Any, ...]  # of Step
 
 
 def accelerated(fusions: Fusions) -> Function:
@@ -44,10 +53,11 @@ def accelerated(fusions: Fusions) -> Function:
     ----------
     fusions : mapping
         From a function that finds operations to fuse, such as `convolution_block`, to the fused
-        operation: it takes x, the first operation's parameters and the options found, returns what
-        an operation returns, and may decline a call with ``NotImplemented``.
+        operation; of several that fit, the first is tried first. It takes x, the parameters of its
+        operations and the options found, returns what an operation returns, with the gradients of
+        the last operation's parameters first, and may decline a call with ``NotImplemented``.
     """
-    planned = lru_cache(PLANS)(partial(plan, fusions))
+    planned = lru_cache(PLANS)(partial(plan, tuple(fusions.items())))
 
     def chain(
         x: Any, operations: tuple[Operation, ...], parameters: Sequence[Arrays]
@@ -56,41 +66,50 @@ def accelerated(fusions: Fusions) -> Function:
         try:
             steps = planned(operations)
         except TypeError:  # an unhashable option
-            steps = plan(fusions, operations)
-        start = 0
-        for function, options, singles in steps:
-            length = len(singles)
-            if length > 1:
-                singles[0][0].check(x, parameters[start])
-            done = function(x, *parameters[start], **options)
-            if done is not NotImplemented:
-                x = done[0]
-                yield (*done, length)
-                del done  # frees memory for the next pass
-            else:
-                for (operation, given), own in zip(singles, parameters[start:], strict=False):
-                    done = operation(x, *own, **given)
-                    x = done[0]
-                    yield (*done, 1)
-                    del done
-            start += length
+            steps = plan(tuple(fusions.items()), operations)
+        return run(steps, x, parameters, 0)
 
     return chain
 
 
-def plan(fusions: Fusions, operations: Sequence[Operation]) -> tuple[Step, ...]:
+def run(
+    steps: tuple[Step, ...], x: Any, parameters: Sequence[Arrays], start: int
+) -> Iterator[Pass]:
+    """Do the passes of a plan, the first of them from the operation `start` on."""
+    for function, options, length, check, otherwise in steps:
+        own = parameters[start]
+        if length > 1:
+            own = [array for each in parameters[start : start + length] for array in each]
+        if check is not None:
+            check(x, own)
+        done = function(x, *own, **options)
+        if done is not NotImplemented:
+            x = done[0]
+            yield (*done, length)
+            del done  # frees memory for the next pass
+        else:
+            for done in run(otherwise, x, parameters, start):
+                x = done[0]
+                yield done
+                del done
+        start += length
+
+
+def plan(fusions: tuple[Fusion, ...], operations: Sequence[Operation]) -> tuple[Step, ...]:
     """The passes of a chain."""
     steps, index = [], 0
     while index < len(operations):
         rest = operations[index:]
-        function, length, options = rest[0][0], 1, dict(rest[0][1])
-        for match, fused in fusions.items():
+        step = Step(rest[0][0], dict(rest[0][1]), 1, None, ())
+        for place, (match, fused) in enumerate(fusions):
             found = match(rest)
             if found is not None:
-                function, (length, options) = fused, found
-        singles = tuple((operation, dict(given)) for operation, given in rest[:length])
-        steps.append(Step(function, options, singles))
-        index += length
+                length, options = found
+                otherwise = plan(fusions[place + 1 :], rest[:length])
+                step = Step(fused, options, length, rest[0][0].check, otherwise)
+                break
+        steps.append(step)
+        index += step.length
     return tuple(steps)
 
 
@@ -103,6 +122,26 @@ def convolution_block(operations: Sequence[Operation]) -> Match:
     pool = _side_by_side(after[relu:])
     length = 1 + relu + (pool != (1, 1))
     return None if length == 1 else (length, {**dict(options), "relu": relu, "pool": pool})
+
+
+def dense_layers(operations: Sequence[Operation]) -> Match:
+    """Two or more of linear layers and activations after them, from a linear layer on."""
+    found: list[str | None] = []
+    length = 0
+    for index, (operation, options) in enumerate(operations[: 2 * MOST_DENSE]):
+        if operation is affine and not options and len(found) < MOST_DENSE:
+            found.append(None)
+        elif (
+            operation in AFTER_AFFINE
+            and not options
+            and index
+            and operations[index - 1][0] is affine
+        ):
+            found[-1] = operation.name
+        else:
+            break
+        length = index + 1
+    return (length, {"activations": tuple(found)}) if length > 1 else None
 
 
 def rectified_affine(operations: Sequence[Operation]) -> Match:

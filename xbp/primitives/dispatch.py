@@ -62,7 +62,10 @@ class Primitive(Generic[F]):
 
     def check(self, x: Any, others: Iterable[Any]) -> None:
         """Refuse arrays of another library or device than `x`, as accelerators do not check."""
+        kind = type(x)
         for other in others:
+            if kind is type(other) is HostArray:
+                continue
             # A numpy scalar counts as a number.
             if library_of(other) is not None and hasattr(other, "__setitem__"):
                 check_beside(self.name, "an array", other, "its first one is", x)

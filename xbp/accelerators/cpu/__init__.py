@@ -9,12 +9,14 @@ from typing import Any
 from xbp.accelerators.chains import (
     accelerated,
     convolution_block,
+    dense_layers,
     rectified_affine,
     rectified_batch_norm,
 )
 from xbp.accelerators.cpu import (
     affine,
     convolution,
+    dense,
     elementwise,
     native,
     normalization,
@@ -27,6 +29,7 @@ from xbp.accelerators.cpu import (
 chain = accelerated(
     {
         convolution_block: convolution.convolve,
+        dense_layers: dense.dense,
         rectified_affine: affine.affine,
         rectified_batch_norm: normalization.batch_normalize,
     }

@@ -11,7 +11,7 @@ typedef struct {
     long a_row, a_step;      /* a[i, p] is a[i * a_row + p * a_step] */
     long b_step, b_vector;   /* vector v of row p of b begins at b[p * b_step + v * b_vector] */
     long c_row;
-    int relu; /* max(c, 0) */
+    int relu, added; /* max(c, 0); to what is in c already */
 } NAME(small_product);
 
 /* R rows of V vectors of c, the last one with `last` numbers. It reads whole vectors of b in all rows of
@@ -38,6 +38,7 @@ INLINE void NAME(product_tile)(const int R, const int V, const NAME(small_produc
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int v = 0; v < V; v++) {
             vector y = sum[r][v];
+            if (t->added) y += NAME(load)(c + r * t->c_row + v * LANES, 1, v == V - 1 ? last : LANES);
             if (t->relu) y = NAME(choose)(y <= 0, (vector){0}, y); /* nan stays nan */
             NAME(store)(c + r * t->c_row + v * LANES, 1, v == V - 1 ? last : LANES, y);
         }

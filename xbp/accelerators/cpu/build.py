@@ -14,7 +14,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = ("kernels.c", "stream.c", "workers.c")
 HEADERS = (
-    *("kernels.h", "lanes.h", "correlate.h", "winograd.h", "convolution.h", "pooling.h"),
+    *(
+        "kernels.h",
+        "arrays.h",
+        "lanes.h",
+        "correlate.h",
+        "winograd.h",
+        "convolution.h",
+        "pooling.h",
+    ),
     *(
         "elementwise.h",
         "updates.h",

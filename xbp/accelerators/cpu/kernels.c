@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include "arrays.h"
 
 static pthread_key_t scratch; /* frees a thread's workspace when the thread ends */
 
@@ -37,6 +38,7 @@ static void *take_scratch(long bytes) {
 #include "product.h"
 #include "affine.h"
 #include "special.h"
+#include "dense.h"
 #include "normalization.h"
 #include "rows.h"
 #undef real
@@ -63,6 +65,7 @@ static void *take_scratch(long bytes) {
 #include "product.h"
 #include "affine.h"
 #include "special.h"
+#include "dense.h"
 #include "normalization.h"
 #include "rows.h"
 
