@@ -58,8 +58,14 @@ class Timed:
         self.group, self.clock = group, clock
 
     def sum_(self, array: Any) -> None:
+        self.timed(self.group.sum_, array)
+
+    def sum_parts(self, whole: Any, parts: Any) -> None:
+        self.timed(self.group.sum_parts, whole, parts)
+
+    def timed(self, call: Any, *arguments: Any) -> None:
         began = time.perf_counter()
-        self.group.sum_(array)
+        call(*arguments)
         self.clock.summing += time.perf_counter() - began
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from xbp import parallel
 from xbp.parallel.groups import sum_parts
+from xbp.parallel.mpi import MAPS, MEMORY
 from xbp.parallel.shared import PIECE, shared_sum
 
 
@@ -30,6 +31,9 @@ def main() -> None:
             expected[third : 2 * third] = 0
             np.testing.assert_array_equal(whole, expected)
     group.barrier()
+    if MAPS.exists():
+        mapped = [line for line in MAPS.read_text().splitlines() if MEMORY in line]
+        assert all(line.endswith("(deleted)") for line in mapped), mapped
     if group.rank == 0:
         used = shared_sum.cache_info().currsize == 1
         sys.stdout.write(f"{group.size} ranks: shared memory {used}\n")

@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ import xbp
 from xbp import nn, parallel
 from xbp.backend import find_backend
 from xbp.errors import BackendError, InputError, RankError
-from xbp.parallel.mpi import MPIGroup, on_the_host
+from xbp.parallel.mpi import MPIGroup, on_the_host, unlink_memory
 from xbp.parallel.nccl import NCCLGroup
 
 
@@ -116,6 +117,26 @@ class Communicator:
 
     def bcast(self, thing: Any, root: int) -> Any:
         return thing
+
+
+@pytest.mark.parametrize(
+    ("vendor", "left"),
+    [(("MPICH", (5, 0, 2)), ["other"]), (("MPICH", (4, 3, 0)), ["mpich_shm_1_0", "other"])],
+)
+def test_mpichs_memory_is_unlinked_while_ranks_have_it_open(
+    vendor: Any, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mpich_shm_1_0", "other"):
+        (tmp_path / name).write_bytes(b"")
+    start = "7f00-7f01 rw-s 0000 00:1b 42    "
+    lines = [f"{start}{tmp_path}/{name}" for name in ("mpich_shm_1_0", "mpich_shm_1_0", "other")]
+    lines += [f"{start}{tmp_path}/mpich_shm_2_0 (deleted)", "7f02-7f03 r-xp 0000 00:00 0"]
+    (tmp_path.parent / "maps").write_text("\n".join(lines))
+    monkeypatch.setattr("xbp.parallel.mpi.MAPS", tmp_path.parent / "maps")
+    unlink_memory(SimpleNamespace(get_vendor=lambda: vendor))
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    monkeypatch.setattr("xbp.parallel.mpi.MAPS", tmp_path / "none")
+    unlink_memory(SimpleNamespace(get_vendor=lambda: vendor))
 
 
 class LostError(RuntimeError):

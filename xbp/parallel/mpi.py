@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from xbp.backend import Array, HostArray, backend_of, dtype_name, library_of, to_numpy
@@ -18,6 +20,9 @@ LOST = 5.0
 
 When a rank is killed, some calls of the others fail. Until then MPI's launcher has ended all.
 """
+MAPS, MEMORY = Path("/proc/self/maps"), "mpich_shm_"
+"""The files that this process has mapped, and how MPICH calls that of its ranks."""
+
 INSTALL = 'install mpi4py and an MPI, as by pip install "xbackprop[mpi]"'
 
 
@@ -53,6 +58,9 @@ class MPIGroup(Joined):
         neighbours = self.communicator.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = neighbours.Get_rank()
         self.local_size: int = neighbours.Get_size()
+        if world and self.size > 1:
+            neighbours.Barrier()  # all have opened it
+            unlink_memory(MPI)
         neighbours.Free()
         self._MPI = MPI
         self._shares_memory = world and 1 < self.size == self.local_size <= MOST
@@ -98,6 +106,21 @@ class MPIGroup(Joined):
             msg = f"{self._places} when MPI reported {brief(error)}; another rank may have ended"
             raise RankError(msg) from None
         self._places.leave()
+
+
+def unlink_memory(MPI: Any) -> None:
+    """Unlink MPICH's shared memory, which its ranks have open, so that it ends with the last one.
+
+    MPICH itself does that at the end of a program, and leaves megabytes when a rank is killed. Its
+    end does not need the file in version 5, the one that has been tried.
+    """
+    vendor, version = MPI.get_vendor()
+    if vendor == "MPICH" and version[0] == 5:
+        with suppress(OSError):  # another system than Linux, or another rank was faster
+            for line in MAPS.read_text(encoding="utf-8").splitlines():
+                path = Path(line.split(maxsplit=5)[-1])
+                if path.name.startswith(MEMORY) and path.exists():
+                    path.unlink()
 
 
 def check_alone() -> None:
