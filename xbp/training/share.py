@@ -1,8 +1,8 @@
 """The share of a process: of a batch of N samples, rank r of n computes the rows r, r + n, ….
 
-Steps, feeds, evaluation and metrics ask a share which rows are theirs, and for the numbers of the
-whole batch. There are two kinds: `Whole`, for a process that trains alone, whose methods do nothing
-or the obvious, and `Share`, whose methods are calls that all ranks make in the same order.
+Steps, feeds, evaluation and metrics ask a share for the indices of their rows, and for numbers of
+the whole batch. `Whole` is the share of a process that trains alone. The methods of `Share`, the
+share of a rank, are calls that all ranks make in the same order.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ class Whole:
     # --- rows ---
 
     def span(self, total: int) -> range:
-        """Which rows of a batch of `total` samples are those of this process."""
+        """The rows of this process, of a batch of `total` samples."""
         return range(total)
 
     def rows(self, arrays: Any, total: int) -> Any:
-        """Those rows of arrays that have `total` of them."""
+        """The rows of this process, of arrays with `total` rows."""
         return arrays
 
     def part(self, start: int, stop: int) -> slice:
-        """Where the samples from `start` to `stop - 1` lie among the own rows of a batch."""
+        """The positions of samples `start` … `stop - 1` among the own rows of a batch."""
         return slice(start, stop)
 
     def batch(self, total: int) -> AbstractContextManager[object]:
-        """A block for one batch of `total` samples."""
+        """A context for one batch of `total` samples."""
         return nullcontext()
 
     def entered(self, model: Layer, x: Any, y: Any) -> AbstractContextManager[tuple[Any, Any]]:
-        """A block for a batch with its own rows, which are all where no batch is under way."""
+        """A context for a step on the own rows; within `batch`, x and y are these rows."""
         return nullcontext((x, y))
 
     def draw(self, rng: RandomStream, start: int, total: int) -> None:
@@ -86,19 +86,19 @@ class Whole:
         return factor * value, tree_map(lambda g: times(factor, g), gradient), None
 
     def samples(self, target: Any) -> int:
-        """The number of samples of the batch under way, of whose own rows this is the target."""
+        """The number of samples of the current batch; `target` belongs to the own rows."""
         return len_of(first_of(target))
 
     def hopeless(self, value: Array) -> bool:
-        """Whether the step may end before its backward: on the host, if its loss is not finite."""
+        """Whether the step ends before its backward: on the host, for a loss that is not finite."""
         return on_host(value) and not math.isfinite(value)
 
     def spoiled(self, value: Array) -> bool:
-        """Whether the step may end before the update, for the same reason."""
-        return False  # of `hopeless`, it has ended
+        """Whether the step ends before the update, for the same reason."""
+        return False  # `hopeless` has ended it
 
     def reduce(self, parameters: Sequence[Parameter], value: Array, weight: Any) -> Array:
-        """Make gradients and loss those of the whole batch; `weight` is the sum of its parts'."""
+        """Make gradients and loss those of the whole batch; `weight` is the sum over its parts."""
         if weight is None:
             return value
         xp = array_namespace(weight)
@@ -115,14 +115,14 @@ class Whole:
     # --- numbers of all ranks ---
 
     def gathered(self, arrays: Any) -> Any:
-        """The whole batch, of which `arrays` are the own rows."""
+        """The whole batch; `arrays` are its own rows."""
         return arrays
 
     def join(self, metrics: Iterable[Metric]) -> None:
         """Make the states of metrics those of the whole batches."""
 
     def seed(self, rng: Seed) -> int:
-        """The seed that `rng` stands for; where it is drawn, that of rank 0."""
+        """The seed that `rng` stands for; a seed that is drawn is drawn by rank 0."""
         return fresh_seed(rng)
 
     def known(self, text: str) -> str:
@@ -132,36 +132,36 @@ class Whole:
     # --- a fit ---
 
     def pooled(self, model: Layer) -> AbstractContextManager[object]:
-        """A block in which batch norm normalizes by the whole batch."""
+        """A context in which batch norm normalizes by the whole batch."""
         return nullcontext()
 
     def apart(self, model: Layer) -> AbstractContextManager[object]:
-        """A block in which the model makes no calls that other ranks have to make."""
+        """A context in which the model calls no other rank."""
         return nullcontext()
 
     def together(self) -> AbstractContextManager[object]:
-        """A block that fails on all ranks if it fails on one."""
+        """A context that fails on all ranks if it fails on one."""
         return nullcontext()
 
     def quiet(self) -> AbstractContextManager[object]:
-        """A block whose warnings rank 0 alone gives."""
+        """A context in which rank 0 alone warns."""
         return nullcontext()
 
     def align(self, model: Layer, facts: Mapping[str, Any]) -> None:
-        """Begin a `fit`, with the arrays of rank 0, and `facts` that must be the same."""
+        """Begin a `fit`: take the arrays of rank 0, and refuse `facts` that differ."""
 
     def check_equal(self, model: Layer) -> None:
-        """Refuse models that have come apart."""
+        """Refuse models that differ between ranks."""
 
     def interrupter(self, stop: Stop) -> Stop:
-        """What Ctrl-C calls in place of `stop`."""
+        """The function that Ctrl-C calls in place of `stop`."""
         return stop
 
     def hear(self, stop: Stop, *, ask: bool) -> None:
-        """Stop if Ctrl-C has reached any rank before its last step, or with `ask` before now."""
+        """Stop if a rank got Ctrl-C before its last step; with `ask`, before now."""
 
     def meet(self) -> None:
-        """Wait for the other ranks, for instance until rank 0 has written its files."""
+        """Wait for the other ranks, so that rank 0 has written its files."""
 
 
 WHOLE = Whole()
@@ -173,7 +173,7 @@ class Share(Whole):
     Parameters
     ----------
     group : Group
-        Also sums and broadcasts numpy arrays.
+        It also takes arrays of numpy.
     """
 
     def __init__(self, group: Group) -> None:
@@ -181,17 +181,17 @@ class Share(Whole):
         self.rank, self.size = group.rank, group.size
         self.first = group.rank == 0
         self.recordable = getattr(group, "recordable", False)
-        self.total: int | None = None  # samples of the batch under way
-        self.weight: Any = None  # of the last step, where that is not the number of samples
+        self.total: int | None = None  # samples of the current batch
+        self.weight: Any = None  # Σ wᵢ of the last step; None for the number of samples
         self.room = Room()
-        self.wishes: Any = 0.0  # how many ranks had been interrupted before it
-        self.wish = False
+        self.wishes: Any = 0.0  # interrupted ranks, as told by the last step
+        self.wish = False  # whether this rank is interrupted
 
     def __deepcopy__(self, memo: Any) -> Share:
         return Share(self.group)
 
     def __reduce__(self) -> Any:
-        return Whole, ()  # of a trainer that is pickled, and comes back elsewhere
+        return Whole, ()  # an unpickled trainer is alone
 
     # --- rows ---
 
@@ -235,7 +235,7 @@ class Share(Whole):
     ) -> tuple[Array, Any, Any]:
         if len_of(first_of(prediction)):
             return super().loss_of_part(loss, prediction, target, total)
-        value, gradient, _ = weighted(loss, prediction, target)  # 0, of no rows
+        value, gradient, _ = weighted(loss, prediction, target)  # zeros
         own = counted(loss.loss, prediction, target)
         return value, gradient, None if isinstance(own, int) else own
 
@@ -261,7 +261,7 @@ class Share(Whole):
         own = counted(loss, prediction, target)
         if isinstance(own, int):
             return self.total
-        if self.weight is None:  # of a step of a user's own
+        if self.weight is None:  # after a step of a user's own
             self.weight = array_namespace(own).asarray(own, copy=True)
             self.group.sum_(self.weight)
         return self.weight
@@ -274,7 +274,7 @@ class Share(Whole):
     def _gathered(self, own: Array) -> Array:
         assert self.total is not None
         xp, rows = array_namespace(own), self.span(self.total)
-        boolean = dtype_name(own.dtype) == "bool"  # has no sum
+        boolean = dtype_name(own.dtype) == "bool"  # booleans have no sum
         with on_device_of(own):
             own = xp.astype(own, xp.int64) if boolean else own
             whole = xp.zeros((self.total, *own.shape[1:]), dtype=own.dtype, device=own.device)
@@ -355,7 +355,7 @@ class Share(Whole):
         self._compare(state, "something changes it on one rank alone, such as a callback")
 
     def _compare(self, things: Mapping[str, Any], advice: str) -> None:
-        """Refuse things, by their names, that are not the same on all ranks."""
+        """Refuse things that differ between ranks; the error has their name."""
         table = np.zeros((self.size, len(things)), np.int64)
         table[self.rank] = [_digest(thing) for thing in things.values()]
         self.group.sum_(table)
