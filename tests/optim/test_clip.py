@@ -116,6 +116,18 @@ def test_by_value_equals_pytorch(value: float, dtype: str) -> None:
         assert ours[index].grad.dtype == dtype
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_by_value_is_the_definition_entry_by_entry(value: float) -> None:
+    g = [30.0, -40.0, 0.25, -0.25, 0.0, np.inf, -np.inf, np.nan]
+    first, second = nn.Parameter(np.zeros(8)), nn.Parameter(np.zeros((2, 4)))
+    first.add_grad(np.array(g))
+    second.add_grad(-np.reshape(g, (2, 4)))
+    optim.clip_grad_value([first, second], value)
+    expected = [x if x != x else max(-value, min(x, value)) for x in g]
+    np.testing.assert_array_equal(first.grad, expected)
+    np.testing.assert_array_equal(second.grad, -np.reshape(expected, (2, 4)))
+
+
 def test_by_value_leaves_a_view_alone_and_does_not_wait() -> None:
     whole, parameter = np.full((2, 3), 9.0), nn.Parameter(np.zeros(3))
     parameter.add_grad(whole[0])
