@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,13 +41,14 @@ import xbp
 from xbp import nn, optim
 from xbp.backend import Backend
 from xbp.errors import BackendError
-from xbp.nn import linear, scan
+from xbp.nn import linear
 from xbp.testing import as_strict_as_cupy, check_parity, emulated_graphs
 from xbp.testing.helpers import replaced
 
 pytest.importorskip("array_api_strict")
 
 Original = Callable[..., Any]
+RECURRENCE = import_module("xbp.primitives.recurrence")  # its name is the primitive's, too
 
 
 class Fault(NamedTuple):
@@ -239,7 +241,7 @@ FAULTS = [
           epoch("HuberLoss"), Exception, "clip of an array on device1 waits"),
     Fault("clip in a loss, by parity", nn.HuberLoss, "formula", with_clip,
           parity(nn.HuberLoss), AssertionError, "clip of an array on device1 waits"),
-    Fault("stack of eleven arrays", scan, "_stack", all_at_once,
+    Fault("stack of eleven arrays", RECURRENCE, "stacked", all_at_once,
           epoch("long LSTM"), Exception, "stack of .* copies from the host"),
     Fault("a value read in a step", optim.Optimizer, "step", reading,
           SGD, Exception, "__float__ of .* waits"),

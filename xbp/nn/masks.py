@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name
+from xbp.backend import Array, array_namespace, check_beside, dtype_name
 from xbp.errors import InputError
 from xbp.nn.layer import Layer
 
@@ -32,12 +32,3 @@ def check_mask(layer: Layer, name: str, mask: Array, what: str, x: Array) -> Non
             f"position is ignored, got shape {tuple(mask.shape)} and dtype {dtype_name(mask.dtype)}"
         )
         raise InputError(msg)
-
-
-def chosen(
-    xp: Namespace, rows: Array, where_true: tuple[Array, ...], elsewhere: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    """Each pair of arrays (N, H) as one array: rows of the first where `rows` (N,) is True."""
-    column = xp.expand_dims(rows, axis=1)
-    pairs = zip(where_true, elsewhere, strict=True)
-    return tuple(xp.where(column, true, other) for true, other in pairs)

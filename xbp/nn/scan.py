@@ -1,49 +1,35 @@
-"""The scan of all recurrent layers: over time, and backward through time.
+"""The base of all recurrent layers: layers, directions, states, around the primitive `recurrence`.
 
 A cell is elementwise: its `step` computes the next state from the state and two projections, p of
-the input and q of the state, and returns its own backward. The scan computes the projections (p for
-all time steps in one matrix product) and runs the steps, and their backwards in reverse.
+the input and q of the state, and returns its own backward. The primitive runs it over time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Any, ClassVar, TypeAlias
 
 from xbp.arguments import integer
-from xbp.backend import (
-    MOST_AT_ONCE,
-    Array,
-    Namespace,
-    check_beside,
-    dtype_name,
-    joined,
-    there,
-)
+from xbp.backend import Array, Namespace, check_beside, dtype_name, there
 from xbp.errors import InputError
 from xbp.initializers import uniform
-from xbp.nn.backward import Backward, Rng
+from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.dropout import Dropout
 from xbp.nn.layer import Layer
-from xbp.nn.masks import check_mask, chosen
-from xbp.nn.parameter import Parameter
-from xbp.primitives import affine, matmul
+from xbp.nn.masks import check_mask
+from xbp.nn.parameter import Parameter, lent
+from xbp.primitives.cells import States, StepBackward
+from xbp.primitives.recurrence import recurrence, stacked
 from xbp.random import Seed, as_stream, generator
 
-States: TypeAlias = "tuple[Array, ...]"
-"""(h,) or (h, c)."""
-
-StepBackward: TypeAlias = "Callable[..., tuple[Array, Array, tuple[Array | None, ...]]]"
-"""From ∂L/∂(next states) to ∂L/∂p, ∂L/∂q, and ∂L/∂(states) by ways other than q (None: no way)."""
-
-ScanBackward: TypeAlias = "Callable[[Array, States], tuple[Array, States]]"
-"""From ∂L/∂h of all time steps and ∂L/∂(last states) to ∂L/∂x and ∂L/∂(first states)."""
+ScanBackward: TypeAlias = "Callable[[Array, States, bool], tuple[Array, States]]"
+"""From ∂L/∂h of all time steps, ∂L/∂(last states), and whether ∂L/∂x is wanted, to ∂L/∂x and
+∂L/∂(first states)."""
 
 RunBackward: TypeAlias = "Callable[..., tuple[Array, Any]]"
-"""``dx, dstate0 = backward(dy, dstate=None)``."""
+"""``dx, dstate0 = backward(dy, dstate=None, wants_dx=True)``."""
 
 
 class Recurrent(Layer):
@@ -53,15 +39,9 @@ class Recurrent(Layer):
 
         p_t = W_ih x_t + b_ih,   q_t = W_hh h_{t-1} + b_hh,   (h_t, …) = step(p_t, q_t, h_{t-1}, …)
 
-    and with δ = ∂L/∂q_t, γ = ∂L/∂p_t from the step's backward (Werbos 1990, backpropagation
-    through time)
-
-        ∂L/∂h_{t-1} = W_hhᵀ δ_t + (the step's own dh),   ∂L/∂x_t = W_ihᵀ γ_t,
-        ∂L/∂W_hh = Σ δ_t h_{t-1}ᵀ,  ∂L/∂b_hh = Σ δ_t,  ∂L/∂W_ih = Σ γ_t x_tᵀ,  ∂L/∂b_ih = Σ γ_t.
-
-    The next layer reads h_1 … h_T. A bidirectional layer (Schuster & Paliwal 1997) has a second
-    set of weights that reads from the last time step to the first; the two outputs of a time step
-    are concatenated.
+    and backward through time as derived in `xbp.primitives.recurrence`. The next layer reads
+    h_1 … h_T. A bidirectional layer (Schuster & Paliwal 1997) has a second set of weights that
+    reads from the last time step to the first; the two outputs of a time step are concatenated.
 
     Parameters
     ----------
@@ -181,7 +161,7 @@ class Recurrent(Layer):
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
         (y, _), backward = self.run(x, training=training, rng=rng)
-        return y, lambda dy: backward(dy)[0]
+        return y, TwoPartBackward(lambda dy, wants_dx: backward(dy, wants_dx=wants_dx)[:1])
 
     @there
     def run(
@@ -215,8 +195,9 @@ class Recurrent(Layer):
             The output, and the final states: after the last time step, or after the first one in
             the reverse direction.
         backward : callable
-            ``dx, dstate0 = backward(dy, dstate=None)``, where `dstate` is ∂L/∂(final state), None
-            meaning 0, and `dstate0` is ∂L/∂(initial state).
+            ``dx, dstate0 = backward(dy, dstate=None, wants_dx=True)``, where `dstate` is
+            ∂L/∂(final state), None meaning 0, `dstate0` is ∂L/∂(initial state), and `dx` is None
+            where it is not wanted.
 
         Examples
         --------
@@ -246,96 +227,62 @@ class Recurrent(Layer):
             outputs = []
             for direction in self.directions:
                 states = tuple(s[len(scans), ...] for s in initial)
-                (h, last), scan = self._scan(xp, y, states, padding_mask, f"l{layer}{direction}")
+                (h, last), scan = self._scan(y, states, padding_mask, f"l{layer}{direction}")
                 outputs.append(h)
                 final.append(last)
                 scans.append(scan)
             y = xp.concat(outputs, axis=2) if D > 1 else outputs[0]
 
         @there
-        def backward(dy: Array, dstate: Any = None) -> tuple[Array, Any]:
+        def backward(dy: Array, dstate: Any = None, wants_dx: bool = True) -> tuple[Array, Any]:
             check_beside(self, "a gradient", dy, "the input is", x)
             self.check_gradient(xp, dy, (x.shape[0], x.shape[1], H * D))
             dfinal = self._states(xp, x, dstate, "gradient of the final state")
             dinitial: list[States] = [()] * len(scans)
             dy = xp.permute_dims(dy, (1, 0, 2))
             for layer in reversed(range(self.num_layers)):
-                dx = 0.0
+                dx, wanted = None, wants_dx or layer > 0
                 for d in range(D):
                     i, dh = layer * D + d, dy[:, :, d * H : (d + 1) * H]
-                    part, dinitial[i] = scans[i](dh, tuple(ds[i, ...] for ds in dfinal))
-                    dx = dx + part
-                dy = undrops[layer](dx)
-            return xp.permute_dims(dy, (1, 0, 2)), self._stacked(xp, dinitial)
+                    part, dinitial[i] = scans[i](dh, tuple(ds[i, ...] for ds in dfinal), wanted)
+                    dx = part if dx is None else dx + part
+                dy = undrops[layer](dx) if wanted else None
+            dx = None if dy is None else xp.permute_dims(dy, (1, 0, 2))
+            return dx, self._stacked(xp, dinitial)
 
         return (xp.permute_dims(y, (1, 0, 2)), self._stacked(xp, final)), backward
 
     def _scan(
-        self, xp: Namespace, x: Array, states: States, padding: Array | None, suffix: str
+        self, x: Array, states: States, padding: Array | None, suffix: str
     ) -> tuple[tuple[Array, States], ScanBackward]:
         """One direction of one layer: x (T, N, in) → h (T, N, hidden_size) and the last states."""
-        (T, _, features), width = x.shape, self.gates * self.hidden_size
-        weight_ih, weight_hh = (getattr(self, f"weight_{which}_{suffix}") for which in ("ih", "hh"))
-        bias_ih, bias_hh = (getattr(self, f"bias_{w}_{suffix}", None) for w in ("ih", "hh"))
-        (W_ih, add_ih), (W_hh, add_hh) = weight_ih.lend(), weight_hh.lend()
-        rows = xp.reshape(x, (-1, features))
-        P, project_backward = affine(rows, W_ih, None if bias_ih is None else bias_ih.data)
-        P = xp.reshape(P, (T, -1, width))
-        times = range(T - 1, -1, -1) if suffix.endswith("_reverse") else range(T)
-        first = xp.expand_dims(states[0], axis=0)
-        after: list[Array] = [None] * T
-        steps: list[StepBackward] = [None] * T  # type: ignore[list-item]
-        for t in times:
-            q, _ = affine(states[0], W_hh, None if bias_hh is None else bias_hh.data)
-            earlier = states
-            states, steps[t] = self.step(xp, P[t, ...], q, *states)
-            if padding is not None:
-                states = chosen(xp, padding[:, t], earlier, states)
-            after[t] = states[0]
-        h = _stack(xp, after)
-        chunk = self.truncate or T
-        starts = {t for s, t in pairwise(times) if s // chunk != t // chunk}
+        (W_ih, W_hh, b_ih, b_hh), adders = zip(
+            *(
+                lent(getattr(self, f"{name}_{suffix}", None))
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ),
+            strict=True,
+        )
+        options: dict[str, Any] = {"reverse": suffix.endswith("_reverse"), "chunk": self.truncate}
+        result, gradients = recurrence(
+            x, W_ih, W_hh, b_ih, b_hh, states, step=self.step, padding=padding, **options
+        )
 
-        def backward(dh: Array, dstates: States) -> tuple[Array, States]:
-            dp, dq = list(after), list(after)  # each entry is replaced
-            for t in reversed(times):
-                dstates = dstates[0] + dh[t, ...], *dstates[1:]
-                skipped: States = ()
-                if padding is not None:  # there h_t = h_{t-1}, elsewhere it is the step's
-                    zeros = tuple(xp.zeros_like(d) for d in dstates)
-                    skipped = chosen(xp, padding[:, t], dstates, zeros)
-                    dstates = chosen(xp, padding[:, t], zeros, dstates)
-                dp[t], dq[t], others = steps[t](*dstates)
-                if t in starts:
-                    dstates = tuple(xp.zeros_like(d) for d in dstates)
-                    continue
-                through_q = matmul(dq[t], W_hh)
-                around = others[0]
-                dstates = (through_q if around is None else through_q + around, *others[1:])
-                if skipped:
-                    dstates = tuple(a + b for a, b in zip(dstates, skipped, strict=True))
-            same = dp[0] is dq[0]  # for every cell that adds p and q
-            dP = xp.reshape(_stack(xp, dp), (-1, width))
-            dQ = dP if same else xp.reshape(_stack(xp, dq), (-1, width))
-            # h before each step: the initial state, then h after every step but the last
-            before = [h[1:, ...], first] if times.step < 0 else [first, h[:-1, ...]]
-            rows_before = xp.reshape(xp.concat(before, axis=0), (-1, self.hidden_size))
-            drows, dW_ih, db_ih = project_backward(dP, True)
-            add_ih(dW_ih)
-            add_hh(matmul(dQ.T, rows_before))
-            if bias_ih is not None and bias_hh is not None:
-                bias_ih.add_grad(db_ih)
-                bias_hh.add_grad(xp.sum(dQ, axis=0))
-            return xp.reshape(drows, x.shape), dstates
+        def backward(dh: Array, dstates: States, wants_dx: bool) -> tuple[Array, States]:
+            dx, dstates, *found = gradients(dh, dstates, wants_dx)
+            for add_grad, gradient in zip(adders, found, strict=True):
+                if add_grad is not None:
+                    add_grad(gradient)
+            return dx, dstates
 
-        return (h, states), backward
+        return result, backward
 
     # --- states: a tuple inside, PyTorch's form outside ---
 
     def _stacked(self, xp: Namespace, states: list[States]) -> Any:
         """(h, …) for each scan → arrays (num_layers · directions, N, hidden_size)."""
-        stacked = tuple(_stack(xp, arrays) for arrays in zip(*states, strict=True))
-        return stacked if len(stacked) > 1 else stacked[0]
+        whole = tuple(stacked(xp, arrays) for arrays in zip(*states, strict=True))
+        return whole if len(whole) > 1 else whole[0]
 
     def _states(self, xp: Namespace, x: Array, state: Any, what: str) -> States:
         """The inverse of `_stacked`, after a check; zeros for None."""
@@ -380,9 +327,3 @@ class Recurrent(Layer):
         }
         extra = [f"{name}={value}" for name, (value, default) in shown.items() if value != default]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *extra])
-
-
-def _stack(xp: Namespace, arrays: Sequence[Array]) -> Array:
-    """`xp.stack` of any number of arrays, a few at a time, as capture requires."""
-    starts = range(0, len(arrays), MOST_AT_ONCE)
-    return joined(xp, [xp.stack(arrays[i : i + MOST_AT_ONCE]) for i in starts])

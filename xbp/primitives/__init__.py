@@ -28,6 +28,7 @@ from xbp.primitives.normalization import batch_normalize, normalize
 from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
+from xbp.primitives.recurrence import recurrence
 from xbp.primitives.resampling import adaptive_average_pool, upsample
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
 from xbp.primitives.softmax import softmax
@@ -74,6 +75,7 @@ __all__ = [
     "philox4x32",
     "random_bits",
     "rectify",
+    "recurrence",
     "rescale",
     "scatter_add",
     "sigmoid",

@@ -31,6 +31,7 @@ HEADERS = (
         "special.h",
         "normalization.h",
         "rows.h",
+        "recurrence.h",
     ),
 )
 OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")

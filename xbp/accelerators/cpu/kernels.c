@@ -41,6 +41,7 @@ static void *take_scratch(long bytes) {
 #include "dense.h"
 #include "normalization.h"
 #include "rows.h"
+#include "recurrence.h"
 #undef real
 #undef whole
 #undef NAME
@@ -68,6 +69,7 @@ static void *take_scratch(long bytes) {
 #include "dense.h"
 #include "normalization.h"
 #include "rows.h"
+#include "recurrence.h"
 
 const unsigned xbp_digest = DIGEST; /* of this build's sources */
 

@@ -1,16 +1,19 @@
-"""Recurrent layers: their lines, and a wrapper that makes their states inputs and outputs."""
+"""Recurrent layers and their primitive, with states as parts of inputs and outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from xbp import nn
-from xbp.backend import Array
+from xbp import nn, primitives
+from xbp.backend import Array, array_namespace
+from xbp.primitives import cells
 from xbp.testing import oracles
-from xbp.testing.cases.arrays import Host
+from xbp.testing.cases.arrays import Host, ends, normal
 from xbp.testing.cases.case import Call, Layer, fed
 
 
@@ -174,3 +177,57 @@ RECURRENT = [
             make=lambda *sizes, kind=kind, **options: Padded(kind(*sizes, **options)))
       for kind, cell in [(nn.LSTM, oracles.lstm_cell), (nn.GRU, oracles.gru_cell)]),
 ]  # fmt: skip
+
+
+# --- the primitive ---
+
+
+def recurrence(
+    cell: str, x: Array, weight_ih: Array, *others: Array, padded: bool = False, **options: Any
+) -> Any:
+    """The primitive `recurrence`, its output followed by the last states.
+
+    `others` are W_hh, perhaps two biases, and the first states; with `padded`, every third time
+    step of a sample is padding, and the first one of all.
+    """
+    xp, kinds = array_namespace(x), 1 + (cell == "lstm")
+    weight_hh, *biases = others[:-kinds]
+    bias_ih, bias_hh = biases or (None, None)
+    if padded:
+        numbers = (xp.arange(size, device=x.device) for size in x.shape[1::-1])
+        samples, times = next(numbers), next(numbers)
+        options["padding"] = (times + xp.expand_dims(samples, axis=1)) * times % 3 == 0
+    step, T = getattr(cells, cell), x.shape[0]
+    (h, states), gradients = primitives.recurrence(
+        x, weight_ih, weight_hh, bias_ih, bias_hh, others[-kinds:], step=step, **options
+    )
+
+    def backward(dy: Array) -> Any:
+        dx, dstates, *found = gradients(dy[:T, ...], tuple(dy[T + i, ...] for i in range(kinds)))
+        return (dx, *(d for d in found if d is not None), *dstates)
+
+    return xp.concat([h, *(xp.expand_dims(s, axis=0) for s in states)], axis=0), backward
+
+
+def _shapes(cell: str, bias: bool, x: tuple[int, ...], hidden: int) -> tuple[Any, ...]:
+    """The shapes of all arrays after x (T, N, features)."""
+    rows = hidden * {"lstm": 4, "gru": 3}.get(cell, 1)
+    states = [(x[1], hidden)] * (1 + (cell == "lstm"))
+    return (rows, x[2]), (rows, hidden), *[(rows,)] * (2 * bias), *states
+
+
+CELLS = ("elman", "rectified", "lstm", "gru")
+RECURRENCES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
+    ("recurrence", partial(recurrence, cell, **options), (x, *_shapes(cell, bias, x.shape, hidden)))
+    for cell, (x, hidden, bias, options) in product(
+        CELLS,
+        [
+            (normal(5, 7, 3), 4, True, {}),
+            (normal(3, 8, 2), 17, False, {"reverse": True, "padded": True}),
+            (normal(9, 2, 5), 35, True, {"chunk": 4, "padded": True}),
+            (normal(6, 3, 1), 1, True, {"chunk": 2, "reverse": True}),
+            (ends(4, 5, 3), 3, True, {}),
+        ],
+    )
+]
+"""Name, function that returns its backward, arrays or their shapes; as in `primitives`."""

@@ -1,0 +1,253 @@
+"""Compiled recurrent layers against the reference in double precision, at each level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from guards import Guards
+from layouts import assert_close, elsewhere
+from levels import use_level
+from numpy.typing import NDArray
+
+from xbp import nn, primitives
+from xbp.accelerators.cpu import native, recurrence
+from xbp.errors import InputError
+from xbp.primitives import cells
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
+
+Real = NDArray[Any]
+CELLS: list[Callable[..., Any]] = [cells.elman, cells.rectified, cells.lstm, cells.gru]
+# T, N, features, hidden: one step, one sample, one unit; tiles, panels and vectors not full
+SHAPES = [(1, 9, 2, 17), (9, 1, 1, 1), (3, 14, 5, 70), (4, 5, 33, 3), (5, 2, 4, 129)]
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"bias": False, "reverse": True, "chunk": 2, "padded": True},
+    {"chunk": 2, "padded": True},
+    {"bias": False, "reverse": True},
+]
+
+
+@pytest.fixture(autouse=True, params=list(native.LEVELS))
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_level(request.param, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
+    guards = Guards()
+    monkeypatch.setattr(np, "empty", guards.empty)
+    yield guards
+    guards.check()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def as_such(x: Real) -> Real:
+    copy = np.empty(x.shape, x.dtype)
+    copy[...] = x
+    return copy
+
+
+def batch_first(x: Real) -> Real:
+    """As layers have it: each sample's time steps side by side."""
+    return as_such(x.swapaxes(0, 1)).swapaxes(0, 1) if x.ndim == 3 else as_such(x)
+
+
+def mirrored(x: Real) -> Real:
+    return as_such(x[..., ::-1])[..., ::-1]
+
+
+def unaligned(x: Real) -> Real:
+    return np.frombuffer(b"0" + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
+
+
+LAYOUTS = [as_such, batch_first, mirrored, unaligned]
+
+
+class Problem:
+    """Arguments and gradients for one cell, and their results."""
+
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        shape: tuple[int, int, int, int],
+        dtype: str,
+        layout: Callable[[Real], Real] = as_such,
+        *,
+        bias: bool = True,
+        padded: bool = False,
+        **options: Any,
+    ) -> None:
+        (T, N, features, hidden), rng = shape, np.random.default_rng(0)
+        width = hidden * {cells.lstm: 4, cells.gru: 3}.get(step, 1)
+
+        def draw(*sizes: int) -> Real:
+            return layout(rng.normal(size=sizes).astype(dtype) / 2)
+
+        states = tuple(draw(N, hidden) for _ in range(1 + (step is cells.lstm)))
+        biases = [draw(width) if bias else None for _ in range(2)]
+        self.arguments: list[Any] = [
+            *(draw(T, N, features), draw(width, features), draw(width, hidden), *biases, states)
+        ]
+        self.options = {"step": step, **options}
+        if padded:
+            self.options["padding"] = rng.random((N, T)) < 0.4
+        self.given = draw(T, N, hidden), tuple(draw(N, hidden) for _ in states)
+
+    def solve(self, function: Callable[..., Any] = recurrence.recurrence) -> list[Any]:
+        """h, the last states; then the gradients: of x, the states, weights, biases."""
+        (h, last), gradients = elsewhere(function, *self.arguments, **self.options)
+        dx, dstates, *found = elsewhere(gradients, *self.given)
+        return [h, *last, dx, *dstates, *found]
+
+    def truth(self) -> list[Any]:
+        self.arguments, self.given = _wide(self.arguments), _wide(self.given)
+        reference = primitives.recurrence.reference  # type: ignore[attr-defined]
+        return self.solve(reference)
+
+
+def _wide(given: Any) -> Any:
+    if isinstance(given, list | tuple):
+        return type(given)(map(_wide, given))
+    return None if given is None else given.astype("f8")
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute what is usually left to the reference, and with two threads."""
+    monkeypatch.setattr(recurrence, "LEAST_ROWS", 1)
+    monkeypatch.setattr(recurrence, "LEAST_FOR_THREADS", 1)
+    monkeypatch.setattr(native, "threads", lambda: 2)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("step", CELLS)
+def test_outputs_and_gradients(step: Any, shape: Any, form: Any, dtype: str) -> None:
+    layout = LAYOUTS[(SHAPES.index(shape) + FORMS.index(form)) % len(LAYOUTS)]
+    problem = Problem(step, shape, dtype, layout, **form)
+    results = problem.solve()
+    terms = sum(shape) * shape[0]  # of the longest sums, through all time steps
+    for result, truth in zip(results, problem.truth(), strict=True):
+        assert (result is None) == (truth is None)
+        if result is not None:
+            assert result.dtype == dtype
+            assert_close(result, truth, terms)
+
+
+@pytest.mark.parametrize("step", CELLS)
+def test_arguments_stay_as_they_were_and_backward_may_run_twice(step: Any, dtype: str) -> None:
+    problem = Problem(step, (3, 5, 4, 6), dtype, padded=True)
+    before = _wide(problem.arguments), _wide(problem.given)
+    _, gradients = recurrence.recurrence(*problem.arguments, **problem.options)
+    dx, dstates, *found = gradients(*problem.given)
+    none, dstates_again, *again = gradients(*problem.given, False)
+    assert dx is not None and none is None
+    for one, two in zip((*dstates, *found), (*dstates_again, *again), strict=True):
+        assert np.array_equal(one, two)
+    after = _wide(problem.arguments), _wide(problem.given)
+    for one, two in zip(_leaves(before), _leaves(after), strict=True):
+        assert np.array_equal(one, two)
+
+
+def _leaves(given: Any) -> list[Real]:
+    if isinstance(given, list | tuple):
+        return [leaf for item in given for leaf in _leaves(item)]
+    return [] if given is None else [given]
+
+
+@pytest.mark.parametrize("step", CELLS)
+def test_threads_change_no_bit(step: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the states and their gradients; the other gradients are products of the BLAS."""
+    expected: list[Real] = []
+    for threads in (1, 2, 3, 20):
+        monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
+        results = Problem(step, (3, 17, 5, 35), dtype).solve()
+        kinds = 1 + (step is cells.lstm)
+        found = [*results[: 1 + kinds], *results[2 + kinds : 2 + 2 * kinds]]
+        expected = expected or found
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("step", CELLS)
+def test_numbers_that_are_not_finite(step: Any, dtype: str) -> None:
+    """A sample's infinities and nan stay its own, and are those of the reference."""
+    problem = Problem(step, (3, 8, 2, 5), dtype)
+    x, finite = problem.arguments[0], problem.solve()
+    x[0, 1], x[1, 2, 0], x[0, 4, 1], x[2, 7] = -np.inf, np.inf, np.nan, (np.inf, -np.inf)
+    others = [0, 3, 5, 6]
+    kinds = 1 + (step is cells.lstm)
+    results = problem.solve()
+    with np.errstate(invalid="ignore", over="ignore"):
+        truths = problem.truth()
+    for index, (result, truth) in enumerate(zip(results, truths, strict=True)):
+        np.testing.assert_allclose(result, truth, rtol=1e-4, atol=1e-4)
+        if index < 2 + 2 * kinds:  # states and their gradients, and ∂L/∂x, by samples
+            rows = np.s_[:, others] if result.ndim == 3 else np.s_[others]
+            assert_close(result[rows], finite[index][rows], 100)
+
+
+def test_limits_of_the_gates(dtype: str) -> None:
+    """Gates are 0 and 1 exactly where the reference's are, so that 0 · ∞ is nan in both."""
+    a = np.asarray([50.0, -50.0, np.inf, -np.inf], dtype)
+    x, weight = np.ones((1, 1, 1), dtype), np.tile(a, 4)[:, None]
+    states = np.ones((1, 4), dtype), np.full((1, 4), np.inf, dtype)
+    arguments = x, weight, np.zeros((16, 4), dtype), None, None, states
+    with np.errstate(invalid="ignore"):
+        got = recurrence.recurrence(*arguments, step=cells.lstm)[0]
+        truth = primitives.recurrence.reference(*arguments, step=cells.lstm)[0]  # type: ignore[attr-defined]
+    for one, two in zip(_leaves(got), _leaves(truth), strict=True):
+        assert np.array_equal(one, two, equal_nan=True)
+
+
+@pytest.mark.parametrize("step", CELLS)
+def test_what_is_declined(step: Any, dtype: str) -> None:
+    problem = Problem(step, (2, 3, 4, 5), dtype)
+    other = "float64" if dtype == "float32" else "float32"
+    for index in range(6):
+        for wrong in (lambda a: a.astype(other), lambda a: a[..., :-1]):
+            arguments = list(problem.arguments)
+            old = arguments[index]
+            arguments[index] = tuple(map(wrong, old)) if index == 5 else wrong(old)
+            result = recurrence.recurrence(*arguments, **problem.options)
+            assert result is NotImplemented
+    x, *others = problem.arguments
+    for given in (x[:0], x[0], x.astype("f2")):
+        assert recurrence.recurrence(given, *others, **problem.options) is NotImplemented
+    others[-1] = (*others[-1], others[-1][0])
+    assert recurrence.recurrence(x, *others, **problem.options) is NotImplemented
+    one_bias = [*problem.arguments[:4], None, problem.arguments[5]]
+    assert recurrence.recurrence(*one_bias, **problem.options) is NotImplemented
+    unknown = {"step": lambda *arguments: step(*arguments)}
+    assert recurrence.recurrence(*problem.arguments, **unknown) is NotImplemented
+    gradients = recurrence.recurrence(*problem.arguments, **problem.options)[1]
+    dh, dstates = problem.given
+    for wrong_gradients in ((dh[1:], dstates), (dh, (*dstates[:-1], dstates[-1][1:]))):
+        with pytest.raises(InputError, match="shape"):
+            gradients(*wrong_gradients)
+
+
+def test_few_rows_are_declined(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrence, "LEAST_ROWS", 8)
+    for T, N in product((1, 2, 7, 8), (1, 4)):
+        problem = Problem(cells.gru, (T, N, 2, 3), dtype)
+        declined = recurrence.recurrence(*problem.arguments, **problem.options) is NotImplemented
+        assert declined == (T * N < 8)
+
+
+def test_a_step_of_a_subclass_is_its_own(dtype: str) -> None:
+    class Still(nn.LSTM):
+        def step(self, xp: Any, p: Any, q: Any, *states: Any) -> Any:
+            return states, lambda *d: (0 * p, 0 * q, d)
+
+    x = np.ones((4, 5, 3), dtype)
+    assert not Still(3, 6, dtype=dtype, rng=0)(x).any()
+    assert nn.LSTM(3, 6, dtype=dtype, rng=0)(x).all()

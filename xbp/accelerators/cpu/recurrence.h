@@ -1,0 +1,256 @@
+/* One recurrent layer in one direction, all time steps, for one floating-point type `real`.
+ *
+ * A register tile has up to MOST_ROWS samples and four vectors of sums: the gates of one vector of units,
+ * or for the simple cells four vectors of units. Both products, W_ih x_t and W_hh h_{t-1}, go into the same
+ * sums, and the new state is computed from them while they are in registers. The weights are packed once a
+ * call. Samples are independent of one another: each thread takes some through all time steps. */
+
+#ifndef MOST_ROWS
+#define MOST_ROWS (PANEL > 2 ? 6 : 3) /* samples of a tile: 24 or 12 sums, and weights, in registers */
+#define SUMS 4
+
+/* How many vectors of weights a panel has, and of what: gates of the same units, or more units. */
+static long gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
+static long width_of(int cell) { return cell == LSTM || cell == GRU ? 4 : 1; } /* of `delta` */
+#endif
+
+typedef struct {
+    const recurrence *t;
+    vector *weights; /* for each panel: four vectors of biases, then its weights, by gate or unit, of x and h */
+    long vectors, panels, weights_of_panel;
+} NAME(recurrence_job);
+
+/* --- forward --- */
+
+/* The bias of some units: b_ih + b_hh; for GRU's candidate only one of them. */
+INLINE vector NAME(biases)(const recurrence *t, long unit, long lanes, int of_input, int of_state) {
+    vector sum = {0};
+    if (t->bias_ih && of_input) sum += NAME(load)((const real *)t->bias_ih + unit, 1, lanes);
+    if (t->bias_hh && of_state) sum += NAME(load)((const real *)t->bias_hh + unit, 1, lanes);
+    return sum;
+}
+
+/* Pack some panels. Lanes beyond the last unit get weights and biases 0. */
+static void NAME(pack_panels)(void *task, int part, int parts) {
+    const NAME(recurrence_job) *job = task;
+    const recurrence *t = job->t;
+    const long gates = gates_of(t->cell), k = t->in + t->hidden, each = gates > 1 ? gates : SUMS;
+    const images in = {(void *)t->weight_ih, t->in, t->in, t->in, 1};
+    const images state = {(void *)t->weight_hh, t->hidden, t->hidden, t->hidden, 1};
+    for (long panel = part * job->panels / parts; panel < (part + 1) * job->panels / parts; panel++) {
+        vector *to = job->weights + panel * job->weights_of_panel;
+        for (long v = 0; v < each; v++) {
+            const long unit = (gates > 1 ? panel : panel * SUMS + v) * LANES;
+            const long lanes = t->hidden - unit < LANES ? t->hidden - unit : LANES;
+            if (lanes <= 0) break; /* no such units */
+            const long first = unit + (gates > 1 ? v * t->hidden : 0);
+            const int candidate = t->cell == GRU && v == 2;
+            to[v] = NAME(biases)(t, first, lanes, 1, !candidate);
+            if (candidate) to[3] = NAME(biases)(t, first, lanes, 0, 1);
+            NAME(pack)(&in, first, lanes, 1, 1, t->in, to + SUMS + v * k, t->in, t->in);
+            NAME(pack)(&state, first, lanes, 1, 1, t->hidden, to + SUMS + v * k + t->in, t->hidden, t->hidden);
+        }
+    }
+}
+
+/* sum[r][v] += Σ_p a[r][p] w[v][p] for R rows and V vectors; the third vector's sums may be in another place. */
+INLINE void NAME(add_products)(const int R, const int V, const int third, vector sum[][SUMS], const real *a,
+                               long a_row, const vector *w, long w_vector, long k) {
+    for (long p = 0; p < k; p++) {
+        vector b[SUMS];
+        UNROLL for (int v = 0; v < V; v++) b[v] = w[v * w_vector + p];
+        UNROLL for (int r = 0; r < R; r++) {
+            const real s = a[r * a_row + p];
+            UNROLL for (int v = 0; v < V; v++) sum[r][v == 2 ? third : v] += s * b[v];
+        }
+    }
+}
+
+/* σ(a) = ½ + ½ tanh(a/2), as in the reference: of absolute accuracy. */
+INLINE vector NAME(gate_of)(vector a) { return (real)0.5 + (real)0.5 * NAME(tanh_of)((real)0.5 * a); }
+
+
+/* The state of one sample's units after the step, from their sums. `before`, `after` and `now` are the places
+ * of the states and of what is kept for the backward: four rows of units. */
+INLINE void NAME(new_state)(const int cell, const recurrence *t, const vector *sum, long before, long after,
+                            long now, long lanes, int padded) {
+    const vector h_before = NAME(load)((const real *)t->h + before, 1, lanes);
+    vector h, kept[4];
+    if (cell == LSTM) {
+        const vector i = NAME(gate_of)(sum[0]), f = NAME(gate_of)(sum[1]), g = NAME(tanh_of)(sum[2]);
+        const vector o = NAME(gate_of)(sum[3]), c_before = NAME(load)((const real *)t->c + before, 1, lanes);
+        const vector c = f * c_before + i * g;
+        h = o * NAME(tanh_of)(c);
+        NAME(store)((real *)t->c + after, 1, lanes, padded ? c_before : c);
+        kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o;
+    } else if (cell == GRU) {
+        const vector r = NAME(gate_of)(sum[0]), z = NAME(gate_of)(sum[1]), q = sum[3];
+        const vector n = NAME(tanh_of)(sum[2] + r * q);
+        h = n + z * (h_before - n);
+        kept[0] = r, kept[1] = z, kept[2] = n, kept[3] = q;
+    } else if (t->cell == RECTIFIED)
+        h = NAME(choose)(sum[0] <= 0, (vector){0}, sum[0]); /* nan stays nan */
+    else
+        h = NAME(tanh_of)(sum[0]);
+    NAME(store)((real *)t->h + after, 1, lanes, padded ? h_before : h);
+    if (cell == LSTM || cell == GRU)
+        for (long i = 0; i < 4; i++) NAME(store)((real *)t->kept + now + i * t->hidden, 1, lanes, kept[i]);
+}
+
+/* R samples and one panel of a time step. */
+INLINE void NAME(recurrence_tile)(const int cell, const int R, const int V, const NAME(recurrence_job) * job,
+                                  long time, long row, long panel) {
+    const recurrence *t = job->t;
+    const long k = t->in + t->hidden, n = t->n, H = t->hidden, units = cell == ELMAN ? V : 1;
+    const long before = (time + !!t->reverse) * n + row, after = (time + !t->reverse) * n + row;
+    const vector *bias = job->weights + panel * job->weights_of_panel, *w = bias + SUMS;
+    vector sum[MOST_ROWS][SUMS], done[MOST_ROWS][SUMS];
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < (cell == GRU ? SUMS : V); v++) sum[r][v] = bias[v];
+    }
+    NAME(add_products)(R, V, 2, sum, (const real *)t->x + (time * n + row) * t->in, t->in, w, k, t->in);
+    NAME(add_products)(R, V, cell == GRU ? 3 : 2, sum, (const real *)t->h + before * H, H, w + t->in, k, H);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < (cell == GRU ? SUMS : V); v++) done[r][v] = sum[r][v];
+    }
+    for (long r = 0; r < R; r++) {
+        const int padded = t->padding && t->padding[time * n + row + r];
+        for (long v = 0; v < units; v++) {
+            const long unit = (cell == ELMAN ? panel * SUMS + v : panel) * LANES;
+            const long lanes = H - unit < LANES ? H - unit : LANES;
+            NAME(new_state)(cell, t, done[r] + v, (before + r) * H + unit, (after + r) * H + unit,
+                            (time * n + row + r) * 4 * H + unit, lanes, padded);
+        }
+    }
+}
+
+/* Some samples, through all time steps. */
+static void NAME(recurrence_part)(void *task, int part, int parts) {
+    const NAME(recurrence_job) *job = task;
+    const recurrence *t = job->t;
+    const long from = part * t->n / parts, end = (part + 1) * t->n / parts;
+    for (long s = 0; s < t->steps; s++) {
+        const long time = t->reverse ? t->steps - 1 - s : s;
+        for (long panel = 0; panel < job->panels; panel++) {
+            const long rest = job->vectors - panel * SUMS, wide = rest < SUMS ? rest : SUMS;
+            for (long row = from, high; row < end; row += high) {
+                const long blocks = (end - row + MOST_ROWS - 1) / MOST_ROWS; /* as equal as possible */
+                high = (end - row + blocks - 1) / blocks;
+#define CELL_TILE(cell, R, V) NAME(recurrence_tile)(cell, R, V, job, time, row, panel)
+#define TILES_OF(R)                                                                                         \
+    case R * 8 + 1: CELL_TILE(ELMAN, R, 1); break;                                                            \
+    case R * 8 + 2: CELL_TILE(ELMAN, R, 2); break;                                                            \
+    case R * 8 + 3: CELL_TILE(ELMAN, R, 3); break;                                                            \
+    case R * 8 + 4: CELL_TILE(ELMAN, R, 4); break;                                                            \
+    case R * 8 + 5: CELL_TILE(LSTM, R, 4); break;                                                             \
+    case R * 8 + 6: CELL_TILE(GRU, R, 3); break;
+                switch (high * 8 + (t->cell == LSTM ? 5 : t->cell == GRU ? 6 : wide)) {
+                    TILES_OF(1) TILES_OF(2) TILES_OF(3)
+#if MOST_ROWS > 3
+                    TILES_OF(4) TILES_OF(5) TILES_OF(6)
+#endif
+                }
+            }
+        }
+    }
+}
+
+int NAME(recurrence)(const recurrence *t) {
+    NAME(recurrence_job) job = {.t = t, .vectors = (t->hidden + LANES - 1) / LANES};
+    const long gates = gates_of(t->cell), each = gates > 1 ? gates : SUMS;
+    job.panels = gates > 1 ? job.vectors : (job.vectors + SUMS - 1) / SUMS;
+    job.weights_of_panel = SUMS + each * (t->in + t->hidden);
+    job.weights = take_scratch(job.panels * job.weights_of_panel * sizeof(vector));
+    if (!job.weights) return 1;
+    in_parallel(NAME(pack_panels), &job, t->threads);
+    in_parallel(NAME(recurrence_part), &job, t->threads);
+    return 0;
+}
+
+/* --- backward --- */
+
+/* ∂L/∂(sums) of one sample's units, and what goes to h_{t-1} by other ways than the product; `dc` is passed
+ * on to c_{t-1}. The rows of `delta` are ∂L/∂a, for GRU ∂L/∂q_n, ∂L/∂a_r, ∂L/∂a_z and ∂L/∂a_n. */
+INLINE void NAME(cell_backward)(const int cell, const recurrence *t, long before, long after, long now,
+                                long lanes, int padded, vector dh, vector *dc, vector *around,
+                                vector delta[4]) {
+    const vector h = NAME(load)((const real *)t->h + after, 1, lanes);
+    vector kept[4];
+    *around = (vector){0};
+    if (cell == LSTM || cell == GRU)
+        for (long i = 0; i < 4; i++)
+            kept[i] = NAME(load)((const real *)t->kept + now + i * t->hidden, 1, lanes);
+    if (padded) {
+        *around = dh;
+        for (long i = 0; i < 4; i++) delta[i] = (vector){0};
+    } else if (cell == LSTM) {
+        const vector i = kept[0], f = kept[1], g = kept[2], o = kept[3];
+        const vector c_before = NAME(load)((const real *)t->c + before, 1, lanes);
+        const vector tanh_c = NAME(tanh_of)(NAME(load)((const real *)t->c + after, 1, lanes));
+        *dc += dh * o * (1 - tanh_c * tanh_c);
+        delta[0] = *dc * g * i * (1 - i);
+        delta[1] = *dc * c_before * f * (1 - f);
+        delta[2] = *dc * i * (1 - g * g);
+        delta[3] = dh * tanh_c * o * (1 - o);
+        *dc *= f;
+    } else if (cell == GRU) {
+        const vector r = kept[0], z = kept[1], n = kept[2], q = kept[3];
+        const vector h_before = NAME(load)((const real *)t->h + before, 1, lanes);
+        delta[3] = dh * (1 - z) * (1 - n * n);
+        delta[2] = dh * (h_before - n) * z * (1 - z);
+        delta[1] = delta[3] * q * r * (1 - r);
+        delta[0] = r * delta[3];
+        *around = z * dh;
+    } else
+        delta[0] = t->cell == RECTIFIED ? NAME(choose)(h <= 0, (vector){0}, dh) : (1 - h * h) * dh;
+}
+
+/* Some samples, through all time steps from the last to the first. */
+INLINE void NAME(recurrence_back)(const int cell, const recurrence *t, long from, long end) {
+    const long H = t->hidden, n = t->n, width = width_of(cell) * H, gates = gates_of(cell) * H;
+    real *dh_all = t->dh_before, *dc_all = t->dc_before, *around_all = t->around;
+    for (long s = t->steps - 1; s >= 0; s--) {
+        const long time = t->reverse ? t->steps - 1 - s : s, earlier = time + (t->reverse ? 1 : -1);
+        const int start = s > 0 && earlier / t->chunk != time / t->chunk; /* of a chunk */
+        for (long row = from; row < end; row++) {
+            const int padded = t->padding && t->padding[time * n + row];
+            const real *dh_now = (const real *)t->dh + time * t->dh_step + row * t->dh_row;
+            real *to = (real *)t->delta + (time * n + row) * width;
+            const long before = ((time + !!t->reverse) * n + row) * H, after = ((time + !t->reverse) * n + row) * H;
+            for (long unit = 0; unit < H; unit += LANES) {
+                const long lanes = H - unit < LANES ? H - unit : LANES, here = row * H + unit;
+                vector dc = {0}, around, delta[4];
+                vector dh = NAME(load)(dh_all + here, 1, lanes);
+                if (around_all) dh += NAME(load)(around_all + here, 1, lanes);
+                dh += NAME(load)(dh_now + unit, 1, lanes);
+                if (cell == LSTM) dc = NAME(load)(dc_all + here, 1, lanes);
+                NAME(cell_backward)(cell, t, before + unit, after + unit, 4 * (time * n + row) * H + unit, lanes,
+                                    padded, dh, &dc, &around, delta);
+                UNROLL for (long i = 0; i < width_of(cell); i++)
+                    NAME(store)(to + i * H + unit, 1, lanes, delta[i]);
+                if (cell == LSTM) NAME(store)(dc_all + here, 1, lanes, start ? (vector){0} : dc);
+                if (around_all) NAME(store)(around_all + here, 1, lanes, start ? (vector){0} : around);
+            }
+        }
+        if (start)
+            memset(dh_all + from * H, 0, (end - from) * H * sizeof(real));
+        else if (end > from)
+            NAME(multiply_small)(&(NAME(small_product)){
+                .a = (const real *)t->delta + (time * n + from) * width, .a_row = width, .a_step = 1,
+                .b = t->weight_hh, .b_step = t->hh_row, .b_vector = LANES, .c = dh_all + from * H,
+                .c_row = H, .m = end - from, .k = gates, .n = H});
+    }
+}
+
+static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
+    const recurrence *t = task;
+    const long from = part * t->n / parts, end = (part + 1) * t->n / parts;
+    if (t->cell == LSTM) NAME(recurrence_back)(LSTM, t, from, end);
+    else if (t->cell == GRU) NAME(recurrence_back)(GRU, t, from, end);
+    else NAME(recurrence_back)(ELMAN, t, from, end);
+}
+
+int NAME(recurrence_backward)(const recurrence *t) {
+    in_parallel(NAME(recurrence_backward_part), (void *)t, t->threads);
+    return 0;
+}

@@ -1,0 +1,115 @@
+"""Compiled recurrent layers of the known cells, all time steps in one call, for numpy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu.affine import contiguous
+from xbp.accelerators.cpu.calls import DTYPES, address, incoming, run
+from xbp.primitives import cells
+from xbp.primitives.product import matmul
+
+Real = NDArray[Any]
+CELLS = {cells.elman: 0, cells.rectified: 1, cells.lstm: 2, cells.gru: 3}  # as in kernels.h
+LSTM, GRU = CELLS[cells.lstm], CELLS[cells.gru]
+GATES = (1, 1, 4, 3)
+KEPT = 4
+"""Rows of units that LSTM and GRU keep of a step, and that they have in `delta`."""
+LEAST_ROWS = 8
+"""Below so many samples times steps, packing the weights takes longer than the products."""
+LEAST_FOR_THREADS = 2**16
+
+
+def recurrence(
+    x: Real,
+    weight_ih: Real,
+    weight_hh: Real,
+    bias_ih: Real | None,
+    bias_hh: Real | None,
+    states: tuple[Real, ...],
+    *,
+    step: Any,
+    reverse: bool = False,
+    padding: Real | None = None,
+    chunk: int | None = None,
+) -> Any:
+    """See `xbp.primitives.recurrence`; for the cells of `xbp.primitives.cells`."""
+    cell = next((number for known, number in CELLS.items() if known is step), None)
+    dtype, hidden = x.dtype, weight_hh.shape[-1]
+    if cell is None or dtype not in DTYPES or x.ndim != 3 or x.size == 0:
+        return NotImplemented
+    (T, N, features), width, gated = x.shape, GATES[cell] * hidden, cell >= LSTM
+    arrays = (weight_ih, weight_hh, bias_ih, bias_hh, *states)
+    shapes = [(width, features), (width, hidden), (width,), (width,)]
+    shapes += [(N, hidden)] * (1 + (cell == LSTM))
+    if N * T < LEAST_ROWS or len(arrays) != len(shapes) or (bias_ih is None) != (bias_hh is None):
+        return NotImplemented
+    for array, shape in zip(arrays, shapes, strict=True):
+        if array is not None and (array.dtype != dtype or array.shape != shape):
+            return NotImplemented
+    x, weight_ih, weight_hh = contiguous(x), contiguous(weight_ih), contiguous(weight_hh)
+    biases = [None if bias is None else contiguous(bias) for bias in (bias_ih, bias_hh)]
+    mask = None if padding is None else contiguous(padding.T)
+    # States of all times, the first one included: h[after] are those after each step.
+    first, after = (T, slice(None, -1)) if reverse else (0, slice(1, None))
+    before = slice(1, None) if reverse else slice(None, -1)
+    memory = [np.empty((T + 1, N, hidden), dtype) for _ in states]
+    for all_times, state in zip(memory, states, strict=True):
+        all_times[first] = state
+    h, c = memory[0], memory[1] if cell == LSTM else None
+    kept = np.empty((T, N, KEPT, hidden), dtype) if gated else None
+    threads = native.threads() if N * T * width * (features + hidden) >= LEAST_FOR_THREADS else 1
+    task = native.Recurrence(
+        x=address(x), weight_ih=address(weight_ih), weight_hh=address(weight_hh),
+        bias_ih=address(biases[0]), bias_hh=address(biases[1]), padding=address(mask),
+        h=address(h), c=address(c), kept=address(kept), steps=T, n=N, features=features,
+        hidden=hidden, chunk=chunk or T, cell=cell, reverse=reverse, threads=threads,
+    )  # fmt: skip
+    run("recurrence", dtype, task)
+    last = tuple(all_times[T - first] for all_times in memory)
+
+    def gradients(dh: Real, dstates: tuple[Real, ...], wants_dx: bool = True) -> Any:
+        dh = incoming(dh, (T, N, hidden), dtype)
+        if dh.strides[2] != dh.itemsize:
+            dh = np.ascontiguousarray(dh)
+        dlast = [np.array(incoming(d, (N, hidden), dtype), order="C") for d in dstates]
+        around = np.zeros((N, hidden), dtype) if cell == GRU or mask is not None else None
+        delta = np.empty((T, N, KEPT if gated else 1, hidden), dtype)
+        # dQ and dP are columns of it. GRU's are n, r, z, and r, z, n with another n.
+        weight = np.roll(weight_hh, hidden, axis=0) if cell == GRU else weight_hh
+        lanes = native.lanes(dtype.itemsize)
+        if hidden < lanes:  # whole vectors are read
+            weight = np.pad(weight, ((0, 0), (0, lanes - hidden)))
+        task.weight_hh, task.hh_row = address(weight), weight.shape[1]
+        task.dh, task.dh_step, task.dh_row = (
+            address(dh),
+            *(s // dh.itemsize for s in dh.strides[:2]),
+        )
+        task.delta, task.around, task.dh_before = address(delta), address(around), address(dlast[0])
+        task.dc_before = address(dlast[1]) if cell == LSTM else None
+        task.x, task.h, task.c, task.kept = map(address, (x, h, c, kept))
+        task.padding = address(mask)
+        run("recurrence_backward", dtype, task)
+        if around is not None:
+            dlast[0] += around
+        rows = delta.reshape(T * N, -1)
+        dP, dQ = (rows[:, hidden:], rows[:, :width]) if cell == GRU else (rows, rows)
+        dweight_ih = matmul(dP.T, x.reshape(T * N, features))
+        dweight_hh = matmul(dQ.T, h[before].reshape(T * N, hidden))
+        sums = None if bias_ih is None else rows.sum(axis=0)
+        dbias_ih, dbias_hh = sums, sums
+        if cell == GRU:
+            dweight_hh = np.roll(dweight_hh, -hidden, axis=0)
+            if sums is not None:
+                dbias_ih, dbias_hh = sums[hidden:], np.roll(sums[:width], -hidden)
+        dx = matmul(dP, weight_ih).reshape(T, N, features) if wants_dx else None
+        return dx, tuple(dlast), dweight_ih, dweight_hh, dbias_ih, dbias_hh
+
+    return (h[after], last), gradients
+
+
+ACCELERATORS = (recurrence,)
