@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
-from guards import Guards
 from layouts import assert_close, elsewhere
-from levels import use_level
 from numpy.typing import NDArray
 
-from xbp import nn, primitives
+from xbp import accelerators, nn, primitives
 from xbp.accelerators.cpu import native, recurrence
 from xbp.errors import InputError
 from xbp.primitives import cells
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status())
+pytestmark = [
+    pytest.mark.skipif(native.library() is None, reason=native.status()),
+    pytest.mark.usefixtures("level", "guards"),
+]
 
 Real = NDArray[Any]
 CELLS: list[Callable[..., Any]] = [cells.elman, cells.rectified, cells.lstm, cells.gru]
 # T, N, features, hidden: one step, one sample, one unit; tiles, panels and vectors not full
 SHAPES = [(1, 9, 2, 17), (9, 1, 1, 1), (3, 14, 5, 70), (4, 5, 33, 3), (5, 2, 4, 129)]
+AT_ONCE = (7, 13, 17, 18)
+"""Rows enough for gradients of weights that are summed step by step."""
 FORMS: list[dict[str, Any]] = [
     {},
     {"bias": False, "reverse": True, "chunk": 2, "padded": True},
@@ -32,22 +35,10 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True, params=list(native.LEVELS))
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_level(request.param, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
-    guards = Guards()
-    monkeypatch.setattr(np, "empty", guards.empty)
-    yield guards
-    guards.check()
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+PAIRS = [
+    *((shape, FORMS[(i + j) % 4]) for i, shape in enumerate(SHAPES) for j in range(2)),
+    *((AT_ONCE, form) for form in FORMS),
+]
 
 
 def as_such(x: Real) -> Real:
@@ -104,14 +95,20 @@ class Problem:
 
     def solve(self, function: Callable[..., Any] = recurrence.recurrence) -> list[Any]:
         """h, the last states; then the gradients: of x, the states, weights, biases."""
-        (h, last), gradients = elsewhere(function, *self.arguments, **self.options)
-        dx, dstates, *found = elsewhere(gradients, *self.given)
+        settings = np.geterr()
+
+        def run() -> Any:
+            with np.errstate(**settings):  # threads begin with the default
+                (h, last), gradients = function(*self.arguments, **self.options)
+                return h, last, gradients(*self.given)
+
+        h, last, (dx, dstates, *found) = elsewhere(run)
         return [h, *last, dx, *dstates, *found]
 
     def truth(self) -> list[Any]:
         self.arguments, self.given = _wide(self.arguments), _wide(self.given)
-        reference = primitives.recurrence.reference  # type: ignore[attr-defined]
-        return self.solve(reference)
+        with accelerators.disabled():
+            return self.solve(primitives.recurrence.reference)  # type: ignore[attr-defined]
 
 
 def _wide(given: Any) -> Any:
@@ -126,13 +123,13 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recurrence, "LEAST_ROWS", 1)
     monkeypatch.setattr(recurrence, "LEAST_FOR_THREADS", 1)
     monkeypatch.setattr(native, "threads", lambda: 2)
+    monkeypatch.setattr(recurrence, "in_lines", lambda shape, dtype: np.empty(shape, dtype))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "form"), PAIRS, ids=str)
 @pytest.mark.parametrize("step", CELLS)
 def test_outputs_and_gradients(step: Any, shape: Any, form: Any, dtype: str) -> None:
-    layout = LAYOUTS[(SHAPES.index(shape) + FORMS.index(form)) % len(LAYOUTS)]
+    layout = LAYOUTS[PAIRS.index((shape, form)) % len(LAYOUTS)]
     problem = Problem(step, shape, dtype, layout, **form)
     results = problem.solve()
     terms = sum(shape) * shape[0]  # of the longest sums, through all time steps
@@ -143,9 +140,12 @@ def test_outputs_and_gradients(step: Any, shape: Any, form: Any, dtype: str) -> 
             assert_close(result, truth, terms)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), AT_ONCE])
 @pytest.mark.parametrize("step", CELLS)
-def test_arguments_stay_as_they_were_and_backward_may_run_twice(step: Any, dtype: str) -> None:
-    problem = Problem(step, (3, 5, 4, 6), dtype, padded=True)
+def test_arguments_stay_as_they_were_and_backward_may_run_twice(
+    step: Any, shape: Any, dtype: str
+) -> None:
+    problem = Problem(step, shape, dtype, padded=True)
     before = _wide(problem.arguments), _wide(problem.given)
     _, gradients = recurrence.recurrence(*problem.arguments, **problem.options)
     dx, dstates, *found = gradients(*problem.given)
@@ -185,9 +185,8 @@ def test_numbers_that_are_not_finite(step: Any, dtype: str) -> None:
     x[0, 1], x[1, 2, 0], x[0, 4, 1], x[2, 7] = -np.inf, np.inf, np.nan, (np.inf, -np.inf)
     others = [0, 3, 5, 6]
     kinds = 1 + (step is cells.lstm)
-    results = problem.solve()
-    with np.errstate(invalid="ignore", over="ignore"):
-        truths = problem.truth()
+    with np.errstate(invalid="ignore"):
+        results, truths = problem.solve(), problem.truth()
     for index, (result, truth) in enumerate(zip(results, truths, strict=True)):
         np.testing.assert_allclose(result, truth, rtol=1e-4, atol=1e-4)
         if index < 2 + 2 * kinds:  # states and their gradients, and ∂L/∂x, by samples

@@ -108,18 +108,19 @@ typedef struct {
     int centre, threads;
 } rows;
 
-/* A recurrent layer in one direction. x: (steps, n, in); h and c: (steps + 1, n, hidden), with the states before
- * the first step in the first place, or if `reverse` in the last; kept: (steps, n, 4, hidden) for LSTM and
- * GRU. delta: (steps, n, 1 or 4 rows of hidden), ∂L/∂ of the sums; dh_before and dc_before: (n, hidden),
- * ∂L/∂(last states) before, ∂L/∂(first states) after the call, the first one plus `around`. In the backward,
- * the rows of weight_hh are hh_row apart, and for GRU in the order n, r, z. */
+/* A recurrent layer in one direction. x and dx: (steps, n, in); h and c: (steps + 1, n, hidden), with the
+ * states before the first step in the first place, or if `reverse` in the last; kept: (steps, n, 4, hidden)
+ * for LSTM and GRU. In the backward, dh_before and dc_before, (n, hidden), are ∂L/∂(last states), and then
+ * ∂L/∂(first states), the first one plus `around`. delta: (steps, n, 1 or 4 rows of hidden), ∂L/∂ of the sums;
+ * without it, each thread has `sums`, which are 0: ∂L/∂W_hh, ∂L/∂W_ih, and the sum of delta. The rows of
+ * weight_hh are hh_row apart then, and for GRU in the order n, r, z, as are those of ∂L/∂W_hh. */
 enum { ELMAN, RECTIFIED, LSTM, GRU };
 typedef struct {
     const void *x, *weight_ih, *weight_hh, *bias_ih, *bias_hh; /* biases may be NULL */
     const uint8_t *padding;                                    /* (steps, n), or NULL */
     void *h, *c, *kept;
     const void *dh; /* ∂L/∂h of each step, by strides */
-    void *delta, *dh_before, *dc_before, *around;
+    void *delta, *dh_before, *dc_before, *around, *sums, *dx; /* around and dx may be NULL */
     long steps, n, in, hidden, chunk, dh_step, dh_row, hh_row;
     int cell, reverse, threads;
 } recurrence;

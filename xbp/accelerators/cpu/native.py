@@ -143,7 +143,7 @@ class Recurrence(ctypes.Structure):
             for name in ("x", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
         ),
         *((name, ctypes.c_void_p) for name in ("padding", "h", "c", "kept", "dh", "delta")),
-        *((name, ctypes.c_void_p) for name in ("dh_before", "dc_before", "around")),
+        *((name, ctypes.c_void_p) for name in ("dh_before", "dc_before", "around", "sums", "dx")),
         *((name, ctypes.c_long) for name in ("steps", "n", "features", "hidden", "chunk")),
         *((name, ctypes.c_long) for name in ("dh_step", "dh_row", "hh_row")),
         *((name, ctypes.c_int) for name in ("cell", "reverse", "threads")),

@@ -18,6 +18,7 @@ typedef struct {
     const recurrence *t;
     vector *weights; /* for each panel: four vectors of biases, then its weights, by gate or unit, of x and h */
     long vectors, panels, weights_of_panel;
+    int failed;
 } NAME(recurrence_job);
 
 /* --- forward --- */
@@ -72,8 +73,9 @@ INLINE vector NAME(gate_of)(vector a) { return (real)0.5 + (real)0.5 * NAME(tanh
 
 /* The state of one sample's units after the step, from their sums. `before`, `after` and `now` are the places
  * of the states and of what is kept for the backward: four rows of units. */
-INLINE void NAME(new_state)(const int cell, const recurrence *t, const vector *sum, long before, long after,
-                            long now, long lanes, int padded) {
+static __attribute__((noinline)) void NAME(new_state)(const recurrence *t, const vector *sum, long before,
+                                                      long after, long now, long lanes, int padded) {
+    const int cell = t->cell;
     const vector h_before = NAME(load)((const real *)t->h + before, 1, lanes);
     vector h, kept[4];
     if (cell == LSTM) {
@@ -88,7 +90,7 @@ INLINE void NAME(new_state)(const int cell, const recurrence *t, const vector *s
         const vector n = NAME(tanh_of)(sum[2] + r * q);
         h = n + z * (h_before - n);
         kept[0] = r, kept[1] = z, kept[2] = n, kept[3] = q;
-    } else if (t->cell == RECTIFIED)
+    } else if (cell == RECTIFIED)
         h = NAME(choose)(sum[0] <= 0, (vector){0}, sum[0]); /* nan stays nan */
     else
         h = NAME(tanh_of)(sum[0]);
@@ -104,21 +106,22 @@ INLINE void NAME(recurrence_tile)(const int cell, const int R, const int V, cons
     const long k = t->in + t->hidden, n = t->n, H = t->hidden, units = cell == ELMAN ? V : 1;
     const long before = (time + !!t->reverse) * n + row, after = (time + !t->reverse) * n + row;
     const vector *bias = job->weights + panel * job->weights_of_panel, *w = bias + SUMS;
+    const int sums = cell == GRU ? SUMS : V;
     vector sum[MOST_ROWS][SUMS], done[MOST_ROWS][SUMS];
     UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int v = 0; v < (cell == GRU ? SUMS : V); v++) sum[r][v] = bias[v];
+        UNROLL for (int v = 0; v < sums; v++) sum[r][v] = bias[v];
     }
     NAME(add_products)(R, V, 2, sum, (const real *)t->x + (time * n + row) * t->in, t->in, w, k, t->in);
     NAME(add_products)(R, V, cell == GRU ? 3 : 2, sum, (const real *)t->h + before * H, H, w + t->in, k, H);
     UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int v = 0; v < (cell == GRU ? SUMS : V); v++) done[r][v] = sum[r][v];
+        UNROLL for (int v = 0; v < sums; v++) done[r][v] = sum[r][v];
     }
     for (long r = 0; r < R; r++) {
         const int padded = t->padding && t->padding[time * n + row + r];
         for (long v = 0; v < units; v++) {
             const long unit = (cell == ELMAN ? panel * SUMS + v : panel) * LANES;
             const long lanes = H - unit < LANES ? H - unit : LANES;
-            NAME(new_state)(cell, t, done[r] + v, (before + r) * H + unit, (after + r) * H + unit,
+            NAME(new_state)(t, done[r] + v, (before + r) * H + unit, (after + r) * H + unit,
                             (time * n + row + r) * 4 * H + unit, lanes, padded);
         }
     }
@@ -171,9 +174,9 @@ int NAME(recurrence)(const recurrence *t) {
 
 /* ∂L/∂(sums) of one sample's units, and what goes to h_{t-1} by other ways than the product; `dc` is passed
  * on to c_{t-1}. The rows of `delta` are ∂L/∂a, for GRU ∂L/∂q_n, ∂L/∂a_r, ∂L/∂a_z and ∂L/∂a_n. */
-INLINE void NAME(cell_backward)(const int cell, const recurrence *t, long before, long after, long now,
-                                long lanes, int padded, vector dh, vector *dc, vector *around,
-                                vector delta[4]) {
+INLINE void NAME(cell_backward)(const recurrence *t, long before, long after, long now, long lanes,
+                                int padded, vector dh, vector *dc, vector *around, vector delta[4]) {
+    const int cell = t->cell;
     const vector h = NAME(load)((const real *)t->h + after, 1, lanes);
     vector kept[4];
     *around = (vector){0};
@@ -202,21 +205,48 @@ INLINE void NAME(cell_backward)(const int cell, const recurrence *t, long before
         delta[0] = r * delta[3];
         *around = z * dh;
     } else
-        delta[0] = t->cell == RECTIFIED ? NAME(choose)(h <= 0, (vector){0}, dh) : (1 - h * h) * dh;
+        delta[0] = cell == RECTIFIED ? NAME(choose)(h <= 0, (vector){0}, dh) : (1 - h * h) * dh;
 }
 
-/* Some samples, through all time steps from the last to the first. */
-INLINE void NAME(recurrence_back)(const int cell, const recurrence *t, long from, long end) {
+/* Sums of products of rows of ∂L/∂(sums) with rows of what was multiplied by the weights. */
+typedef struct {
+    const real *delta, *factor;
+    real *sum; /* (m, n) */
+    long rows, delta_row, m, n;
+} NAME(weight_gradient);
+
+static void NAME(add_weight_gradient)(NAME(weight_gradient) g) {
+    NAME(multiply_small)(&(NAME(small_product)){
+        .a = g.delta, .a_row = 1, .a_step = g.delta_row, .b = g.factor, .b_step = g.n, .b_vector = LANES,
+        .c = g.sum, .c_row = g.n, .m = g.m, .k = g.rows, .n = g.n, .added = 1});
+}
+
+/* Some samples, through all time steps from the last to the first. Without `t->delta`, the gradients of
+ * weights and biases are summed step by step, into the part's own sums, and ∂L/∂x is computed, while the
+ * step's ∂L/∂(sums) are in cache. */
+static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
+    NAME(recurrence_job) *job = task;
+    const recurrence *t = job->t;
+    const long from = part * t->n / parts, end = (part + 1) * t->n / parts;
+    if (from == end) return;
+    const int cell = t->cell;
     const long H = t->hidden, n = t->n, width = width_of(cell) * H, gates = gates_of(cell) * H;
+    const long rows = end - from, at_once = !t->delta, stride = at_once ? width + LANES : width;
+    const long of_input = width - gates; /* the first row of ∂L/∂p */
     real *dh_all = t->dh_before, *dc_all = t->dc_before, *around_all = t->around;
+    real *workspace = at_once ? take_scratch(rows * stride * sizeof(real)) : NULL;
+    real *sums = at_once ? (real *)t->sums + part * (gates * (H + t->in) + width) : NULL;
+    real *dbias = at_once ? sums + gates * (H + t->in) : NULL;
+    if (at_once && !workspace) { job->failed = 1; return; }
     for (long s = t->steps - 1; s >= 0; s--) {
         const long time = t->reverse ? t->steps - 1 - s : s, earlier = time + (t->reverse ? 1 : -1);
         const int start = s > 0 && earlier / t->chunk != time / t->chunk; /* of a chunk */
+        real *deltas = at_once ? workspace : (real *)t->delta + (time * n + from) * width;
+        const long before = (time + !!t->reverse) * n, after = (time + !t->reverse) * n;
         for (long row = from; row < end; row++) {
             const int padded = t->padding && t->padding[time * n + row];
             const real *dh_now = (const real *)t->dh + time * t->dh_step + row * t->dh_row;
-            real *to = (real *)t->delta + (time * n + row) * width;
-            const long before = ((time + !!t->reverse) * n + row) * H, after = ((time + !t->reverse) * n + row) * H;
+            real *to = deltas + (row - from) * stride;
             for (long unit = 0; unit < H; unit += LANES) {
                 const long lanes = H - unit < LANES ? H - unit : LANES, here = row * H + unit;
                 vector dc = {0}, around, delta[4];
@@ -224,33 +254,37 @@ INLINE void NAME(recurrence_back)(const int cell, const recurrence *t, long from
                 if (around_all) dh += NAME(load)(around_all + here, 1, lanes);
                 dh += NAME(load)(dh_now + unit, 1, lanes);
                 if (cell == LSTM) dc = NAME(load)(dc_all + here, 1, lanes);
-                NAME(cell_backward)(cell, t, before + unit, after + unit, 4 * (time * n + row) * H + unit, lanes,
-                                    padded, dh, &dc, &around, delta);
-                UNROLL for (long i = 0; i < width_of(cell); i++)
-                    NAME(store)(to + i * H + unit, 1, lanes, delta[i]);
+                NAME(cell_backward)(t, before * H + here, after * H + here, 4 * (time * n + row) * H + unit,
+                                    lanes, padded, dh, &dc, &around, delta);
+                for (long i = 0; i < width_of(cell); i++) NAME(store)(to + i * H + unit, 1, lanes, delta[i]);
                 if (cell == LSTM) NAME(store)(dc_all + here, 1, lanes, start ? (vector){0} : dc);
                 if (around_all) NAME(store)(around_all + here, 1, lanes, start ? (vector){0} : around);
             }
         }
         if (start)
-            memset(dh_all + from * H, 0, (end - from) * H * sizeof(real));
-        else if (end > from)
+            memset(dh_all + from * H, 0, rows * H * sizeof(real));
+        else
             NAME(multiply_small)(&(NAME(small_product)){
-                .a = (const real *)t->delta + (time * n + from) * width, .a_row = width, .a_step = 1,
-                .b = t->weight_hh, .b_step = t->hh_row, .b_vector = LANES, .c = dh_all + from * H,
-                .c_row = H, .m = end - from, .k = gates, .n = H});
+                .a = deltas, .a_row = stride, .a_step = 1, .b = t->weight_hh, .b_step = t->hh_row,
+                .b_vector = LANES, .c = dh_all + from * H, .c_row = H, .m = rows, .k = gates, .n = H});
+        if (!at_once) continue;
+        const real *x = (const real *)t->x + (time * n + from) * t->in;
+        NAME(add_weight_gradient)((NAME(weight_gradient)){
+            deltas, (const real *)t->h + (before + from) * H, sums, rows, stride, gates, H});
+        NAME(add_weight_gradient)((NAME(weight_gradient)){
+            deltas + of_input, x, sums + gates * H, rows, stride, gates, t->in});
+        for (long row = 0; row < rows; row++)
+            for (long i = 0; i < width; i++) dbias[i] += deltas[row * stride + i];
+        if (t->dx)
+            NAME(multiply_small)(&(NAME(small_product)){
+                .a = deltas + of_input, .a_row = stride, .a_step = 1, .b = t->weight_ih, .b_step = t->in,
+                .b_vector = LANES, .c = (real *)t->dx + (time * n + from) * t->in, .c_row = t->in,
+                .m = rows, .k = gates, .n = t->in});
     }
 }
 
-static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
-    const recurrence *t = task;
-    const long from = part * t->n / parts, end = (part + 1) * t->n / parts;
-    if (t->cell == LSTM) NAME(recurrence_back)(LSTM, t, from, end);
-    else if (t->cell == GRU) NAME(recurrence_back)(GRU, t, from, end);
-    else NAME(recurrence_back)(ELMAN, t, from, end);
-}
-
 int NAME(recurrence_backward)(const recurrence *t) {
-    in_parallel(NAME(recurrence_backward_part), (void *)t, t->threads);
-    return 0;
+    NAME(recurrence_job) job = {.t = t};
+    in_parallel(NAME(recurrence_backward_part), &job, t->threads);
+    return job.failed;
 }

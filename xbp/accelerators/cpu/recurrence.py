@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ KEPT = 4
 LEAST_ROWS = 8
 """Below so many samples times steps, packing the weights takes longer than the products."""
 LEAST_FOR_THREADS = 2**16
+LINE = 64  # bytes
 
 
 def recurrence(
@@ -57,11 +59,11 @@ def recurrence(
     # States of all times, the first one included: h[after] are those after each step.
     first, after = (T, slice(None, -1)) if reverse else (0, slice(1, None))
     before = slice(1, None) if reverse else slice(None, -1)
-    memory = [np.empty((T + 1, N, hidden), dtype) for _ in states]
+    memory = [in_lines((T + 1, N, hidden), dtype) for _ in states]
     for all_times, state in zip(memory, states, strict=True):
         all_times[first] = state
     h, c = memory[0], memory[1] if cell == LSTM else None
-    kept = np.empty((T, N, KEPT, hidden), dtype) if gated else None
+    kept = in_lines((T, N, KEPT, hidden), dtype) if gated else None
     threads = native.threads() if N * T * width * (features + hidden) >= LEAST_FOR_THREADS else 1
     task = native.Recurrence(
         x=address(x), weight_ih=address(weight_ih), weight_hh=address(weight_hh),
@@ -78,10 +80,8 @@ def recurrence(
             dh = np.ascontiguousarray(dh)
         dlast = [np.array(incoming(d, (N, hidden), dtype), order="C") for d in dstates]
         around = np.zeros((N, hidden), dtype) if cell == GRU or mask is not None else None
-        delta = np.empty((T, N, KEPT if gated else 1, hidden), dtype)
-        # dQ and dP are columns of it. GRU's are n, r, z, and r, z, n with another n.
-        weight = np.roll(weight_hh, hidden, axis=0) if cell == GRU else weight_hh
         lanes = native.lanes(dtype.itemsize)
+        weight = np.roll(weight_hh, hidden, axis=0) if cell == GRU else weight_hh
         if hidden < lanes:  # whole vectors are read
             weight = np.pad(weight, ((0, 0), (0, lanes - hidden)))
         task.weight_hh, task.hh_row = address(weight), weight.shape[1]
@@ -89,27 +89,48 @@ def recurrence(
             address(dh),
             *(s // dh.itemsize for s in dh.strides[:2]),
         )
-        task.delta, task.around, task.dh_before = address(delta), address(around), address(dlast[0])
+        task.around, task.dh_before = address(around), address(dlast[0])
         task.dc_before = address(dlast[1]) if cell == LSTM else None
         task.x, task.h, task.c, task.kept = map(address, (x, h, c, kept))
-        task.padding = address(mask)
-        run("recurrence_backward", dtype, task)
+        task.padding, task.weight_ih = address(mask), address(weight_ih)
+        columns = (KEPT if gated else 1) * hidden  # of delta
+        weights = width * (hidden + features)
+        if threads * weights <= T * N * columns and min(hidden, features) >= lanes:
+            sums = np.zeros((threads, weights + columns), dtype)
+            dx = np.empty((T, N, features), dtype) if wants_dx else None
+            task.delta, task.sums, task.dx = None, address(sums), address(dx)
+            run("recurrence_backward", dtype, task)
+            total = sums[0] if threads == 1 else sums.sum(axis=0)
+            dweight_hh = total[: width * hidden].reshape(width, hidden)
+            dweight_ih = total[width * hidden : weights].reshape(width, features)
+            dbias = total[weights:]
+        else:
+            delta = np.empty((T * N, columns), dtype)
+            task.delta = address(delta)
+            run("recurrence_backward", dtype, task)
+            dP, dQ = delta[:, columns - width :], delta[:, :width]
+            dweight_ih = matmul(dP.T, x.reshape(T * N, features))
+            dweight_hh = matmul(dQ.T, h[before].reshape(T * N, hidden))
+            dbias = delta.sum(axis=0)
+            dx = matmul(dP, weight_ih).reshape(T, N, features) if wants_dx else None
         if around is not None:
             dlast[0] += around
-        rows = delta.reshape(T * N, -1)
-        dP, dQ = (rows[:, hidden:], rows[:, :width]) if cell == GRU else (rows, rows)
-        dweight_ih = matmul(dP.T, x.reshape(T * N, features))
-        dweight_hh = matmul(dQ.T, h[before].reshape(T * N, hidden))
-        sums = None if bias_ih is None else rows.sum(axis=0)
-        dbias_ih, dbias_hh = sums, sums
+        dbias_ih, dbias_hh = dbias[columns - width :], dbias[:width]
         if cell == GRU:
-            dweight_hh = np.roll(dweight_hh, -hidden, axis=0)
-            if sums is not None:
-                dbias_ih, dbias_hh = sums[hidden:], np.roll(sums[:width], -hidden)
-        dx = matmul(dP, weight_ih).reshape(T, N, features) if wants_dx else None
+            dweight_hh, dbias_hh = (np.roll(d, -hidden, axis=0) for d in (dweight_hh, dbias_hh))
+        if bias_ih is None:
+            return dx, tuple(dlast), dweight_ih, dweight_hh, None, None
         return dx, tuple(dlast), dweight_ih, dweight_hh, dbias_ih, dbias_hh
 
     return (h[after], last), gradients
+
+
+def in_lines(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
+    """Memory that begins with a cache line, so that no vector of it lies in two."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + LINE, np.uint8)
+    first = -memory.ctypes.data % LINE
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 ACCELERATORS = (recurrence,)

@@ -15,6 +15,7 @@ from xbp import primitives
 from xbp.backend import Array, array_namespace
 from xbp.testing.cases.arrays import ends, masked, normal, sparse, wide
 from xbp.testing.cases.primitives import WINDOWS, Shape
+from xbp.testing.cases.recurrent import RECURRENCES
 
 SIDE_BY_SIDE: list[tuple[Shape, dict[str, tuple[int, int]]]] = [
     # windows without overlap or padding; the second kind does not cover the whole image
@@ -325,4 +326,5 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         partial(_chain, LENET),
         ((17, 2, 6, 6), (3, 2, 3, 3), (3,), (21, 27), (21,), (4, 21), (4,)),
     ),
+    *RECURRENCES,
 ]

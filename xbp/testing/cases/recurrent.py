@@ -224,8 +224,8 @@ RECURRENCES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         [
             (normal(5, 7, 3), 4, True, {}),
             (normal(3, 8, 2), 17, False, {"reverse": True, "padded": True}),
-            (normal(9, 2, 5), 35, True, {"chunk": 4, "padded": True}),
-            (normal(6, 3, 1), 1, True, {"chunk": 2, "reverse": True}),
+            (normal(9, 2, 5), 35, True, {"padded": True}),
+            (normal(6, 3, 1), 1, True, {"reverse": True}),
             (ends(4, 5, 3), 3, True, {}),
         ],
     )
