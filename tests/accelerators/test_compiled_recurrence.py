@@ -86,7 +86,7 @@ class Problem:
         states = tuple(draw(N, hidden) for _ in range(1 + (step is cells.lstm)))
         biases = [draw(width) if bias else None for _ in range(2)]
         self.arguments: list[Any] = [
-            *(draw(T, N, features), draw(width, features), draw(width, hidden), *biases, states)
+            *(draw(T, N, features), draw(width, features), draw(width, hidden), *biases, *states)
         ]
         self.options = {"step": step, **options}
         if padded:
@@ -199,7 +199,7 @@ def test_limits_of_the_gates(dtype: str) -> None:
     a = np.asarray([50.0, -50.0, np.inf, -np.inf], dtype)
     x, weight = np.ones((1, 1, 1), dtype), np.tile(a, 4)[:, None]
     states = np.ones((1, 4), dtype), np.full((1, 4), np.inf, dtype)
-    arguments = x, weight, np.zeros((16, 4), dtype), None, None, states
+    arguments = x, weight, np.zeros((16, 4), dtype), None, None, *states
     with np.errstate(invalid="ignore"):
         got = recurrence.recurrence(*arguments, step=cells.lstm)[0]
         truth = primitives.recurrence.reference(*arguments, step=cells.lstm)[0]  # type: ignore[attr-defined]
@@ -211,19 +211,19 @@ def test_limits_of_the_gates(dtype: str) -> None:
 def test_what_is_declined(step: Any, dtype: str) -> None:
     problem = Problem(step, (2, 3, 4, 5), dtype)
     other = "float64" if dtype == "float32" else "float32"
-    for index in range(6):
+    for index in range(len(problem.arguments)):
         for wrong in (lambda a: a.astype(other), lambda a: a[..., :-1]):
             arguments = list(problem.arguments)
-            old = arguments[index]
-            arguments[index] = tuple(map(wrong, old)) if index == 5 else wrong(old)
+            arguments[index] = wrong(arguments[index])
             result = recurrence.recurrence(*arguments, **problem.options)
             assert result is NotImplemented
     x, *others = problem.arguments
     for given in (x[:0], x[0], x.astype("f2")):
         assert recurrence.recurrence(given, *others, **problem.options) is NotImplemented
-    others[-1] = (*others[-1], others[-1][0])
-    assert recurrence.recurrence(x, *others, **problem.options) is NotImplemented
-    one_bias = [*problem.arguments[:4], None, problem.arguments[5]]
+    for states in ((), (others[-1],) * 3):
+        given = (x, *others[:4], *states)
+        assert recurrence.recurrence(*given, **problem.options) is NotImplemented
+    one_bias = [*problem.arguments[:4], None, *problem.arguments[5:]]
     assert recurrence.recurrence(*one_bias, **problem.options) is NotImplemented
     unknown = {"step": lambda *arguments: step(*arguments)}
     assert recurrence.recurrence(*problem.arguments, **unknown) is NotImplemented

@@ -265,7 +265,7 @@ class Recurrent(Layer):
         )
         options: dict[str, Any] = {"reverse": suffix.endswith("_reverse"), "chunk": self.truncate}
         result, gradients = recurrence(
-            x, W_ih, W_hh, b_ih, b_hh, states, step=self.step, padding=padding, **options
+            x, W_ih, W_hh, b_ih, b_hh, *states, step=self.step, padding=padding, **options
         )
 
         def backward(dh: Array, dstates: States, wants_dx: bool) -> tuple[Array, States]:

@@ -22,8 +22,7 @@ def recurrence(
     weight_hh: Array,
     bias_ih: Array | None,
     bias_hh: Array | None,
-    states: States,
-    *,
+    *states: Array,
     step: Step,
     reverse: bool = False,
     padding: Array | None = None,
@@ -46,7 +45,7 @@ def recurrence(
     weight_ih : array (gates · H, features)
     weight_hh : array (gates · H, H)
     bias_ih, bias_hh : array (gates · H,), or both None
-    states : tuple of arrays (N, H)
+    *states : array (N, H)
         h, … before the first step.
     step : callable
         A cell, as in `xbp.primitives.cells`; accelerators know those by identity.

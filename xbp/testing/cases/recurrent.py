@@ -199,7 +199,7 @@ def recurrence(
         options["padding"] = (times + xp.expand_dims(samples, axis=1)) * times % 3 == 0
     step, T = getattr(cells, cell), x.shape[0]
     (h, states), gradients = primitives.recurrence(
-        x, weight_ih, weight_hh, bias_ih, bias_hh, others[-kinds:], step=step, **options
+        x, weight_ih, weight_hh, bias_ih, bias_hh, *others[-kinds:], step=step, **options
     )
 
     def backward(dy: Array) -> Any:
