@@ -16,7 +16,7 @@ static long width_of(int cell) { return cell == LSTM || cell == GRU ? 4 : 1; } /
 
 typedef struct {
     const recurrence *t;
-    vector *weights; /* for each panel: four vectors of biases, then its weights, by gate or unit, of x and h */
+    vector *weights; /* for each panel: four vectors of biases; its weights of x and h, by gate or unit */
     long vectors, panels, weights_of_panel;
     int failed;
 } NAME(recurrence_job);
@@ -49,12 +49,14 @@ static void NAME(pack_panels)(void *task, int part, int parts) {
             to[v] = NAME(biases)(t, first, lanes, 1, !candidate);
             if (candidate) to[3] = NAME(biases)(t, first, lanes, 0, 1);
             NAME(pack)(&in, first, lanes, 1, 1, t->in, to + SUMS + v * k, t->in, t->in);
-            NAME(pack)(&state, first, lanes, 1, 1, t->hidden, to + SUMS + v * k + t->in, t->hidden, t->hidden);
+            NAME(pack)(&state, first, lanes, 1, 1, t->hidden, to + SUMS + v * k + t->in, t->hidden,
+                       t->hidden);
         }
     }
 }
 
-/* sum[r][v] += Σ_p a[r][p] w[v][p] for R rows and V vectors; the third vector's sums may be in another place. */
+/* sum[r][v] += Σ_p a[r][p] w[v][p] for R rows and V vectors. The sums of the third vector may have another
+ * place: GRU's candidate has two products, which are not added. */
 INLINE void NAME(add_products)(const int R, const int V, const int third, vector sum[][SUMS], const real *a,
                                long a_row, const vector *w, long w_vector, long k) {
     for (long p = 0; p < k; p++) {
@@ -70,9 +72,8 @@ INLINE void NAME(add_products)(const int R, const int V, const int third, vector
 /* σ(a) = ½ + ½ tanh(a/2), as in the reference: of absolute accuracy. */
 INLINE vector NAME(gate_of)(vector a) { return (real)0.5 + (real)0.5 * NAME(tanh_of)((real)0.5 * a); }
 
-
-/* The state of one sample's units after the step, from their sums. `before`, `after` and `now` are the places
- * of the states and of what is kept for the backward: four rows of units. */
+/* The state of one sample's units after the step, from their sums. `before`, `after` and `now` are the
+ * places of the states, and of what is kept for the backward: four rows of units. */
 static __attribute__((noinline)) void NAME(new_state)(const recurrence *t, const vector *sum, long before,
                                                       long after, long now, long lanes, int padded) {
     const int cell = t->cell;
@@ -140,12 +141,12 @@ static void NAME(recurrence_part)(void *task, int part, int parts) {
                 const long blocks = (end - row + MOST_ROWS - 1) / MOST_ROWS; /* as equal as possible */
                 high = (end - row + blocks - 1) / blocks;
 #define CELL_TILE(cell, R, V) NAME(recurrence_tile)(cell, R, V, job, time, row, panel)
-#define TILES_OF(R)                                                                                         \
-    case R * 8 + 1: CELL_TILE(ELMAN, R, 1); break;                                                            \
-    case R * 8 + 2: CELL_TILE(ELMAN, R, 2); break;                                                            \
-    case R * 8 + 3: CELL_TILE(ELMAN, R, 3); break;                                                            \
-    case R * 8 + 4: CELL_TILE(ELMAN, R, 4); break;                                                            \
-    case R * 8 + 5: CELL_TILE(LSTM, R, 4); break;                                                             \
+#define TILES_OF(R)                                                                                      \
+    case R * 8 + 1: CELL_TILE(ELMAN, R, 1); break;                                                       \
+    case R * 8 + 2: CELL_TILE(ELMAN, R, 2); break;                                                       \
+    case R * 8 + 3: CELL_TILE(ELMAN, R, 3); break;                                                       \
+    case R * 8 + 4: CELL_TILE(ELMAN, R, 4); break;                                                       \
+    case R * 8 + 5: CELL_TILE(LSTM, R, 4); break;                                                        \
     case R * 8 + 6: CELL_TILE(GRU, R, 3); break;
                 switch (high * 8 + (t->cell == LSTM ? 5 : t->cell == GRU ? 6 : wide)) {
                     TILES_OF(1) TILES_OF(2) TILES_OF(3)
