@@ -189,7 +189,7 @@ def test_normalization_of_what_is_not_finite_as_in_the_reference(dtype: str) -> 
 def test_threads_change_no_bit(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, dy = draw((1501, 33), dtype), draw((1501, 33), dtype, 1)
     w, expected = draw(33, dtype, 2), []
-    for threads in (1, 2, 3, 7):
+    for threads in (1, 2, 3, 5):
         monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
         y, gradients = rows.softmax(x, axis=-1)
         z, more = rows.normalize(x, w, w, axes=(1,), eps=1e-5)
