@@ -121,13 +121,20 @@ ROUNDINGS = 16
 rule of `xbp.testing.check_parity`."""
 
 
-def bound(dtype: str, truth: Host, function: Callable[..., Host], inputs: Sequence[Host]) -> float:
+def bound(
+    dtype: str,
+    truth: Host,
+    function: Callable[..., Host],
+    inputs: Sequence[Host],
+    scale: float = 0.0,
+) -> float:
     """How far rounding takes a result of `dtype` from the truth: ROUNDINGS times the rounding of
-    the result itself, and what moving each input by a relative ε does to the truth.
+    the result itself, or of numbers of size `scale` whose difference it is, and what moving each
+    input by a relative ε does to the truth.
     """
     rng, epsilon = np.random.default_rng(0), float(np.finfo(dtype).eps)
     moved = function(*(x * (1 + epsilon * rng.choice([-1.0, 1.0], x.shape)) for x in inputs))
-    return ROUNDINGS * (epsilon * largest(truth) + largest(moved - truth))
+    return ROUNDINGS * (epsilon * max(largest(truth), scale) + largest(moved - truth))
 
 
 def largest(array: Any) -> float:

@@ -58,6 +58,7 @@ class Problem(NamedTuple):
     # Whether inference is the training forward, or the identity; None if it is something else,
     inference: bool | None = True  # which tests/nn/test_catalogue.py compares with its definition.
     kinks: bool = False  # whether a difference quotient may meet one
+    scale: float = 0.0  # of numbers whose difference the output may be
 
 
 def regression(oracle: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -509,6 +510,7 @@ def recurrent(draw: st.DrawFn, budget: int, kind: Any, cells: dict[str, Any]) ->
         if padded
         else (lambda s, x: oracles.recurrent(cell, x, s)[0]),
         kinks=padded or name == "relu",
+        scale=float(name == "gru"),  # (1 - z) n, where z may be nearly 1
     )
 
 

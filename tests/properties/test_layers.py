@@ -127,7 +127,8 @@ def test_it_is_its_definition(name: str, data: st.DataObject) -> None:
     dtype, layout = data.draw(dtypes), data.draw(layouts)
     variables, function = definition(problem)
     truth = function(*variables.values())
-    allowed = 0.0 if problem.exact else bound(dtype, truth, function, [*variables.values()])
+    inputs = [*variables.values()]
+    allowed = 0.0 if problem.exact else bound(dtype, truth, function, inputs, problem.scale)
     for way in ways():
         with way:
             check(run(problem, dtype, layout=layout).value, truth, dtype, allowed, "the output")

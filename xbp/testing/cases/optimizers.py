@@ -171,7 +171,8 @@ OPTIMIZERS = [
         {},
         {"lr": 0.01, "betas": (0.5, 0.75), "weight_decay": 0.0},
         {"lr": 0.01, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.5},
-    ], [ADAMS]),
+        # no rate of 1, which takes a parameter of one entry to 0, where its next step jumps
+    ], [{**ADAMS, "lr": RATES["lr"][1:]}]),
     Optimizer("Muon", oracles.muon, [
         {},
         {"lr": 0.02, "momentum": 0.5, "weight_decay": 0.5},

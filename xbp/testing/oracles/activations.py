@@ -73,7 +73,7 @@ def silu(x: F64) -> F64:
 
 def softplus(x: F64, beta: float = 1.0) -> F64:
     """log(1 + exp(beta x)) / beta, any shape (Dugas et al. 2001)."""
-    return _elementwise(lambda v: math.log(1.0 + math.exp(beta * v)) / beta, x)
+    return _elementwise(lambda v: math.log1p(math.exp(beta * v)) / beta, x)
 
 
 def sigmoid(x: F64) -> F64:
