@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +83,8 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
     """Accesses beyond an array end the process, and unwritten entries are nan."""
     library, tests = tmp_path / "guarded.so", Path(__file__).parent
     guarded = [f"-D{name}=guarded_{name}" for name in ("malloc", "aligned_alloc", "free")]
-    command = [str(build.compiler()), *build.OPTIONS, "-O1", *build.levels()[native.status()]]
+    command = [str(build.compiler()), *build.OPTIONS, *build.POSIX, "-O1"]
+    command += build.levels()[native.status()]
     command += [*guarded, f"-DDIGEST={build.digest()}u", "-o", str(library)]
     command += [str(build.HERE / name) for name in build.SOURCES]
     subprocess.run([*command, str(tests / "guarded.c"), "-lm"], check=True)
@@ -120,13 +122,58 @@ def test_the_number_of_lanes() -> None:
         assert native.lanes.__wrapped__(itemsize) == library.xbp_lanes(itemsize) > 1
 
 
-@needs_compiler
-def test_the_sources_compile_without_a_warning() -> None:
-    for source in build.SOURCES:
-        command = [str(build.compiler()), *build.OPTIONS, "-fsyntax-only", "-DDIGEST=0u"]
-        command += ["-Wall", "-Wextra", str(build.HERE / source)]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert result.stderr == ""
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_sources_compile_without_a_warning(compiler: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    for flags in build.levels().values():
+        for source in build.SOURCES:
+            options = [option for option in build.OPTIONS if option != "-shared"]
+            command = [compiler, *options, *flags, "-fsyntax-only", "-DDIGEST=0u"]
+            command += ["-Wall", "-Wextra", str(build.HERE / source)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("system", "machine", "names"), [
+    ("linux", "x86_64", ["_kernels_baseline.so", "_kernels_avx2.so", "_kernels_avx512.so"]),
+    ("linux", "aarch64", ["_kernels_neon.so"]),
+    ("darwin", "arm64", ["_kernels_neon.dylib"]),
+    ("win32", "AMD64", ["_kernels_baseline.dll", "_kernels_avx2.dll", "_kernels_avx512.dll"]),
+    ("win32", "ARM64", ["_kernels_neon.dll"]),
+    ("linux", "riscv64", ["_kernels_baseline.so"]),
+])  # fmt: skip
+def test_the_libraries_of_each_system(system: str, machine: str, names: list[str]) -> None:
+    levels = build.levels(machine)
+    assert [build.library_path(level, Path(), system).name for level in levels] == names
+    assert set(levels) <= set(native.LEVELS)
+
+
+def test_the_options_of_each_system_and_compiler() -> None:
+    """Windows has no -fPIC and no POSIX threads, and its stack is not aligned for GCC's vectors."""
+
+    def options(system: str, is_clang: bool) -> set[str]:
+        return set(build.command("cc", Path("library"), (), system, is_clang))
+
+    for is_clang in (True, False):
+        assert {"-fPIC", "-pthread"} <= options("linux", is_clang) & options("darwin", is_clang)
+        assert not {"-fPIC", "-pthread"} & options("win32", is_clang)
+        assert build.UNALIGNED not in options("linux", is_clang) | options("darwin", is_clang)
+    assert build.UNALIGNED in options("win32", False)
+    assert build.UNALIGNED not in options("win32", True)
+
+
+@pytest.mark.parametrize(("answer", "suits"), [
+    ("x86_64-w64-mingw32", True), ("x86_64-w64-windows-gnu", True),
+    ("x86_64-pc-windows-msvc", False), ("", False),
+])  # fmt: skip
+def test_a_compiler_on_windows_has_mingws_libraries(
+    answer: str, suits: bool, monkeypatch: Any
+) -> None:
+    said = subprocess.CompletedProcess([], 0, stdout=f"{answer}\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    assert build._suits("clang", "win32") == suits
+    assert build._suits("clang", "linux")
 
 
 @needs_compiler
@@ -136,6 +183,7 @@ def test_what_is_built_says_from_which_sources(tmp_path: Path, monkeypatch: Any)
     (tmp_path / "workers.c").write_text("int workers;")
     (tmp_path / "kernels.h").write_text("int kernels(void);")
     monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "SOURCES", ("kernels.c", "workers.c"))
     monkeypatch.setattr(build, "HEADERS", ("kernels.h",))
     monkeypatch.setattr(build, "levels", lambda: {"baseline": ()})
     (library,) = build.build(tmp_path)

@@ -207,7 +207,7 @@ class Switch:
         build = build_module()
         assert self.path is not None
         level = self.path.stem.rpartition("_")[2]
-        options = [option for option in build.OPTIONS if not option.startswith("-O")]
+        options = [option for option in (*build.OPTIONS, *build.POSIX) if option[:2] != "-O"]
         options += [*SANITIZE, *GUARDED, *build.levels()[level], f"-DDIGEST={build.digest()}u"]
         return ["-O0", *options]
 

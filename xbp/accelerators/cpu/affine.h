@@ -7,17 +7,17 @@
 typedef struct {
     const real *a, *b, *bias; /* bias may be NULL */
     real *c;
-    long m, k, n;            /* c: (m, n) */
-    long a_row, a_step;      /* a[i, p] is a[i * a_row + p * a_step] */
-    long b_step, b_vector;   /* vector v of row p of b begins at b[p * b_step + v * b_vector] */
-    long c_row;
+    int64_t m, k, n;            /* c: (m, n) */
+    int64_t a_row, a_step;      /* a[i, p] is a[i * a_row + p * a_step] */
+    int64_t b_step, b_vector;   /* vector v of row p of b begins at b[p * b_step + v * b_vector] */
+    int64_t c_row;
     int relu, added; /* max(c, 0); to what is in c already */
 } NAME(small_product);
 
 /* R rows of V vectors of c, the last one with `last` numbers. It reads whole vectors of b in all rows of
  * b but the last. */
-INLINE void NAME(product_tile)(const int R, const int V, const NAME(small_product) * t, long i, long v0,
-                               long last) {
+INLINE void NAME(product_tile)(const int R, const int V, const NAME(small_product) * t, int64_t i, int64_t v0,
+                               int64_t last) {
     const real *a = t->a + i * t->a_row, *b = t->b + v0 * t->b_vector;
     real *c = t->c + i * t->c_row + v0 * LANES;
     vector sum[6][4];
@@ -26,7 +26,7 @@ INLINE void NAME(product_tile)(const int R, const int V, const NAME(small_produc
                                     : (vector){0};
         UNROLL for (int r = 0; r < R; r++) sum[r][v] = bias;
     }
-    for (long p = 0; p < t->k; p++, a += t->a_step, b += t->b_step) {
+    for (int64_t p = 0; p < t->k; p++, a += t->a_step, b += t->b_step) {
         vector x[4];
         UNROLL for (int v = 0; v < V - 1; v++) memcpy(x + v, b + v * t->b_vector, sizeof(vector));
         x[V - 1] = NAME(load)(b + (V - 1) * t->b_vector, 1, p < t->k - 1 ? LANES : last);
@@ -46,12 +46,12 @@ INLINE void NAME(product_tile)(const int R, const int V, const NAME(small_produc
 }
 
 static void NAME(multiply_small)(const NAME(small_product) * t) {
-    const long vectors = (t->n + LANES - 1) / LANES;
-    for (long v = 0, wide; v < vectors; v += wide) {
+    const int64_t vectors = (t->n + LANES - 1) / LANES;
+    for (int64_t v = 0, wide; v < vectors; v += wide) {
         wide = vectors - v < PANEL ? vectors - v : PANEL;
-        const long end = (v + wide) * LANES, last = end < t->n ? LANES : t->n - (end - LANES);
-        for (long i = 0, high; i < t->m; i += high) {
-            const long blocks = (t->m - i + 5) / 6; /* of rows, as equal as possible */
+        const int64_t end = (v + wide) * LANES, last = end < t->n ? LANES : t->n - (end - LANES);
+        for (int64_t i = 0, high; i < t->m; i += high) {
+            const int64_t blocks = (t->m - i + 5) / 6; /* of rows, as equal as possible */
             high = (t->m - i + blocks - 1) / blocks;
             switch (wide * 8 + high) {
 #define TILE(R, V) case V * 8 + R: NAME(product_tile)(R, V, t, i, v, last); break;
@@ -75,17 +75,17 @@ typedef struct {
 static void NAME(affine_part)(void *task, int part, int parts) {
     NAME(affine_job) *job = task;
     const affine *t = job->t;
-    const long vectors = (t->out + LANES - 1) / LANES;
-    const long from = part * vectors / parts, to = (part + 1) * vectors / parts;
+    const int64_t vectors = (t->out + LANES - 1) / LANES;
+    const int64_t from = part * vectors / parts, to = (part + 1) * vectors / parts;
     if (from == to) return;
     vector *b = take_scratch((to - from) * t->in * sizeof(vector));
     if (!b) { job->failed = 1; return; }
     const images rows = {(void *)t->weight, t->in, t->in, t->in, 1};
-    for (long v = from; v < to; v++) {
-        const long first = v * LANES, lanes = t->out - first < LANES ? t->out - first : LANES;
+    for (int64_t v = from; v < to; v++) {
+        const int64_t first = v * LANES, lanes = t->out - first < LANES ? t->out - first : LANES;
         NAME(pack)(&rows, first, lanes, 1, 1, t->in, b + (v - from) * t->in, t->in, t->in);
     }
-    const long end = to * LANES < t->out ? to * LANES : t->out;
+    const int64_t end = to * LANES < t->out ? to * LANES : t->out;
     NAME(multiply_small)(&(NAME(small_product)){
         .a = t->x, .a_row = t->in, .a_step = 1, .b = (real *)b, .b_step = LANES,
         .b_vector = t->in * LANES, .bias = t->bias ? (real *)t->bias + from * LANES : NULL,
@@ -98,8 +98,8 @@ static void NAME(affine_backward_part)(void *task, int part, int parts) {
     NAME(affine_job) *job = task;
     const affine *t = job->t;
     const real *dy = job->delta;
-    const long i = part * t->n / parts, j = (part + 1) * t->n / parts;
-    const long o = part * t->out / parts, end = (part + 1) * t->out / parts;
+    const int64_t i = part * t->n / parts, j = (part + 1) * t->n / parts;
+    const int64_t o = part * t->out / parts, end = (part + 1) * t->out / parts;
     if (t->dx)
         NAME(multiply_small)(&(NAME(small_product)){
             .a = dy + i * t->out, .a_row = t->out, .a_step = 1, .b = t->weight, .b_step = t->in,
@@ -111,16 +111,16 @@ static void NAME(affine_backward_part)(void *task, int part, int parts) {
     real *db = t->dbias;
     if (!db) return;
     memset(db + o, 0, (end - o) * sizeof(real));
-    for (long n = 0; n < t->n; n++)
-        for (long u = o; u < end; u++) db[u] += dy[n * t->out + u];
+    for (int64_t n = 0; n < t->n; n++)
+        for (int64_t u = o; u < end; u++) db[u] += dy[n * t->out + u];
 }
 
 /* Some rows of c of a matrix product. */
 static void NAME(direct_part)(void *task, int part, int parts) {
     const product *t = task;
-    const long from = part * t->m / parts, end = (part + 1) * t->m / parts;
+    const int64_t from = part * t->m / parts, end = (part + 1) * t->m / parts;
     const int turned = t->trans_a != NOT_TRANSPOSED;
-    const long a_row = turned ? 1 : t->lda, a_step = turned ? t->lda : 1;
+    const int64_t a_row = turned ? 1 : t->lda, a_step = turned ? t->lda : 1;
     NAME(multiply_small)(&(NAME(small_product)){
         .a = (const real *)t->a + from * a_row, .a_row = a_row, .a_step = a_step, .b = t->b,
         .b_step = t->ldb, .b_vector = LANES, .c = (real *)t->c + from * t->n, .c_row = t->n,
@@ -144,7 +144,7 @@ int NAME(affine_backward)(const affine *t) {
     if (t->relu) {
         job.delta = delta = malloc(t->n * t->out * sizeof(real));
         if (!delta) return 1;
-        for (long k = 0; k < t->n * t->out; k++) delta[k] = y[k] <= 0 ? 0 : dy[k];
+        for (int64_t k = 0; k < t->n * t->out; k++) delta[k] = y[k] <= 0 ? 0 : dy[k];
     }
     in_parallel(NAME(affine_backward_part), &job, t->threads);
     free(delta);

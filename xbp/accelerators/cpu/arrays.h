@@ -22,7 +22,7 @@ typedef struct { /* an array, after the header */
 } array_fields;
 
 typedef struct {
-    long header;        /* bytes of an object's header, which ends with the address of its type */
+    int64_t header;        /* bytes of an object's header, which ends with the address of its type */
     void *array, *none; /* the type of an array; None */
 } layout;
 
@@ -44,8 +44,8 @@ static inline const array_fields *array_of(const void *object, const layout *l, 
     return fits ? array : NULL;
 }
 
-static inline long entries_of(const array_fields *array) {
-    long n = 1;
+static inline int64_t entries_of(const array_fields *array) {
+    int64_t n = 1;
     for (int axis = 0; axis < array->axes; axis++) n *= array->shape[axis];
     return n;
 }
@@ -54,6 +54,6 @@ static inline int of_one_shape(const array_fields *a, const array_fields *b) {
     return a->axes == b->axes && !memcmp(a->shape, b->shape, a->axes * sizeof *a->shape);
 }
 
-static inline int overlap(const char *a, const char *b, long bytes) {
+static inline int overlap(const char *a, const char *b, int64_t bytes) {
     return a < b + bytes && b < a + bytes;
 }

@@ -20,7 +20,7 @@ class Layout(ctypes.Structure):
     """`layout` in arrays.h."""
 
     _fields_ = (
-        ("header", ctypes.c_long),
+        ("header", ctypes.c_int64),
         ("array", ctypes.c_void_p),
         ("none", ctypes.c_void_p),
     )

@@ -14,32 +14,24 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = ("kernels.c", "stream.c", "workers.c")
 HEADERS = (
-    *(
-        "kernels.h",
-        "arrays.h",
-        "lanes.h",
-        "correlate.h",
-        "winograd.h",
-        "convolution.h",
-        "pooling.h",
-    ),
-    *(
-        "elementwise.h",
-        "updates.h",
-        "product.h",
-        "affine.h",
-        "special.h",
-        "normalization.h",
-        "rows.h",
-        "recurrence.h",
-    ),
+    *("compiler.h", "threads.h", "kernels.h", "arrays.h", "lanes.h", "correlate.h", "winograd.h"),
+    *("convolution.h", "pooling.h", "elementwise.h", "updates.h", "product.h", "affine.h"),
+    *("special.h", "normalization.h", "rows.h", "dense.h", "recurrence.h"),
 )
-OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
+OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared")
+POSIX = ("-fPIC", "-pthread")
+WINDOWS = ("-static", "-Wl,--no-insert-timestamp")  # needs no other library; the same in each build
+UNALIGNED = "-Wa,-muse-unaligned-vector-move"
+"""For GCC on Windows, whose stack may be aligned less than the vectors on it (GCC's bug 54412)."""
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
-LEVELS = {  # compiler flags; the processors' features are in `native.py`
+LEVELS: dict[
+    str, dict[str, tuple[str, ...]]
+] = {  # compiler flags; the processors' features are in `native.py`
     "x86_64": {"baseline": (), "avx2": AVX2, "avx512": AVX512},
+    "aarch64": {"neon": ()},  # vectors and fused multiply-add, which all these processors have
 }
+SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
 
 
 def digest() -> int:
@@ -50,16 +42,17 @@ def digest() -> int:
     return value
 
 
-def library_path(level: str, folder: Path = HERE) -> Path:
+def library_path(level: str, folder: Path = HERE, system: str = sys.platform) -> Path:
     """The path of a level's library."""
-    return folder / f"_kernels_{level}.so"
+    return folder / f"_kernels_{level}{SUFFIXES.get(system, '.so')}"
 
 
-def levels() -> dict[str, tuple[str, ...]]:
-    """The levels for this kind of machine, and their compiler flags."""
+def levels(machine: str = "") -> dict[str, tuple[str, ...]]:
+    """The levels for a kind of machine, by default this one, and their compiler flags."""
     import platform
 
-    machine = {"AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    machine = (machine or platform.machine()).lower()
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     return LEVELS.get(machine, {"baseline": ()})
 
 
@@ -68,7 +61,36 @@ def compiler() -> str | None:
     import shutil
 
     names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
-    return next((path for name in names if name and (path := shutil.which(name))), None)
+    found = (path for name in names if name and (path := shutil.which(name)))
+    return next((path for path in found if _suits(path)), None)
+
+
+def _suits(cc: str, system: str = sys.platform) -> bool:
+    """Whether it is GCC or Clang for this system; on Windows, with MinGW's libraries."""
+    import subprocess
+
+    if system != "win32":
+        return True
+    answer = subprocess.run([cc, "-dumpmachine"], capture_output=True, text=True, check=False)
+    return any(name in answer.stdout for name in ("mingw", "windows-gnu"))
+
+
+def command(
+    cc: str, target: Path, flags: tuple[str, ...], system: str = sys.platform, is_clang: bool = True
+) -> list[str]:
+    """The command that compiles a library."""
+    windows = WINDOWS if is_clang else (*WINDOWS, UNALIGNED)
+    options = (*OPTIONS, *(windows if system == "win32" else POSIX), *flags)
+    sources = [str(HERE / name) for name in SOURCES]
+    return [cc, *options, f"-DDIGEST={digest()}u", "-o", str(target), *sources, "-lm"]
+
+
+def is_clang(cc: str) -> bool:
+    """Whether a compiler is Clang, whatever its name."""
+    import subprocess
+
+    answer = subprocess.run([cc, "--version"], capture_output=True, text=True, check=False)
+    return "clang" in answer.stdout.lower()
 
 
 def build(folder: Path = HERE) -> list[Path]:
@@ -76,21 +98,24 @@ def build(folder: Path = HERE) -> list[Path]:
     import subprocess
 
     cc = compiler()
-    if cc is None or sys.platform == "win32":
+    if cc is None:
         return []
-    made = []
-    for level, flags in levels().items():
+    clang = is_clang(cc)
+    started, made = [], []
+    for level, flags in levels().items():  # all at once
         target = library_path(level, folder)
         partial = target.with_suffix(f".{os.getpid()}")  # renamed when complete
-        sources = [str(HERE / name) for name in SOURCES]
-        command = [cc, *OPTIONS, *flags, f"-DDIGEST={digest()}u", "-o", str(partial), *sources]
-        result = subprocess.run([*command, "-lm"], capture_output=True, text=True, check=False)
-        if result.returncode == 0:
+        line = command(cc, partial, flags, is_clang=clang)
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+        started.append((target, partial, process))
+    for target, partial, process in started:
+        problem = process.communicate()[1]
+        if process.returncode == 0:
             partial.replace(target)
             made.append(target)
         else:
             partial.unlink(missing_ok=True)
-            print(result.stderr, file=sys.stderr)  # noqa: T201
+            print(problem, file=sys.stderr)  # noqa: T201
     return made
 
 

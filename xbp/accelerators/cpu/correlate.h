@@ -3,26 +3,26 @@
 
 typedef struct {
     const vector *in; /* where the first window of the row begins */
-    long plane, row, step, c, kh, kw, i0, i1, di; /* rows of kernels: i0, i0 + di, … below i1 */
-    long left, right; /* columns of `in` that are not zero: [left, right) */
+    int64_t plane, row, step, c, kh, kw, i0, i1, di; /* rows of kernels: i0, i0 + di, … below i1 */
+    int64_t left, right; /* columns of `in` that are not zero: [left, right) */
     vector *out;
-    long ow;
+    int64_t ow;
 } NAME(row_task);
 
 INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, const real *weight,
-                           const real *bias, vector *out, long q) {
+                           const real *bias, vector *out, int64_t q) {
     vector sum[MOST_OUTPUTS][8];
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) sum[o][s] = (vector){0} + (bias ? bias[o] : 0);
     }
-    const long column = q * t->step, last = column + (T - 1) * t->step;
-    const long j0 = last < t->left ? t->left - last : 0; /* leave out taps on the frame */
-    const long j1 = column + t->kw > t->right ? t->right - column : t->kw;
-    for (long c = 0; c < t->c; c++)
-        for (long i = t->i0; i < t->i1; i += t->di) {
+    const int64_t column = q * t->step, last = column + (T - 1) * t->step;
+    const int64_t j0 = last < t->left ? t->left - last : 0; /* leave out taps on the frame */
+    const int64_t j1 = column + t->kw > t->right ? t->right - column : t->kw;
+    for (int64_t c = 0; c < t->c; c++)
+        for (int64_t i = t->i0; i < t->i1; i += t->di) {
             const vector *in = t->in + c * t->plane + i * t->row + column;
             const real *w = weight + (c * t->kh + i) * t->kw * O;
-            for (long j = j0; j < j1; j++) {
+            for (int64_t j = j0; j < j1; j++) {
                 vector x[8];
                 UNROLL for (int s = 0; s < T; s++) x[s] = in[j + s * t->step];
                 UNROLL for (int o = 0; o < O; o++) {
@@ -37,8 +37,8 @@ INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, c
 }
 
 /* The number of outputs of the block that begins at o; blocks are as equal as possible. */
-INLINE int NAME(outputs)(long o, long all) {
-    const long blocks = (all - o + MOST_OUTPUTS - 1) / MOST_OUTPUTS;
+INLINE int NAME(outputs)(int64_t o, int64_t all) {
+    const int64_t blocks = (all - o + MOST_OUTPUTS - 1) / MOST_OUTPUTS;
     return (int)((all - o + blocks - 1) / blocks);
 }
 
@@ -48,14 +48,14 @@ INLINE int NAME(outputs)(long o, long all) {
 #define TILES(DO) DO(1, 8) DO(2, 4) DO(3, 3) DO(4, 3)
 #endif
 
-static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *bias, long all) {
+static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *bias, int64_t all) {
     int outputs;
-    for (long o = 0; o < all; o += outputs) {
+    for (int64_t o = 0; o < all; o += outputs) {
         outputs = NAME(outputs)(o, all);
         const real *w = weight + o * t->c * t->kh * t->kw;
         vector *out = t->out + o * t->ow;
         const real *b = bias ? bias + o : NULL;
-        long q = 0;
+        int64_t q = 0;
         switch (outputs) {
 #define ROW(O, T)                                                                   \
     case O:                                                                         \
@@ -70,14 +70,15 @@ static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *
 
 /* The weights in the order of `correlate`: [c][kh][kw][outputs] for each block of outputs. With `turned`
  * those of the transposed convolution: inputs and outputs exchanged, kernels rotated by 180°. */
-static void NAME(order)(const real *weight, real *to, long all, long c, long kh, long kw, int turned) {
+static void NAME(order)(const real *weight, real *to, int64_t all, int64_t c, int64_t kh, int64_t kw,
+                        int turned) {
     int outputs;
-    for (long first = 0; first < all; first += outputs) {
+    for (int64_t first = 0; first < all; first += outputs) {
         outputs = NAME(outputs)(first, all);
-        for (long k = 0; k < c; k++)
-            for (long i = 0; i < kh; i++)
-                for (long j = 0; j < kw; j++)
-                    for (long o = first; o < first + outputs; o++)
+        for (int64_t k = 0; k < c; k++)
+            for (int64_t i = 0; i < kh; i++)
+                for (int64_t j = 0; j < kw; j++)
+                    for (int64_t o = first; o < first + outputs; o++)
                         *to++ = turned ? weight[((k * all + o) * kh + kh - 1 - i) * kw + kw - 1 - j]
                                        : weight[((o * c + k) * kh + i) * kw + j];
     }

@@ -19,8 +19,8 @@ typedef struct {
     const real *weight, *bias; /* bias may be NULL */
     real *dweight, *dbias;
     real *y; /* (n, padded out), of all layers but the last */
-    long in, out, wide_in, wide_out;
-    long weights, sums; /* where its weights begin in a workspace, and its gradients in a group's sums */
+    int64_t in, out, wide_in, wide_out;
+    int64_t weights, sums; /* where its weights begin in a workspace, and its gradients in a group's sums */
     int activation;
 } NAME(dense_layer);
 
@@ -28,26 +28,26 @@ typedef struct {
     NAME(dense_layer) layer[MOST_LAYERS];
     const real *x, *dy;
     real *y, *dx, *sums; /* y (n, out): the chain's; sums: groups of `size` numbers */
-    long n, count, width, all_weights, size, groups;
+    int64_t n, count, width, all_weights, size, groups;
     int failed;
 } NAME(dense_net);
 
 /* A network from a list: x, y, hidden layers' memory, and weight and bias of each layer. 0 if it is none. */
 static int NAME(read_dense)(NAME(dense_net) * d, const layout *l, const list_fields *list, int number,
-                            const char *activations, long count) {
+                            const char *activations, int64_t count) {
     const array_fields *x = array_of(list->items[0], l, number, PLAIN), *y, *hidden;
     y = array_of(list->items[1], l, number, PLAIN);
     hidden = array_of(list->items[2], l, number, PLAIN);
     if (!x || !y || !hidden || !x->axes || count > MOST_LAYERS) return 0;
-    long in = x->shape[x->axes - 1], kept = 0;
+    int64_t in = x->shape[x->axes - 1], kept = 0;
     if (!in) return 0;
     *d = (NAME(dense_net)){.x = (real *)x->data, .y = (real *)y->data, .n = entries_of(x) / in, .count = count,
                        .width = PADDED(in)};
-    for (long i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         void *bias = list->items[4 + 2 * i];
         const array_fields *w = array_of(list->items[3 + 2 * i], l, number, PLAIN), *b = NULL;
         if (!w || w->axes != 2 || w->shape[1] != in || !w->shape[0]) return 0;
-        const long out = w->shape[0], wide = PADDED(out);
+        const int64_t out = w->shape[0], wide = PADDED(out);
         if (bias != l->none) {
             b = array_of(bias, l, number, PLAIN);
             if (!b || b->axes != 1 || b->shape[0] != out) return 0;
@@ -57,7 +57,7 @@ static int NAME(read_dense)(NAME(dense_net) * d, const layout *l, const list_fie
             .y = (real *)hidden->data + kept, .in = in, .out = out, .wide_in = PADDED(in), .wide_out = wide,
             .weights = d->all_weights, .sums = d->size};
         if (i < count - 1) kept += d->n * wide;
-        const long turned = (in + 1) * wide, padded = out * PADDED(in);
+        const int64_t turned = (in + 1) * wide, padded = out * PADDED(in);
         d->all_weights += turned > padded ? turned : padded;
         d->size += padded + wide;
         if (wide > d->width) d->width = wide;
@@ -66,19 +66,19 @@ static int NAME(read_dense)(NAME(dense_net) * d, const layout *l, const list_fie
     return entries_of(y) == d->n * in && entries_of(hidden) == kept;
 }
 
-static void NAME(activate)(real *y, long n, int activation) {
+static void NAME(activate)(real *y, int64_t n, int activation) {
     if (activation == TANH)
-        for (long i = 0; i < n; i += LANES)
+        for (int64_t i = 0; i < n; i += LANES)
             NAME(store)(y + i, 1, LANES, NAME(tanh_of)(NAME(load)(y + i, 1, LANES)));
     else if (activation == LOGISTIC)
-        for (long i = 0; i < n; i += LANES)
+        for (int64_t i = 0; i < n; i += LANES)
             NAME(store)(y + i, 1, LANES, NAME(logistic_of)(NAME(load)(y + i, 1, LANES)));
 }
 
 /* δ ← δ f′, where y = f(z) gives the slope: 1 - y² of tanh, y (1 - y) of the logistic function. */
-static void NAME(times_slope)(real *delta, const real *y, long n, int activation) {
+static void NAME(times_slope)(real *delta, const real *y, int64_t n, int activation) {
     if (activation == IDENTITY) return;
-    for (long i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += LANES) {
         const vector a = NAME(load)(y + i, 1, LANES), b = NAME(load)(delta + i, 1, LANES);
         vector found;
         if (activation == RECTIFIER) found = NAME(choose)(a <= 0, (vector){0}, b); /* exact for any δ */
@@ -89,31 +89,31 @@ static void NAME(times_slope)(real *delta, const real *y, long n, int activation
 }
 
 /* Rows of `wide` numbers from rows of `narrow` ones and back. */
-static void NAME(widen)(real *to, long wide, const real *from, long narrow, long rows) {
-    for (long i = 0; i < rows; i++, to += wide, from += narrow) {
+static void NAME(widen)(real *to, int64_t wide, const real *from, int64_t narrow, int64_t rows) {
+    for (int64_t i = 0; i < rows; i++, to += wide, from += narrow) {
         memcpy(to, from, narrow * sizeof(real));
         memset(to + narrow, 0, (wide - narrow) * sizeof(real));
     }
 }
 
-static void NAME(narrow)(real *to, long narrow, const real *from, long wide, long rows) {
-    for (long i = 0; i < rows; i++) memcpy(to + i * narrow, from + i * wide, narrow * sizeof(real));
+static void NAME(narrow)(real *to, int64_t narrow, const real *from, int64_t wide, int64_t rows) {
+    for (int64_t i = 0; i < rows; i++) memcpy(to + i * narrow, from + i * wide, narrow * sizeof(real));
 }
 
 /* The transpose of each layer's weights, (in, padded out), and its bias. */
 static void NAME(turn_weights)(const NAME(dense_net) * d, real *to) {
-    for (long l = 0; l < d->count; l++) {
+    for (int64_t l = 0; l < d->count; l++) {
         const NAME(dense_layer) *layer = d->layer + l;
         real *turned = to + layer->weights, *bias = turned + layer->in * layer->wide_out;
         const images rows = {(void *)layer->weight, layer->in, layer->in, layer->in, 1};
-        for (long o = 0; o < layer->wide_out; o += LANES) {
-            const long lanes = layer->out - o < LANES ? layer->out - o : LANES;
+        for (int64_t o = 0; o < layer->wide_out; o += LANES) {
+            const int64_t lanes = layer->out - o < LANES ? layer->out - o : LANES;
             vector block[64];
-            for (long i = 0, some; i < layer->in; i += some) {
+            for (int64_t i = 0, some; i < layer->in; i += some) {
                 some = layer->in - i < 64 ? layer->in - i : 64;
                 const images part = {(real *)layer->weight + i, rows.n, rows.c, rows.h, 1};
                 NAME(pack)(&part, o, lanes, 1, 1, some, block, some, some);
-                for (long k = 0; k < some; k++)
+                for (int64_t k = 0; k < some; k++)
                     NAME(store)(turned + (i + k) * layer->wide_out + o, 1, LANES, block[k]);
             }
         }
@@ -124,21 +124,21 @@ static void NAME(turn_weights)(const NAME(dense_net) * d, real *to) {
 
 static void NAME(dense_part)(void *task, int part, int parts) {
     NAME(dense_net) *d = task;
-    const long blocks = (d->n + DENSE_ROWS - 1) / DENSE_ROWS;
-    const long first = part * blocks / parts, end = (part + 1) * blocks / parts;
+    const int64_t blocks = (d->n + DENSE_ROWS - 1) / DENSE_ROWS;
+    const int64_t first = part * blocks / parts, end = (part + 1) * blocks / parts;
     if (first == end) return;
     real *weights = take_scratch((d->all_weights + DENSE_ROWS * d->width) * sizeof(real));
     if (!weights) { d->failed = 1; return; }
     real *last = weights + d->all_weights;
     NAME(turn_weights)(d, weights);
-    for (long block = first; block < end; block++) {
-        const long i = block * DENSE_ROWS, rows = d->n - i < DENSE_ROWS ? d->n - i : DENSE_ROWS;
+    for (int64_t block = first; block < end; block++) {
+        const int64_t i = block * DENSE_ROWS, rows = d->n - i < DENSE_ROWS ? d->n - i : DENSE_ROWS;
         const real *a = d->x + i * d->layer->in;
-        long a_row = d->layer->in;
-        for (long l = 0; l < d->count; l++) {
+        int64_t a_row = d->layer->in;
+        for (int64_t l = 0; l < d->count; l++) {
             const NAME(dense_layer) *layer = d->layer + l;
             const real *turned = weights + layer->weights;
-            const long wide = layer->wide_out;
+            const int64_t wide = layer->wide_out;
             real *y = l == d->count - 1 ? last : layer->y + i * wide;
             NAME(multiply_small)(&(NAME(small_product)){
                 .a = a, .a_row = a_row, .a_step = 1, .b = turned, .b_step = wide, .b_vector = LANES,
@@ -148,35 +148,35 @@ static void NAME(dense_part)(void *task, int part, int parts) {
             a = y;
             a_row = wide;
         }
-        const long out = d->layer[d->count - 1].out;
+        const int64_t out = d->layer[d->count - 1].out;
         NAME(narrow)(d->y + i * out, out, last, a_row, rows);
     }
 }
 
 /* The gradients of one group, from the last layer to the first. */
-static void NAME(dense_group)(const NAME(dense_net) * d, long group, const real *weights, real *memory) {
-    const long blocks = (d->n + DENSE_ROWS - 1) / DENSE_ROWS, space = DENSE_ROWS * d->width;
+static void NAME(dense_group)(const NAME(dense_net) * d, int64_t group, const real *weights, real *memory) {
+    const int64_t blocks = (d->n + DENSE_ROWS - 1) / DENSE_ROWS, space = DENSE_ROWS * d->width;
     real *sums = d->sums + group * d->size, *x = memory, *y = memory + space;
     memset(sums, 0, d->size * sizeof(real));
-    for (long block = group * blocks / d->groups; block < (group + 1) * blocks / d->groups; block++) {
-        const long i = block * DENSE_ROWS, rows = d->n - i < DENSE_ROWS ? d->n - i : DENSE_ROWS;
+    for (int64_t block = group * blocks / d->groups; block < (group + 1) * blocks / d->groups; block++) {
+        const int64_t i = block * DENSE_ROWS, rows = d->n - i < DENSE_ROWS ? d->n - i : DENSE_ROWS;
         const NAME(dense_layer) *top = d->layer + d->count - 1;
         real *delta = memory + 2 * space, *next = memory + 3 * space;
         NAME(widen)(x, d->layer->wide_in, d->x + i * d->layer->in, d->layer->in, rows);
         NAME(widen)(y, top->wide_out, d->y + i * top->out, top->out, rows);
         NAME(widen)(delta, top->wide_out, d->dy + i * top->out, top->out, rows);
         NAME(times_slope)(delta, y, rows * top->wide_out, top->activation);
-        for (long k = d->count - 1; k >= 0; k--) {
+        for (int64_t k = d->count - 1; k >= 0; k--) {
             const NAME(dense_layer) *layer = d->layer + k;
             const int is_first = k == 0;
-            const long in = layer->wide_in, out = layer->wide_out;
+            const int64_t in = layer->wide_in, out = layer->wide_out;
             const real *below = is_first ? x : layer[-1].y + i * in;
             real *dweight = sums + layer->sums, *dbias = dweight + layer->out * in;
             NAME(multiply_small)(&(NAME(small_product)){
                 .a = delta, .a_row = 1, .a_step = out, .b = below, .b_step = in, .b_vector = LANES,
                 .c = dweight, .c_row = in, .m = layer->out, .k = rows, .n = in, .added = 1});
-            for (long r = 0; r < rows; r++)
-                for (long o = 0; o < out; o++) dbias[o] += delta[r * out + o];
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t o = 0; o < out; o++) dbias[o] += delta[r * out + o];
             if (is_first && !d->dx) break;
             NAME(multiply_small)(&(NAME(small_product)){
                 .a = delta, .a_row = out, .a_step = 1, .b = weights + layer->weights, .b_step = in,
@@ -192,19 +192,19 @@ static void NAME(dense_group)(const NAME(dense_net) * d, long group, const real 
 
 static void NAME(dense_backward_part)(void *task, int part, int parts) {
     NAME(dense_net) *d = task;
-    const long first = part * d->groups / parts, end = (part + 1) * d->groups / parts;
+    const int64_t first = part * d->groups / parts, end = (part + 1) * d->groups / parts;
     if (first == end) return;
     real *weights = take_scratch((d->all_weights + 4 * DENSE_ROWS * d->width) * sizeof(real));
     if (!weights) { d->failed = 1; return; }
     for (const NAME(dense_layer) *layer = d->layer; layer < d->layer + d->count; layer++)
         NAME(widen)(weights + layer->weights, layer->wide_in, layer->weight, layer->in, layer->out);
-    for (long group = first; group < end; group++)
+    for (int64_t group = first; group < end; group++)
         NAME(dense_group)(d, group, weights, weights + d->all_weights);
 }
 
 /* Both return 0 when done, 1 where the list is not such a network, 2 without memory. */
 
-int NAME(dense)(const layout *l, const void *list, int number, const char *activations, long count,
+int NAME(dense)(const layout *l, const void *list, int number, const char *activations, int64_t count,
                 int threads) {
     NAME(dense_net) d;
     if (!NAME(read_dense)(&d, l, list_of(list, l), number, activations, count)) return 1;
@@ -213,13 +213,13 @@ int NAME(dense)(const layout *l, const void *list, int number, const char *activ
 }
 
 /* After the arrays of the forward: ∂L/∂y, ∂L/∂x or None, and the gradients of weight and bias. */
-int NAME(dense_backward)(const layout *l, const void *list, int number, const char *activations, long count,
+int NAME(dense_backward)(const layout *l, const void *list, int number, const char *activations, int64_t count,
                          int threads) {
     NAME(dense_net) d;
     const list_fields *given = list_of(list, l);
     if (!NAME(read_dense)(&d, l, given, number, activations, count)) return 1;
     void **results = given->items + 3 + 2 * count;
-    for (long i = 0; i < 2 + 2 * count; i++) {
+    for (int64_t i = 0; i < 2 + 2 * count; i++) {
         const array_fields *found = array_of(results[i], l, number, PLAIN);
         if (!found && results[i] != l->none) return 1;
         real *data = found ? (real *)found->data : NULL;
@@ -228,13 +228,13 @@ int NAME(dense_backward)(const layout *l, const void *list, int number, const ch
         else if (i % 2) d.layer[i / 2 - 1].dbias = data;
         else d.layer[i / 2 - 1].dweight = data;
     }
-    const long blocks = (d.n + DENSE_ROWS - 1) / DENSE_ROWS;
+    const int64_t blocks = (d.n + DENSE_ROWS - 1) / DENSE_ROWS;
     d.groups = blocks < MOST_GROUPS ? blocks : MOST_GROUPS;
     d.sums = malloc(d.groups * d.size * sizeof(real));
     if (!d.sums) return 2;
     in_parallel(NAME(dense_backward_part), &d, threads);
-    for (long group = 1; group < d.groups; group++)
-        for (long k = 0; k < d.size; k++) d.sums[k] += d.sums[group * d.size + k];
+    for (int64_t group = 1; group < d.groups; group++)
+        for (int64_t k = 0; k < d.size; k++) d.sums[k] += d.sums[group * d.size + k];
     for (const NAME(dense_layer) *layer = d.layer; layer < d.layer + count; layer++) {
         const real *dweight = d.sums + layer->sums, *dbias = dweight + layer->out * layer->wide_in;
         NAME(narrow)(layer->dweight, layer->in, dweight, layer->wide_in, layer->out);

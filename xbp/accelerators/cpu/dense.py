@@ -104,5 +104,5 @@ def _refused(failed: int) -> Any:
 @cache
 def _kernel(name: str, dtype: np.dtype[Any]) -> Callable[..., int]:
     function: Any = getattr(native.library(), f"{name}_{dtype.name}")
-    function.argtypes = (*ARGUMENTS, ctypes.c_char_p, ctypes.c_long, ctypes.c_int)
+    function.argtypes = (*ARGUMENTS, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int)
     return function  # type: ignore[no-any-return]

@@ -82,7 +82,7 @@ def _call(name: str, to: Real, a: Real, b: Real | None = None) -> None:
 def _pass(name: str, dtype: np.dtype[Any]) -> Callable[..., None]:
     real, pointer = DTYPES[dtype], ctypes.c_void_p
     function = getattr(native.library(), f"{name}_{dtype.name}")
-    function.argtypes = (*(pointer,) * 3, *(real,) * 3, ctypes.c_long, ctypes.c_int)
+    function.argtypes = (*(pointer,) * 3, *(real,) * 3, ctypes.c_int64, ctypes.c_int)
     function.restype = None
     return function  # type: ignore[no-any-return]
 
@@ -90,7 +90,7 @@ def _pass(name: str, dtype: np.dtype[Any]) -> Callable[..., None]:
 @cache
 def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
     function = getattr(native.library(), f"cross_entropy_{dtype.name}")
-    function.argtypes = (*(ctypes.c_void_p,) * 3, DTYPES[dtype], ctypes.c_long, ctypes.c_long)
+    function.argtypes = (*(ctypes.c_void_p,) * 3, DTYPES[dtype], ctypes.c_int64, ctypes.c_int64)
     function.restype = ctypes.c_double
     return function  # type: ignore[no-any-return]
 

@@ -1,28 +1,12 @@
 /* The kernels, in single and in double precision. */
 #include <math.h>
 #include "kernels.h"
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include "arrays.h"
 
-static pthread_key_t scratch; /* frees a thread's workspace when the thread ends */
-
-__attribute__((constructor)) static void make_key(void) { pthread_key_create(&scratch, free); }
-
-/* A thread's workspace, kept between calls: fresh pages would cost as much as the arithmetic. */
-static void *take_scratch(long bytes) {
-    static _Thread_local struct { void *memory; long bytes; } mine;
-    if (bytes > mine.bytes) {
-        free(mine.memory);
-        mine.memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        mine.bytes = mine.memory ? bytes : 0;
-        pthread_setspecific(scratch, mine.memory);
-    }
-    return mine.memory;
-}
-
 #define real float
+#define REAL_BYTES 4
 #define whole int32_t
 #define NAME(name) name##_float32
 #define EXP expf
@@ -43,6 +27,7 @@ static void *take_scratch(long bytes) {
 #include "rows.h"
 #include "recurrence.h"
 #undef real
+#undef REAL_BYTES
 #undef whole
 #undef NAME
 #undef EXP
@@ -51,6 +36,7 @@ static void *take_scratch(long bytes) {
 #undef LOOP
 
 #define real double
+#define REAL_BYTES 8
 #define whole int64_t
 #define NAME(name) name##_float64
 #define EXP exp

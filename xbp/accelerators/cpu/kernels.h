@@ -3,35 +3,18 @@
 #define XBP_KERNELS_H
 
 #include <stdint.h>
-
-#ifdef __AVX512F__
-#define VECTOR_BYTES 64
-#define VECTOR_REGISTER "v"
-#define PANEL 4        /* 6 × 4 sums, 4 vectors and a number */
-#define MOST_OUTPUTS 8 /* 8 × 3 sums, 3 inputs and a weight fit into 32 registers */
-#elif defined(__AVX__)
-#define VECTOR_BYTES 32
-#define VECTOR_REGISTER "x"
-#define PANEL 2
-#define MOST_OUTPUTS 4 /* 4 × 3 sums, 3 inputs and a weight fit into 16 registers */
-#else
-#define VECTOR_BYTES 16
-#ifdef __SSE2__
-#define VECTOR_REGISTER "x"
-#else
-#define VECTOR_REGISTER "w" /* 64-bit Arm */
-#endif
-#define PANEL 2
-#define MOST_OUTPUTS 4
-#endif
+#include "compiler.h"
 
 typedef void part_function(void *task, int part, int parts);
 void in_parallel(part_function *work, void *task, int threads);
 
+/* The calling thread's workspace, kept between calls; NULL if there is no memory. */
+void *take_scratch(int64_t bytes);
+
 /* A batch of images in memory: data and strides, in elements, of the axes N, C, H, W. */
 typedef struct {
     void *data;
-    long n, c, h, w;
+    int64_t n, c, h, w;
 } images;
 
 /* A convolution, then max(·, 0) if `relu`, then the maximum of pool_h × pool_w windows side by side.
@@ -42,7 +25,7 @@ typedef struct {
     images x, y, dx;
     void *weight, *bias, *dweight, *dbias; /* bias, dbias and dx.data may be NULL */
     uint8_t *where;
-    long n, c, h, w, o, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow, pool_h, pool_w;
+    int64_t n, c, h, w, o, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow, pool_h, pool_w;
     int relu, threads;
 } convolution;
 
@@ -52,7 +35,7 @@ typedef struct {
 typedef struct {
     images x, y;
     uint8_t *where; /* as above; NULL if `average` */
-    long n, c, h, w, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow;
+    int64_t n, c, h, w, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow;
     int average, threads;
 } pooling;
 
@@ -60,7 +43,7 @@ typedef struct {
 typedef struct {
     images x;
     void *y;
-    long n, c, h, w;
+    int64_t n, c, h, w;
     int threads;
 } flattening;
 
@@ -81,7 +64,7 @@ typedef struct {
 typedef struct {
     const void *x, *weight, *bias, *dy; /* bias, dx and dbias may be NULL */
     void *y, *dx, *dweight, *dbias;
-    long n, in, out;
+    int64_t n, in, out;
     int relu, threads;
 } affine;
 
@@ -92,7 +75,7 @@ enum { FIRST, REST, MEAN, VARIANCE, RECIPROCAL, SCALE, SHIFT }; /* μ = first + 
 typedef struct {
     const void *x, *weight, *bias, *dy; /* weight, bias and dx may be NULL */
     void *y, *dx, *constants, *sums; /* sums: ∂L/∂w, then ∂L/∂b */
-    long outer, channels, inner;
+    int64_t outer, channels, inner;
     double eps;
     int known, relu, threads;
 } batch_norm;
@@ -103,7 +86,7 @@ typedef struct {
     void *y, *dx;
     void *moments;     /* (n, 3): the mean, its rounding error, and 1/√(variance + eps) */
     void *sums;        /* (blocks, 2, c): ∂L/∂w and ∂L/∂b, at last in the first block */
-    long n, c, blocks; /* blocks of rows whose sums are taken apart */
+    int64_t n, c, blocks; /* blocks of rows whose sums are taken apart */
     double eps;
     int centre, threads;
 } rows;
@@ -121,7 +104,7 @@ typedef struct {
     void *h, *c, *kept;
     const void *dh; /* ∂L/∂h of each step, by strides */
     void *delta, *dh_before, *dc_before, *around, *sums, *dx; /* around and dx may be NULL */
-    long steps, n, in, hidden, chunk, dh_step, dh_row, hh_row;
+    int64_t steps, n, in, hidden, chunk, dh_step, dh_row, hh_row;
     int cell, reverse, threads;
 } recurrence;
 

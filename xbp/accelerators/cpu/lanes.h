@@ -5,27 +5,37 @@
 #define mask NAME(mask)
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef whole mask __attribute__((vector_size(VECTOR_BYTES)));
-#define LANES ((long)(VECTOR_BYTES / sizeof(real)))
-typedef uint8_t NAME(bytes) __attribute__((vector_size(VECTOR_BYTES / sizeof(real))));
-#define UNROLL _Pragma("GCC unroll 16")
-#define INLINE static inline __attribute__((always_inline))
-/* Keeps the compiler from reloading a factor from memory for each of its products. */
-#define IN_REGISTER(v) __asm__("" : "+" VECTOR_REGISTER(v))
+#define LANES ((int64_t)(VECTOR_BYTES / REAL_BYTES))
+typedef uint8_t NAME(bytes) __attribute__((vector_size(VECTOR_BYTES / REAL_BYTES)));
+
+/* f(0, n), f(1, n), … for all lanes. */
+#undef EACH_LANE
+#if VECTOR_BYTES == 2 * REAL_BYTES
+#define EACH_LANE(f, n) f(0, n), f(1, n)
+#elif VECTOR_BYTES == 4 * REAL_BYTES
+#define EACH_LANE(f, n) f(0, n), f(1, n), f(2, n), f(3, n)
+#elif VECTOR_BYTES == 8 * REAL_BYTES
+#define EACH_LANE(f, n) f(0, n), f(1, n), f(2, n), f(3, n), f(4, n), f(5, n), f(6, n), f(7, n)
+#else
+#define EACH_LANE(f, n)                                                                                \
+    f(0, n), f(1, n), f(2, n), f(3, n), f(4, n), f(5, n), f(6, n), f(7, n), f(8, n), f(9, n), f(10, n), \
+        f(11, n), f(12, n), f(13, n), f(14, n), f(15, n)
+#endif
 
 /* --- lanes to and from memory: `lanes` images whose neighbours are `stride` apart --- */
 
-INLINE vector NAME(load)(const real *from, long stride, long lanes) {
+INLINE vector NAME(load)(const real *from, int64_t stride, int64_t lanes) {
     vector v = {0};
     if (stride == 1 && lanes == LANES) memcpy(&v, from, sizeof v);
     else
-        for (long lane = 0; lane < lanes; lane++) v[lane] = from[lane * stride];
+        for (int64_t lane = 0; lane < lanes; lane++) v[lane] = from[lane * stride];
     return v;
 }
 
-INLINE void NAME(store)(real *to, long stride, long lanes, vector v) {
+INLINE void NAME(store)(real *to, int64_t stride, int64_t lanes, vector v) {
     if (stride == 1 && lanes == LANES) memcpy(to, &v, sizeof v);
     else
-        for (long lane = 0; lane < lanes; lane++) to[lane * stride] = v[lane];
+        for (int64_t lane = 0; lane < lanes; lane++) to[lane * stride] = v[lane];
 }
 
 /* 0, 1, 2, … */
@@ -37,27 +47,34 @@ INLINE mask NAME(numbered)(void) {
 }
 
 /* LANES vectors of LANES numbers, transposed: neighbours change places, then neighbouring pairs, … */
-INLINE void NAME(swap)(vector *v, const long half) {
-    const mask lane = NAME(numbered)();
-    const mask odd = (lane & (whole)half) != 0, low = lane + (odd & (whole)(LANES - half));
-    UNROLL for (long i = 0; i < LANES; i++) {
-        if (i & half) continue;
-        const vector a = v[i], b = v[i + half];
-        v[i] = __builtin_shuffle(a, b, low);
-        v[i + half] = __builtin_shuffle(a, b, low + (whole)half);
+#define LOWER(lane, half) ((lane) & (half) ? LANES - (half) + (lane) : (lane))
+#define UPPER(lane, half) ((lane) & (half) ? LANES + (lane) : (lane) + (half))
+#define SWAP(half)                                                                                     \
+    UNROLL for (int64_t i = 0; i < LANES; i++) {                                                          \
+        if (i & (half)) continue;                                                                      \
+        const vector a = v[i], b = v[i + (half)];                                                      \
+        v[i] = SHUFFLE(a, b, EACH_LANE(LOWER, half));                                                  \
+        v[i + (half)] = SHUFFLE(a, b, EACH_LANE(UPPER, half));                                         \
     }
-}
-
 INLINE void NAME(transpose)(vector *v) {
-    if (LANES > 1) NAME(swap)(v, 1);
-    if (LANES > 2) NAME(swap)(v, 2);
-    if (LANES > 4) NAME(swap)(v, 4);
-    if (LANES > 8) NAME(swap)(v, 8);
+    SWAP(1)
+#if VECTOR_BYTES > 2 * REAL_BYTES
+    SWAP(2)
+#endif
+#if VECTOR_BYTES > 4 * REAL_BYTES
+    SWAP(4)
+#endif
+#if VECTOR_BYTES > 8 * REAL_BYTES
+    SWAP(8)
+#endif
 }
+#undef LOWER
+#undef UPPER
+#undef SWAP
 
 /* A block of images (c, h, w) as vectors of images. */
-static void NAME(pack)(const images *x, long first, long lanes, long c, long h, long w, vector *to,
-                       long plane, long row) {
+static void NAME(pack)(const images *x, int64_t first, int64_t lanes, int64_t c, int64_t h, int64_t w,
+                       vector *to, int64_t plane, int64_t row) {
     const real *data = (const real *)x->data + first * x->n;
     if (x->h == w * x->w && row == w) { /* rows without gaps on both sides are one long row */
         w *= h;
@@ -67,21 +84,21 @@ static void NAME(pack)(const images *x, long first, long lanes, long c, long h, 
             c = 1;
         }
     }
-    for (long i = 0; i < c; i++)
-        for (long j = 0; j < h; j++) {
+    for (int64_t i = 0; i < c; i++)
+        for (int64_t j = 0; j < h; j++) {
             const real *from = data + i * x->c + j * x->h;
             vector *line = to + i * plane + j * row;
-            long k = 0;
+            int64_t k = 0;
             if (x->n == 1 && lanes == LANES)
                 for (; k < w; k++) line[k] = NAME(load)(from + k * x->w, 1, LANES);
             else if (x->w == 1 && lanes == LANES && w >= LANES)
                 while (k < w) {
                     if (k > w - LANES) k = w - LANES; /* the last vector overlaps the one before */
                     vector square[LANES];
-                    UNROLL for (long lane = 0; lane < LANES; lane++)
+                    UNROLL for (int64_t lane = 0; lane < LANES; lane++)
                         memcpy(square + lane, from + lane * x->n + k, sizeof(vector));
                     NAME(transpose)(square);
-                    UNROLL for (long s = 0; s < LANES; s++) line[k + s] = square[s];
+                    UNROLL for (int64_t s = 0; s < LANES; s++) line[k + s] = square[s];
                     k += LANES;
                 }
             for (; k < w; k++) line[k] = NAME(load)(from + k * x->w, x->n, lanes);
@@ -89,14 +106,14 @@ static void NAME(pack)(const images *x, long first, long lanes, long c, long h, 
 }
 
 /* The inverse for row h of images: [c][w] vectors to their addresses. */
-static void NAME(unpack_row)(const vector *from, const images *x, long first, long lanes, long c, long h,
-                             long w) {
+static void NAME(unpack_row)(const vector *from, const images *x, int64_t first, int64_t lanes, int64_t c,
+                             int64_t h, int64_t w) {
     real *to = (real *)x->data + first * x->n + h * x->h;
-    for (long i = 0; i < c; i++, to += x->c, from += w)
+    for (int64_t i = 0; i < c; i++, to += x->c, from += w)
         if (x->n == 1 && lanes == LANES)
-            for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, 1, LANES, from[k]);
+            for (int64_t k = 0; k < w; k++) NAME(store)(to + k * x->w, 1, LANES, from[k]);
         else
-            for (long k = 0; k < w; k++) NAME(store)(to + k * x->w, x->n, lanes, from[k]);
+            for (int64_t k = 0; k < w; k++) NAME(store)(to + k * x->w, x->n, lanes, from[k]);
 }
 
 /* m ? yes : no, for each lane. */

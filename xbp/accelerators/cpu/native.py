@@ -11,6 +11,7 @@ from xbp.accelerators.cpu.build import digest, library_path
 LEVELS = {  # the processor features that each needs, best first
     "avx512": ("AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX2", "FMA3"),
     "avx2": ("AVX2", "FMA3"),
+    "neon": (),  # every 64-bit Arm processor
     "baseline": (),
 }
 MOST_THREADS = 64
@@ -85,7 +86,7 @@ def threads() -> int:
 class Images(ctypes.Structure):
     """`images` in kernels.h: data and strides of an array (N, C, H, W)."""
 
-    _fields_ = (("data", ctypes.c_void_p), *((axis, ctypes.c_long) for axis in "nchw"))
+    _fields_ = (("data", ctypes.c_void_p), *((axis, ctypes.c_int64) for axis in "nchw"))
 
 
 class Product(ctypes.Structure):
@@ -105,7 +106,7 @@ class Affine(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "dy")),
         *((name, ctypes.c_void_p) for name in ("y", "dx", "dweight", "dbias")),
-        *((name, ctypes.c_long) for name in ("n", "inputs", "outputs")),
+        *((name, ctypes.c_int64) for name in ("n", "inputs", "outputs")),
         *((name, ctypes.c_int) for name in ("relu", "threads")),
     )
 
@@ -116,7 +117,7 @@ class BatchNorm(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "dy")),
         *((name, ctypes.c_void_p) for name in ("y", "dx", "constants", "sums")),
-        *((name, ctypes.c_long) for name in ("outer", "channels", "inner")),
+        *((name, ctypes.c_int64) for name in ("outer", "channels", "inner")),
         ("eps", ctypes.c_double),
         *((name, ctypes.c_int) for name in ("known", "relu", "threads")),
     )
@@ -128,7 +129,7 @@ class Rows(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "dy")),
         *((name, ctypes.c_void_p) for name in ("y", "dx", "moments", "sums")),
-        *((name, ctypes.c_long) for name in ("n", "c", "blocks")),
+        *((name, ctypes.c_int64) for name in ("n", "c", "blocks")),
         ("eps", ctypes.c_double),
         *((name, ctypes.c_int) for name in ("centre", "threads")),
     )
@@ -144,8 +145,8 @@ class Recurrence(ctypes.Structure):
         ),
         *((name, ctypes.c_void_p) for name in ("padding", "h", "c", "kept", "dh", "delta")),
         *((name, ctypes.c_void_p) for name in ("dh_before", "dc_before", "around", "sums", "dx")),
-        *((name, ctypes.c_long) for name in ("steps", "n", "features", "hidden", "chunk")),
-        *((name, ctypes.c_long) for name in ("dh_step", "dh_row", "hh_row")),
+        *((name, ctypes.c_int64) for name in ("steps", "n", "features", "hidden", "chunk")),
+        *((name, ctypes.c_int64) for name in ("dh_step", "dh_row", "hh_row")),
         *((name, ctypes.c_int) for name in ("cell", "reverse", "threads")),
     )
 
@@ -156,7 +157,7 @@ class Flattening(ctypes.Structure):
     _fields_ = (
         ("x", Images),
         ("y", ctypes.c_void_p),
-        *((axis, ctypes.c_long) for axis in "nchw"),
+        *((axis, ctypes.c_int64) for axis in "nchw"),
         ("threads", ctypes.c_int),
     )
 
@@ -169,7 +170,7 @@ class Pooling(ctypes.Structure):
         ("y", Images),
         ("where", ctypes.c_void_p),
         *(
-            (name, ctypes.c_long)
+            (name, ctypes.c_int64)
             for name in (
                 *("n", "c", "h", "w", "kh", "kw", "stride_h", "stride_w", "pad_h", "pad_w"),
                 *("oh", "ow"),
@@ -187,7 +188,7 @@ class Convolution(ctypes.Structure):
         *((name, Images) for name in ("x", "y", "dx")),
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "dweight", "dbias", "where")),
         *(
-            (name, ctypes.c_long)
+            (name, ctypes.c_int64)
             for name in (
                 *("n", "c", "h", "w", "o", "kh", "kw", "stride_h", "stride_w", "pad_h", "pad_w"),
                 *("oh", "ow", "pool_h", "pool_w"),

@@ -3,10 +3,10 @@
 
 #define CHUNK 4096 /* numbers whose sum is taken in `real`; sums of chunks are in double precision */
 
-INLINE mask NAME(first_lanes)(long lanes) { return NAME(numbered)() < (whole)lanes; }
+INLINE mask NAME(first_lanes)(int64_t lanes) { return NAME(numbered)() < (whole)lanes; }
 
 /* x[k] to x[k + lanes - 1] as a deviation from μ; 0 in further lanes. */
-INLINE vector NAME(deviation)(const real *x, long lanes, real first, real rest) {
+INLINE vector NAME(deviation)(const real *x, int64_t lanes, real first, real rest) {
     const vector d = NAME(load)(x, 1, lanes) - first - rest;
     return lanes == LANES ? d : (vector)((mask)d & NAME(first_lanes)(lanes));
 }
@@ -23,15 +23,15 @@ INLINE vector NAME(scaled)(vector d, real scale, real shift) {
  * number; whole vectors have a loop of their own, in which it is a constant. */
 #define FOR_VECTORS(n, BODY)                                                  \
     {                                                                         \
-        long k = 0;                                                           \
+        int64_t k = 0;                                                           \
         for (; k + LANES <= n; k += LANES) { enum { lanes = LANES }; BODY }   \
-        if (k < n) { const long lanes = n - k; BODY }                         \
+        if (k < n) { const int64_t lanes = n - k; BODY }                         \
     }
 
 /* Σ (x - first) and Σ (x - first)² over n numbers, at most a chunk. */
-INLINE void NAME(add_deviations)(const real *x, long n, real first, double *sum, double *squares) {
+INLINE void NAME(add_deviations)(const real *x, int64_t n, real first, double *sum, double *squares) {
     vector s[4] = {{0}}, q[4] = {{0}};
-    long k = 0;
+    int64_t k = 0;
     for (; k + 4 * LANES <= n; k += 4 * LANES) {
         UNROLL for (int v = 0; v < 4; v++) {
             const vector d = NAME(deviation)(x + k + v * LANES, LANES, first, 0);
@@ -53,18 +53,18 @@ INLINE void NAME(add_deviations)(const real *x, long n, real first, double *sum,
  * With d = x - first, μ - first = mean d and σ² = mean d² - (mean d)². That is exact to rounding if
  * `first` is near μ (Chan, Golub & LeVeque 1983, eqs. 1.6-1.7): it is the mean of the first numbers, and
  * where that is further from μ than σ, the sums are taken again. */
-static void NAME(moments)(const batch_norm *t, long c, real *first, real *rest, real *variance) {
+static void NAME(moments)(const batch_norm *t, int64_t c, real *first, real *rest, real *variance) {
     const real *x = (const real *)t->x + c * t->inner;
     const double n = (double)t->outer * t->inner;
-    const long few = t->inner < CHUNK ? t->inner : CHUNK;
+    const int64_t few = t->inner < CHUNK ? t->inner : CHUNK;
     double sum = 0, squares = 0, mean, spread;
     NAME(add_deviations)(x, few, x[0], &sum, &squares);
     *first = (real)(x[0] + sum / few);
     if (!isfinite(*first)) *first = 0;
     for (int again = 0;; again = 1) {
         sum = squares = 0;
-        for (long o = 0; o < t->outer; o++)
-            for (long i = 0; i < t->inner; i += CHUNK)
+        for (int64_t o = 0; o < t->outer; o++)
+            for (int64_t i = 0; i < t->inner; i += CHUNK)
                 NAME(add_deviations)(x + o * t->channels * t->inner + i,
                                      t->inner - i < CHUNK ? t->inner - i : CHUNK, *first, &sum, &squares);
         mean = sum / n;
@@ -80,7 +80,7 @@ static void NAME(moments)(const batch_norm *t, long c, real *first, real *rest, 
 
 static void NAME(batch_norm_part)(void *task, int part, int parts) {
     const batch_norm *t = task;
-    for (long c = part * t->channels / parts; c < (part + 1) * t->channels / parts; c++) {
+    for (int64_t c = part * t->channels / parts; c < (part + 1) * t->channels / parts; c++) {
         real first = CONSTANT(MEAN), rest = 0, variance = CONSTANT(VARIANCE);
         if (!t->known) NAME(moments)(t, c, &first, &rest, &variance);
         const real r = 1 / SQRT(variance + (real)t->eps);
@@ -93,8 +93,8 @@ static void NAME(batch_norm_part)(void *task, int part, int parts) {
         CONSTANT(RECIPROCAL) = r;
         CONSTANT(SCALE) = scale;
         CONSTANT(SHIFT) = shift;
-        for (long o = 0; o < t->outer; o++) {
-            const long at = (o * t->channels + c) * t->inner;
+        for (int64_t o = 0; o < t->outer; o++) {
+            const int64_t at = (o * t->channels + c) * t->inner;
             const real *x = (const real *)t->x + at;
             real *y = (real *)t->y + at;
             FOR_VECTORS(t->inner, {
@@ -111,18 +111,18 @@ INLINE vector NAME(slope)(const int relu, vector d, vector dy, real scale, real 
     return relu ? NAME(choose)(NAME(scaled)(d, scale, shift) <= 0, (vector){0}, dy) : dy;
 }
 
-INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *t, long c) {
+INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *t, int64_t c) {
     const real first = CONSTANT(FIRST), rest = CONSTANT(REST), r = CONSTANT(RECIPROCAL);
     const real scale = CONSTANT(SCALE), shift = CONSTANT(SHIFT);
     const double n = (double)t->outer * t->inner;
     double level = 0, along = 0; /* Σ δ, Σ δ x̂ */
-    for (long o = 0; o < t->outer; o++) {
-        const long at = (o * t->channels + c) * t->inner;
-        for (long i = 0; i < t->inner; i += CHUNK) {
+    for (int64_t o = 0; o < t->outer; o++) {
+        const int64_t at = (o * t->channels + c) * t->inner;
+        for (int64_t i = 0; i < t->inner; i += CHUNK) {
             const real *x = (const real *)t->x + at + i, *dy = (const real *)t->dy + at + i;
-            const long size = t->inner - i < CHUNK ? t->inner - i : CHUNK;
+            const int64_t size = t->inner - i < CHUNK ? t->inner - i : CHUNK;
             vector s[4] = {{0}}, p[4] = {{0}};
-            long k = 0;
+            int64_t k = 0;
             for (; k + 4 * LANES <= size; k += 4 * LANES) {
                 UNROLL for (int v = 0; v < 4; v++) {
                     const vector d = NAME(deviation)(x + k + v * LANES, LANES, first, rest);
@@ -133,7 +133,7 @@ INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *
                 }
             }
             for (; k < size; k += LANES) {
-                const long lanes = size - k < LANES ? size - k : LANES;
+                const int64_t lanes = size - k < LANES ? size - k : LANES;
                 const vector d = NAME(deviation)(x + k, lanes, first, rest);
                 const vector delta = NAME(slope)(relu, d, NAME(load)(dy + k, 1, lanes), scale, shift);
                 s[0] += delta;
@@ -149,8 +149,8 @@ INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *
     if (!t->dx) return;
     /* ∂L/∂x = w r (δ - mean δ - x̂ · mean(δ x̂)); known moments are constants */
     const real mean = t->known ? 0 : (real)(level / n), slope = t->known ? 0 : (real)(along / n * r);
-    for (long o = 0; o < t->outer; o++) {
-        const long at = (o * t->channels + c) * t->inner;
+    for (int64_t o = 0; o < t->outer; o++) {
+        const int64_t at = (o * t->channels + c) * t->inner;
         const real *x = (const real *)t->x + at, *dy = (const real *)t->dy + at;
         real *dx = (real *)t->dx + at;
         FOR_VECTORS(t->inner, {
@@ -164,7 +164,7 @@ INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *
 
 static void NAME(batch_norm_backward_part)(void *task, int part, int parts) {
     const batch_norm *t = task;
-    for (long c = part * t->channels / parts; c < (part + 1) * t->channels / parts; c++)
+    for (int64_t c = part * t->channels / parts; c < (part + 1) * t->channels / parts; c++)
         if (t->relu) NAME(batch_norm_channel_backward)(1, t, c);
         else NAME(batch_norm_channel_backward)(0, t, c);
 }

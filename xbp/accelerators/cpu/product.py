@@ -99,8 +99,10 @@ def blas(dtype: np.dtype[Any]) -> tuple[int, int, int] | None:
     These are functions of the OpenBLAS in numpy's wheels; None if numpy has another BLAS.
     """
     kind = {"float32": "s", "float64": "d"}.get(dtype.name)
-    folder = Path(np.__file__).parent.parent / "numpy.libs"
-    for path in sorted(folder.glob("libscipy_openblas64_*")) if kind else ():
+    package = Path(np.__file__).parent
+    folders = (package.parent / "numpy.libs", package / ".dylibs")  # Linux and Windows; macOS
+    found = (path for folder in folders for path in sorted(folder.glob("libscipy_openblas64_*")))
+    for path in found if kind else ():
         try:
             loaded = ctypes.CDLL(str(path))
             functions = (

@@ -10,21 +10,21 @@
 #define SUMS 4
 
 /* How many vectors of weights a panel has, and of what: gates of the same units, or more units. */
-static long gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
-static long width_of(int cell) { return cell == LSTM || cell == GRU ? 4 : 1; } /* of `delta` */
+static int64_t gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
+static int64_t width_of(int cell) { return cell == LSTM || cell == GRU ? 4 : 1; } /* of `delta` */
 #endif
 
 typedef struct {
     const recurrence *t;
     vector *weights; /* for each panel: four vectors of biases; its weights of x and h, by gate or unit */
-    long vectors, panels, weights_of_panel;
+    int64_t vectors, panels, weights_of_panel;
     int failed;
 } NAME(recurrence_job);
 
 /* --- forward --- */
 
 /* The bias of some units: b_ih + b_hh; for GRU's candidate only one of them. */
-INLINE vector NAME(biases)(const recurrence *t, long unit, long lanes, int of_input, int of_state) {
+INLINE vector NAME(biases)(const recurrence *t, int64_t unit, int64_t lanes, int of_input, int of_state) {
     vector sum = {0};
     if (t->bias_ih && of_input) sum += NAME(load)((const real *)t->bias_ih + unit, 1, lanes);
     if (t->bias_hh && of_state) sum += NAME(load)((const real *)t->bias_hh + unit, 1, lanes);
@@ -35,16 +35,16 @@ INLINE vector NAME(biases)(const recurrence *t, long unit, long lanes, int of_in
 static void NAME(pack_panels)(void *task, int part, int parts) {
     const NAME(recurrence_job) *job = task;
     const recurrence *t = job->t;
-    const long gates = gates_of(t->cell), k = t->in + t->hidden, each = gates > 1 ? gates : SUMS;
+    const int64_t gates = gates_of(t->cell), k = t->in + t->hidden, each = gates > 1 ? gates : SUMS;
     const images in = {(void *)t->weight_ih, t->in, t->in, t->in, 1};
     const images state = {(void *)t->weight_hh, t->hidden, t->hidden, t->hidden, 1};
-    for (long panel = part * job->panels / parts; panel < (part + 1) * job->panels / parts; panel++) {
+    for (int64_t panel = part * job->panels / parts; panel < (part + 1) * job->panels / parts; panel++) {
         vector *to = job->weights + panel * job->weights_of_panel;
-        for (long v = 0; v < each; v++) {
-            const long unit = (gates > 1 ? panel : panel * SUMS + v) * LANES;
-            const long lanes = t->hidden - unit < LANES ? t->hidden - unit : LANES;
+        for (int64_t v = 0; v < each; v++) {
+            const int64_t unit = (gates > 1 ? panel : panel * SUMS + v) * LANES;
+            const int64_t lanes = t->hidden - unit < LANES ? t->hidden - unit : LANES;
             if (lanes <= 0) break; /* no such units */
-            const long first = unit + (gates > 1 ? v * t->hidden : 0);
+            const int64_t first = unit + (gates > 1 ? v * t->hidden : 0);
             const int candidate = t->cell == GRU && v == 2;
             to[v] = NAME(biases)(t, first, lanes, 1, !candidate);
             if (candidate) to[3] = NAME(biases)(t, first, lanes, 0, 1);
@@ -58,8 +58,8 @@ static void NAME(pack_panels)(void *task, int part, int parts) {
 /* sum[r][v] += Σ_p a[r][p] w[v][p] for R rows and V vectors. The sums of the third vector may have another
  * place: GRU's candidate has two products, which are not added. */
 INLINE void NAME(add_products)(const int R, const int V, const int third, vector sum[][SUMS], const real *a,
-                               long a_row, const vector *w, long w_vector, long k) {
-    for (long p = 0; p < k; p++) {
+                               int64_t a_row, const vector *w, int64_t w_vector, int64_t k) {
+    for (int64_t p = 0; p < k; p++) {
         vector b[SUMS];
         UNROLL for (int v = 0; v < V; v++) b[v] = w[v * w_vector + p];
         UNROLL for (int r = 0; r < R; r++) {
@@ -74,8 +74,8 @@ INLINE vector NAME(gate_of)(vector a) { return (real)0.5 + (real)0.5 * NAME(tanh
 
 /* The state of one sample's units after the step, from their sums. `before`, `after` and `now` are the
  * places of the states, and of what is kept for the backward: four rows of units. */
-static __attribute__((noinline)) void NAME(new_state)(const recurrence *t, const vector *sum, long before,
-                                                      long after, long now, long lanes, int padded) {
+static __attribute__((noinline)) void NAME(new_state)(const recurrence *t, const vector *sum, int64_t before,
+                                                      int64_t after, int64_t now, int64_t lanes, int padded) {
     const int cell = t->cell;
     const vector h_before = NAME(load)((const real *)t->h + before, 1, lanes);
     vector h, kept[4];
@@ -97,15 +97,15 @@ static __attribute__((noinline)) void NAME(new_state)(const recurrence *t, const
         h = NAME(tanh_of)(sum[0]);
     NAME(store)((real *)t->h + after, 1, lanes, padded ? h_before : h);
     if (cell == LSTM || cell == GRU)
-        for (long i = 0; i < 4; i++) NAME(store)((real *)t->kept + now + i * t->hidden, 1, lanes, kept[i]);
+        for (int64_t i = 0; i < 4; i++) NAME(store)((real *)t->kept + now + i * t->hidden, 1, lanes, kept[i]);
 }
 
 /* R samples and one panel of a time step. */
 INLINE void NAME(recurrence_tile)(const int cell, const int R, const int V, const NAME(recurrence_job) * job,
-                                  long time, long row, long panel) {
+                                  int64_t time, int64_t row, int64_t panel) {
     const recurrence *t = job->t;
-    const long k = t->in + t->hidden, n = t->n, H = t->hidden, units = cell == ELMAN ? V : 1;
-    const long before = (time + !!t->reverse) * n + row, after = (time + !t->reverse) * n + row;
+    const int64_t k = t->in + t->hidden, n = t->n, H = t->hidden, units = cell == ELMAN ? V : 1;
+    const int64_t before = (time + !!t->reverse) * n + row, after = (time + !t->reverse) * n + row;
     const vector *bias = job->weights + panel * job->weights_of_panel, *w = bias + SUMS;
     const int sums = cell == GRU ? SUMS : V;
     vector sum[MOST_ROWS][SUMS], done[MOST_ROWS][SUMS];
@@ -117,11 +117,11 @@ INLINE void NAME(recurrence_tile)(const int cell, const int R, const int V, cons
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int v = 0; v < sums; v++) done[r][v] = sum[r][v];
     }
-    for (long r = 0; r < R; r++) {
+    for (int64_t r = 0; r < R; r++) {
         const int padded = t->padding && t->padding[time * n + row + r];
-        for (long v = 0; v < units; v++) {
-            const long unit = (cell == ELMAN ? panel * SUMS + v : panel) * LANES;
-            const long lanes = H - unit < LANES ? H - unit : LANES;
+        for (int64_t v = 0; v < units; v++) {
+            const int64_t unit = (cell == ELMAN ? panel * SUMS + v : panel) * LANES;
+            const int64_t lanes = H - unit < LANES ? H - unit : LANES;
             NAME(new_state)(t, done[r] + v, (before + r) * H + unit, (after + r) * H + unit,
                             (time * n + row + r) * 4 * H + unit, lanes, padded);
         }
@@ -132,13 +132,13 @@ INLINE void NAME(recurrence_tile)(const int cell, const int R, const int V, cons
 static void NAME(recurrence_part)(void *task, int part, int parts) {
     const NAME(recurrence_job) *job = task;
     const recurrence *t = job->t;
-    const long from = part * t->n / parts, end = (part + 1) * t->n / parts;
-    for (long s = 0; s < t->steps; s++) {
-        const long time = t->reverse ? t->steps - 1 - s : s;
-        for (long panel = 0; panel < job->panels; panel++) {
-            const long rest = job->vectors - panel * SUMS, wide = rest < SUMS ? rest : SUMS;
-            for (long row = from, high; row < end; row += high) {
-                const long blocks = (end - row + MOST_ROWS - 1) / MOST_ROWS; /* as equal as possible */
+    const int64_t from = part * t->n / parts, end = (part + 1) * t->n / parts;
+    for (int64_t s = 0; s < t->steps; s++) {
+        const int64_t time = t->reverse ? t->steps - 1 - s : s;
+        for (int64_t panel = 0; panel < job->panels; panel++) {
+            const int64_t rest = job->vectors - panel * SUMS, wide = rest < SUMS ? rest : SUMS;
+            for (int64_t row = from, high; row < end; row += high) {
+                const int64_t blocks = (end - row + MOST_ROWS - 1) / MOST_ROWS; /* as equal as possible */
                 high = (end - row + blocks - 1) / blocks;
 #define CELL_TILE(cell, R, V) NAME(recurrence_tile)(cell, R, V, job, time, row, panel)
 #define TILES_OF(R)                                                                                      \
@@ -161,7 +161,7 @@ static void NAME(recurrence_part)(void *task, int part, int parts) {
 
 int NAME(recurrence)(const recurrence *t) {
     NAME(recurrence_job) job = {.t = t, .vectors = (t->hidden + LANES - 1) / LANES};
-    const long gates = gates_of(t->cell), each = gates > 1 ? gates : SUMS;
+    const int64_t gates = gates_of(t->cell), each = gates > 1 ? gates : SUMS;
     job.panels = gates > 1 ? job.vectors : (job.vectors + SUMS - 1) / SUMS;
     job.weights_of_panel = SUMS + each * (t->in + t->hidden);
     job.weights = take_scratch(job.panels * job.weights_of_panel * sizeof(vector));
@@ -175,18 +175,19 @@ int NAME(recurrence)(const recurrence *t) {
 
 /* ∂L/∂(sums) of one sample's units, and what goes to h_{t-1} by other ways than the product; `dc` is passed
  * on to c_{t-1}. The rows of `delta` are ∂L/∂a, for GRU ∂L/∂q_n, ∂L/∂a_r, ∂L/∂a_z and ∂L/∂a_n. */
-INLINE void NAME(cell_backward)(const recurrence *t, long before, long after, long now, long lanes,
-                                int padded, vector dh, vector *dc, vector *around, vector delta[4]) {
+INLINE void NAME(cell_backward)(const recurrence *t, int64_t before, int64_t after, int64_t now,
+                                int64_t lanes, int padded, vector dh, vector *dc, vector *around,
+                                vector delta[4]) {
     const int cell = t->cell;
     const vector h = NAME(load)((const real *)t->h + after, 1, lanes);
     vector kept[4];
     *around = (vector){0};
     if (cell == LSTM || cell == GRU)
-        for (long i = 0; i < 4; i++)
+        for (int64_t i = 0; i < 4; i++)
             kept[i] = NAME(load)((const real *)t->kept + now + i * t->hidden, 1, lanes);
     if (padded) {
         *around = dh;
-        for (long i = 0; i < 4; i++) delta[i] = (vector){0};
+        for (int64_t i = 0; i < 4; i++) delta[i] = (vector){0};
     } else if (cell == LSTM) {
         const vector i = kept[0], f = kept[1], g = kept[2], o = kept[3];
         const vector c_before = NAME(load)((const real *)t->c + before, 1, lanes);
@@ -213,7 +214,7 @@ INLINE void NAME(cell_backward)(const recurrence *t, long before, long after, lo
 typedef struct {
     const real *delta, *factor;
     real *sum; /* (m, n) */
-    long rows, delta_row, m, n;
+    int64_t rows, delta_row, m, n;
 } NAME(weight_gradient);
 
 static void NAME(add_weight_gradient)(NAME(weight_gradient) g) {
@@ -228,28 +229,28 @@ static void NAME(add_weight_gradient)(NAME(weight_gradient) g) {
 static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
     NAME(recurrence_job) *job = task;
     const recurrence *t = job->t;
-    const long from = part * t->n / parts, end = (part + 1) * t->n / parts;
+    const int64_t from = part * t->n / parts, end = (part + 1) * t->n / parts;
     if (from == end) return;
     const int cell = t->cell;
-    const long H = t->hidden, n = t->n, width = width_of(cell) * H, gates = gates_of(cell) * H;
-    const long rows = end - from, at_once = !t->delta, stride = at_once ? width + LANES : width;
-    const long of_input = width - gates; /* the first row of ∂L/∂p */
+    const int64_t H = t->hidden, n = t->n, width = width_of(cell) * H, gates = gates_of(cell) * H;
+    const int64_t rows = end - from, at_once = !t->delta, stride = at_once ? width + LANES : width;
+    const int64_t of_input = width - gates; /* the first row of ∂L/∂p */
     real *dh_all = t->dh_before, *dc_all = t->dc_before, *around_all = t->around;
     real *workspace = at_once ? take_scratch(rows * stride * sizeof(real)) : NULL;
     real *sums = at_once ? (real *)t->sums + part * (gates * (H + t->in) + width) : NULL;
     real *dbias = at_once ? sums + gates * (H + t->in) : NULL;
     if (at_once && !workspace) { job->failed = 1; return; }
-    for (long s = t->steps - 1; s >= 0; s--) {
-        const long time = t->reverse ? t->steps - 1 - s : s, earlier = time + (t->reverse ? 1 : -1);
+    for (int64_t s = t->steps - 1; s >= 0; s--) {
+        const int64_t time = t->reverse ? t->steps - 1 - s : s, earlier = time + (t->reverse ? 1 : -1);
         const int start = s > 0 && earlier / t->chunk != time / t->chunk; /* of a chunk */
         real *deltas = at_once ? workspace : (real *)t->delta + (time * n + from) * width;
-        const long before = (time + !!t->reverse) * n, after = (time + !t->reverse) * n;
-        for (long row = from; row < end; row++) {
+        const int64_t before = (time + !!t->reverse) * n, after = (time + !t->reverse) * n;
+        for (int64_t row = from; row < end; row++) {
             const int padded = t->padding && t->padding[time * n + row];
             const real *dh_now = (const real *)t->dh + time * t->dh_step + row * t->dh_row;
             real *to = deltas + (row - from) * stride;
-            for (long unit = 0; unit < H; unit += LANES) {
-                const long lanes = H - unit < LANES ? H - unit : LANES, here = row * H + unit;
+            for (int64_t unit = 0; unit < H; unit += LANES) {
+                const int64_t lanes = H - unit < LANES ? H - unit : LANES, here = row * H + unit;
                 vector dc = {0}, around, delta[4];
                 vector dh = NAME(load)(dh_all + here, 1, lanes);
                 if (around_all) dh += NAME(load)(around_all + here, 1, lanes);
@@ -257,7 +258,8 @@ static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
                 if (cell == LSTM) dc = NAME(load)(dc_all + here, 1, lanes);
                 NAME(cell_backward)(t, before * H + here, after * H + here, 4 * (time * n + row) * H + unit,
                                     lanes, padded, dh, &dc, &around, delta);
-                for (long i = 0; i < width_of(cell); i++) NAME(store)(to + i * H + unit, 1, lanes, delta[i]);
+                for (int64_t i = 0; i < width_of(cell); i++)
+                    NAME(store)(to + i * H + unit, 1, lanes, delta[i]);
                 if (cell == LSTM) NAME(store)(dc_all + here, 1, lanes, start ? (vector){0} : dc);
                 if (around_all) NAME(store)(around_all + here, 1, lanes, start ? (vector){0} : around);
             }
@@ -274,8 +276,8 @@ static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
             deltas, (const real *)t->h + (before + from) * H, sums, rows, stride, gates, H});
         NAME(add_weight_gradient)((NAME(weight_gradient)){
             deltas + of_input, x, sums + gates * H, rows, stride, gates, t->in});
-        for (long row = 0; row < rows; row++)
-            for (long i = 0; i < width; i++) dbias[i] += deltas[row * stride + i];
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t i = 0; i < width; i++) dbias[i] += deltas[row * stride + i];
         if (t->dx)
             NAME(multiply_small)(&(NAME(small_product)){
                 .a = deltas + of_input, .a_row = stride, .a_step = 1, .b = t->weight_ih, .b_step = t->in,

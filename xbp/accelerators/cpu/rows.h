@@ -2,7 +2,7 @@
  * type `real`. A row is read several times while it is in cache. Rows are independent of one another, and
  * their sums are taken in a fixed order, so the number of threads changes no bit. */
 
-typedef struct { long from, to; } NAME(span);
+typedef struct { int64_t from, to; } NAME(span);
 
 static NAME(span) NAME(rows_of_part)(const rows *t, int part, int parts) {
     return (NAME(span)){part * t->n / parts, (part + 1) * t->n / parts};
@@ -13,21 +13,30 @@ static void NAME(along_rows)(part_function *work, rows *t) {
 }
 
 /* The first `lanes` numbers at `from`, and `pad` in the other lanes. */
-INLINE vector NAME(load_end)(const real *from, long lanes, real pad) {
+INLINE vector NAME(load_end)(const real *from, int64_t lanes, real pad) {
     vector v = (vector){0} + pad;
     if (lanes == LANES) memcpy(&v, from, sizeof v);
     else
-        for (long lane = 0; lane < lanes; lane++) v[lane] = from[lane];
+        for (int64_t lane = 0; lane < lanes; lane++) v[lane] = from[lane];
     return v;
 }
 
-/* The vector with lanes `distance`, a power of two, apart exchanged. */
-INLINE vector NAME(exchanged)(vector v, const long distance) {
-    return __builtin_shuffle(v, NAME(numbered)() ^ (whole)distance);
-}
+/* The vector with lanes `distance`, a power of two below LANES, apart exchanged. */
+#define ACROSS(lane, distance) ((lane) ^ (distance)) % LANES
+#define EXCHANGED(v, distance) SHUFFLE(v, v, EACH_LANE(ACROSS, distance))
+/* A statement with v and `other`, lanes LANES/2, …, 2, 1 apart exchanged. */
+#define HALVING(...)                                                                                   \
+    do {                                                                                               \
+        vector other;                                                                                  \
+        if (LANES > 8) { other = EXCHANGED(v, 8); __VA_ARGS__; }                                       \
+        if (LANES > 4) { other = EXCHANGED(v, 4); __VA_ARGS__; }                                       \
+        if (LANES > 2) { other = EXCHANGED(v, 2); __VA_ARGS__; }                                       \
+        other = EXCHANGED(v, 1);                                                                       \
+        __VA_ARGS__;                                                                                   \
+    } while (0)
 
 INLINE real NAME(sum_of_lanes)(vector v) {
-    UNROLL for (long half = LANES / 2; half > 0; half /= 2) v += NAME(exchanged)(v, half);
+    HALVING(v += other);
     return v[0];
 }
 
@@ -35,17 +44,17 @@ INLINE real NAME(sum_of_lanes)(vector v) {
 INLINE vector NAME(greater)(vector a, vector b) { return NAME(choose)((a > b) | (a != a), a, b); }
 
 INLINE real NAME(greatest_of_lanes)(vector v) {
-    UNROLL for (long half = LANES / 2; half > 0; half /= 2) v = NAME(greater)(NAME(exchanged)(v, half), v);
+    HALVING(v = NAME(greater)(other, v));
     return v[0];
 }
 
 /* A statement for each vector of a row, the last one with fewer lanes. */
 #define EACH_VECTOR(...)                                                                                 \
     do {                                                                                                 \
-        long j = 0;                                                                                      \
-        for (const long lanes = LANES; j + LANES <= c; j += LANES) __VA_ARGS__;                          \
+        int64_t j = 0;                                                                                      \
+        for (const int64_t lanes = LANES; j + LANES <= c; j += LANES) __VA_ARGS__;                          \
         if (j < c) {                                                                                     \
-            const long lanes = c - j;                                                                    \
+            const int64_t lanes = c - j;                                                                    \
             __VA_ARGS__;                                                                                 \
         }                                                                                                \
     } while (0)
@@ -58,8 +67,8 @@ INLINE real NAME(greatest_of_lanes)(vector v) {
 static void NAME(softmax_part)(void *task, int part, int parts) {
     const rows *t = task;
     const NAME(span) span = NAME(rows_of_part)(t, part, parts);
-    const long c = t->c;
-    for (long i = span.from; i < span.to; i++) {
+    const int64_t c = t->c;
+    for (int64_t i = span.from; i < span.to; i++) {
         const real *x = (const real *)t->x + i * c;
         real *y = (real *)t->y + i * c;
         vector best = (vector){0} - (real)INFINITY;
@@ -84,8 +93,8 @@ int NAME(softmax)(rows *t) {
 static void NAME(softmax_backward_part)(void *task, int part, int parts) {
     const rows *t = task;
     const NAME(span) span = NAME(rows_of_part)(t, part, parts);
-    const long c = t->c;
-    for (long i = span.from; i < span.to; i++) {
+    const int64_t c = t->c;
+    for (int64_t i = span.from; i < span.to; i++) {
         const real *y = (const real *)t->y + i * c, *dy = (const real *)t->dy + i * c;
         real *dx = (real *)t->dx + i * c;
         vector sum = {0};
@@ -103,7 +112,7 @@ int NAME(softmax_backward)(rows *t) {
 /* --- normalization, with the derivation in xbp/primitives/normalization.py --- */
 
 /* The mean of x - first. */
-INLINE real NAME(mean_from)(const real *x, long c, real first) {
+INLINE real NAME(mean_from)(const real *x, int64_t c, real first) {
     vector sum = {0};
     EACH_VECTOR(sum += DEVIATION(first, 0));
     return NAME(sum_of_lanes)(sum) / c;
@@ -114,9 +123,9 @@ INLINE real NAME(mean_from)(const real *x, long c, real first) {
 static void NAME(normalize_part)(void *task, int part, int parts) {
     const rows *t = task;
     const NAME(span) span = NAME(rows_of_part)(t, part, parts);
-    const long c = t->c;
+    const int64_t c = t->c;
     const real *weight = t->weight, *bias = t->bias;
-    for (long i = span.from; i < span.to; i++) {
+    for (int64_t i = span.from; i < span.to; i++) {
         const real *x = (const real *)t->x + i * c;
         real *y = (real *)t->y + i * c, *moments = (real *)t->moments + i * 3;
         const real first = t->centre ? NAME(mean_from)(x, c, 0) : 0;
@@ -146,12 +155,12 @@ int NAME(normalize)(rows *t) {
 /* ∂L/∂x = r (g - mean g - x̂ mean(g x̂)) with g = w ∂L/∂y, and Σ x̂ ∂L/∂y and Σ ∂L/∂y of each block of rows. */
 static void NAME(normalize_backward_part)(void *task, int part, int parts) {
     const rows *t = task;
-    const long c = t->c;
+    const int64_t c = t->c;
     const real *weight = t->weight;
-    for (long block = part; block < t->blocks; block += parts) {
+    for (int64_t block = part; block < t->blocks; block += parts) {
         real *along = (real *)t->sums + block * 2 * c, *level = along + c;
         memset(along, 0, 2 * c * sizeof(real));
-        for (long i = block * t->n / t->blocks; i < (block + 1) * t->n / t->blocks; i++) {
+        for (int64_t i = block * t->n / t->blocks; i < (block + 1) * t->n / t->blocks; i++) {
             const real *x = (const real *)t->x + i * c, *dy = (const real *)t->dy + i * c;
             const real *moments = (const real *)t->moments + i * 3;
             const real first = moments[0], rest = moments[1], r = moments[2];
@@ -181,13 +190,16 @@ static void NAME(normalize_backward_part)(void *task, int part, int parts) {
 int NAME(normalize_backward)(rows *t) {
     NAME(along_rows)(NAME(normalize_backward_part), t);
     real *total = t->sums;
-    for (long block = 1; block < t->blocks; block++) {
+    for (int64_t block = 1; block < t->blocks; block++) {
         const real *sums = (const real *)t->sums + block * 2 * t->c;
-        for (long j = 0; j < 2 * t->c; j++) total[j] += sums[j];
+        for (int64_t j = 0; j < 2 * t->c; j++) total[j] += sums[j];
     }
     return 0;
 }
 
+#undef ACROSS
+#undef EXCHANGED
+#undef HALVING
 #undef EACH_VECTOR
 #undef AT
 #undef PUT

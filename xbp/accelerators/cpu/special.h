@@ -48,12 +48,12 @@ static const special_constants CONSTANTS_float64 = {
 #endif
 
 #define C(name) ((real)NAME(CONSTANTS).name)
-#define COUNT(coefficients) ((long)(sizeof(coefficients) / sizeof *(coefficients)))
+#define COUNT(coefficients) ((int64_t)(sizeof(coefficients) / sizeof *(coefficients)))
 
 /* Σ c_i x^i by Horner's rule. */
-INLINE vector NAME(polynomial)(const real *coefficients, const long count, vector x) {
+INLINE vector NAME(polynomial)(const real *coefficients, const int64_t count, vector x) {
     vector sum = (vector){0} + coefficients[count - 1];
-    UNROLL for (long i = count - 2; i >= 0; i--) sum = sum * x + coefficients[i];
+    UNROLL for (int64_t i = count - 2; i >= 0; i--) sum = sum * x + coefficients[i];
     return sum;
 }
 
@@ -185,9 +185,9 @@ INLINE vector NAME(gelu_slope)(vector x) {
         return what;                                                                                     \
     }                                                                                                    \
     static void NAME(name##_loop)(real *restrict to, const real *restrict a, const real *restrict b,     \
-                                  real s, real t, real u, long n) {                                      \
+                                  real s, real t, real u, int64_t n) {                                      \
         (void)s, (void)t, (void)u;                                                                       \
-        long i = 0;                                                                                      \
+        int64_t i = 0;                                                                                      \
         for (; i + LANES <= n; i += LANES)                                                               \
             NAME(store)(to + i, 1, LANES, NAME(name##_entry)(NAME(load)(a + i, 1, LANES),                \
                         b ? NAME(load)(b + i, 1, LANES) : (vector){0}));                                 \
@@ -195,7 +195,7 @@ INLINE vector NAME(gelu_slope)(vector x) {
             NAME(store)(to + i, 1, n - i, NAME(name##_entry)(NAME(load)(a + i, 1, n - i),                \
                         b ? NAME(load)(b + i, 1, n - i) : (vector){0}));                                 \
     }                                                                                                    \
-    void NAME(name)(real *to, const real *a, const real *b, real s, real t, real u, long n,              \
+    void NAME(name)(real *to, const real *a, const real *b, real s, real t, real u, int64_t n,              \
                     int threads) {                                                                       \
         NAME(run)((NAME(pass)){to, a, b, s, t, u, n, NAME(name##_loop)}, threads);                       \
     }

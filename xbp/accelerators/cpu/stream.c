@@ -8,10 +8,10 @@
 
 #define LINE 64
 
-static void stream_lines(char *to, const char *from, long bytes) {
+static void stream_lines(char *to, const char *from, int64_t bytes) {
 #ifdef __SSE2__
-    for (long i = 0; i < bytes; i += LINE)
-        for (long j = i; j < i + LINE; j += 16)
+    for (int64_t i = 0; i < bytes; i += LINE)
+        for (int64_t j = i; j < i + LINE; j += 16)
             _mm_stream_si128((__m128i *)(to + j), _mm_loadu_si128((const __m128i *)(from + j)));
 #else
     memcpy(to, from, bytes);

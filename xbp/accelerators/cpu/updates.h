@@ -5,22 +5,22 @@
 typedef struct {
     const layout *l;
     void **arrays; /* those that are changed, then the first partners of all, then the second ones */
-    long count, partners;
+    int64_t count, partners;
     real s, t, u;
     void (*loop)(real *restrict to, const real *restrict a, const real *restrict b, real s, real t, real u,
-                 long n);
+                 int64_t n);
 } NAME(update);
 
 static void NAME(update_part)(void *task, int part, int parts) {
     const NAME(update) *u = task;
-    for (long i = 0; i < u->count; i++) {
+    for (int64_t i = 0; i < u->count; i++) {
         const array_fields *of[3];
-        for (long k = 0; k <= u->partners; k++)
+        for (int64_t k = 0; k <= u->partners; k++)
             of[k] = (const void *)((const char *)u->arrays[k * u->count + i] + u->l->header);
-        const long n = entries_of(of[0]);
+        const int64_t n = entries_of(of[0]);
         /* whole cache lines, so that no two threads write to one line */
-        const long lines = (n + 15) / 16, from = part * lines / parts * 16;
-        const long end = (part + 1) * lines / parts * 16, to = end < n ? end : n;
+        const int64_t lines = (n + 15) / 16, from = part * lines / parts * 16;
+        const int64_t end = (part + 1) * lines / parts * 16, to = end < n ? end : n;
         if (from < to)
             u->loop((real *)of[0]->data + from, u->partners ? (const real *)of[1]->data + from : NULL,
                     u->partners > 1 ? (const real *)of[2]->data + from : NULL, u->s, u->t, u->u, to - from);
@@ -33,12 +33,12 @@ static int NAME(run_update)(NAME(update) u, const void *list, int number, int th
     const list_fields *given = list_of(list, u.l);
     u.arrays = given->items;
     u.count = given->size / (1 + u.partners);
-    long total = 0;
-    for (long i = 0; i < u.count; i++) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < u.count; i++) {
         const array_fields *to = array_of(u.arrays[i], u.l, number, PLAIN | IS_WRITEABLE);
         if (!to) return 1;
-        const long n = entries_of(to);
-        for (long k = 1; k <= u.partners; k++) {
+        const int64_t n = entries_of(to);
+        for (int64_t k = 1; k <= u.partners; k++) {
             const array_fields *from = array_of(u.arrays[k * u.count + i], u.l, number, PLAIN);
             if (!from || !of_one_shape(to, from) || overlap(to->data, from->data, n * sizeof(real))) return 1;
         }
@@ -50,9 +50,9 @@ static int NAME(run_update)(NAME(update) u, const void *list, int number, int th
 
 #define UPDATE(name, others, what)                                                                       \
     static void NAME(name##_loop)(real *restrict to, const real *restrict a, const real *restrict b,     \
-                                  real s, real t, real u, long n) {                                      \
+                                  real s, real t, real u, int64_t n) {                                      \
         (void)a, (void)b, (void)s, (void)t, (void)u;                                                     \
-        for (long i = 0; i < n; i++) what;                                                               \
+        for (int64_t i = 0; i < n; i++) what;                                                               \
     }                                                                                                    \
     int NAME(name)(const layout *l, const void *list, int number, real s, real t, real u, int threads) { \
         return NAME(run_update)((NAME(update)){.l = l, .partners = others, .s = s, .t = t, .u = u,       \

@@ -15,33 +15,33 @@
 /* Numbers beyond it are multiplied directly: their differences might overflow, and infinities cancel. */
 #define MODERATE ((real)0x1p50)
 
-static int NAME(moderate)(const vector *x, long n) {
+static int NAME(moderate)(const vector *x, int64_t n) {
     mask fits = ~(mask){0};
-    for (long i = 0; i < n; i++) fits &= (x[i] <= MODERATE) & (x[i] >= -MODERATE);
-    for (long lane = 0; lane < LANES; lane++)
+    for (int64_t i = 0; i < n; i++) fits &= (x[i] <= MODERATE) & (x[i] >= -MODERATE);
+    for (int64_t lane = 0; lane < LANES; lane++)
         if (!fits[lane]) return 0;
     return 1;
 }
 
-static int NAME(moderate_weights)(const real *weight, long n) {
-    for (long i = 0; i < n; i++)
+static int NAME(moderate_weights)(const real *weight, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
         if (!(weight[i] <= MODERATE && weight[i] >= -MODERATE)) return 0;
     return 1;
 }
 
-INLINE int NAME(worth_pairs)(const convolution *t, long width) {
+INLINE int NAME(worth_pairs)(const convolution *t, int64_t width) {
     return t->kw == 3 && t->c >= FEWEST && t->o >= FEWEST && width >= 4;
 }
 
 /* From weights in the order of `correlate`: [term][kh][c][outputs] for each block of outputs. */
-static void NAME(order_pairs)(const real *weight, real *to, long all, long c, long kh) {
+static void NAME(order_pairs)(const real *weight, real *to, int64_t all, int64_t c, int64_t kh) {
     int outputs;
-    for (long first = 0; first < all; first += outputs, weight += c * kh * 3 * outputs) {
+    for (int64_t first = 0; first < all; first += outputs, weight += c * kh * 3 * outputs) {
         outputs = NAME(outputs)(first, all);
-        const long size = kh * c * outputs;
-        for (long i = 0; i < kh; i++)
-            for (long k = 0; k < c; k++)
-                for (long o = 0; o < outputs; o++, to++) {
+        const int64_t size = kh * c * outputs;
+        for (int64_t i = 0; i < kh; i++)
+            for (int64_t k = 0; k < c; k++)
+                for (int64_t o = 0; o < outputs; o++, to++) {
                     const real *g = weight + (k * kh + i) * 3 * outputs + o;
                     const real g0 = g[0], g1 = g[outputs], g2 = g[2 * outputs];
                     to[0] = g0;
@@ -55,19 +55,19 @@ static void NAME(order_pairs)(const real *weight, real *to, long all, long c, lo
 
 typedef struct {
     const vector *x; /* with its frame */
-    long plane, row, c, kh, pairs, slots;
-    long next;    /* the row to transform next */
+    int64_t plane, row, c, kh, pairs, slots;
+    int64_t next;    /* the row to transform next */
     vector *rows; /* the last transformed rows: [slot][term][c][pairs] */
 } NAME(ring);
 
 /* Transform the rows of x up to `end`, of which those from `begin` on are needed. */
-static void NAME(transform_rows)(NAME(ring) * t, long begin, long end) {
-    const long size = t->c * t->pairs;
-    for (long h = begin > t->next ? begin : t->next; h < end; h++) {
+static void NAME(transform_rows)(NAME(ring) * t, int64_t begin, int64_t end) {
+    const int64_t size = t->c * t->pairs;
+    for (int64_t h = begin > t->next ? begin : t->next; h < end; h++) {
         vector *to = t->rows + h % t->slots * TERMS * size;
-        for (long c = 0; c < t->c; c++) {
+        for (int64_t c = 0; c < t->c; c++) {
             const vector *d = t->x + c * t->plane + h * t->row;
-            for (long q = 0; q < t->pairs; q++, d += 2, to++) {
+            for (int64_t q = 0; q < t->pairs; q++, d += 2, to++) {
                 to[0] = d[0] - d[2];
                 to[size] = d[1] + d[2];
                 to[2 * size] = d[2] - d[1];
@@ -79,18 +79,19 @@ static void NAME(transform_rows)(NAME(ring) * t, long begin, long end) {
 }
 
 /* O outputs of T pairs of columns, from the kernels' rows i0, i0 + di, … below i1 on rows from `top` on. */
-INLINE void NAME(pair_tile)(const int O, const int T, const NAME(ring) * t, long top, long i0, long i1,
-                            long di, const real *weight, const real *bias, vector *out, long ow, long q) {
+INLINE void NAME(pair_tile)(const int O, const int T, const NAME(ring) * t, int64_t top, int64_t i0, int64_t i1,
+                            int64_t di, const real *weight, const real *bias, vector *out, int64_t ow,
+                            int64_t q) {
     vector y0[MOST_OUTPUTS][8], y1[MOST_OUTPUTS][8];
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) y0[o][s] = y1[o][s] = (vector){0} + (bias ? bias[o] : 0);
     }
     for (int term = 0; term < TERMS; term++) {
         vector sum[MOST_OUTPUTS][8] = {{{0}}};
-        for (long i = i0; i < i1; i += di) {
+        for (int64_t i = i0; i < i1; i += di) {
             const vector *in = t->rows + ((top + i) % t->slots * TERMS + term) * t->c * t->pairs + q;
             const real *w = weight + (term * t->kh + i) * t->c * O;
-            for (long c = 0; c < t->c; c++, in += t->pairs, w += O) {
+            for (int64_t c = 0; c < t->c; c++, in += t->pairs, w += O) {
                 vector x[8];
                 UNROLL for (int s = 0; s < T; s++) x[s] = in[s];
                 UNROLL for (int o = 0; o < O; o++) {
@@ -116,15 +117,15 @@ INLINE void NAME(pair_tile)(const int O, const int T, const NAME(ring) * t, long
 }
 
 /* As `correlate`, for the row of y whose windows begin at row `top` of x. */
-static void NAME(correlate_pairs)(NAME(ring) * t, long top, long i0, long i1, long di,
-                                  const real *weight, const real *bias, vector *out, long ow, long all) {
+static void NAME(correlate_pairs)(NAME(ring) * t, int64_t top, int64_t i0, int64_t i1, int64_t di,
+                                  const real *weight, const real *bias, vector *out, int64_t ow, int64_t all) {
     NAME(transform_rows)(t, top + i0, top + i1);
     int outputs;
-    for (long o = 0; o < all; o += outputs) {
+    for (int64_t o = 0; o < all; o += outputs) {
         outputs = NAME(outputs)(o, all);
         const real *w = weight + o * t->c * t->kh * TERMS, *b = bias ? bias + o : NULL;
         vector *to = out + o * ow;
-        long q = 0;
+        int64_t q = 0;
         switch (outputs) {
 #define ROW(O, T)                                                                                      \
     case O:                                                                                            \
@@ -145,11 +146,11 @@ static void NAME(correlate_pairs)(NAME(ring) * t, long top, long i0, long i1, lo
  *                                                                   ∂L/∂g2 = (M1 + M2) / 2 - M3. */
 
 /* Rows of δ, [row][column][all], as [term][row][pair][all]. */
-static void NAME(transform_band)(const vector *band, long rows, long columns, long all, vector *to) {
-    const long pairs = (columns + 1) / 2, size = rows * pairs * all;
-    for (long r = 0; r < rows; r++)
-        for (long q = 0; q < pairs; q++)
-            for (long o = 0; o < all; o++, to++) {
+static void NAME(transform_band)(const vector *band, int64_t rows, int64_t columns, int64_t all, vector *to) {
+    const int64_t pairs = (columns + 1) / 2, size = rows * pairs * all;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t q = 0; q < pairs; q++)
+            for (int64_t o = 0; o < all; o++, to++) {
                 const vector *d = band + (r * columns + 2 * q) * all + o;
                 const vector d1 = 2 * q + 1 < columns ? d[all] : (vector){0};
                 to[0] = d[0];
@@ -160,19 +161,19 @@ static void NAME(transform_band)(const vector *band, long rows, long columns, lo
 }
 
 /* O × T sums of a term, for T rows of kernels; x is a channel in slot 0. */
-INLINE void NAME(pair_taps)(const int O, const int T, const NAME(ring) * t, const vector *d, long all,
-                            const vector *x, long slot, long rows, vector *to) {
+INLINE void NAME(pair_taps)(const int O, const int T, const NAME(ring) * t, const vector *d, int64_t all,
+                            const vector *x, int64_t slot, int64_t rows, vector *to) {
     vector sum[MOST_OUTPUTS][8];
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) sum[o][s] = to[o * T + s];
     }
-    for (long r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         const vector *row[8];
         UNROLL for (int s = 0; s < T; s++) {
-            const long at = slot + r + s;
+            const int64_t at = slot + r + s;
             row[s] = x + (at < t->slots ? at : at - t->slots) * TERMS * t->c * t->pairs;
         }
-        for (long q = 0; q < t->pairs; q++, d += all) {
+        for (int64_t q = 0; q < t->pairs; q++, d += all) {
             vector v[8];
             UNROLL for (int s = 0; s < T; s++) v[s] = row[s][q];
             UNROLL for (int o = 0; o < O; o++) {
@@ -188,7 +189,7 @@ INLINE void NAME(pair_taps)(const int O, const int T, const NAME(ring) * t, cons
 }
 
 /* Add a sum of M to ∂L/∂g. */
-INLINE void NAME(add_term)(real *g, long term, real sum) {
+INLINE void NAME(add_term)(real *g, int64_t term, real sum) {
     const real half = sum / 2;
     if (term == 0) g[0] += sum;
     if (term == 1) g[0] += half, g[1] += half, g[2] += half;
@@ -197,15 +198,16 @@ INLINE void NAME(add_term)(real *g, long term, real sum) {
 }
 
 /* Add to M a band of transformed δ, whose first row sees x from row `top` on. */
-static void NAME(add_pair_taps)(NAME(ring) * t, const vector *d, long top, long rows, long all, vector *to) {
+static void NAME(add_pair_taps)(NAME(ring) * t, const vector *d, int64_t top, int64_t rows, int64_t all,
+                                vector *to) {
     NAME(transform_rows)(t, top, top + rows + t->kh - 1);
-    for (long term = 0; term < TERMS; term++, d += rows * t->pairs * all) {
+    for (int64_t term = 0; term < TERMS; term++, d += rows * t->pairs * all) {
         int outputs;
-        for (long o = 0; o < all; o += outputs) {
+        for (int64_t o = 0; o < all; o += outputs) {
             outputs = NAME(outputs)(o, all);
-            for (long c = 0; c < t->c; c++) {
+            for (int64_t c = 0; c < t->c; c++) {
                 const vector *x = t->rows + (term * t->c + c) * t->pairs;
-                long i = 0;
+                int64_t i = 0;
                 switch (outputs) {
 #define TAPS(O, T)                                                                                     \
     for (; i + T <= t->kh; i += T, to += O * T)                                                        \
