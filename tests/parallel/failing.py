@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from xbp import parallel
+from xbp.parallel.watch import Watch
 
 
 def fail(what: str, group: parallel.Group) -> None:
@@ -15,7 +16,9 @@ def fail(what: str, group: parallel.Group) -> None:
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stopped":
-        os.kill(os.getpid(), signal.SIGSTOP)
+        stop()
+    elif what == "stopped at last":  # when nobody watches any more
+        Watch.join = stop
     elif what == "slow":
         time.sleep(5)
     elif what == "barrier":
@@ -24,6 +27,10 @@ def fail(what: str, group: parallel.Group) -> None:
         sys.exit(3)
     elif what == "raises":
         raise ValueError("no such number")
+
+
+def stop(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def main(what: str, who: int) -> None:

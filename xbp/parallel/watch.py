@@ -9,18 +9,21 @@ next rank, on its own communicator, and receives that of the previous one:
   another. The end of the program is such a call.
 
 In either case the rank that notices it prints a line, and ends all. A rank with a long computation
-is waited for.
+is waited for. In the end, when these threads have stopped, each rank gives the others `timeout`
+seconds to end MPI with it.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import mmap
 import os
 import struct
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -244,11 +247,14 @@ class Watch(threading.Thread):
         return heard
 
     def finish(self) -> None:
-        """Wait for all ranks at the end of the program."""
+        """Wait for all ranks at the end of the program, and end MPI."""
         self.places.enter(END)
         everybody = self.communicator.Ibarrier()
         while not everybody.Test():
             time.sleep(0.01)
+        guard = threading.Timer(self.timeout, self._give_up)  # of a rank that stops from now on
+        guard.daemon = True
+        guard.start()
         self.over.set()
         self.join()
         # All threads have stopped: all messages are received, and no more will come.
@@ -258,6 +264,25 @@ class Watch(threading.Thread):
             self._sent.Wait()
         self.communicator.Barrier()
         self.communicator.Free()
+        finalize(self.MPI)
+        guard.cancel()
+
+    def _give_up(self) -> None:
+        wait_for_rank_0(self.rank)
+        sys.stderr.write(
+            f"Error: rank {self.rank} has waited for the others for {self.timeout:g} s in the end "
+            f"of its program: all ranks end. {VARIABLE} sets the time\n"
+        )
+        os._exit(1)  # without MPI, which is ending; so its launcher ends all
+
+
+def finalize(MPI: Any) -> None:
+    """End MPI, which waits for all ranks, while other threads run.
+
+    mpi4py's own call keeps Python's lock. Where the function is not found, that one follows later.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(MPI.__file__).MPI_Finalize()
 
 
 @cache
