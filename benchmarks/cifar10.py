@@ -27,7 +27,7 @@ from xbp.cli import networks
 from xbp.machine import processor
 from xbp.training import LambdaCallback
 
-BATCH, EPOCHS, RATE = 500, 8, 0.24
+BATCH, EPOCHS, RATE = 500, 10, 0.1
 """The defaults of ``xbp train fastcifar``."""
 
 
@@ -46,16 +46,18 @@ class Torch:
         self.matrices = [torch.nn.Parameter(p.data.flatten(1)) for p in self.kernels]
         muon = torch.optim.Muon(self.matrices, RATE, weight_decay=0.12, momentum=0.6)
         groups = [
-            {"params": [p for p in learned if p.ndim == 1], "lr": 1.6 * RATE},
-            {"params": [p for p in learned if p.ndim == 2], "lr": 0.2 * RATE, "weight_decay": 5e-4},
+            {"params": [p for p in learned if p.ndim == 1], "lr": 4 * RATE},
+            {"params": [p for p in learned if p.ndim == 2], "lr": 0.5 * RATE, "weight_decay": 5e-4},
         ]
         sgd = torch.optim.SGD(groups, momentum=0.85, nesterov=True)
         self.optimizers = muon, sgd
-        cycle = torch.optim.lr_scheduler.OneCycleLR
-        self.schedules = [
-            cycle(rule, [group["lr"] for group in rule.param_groups], steps, cycle_momentum=False)
-            for rule in self.optimizers
-        ]
+        up = round(0.23 * steps)
+
+        def factor(step: int) -> float:
+            return 0.2 + 0.8 * step / up if step < up else (steps - step) / (steps - up)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR
+        self.schedules = [schedule(rule, factor) for rule in self.optimizers]
 
     def step(self, x: Any, y: Any) -> float:
         for rule in self.optimizers:

@@ -184,12 +184,18 @@ WIDTHS = (64, 128, 256)
 def muon(model: nn.Layer, schedule: optim.OneCycleLR) -> Optimizer:
     """Muon for the kernels, as in Jordan's later airbench; SGD with Nesterov's momentum for others.
 
-    Scales and shifts learn at a rate 1.6 times that of the kernels, the last matrix at a fifth of
-    it. The decay of 0.12 keeps kernels near the norm at which airbench holds them.
+    Rates rise linearly from a fifth of the highest one, in the first 23 % of the steps, and fall
+    linearly to 0. Scales and shifts learn at a rate four times that of the kernels, the last
+    matrix at half of it. The decay of 0.12 keeps kernels near the norm at which airbench holds them.
     """
+    steps = schedule.total_steps
+    up = max(1, round(0.23 * steps))
 
-    def times(factor: float) -> optim.OneCycleLR:
-        return optim.OneCycleLR(factor * schedule.max_lr, schedule.total_steps)
+    def times(factor: float) -> optim.SequentialLR:
+        highest = factor * schedule.max_lr
+        rising = optim.LinearLR(highest, 0.2, 1.0, up)
+        falling = optim.LinearLR(highest, 1.0, 0.0, max(1, steps - up))
+        return optim.SequentialLR([rising, falling], [up])
 
     kernels, vectors, matrices = (
         [p for p in model.parameters() if p.data.ndim == axes] for axes in (4, 1, 2)
@@ -197,7 +203,7 @@ def muon(model: nn.Layer, schedule: optim.OneCycleLR) -> Optimizer:
     sgd = {"rule": optim.SGD, "momentum": 0.85, "nesterov": True}
     groups = [
         {"params": kernels},
-        {"params": vectors, "lr": times(1.6), "weight_decay": 0.0, **sgd},
-        {"params": matrices, "lr": times(0.2), "weight_decay": 5e-4, **sgd},
+        {"params": vectors, "lr": times(4.0), "weight_decay": 0.0, **sgd},
+        {"params": matrices, "lr": times(0.5), "weight_decay": 5e-4, **sgd},
     ]
-    return optim.Muon(groups, schedule, weight_decay=0.12, momentum=0.6)
+    return optim.Muon(groups, times(1.0), weight_decay=0.12, momentum=0.6)
