@@ -18,7 +18,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("folder", help="of data_batch_1.bin and the others")
 parser.add_argument("--backend", help="numpy, cupy, …; by default XBP_BACKEND, or numpy")
 parser.add_argument("--epochs", type=int, default=10)
-parser.add_argument("--batch-size", type=int, default=256)
+parser.add_argument("--batch-size", type=int, default=500)
 parser.add_argument("--limit", type=int, help="take fewer images of both sets")
 parser.add_argument("--seed", type=int, default=0)
 options = parser.parse_args()
@@ -37,13 +37,28 @@ def source(images, labels):
 
 
 train, test = xbp.datasets.load_cifar10(options.folder)
-model = xbp.models.FastCIFAR(rng=options.seed)
+model = xbp.models.FastCIFAR(widths=(64, 128, 256), rng=options.seed)
 model.whiten(standardized(train[0][: options.limit][:5000]))
 steps = options.epochs * -(-len(source(*train)) // options.batch_size)
-groups = optim.decay_groups(model, weight_decay=5e-4)  # kernels and matrices; then biases
-groups[1]["lr"] = optim.OneCycleLR(8 * 0.2, steps)
-rate = optim.OneCycleLR(0.2, steps)
-optimizer = optim.SGD(groups, rate, momentum=0.9, nesterov=True)
+up = max(1, round(0.23 * steps))
+
+
+def rate(highest):
+    """From a fifth to the highest rate, and to 0."""
+    rising = optim.LinearLR(highest, 0.2, 1.0, up)
+    return optim.SequentialLR([rising, optim.LinearLR(highest, 1.0, 0.0, max(1, steps - up))], [up])
+
+
+kernels, vectors, matrices = (
+    [p for p in model.parameters() if p.data.ndim == axes] for axes in (4, 1, 2)
+)
+sgd = {"rule": optim.SGD, "momentum": 0.85, "nesterov": True}
+groups = [
+    {"params": kernels},
+    {"params": vectors, "lr": rate(0.4), "weight_decay": 0.0, **sgd},
+    {"params": matrices, "lr": rate(0.05), "weight_decay": 5e-4, **sgd},
+]
+optimizer = optim.Muon(groups, rate(0.1), weight_decay=0.12, momentum=0.6)
 loss = nn.CrossEntropyLoss(label_smoothing=0.2)
 trainer = xbp.Trainer(model, loss, optimizer, ["accuracy"], rng=options.seed)
 history = trainer.fit(

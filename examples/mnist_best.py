@@ -1,6 +1,6 @@
 """A convolutional network with batch normalization and augmentation on MNIST.
 
-python examples/mnist_best.py [--epochs 20] [--seed 0] [--width 32] [--backend cupy]
+python examples/mnist_best.py [--epochs 12] [--seed 0] [--width 16] [--backend cupy]
 
 Three stages of two convolutions 3 × 3, each with batch normalization and ReLU, the maximum of
 2 × 2 between them, dropout and one linear layer (after Simonyan & Zisserman 2015; Ioffe & Szegedy
@@ -16,10 +16,10 @@ from xbp.training import ExponentialMovingAverage
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--backend", help="numpy, cupy, …; by default XBP_BACKEND, or numpy")
-parser.add_argument("--epochs", type=int, default=20)
+parser.add_argument("--epochs", type=int, default=12)
 parser.add_argument("--batch-size", type=int, default=128)
 parser.add_argument("--rate", type=float, default=4e-3)
-parser.add_argument("--width", type=int, default=32, help="channels of the first stage")
+parser.add_argument("--width", type=int, default=16, help="channels of the first stage")
 parser.add_argument("--limit", type=int, help="take fewer training images")
 parser.add_argument("--seed", type=int, default=0)
 options = parser.parse_args()
