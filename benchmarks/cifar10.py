@@ -3,9 +3,9 @@
     python -m benchmarks.cifar10 DIR              # on a quiet machine
     python -m benchmarks.cifar10 DIR --limit 5000 --epochs 1     # a first look
 
-The recipe is that of ``xbp train fastcifar``. PyTorch, with its usual number of threads and from the
-same initial weights, makes the first epoch of it: batches, augmentation and rule are the same, the
-random numbers are its own; its seconds have no test in them. Then xbp makes the whole training.
+The recipe is that of ``xbp train fastcifar``. PyTorch, with its usual number of threads and from
+the same initial weights, makes the first epoch of it: batches, augmentation and rule are the same,
+the random numbers are its own; its seconds have no test in them. Then xbp makes the whole training.
 After each epoch it prints the seconds so far, with and without the tests, and the accuracy on the
 test images.
 """

@@ -186,7 +186,8 @@ def muon(model: nn.Layer, schedule: optim.OneCycleLR) -> Optimizer:
 
     Rates rise linearly from a fifth of the highest one, in the first 23 % of the steps, and fall
     linearly to 0. Scales and shifts learn at a rate four times that of the kernels, the last
-    matrix at half of it. The decay of 0.12 keeps kernels near the norm at which airbench holds them.
+    matrix at half of it. The decay of 0.12 keeps kernels near the norm at which airbench holds
+    them.
     """
     steps = schedule.total_steps
     up = max(1, round(0.23 * steps))
