@@ -201,8 +201,8 @@ def muon(model: nn.Layer, schedule: optim.OneCycleLR) -> Optimizer:
     kernels, vectors, matrices = (
         [p for p in model.parameters() if p.data.ndim == axes] for axes in (4, 1, 2)
     )
-    sgd = {"rule": optim.SGD, "momentum": 0.85, "nesterov": True}
-    groups = [
+    sgd: dict[str, Any] = {"rule": optim.SGD, "momentum": 0.85, "nesterov": True}
+    groups: list[dict[str, Any]] = [
         {"params": kernels},
         {"params": vectors, "lr": times(4.0), "weight_decay": 0.0, **sgd},
         {"params": matrices, "lr": times(0.5), "weight_decay": 5e-4, **sgd},
