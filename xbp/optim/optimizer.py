@@ -429,8 +429,9 @@ class Optimizer:
             data, host = self.parameters[index].data, to_numpy(state[key])
             self._check_keys({key} if host.shape != tuple(data.shape) else (), "has another shape")
             # In the parameter's memory order, as from `start`: kernels differ by it in a rounding.
-            own = array_namespace(data).zeros_like(data)
-            own[...] = backend_of(data).asarray(host.copy(), dtype=data.dtype)
+            with on_device_of(data):
+                own = array_namespace(data).zeros_like(data)
+                own[...] = backend_of(data).asarray(host.copy(), dtype=data.dtype)
             loaded[index][name] = own
         self.state, self.steps, self.counts = loaded, steps, counts
 
