@@ -156,7 +156,8 @@ def test_nobody_waits_for_ever(what: str, who: int, status: int | None, sentence
     """Under plain ``python``."""
     done = start(2, SCRIPT, what, str(who), XBP_RANK_TIMEOUT="4")
     assert done.returncode == status if status is not None else done.returncode != 0, done.stderr
-    assert ("done" in done.stdout) == (status == 0 or what == "stopped at last")
+    if what != "stopped at last":  # whose output may still be in a buffer
+        assert ("done" in done.stdout) == (status == 0)
     assert sentence in done.stderr
     if sentence:
         assert done.stderr.count("rank 0:") + done.stderr.count("rank 1:") <= 1
