@@ -17,7 +17,7 @@ from xbp import models, nn, optim
 from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.ahead import Program, programs
 
-ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 
 
 @cache
@@ -57,7 +57,8 @@ def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
 
 
 def wanted(dtype: str) -> dict[Program, set[str]]:
-    """The kernels of a training step of LeNet-5 with a batch of 64, and the two unused files."""
+    """The kernels of a training step of LeNet-5 with a batch of 64 and of a wide convolution; and
+    the two unused files."""
 
     def step() -> None:
         model = models.LeNet5(rng=0).astype(dtype)
@@ -66,6 +67,9 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
         labels = np.arange(64, dtype=np.uint8) % 10
         nn.for_parameters(backward)(nn.CrossEntropyLoss()(logits, labels)[1])
         optimizer.step()
+        block = nn.Sequential(nn.Conv2d(48, 64, 3, padding=1, rng=0, dtype=dtype), nn.ReLU())
+        y, backward = block.forward(np.zeros((64, 48, 16, 16), dtype), training=True)
+        backward(y)
 
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}

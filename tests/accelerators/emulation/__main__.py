@@ -27,6 +27,7 @@ ABOUT = {  # the tests that use a file
     "cross_entropy": "entropy or label or infinity or overflow",
     "philox": "random_bits",
     "product": "matmul or affine",
+    **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "tile or wide"),
 }
 TWINS = [("KH", "KW"), ("H", "W"), ("ROWS", "COLUMNS"), ("REACH_H", "REACH_W"), ("C", "O")]
 TWINS += [(f"{name}_H", f"{name}_W") for name in ("STRIDE", "PAD", "POOL", "PATCH")]

@@ -65,6 +65,11 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     rng = np.random.default_rng(0)
     for case in CONVOLUTIONS[1:3]:
         yield from convolve(machine, case, "rows_first", dtype)[0]
+    for n in (3, 8):
+        x, weight = rng.normal(size=(n, 20, 6, 7)), rng.normal(size=(40, 20, 3, 2))
+        given = [machine.guarded(array.astype(dtype)) for array in (x, weight)]
+        y, backward = convolution.convolve(*given, stride=(2, 1), padding=(1, 1))
+        yield from (y, *backward(y)[:2])
     x = rng.integers(-2, 3, (17, 3, 6, 7)).astype(dtype)
     for kind in (pooling.max_pool, pooling.average_pool):
         y, backward = kind(x, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
@@ -138,7 +143,7 @@ def test_nothing_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None
 
 FILES = (
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
-    "product.cu",
+    *("product.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 
 

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from xbp.accelerators.cuda import wide
 from xbp.accelerators.cuda.launch import (
     FILL,
+    MOST_ENTRIES,
     REALS,
     as_nchw,
     batch_innermost,
@@ -20,6 +22,7 @@ from xbp.accelerators.cuda.launch import (
     structure,
 )
 from xbp.accelerators.cuda.passes import add_up
+from xbp.accelerators.cuda.pooling import max_pool
 from xbp.accelerators.shared import Array, Pair, incoming, is_plain
 from xbp.primitives.images import Padding, output_size
 
@@ -37,8 +40,8 @@ registers."""
 MOST_COLUMNS = ROOM // THREADS - 1
 """Most columns of a kernel: the threads of a block add them, and the bias, in shared memory."""
 MOST_KERNELS = 2**12
-"""Pairs of channels. A block of threads for each row of each kernel reads all of x; where there are
-many more, the reference's large products are expected to be faster."""
+"""Pairs of channels. A block of threads for each row of each kernel reads all of x; with many more,
+and too few outputs for `wide`, the reference's large products are expected to be faster."""
 
 
 def convolve(
@@ -58,17 +61,25 @@ def convolve(
     Where no gradient comes through ReLU or the maximum, an x that is not finite is left out of
     ∂L/∂weight, in which the reference and PyTorch have nan (0 · ∞).
     """
-    if groups > 1 or not is_plain(padding, dilation):
-        return NotImplemented
     n, c, h, w = x.shape
     o, channels, kh, kw = weight.shape
-    oh, ow = output_size((h, w), (kh, kw), stride, padding)
+    oh, ow = output_size((h, w), (kh, kw), stride, padding, dilation)
     rows, columns = oh // pool[0], ow // pool[1]
     if (
         not fits(x, weight, bias)
-        or channels != c
+        or channels * groups != c
+        or o % groups
         or (bias is not None and bias.shape != (o,))
         or min(rows, columns) < 1
+        or n * o * oh * ow >= MOST_ENTRIES
+    ):
+        return NotImplemented
+    if wide.suits(weight, stride, groups):
+        window = (stride, padding, dilation)
+        return then_pool(wide.convolve(x, weight, bias, *window, groups=groups, relu=relu), pool)
+    if (
+        groups > 1
+        or not is_plain(padding, dilation)
         or math.prod(pool) > MOST_PLACES
         or kw > MOST_COLUMNS
         or seen(kh, stride[0], pool[0]) * seen(kw, stride[1], pool[1]) > MOST_SEEN
@@ -119,6 +130,21 @@ def convolve(
         return as_nchw(dx), dweight, dbias
 
     return as_nchw(y), gradients
+
+
+def then_pool(convolved: tuple[Array, Any], pool: Pair) -> tuple[Array, Any]:
+    """The maximum of windows side by side, after a convolution."""
+    if pool == (1, 1):
+        return convolved
+    z, of_convolution = convolved
+    y, of_pool = max_pool(z, kernel_size=pool, stride=pool)
+
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
+        (dz,) = of_pool(dy)
+        found: tuple[Array | None, Array, Array | None] = of_convolution(dz, wants_dx)
+        return found
+
+    return y, gradients
 
 
 def seen(kernel: int, stride: int, pool: int) -> int:

@@ -7,6 +7,7 @@ source run on a GPU through CuPy and, in the tests, in an emulation on numpy arr
 from __future__ import annotations
 
 import ctypes
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ REALS = {"float32": "float", "float64": "double"}
 """The dtypes of the kernels, and their types in C."""
 MOST_ENTRIES = 2**31 - 2**16
 """The limit of indices in an int, with room for threads beyond the last entry."""
+INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 FILL = 132 * 128
 """Threads that keep a GPU busy: a block of 128 for each multiprocessor of an H100 or H200.
 
@@ -106,8 +108,9 @@ def options(macros: dict[str, Any]) -> tuple[str, ...]:
 
 @cache
 def source(file: str) -> str:
-    """The text of a .cu file."""
-    return (Path(__file__).parent / file).read_text(encoding="utf-8")
+    """The text of a .cu file, and in it that of the files it includes."""
+    text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    return INCLUDE.sub(lambda line: source(line[1]), text)
 
 
 machines: dict[str, Machine] = {}

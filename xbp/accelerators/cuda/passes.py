@@ -83,11 +83,16 @@ def rectify(x: Array) -> Any:
 
     def input_gradient(dy: Array) -> Array:
         dy = dense(incoming(dy, shape, dtype).transpose(order))
-        dx = machine.empty(y.shape, dtype)
-        _run("rectify_to_input", [(dx, y, dy)])
-        return dx.transpose(back)
+        return through_rectifier(y, dy).transpose(back)
 
     return y.transpose(back), of_input(input_gradient)
+
+
+def through_rectifier(y: Array, dy: Array) -> Array:
+    """∂L/∂x of y = max(x, 0), for dense arrays."""
+    dx = machine_of(y).empty(y.shape, y.dtype)
+    _run("rectify_to_input", [(dx, y, dy)])
+    return dx
 
 
 def add_up(rows: Array) -> Array:

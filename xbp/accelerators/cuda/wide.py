@@ -1,0 +1,187 @@
+"""Convolutions with many channels, as matrix products of tiles in registers.
+
+The kernels of `convolution.cu` read an image once for a few output channels. Those of `wide.h` read
+it once for a tile of up to 128, and a thread makes 64 products of 16 numbers from shared memory
+(Volkov & Demmel 2008; for convolutions Chetlur et al. 2014, section 3).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from xbp.accelerators.cuda.launch import (
+    FILL,
+    REALS,
+    as_nchw,
+    batch_innermost,
+    blocks,
+    dense,
+    machine_of,
+    pointer,
+    structure,
+)
+from xbp.accelerators.cuda.passes import add_up, through_rectifier
+from xbp.accelerators.shared import Array, Pair, incoming
+from xbp.primitives.images import Padding, output_size, sides
+
+Task = structure(
+    "Task",
+    **dict.fromkeys(("x", "weight", "bias", "dy", "y", "dx", "partial"), pointer),
+    **dict.fromkeys(("n", "parts", "length"), ctypes.c_int),
+)
+IMAGES = ("x", "y", "dx", "dy")
+"""Arrays read or written 16 bytes at a time, if rows of images begin at such addresses."""
+LEAST_PAIRS, LEAST_CHANNELS = 128, 16
+"""The least pairs of channels, in a group, and the least outputs: fewer fill no tile.
+
+A guess, to be measured."""
+WAVES = 2
+"""Blocks of ∂L/∂W for each multiprocessor, so that one computes while another waits."""
+PROCESSORS = FILL // 128
+"""The multiprocessors of an H100 or H200."""
+MOST_COPIES = 65535
+"""CUDA's limit of a grid's second dimension: groups and, for ∂L/∂x, classes of pixels."""
+LEAST_LENGTH = 256
+"""The least terms in a part of a sum of ∂L/∂W."""
+
+
+class Tile(NamedTuple):
+    """Entries of a product that a block computes, terms of a stage, and entries of a thread.
+
+    `speed` is a guess of the arithmetic rate, relative to the largest tile: the numbers that a
+    thread reads from shared memory for each product are few in a large tile.
+    """
+
+    m: int
+    n: int
+    depth: int
+    sums_m: int
+    sums_n: int
+    speed: float
+
+    @property
+    def threads(self) -> int:
+        return self.m // self.sums_m * (self.n // self.sums_n)
+
+    @property
+    def macros(self) -> dict[str, int]:
+        names = ("TILE_M", "TILE_N", "DEPTH", "SUMS_M", "SUMS_N")
+        return dict(zip(names, self[:5], strict=True))
+
+
+TILES: dict[str, tuple[Tile, ...]] = {
+    "float32": (
+        Tile(128, 128, 8, 8, 8, 1.0),
+        Tile(64, 128, 8, 8, 8, 0.95),
+        Tile(64, 64, 8, 8, 4, 0.8),
+        Tile(32, 128, 8, 4, 8, 0.8),
+        Tile(16, 128, 8, 4, 4, 0.6),
+    ),
+    "float64": (Tile(64, 64, 8, 4, 4, 1.0), Tile(16, 64, 8, 4, 2, 0.6)),
+}
+"""What `tile_of` chooses from. A tile has at most as many columns as threads."""
+
+
+def suits(weight: Array, stride: Pair, groups: int) -> bool:
+    """Whether a convolution has enough channels to fill tiles."""
+    copies = groups * stride[0] * stride[1]
+    o, channels = weight.shape[0] // groups, weight.shape[1]
+    return o >= LEAST_CHANNELS and o * channels >= LEAST_PAIRS and copies <= MOST_COPIES
+
+
+def convolve(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    *,
+    groups: int,
+    relu: bool,
+) -> tuple[Array, Any]:
+    """See `xbp.primitives.convolve`; then ReLU, if `relu`.
+
+    A weight that is not finite makes ∂L/∂x nan also where its windows would lie in the padding.
+    """
+    n, _, h, w = x.shape
+    o, channels, kh, kw = weight.shape
+    rows, columns = output_size((h, w), (kh, kw), stride, padding, dilation)
+    dtype, machine = x.dtype, machine_of(x)
+    x, weight = batch_innermost(x), dense(weight)
+    bias = None if bias is None else dense(bias)
+    lanes = 16 // dtype.itemsize
+    (top, _), (left, _) = sides(padding)
+    macros: dict[str, Any] = {
+        "real": REALS[dtype.name], "IN": channels, "OUT": o // groups, "H": h, "W": w,
+        "KH": kh, "KW": kw, "STRIDE_H": stride[0], "STRIDE_W": stride[1],
+        "PAD_H": top, "PAD_W": left, "DIL_H": dilation[0], "DIL_W": dilation[1],
+        "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
+    }  # fmt: skip
+    shape, positions = (n, o, rows, columns), rows * columns * n
+    tiles, per_output = TILES[dtype.name], channels * kh * kw
+
+    def launch(kernel: str, tile: Tile, grid: Pair, arrays: dict[str, Any], **more: int) -> None:
+        given = {key: machine.address(it) for key, it in arrays.items() if it is not None}
+        aligned = n % lanes == 0 and all(given[key] % 16 == 0 for key in given if key in IMAGES)
+        whole = macros | tile.macros | {"VECTOR": lanes if aligned else 1}
+        source = (f"{kernel.removeprefix('convolve_')}.cu", kernel)
+        machine.launch(source, whole, grid, tile.threads, Task(n=n, **given, **more))
+
+    tile = tile_of(tiles, o // groups, positions, groups)
+    grid = (blocks(o // groups, tile.m) * blocks(positions, tile.n), groups)
+    y = machine.empty((o, rows, columns, n), dtype)
+    launch("convolve_wide", tile, grid, {"x": x, "weight": weight, "bias": bias, "y": y})
+
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
+        dy = batch_innermost(incoming(dy, shape, dtype))
+        if relu:
+            dy = through_rectifier(y, dy)
+        tile, parts, length = split(tiles, o // groups, per_output, positions, groups)
+        grid = (blocks(o // groups, tile.m) * blocks(per_output, tile.n), groups * parts)
+        partial = machine.empty((parts, weight.size + o), dtype)
+        arrays = {"x": x, "dy": dy, "partial": partial}
+        launch("convolve_wide_to_weight", tile, grid, arrays, parts=parts, length=length)
+        total = partial[0] if parts == 1 else add_up(partial)
+        dweight = total[: weight.size].reshape(weight.shape)
+        dbias = None if bias is None else total[weight.size :]
+        if not wants_dx:
+            return None, dweight, dbias
+        steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
+        pixels = blocks(h, steps[0]) * blocks(w, steps[1]) * n  # of the largest class
+        copies = groups * steps[0] * steps[1]
+        tile = tile_of(tiles, channels, pixels, copies)
+        grid = (blocks(channels, tile.m) * blocks(pixels, tile.n), copies)
+        dx = machine.empty(x.shape, dtype)
+        launch("convolve_wide_to_input", tile, grid, {"weight": weight, "dy": dy, "dx": dx})
+        return as_nchw(dx), dweight, dbias
+
+    return as_nchw(y), gradients
+
+
+def tile_of(tiles: Sequence[Tile], rows: int, columns: int, copies: int = 1) -> Tile:
+    """The tile for a product, by the time of the busiest multiprocessor."""
+
+    def time(tile: Tile) -> float:
+        number = copies * blocks(rows, tile.m) * blocks(columns, tile.n)
+        return blocks(number, PROCESSORS) * tile.m * tile.n / tile.speed
+
+    return min(tiles, key=time)
+
+
+def split(
+    tiles: Sequence[Tile], rows: int, columns: int, terms: int, copies: int = 1
+) -> tuple[Tile, int, int]:
+    """The tile for a product with long sums, the number of their parts, and terms in each."""
+    choices = []
+    for tile in tiles:
+        number = copies * blocks(rows, tile.m) * blocks(columns, tile.n)
+        most = max(1, min(WAVES * PROCESSORS // number, terms // LEAST_LENGTH))
+        length = tile.depth * blocks(terms, most * tile.depth)
+        parts = blocks(terms, length)
+        busiest = blocks(number * parts, PROCESSORS)
+        choices.append((busiest * tile.m * tile.n * length / tile.speed, tile, parts, length))
+    _, tile, parts, length = min(choices, key=lambda choice: choice[0])
+    return tile, parts, length
