@@ -37,7 +37,11 @@ FLAGS = (
 )
 KERNEL = re.compile(r'extern "C" __global__ void \w+\(\w*\) (\w+)\(const (\w+) \w+\)')
 PASS = re.compile(r"^PASS\((\w+),", re.MULTILINE)
-FIXED = ("real", "LABEL", "SIDE", "TILE_M", "TILE_N", "DEPTH", "SUMS_M", "SUMS_N", "VECTOR")
+FIXED = (
+    *("real", "LABEL", "TILE_M", "TILE_N", "SUMS_M", "SUMS_N", "VECTOR"),
+    *("TILE_ROWS", "TILE_COLUMNS", "TALL", "WIDE", "DEPTH", "THREADS"),
+    *("MASKED", "FIRST", "SECOND"),
+)
 """Macros that must be constants; all others are variables here, so that one library serves all
 shapes. `Emulation(fixed=True)` makes constants of them, as NVRTC sees it."""
 GUARD = 64

@@ -52,7 +52,10 @@ def test_matmul_of_many_axes() -> None:
     for left, right in [(a, rng.normal(size=(3, 5, 2))), (a[0, 0], b), (a, b[:4]), (a[:0], b)]:
         assert product.matmul(left, right) is NotImplemented
     assert product.matmul(a, b.astype("f4")) is NotImplemented
-    assert product.matmul(a, np.broadcast_to(b[:, :1], (5, 2**20))) is NotImplemented
+    wide = np.broadcast_to(b[:, :1], (5, 2**20))
+    np.testing.assert_array_equal(
+        product.matmul(a[:1], wide), product.matmul(a[:1], wide[:, :1]).repeat(2**20, -1)
+    )
 
 
 # rows, in, out
@@ -99,7 +102,6 @@ def test_affine_declines_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
         (x, weight.astype("f4"), bias),
         (x, weight, bias.astype("f4")),
         (x[:0], weight, bias),
-        (x, np.broadcast_to(weight[:1], (2**20, 5)), None),
     ]:
         assert product.affine(*given) is NotImplemented
     monkeypatch.setattr(product, "LEAST_LARGE", 31)
@@ -125,20 +127,94 @@ def test_large_products_are_for_cublas(machine: Emulation, monkeypatch: pytest.M
     assert np.array_equal(product.matmul(a, b), a @ b)
 
 
+# m, k, n
+DIVIDED = [(33, 530, 18), (64, 1024, 40), (7, 70, 9)]
+
+
+@pytest.mark.parametrize("tile", product.TILES, ids=str)
+@pytest.mark.parametrize("parts", [1, 2, 5])
+@pytest.mark.parametrize("shape", DIVIDED, ids=str)
+def test_every_tile_and_division_of_the_sums(
+    tile: product.Tile, parts: int, shape: Any, machine: Emulation
+) -> None:
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=size).astype("f4") for size in ((k, m), (k, n)))
+    mask = np.maximum(rng.normal(size=a.shape), 0).astype("f4")
+    a, b, mask = (machine.guarded(array) for array in (a, b, mask))
+    half = tile._replace(depth=max(tile.depth // 2, tile.step))
+    given = product.Factors(a.T, b, mask=mask.T, sums=True)
+    ((c, sums),) = product.multiply(given, tile=half, parts=(parts,))
+    assert ("add_up" in machine.launches) is (parts > 1)
+    covered = (a * (mask > 0)).astype("f8")
+    assert_close(c, covered.T @ b, k)
+    assert sums is not None
+    assert_close(sums, covered.sum(axis=0), k)
+
+
+def test_two_products_in_one_launch(dtype: str, machine: Emulation) -> None:
+    rng = np.random.default_rng(0)
+    delta, x, w = (rng.normal(size=s).astype(dtype) for s in ((1100, 10), (1100, 84), (10, 84)))
+    first, second = product.Factors(delta.T, x, sums=True), product.Factors(delta, w)
+    (dw, sums), (dx, none) = product.multiply(first, second)
+    assert none is None and machine.launches == ["multiply", "add_up"]  # the sums of 1100 terms
+    for found, a, b in ((dw, delta.T, x), (dx, delta, w)):
+        assert_close(found, a.astype("f8") @ b, a.shape[1])
+    assert sums is not None
+    assert_close(sums, delta.sum(axis=0, dtype="f8"), 1100)
+
+
+def test_the_tile_is_the_largest_of_which_there_are_enough() -> None:
+    def chosen(*sizes: Any, itemsize: int = 4) -> tuple[int, int, int, list[int]]:
+        tile, parts = product.tile_for(sizes, itemsize)
+        return tile.rows, tile.columns, tile.depth, parts
+
+    # LeNet-5 with batches of 128: the three layers, and the first one's gradients
+    assert chosen((128, 120, 400)) == (16, 8, 256, [1])
+    assert chosen((128, 84, 120)) == (16, 8, 128, [1])
+    assert chosen((128, 10, 84)) == (16, 8, 128, [1])
+    assert chosen((120, 400, 128), (128, 400, 120)) == (32, 32, 64, [1, 1])
+    assert chosen((10, 84, 2048), (2048, 84, 10)) == (32, 32, 64, [8, 1])
+    assert chosen((10, 84, 2048)) == (16, 8, 256, [8])
+    assert chosen((84, 120, 2048), (2048, 120, 84)) == (32, 32, 64, [8, 1])
+    assert chosen((10, 84, 1023)) == (16, 8, 256, [1])
+    assert chosen((640, 640, 9)) == (64, 64, 12, [1])
+    assert chosen((128, 120, 400), itemsize=8) == (16, 8, 128, [1])
+    for tile in product.TILES:
+        assert tile.depth % (2 * tile.step) == 0
+        assert tile.rows % (4 * tile.tall) == tile.columns % 4 == 0
+
+
+@pytest.mark.parametrize("rows", [8, 6])
+def test_four_numbers_at_once_only_where_they_are_neighbours(rows: int) -> None:
+    a = np.zeros((rows + 1, 12), "f4")
+    address = 16
+    assert product.order_of(a[:rows], address) == (True, True)
+    assert product.order_of(a[:rows].T, address) == (False, True)
+    assert product.order_of(a[:rows, :10], address) == (True, False)
+    assert product.order_of(a[:, :8], address, address) == (True, True)
+    assert product.order_of(a[:, :8], address, address + 4) == (True, False)
+    assert product.order_of(a[:, :8], address + 4) == (True, False)
+    assert product.order_of(a[:, ::2], address) == (True, False)
+    assert product.order_of(a[:, ::-1], address) == (True, False)
+    by_rows = np.zeros((12, rows), "f4")
+    assert product.order_of(by_rows[:8], address) == (True, rows == 8)
+
+
 def test_as_many_blocks_as_there_is_work_for(machine: Emulation) -> None:
     x = np.zeros((300, 2, 6, 6))
     philox.random_bits(x, (4097,), key=(0, 0), counter=(0, 0, 0))
     for size in (256, 257, 300_001):
         passes.add_scaled(np.zeros(size), 1.0, np.zeros(size))
-    for m, n in ((129, 17), (704, 704), (704, 768), (768, 704)):
-        product.multiply(np.zeros((m, 2)), np.zeros((2, n)))
+    for m, n in ((129, 17), (704, 704), (640, 640), (200, 320)):
+        product.multiply(product.Factors(np.zeros((m, 2)), np.zeros((2, n))))
     cross_entropy.cross_entropy(np.zeros((257, 32)), np.zeros(257, int), 1.0)
     cross_entropy.cross_entropy(np.zeros((257, 33)), np.zeros(257, int), 1.0)
     pooling.max_pool(x, kernel_size=(3, 3), stride=(1, 1))
     convolution.convolve(x, np.zeros((16, 2, 3, 3)))
     assert machine.grids == [
         *((5, 1), (1, 1), (2, 1), (1024, 1)),
-        *((9, 2), (44, 44), (11, 12), (12, 11)),
+        *((27, 1), (121, 1), (100, 1), (140, 1)),
         *((2, 1), (1, 1), (33, 1), (1, 1)),
         *((75, 1), (38, 2)),
     ]

@@ -194,7 +194,7 @@ def test_the_emulation_finds_threads_at_different_barriers(
 # --- a network -----------------------------------------------------------------------------------
 
 STEP = {  # of LeNet-5, with two images
-    "convolve": 2, "convolve_to_weight": 2, "convolve_to_input": 1, "multiply": 9,
+    "convolve": 2, "convolve_to_weight": 2, "convolve_to_input": 1, "multiply": 6,
     "cross_entropy": 1,
     "average": 1, "average_product": 1, "normalized_step": 1,
 }  # fmt: skip

@@ -14,7 +14,8 @@ Eager and captured steps make the same choice, and so give the same bits.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from xbp.accelerators.cuda.launch import (
     REALS,
@@ -25,26 +26,95 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
+from xbp.accelerators.cuda.passes import add_up
 from xbp.accelerators.shared import Array, incoming
 
-Task = structure(
-    "Task",
+Size: TypeAlias = "tuple[int, int, int]"
+
+Product = structure(
+    "Product",
     **dict.fromkeys(("a", "b", "bias", "mask", "c", "sums"), pointer),
-    **dict.fromkeys(("a_row", "a_column", "b_row", "b_column"), ctypes.c_longlong),
-    **dict.fromkeys(("m", "n", "k"), ctypes.c_int),
+    **dict.fromkeys(("a_row", "a_column", "b_row", "b_column", "apart"), ctypes.c_longlong),
+    **dict.fromkeys(("m", "n", "k", "tiles", "part"), ctypes.c_int),
 )
-THREADS = 256  # as in product.cu
+Task = structure("Task", of=Product * 2, first=ctypes.c_int)
+A_ALONG, A_FOURS, B_ALONG, B_FOURS, SUMMED = 1, 2, 4, 8, 16  # as in product.cu
 LEAST_LARGE = 2**25
 """The least m · n · k for cuBLAS. A guess, to be measured."""
-MOST_COLUMNS = 65535 * 16
-"""CUDA's limit of a grid's second dimension, in columns of the smallest tile."""
+
+
+class Tile(NamedTuple):
+    """How a product is divided: the parameters of the kernel."""
+
+    rows: int
+    columns: int
+    """Entries of C of a block."""
+    tall: int
+    wide: int
+    """Entries of C of a thread."""
+    depth: int
+    """Terms in shared memory at a time."""
+    threads: int = 256
+
+    @property
+    def step(self) -> int:
+        """Terms that a block adds at a time: four for each group of threads that has a tile."""
+        return 4 * self.threads * self.tall * self.wide // (self.rows * self.columns)
+
+
+TILES = (
+    Tile(64, 64, 4, 4, 32),
+    Tile(32, 32, 4, 4, 64),
+    Tile(32, 16, 4, 4, 128),
+    Tile(16, 16, 4, 4, 256),
+    Tile(16, 8, 4, 2, 256),
+)
+"""The tiles to choose from for float32, by size. Not yet compared on a GPU."""
+ENOUGH = 100
+"""Blocks that keep a GPU busy: for three quarters of the multiprocessors of an H100 or H200."""
+LEAST_DIVIDED, LEAST_PART = 1024, 256
+"""The fewest terms whose sum is divided, which costs a launch to add up the parts; and the fewest
+terms of a part."""
+
+
+def tile_for(sizes: Sequence[Size], itemsize: int) -> tuple[Tile, list[int]]:
+    """The tile for products that are computed in one launch, and the parts of the sums of each.
+
+    The largest tile of which there are enough for a GPU, as large tiles read less; no deeper than
+    the sums are long, and half as deep for float64. The long sums of a product with few tiles are
+    divided.
+
+    Parameters
+    ----------
+    sizes : sequence of (m, n, k)
+        For products of (m, k) and (k, n).
+    itemsize : int
+        Bytes of a number.
+    """
+
+    def count(tile: Tile) -> int:
+        return sum(tiles_of(size, tile) for size in sizes)
+
+    tile = next((tile for tile in TILES if count(tile) >= ENOUGH), TILES[-1])
+    longest = max(k for _, _, k in sizes)
+    depth = min(tile.depth * 4 // itemsize, blocks(longest, tile.step) * tile.step)
+    parts = [
+        min(blocks(ENOUGH, tiles_of(size, tile)), size[2] // LEAST_PART)
+        if size[2] >= LEAST_DIVIDED
+        else 1
+        for size in sizes
+    ]
+    return tile._replace(depth=depth), parts
+
+
+def tiles_of(size: Size, tile: Tile) -> int:
+    """The number of tiles of a product."""
+    return blocks(size[0], tile.rows) * blocks(size[1], tile.columns)
 
 
 def matmul(a: Array, b: Array) -> Any:
     """See `xbp.primitives.matmul`; for any number of leading axes of `a`, none of `b`."""
     if b.ndim != 2 or a.ndim < 2 or a.shape[-1] != b.shape[0] or not fits(a, b):
-        return NotImplemented
-    if b.shape[1] > MOST_COLUMNS:
         return NotImplemented
     shape = (*a.shape[:-1], b.shape[1])
     a = a.reshape(-1, a.shape[-1])
@@ -53,7 +123,7 @@ def matmul(a: Array, b: Array) -> Any:
         c = machine.empty((a.shape[0], b.shape[1]), a.dtype)
         if machine.multiply(a, b, c):
             return c.reshape(shape)
-    return multiply(a, b)[0].reshape(shape)
+    return multiply(Factors(a, b))[0][0].reshape(shape)
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Any:
@@ -63,52 +133,103 @@ def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
     if not fits(x, weight, bias) or (bias is not None and bias.shape != weight.shape[:1]):
         return NotImplemented
     rows = x.reshape(-1, x.shape[-1])
-    if is_large(rows, weight.T) or max(weight.shape) > MOST_COLUMNS:
+    if is_large(rows, weight.T):
         return NotImplemented
-    y, _ = multiply(rows, weight.T, bias=bias, relu=relu)
+    ((y, _),) = multiply(Factors(rows, weight.T, bias=bias), relu=relu)
     mask = y if relu else None
     shape, inside, dtype = (*x.shape[:-1], y.shape[1]), x.shape, x.dtype
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         delta = dense(incoming(dy, shape, dtype)).reshape(y.shape)
         turned = None if mask is None else mask.T
-        dweight, dbias = multiply(delta.T, rows, mask=turned, sums=bias is not None)
-        dx = multiply(delta, weight, mask=mask)[0].reshape(inside) if wants_dx else None
-        return dx, dweight, dbias
+        both = (
+            Factors(delta.T, rows, mask=turned, sums=bias is not None),
+            Factors(delta, weight, mask=mask),
+        )
+        # ∂L/∂W has the same bits without ∂L/∂x.
+        tile, parts = tile_for([size_of(it) for it in both], dtype.itemsize)
+        found = multiply(*both[: 1 + wants_dx], tile=tile, parts=parts)
+        return found[1][0].reshape(inside) if wants_dx else None, *found[0]
 
     return y.reshape(shape), gradients
 
 
-def multiply(
-    a: Array,
-    b: Array,
-    *,
-    bias: Array | None = None,
-    relu: bool = False,
-    mask: Array | None = None,
-    sums: bool = False,
-) -> tuple[Array, Array | None]:
-    """a b + bias, rectified if `relu`, by the kernel, and optionally the sums of the rows of a.
+class Factors(NamedTuple):
+    """What is computed of a product: a b + bias, and optionally the sums of the rows of a.
 
     a counts as 0 where `mask`, an array of a's memory layout, is not positive.
     """
-    (m, k), n, machine = a.shape, b.shape[1], machine_of(a)
-    c = machine.empty((m, n), a.dtype)
-    totals = machine.empty((m,), a.dtype) if sums else None
-    (a_row, a_column), (b_row, b_column) = steps(a), steps(b)
-    bias = None if bias is None else dense(bias)
-    places = {"a": a, "b": b, "c": c, "bias": bias, "mask": mask, "sums": totals}
-    task = Task(
-        **{name: machine.address(it) for name, it in places.items() if it is not None},
-        a_row=a_row, a_column=a_column, b_row=b_row, b_column=b_column, m=m, n=n, k=k,
-    )  # fmt: skip
-    # Large tiles read less, but need one tile for each multiprocessor.
-    side = 64 if blocks(m, 64) * blocks(n, 64) >= 132 else 16
-    macros = {"real": REALS[a.dtype.name], "SIDE": side, "RELU": int(relu)}
-    macros |= {"MASKED": int(mask is not None), "SUMS": int(sums)}
-    grid = (blocks(m, side), blocks(n, side))
-    machine.launch(("product.cu", "multiply"), macros, grid, THREADS, task)
-    return c, totals
+
+    a: Array
+    b: Array
+    bias: Array | None = None
+    mask: Array | None = None
+    sums: bool = False
+
+
+def multiply(
+    *given: Factors, relu: bool = False, tile: Tile | None = None, parts: Sequence[int] = ()
+) -> list[tuple[Array, Array | None]]:
+    """One product, rectified if `relu`, or two independent ones, in one launch of the kernel.
+
+    Either all of them have a mask, or none. `tile_for` chooses the tile and the parts by default.
+    """
+    machine, dtype = machine_of(given[0].a), given[0].a.dtype
+    sizes = [size_of(it) for it in given]
+    chosen = tile_for(sizes, dtype.itemsize)
+    tile, parts = tile or chosen[0], parts or chosen[1]
+    task, kinds, results, count = Task(), [-1, -1], [], 0
+    for index, (it, size, divided) in enumerate(zip(given, sizes, parts, strict=False)):
+        m, n, k = size
+        after_all_terms = relu or it.bias is not None
+        part = k if after_all_terms else blocks(blocks(k, divided), 4) * 4
+        rows = blocks(k, part)  # of which the sum is the result
+        result = machine.empty((rows, m * n + m * it.sums), dtype)
+        bias = None if it.bias is None else dense(it.bias)
+        places = {"a": it.a, "b": it.b, "bias": bias, "mask": it.mask, "c": result}
+        addresses = {k: machine.address(array) for k, array in places.items() if array is not None}
+        (a_row, a_column), (b_row, b_column) = steps(it.a), steps(it.b)
+        tiles = tiles_of(size, tile)
+        task.of[index] = Product(
+            **addresses, sums=addresses["c"] + m * n * dtype.itemsize,
+            a_row=a_row, a_column=a_column, b_row=b_row, b_column=b_column,
+            apart=result.shape[1], m=m, n=n, k=k, tiles=tiles, part=part,
+        )  # fmt: skip
+        a_along, a_fours = order_of(it.a, addresses["a"], addresses.get("mask", 0))
+        b_across, b_fours = order_of(it.b, addresses["b"])
+        kinds[index] = a_along * A_ALONG + a_fours * A_FOURS + (not b_across) * B_ALONG
+        kinds[index] += b_fours * B_FOURS + it.sums * SUMMED
+        results.append(result)
+        count += tiles * rows
+        task.first = task.first or count
+    macros = {
+        "real": REALS[dtype.name], "TILE_ROWS": tile.rows, "TILE_COLUMNS": tile.columns,
+        "TALL": tile.tall, "WIDE": tile.wide, "DEPTH": tile.depth, "THREADS": tile.threads,
+        "RELU": int(relu), "MASKED": int(given[0].mask is not None),
+        "FIRST": kinds[0], "SECOND": kinds[1],
+    }  # fmt: skip
+    machine.launch(("product.cu", "multiply"), macros, (count, 1), tile.threads, task)
+    found = []
+    for (m, n, _), it, result in zip(sizes, given, results, strict=True):
+        total = result[0] if result.shape[0] == 1 else add_up(result)
+        found.append((total[: m * n].reshape(m, n), total[m * n :] if it.sums else None))
+    return found
+
+
+def size_of(it: Factors) -> Size:
+    """(m, n, k) of a product of (m, k) and (k, n)."""
+    return it.a.shape[0], it.b.shape[1], it.a.shape[1]
+
+
+def order_of(matrix: Array, *addresses: int) -> tuple[bool, bool]:
+    """Whether the numbers of a row are closest in memory, and whether four may be loaded at once.
+
+    Four at once are neighbours at a multiple of 16 bytes, none of them outside of the matrix.
+    """
+    along = matrix.strides[1] <= matrix.strides[0]
+    near, far = steps(matrix)[::-1] if along else steps(matrix)
+    whole = matrix.shape[along] % 4 == 0 and far % 4 == 0
+    return along, near == 1 and whole and all(address % 16 == 0 for address in addresses)
 
 
 def is_large(a: Array, b: Array) -> bool:
