@@ -24,6 +24,7 @@ from xbp.backend import (
     graph_for,
     out_of_memory,
 )
+from xbp.backend.graphs import side_by_side
 
 Said = list[str]
 
@@ -91,9 +92,11 @@ def cupy(said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
         assert malloc is len
         return between(said, "pool")
 
+    names = iter(("aside", "branch"))
+
     def stream(*, non_blocking: bool) -> Stream:
         assert non_blocking
-        return Stream(said, "aside")
+        return Stream(said, next(names))
 
     def memory(size: int) -> int:
         said.append(f"take {size}")
@@ -152,6 +155,58 @@ def test_cupy_warms_up_and_records_aside_and_replays_where_one_is(cupy: Any, sai
     said.clear()
     graph.replay()
     assert said == ["device [", "launch", "] device"]
+
+
+FORK, JOIN = ["aside marked", "branch waits"], ["branch marked", "aside waits"]
+
+
+def test_a_graph_of_cupy_has_branches(cupy: Any, said: Said) -> None:
+    def work(name: str) -> str:
+        said.append(name)
+        return name.upper()
+
+    def both() -> tuple[str, str]:
+        return side_by_side(lambda: work("one"), lambda: work("other"))
+
+    assert both() == ("ONE", "OTHER")
+    assert said == ["one", "other"]
+    said.clear()
+    graph, found = cupy_graph(said, cupy), list[Any]()
+    for run, begin, end in ((graph.warm_up, [], []), (graph.record, ["record"], ["end"])):
+        run(lambda: found.append(both()))
+        branches = [*FORK, "branch [", "one", "] branch", "other", *JOIN]
+        assert said == [*BEFORE, *begin, *branches, *end, *AFTER]
+        said.clear()
+    assert found == [("ONE", "OTHER")] * 2
+    both()
+    assert said == ["one", "other"]
+
+
+def test_a_branch_is_not_divided_and_the_rest_is(cupy: Any, said: Said) -> None:
+    graph = cupy_graph(said, cupy)
+
+    def twice(name: str) -> Any:
+        return side_by_side(lambda: said.append(f"{name} 1"), lambda: said.append(f"{name} 2"))
+
+    graph.warm_up(lambda: side_by_side(lambda: twice("one"), lambda: twice("other")))
+    one = ["branch [", "one 1", "one 2", "] branch"]
+    other = [*FORK, "branch [", "other 1", "] branch", "other 2", *JOIN]
+    assert said == [*BEFORE, *FORK, *one, *other, *JOIN, *AFTER]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_branches_of_cupy_are_joined_after_an_error(which: int, cupy: Any, said: Said) -> None:
+    graph = cupy_graph(said, cupy)
+    works = [lambda: said.append("work"), lambda: said.append("work")]
+    works[which] = lambda: 1 // 0  # type: ignore[assignment, return-value]
+    with pytest.raises(ZeroDivisionError):
+        graph.warm_up(lambda: side_by_side(*works))
+    assert [it for it in said if it != "work"] == [
+        *(*BEFORE, *FORK, "branch [", "] branch", *JOIN, *AFTER)
+    ]
+    said.clear()
+    side_by_side(lambda: None, lambda: None)
+    assert said == []
 
 
 def test_a_graphs_pool_frees_nothing_where_there_is_too_little_memory(

@@ -16,13 +16,13 @@ recorded training against eager training; two devices, and threads.
 It cannot show:
 
 - time: a kernel takes a thousand times as long, and nothing runs concurrently;
-- races between streams: work is done at once, in the order of the host's calls;
+- races between streams: work is done at once, in the order of the host's calls (but in a capture,
+  work of a second stream is done as late as the capture allows);
 - NVRTC's verdict on the kernels, and registers, occupancy, alignment;
 - a GPU's rounding: no FMA, no flushed subnormals, the host's exp and log, products in one order.
   Undefined behaviour of C (a float beyond an integer's range, an index beyond an array) is that of
   the host;
-- CUB, cuSOLVER, cuFFT, cuRAND and NCCL, which return "not supported"; Thrust's sorts are numpy's;
-- captures of more than one stream.
+- CUB, cuSOLVER, cuFFT, cuRAND and NCCL, which return "not supported"; Thrust's sorts are numpy's.
 """
 
 from __future__ import annotations

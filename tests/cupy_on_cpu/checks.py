@@ -16,6 +16,7 @@ import pytest
 
 import xbp
 from xbp import nn, optim
+from xbp.backend.graphs import CuPyGraph, side_by_side
 
 double = cupy.RawKernel(
     'extern "C" __global__ void twice(float *x) { x[threadIdx.x] *= 2; }', "twice"
@@ -124,6 +125,41 @@ def test_a_wait_ends_a_capture(wait: str) -> None:
         s.synchronize()
 
 
+def branched(x: Any, y: Any, *, join: bool = True) -> Any:
+    """A captured x ← 2x on a second stream, at the same time as x ← x + y on the first."""
+    side = cupy.cuda.Stream(non_blocking=True)
+    with stream() as s:
+        s.begin_capture()
+        side.wait_event(s.record())
+        with side:
+            double((1,), (4,), (x,))
+            assert side.is_capturing()
+        x += y
+        if join:
+            s.wait_event(side.record())
+        y *= 5
+        return s.end_capture()
+
+
+def test_a_second_stream_joins_a_capture_and_comes_late() -> None:
+    """So that branches that depend on one another compute something else than eager work."""
+    x, y = cupy.ones(4, "f4"), cupy.full(4, 10, "f4")
+    y *= 1
+    double((1,), (4,), (cupy.ones(4, "f4"),))
+    graph = branched(x, y)
+    assert (x.get()[0], y.get()[0]) == (1, 10)
+    graph.launch()
+    assert (x.get().tolist(), y.get()[0]) == ([22] * 4, 50)
+
+
+def test_a_branch_that_is_not_joined_is_an_error() -> None:
+    x = cupy.ones(4, "f4")
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureUnjoined"):
+        branched(x, x, join=False)
+    double((1,), (4,), (x,))
+    assert x.get().tolist() == [2] * 4
+
+
 REFUSED = {
     "asarray": lambda x: cupy.asarray([1.0, 2.0]),
     "get": lambda x: x.get(),
@@ -205,6 +241,41 @@ def test_long_recurrences_are_captured(name: str) -> None:
     shape = (18, 12, 5)
     eager, captured = (run(how, recurrent(name), shape=shape) for how in (False, True))
     assert captured == eager
+
+
+def convolutions() -> nn.Layer:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 6, 3, padding=1, rng=1), nn.Conv2d(6, 3, 1, rng=2), nn.Tanh()),
+        *(nn.Flatten(), nn.Linear(27, 8, rng=3), nn.ReLU(), nn.Linear(8, 3, rng=4)),
+    )
+
+
+def test_branches_share_no_memory() -> None:
+    """Captured, work of a branch is done after that of the other; eagerly, before it."""
+    eager, captured = (
+        run(how, convolutions(), optimizer=optim.Adam, shape=(18, 2, 8, 8)) for how in (False, True)
+    )
+    assert captured == eager
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_branch_reads_is_kept(kept: bool) -> None:
+    """As `side_by_side` demands; without that, the other branch gets its memory."""
+    x, found = cupy.arange(300, dtype="f4"), cupy.zeros((2, 300), "f4")
+    graph = CuPyGraph(cupy.cuda.Device())
+
+    def work() -> None:
+        read = [x * 2]
+        side_by_side(lambda: cupy.add(read[0] if kept else read.pop(), 1, out=found[0]),
+                     lambda: cupy.add(x * 3, 1, out=found[1]))  # fmt: skip
+
+    graph.warm_up(work)
+    graph.record(work)
+    graph.replay()
+    two, three = (found.get() - 1) / np.arange(300).clip(1)
+    assert (three[1:] == 3).all()
+    assert (two[1:] == 2).all() == kept
 
 
 def rules() -> list[Any]:

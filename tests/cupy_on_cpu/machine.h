@@ -26,6 +26,9 @@ enum status {
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
+    CAPTURE_MERGE = 902,
+    CAPTURE_UNMATCHED = 903,
+    CAPTURE_UNJOINED = 904,
     CAPTURE_ISOLATION = 905,
     CAPTURE_IMPLICIT = 906,
     CAPTURED_EVENT = 907,
@@ -35,9 +38,12 @@ using work = std::function<int()>; /* returns a status */
 using graph = std::vector<work>;
 enum mode { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 }; /* as cudaStreamCaptureMode */
 
+struct stream;
+
 struct capture {
     graph recorded;
     mode how;
+    stream *origin; /* others join it by waiting for its events */
     bool invalidated = false;
 };
 
@@ -45,7 +51,9 @@ struct stream {
     int device;
     unsigned flags; /* 1: does not wait for the default stream */
     int priority;
-    std::unique_ptr<capture> capturing;
+    std::shared_ptr<capture> capturing;
+    graph branch; /* if it joined a capture: its work, until the origin waits for that */
+    size_t before = 0; /* the work of earlier branches of this capture */
 };
 
 extern std::recursive_mutex lock;

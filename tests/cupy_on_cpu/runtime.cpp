@@ -67,7 +67,7 @@ int submit(void *handle, work task) {
         return task();
     }
     if (s->capturing->invalidated) return CAPTURE_INVALIDATED;
-    s->capturing->recorded.push_back(std::move(task));
+    (s->capturing->origin == s ? s->capturing->recorded : s->branch).push_back(std::move(task));
     return SUCCESS;
 }
 
@@ -117,8 +117,21 @@ static int copy(void *to, const void *from, size_t size, cudaMemcpyKind kind) {
 }
 
 struct event {
-    bool captured;
+    bool captured = false;
+    std::weak_ptr<capture> of; /* if captured: by which, where, and after how much of a branch's work */
+    stream *by = nullptr;
+    size_t count = 0;
 };
+
+/* The origin of a capture waits for a branch's event: only now comes the work before it, as late as a
+ * GPU may do it. So the origin's work since the fork is done first, where eager work has the host's order. */
+static void join(capture &to, const event &at) {
+    graph &branch = at.by->branch;
+    const auto end = branch.begin() + (at.count > at.by->before ? at.count - at.by->before : 0);
+    to.recorded.insert(to.recorded.end(), branch.begin(), end);
+    at.by->before += end - branch.begin();
+    branch.erase(branch.begin(), end);
+}
 
 } /* namespace machine */
 
@@ -146,6 +159,9 @@ const char *cudaGetErrorName(cudaError_t error) {
     case NOT_SUPPORTED: return "cudaErrorNotSupported";
     case CAPTURE_UNSUPPORTED: return "cudaErrorStreamCaptureUnsupported";
     case CAPTURE_INVALIDATED: return "cudaErrorStreamCaptureInvalidated";
+    case CAPTURE_MERGE: return "cudaErrorStreamCaptureMerge";
+    case CAPTURE_UNMATCHED: return "cudaErrorStreamCaptureUnmatched";
+    case CAPTURE_UNJOINED: return "cudaErrorStreamCaptureUnjoined";
     case CAPTURE_ISOLATION: return "cudaErrorStreamCaptureIsolation";
     case CAPTURE_IMPLICIT: return "cudaErrorStreamCaptureImplicit";
     case CAPTURED_EVENT: return "cudaErrorCapturedEvent";
@@ -391,8 +407,9 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode ho
     STREAM(handle);
     if (s == default_stream()) FAIL(CAPTURE_UNSUPPORTED);
     if (s->capturing) FAIL(INVALID_VALUE);
-    s->capturing = std::make_unique<capture>();
+    s->capturing = std::make_shared<capture>();
     s->capturing->how = (mode)how;
+    s->capturing->origin = s;
     return cudaSuccess;
 }
 
@@ -400,7 +417,15 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *to) {
     STREAM(handle);
     *to = nullptr;
     if (!s->capturing) FAIL(INVALID_VALUE);
-    auto ended = std::move(s->capturing);
+    if (s->capturing->origin != s) FAIL(CAPTURE_UNMATCHED);
+    auto ended = s->capturing;
+    bool joined = true;
+    for (stream *other : streams) {
+        if (other->capturing != ended) continue;
+        joined = joined && other->branch.empty();
+        other->capturing = nullptr, other->branch.clear(), other->before = 0;
+    }
+    if (!joined) FAIL(CAPTURE_UNJOINED);
     if (ended->invalidated) FAIL(CAPTURE_INVALIDATED);
     *to = (cudaGraph_t) new graph(std::move(ended->recorded));
     return cudaSuccess;
@@ -416,7 +441,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus *
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *to, unsigned) {
-    return *to = (cudaEvent_t) new event{false}, cudaSuccess;
+    return *to = (cudaEvent_t) new event, cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *to) { return cudaEventCreateWithFlags(to, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t given) { return delete (event *)given, cudaSuccess; }
@@ -424,15 +449,19 @@ cudaError_t cudaEventDestroy(cudaEvent_t given) { return delete (event *)given, 
 cudaError_t cudaEventRecord(cudaEvent_t given, cudaStream_t handle) {
     STREAM(handle);
     if (s == default_stream()) TRY(refuse_implicit());
-    ((event *)given)->captured = s->capturing != nullptr;
+    *(event *)given = {s->capturing != nullptr, s->capturing, s, s->before + s->branch.size()};
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t given, unsigned) {
     STREAM(handle);
-    const bool captured = ((event *)given)->captured;
-    if (s->capturing && !captured) FAIL(CAPTURE_ISOLATION);
-    if (captured && !s->capturing) FAIL(NOT_SUPPORTED); /* a second stream cannot join a capture here */
+    const event &at = *(event *)given;
+    if (!at.captured) FAIL(s->capturing ? CAPTURE_ISOLATION : SUCCESS);
+    const auto of = at.of.lock();
+    if (!of || s == default_stream()) FAIL(of ? CAPTURE_IMPLICIT : CAPTURED_EVENT);
+    if (!s->capturing) s->capturing = of;
+    if (s->capturing != of) FAIL(CAPTURE_MERGE);
+    if (s == of->origin && at.by != s) join(*of, at);
     return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t given) { FAIL(((event *)given)->captured ? CAPTURED_EVENT : SUCCESS); }

@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from xbp.backend.memory import out_of_memory
+
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+
+class _Current(threading.local):
+    graph: CuPyGraph | None = None
+
+
+_CURRENT = _Current()
+"""The graph for which this thread issues work, outside of its branches."""
+
+
+def side_by_side(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
+    """The results of two independent functions, which a graph computes at the same time if it can.
+
+    Neither changes memory that the other reads or changes. The caller, or the functions themselves,
+    refer to all arrays that they read; see `CuPyGraph.side_by_side`.
+    """
+    graph = _CURRENT.graph
+    return (first(), second()) if graph is None else graph.side_by_side(first, second)
+
+
+@contextmanager
+def _issued_for(graph: CuPyGraph | None) -> Iterator[None]:
+    """Within the block, this thread's work is that of `graph`, or of no graph that can branch."""
+    before, _CURRENT.graph = _CURRENT.graph, graph
+    try:
+        yield
+    finally:
+        _CURRENT.graph = before
 
 
 class Graph:
@@ -44,6 +76,7 @@ class CuPyGraph(Graph):
             self.pool = self.cuda.MemoryPool(partial(_memory_for_a_graph, cupy))
             self.pool.set_limit(size=0)  # a pool also frees its unused blocks at a limit
             self.stream = self.cuda.Stream(non_blocking=True)
+            self.branch = self.cuda.Stream(non_blocking=True)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -52,7 +85,11 @@ class CuPyGraph(Graph):
             outside = self.cuda.get_current_stream()
             self.stream.wait_event(outside.record())
             try:
-                with self.cuda.using_allocator(self.pool.malloc), self.stream:
+                with (
+                    self.cuda.using_allocator(self.pool.malloc),
+                    self.stream,
+                    _issued_for(self),
+                ):
                     yield
             finally:
                 outside.wait_event(self.stream.record())
@@ -71,6 +108,31 @@ class CuPyGraph(Graph):
                     self.stream.end_capture()
                 raise
             self.graph = self.stream.end_capture()
+
+    def side_by_side(
+        self, first: Callable[[], First], second: Callable[[], Second]
+    ) -> tuple[First, Second]:
+        """Issue the work of `first` to a second stream, that of `second` to the graph's stream.
+
+        The fork and the join are events, which a capture makes dependencies of the graph. Memory
+        is not used by both branches at once, since CuPy's pool gives a freed block only to the
+        stream that it was allocated on (`_Chunk.arena`; CuPy 14):
+
+        - Blocks of the graph's stream that `first` reads are not freed before the join, as the
+          functions and their caller refer to them. So `second` does not get them.
+        - Blocks of the second stream are allocated by `first` alone. Whoever used such a block
+          before it was freed, on either stream, did so before the fork, and `first` issues all of
+          its work after the fork.
+        - What `first` returns is used after the join.
+        """
+        self.branch.wait_event(self.stream.record())
+        try:
+            with self.branch, _issued_for(None):  # a branch is not divided further
+                one = first()
+            other = second()
+        finally:
+            self.stream.wait_event(self.branch.record())
+        return one, other
 
     def replay(self) -> None:
         with self.device:

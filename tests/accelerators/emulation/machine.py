@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,13 @@ class Emulation:
 
     def multiply(self, a: Any, b: Any, c: Any) -> bool:
         return False
+
+    def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+        """In this order, or in the other one: what they compute must not depend on it."""
+        if self.order % 2 == 0:
+            return first(), second()
+        other = second()
+        return first(), other
 
     # --- for tests ---
 

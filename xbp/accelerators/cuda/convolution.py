@@ -114,20 +114,27 @@ def convolve(
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         dy = batch_innermost(incoming(dy, shape, dtype))
-        parts, size = parts_of(entries, o * c * kh), weight.size + o
-        sums = machine.empty((parts, size), dtype)
-        launch("convolve_to_weight", (o * c * kh, parts), 1, x=x, dy=dy, partial=sums)
-        total = sums[0] if parts == 1 else add_up(sums)
-        dweight = total[: weight.size].reshape(weight.shape)
-        dbias = None if bias is None else total[weight.size :]
+
+        def to_weight() -> tuple[Array, Array | None]:
+            parts, size = parts_of(entries, o * c * kh), weight.size + o
+            sums = machine.empty((parts, size), dtype)
+            launch("convolve_to_weight", (o * c * kh, parts), 1, x=x, dy=dy, partial=sums)
+            total = sums[0] if parts == 1 else add_up(sums)
+            dbias = None if bias is None else total[weight.size :]
+            return total[: weight.size].reshape(weight.shape), dbias
+
+        def to_input() -> Array:
+            dx = machine.empty(x.shape, dtype)
+            pixels = h * w * n
+            tile = tile_of(c, pixels)
+            grid = (blocks(pixels, THREADS), blocks(c, tile))
+            launch("convolve_to_input", grid, tile, dy=dy, dx=dx)
+            return as_nchw(dx)
+
         if not wants_dx:
-            return None, dweight, dbias
-        dx = machine.empty(x.shape, dtype)
-        pixels = h * w * n
-        tile = tile_of(c, pixels)
-        grid = (blocks(pixels, THREADS), blocks(c, tile))
-        launch("convolve_to_input", grid, tile, dy=dy, dx=dx)
-        return as_nchw(dx), dweight, dbias
+            return None, *to_weight()
+        of_weight, dx = machine.side_by_side(to_weight, to_input)
+        return dx, *of_weight
 
     return as_nchw(y), gradients
 

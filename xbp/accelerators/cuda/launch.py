@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from xbp.accelerators.cuda import cublas
 from xbp.accelerators.shared import Array, Shape
+from xbp.backend.graphs import side_by_side
 
 REALS = {"float32": "float", "float64": "double"}
 """The dtypes of the kernels, and their types in C."""
@@ -50,6 +52,9 @@ class Machine(Protocol):
     def multiply(self, a: Array, b: Array, c: Array) -> bool:
         """c ← a b by cuBLAS; False without cuBLAS, or if it cannot read an operand."""
 
+    def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+        """The results of two independent functions; see `xbp.backend.graphs.side_by_side`."""
+
 
 class CuPy:
     """Cached kernels, compiled by NVRTC at first use; CuPy's memory pool and current stream."""
@@ -84,6 +89,9 @@ class CuPy:
         import numpy as np
 
         function(grid, (threads,), (np.frombuffer(bytes(task), f"V{ctypes.sizeof(task)}"),))
+
+    def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+        return side_by_side(first, second)
 
     def module(self, file: str, macros: dict[str, Any]) -> Any:
         """A `cupy.RawModule`, which CuPy compiles at first use and caches on disk."""
