@@ -51,8 +51,8 @@ struct stream {
     int device;
     unsigned flags; /* 1: does not wait for the default stream */
     int priority;
-    std::shared_ptr<capture> capturing;
-    graph branch; /* if it joined a capture: its work, until the origin waits for that */
+    std::shared_ptr<capture> capturing = nullptr;
+    graph branch = {}; /* if it joined a capture: its work, until the origin waits for that */
     size_t before = 0; /* the work of earlier branches of this capture */
 };
 
