@@ -73,7 +73,9 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
 
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}
-    of_pools = ({"real": launch.REALS[dtype], "AVERAGE": average, **pool} for average in (0, 1))
+    of_pools = (
+        {"real": launch.REALS[dtype], "AVERAGE": average, "RELU": 0, **pool} for average in (0, 1)
+    )
     return {
         **programs(step),
         ("philox.cu", ()): {"philox"},

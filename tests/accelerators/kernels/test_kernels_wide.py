@@ -78,6 +78,13 @@ def computed(machine: Emulation, case: Any, dtype: str, layout: str = "contiguou
     return found
 
 
+def use(tile: wide.Tile, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This tile alone, or the last one where images cannot be loaded by its threads."""
+    tiles_of = wide.tiles_of
+    monkeypatch.setitem(wide.TILES, dtype, (tile, wide.TILES[dtype][-1]))
+    monkeypatch.setattr(wide, "tiles_of", lambda *given: tiles_of(*given)[:1])
+
+
 def tiles() -> list[Any]:
     return [
         pytest.param(dtype, tile, id=f"{dtype}-{tile.m}x{tile.n}")
@@ -91,7 +98,7 @@ def tiles() -> list[Any]:
 def test_every_tile_on_every_case(
     case: Any, dtype: str, tile: wide.Tile, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(wide.TILES, dtype, (tile,))
+    use(tile, dtype, monkeypatch)
     index = WIDE.index(case)
     if index % 2:  # many parts of ∂L/∂W, each of a stage
         monkeypatch.setattr(wide, "LEAST_LENGTH", tile.depth)
@@ -116,7 +123,7 @@ def test_every_tile_on_every_case(
 def test_no_race(
     case: Any, dtype: str, tile: wide.Tile, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(wide.TILES, dtype, (tile,))
+    use(tile, dtype, monkeypatch)
     monkeypatch.setattr(wide, "LEAST_LENGTH", tile.depth)
     results = []
     for order in (0, 1, *range(5, 12 if NIGHTLY else 6)):
@@ -212,6 +219,7 @@ def test_which_convolutions_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert suits(64, 64, 4) and not suits(64, 64, 8) and not suits(64, 64, 64)
     assert not suits(8, 512)  # of a tile with 16 outputs half would be idle
     assert not suits(64, 64, 1, (256, 256))  # more classes of pixels than blocks in a grid
+    assert wide.tiles_of(np.dtype("float32"), 1)[-1] == wide.TILES["float32"][-1]
     x = np.ones((4, 16, 5, 5), "float32")
     monkeypatch.setattr(convolution, "MOST_ENTRIES", 4 * 20 * 25)
     assert convolution.convolve(x, np.ones((20, 16, 1, 1), "float32")) is NotImplemented
@@ -222,9 +230,9 @@ def test_which_convolutions_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tile_can_be_filled_by_its_threads(dtype: str) -> None:
     lanes = 16 // np.dtype(dtype).itemsize
     for tile in wide.TILES[dtype]:
-        assert tile.threads % 32 == 0 and tile.n <= tile.threads <= 1024
+        assert tile.threads % 32 == 0 and tile.n <= tile.threads * lanes <= 1024 * lanes
         assert tile.sums_m % lanes == tile.sums_n % lanes == tile.depth % lanes == 0
-        for vector in (1, lanes):
+        for vector in (1, lanes) if tile.n <= tile.threads else (lanes,):
             assert tile.threads % (tile.n // vector) == tile.threads % (tile.depth // vector) == 0
 
 

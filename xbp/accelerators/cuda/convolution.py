@@ -22,7 +22,8 @@ from xbp.accelerators.cuda.launch import (
     structure,
 )
 from xbp.accelerators.cuda.passes import add_up
-from xbp.accelerators.cuda.pooling import max_pool
+from xbp.accelerators.cuda.pooling import rectified_max_pool
+from xbp.accelerators.shared import MOST_PLACES as MOST_OF_POOL
 from xbp.accelerators.shared import Array, Pair, incoming, is_plain
 from xbp.primitives.images import Padding, output_size
 
@@ -75,8 +76,12 @@ def convolve(
     ):
         return NotImplemented
     if wide.suits(weight, stride, groups):
-        window = (stride, padding, dilation)
-        return then_pool(wide.convolve(x, weight, bias, *window, groups=groups, relu=relu), pool)
+        pooled = pool != (1, 1)
+        if pooled and math.prod(pool) > MOST_OF_POOL:
+            return NotImplemented
+        window, before = (stride, padding, dilation), relu and not pooled
+        convolved = wide.convolve(x, weight, bias, *window, groups=groups, relu=before)
+        return then_pool(convolved, pool, relu) if pooled else convolved
     if (
         groups > 1
         or not is_plain(padding, dilation)
@@ -139,12 +144,10 @@ def convolve(
     return as_nchw(y), gradients
 
 
-def then_pool(convolved: tuple[Array, Any], pool: Pair) -> tuple[Array, Any]:
-    """The maximum of windows side by side, after a convolution."""
-    if pool == (1, 1):
-        return convolved
+def then_pool(convolved: tuple[Array, Any], pool: Pair, relu: bool) -> tuple[Array, Any]:
+    """ReLU, if `relu`, and the maximum of windows side by side, after a convolution."""
     z, of_convolution = convolved
-    y, of_pool = max_pool(z, kernel_size=pool, stride=pool)
+    y, of_pool = rectified_max_pool(z, pool, relu=relu)
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         (dz,) = of_pool(dy)

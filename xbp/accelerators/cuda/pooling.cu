@@ -26,6 +26,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) pool(const pooling p) {
         if (AVERAGE) best += v;
         else if (inside && (place == NOWHERE || v > best || v != v)) best = v, place = k; /* nan: the last */
     }
+    if (RELU && best <= 0) best = 0, place = NOWHERE;
     p.y[at] = AVERAGE ? best / (KH * KW) : best;
     if (!AVERAGE) p.where[at] = place;
 }

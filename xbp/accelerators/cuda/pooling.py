@@ -34,7 +34,14 @@ def average_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair = (
     return _pool(x, kernel_size, stride, padding, average=True)
 
 
-def _pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) -> Any:
+def rectified_max_pool(x: Array, size: Pair, *, relu: bool) -> Any:
+    """The maximum of windows side by side, after ReLU if `relu`."""
+    return _pool(x, size, size, (0, 0), average=False, relu=relu)
+
+
+def _pool(
+    x: Array, kernel: Pair, stride: Pair, padding: Pair, *, average: bool, relu: bool = False
+) -> Any:
     n, c, h, w = x.shape
     rows, columns = output_size((h, w), kernel, stride, padding)
     if not fits(x) or math.prod(kernel) > MOST_PLACES or min(rows, columns) < 1:
@@ -44,9 +51,10 @@ def _pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, *, average: bool)
     y = machine.empty((c, rows, columns, n), dtype)
     where = None if average else machine.empty(y.shape, "uint8")
     macros = {
-        "real": REALS[dtype.name], "AVERAGE": int(average), "C": c, "H": h, "W": w,
-        "KH": kernel[0], "KW": kernel[1], "STRIDE_H": stride[0], "STRIDE_W": stride[1],
-        "PAD_H": padding[0], "PAD_W": padding[1], "ROWS": rows, "COLUMNS": columns,
+        "real": REALS[dtype.name], "AVERAGE": int(average), "RELU": int(relu),
+        "C": c, "H": h, "W": w, "KH": kernel[0], "KW": kernel[1],
+        "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
+        "ROWS": rows, "COLUMNS": columns,
     }  # fmt: skip
 
     def launch(name: str, entries: int, **arrays: Array) -> None:

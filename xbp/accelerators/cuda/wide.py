@@ -31,8 +31,6 @@ Task = structure(
     **dict.fromkeys(("x", "weight", "bias", "dy", "y", "dx", "partial"), pointer),
     **dict.fromkeys(("n", "parts", "length"), ctypes.c_int),
 )
-IMAGES = ("x", "y", "dx", "dy")
-"""Arrays read or written 16 bytes at a time, if rows of images begin at such addresses."""
 LEAST_PAIRS, LEAST_CHANNELS = 128, 16
 """The least pairs of channels, in a group, and the least outputs: fewer fill no tile.
 
@@ -77,11 +75,12 @@ TILES: dict[str, tuple[Tile, ...]] = {
         Tile(64, 128, 8, 8, 8, 0.95),
         Tile(64, 64, 8, 8, 4, 0.8),
         Tile(32, 128, 8, 4, 8, 0.8),
+        Tile(16, 256, 8, 8, 8, 0.7),
         Tile(16, 128, 8, 4, 4, 0.6),
     ),
     "float64": (Tile(64, 64, 8, 4, 4, 1.0), Tile(16, 64, 8, 4, 2, 0.6)),
 }
-"""What `tile_of` chooses from. A tile has at most as many columns as threads."""
+"""What `tile_of` chooses from; the last tile of each has no more columns than threads."""
 
 
 def suits(weight: Array, stride: Pair, groups: int) -> bool:
@@ -112,7 +111,6 @@ def convolve(
     dtype, machine = x.dtype, machine_of(x)
     x, weight = batch_innermost(x), dense(weight)
     bias = None if bias is None else dense(bias)
-    lanes = 16 // dtype.itemsize
     (top, _), (left, _) = sides(padding)
     macros: dict[str, Any] = {
         "real": REALS[dtype.name], "IN": channels, "OUT": o // groups, "H": h, "W": w,
@@ -120,45 +118,71 @@ def convolve(
         "PAD_H": top, "PAD_W": left, "DIL_H": dilation[0], "DIL_W": dilation[1],
         "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
     }  # fmt: skip
-    shape, positions = (n, o, rows, columns), rows * columns * n
-    tiles, per_output = TILES[dtype.name], channels * kh * kw
+    per_group, per_output, positions = o // groups, channels * kh * kw, rows * columns * n
 
-    def launch(kernel: str, tile: Tile, grid: Pair, arrays: dict[str, Any], **more: int) -> None:
+    def vector_of(*images: Array) -> int:
+        """The numbers of a load: 16 bytes, if each row of images begins at a multiple of 16."""
+        lanes = 16 // dtype.itemsize
+        whole = n % lanes == 0 and all(machine.address(array) % 16 == 0 for array in images)
+        return lanes if whole else 1
+
+    def launch(
+        file: str, tile: Tile, vector: int, grid: Pair, arrays: dict[str, Any], **more: int
+    ) -> None:
         given = {key: machine.address(it) for key, it in arrays.items() if it is not None}
-        aligned = n % lanes == 0 and all(given[key] % 16 == 0 for key in given if key in IMAGES)
-        whole = macros | tile.macros | {"VECTOR": lanes if aligned else 1}
-        source = (f"{kernel.removeprefix('convolve_')}.cu", kernel)
-        machine.launch(source, whole, grid, tile.threads, Task(n=n, **given, **more))
+        whole = macros | tile.macros | {"VECTOR": vector}
+        task = Task(n=n, **given, **more)
+        machine.launch((f"{file}.cu", f"convolve_{file}"), whole, grid, tile.threads, task)
 
-    tile = tile_of(tiles, o // groups, positions, groups)
-    grid = (blocks(o // groups, tile.m) * blocks(positions, tile.n), groups)
-    y = machine.empty((o, rows, columns, n), dtype)
-    launch("convolve_wide", tile, grid, {"x": x, "weight": weight, "bias": bias, "y": y})
+    def output() -> Array:
+        y = machine.empty((o, rows, columns, n), dtype)
+        vector = vector_of(x, y)
+        tile = tile_of(tiles_of(dtype, vector), per_group, positions, groups)
+        grid = (blocks(per_group, tile.m) * blocks(positions, tile.n), groups)
+        launch("wide", tile, vector, grid, {"x": x, "weight": weight, "bias": bias, "y": y})
+        return y
 
-    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
-        dy = batch_innermost(incoming(dy, shape, dtype))
-        if relu:
-            dy = through_rectifier(y, dy)
-        tile, parts, length = split(tiles, o // groups, per_output, positions, groups)
-        grid = (blocks(o // groups, tile.m) * blocks(per_output, tile.n), groups * parts)
-        partial = machine.empty((parts, weight.size + o), dtype)
+    def to_weight(dy: Array) -> tuple[Array, Array | None]:
+        vector, size = vector_of(x, dy), weight.size + o
+        sizes = (per_group, per_output, positions)
+        tile, parts, length = split(tiles_of(dtype, vector), *sizes, groups)
+        grid = (blocks(per_group, tile.m) * blocks(per_output, tile.n), groups * parts)
+        partial = machine.empty((parts, size), dtype)
         arrays = {"x": x, "dy": dy, "partial": partial}
-        launch("convolve_wide_to_weight", tile, grid, arrays, parts=parts, length=length)
+        launch("wide_to_weight", tile, vector, grid, arrays, parts=parts, length=length)
         total = partial[0] if parts == 1 else add_up(partial)
-        dweight = total[: weight.size].reshape(weight.shape)
         dbias = None if bias is None else total[weight.size :]
-        if not wants_dx:
-            return None, dweight, dbias
+        return total[: weight.size].reshape(weight.shape), dbias
+
+    def to_input(dy: Array) -> Array:
+        dx = machine.empty(x.shape, dtype)
+        vector = vector_of(dy, dx)
         steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
         pixels = blocks(h, steps[0]) * blocks(w, steps[1]) * n  # of the largest class
         copies = groups * steps[0] * steps[1]
-        tile = tile_of(tiles, channels, pixels, copies)
+        tile = tile_of(tiles_of(dtype, vector), channels, pixels, copies)
         grid = (blocks(channels, tile.m) * blocks(pixels, tile.n), copies)
-        dx = machine.empty(x.shape, dtype)
-        launch("convolve_wide_to_input", tile, grid, {"weight": weight, "dy": dy, "dx": dx})
-        return as_nchw(dx), dweight, dbias
+        launch("wide_to_input", tile, vector, grid, {"weight": weight, "dy": dy, "dx": dx})
+        return as_nchw(dx)
+
+    y, shape = output(), (n, o, rows, columns)
+    mask = y if relu else None  # else y need not live until the backward
+
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
+        dy = batch_innermost(incoming(dy, shape, dtype))
+        if mask is not None:
+            dy = through_rectifier(mask, dy)
+        if not wants_dx:
+            return None, *to_weight(dy)
+        of_weight, dx = machine.side_by_side(lambda: to_weight(dy), lambda: to_input(dy))
+        return dx, *of_weight
 
     return as_nchw(y), gradients
+
+
+def tiles_of(dtype: Any, vector: int) -> list[Tile]:
+    """The tiles of which a row of C can be loaded by the threads of a block."""
+    return [tile for tile in TILES[dtype.name] if tile.n <= tile.threads * vector]
 
 
 def tile_of(tiles: Sequence[Tile], rows: int, columns: int, copies: int = 1) -> Tile:
