@@ -278,6 +278,22 @@ def test_what_a_branch_reads_is_kept(kept: bool) -> None:
     assert (two[1:] == 2).all() == kept
 
 
+def convolutional() -> nn.Layer:
+    """Kernels for few channels and for many, the latter with each stride, dilation and group."""
+    wide = [
+        nn.Conv2d(4, 32, 3, padding=1, rng=1),
+        *(nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Conv2d(32, 32, 3, stride=2, padding=2, groups=2, rng=2),
+        nn.Conv2d(32, 20, 3, padding=2, dilation=2, rng=3),
+    ]
+    return nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), *wide, nn.Flatten())
+
+
+def test_convolutions_are_captured() -> None:
+    eager, captured = (run(how, convolutional(), shape=(10, 1, 12, 12)) for how in (False, True))
+    assert captured == eager
+
+
 def rules() -> list[Any]:
     found = [it for it in vars(optim).values() if isinstance(it, type)]
     return [it for it in found if issubclass(it, optim.Optimizer) and it is not optim.Optimizer]

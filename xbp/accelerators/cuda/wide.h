@@ -20,14 +20,12 @@ struct wide {
 };
 
 #define TAPS (KH * KW)
-#define ACROSS (TILE_N / SUMS_N) /* threads along a row of C */
-#define THREADS (TILE_M / SUMS_M * ACROSS)
-#define WARP_M (TILE_M / SUMS_M < 4 ? TILE_M / SUMS_M : 4) /* a warp has WARP_M × WARP_N threads */
-#define WARP_N (32 / WARP_M)
-#define WARPS_N (ACROSS / WARP_N)
 #define CEIL(a, b) (((a) + (b) - 1) / (b))
 
-constexpr int LANES = 16 / sizeof(real); /* the numbers of the widest load */
+constexpr int LANES = 16 / sizeof(real); /* numbers of the widest load */
+constexpr int DOWN = TILE_M / SUMS_M, ACROSS = TILE_N / SUMS_N, THREADS = DOWN * ACROSS;
+constexpr int WARP_M = DOWN < 4 ? DOWN : 4, WARP_N = 32 / WARP_M; /* the threads of a warp */
+constexpr int WARPS_N = ACROSS / WARP_N;
 
 template <int N> struct alignas(N * sizeof(real)) several { /* one load, one store */
     real at[N];
@@ -111,7 +109,7 @@ struct sums {
             #pragma unroll
             for (int q = 0; q < SUMS_N; q++) of[r][q] = 0;
     }
-    __device__ int row(int r) const { return (r / LANES * (TILE_M / SUMS_M) + y) * LANES + r % LANES; }
+    __device__ int row(int r) const { return (r / LANES * DOWN + y) * LANES + r % LANES; }
     __device__ int column(int q) const { return (q / LANES * ACROSS + x) * LANES + q % LANES; }
 
     template <class A, class B> __device__ void multiply(A &a, B &b, int terms, stage *stages) {
