@@ -58,7 +58,7 @@ def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
 
 def wanted(dtype: str) -> dict[Program, set[str]]:
     """The kernels of a training step of LeNet-5 with a batch of 64 and of a wide convolution; and
-    the two unused files."""
+    the unused files."""
 
     def step() -> None:
         model = models.LeNet5(rng=0).astype(dtype)
@@ -79,6 +79,7 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
     return {
         **programs(step),
         ("philox.cu", ()): {"philox"},
+        ("rows.cu", ()): {"take"},
         **{("pooling.cu", tuple(macros.items())): {"pool"} for macros in of_pools},
     }
 

@@ -1,4 +1,4 @@
-"""Writing a row whose index is on the device."""
+"""Rows whose numbers are on the device: written, and taken."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xbp
-from xbp.primitives import write_row
+from xbp.primitives import gather, take_row, write_row
 from xbp.testing import assert_no_host_sync
 
 
@@ -31,3 +31,35 @@ def test_what_is_not_a_number_stays_in_its_row() -> None:
     assert rows.tolist() == [[5, 6], [2, 3]]
     write_row(rows, np.array([1]), np.array([np.inf, np.nan]))
     assert rows[0].tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("index", [0, 4])
+def test_a_row_of_several_tables(backend: xbp.Backend, index: int) -> None:
+    rng = np.random.default_rng(0)
+    tables = [
+        rng.integers(-9, 9, (5, *shape)).astype(dtype)
+        for shape, dtype in (((3,), "int64"), ((), "float32"), ((2, 4), "float64"))
+    ]
+    given = [xbp.asarray(table, dtype=table.dtype.name) for table in tables]
+    with assert_no_host_sync():
+        found = take_row(xbp.asarray([index]), *given)
+    for row, table in zip(found, tables, strict=True):
+        assert np.array_equal(xbp.to_numpy(row), table[index])
+        assert xbp.to_numpy(row).dtype == table.dtype
+
+
+@pytest.mark.parametrize("span", [(0, 4, 1), (1, 5, 2), (2, 3, 1)])
+def test_samples_of_a_batch_are_gathered(backend: xbp.Backend, span: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    order = rng.integers(0, 6, 13)
+    arrays = [
+        rng.integers(0, 9, (6, *shape)).astype(dtype)
+        for shape, dtype in (((3, 5), "float32"), ((), "int64"), ((7,), "uint8"))
+    ]
+    given = [xbp.asarray(array, dtype=array.dtype.name) for array in arrays]
+    numbers = xbp.asarray(order), xbp.asarray(np.asarray(8))
+    with assert_no_host_sync():
+        found = gather(*numbers, span, *given)
+    for rows, array in zip(found, arrays, strict=True):
+        assert np.array_equal(xbp.to_numpy(rows), array[order[8 + np.arange(*span)]])
+        assert xbp.to_numpy(rows).dtype == array.dtype

@@ -58,9 +58,11 @@ def test_each_row_holds_what_its_step_needs(
     optimizer.steps = first
     rows.move(2, COUNT + 1)
     for k in range(COUNT):
-        indices, words = rows.indices(span)
+        place, words, found = rows.numbers()
         start = (1 + k) * BATCH % len(ORDER)
-        assert indices.tolist() == [ORDER[start + i] for i in span]
+        samples = rows.samples(place, span, (100 + np.arange(20), np.arange(20)))
+        wanted = [ORDER[start + i] for i in span]
+        assert [it.tolist() for it in samples] == [[100 + i for i in wanted], wanted]
         assert [int(word) for word in words] == [(first + k) % 2**32, (first + k) // 2**32]
         assert {word.dtype for word in words} == {np.dtype(np.int64)}
         expected = [
@@ -68,7 +70,6 @@ def test_each_row_holds_what_its_step_needs(
             for rule, indices in optimizer.rules()
             for index in indices
         ]
-        found = rows.coefficients_of_step()
         dtypes = [parameter.data.dtype for parameter in optimizer.parameters]
         for own, wanted, dtype in zip(found, expected, dtypes, strict=True):
             assert [(c.dtype, float(c)) for c in own] == [(dtype, dtype.type(c)) for c in wanted]
@@ -123,7 +124,7 @@ def test_rows_are_filled_for_no_more_steps_than_are_left() -> None:
 def test_an_option_may_change_how_many_coefficients_there_are() -> None:
     rows = rows_of(Ragged)
     rows.move(1, 9)
-    assert [len(own) for own in rows.coefficients_of_step()] == [2, 2, 2]  # with the decay
+    assert [len(own) for own in rows.numbers()[2]] == [2, 2, 2]  # with the decay
     rows.optimizer.param_groups[0]["momentum"] = 0.5
     rows.move(1, 9)
-    assert [len(own) for own in rows.coefficients_of_step()] == [4, 4, 2]
+    assert [len(own) for own in rows.numbers()[2]] == [4, 4, 2]

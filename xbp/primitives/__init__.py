@@ -30,6 +30,7 @@ from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.recurrence import recurrence
 from xbp.primitives.resampling import adaptive_average_pool, upsample
+from xbp.primitives.rows import gather, take_row
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
 from xbp.primitives.softmax import softmax
 from xbp.primitives.special import erf, erfc, sigmoid
@@ -63,6 +64,7 @@ __all__ = [
     "erfc",
     "flatten",
     "fold_rows",
+    "gather",
     "gelu",
     "logistic",
     "matmul",
@@ -81,6 +83,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax",
+    "take_row",
     "tanh",
     "unfold_rows",
     "unpad2d",

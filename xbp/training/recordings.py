@@ -256,12 +256,11 @@ class Recording:
     def run(self) -> None:
         """Issue one step to the device."""
         steps, trainer, counts = self.steps, self.steps.trainer, self.steps.optimizer.counts
-        xp, rows, before = steps.xp, steps.rows, list(counts)
-        indices, words = rows.indices(trainer.share.span(self.size))
-        x, y = (xp.take(array, indices, axis=0) for array in steps.data)
+        rows, before = steps.rows, list(counts)
+        start, words, coefficients = rows.numbers()
+        x, y = rows.samples(start, trainer.share.span(self.size), steps.data)
         stream = trainer.state.stream
         stream.advance_to(words)
-        coefficients = rows.coefficients_of_step()
         checked, part = CheckedLoss(trainer.loss), trainer.part
         prediction, loss = update(trainer, checked, x, y, stream, coefficients, part=part)
         self.moved = [i for i, count in enumerate(counts) if count != before[i]]

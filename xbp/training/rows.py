@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from xbp.backend import Array, array_namespace, backend_of, dtype_name
 from xbp.optim import Optimizer
+from xbp.primitives import gather, take_row
 from xbp.random import words_of
 from xbp.training.metrics.counting import len_of
+from xbp.training.state import Pair
 
 ROWS = 50
 """Steps per transfer: coefficients go to the device, and losses return, in blocks of this many."""
@@ -115,23 +117,23 @@ class Rows:
 
     # --- read by a captured step ---
 
-    def indices(self, rows: range) -> tuple[Array, tuple[Array, Array]]:
-        """The indices of the samples at `rows` of the batch, and the random counter's words."""
-        xp = self.xp
-        place = xp.take(self.places, self.slot, axis=0)
-        span = xp.arange(rows.start, rows.stop, rows.step, **self.here)
-        indices = xp.take(self.order, place[0, 0] + span, axis=0)
-        return indices, (place[0, 1], place[0, 2])
+    def numbers(self) -> tuple[Array, tuple[Array, Array], list[tuple[Array, ...]]]:
+        """Those of the step: the start of its batch, the random counter's words, coefficients.
 
-    def coefficients_of_step(self) -> list[tuple[Array, ...]]:
-        """The coefficients of each parameter, as `Optimizer.step` takes them."""
-        take = self.xp.take
-        row = {name: take(array, self.slot, axis=0) for name, array in self.coefficients.items()}
+        The coefficients are those of each parameter, as `Optimizer.step` takes them.
+        """
+        place, *rows = take_row(self.slot, self.places, *self.coefficients.values())
+        row = dict(zip(self.coefficients, rows, strict=True))
         found = []
         for index, parameter in enumerate(self.optimizer.parameters):
             own = row[dtype_name(parameter.data.dtype)]
-            found.append(tuple(own[0, index, j] for j in range(self.lengths[index])))
-        return found
+            found.append(tuple(own[index, j] for j in range(self.lengths[index])))
+        return place[0], (place[1], place[2]), found
+
+    def samples(self, start: Array, span: range, data: Pair) -> Pair:
+        """The samples at the positions `span` of the batch that begins at `start`."""
+        x, y = gather(self.order, start, (span.start, span.stop, span.step), *data)
+        return x, y
 
 
 def _coefficients(optimizer: Optimizer, rates: list[float], steps: int) -> list[tuple[float, ...]]:

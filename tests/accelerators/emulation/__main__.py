@@ -26,7 +26,8 @@ ABOUT = {  # the tests that use a file
     "passes": "update or parameters or write_row or rectify or scaled or average or step or conv",
     "cross_entropy": "entropy or label or infinity or overflow",
     "philox": "random_bits",
-    "product": "matmul or affine",
+    "product": "matmul or affine or product or tile",
+    "rows": "rows or gather or take_row",
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "tile or wide"),
 }
 TWINS = [("KH", "KW"), ("H", "W"), ("ROWS", "COLUMNS"), ("REACH_H", "REACH_W"), ("C", "O")]

@@ -28,6 +28,7 @@ from xbp.accelerators.cuda import (
     philox,
     pooling,
     product,
+    rows,
 )
 from xbp.testing.catalogue import AcceleratorItem, Item, catalogue
 
@@ -89,6 +90,8 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         yield from cross_entropy.cross_entropy(logits, np.arange(600) % classes, 1.0)
         yield from cross_entropy.cross_entropy(logits, logits**2, 1.0)
     yield philox.random_bits(p, (1500,), key=(1, 2), counter=(3, 4, 5))
+    yield from rows.take_row(np.array([2]), p.reshape(3, -1), m.reshape(5, -1))
+    yield from rows.gather(np.arange(9), np.array(3), (1, 5, 1), p.reshape(10, -1))
     for m, n in ((40, 50), (700, 900)):
         a, b = rng.normal(size=(m, 45)).astype(dtype), rng.normal(size=(n, 45)).astype(dtype)
         yield product.matmul(a, b.T)
@@ -143,7 +146,7 @@ def test_nothing_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None
 
 FILES = (
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
-    *("product.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
+    *("product.cu", "rows.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 
 

@@ -12,7 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from xbp.accelerators.chains import accelerated, convolution_block, rectified_affine
-from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
+from xbp.accelerators.cuda import (
+    convolution,
+    cross_entropy,
+    passes,
+    philox,
+    pooling,
+    product,
+    rows,
+)
 
 chain = accelerated(
     {
@@ -31,5 +39,6 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *cross_entropy.ACCELERATORS,
         *philox.ACCELERATORS,
         *product.ACCELERATORS,
+        *rows.ACCELERATORS,
         chain,
     )

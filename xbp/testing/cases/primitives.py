@@ -78,6 +78,20 @@ def _row_written(rows: Array, index: Array, value: Array) -> Array:
     return rows
 
 
+def _row_taken(index: Array, *tables: Array) -> Array:
+    return _joined(primitives.take_row(index, *tables))
+
+
+def _gathered(order: Array, start: Array, *arrays: Array) -> Array:
+    return _joined(primitives.gather(order, start, (1, 8, 3), *arrays))
+
+
+def _joined(arrays: tuple[Array, ...]) -> Array:
+    """All their numbers, in one row."""
+    xp = array_namespace(arrays[0])
+    return xp.concat([xp.reshape(array, (-1,)) for array in arrays])
+
+
 PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     # name, a function of arrays, the arrays or their shapes
     *(("unfold_rows", partial(primitives.unfold_rows, **w), (shape,)) for shape, w in WINDOWS),
@@ -145,6 +159,13 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         ("scatter_add", partial(primitives.scatter_add, length=length), (values, index))
         for values, length in ((normal(50, 3), 9), (normal(7, 1), 2), (ends(33, 5), 40))
         for index in (np.arange(len(values)) ** 2 % 13 - 1, np.ones(len(values), np.int64))
+    ),
+    *(
+        (name, function, (*numbers, normal(7, 5), normal(7, 3, 4)))
+        for name, function, numbers in (
+            ("take_row", _row_taken, (np.asarray([6]),)),
+            ("gather", _gathered, (np.arange(12) * 5 % 7, np.asarray(4))),
+        )
     ),
     ("write_row", _row_written, (normal(5, 3), np.asarray([2]), normal(3, seed=2))),
     ("philox4x32", _philox, tuple(words(4, 33))),

@@ -1,0 +1,75 @@
+"""Rows at positions on the device, emulated on the CPU, against numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerators.emulation.machine import Emulation
+from accelerators.kernels.reference import needs_a_compiler
+
+from xbp.accelerators.cuda import rows
+
+pytestmark = needs_a_compiler
+TABLES = [((), "int64"), ((784,), "float32"), ((3, 5), "uint8"), ((7,), "float16"), ((3,), "bool")]
+
+
+def tables(machine: Emulation, count: int) -> list[Any]:
+    rng = np.random.default_rng(0)
+    made = [rng.integers(0, 200, (count, *shape)).astype(dtype) for shape, dtype in TABLES]
+    return [machine.guarded(table) for table in made]
+
+
+@pytest.mark.parametrize("index", [0, 6])
+def test_take_row(index: int, machine: Emulation) -> None:
+    given = tables(machine, 7)
+    found = rows.take_row(machine.guarded(np.array([index])), *given)
+    assert machine.launches == ["take"] and machine.grids == [(1, 5)]
+    for row, table in zip(found, given, strict=True):
+        assert row.dtype == table.dtype and np.array_equal(row, table[index])
+
+
+@pytest.mark.parametrize("span", [(0, 128, 1), (1, 9, 3), (2, 3, 7)])
+def test_gather(span: tuple[int, int, int], machine: Emulation) -> None:
+    given = tables(machine, 50)
+    order = machine.guarded(np.random.default_rng(1).permutation(300) % 50)
+    found = rows.gather(order, machine.guarded(np.array(170)), span, *given)
+    assert machine.launches == ["take"] and machine.grids == [(len(range(*span)), 5)]
+    for taken, table in zip(found, given, strict=True):
+        wanted = table[order[170 + np.arange(*span)]]
+        assert taken.dtype == table.dtype and np.array_equal(taken, wanted)
+
+
+def test_rows_are_copied_in_words_that_divide_them(machine: Emulation) -> None:
+    whole = machine.guarded(np.arange(8 * 48, dtype="uint8").reshape(8, 48))
+    for size, first in ((48, 0), (24, 0), (12, 0), (6, 0), (3, 0), (16, 8), (16, 4), (16, 1)):
+        # Rows of this size, the first at such an address.
+        flat = whole.reshape(-1)[first : first + 4 * size].reshape(4, size)
+        (row,) = rows.take_row(np.array([3]), flat)
+        assert np.array_equal(row, flat[3])
+
+
+def test_what_does_not_fit_is_declined() -> None:
+    table, index = np.ones((4, 6)), np.array([1])
+    assert rows.take_row(index, table) is not NotImplemented
+    for wrong in [
+        (np.array(1), table),
+        (np.array([1], "i4"), table),
+        (np.array([1, 2]), table),
+        (index, table[:, ::2]),
+        (index, table[:, :0]),
+        (index,),
+        (index, *[table] * 9),
+    ]:
+        assert rows.take_row(*wrong) is NotImplemented
+    order, start = np.arange(4), np.array(0)
+    assert rows.gather(order, start, (0, 2, 1), table) is not NotImplemented
+    for given in [
+        (order[::2], start, (0, 2, 1), table),
+        (order.astype("i4"), start, (0, 2, 1), table),
+        (order, np.array([0]), (0, 2, 1), table),
+        (order, start, (0, 0, 1), table),
+        (order, start, (0, 2, 1), table[::2]),
+    ]:
+        assert rows.gather(*given) is NotImplemented

@@ -1,0 +1,63 @@
+"""Rows of tables in one launch: the samples of a batch, and the numbers of a step."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from xbp.accelerators.cuda.launch import MOST_ENTRIES, machine_of, pointer, structure
+from xbp.accelerators.shared import Array
+
+THREADS, MOST = 256, 8  # as in rows.cu
+WORDS = (16, 8, 4, 2, 1)
+
+Table = structure("Table", to=pointer, source=pointer, words=ctypes.c_longlong, bytes=ctypes.c_int)
+Taking = structure(
+    "Taking", of=Table * MOST, at=pointer, order=pointer, first=ctypes.c_longlong,
+    step=ctypes.c_longlong,
+)  # fmt: skip
+
+
+def take_row(index: Array, *tables: Array) -> Any:
+    """See `xbp.primitives.take_row`."""
+    if not is_number(index, (1,)):
+        return NotImplemented
+    found = _take(Taking(at=machine_of(index).address(index)), 1, tables)
+    return found if found is NotImplemented else tuple(rows[0, ...] for rows in found)
+
+
+def gather(order: Array, start: Array, span: tuple[int, int, int], *arrays: Array) -> Any:
+    """See `xbp.primitives.gather`."""
+    count = len(range(*span))
+    if not is_number(start, ()) or not is_number(order, order.shape[:1]) or not count:
+        return NotImplemented
+    address = machine_of(order).address
+    task = Taking(at=address(start), order=address(order), first=span[0], step=span[2])
+    return _take(task, count, arrays)
+
+
+def is_number(array: Array, shape: tuple[int, ...]) -> bool:
+    """Whether an array consists of 64-bit integers, one after the other, and has this shape."""
+    return bool(array.dtype.name == "int64" and array.shape == shape and array.flags.c_contiguous)
+
+
+def _take(task: ctypes.Structure, count: int, tables: tuple[Array, ...]) -> Any:
+    """`count` rows of each table."""
+    if not 0 < len(tables) <= MOST or count >= MOST_ENTRIES:
+        return NotImplemented
+    if not all(table.size and table.flags.c_contiguous for table in tables):
+        return NotImplemented
+    machine, results = machine_of(tables[0]), []
+    for it, table in zip(task.of, tables, strict=False):
+        result = machine.empty((count, *table.shape[1:]), table.dtype)
+        row = result.nbytes // count
+        it.to, it.source = machine.address(result), machine.address(table)
+        places = it.to, it.source, row
+        it.bytes = next(word for word in WORDS if not any(place % word for place in places))
+        it.words = row // it.bytes
+        results.append(result)
+    machine.launch(("rows.cu", "take"), {}, (count, len(tables)), THREADS, task)
+    return tuple(results)
+
+
+ACCELERATORS = (take_row, gather)
