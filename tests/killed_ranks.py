@@ -4,8 +4,9 @@
 
 Each run trains in one, two or three processes, which write a checkpoint every few steps. A random
 rank gets SIGKILL or SIGSTOP at a random moment, one to three times. Every time all ranks must end,
-with a status, within `XBP_RANK_TIMEOUT` and `GRACE` seconds, and the next processes, of another
-number, go on from the last checkpoint. Losses of all epochs, parameters and optimizer must at the
+with a status, within `XBP_RANK_TIMEOUT` and `GRACE` seconds. A stopped rank must be named, unless
+all have seen one another in the end of their program. The next processes, of another number, go on
+from the last checkpoint. Losses of all epochs, parameters and optimizer must at the
 end be those of a run that nobody killed, up to rounding. Exit status 1 if any of this fails. Needs
 mpi4py and the wheel of MPICH.
 """
@@ -79,7 +80,7 @@ def start(folder: Path, ranks: int) -> subprocess.Popen[bytes]:
         [*several, sys.executable, __file__, "--train", str(folder)],
         env=environment(**settings),
         stdout=subprocess.DEVNULL,
-        stderr=(folder / "said").open("ab"),
+        stderr=(folder / "said").open("wb"),
     )
 
 
@@ -131,7 +132,10 @@ def strike(folder: Path, choose: random.Random, ranks: int, seconds: float) -> O
         return Outcome()  # the signal came too late
     said = (folder / "said").read_text(encoding="utf-8", errors="replace")
     if stop:
-        assert f"rank {victim.rank} has not answered for {TIMEOUT} s" in said, said
+        named = f"rank {victim.rank} has not answered for {TIMEOUT} s" in said
+        ends = all(place.over for place in places(folder))
+        late = ends and f"has waited for the others for {TIMEOUT} s in the end" in said
+        assert named or late, f"{victim} was stopped among {places(folder)}: {said or 'no word'}"
     return Outcome(not stop, stop, time.monotonic() - began)
 
 

@@ -3,12 +3,29 @@
 import os
 import signal
 import sys
+import threading
 import time
+from typing import Any
 
 import numpy as np
 
 from xbp import parallel
-from xbp.parallel.watch import Watch
+from xbp.parallel import watch
+
+
+class Stops:
+    """A communicator whose rank stops when it has begun the barrier in the end of its program."""
+
+    def __init__(self, communicator: Any) -> None:
+        self.communicator = communicator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.communicator, name)
+
+    def Ibarrier(self) -> Any:  # noqa: N802 - the name of MPI
+        begun = self.communicator.Ibarrier()
+        stop()
+        return begun
 
 
 def fail(what: str, group: parallel.Group) -> None:
@@ -17,8 +34,11 @@ def fail(what: str, group: parallel.Group) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stopped":
         stop()
+    elif what == "stopped in the end":
+        thread = next(one for one in threading.enumerate() if isinstance(one, watch.Watch))
+        thread.communicator = Stops(thread.communicator)
     elif what == "stopped at last":  # when nobody watches any more
-        Watch.join = stop
+        watch.finalize = stop
     elif what == "slow":
         time.sleep(5)
     elif what == "barrier":
@@ -44,6 +64,8 @@ def main(what: str, who: int) -> None:
         group.sum_(numbers)
     if group.rank == 0:
         sys.stdout.write("done")
+    if what == "stopped in the end" and group.rank != who:
+        time.sleep(1)  # so that the other one has begun
 
 
 if __name__ == "__main__":

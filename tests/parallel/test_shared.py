@@ -25,8 +25,16 @@ class Window:
 
     def __init__(self, memory: list[bytearray]) -> None:
         self.memory, self.syncs = memory, 0
+        self.state: list[str] = []
 
-    def Lock_all(self) -> None: ...
+    def Lock_all(self) -> None:
+        self.state.append("locked")
+
+    def Unlock_all(self) -> None:
+        self.state.append("unlocked")
+
+    def Free(self) -> None:
+        self.state.append("free")
 
     def Sync(self) -> None:
         self.syncs += 1
@@ -180,6 +188,15 @@ def test_a_rank_that_waits_for_long_leaves_its_core(monkeypatch: pytest.MonkeyPa
 
     assert ranks(2, work) == [[2.0, 2.0]] * 2
     assert len(slept) > 20 and len(set(slept)) == 1
+
+
+def test_the_memory_is_given_back() -> None:
+    def work(rank: int, add: SharedSum) -> list[str]:
+        add(np.ones(2))
+        add.free()
+        return add.window.state
+
+    assert ranks(2, work) == [["locked", "unlocked", "free"]] * 2
 
 
 # --- copies --------------------------------------------------------------------------------------

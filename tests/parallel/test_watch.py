@@ -1,7 +1,12 @@
 """Ranks that fail: none waits for ever, and one sentence says why."""
 
+# ruff: noqa: N802 - the names of MPI
+
+import io
+import os
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +16,7 @@ from parallel.started import needs_mpi, start
 
 from xbp.errors import InputError
 from xbp.parallel import watch
-from xbp.parallel.watch import BARRIER, BROADCAST, COMPUTES, END, SUM, Judge, Place, Places
+from xbp.parallel.watch import BARRIER, BROADCAST, COMPUTES, END, SUM, Judge, Place, Places, Watch
 
 SCRIPT = str(Path(__file__).with_name("failing.py"))
 
@@ -40,6 +45,15 @@ def test_a_silent_rank_has_stopped(kind: int) -> None:
     assert computing.startswith("rank 1 has not answered for 60 s; rank 2 is in step 7")
 
 
+def test_a_rank_that_has_left_the_end_may_be_silent() -> None:
+    """Others may still be in the barrier, if a third rank has stopped in it."""
+    own, left = place(2, 9, END), place(1, 9, END, together=9)
+    assert left.over and not own.over
+    assert not verdict(own, left, heard=False, seconds=120)
+    said = verdict(own._replace(together=9), own._replace(rank=1), heard=False, seconds=61)
+    assert said.startswith("rank 1 has not answered for 60 s; rank 2 waits for it in the end of")
+
+
 CALLS = [
     (place(1, 9, SUM), place(0, 9, SUM), False),
     (place(1, 9, SUM), place(0, 8, COMPUTES), False),  # has a long computation
@@ -54,6 +68,8 @@ CALLS = [
     (place(1, 9, SUM), place(0, 8, SUM), True),
     (place(1, 9, SUM), place(0, 8, END), True),
     (place(1, 7, END), place(0, 9, SUM), True),
+    (place(1, 9, END), place(0, 8, END), False),  # after a broadcast of which one was the root
+    (place(1, 9, END), place(0, 9, END, 9), False),  # leaves the barrier, slowly
 ]
 
 
@@ -98,7 +114,12 @@ def test_a_place_outlives_its_process_in_a_file(tmp_path: Path) -> None:
         assert watch.place_from(places.bytes())[1:] == (3, 1, 3, BARRIER, 1)
         places.leave()
         assert watch.place_from(places.bytes())[1:] == (3, 1, 3, COMPUTES, 3)
-    assert watch.place_from((tmp_path / "3").read_bytes())[1:] == (3, 1, 3, COMPUTES, 3)
+        places.enter(END)
+        assert not watch.place_from(places.bytes()).over
+        places.leave()
+        assert watch.place_from(places.bytes())[1:] == (3, 1, 4, END, 4)
+        assert watch.place_from(places.bytes()).over
+    assert watch.place_from((tmp_path / "3").read_bytes()).over
     assert struct.calcsize("6q") == len(places.bytes())
 
 
@@ -135,6 +156,103 @@ def test_an_exception_ends_all(
     assert ended == [status]
 
 
+class Itself:
+    """A communicator of one rank, which is its own neighbour, and what is called in the end."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.calls: list[str] = []
+        self.looks = 0
+
+    def Dup(self) -> "Itself":
+        return self
+
+    def Get_rank(self) -> int:
+        return 0
+
+    def Get_size(self) -> int:
+        return 1
+
+    def Isend(self, message: bytes, to: int) -> Any:
+        self.messages.append(message)
+        return SimpleNamespace(Test=lambda: True, Wait=lambda: self.calls.append("sent"))
+
+    def Iprobe(self, before: int) -> bool:
+        return bool(self.messages)
+
+    def Recv(self, buffer: bytearray, before: int) -> None:
+        buffer[:] = self.messages.pop(0)
+        self.calls.append("left" if watch.place_from(bytes(buffer)).over else "heard")
+
+    def Ibarrier(self) -> Any:
+        self.calls.append("barrier")
+        return self
+
+    def Test(self) -> bool:
+        self.looks += 1
+        return self.looks > 5
+
+
+def test_the_order_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sends or hears any more, and sums give their memory back, before MPI ends."""
+    world = Itself()
+    guards: list[Any] = []
+
+    def guard(seconds: float, function: Any) -> Any:
+        world.calls.append("guarded")
+        guards.append(SimpleNamespace(start=lambda: None, cancel=lambda: guards.clear()))
+        return guards[0]
+
+    thread = Watch(SimpleNamespace(COMM_WORLD=world), timeout=60)
+
+    def note(what: str) -> None:
+        assert not thread.is_alive() and not world.messages and guards
+        world.calls.append(what)
+
+    monkeypatch.setattr("threading.Timer", guard)
+    monkeypatch.setattr(watch, "BEAT", 0.001)
+    monkeypatch.setattr(watch, "free_memory", lambda MPI: note("memory"))
+    monkeypatch.setattr(watch, "finalize", lambda MPI: note("MPI"))
+    thread.start()
+    thread.finish()
+    after = world.calls[world.calls.index("barrier") + 1 :]
+    assert [call for call in after if call != "heard"] == [
+        "left",
+        "guarded",
+        "sent",
+        "memory",
+        "MPI",
+    ]
+    assert not guards
+
+
+def ends_all() -> None:
+    MPI: Any = SimpleNamespace(COMM_WORLD=SimpleNamespace(Abort=os._exit))
+    watch.end_all("rank 1 has not answered", MPI)
+
+
+def gives_up() -> None:
+    own: Any = SimpleNamespace(rank=0, timeout=3.0)
+    watch.Watch._give_up(own)
+
+
+@pytest.mark.parametrize("end", [ends_all, gives_up])
+def test_all_output_is_passed_on_before_all_end(
+    end: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, seen = {name: io.BytesIO() for name in ("stdout", "stderr")}, list[str]()
+    for name, stream in output.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(stream))
+    monkeypatch.setattr(
+        "time.sleep", lambda s: seen.extend(each.getvalue().decode() for each in output.values())
+    )
+    monkeypatch.setattr("os._exit", lambda status: seen.append("end"))
+    sys.stdout.write("done")
+    end()
+    out, err, *after = seen
+    assert out == "done" and err.startswith("Error: rank") and after[0] == "end"
+
+
 # --- by MPI --------------------------------------------------------------------------------------
 
 FAILURES = [
@@ -151,13 +269,24 @@ FAILURES = [
 
 
 @needs_mpi
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_a_rank_that_stops_in_the_end_is_named(who: int) -> None:
+    """By the next one, though others may leave the barrier in which it has stopped."""
+    done = start(3, SCRIPT, "stopped in the end", str(who), XBP_RANK_TIMEOUT="3")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"Error: rank {who} has not answered for 3 s; rank {(who + 1) % 3} waits for it in the end"
+    )
+    assert done.stderr.count("all ranks end") == 1
+
+
+@needs_mpi
 @pytest.mark.parametrize(("what", "who", "status", "sentence"), FAILURES)
 def test_nobody_waits_for_ever(what: str, who: int, status: int | None, sentence: str) -> None:
     """Under plain ``python``."""
     done = start(2, SCRIPT, what, str(who), XBP_RANK_TIMEOUT="4")
     assert done.returncode == status if status is not None else done.returncode != 0, done.stderr
-    if what != "stopped at last":  # whose output may still be in a buffer
-        assert ("done" in done.stdout) == (status == 0)
+    assert ("done" in done.stdout) == (status == 0 or what == "stopped at last")
     assert sentence in done.stderr
     if sentence:
         assert done.stderr.count("rank 0:") + done.stderr.count("rank 1:") <= 1

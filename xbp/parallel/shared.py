@@ -56,7 +56,7 @@ class SharedSum:
     def __init__(self, communicator: Any, MPI: Any) -> None:
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.window = MPI.Win.Allocate_shared(HEAD + 2 * PIECE, 1, comm=communicator)
-        self.window.Lock_all()  # until the program ends
+        self.window.Lock_all()  # until `free`
         memory = [memoryview(self.window.Shared_query(rank)[0]) for rank in range(self.size)]
         self.heads = [each[:HEAD].cast("b").cast("q") for each in memory]
         starts = HEAD, HEAD + PIECE
@@ -83,6 +83,11 @@ class SharedSum:
         for start in range(0, max(flat.size, 1), count):
             piece = flat[start : start + count]
             self._sum(piece, [piece])
+
+    def free(self) -> None:
+        """Give the memory back. All ranks call it, and none sums any more."""
+        self.window.Unlock_all()
+        self.window.Free()
 
     def _sum(self, piece: Any, parts: list[Any]) -> None:
         first, second, *others = given = self._memory(piece)
@@ -135,6 +140,13 @@ class SharedSum:
 def shared_sum(MPI: Any) -> SharedSum:
     """The sum over all ranks; they make it together, in their first one."""
     return SharedSum(MPI.COMM_WORLD, MPI)
+
+
+def free_memory(MPI: Any) -> None:
+    """Free what `shared_sum` has made, as MPI asks for before it ends."""
+    if shared_sum.cache_info().currsize:
+        shared_sum(MPI).free()
+        shared_sum.cache_clear()
 
 
 def _fit(parts: Sequence[Part]) -> bool:

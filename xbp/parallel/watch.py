@@ -9,8 +9,12 @@ next rank, on its own communicator, and receives that of the previous one:
   another. The end of the program is such a call.
 
 In either case the rank that notices it prints a line, and ends all. A rank with a long computation
-is waited for. In the end, when these threads have stopped, each rank gives the others `timeout`
-seconds to end MPI with it.
+is waited for.
+
+In the end of the program all ranks come to a barrier. A rank that leaves it says so in its last
+message, as another may still be in the barrier. It watches the previous rank until it has received
+that one's last message, and then ends MPI. This waits for all ranks once more: for `timeout`
+seconds, as nobody watches any longer.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from xbp.arguments import positive
 from xbp.errors import InputError
+from xbp.parallel.shared import free_memory
 
 BEAT = 0.5
 """Seconds from one message to the next."""
@@ -41,8 +46,17 @@ TIMEOUT, VARIABLE = 60.0, "XBP_RANK_TIMEOUT"
 DEADLOCKED = 10.0
 """Seconds for which two ranks wait in different calls before this counts as a deadlock."""
 
-HEAD_START = 1.0
+PAUSE = 0.01
+"""Seconds between two looks for the other ranks in the end of the program."""
+
+HEAD_START = 1.5
 """Seconds in which only rank 0 prints an error, as other ranks may have the same one."""
+
+PASSED_ON = 0.2
+"""Seconds in which the launcher reads what a rank has printed, before that ends all.
+
+Without it 3 of 120 sentences were lost on a busy machine: MPICH's launcher had ended before.
+"""
 
 PLACES = "XBP_RANK_PLACES"
 """The environment variable with a folder where ranks store their positions, for their launcher."""
@@ -67,6 +81,11 @@ class Place(NamedTuple):
 
     together: int = 0
     """The number of the last sum or barrier that it has ended, and so all ranks have begun."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has left the barrier in the end of its program: its last message."""
+        return self.kind == END and self.together == self.call
 
 
 FORM = struct.Struct(f"{len(Place._fields)}q")
@@ -103,10 +122,11 @@ class Places:
         self._write()
 
     def leave(self) -> None:
-        """Note the end of the call."""
-        if self._place[4] in (SUM, BARRIER):
+        """Note the end of the call. Nothing follows the end of the program."""
+        if self._place[4] != BROADCAST:
             self._place[5] = self._place[3]
-        self._place[4] = COMPUTES
+        if self._place[4] != END:
+            self._place[4] = COMPUTES
         self._write()
 
     def bytes(self) -> bytes:
@@ -154,7 +174,7 @@ class Judge:
             counts as two beats.
         """
         passed = min(passed, 2 * BEAT)
-        self.silent = 0.0 if heard else self.silent + passed
+        self.silent = 0.0 if heard or before.over else self.silent + passed
         moved = (own, before) != self.seen
         self.still = 0.0 if moved else self.still + passed
         self.seen = own, before
@@ -190,7 +210,7 @@ def _apart(one: Place, other: Place) -> bool:
     """
     if not (one.kind and other.kind):
         return False
-    if one.call == other.call:
+    if one.call == other.call or one.kind == other.kind == END:
         return one.kind != other.kind
     behind, ahead = sorted((one, other), key=lambda place: place.call)
     return behind.kind != BROADCAST and behind.call > ahead.together
@@ -214,28 +234,31 @@ class Watch(threading.Thread):
         self.rank, self.size = self.communicator.Get_rank(), self.communicator.Get_size()
         self.places = Places(self.rank, os.environ.get(PLACES))
         self.over = threading.Event()
+        self._told = Place(0, self.rank, 0, 0, COMPUTES)
         self._sent: Any = None
 
     def run(self) -> None:
-        """Send and receive messages until the end."""
+        """Send and receive messages, until the last one of this rank and of the previous one."""
         before = (self.rank - 1) % self.size
         last = Place(0, before, 0, 0, COMPUTES)
         judge, then = Judge(self.timeout), time.monotonic()
-        while not self.over.wait(BEAT):
-            self._send()
+        while not (self._told.over and last.over):
+            if self.over.wait(BEAT):
+                time.sleep(PAUSE)
+            own = place_from(self.places.bytes())
+            self._tell(own)
             heard = self._hear(before)
             last, now = heard or last, time.monotonic()
-            own = place_from(self.places.bytes())
             sentence = judge.look(own, last, heard is not None, now - then)
             then = now
             if sentence:
                 wait_for_rank_0(self.rank)  # with two ranks, each is the previous one of the other
                 end_all(sentence, self.MPI)
 
-    def _send(self) -> None:
-        """Send a message to the next rank, unless it has not received the last one."""
-        if self._sent is None or self._sent.Test():
-            self._message = self.places.bytes()
+    def _tell(self, own: Place) -> None:
+        """Send a message to the next rank, unless the last one is still on its way."""
+        if not self._told.over and (self._sent is None or self._sent.Test()):
+            self._told, self._message = own, FORM.pack(*own)
             self._sent = self.communicator.Isend(self._message, (self.rank + 1) % self.size)
 
     def _hear(self, before: int) -> Place | None:
@@ -251,27 +274,23 @@ class Watch(threading.Thread):
         self.places.enter(END)
         everybody = self.communicator.Ibarrier()
         while not everybody.Test():
-            time.sleep(0.01)
+            time.sleep(PAUSE)
+        self.places.leave()
+        self.over.set()
+        self.join()
         guard = threading.Timer(self.timeout, self._give_up)  # of a rank that stops from now on
         guard.daemon = True
         guard.start()
-        self.over.set()
-        self.join()
-        # All threads have stopped: all messages are received, and no more will come.
-        self.communicator.Barrier()
-        self._hear((self.rank - 1) % self.size)
-        if self._sent is not None:
-            self._sent.Wait()
-        self.communicator.Barrier()
-        self.communicator.Free()
+        self._sent.Wait()
+        free_memory(self.MPI)
         finalize(self.MPI)
         guard.cancel()
 
     def _give_up(self) -> None:
         wait_for_rank_0(self.rank)
-        sys.stderr.write(
-            f"Error: rank {self.rank} has waited for the others for {self.timeout:g} s in the end "
-            f"of its program: all ranks end. {VARIABLE} sets the time\n"
+        say(
+            f"rank {self.rank} has waited for the others for {self.timeout:g} s in the end of its "
+            f"program: all ranks end. {VARIABLE} sets the time"
         )
         os._exit(1)  # without MPI, which is ending; so its launcher ends all
 
@@ -335,10 +354,16 @@ def wait_for_rank_0(rank: int) -> None:
 
 def end_all(sentence: str, MPI: Any, status: int = 1) -> NoReturn:
     """Print the reason, and end all ranks with this exit status."""
+    say(sentence)
+    MPI.COMM_WORLD.Abort(status)
+    os._exit(status)  # some return from it
+
+
+def say(sentence: str) -> None:
+    """Print an error, if there is one, and let the launcher pass on all output of this rank."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             if sentence and stream is sys.stderr:
                 stream.write(f"Error: {sentence}\n")
             stream.flush()
-    MPI.COMM_WORLD.Abort(status)
-    os._exit(status)  # some return from it
+    time.sleep(PASSED_ON)
