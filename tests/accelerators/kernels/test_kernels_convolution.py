@@ -53,6 +53,20 @@ def test_sizes_that_are_constants_of_the_program_give_the_same_bits(
     assert all(np.array_equal(a, b) for a, b in zip(variables, constants, strict=True))
 
 
+@pytest.mark.parametrize("teams", [1, 3])
+@pytest.mark.parametrize("taps", [5, 11])
+def test_gradients_for_any_division_of_the_work(
+    teams: int, taps: int, machine: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of taps of a block, one or two of five; and threads for a pixel."""
+    monkeypatch.setattr(convolution, "MOST_TEAMS", teams)
+    monkeypatch.setattr(convolution, "MOST_TAPS", taps)
+    case = (6, 3, 9, 8, 7, (5, 5), (2, 1), (1, 2), True, (1, 2))
+    found, truth = convolve(machine, case, "rows_first", "float64")
+    for result, true, count in zip(found, truth, (75, 175, 168, 168), strict=True):
+        assert_close(result, true, count)
+
+
 @pytest.mark.parametrize("splits", [(4 * 196 * 64, 1), (30, 1), (4096, 24), (10**6, 10**4)])
 def test_a_sum_is_split_into_parts_that_are_worth_a_block(splits: tuple[int, int]) -> None:
     entries, rows = splits

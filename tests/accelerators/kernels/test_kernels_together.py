@@ -156,7 +156,7 @@ def test_these_are_all_files() -> None:
 
 def test_the_emulation_finds_a_race(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     text, barrier = launch.source("convolution.cu"), "__syncthreads();"
-    before, _, after = text.rpartition(barrier)  # behind the last sums in shared memory
+    before, _, after = text.rpartition(barrier)  # among the sums in shared memory
     monkeypatch.setattr(launch, "source", lambda file: before + after)
     found = []
     for order in (0, 1):

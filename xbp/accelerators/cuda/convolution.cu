@@ -88,14 +88,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution
     }
 }
 
-/* ∂L/∂x; each thread computes TILE channels of a pixel, from the REACHES windows that can contain it. */
+/* ∂L/∂x; each thread computes TILE channels of a pixel, from the REACHES windows that can contain it. There are few
+ * pixels and many terms: TEAMS of threads share the outputs that a pixel's sums are over, and their sums are added in
+ * order. */
 #define REACH(kernel, stride, pool) (((kernel + stride - 1) / stride + pool - 2) / pool + 1)
 #define REACH_W REACH(KW, STRIDE_W, POOL_W)
 #define REACHES (REACH(KH, STRIDE_H, POOL_H) * REACH_W)
+#define CREW (TEAMS * THREADS)
 
-extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_input(const convolution p) {
-    __shared__ real kernels[ROOM]; /* [output][tap][channel of the tile] */
-    const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convolution p) {
+    __shared__ real kernels[ROOM]; /* [output][tap][channel of the tile]; then the teams' sums */
+    const int team = threadIdx.x / THREADS, own = threadIdx.x % THREADS;
+    const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + own;
     const int all = H * W * p.n, image = at % p.n, pixel = at / p.n;
     const int h = pixel / W + PAD_H, w = pixel % W + PAD_W;
     const int top = (h < KH ? 0 : (h - KH) / STRIDE_H + 1) / POOL_H;
@@ -106,13 +110,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_input(const co
     for (int begin = 0; begin < O; begin += group) {
         const int outputs = O - begin < group ? O - begin : group;
         __syncthreads();
-        for (int k = threadIdx.x; k < outputs * TAPS * TILE; k += THREADS) {
+        for (int k = threadIdx.x; k < outputs * TAPS * TILE; k += CREW) {
             const int c = first + k % TILE, tap = k / TILE % TAPS, o = begin + k / TILE / TAPS;
             kernels[k] = c < C ? p.weight[(o * C + c) * TAPS + tap] : 0;
         }
         __syncthreads();
         if (at >= all) continue;
-        for (int o = 0; o < outputs; o++) {
+        for (int o = team; o < outputs; o += TEAMS) {
             int places[REACHES];
             real d[REACHES];
             #pragma unroll
@@ -134,43 +138,61 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_input(const co
             }
         }
     }
-    if (at >= all) return;
+    __syncthreads();
     #pragma unroll
     for (int c = 0; c < TILE; c++)
+        if (team > 0) kernels[((team - 1) * TILE + c) * THREADS + own] = sum[c];
+    __syncthreads();
+    if (team > 0 || at >= all) return;
+    #pragma unroll
+    for (int c = 0; c < TILE; c++) {
+        #pragma unroll
+        for (int t = 1; t < TEAMS; t++) sum[c] += kernels[((t - 1) * TILE + c) * THREADS + own];
         if (first + c < C) p.dx[(first + c) * all + at] = sum[c];
+    }
 }
 
-/* ∂L/∂W and ∂L/∂b: one block for each row of taps (o, c, i) and part of the entries. Its threads' sums
- * are added pairwise in a fixed order, the parts' sums by `add_up`. */
+/* ∂L/∂W and ∂L/∂b: one block for each LINES rows of taps of a kernel (o, c), and part of the entries. Its threads'
+ * sums are added pairwise in a fixed order, the parts' sums by `add_up`. */
+#define STRIPES ((KH + LINES - 1) / LINES)
+#define SUMS (LINES * KW + 1) /* the last one is for the bias */
+
 extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_weight(const convolution p) {
     __shared__ real sums[ROOM];
-    const int i = blockIdx.x % KH, c = blockIdx.x / KH % C, o = blockIdx.x / KH / C;
+    const int top = blockIdx.x % STRIPES * LINES, c = blockIdx.x / STRIPES % C, o = blockIdx.x / STRIPES / C;
     const int all = ROWS * COLUMNS * p.n;
-    real sum[KW + 1]; /* the last one is for the bias */
-    for (int j = 0; j <= KW; j++) sum[j] = 0;
-    #pragma unroll 4
+    real sum[SUMS];
+    for (int k = 0; k < SUMS; k++) sum[k] = 0;
+    #pragma unroll 1
     for (int at = blockIdx.y * THREADS + threadIdx.x; at < all; at += gridDim.y * THREADS) {
         const int image = at % p.n, window = at / p.n, place = CHOSEN ? p.where[o * all + at] : 0;
         const real d = place == NOWHERE ? 0 : p.dy[o * all + at];
-        sum[KW] += d;
-        const int r = (window / COLUMNS * POOL_H + place / POOL_W) * STRIDE_H - PAD_H + i;
+        const int first = (window / COLUMNS * POOL_H + place / POOL_W) * STRIDE_H - PAD_H + top;
         const int left = (window % COLUMNS * POOL_W + place % POOL_W) * STRIDE_W - PAD_W;
-        const bool inside = place != NOWHERE && r >= 0 && r < H;
+        const real *corner = p.x + image + ((c * H + first) * W + left) * p.n;
         #pragma unroll
-        for (int j = 0; j < KW; j++) {
-            const int q = left + j;
-            sum[j] += d * read(p.x + image, ((c * H + r) * W + q) * p.n, inside && q >= 0 && q < W);
+        for (int k = 0; k < LINES * KW; k++) {
+            const int r = first + k / KW, q = left + k % KW;
+            const bool padding = (PAD_H || PAD_W) && (r < 0 || r >= H || q < 0 || q >= W);
+            const bool inside = place != NOWHERE && top + k / KW < KH && !padding;
+            const real v = *(inside ? corner + (k / KW * W + k % KW) * p.n : p.x); /* it always loads */
+            sum[k] += d * (inside ? v : 0);
         }
+        sum[SUMS - 1] += d;
     }
     #pragma unroll
-    for (int j = 0; j <= KW; j++) sums[j * THREADS + threadIdx.x] = sum[j];
+    for (int k = 0; k < SUMS; k++) sums[k * THREADS + threadIdx.x] = sum[k];
+    #pragma unroll
     for (int half = THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
-        if (threadIdx.x < half)
-            for (int j = 0; j <= KW; j++) sums[j * THREADS + threadIdx.x] += sums[j * THREADS + threadIdx.x + half];
+        for (int e = threadIdx.x; e < SUMS * half; e += THREADS) {
+            real *const to = sums + e / half * THREADS + e % half;
+            *to += to[half];
+        }
     }
-    __syncthreads();
-    real *to = p.partial + blockIdx.y * (O * C * TAPS + O);
-    if (threadIdx.x < KW) to[blockIdx.x * KW + threadIdx.x] = sums[threadIdx.x * THREADS];
-    if (threadIdx.x == KW && c == 0 && i == 0) to[O * C * TAPS + o] = sums[KW * THREADS];
+    /* Thread k has added up sum k. */
+    real *const to = p.partial + blockIdx.y * (O * C * TAPS + O);
+    const int tap = top * KW + threadIdx.x;
+    if (threadIdx.x < LINES * KW && tap < TAPS) to[(o * C + c) * TAPS + tap] = sums[threadIdx.x * THREADS];
+    if (threadIdx.x == LINES * KW && c == 0 && top == 0) to[O * C * TAPS + o] = sums[threadIdx.x * THREADS];
 }

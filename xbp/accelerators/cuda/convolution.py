@@ -38,8 +38,10 @@ MOST_PLACES = 16
 MOST_SEEN = 144
 """Pixels that an entry of y sees, through all windows of its maximum: a thread has them in
 registers."""
-MOST_COLUMNS = ROOM // THREADS - 1
-"""Most columns of a kernel: the threads of a block add them, and the bias, in shared memory."""
+MOST_TAPS = ROOM // THREADS - 1
+"""Most taps whose sums a thread has: a block adds them, and the bias's, in shared memory."""
+MOST_TEAMS = 4
+"""Threads that share the sum over outputs of a pixel of ∂L/∂x."""
 MOST_KERNELS = 2**12
 """Pairs of channels. A block of threads for each row of each kernel reads all of x; with many more,
 and too few outputs for `wide`, the reference's large products are expected to be faster."""
@@ -86,7 +88,7 @@ def convolve(
         groups > 1
         or not is_plain(padding, dilation)
         or math.prod(pool) > MOST_PLACES
-        or kw > MOST_COLUMNS
+        or kw > MOST_TAPS
         or seen(kh, stride[0], pool[0]) * seen(kw, stride[1], pool[1]) > MOST_SEEN
         or o * c > MOST_KERNELS
     ):
@@ -100,6 +102,7 @@ def convolve(
         "real": REALS[dtype.name], "C": c, "H": h, "W": w, "O": o, "KH": kh, "KW": kw,
         "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
         "POOL_H": pool[0], "POOL_W": pool[1], "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
+        "LINES": max(1, min(kh, MOST_TAPS // kw)), "TEAMS": MOST_TEAMS if o >= MOST_TEAMS else 1,
     }  # fmt: skip
     shape = (n, o, rows, columns)
 
@@ -110,7 +113,8 @@ def convolve(
             if array is not None
         }
         task = Task(n=n, **given)
-        machine.launch(("convolution.cu", kernel), macros | {"TILE": tile}, grid, THREADS, task)
+        threads = THREADS * (macros["TEAMS"] if kernel == "convolve_to_input" else 1)
+        machine.launch(("convolution.cu", kernel), macros | {"TILE": tile}, grid, threads, task)
 
     entries = rows * columns * n
     tile = tile_of(o, entries)
@@ -121,9 +125,10 @@ def convolve(
         dy = batch_innermost(incoming(dy, shape, dtype))
 
         def to_weight() -> tuple[Array, Array | None]:
-            parts, size = parts_of(entries, o * c * kh), weight.size + o
+            stripes = o * c * blocks(kh, macros["LINES"])
+            parts, size = parts_of(entries, stripes), weight.size + o
             sums = machine.empty((parts, size), dtype)
-            launch("convolve_to_weight", (o * c * kh, parts), 1, x=x, dy=dy, partial=sums)
+            launch("convolve_to_weight", (stripes, parts), 1, x=x, dy=dy, partial=sums)
             total = sums[0] if parts == 1 else add_up(sums)
             dbias = None if bias is None else total[weight.size :]
             return total[: weight.size].reshape(weight.shape), dbias
@@ -174,9 +179,9 @@ def tile_of(channels: int, entries: int) -> int:
     return 1
 
 
-def parts_of(entries: int, rows_of_taps: int) -> int:
+def parts_of(entries: int, stripes: int) -> int:
     """Into how many parts a weight gradient's sum is split: many, none too small for a block."""
-    enough, longest = 4 * FILL // THREADS // rows_of_taps, entries // (THREADS * 64)
+    enough, longest = 4 * FILL // THREADS // stripes, entries // (THREADS * 64)
     return max(1, min(max(enough, longest), entries // (THREADS * 4), 64))
 
 
