@@ -22,7 +22,8 @@ FLAGS = (
 )
 SHARED = re.compile(r"extern\s+__shared__\s+([\w:<> ]+?)\s*(\w+)\s*\[\s*\]\s*;")
 """Dynamic shared memory, one block for all declarations in a kernel."""
-KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
+BOUNDS = r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)"
+KERNEL = re.compile(rf"__global__\s+void\s+(?:{BOUNDS}\s*)?(\w+)\s*\(")
 
 
 def compiler(options: list[str]) -> list[str]:
