@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
-from accelerators.kernels.reference import CONVOLUTIONS, convolve, needs_a_compiler
+from accelerators.kernels.reference import CONVOLUTIONS, convolve, ends_with, needs_a_compiler
 from layouts import Real
 from nightly import NIGHTLY
 
@@ -110,22 +108,6 @@ def test_no_race(dtype: str, machine: Emulation) -> None:
         machine.order = order
         for a, b in zip(everything(dtype, machine), first, strict=True):
             assert a.tobytes() == b.tobytes()
-
-
-def ends_with(run: Callable[[], object]) -> int:
-    """The exit status of a forked process that makes one call."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # newer Pythons say that fork and threads are dangerous
-        child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    try:
-        faulthandler.disable()
-        run()
-        status = 0
-    finally:
-        os._exit(status)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 from accelerators.emulation.machine import Emulation
-from accelerators.kernels.reference import LAYOUTS, needs_a_compiler
+from accelerators.kernels.reference import LAYOUTS, ends_with, needs_a_compiler
 from layouts import Real, assert_close
 from nightly import NIGHTLY
 
@@ -87,7 +88,7 @@ def use(tile: wide.Tile, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tiles() -> list[Any]:
     return [
-        pytest.param(dtype, tile, id=f"{dtype}-{tile.m}x{tile.n}")
+        pytest.param(dtype, tile, id=f"{dtype}-{'x'.join(map(str, tile[:5]))}")
         for dtype, several in wide.TILES.items()
         for tile in several
     ]
@@ -130,6 +131,24 @@ def test_no_race(
         machine.order = order
         results.append([array.tobytes() for array in computed(machine, case, dtype)])
     assert all(bits == results[0] for bits in results[1:])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize(("dtype", "tile"), tiles())
+def test_nothing_is_read_beyond_the_end(
+    dtype: str, tile: wide.Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(tile, dtype, monkeypatch)
+
+    def run() -> None:
+        for case in WIDE:
+            launch.machines["numpy"] = Emulation(fenced=True)
+            given, window, then = draw(case, dtype)
+            y, back = convolution.convolve(*given, **window, **then)
+            found = [y, *back(np.ones(y.shape, dtype))]
+            assert all(np.isfinite(array).all() for array in found)
+
+    assert ends_with(run) == 0
 
 
 def test_the_emulation_finds_that_one_stage_is_not_enough(

@@ -17,18 +17,18 @@ struct windows : across {
             const int k = begin + term(i), tap = k % TAPS;
             const int r = top + tap / KW * DIL_H, q = left + tap % KW * DIL_W;
             const bool counts = k < IN * TAPS && r >= 0 && r < H && q >= 0 && q < W;
-            hold(i, from, counts ? ((k / TAPS * H + r) * W + q) * n : 0, counts);
+            read(held[i], from, ((k / TAPS * H + r) * W + q) * n, counts);
         }
     }
 };
 
 /* y, then ReLU if RELU. Neighbouring blocks share their windows. */
-extern "C" __global__ void __launch_bounds__(THREADS) convolve_wide(const wide p) {
+extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide(const wide p) {
     __shared__ stage stages[2];
     const int tiles = CEIL(OUT, TILE_M), group = blockIdx.y, all = ROWS * COLUMNS * p.n;
     const int top = blockIdx.x % tiles * TILE_M, left = blockIdx.x / tiles * TILE_N;
     const int output = group * OUT + top;
-    contiguous<1> a(p.weight + output * IN * TAPS, OUT - top, IN * TAPS, IN * TAPS);
+    contiguous<1> a(p.weight + output * IN * TAPS, OUT - top, OUT % TILE_M == 0, IN * TAPS, IN * TAPS);
     windows b(p.x + group * IN * H * W * p.n, p.n, left);
     sums sum;
     sum.multiply(a, b, IN * TAPS, stages);

@@ -27,9 +27,18 @@ constexpr int DOWN = TILE_M / SUMS_M, ACROSS = TILE_N / SUMS_N, THREADS = DOWN *
 constexpr int WARP_M = DOWN < 4 ? DOWN : 4, WARP_N = 32 / WARP_M; /* the threads of a warp */
 constexpr int WARPS_N = ACROSS / WARP_N;
 
+/* At most 128 registers for a thread, so that a multiprocessor has 512 threads or more. */
+#define BOUNDS THREADS, 512 / THREADS
+
 template <int N> struct alignas(N * sizeof(real)) several { /* one load, one store */
     real at[N];
 };
+
+/* from[at], …, or 0. Nothing waits for a number before it is used. */
+template <int N> __device__ inline void read(several<N> &to, const real *from, int at, bool counts) {
+    to = {};
+    if (counts) to = *(const several<N> *)(from + at);
+}
 
 struct alignas(16) stage {
     real a[DEPTH][TILE_M + 4], b[DEPTH][TILE_N + 4]; /* + 4: a column is spread over several banks */
@@ -37,27 +46,32 @@ struct alignas(16) stage {
 
 /* --- operands: `fetch` from memory to registers, `put` from there to shared memory ---------------- */
 
-/* A, whose rows are `step` apart and whose terms are contiguous. Rows beyond the last one repeat it.
- * `total` adds up a thread's part of each row, for ∂L/∂b. */
+/* A row of A's tile. Rows beyond the last one repeat it; `whole` is known to the compiler. */
+__device__ inline int row_of(int row, int rows, bool whole) {
+    return whole || row < rows ? row : rows - 1;
+}
+
+/* A, whose rows are `step` apart and whose terms are contiguous. `total` adds up a thread's part of each
+ * row, for ∂L/∂b. */
 template <int WIDTH> struct contiguous {
     static constexpr int ALONG = DEPTH / WIDTH, EVERY = THREADS / ALONG, COUNT = CEIL(TILE_M, EVERY);
     const real *from;
     int rows, step, terms;
+    bool whole;
     several<WIDTH> held[COUNT];
     real total[COUNT];
 
-    __device__ contiguous(const real *from, int rows, int step, int terms)
-        : from(from), rows(rows), step(step), terms(terms) {
+    __device__ contiguous(const real *from, int rows, bool whole, int step, int terms)
+        : from(from), rows(rows), step(step), terms(terms), whole(whole) {
         for (int i = 0; i < COUNT; i++) total[i] = 0;
     }
     __device__ void fetch(int begin) {
         const int k = begin + threadIdx.x % ALONG * WIDTH;
         #pragma unroll
         for (int i = 0; i < COUNT; i++) {
-            const int row = threadIdx.x / ALONG + i * EVERY, last = rows - 1;
-            held[i] = *(const several<WIDTH> *)(from + (row < last ? row : last) * step + (k < terms ? k : 0));
-            #pragma unroll
-            for (int j = 0; j < WIDTH; j++) held[i].at[j] = k < terms ? held[i].at[j] : 0;
+            const int row = threadIdx.x / ALONG + i * EVERY;
+            if (TILE_M % EVERY && row >= TILE_M) continue;
+            read(held[i], from, row_of(row, rows, whole) * step + k, k < terms);
         }
     }
     __device__ void put(real (*to)[TILE_M + 4]) {
@@ -82,11 +96,6 @@ struct across {
 
     __device__ static int column() { return threadIdx.x % ALONG * VECTOR; }
     __device__ static int term(int i) { return threadIdx.x / ALONG + i * EVERY; }
-    __device__ void hold(int i, const real *from, int at, bool counts) {
-        held[i] = *(const several<VECTOR> *)(from + at);
-        #pragma unroll
-        for (int j = 0; j < VECTOR; j++) held[i].at[j] = counts ? held[i].at[j] : 0;
-    }
     __device__ void put(real (*to)[TILE_N + 4]) {
         #pragma unroll
         for (int i = 0; i < COUNT; i++)
@@ -117,7 +126,7 @@ struct sums {
         for (int begin = 0, turn = 0; begin < terms; begin += DEPTH, turn ^= 1) {
             a.put(stages[turn].a), b.put(stages[turn].b);
             __syncthreads(); /* one is enough: nobody writes to a stage before all have left it */
-            if (begin + DEPTH < terms) a.fetch(begin + DEPTH), b.fetch(begin + DEPTH);
+            a.fetch(begin + DEPTH), b.fetch(begin + DEPTH); /* zeros after the last stage */
             #pragma unroll
             for (int k = 0; k < DEPTH; k++) {
                 several<LANES> u[SUMS_M / LANES], v[SUMS_N / LANES];

@@ -25,7 +25,7 @@ struct turned {
     const real *from;
     int rows;
     reach of;
-    real held[COUNT];
+    several<1> held[COUNT];
 
     __device__ turned(const real *from, int rows, reach of) : from(from), rows(rows), of(of) {}
     __device__ void fetch(int begin) {
@@ -37,9 +37,9 @@ struct turned {
         const real *const kernel = from + o * IN * TAPS + i * KW + j;
         #pragma unroll
         for (int c = 0; c < COUNT; c++) {
-            const int row = threadIdx.x / DEPTH + c * EVERY, last = rows - 1;
-            const real v = kernel[(row < last ? row : last) * TAPS];
-            held[c] = counts ? v : 0;
+            const int row = threadIdx.x / DEPTH + c * EVERY;
+            if (TILE_M % EVERY && row >= TILE_M) continue;
+            read(held[c], kernel, row_of(row, rows, IN % TILE_M == 0) * TAPS, counts);
         }
     }
     __device__ void put(real (*to)[TILE_M + 4]) {
@@ -47,7 +47,7 @@ struct turned {
         for (int c = 0; c < COUNT; c++) {
             const int row = threadIdx.x / DEPTH + c * EVERY;
             if (TILE_M % EVERY && row >= TILE_M) continue;
-            to[threadIdx.x % DEPTH][row] = held[c];
+            to[threadIdx.x % DEPTH][row] = held[c].at[0];
         }
     }
 };
@@ -73,13 +73,13 @@ struct covering : across {
             const int right = w - (of.j + tap % columns * STEP_W) * DIL_W, column = right / STRIDE_W;
             const bool met = down >= 0 && right >= 0 && down % STRIDE_H == 0 && right % STRIDE_W == 0;
             const bool counts = k < OUT * of.taps() && met && row < ROWS && column < COLUMNS;
-            hold(i, from, counts ? ((k / taps * ROWS + row) * COLUMNS + column) * n : 0, counts);
+            read(held[i], from, ((k / taps * ROWS + row) * COLUMNS + column) * n, counts);
         }
     }
 };
 
 /* ∂L/∂x, for a class of pixels. */
-extern "C" __global__ void __launch_bounds__(THREADS) convolve_wide_to_input(const wide p) {
+extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide_to_input(const wide p) {
     __shared__ stage stages[2];
     const reach of(blockIdx.y % (STEP_H * STEP_W));
     const int tiles = CEIL(IN, TILE_M), group = blockIdx.y / (STEP_H * STEP_W);

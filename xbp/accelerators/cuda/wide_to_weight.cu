@@ -27,9 +27,7 @@ struct met {
         for (int i = 0; i < COUNT; i++) {
             const bool rows = r + down[i] >= 0 && r + down[i] < H;
             const bool counts = k < end && rows && q + right[i] >= 0 && q + right[i] < W;
-            held[i] = *(const several<VECTOR> *)(from + (counts ? (at[i] + r * W + q) * n + image : 0));
-            #pragma unroll
-            for (int j = 0; j < VECTOR; j++) held[i].at[j] = counts ? held[i].at[j] : 0;
+            read(held[i], from, (at[i] + r * W + q) * n + image, counts);
         }
         k += DEPTH;
         for (image += DEPTH; image >= n; image -= n)
@@ -47,14 +45,14 @@ struct met {
 };
 
 /* A part of ∂L/∂W and ∂L/∂b; `add_up` adds the parts. */
-extern "C" __global__ void __launch_bounds__(THREADS) convolve_wide_to_weight(const wide p) {
+extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide_to_weight(const wide p) {
     __shared__ stage stages[2];
     const int tiles = CEIL(OUT, TILE_M), all = ROWS * COLUMNS * p.n;
     const int part = blockIdx.y % p.parts, group = blockIdx.y / p.parts;
     const int top = blockIdx.x % tiles * TILE_M, left = blockIdx.x / tiles * TILE_N;
     const int output = group * OUT + top, outputs = gridDim.y / p.parts * OUT;
     const int begin = part * p.length, end = all - begin < p.length ? all : begin + p.length;
-    contiguous<VECTOR> a(p.dy + output * all + begin, OUT - top, all, end - begin);
+    contiguous<VECTOR> a(p.dy + output * all + begin, OUT - top, OUT % TILE_M == 0, all, end - begin);
     met b(p.x + group * IN * H * W * p.n, p.n, left, begin, end);
     sums sum;
     sum.multiply(a, b, end - begin, stages);
