@@ -160,6 +160,27 @@ def test_progress_is_ten_lines_however_many_cases(capsys: pytest.CaptureFixture[
     assert said == [f"{done} of 830 cases" for done in range(0, 831, 83)]
 
 
+def test_of_ranks_it_tells_how_far_it_is_too(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("xbp.testing.ranks.SAMPLES", 66)
+    result = command("--ranks", "1", "--only", "batch norm", "--markdown", tmp_path / "p.md")
+    assert result.err.splitlines() == ["0 of 2 cases", "1 of 2 cases", "2 of 2 cases"]
+
+
+def test_a_column_is_shown_if_a_row_has_something_there(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Certificate([row("Tanh"), row("LeNet-5", backward=None)], {}, {"torch": {"device": ""}})
+    without = Certificate(found.rows[1:], {}, found.backends, ranks=2)
+    for certificate in (found, without):
+        parity.print_tables(certificate)
+        said = capsys.readouterr().out
+        assert ("backward" in said.partition("passed")[0]) == (certificate is found)
+        assert ("backward" in certificate.as_markdown().partition("| item")[2]) == (
+            certificate is found
+        )
+    assert said.startswith("Parity of 2 ranks with one process of numpy in float64\n")
+
+
 def test_the_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Each row of the catalogue is one line."""
     items = list({(item.kind, item.name): item for item in catalogue()}.values())
@@ -225,7 +246,7 @@ def test_what_failed_comes_first_and_numbers_that_json_lacks_are_text() -> None:
     assert content["rows"][0]["forward"] == "inf"
     assert content["failures"] == ["B is | wrong"]
     text = made.as_markdown()
-    assert "| layer B | float32 | 3 | inf | 0 |  | DIFFER | – | FAILED |" in text
+    assert "| layer B | float32 | 3 | inf | 0 | DIFFER | – | FAILED |" in text
     assert text.index("| layer B |") < text.index("| layer A |")
     assert "| command | a \\| b |" in text
     assert made.verdict().startswith("FAILED: 1 of 2 rows")

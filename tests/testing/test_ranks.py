@@ -1,5 +1,6 @@
 """The certificate of ranks: it passes what is right, and finds what is not."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,12 @@ def test_ranks_that_compute_what_one_does_pass(name: str, size: int) -> None:
         assert row.forward is not None and 0 < row.forward < 1
         assert row.state is not None and 0 < row.state < 1
         assert row.name.startswith(f"{size}: ") and name in row.name
-    assert "2 rows are within" in Certificate(rows, {}, {"numpy": {}}).verdict()
+    certificate = Certificate(rows, {}, {"numpy": {}}, size)
+    assert "2 rows are within" in certificate.verdict()
+    page = certificate.as_markdown()
+    assert page.startswith(f"# Parity of {size} ranks with one process of numpy in float64: numpy")
+    assert "| item | dtype | cases | forward | state | bits | waits | result |" in page
+    assert json.loads(certificate.as_json())["ranks"] == size
     assert all(row.bits for found in others for row in found)
 
 

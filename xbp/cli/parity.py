@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,7 +119,8 @@ def parity(
         with progress_bar() as progress:
             rows = certify(names, only, progress, jobs)
     else:
-        rows = rows_of_ranks(group, names, only)
+        with progress_bar() if group.rank == 0 else nullcontext(silent) as progress:
+            rows = rows_of_ranks(group, names, only, progress)
     if not rows:
         msg = f"no case has {only!r} in it; try a name, such as --only Conv2d"
         raise InputError(msg)
@@ -128,7 +129,8 @@ def parity(
         "date": f"{date:%Y-%m-%d %H:%M} UTC, {time.perf_counter() - start:.0f} s",
     }
     facts = {name: facts_of(name) for name in names}
-    certificate = Certificate(rows, about | versions, facts)
+    together = 1 if group is None else group.size
+    certificate = Certificate(rows, about | versions, facts, together)
     if group is None or group.rank == 0:
         print_tables(certificate)
         if json_file is not None:
@@ -139,7 +141,7 @@ def parity(
         raise typer.Exit(1)
 
 
-def rows_of_ranks(group: Group, names: list[str], only: str) -> list[Row]:
+def rows_of_ranks(group: Group, names: list[str], only: str, progress: Progress) -> list[Row]:
     """The rows of all backends, each with the group of its kind."""
     from xbp import parallel
     from xbp.testing.ranks import certify_ranks
@@ -147,7 +149,7 @@ def rows_of_ranks(group: Group, names: list[str], only: str) -> list[Row]:
     rows = []
     for name in names:
         own = parallel.group("nccl") if name == "cupy" and group.size > 1 else group
-        rows += certify_ranks(own, name, only)
+        rows += certify_ranks(own, name, only, progress=progress)
     return rows
 
 
@@ -175,20 +177,28 @@ def tell(done: int, total: int, case: str) -> None:
         typer.echo(f"{done} of {total} cases", err=True)
 
 
+def silent(done: int, total: int, case: str) -> None:
+    """Progress of the other ranks, of which rank 0 speaks."""
+
+
 def print_tables(certificate: Certificate) -> None:
     """A table for each backend, with failures first; then every failure, and the verdict."""
     from xbp.testing.certificate import COLUMNS, LEGEND
 
+    if certificate.ranks > 1:
+        typer.echo(certificate.title())
+    first, *shown = certificate.columns()
     for backend, facts in certificate.backends.items():
         typer.echo(f"{backend} ({facts['device']})")
-        table, kind = new_table(*COLUMNS, left=2), ""
+        table, kind = new_table(*(COLUMNS[k] for k in (first, *shown)), left=2), ""
         table.padding, table.show_edge = (0, 0), False  # narrow, without padding
         for row in certificate.failing_first(backend):
             if kind != row.kind:
                 table.add_section()
                 table.add_row(f"{row.kind}:")
             kind = row.kind
-            table.add_row(row.name, *row.cells()[1:])
+            cells = row.cells()
+            table.add_row(row.name, *(cells[k] for k in shown))
         # A console that is wide enough, so that nothing is cut off.
         Console(markup=False, emoji=False, highlight=False, width=WIDTH).print(table)
     for failure in certificate.failures:

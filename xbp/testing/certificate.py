@@ -179,11 +179,14 @@ class Certificate:
         Command, date, commit, versions, processor.
     backends : dict
         Facts about the device of each backend.
+    ranks : int
+        The number of processes that have trained together.
     """
 
     rows: Sequence[Row]
     about: dict[str, str]
     backends: dict[str, dict[str, str]]
+    ranks: int = 1
 
     @property
     def passed(self) -> bool:
@@ -202,6 +205,17 @@ class Certificate:
             return f"FAILED: {failed} of {total} rows exceed their bounds; {seen}"
         return f"passed: all {total} rows are within their bounds; {seen}"
 
+    def title(self) -> str:
+        """What is compared with what."""
+        if self.ranks > 1:
+            return f"Parity of {self.ranks} ranks with one process of numpy in float64"
+        return "Parity with numpy in float64"
+
+    def columns(self) -> list[int]:
+        """The indices of the columns that are not empty."""
+        rows = [row.cells() for row in self.rows]
+        return [k for k in range(len(COLUMNS)) if any(cells[k] for cells in rows)]
+
     def failing_first(self, backend: str) -> list[Row]:
         return sorted((row for row in self.rows if row.backend == backend), key=lambda r: r.passed)
 
@@ -209,6 +223,7 @@ class Certificate:
         """Everything as JSON values, failures first; infinities and nan are strings."""
         content: dict[str, Any] = {
             **{"passed": self.passed, "verdict": self.verdict(), "failures": self.failures},
+            **{"title": self.title(), "ranks": self.ranks},
             **{"about": self.about, "backends": self.backends, "legend": LEGEND},
             "rows": [
                 {key: _plain(value) for key, value in asdict(row).items()} | {"passed": row.passed}
@@ -219,7 +234,7 @@ class Certificate:
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def as_markdown(self) -> str:
-        lines = [f"# Parity with numpy in float64: {', '.join(self.backends)}", ""]
+        lines = [f"# {self.title()}: {', '.join(self.backends)}", ""]
         lines += [f"**{self.verdict()}.**", "", LEGEND, ""]
         if self.failures:
             lines += ["## What failed", "", *(f"- {failure}" for failure in self.failures), ""]
@@ -227,10 +242,12 @@ class Certificate:
         lines += [f"| {key} | {_cell(value)} |" for key, value in self.about.items()]
         for backend, facts in self.backends.items():
             lines += [f"| {backend}: {key} | {_cell(value)} |" for key, value in facts.items()]
+        shown = self.columns()
         for backend in self.backends:
-            lines += ["", f"## {backend}", "", f"| {' | '.join(COLUMNS)} |"]
-            lines += [f"| {' | '.join(['---'] * len(COLUMNS))} |"]
-            lines += [f"| {' | '.join(row.cells())} |" for row in self.failing_first(backend)]
+            lines += ["", f"## {backend}", ""]
+            tables = [COLUMNS, ["---"] * len(COLUMNS)]
+            tables += [row.cells() for row in self.failing_first(backend)]
+            lines += [f"| {' | '.join(cells[k] for k in shown)} |" for cells in tables]
         return "\n".join(lines) + "\n"
 
 

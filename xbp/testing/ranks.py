@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import xbp
 from xbp import accelerators, models, nn, optim
 from xbp.backend import asarray, brief, to_numpy, use_backend
 from xbp.parallel import Alone, Group
-from xbp.testing.certificate import Row
+from xbp.testing.certificate import Progress, Row
 from xbp.testing.curves import PROBES, Hosts, Move, distances
 from xbp.testing.finding import Finding
 from xbp.testing.tolerances import LAMBDA, roundoff
@@ -102,7 +103,13 @@ def train(network: Callable[[str], nn.Layer], way: Way, epochs: int = EPOCHS) ->
         return {"the loss": [to_numpy(loss) for loss in watcher.losses]} | state
 
 
-def certify_ranks(group: Group, backend: str, only: str = "", epochs: int = EPOCHS) -> list[Row]:
+def certify_ranks(
+    group: Group,
+    backend: str,
+    only: str = "",
+    epochs: int = EPOCHS,
+    progress: Progress = lambda done, total, case: None,
+) -> list[Row]:
     """The rows of the certificate of these ranks; those of rank 0 alone are complete.
 
     All ranks call it, with the same arguments.
@@ -114,13 +121,16 @@ def certify_ranks(group: Group, backend: str, only: str = "", epochs: int = EPOC
     only : str, optional
         Only networks with this text in their names.
     epochs : int, optional
+    progress : callable ``(done, total, case)``, optional
     """
-    chosen = {name: make for name, make in NETWORKS.items() if only.casefold() in name.casefold()}
-    return [
-        _row(name, network, Way(dtype, dtype, backend, group), epochs)
-        for name, network in chosen.items()
-        for dtype in ("float32", "float64")
-    ]
+    chosen = [name for name in NETWORKS if only.casefold() in name.casefold()]
+    cases = list(product(chosen, ("float32", "float64")))
+    rows = list[Row]()
+    for name, dtype in cases:
+        progress(len(rows), len(cases), f"{name}, {backend}, {dtype}")
+        rows.append(_row(name, NETWORKS[name], Way(dtype, dtype, backend, group), epochs))
+    progress(len(rows), len(cases), "")
+    return rows
 
 
 def _row(name: str, network: Callable[[str], nn.Layer], way: Way, epochs: int) -> Row:
