@@ -55,7 +55,7 @@ def test_sizes_that_are_constants_of_the_program_give_the_same_bits(
 
 @pytest.mark.parametrize("teams", [1, 3])
 @pytest.mark.parametrize("taps", [5, 11])
-def test_gradients_for_any_division_of_the_work(
+def test_results_for_any_division_of_the_work(
     teams: int, taps: int, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of taps of a block, one or two of five; and threads for a pixel."""
@@ -73,6 +73,17 @@ def test_a_sum_is_split_into_parts_that_are_worth_a_block(splits: tuple[int, int
     parts = convolution.parts_of(entries, rows)
     assert 1 <= parts <= 64
     assert parts == 1 or entries / parts >= 4 * convolution.THREADS
+
+
+def test_threads_share_the_channels_where_there_are_few_threads() -> None:
+    # LeNet-5's second convolution with batches of 128: y, with windows of four, and ∂L/∂x
+    assert convolution.teams_of(6, (25, 4), 4 * 4) == 3
+    assert convolution.teams_of(16, (196, 1), 6) == 4
+    assert convolution.teams_of(16, (784, 1), 6) == 1
+    assert convolution.teams_of(1, (25, 4), 6) == 1
+    for sums in (1, 6, 8, 16, 32, 128):
+        room = (convolution.teams_of(99, (1, 1), sums) - 1) * sums * convolution.THREADS
+        assert room <= convolution.ROOM
 
 
 def test_a_thread_has_as_many_channels_as_leave_enough_threads() -> None:

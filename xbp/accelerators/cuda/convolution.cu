@@ -17,6 +17,7 @@ struct convolution {
 
 #define NOWHERE 255
 #define THREADS 128
+#define CREW (TEAMS * THREADS) /* threads of a block */
 #define ROOM 4096 /* numbers in shared memory: 16 or 32 KiB */
 #define TAPS (KH * KW)
 #define PLACES (POOL_H * POOL_W)
@@ -30,27 +31,29 @@ __device__ inline real read(const real *from, int at, bool inside) {
     return inside ? v : 0;
 }
 
-/* y and where; each thread computes TILE channels of an entry. */
-extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution p) {
-    __shared__ real kernels[ROOM]; /* [channel][tap][output of the tile] */
-    const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + threadIdx.x;
+/* y and where; each thread computes TILE channels of an entry. Where there are few entries, TEAMS of threads share
+ * the channels that an entry's sums are over, and their sums are added in order. */
+extern "C" __global__ void __launch_bounds__(CREW) convolve(const convolution p) {
+    __shared__ real kernels[ROOM]; /* [channel][tap][output of the tile]; then the teams' sums */
+    const int team = threadIdx.x / THREADS, own = threadIdx.x % THREADS;
+    const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + own;
     const int all = ROWS * COLUMNS * p.n, image = at % p.n, window = at / p.n;
     const int top = window / COLUMNS * POOL_H * STRIDE_H - PAD_H;
     const int left = window % COLUMNS * POOL_W * STRIDE_W - PAD_W;
     const int group = ROOM / (TILE * TAPS); /* channels per fill of shared memory */
     real sum[PLACES][TILE];
     for (int k = 0; k < PLACES; k++)
-        for (int o = 0; o < TILE; o++) sum[k][o] = p.bias && first + o < O ? p.bias[first + o] : 0;
+        for (int o = 0; o < TILE; o++) sum[k][o] = p.bias && team == 0 && first + o < O ? p.bias[first + o] : 0;
     for (int begin = 0; begin < C; begin += group) {
         const int channels = C - begin < group ? C - begin : group;
         __syncthreads();
-        for (int k = threadIdx.x; k < channels * TAPS * TILE; k += THREADS) {
+        for (int k = threadIdx.x; k < channels * TAPS * TILE; k += CREW) {
             const int o = first + k % TILE;
             kernels[k] = o < O ? p.weight[(o * C + begin) * TAPS + k / TILE] : 0;
         }
         __syncthreads();
         if (at >= all) continue; /* no return before __syncthreads */
-        for (int c = 0; c < channels; c++) {
+        for (int c = team; c < channels; c += TEAMS) {
             const real *plane = p.x + (begin + c) * H * W * p.n + image;
             real patch[PATCH_H][PATCH_W];
             #pragma unroll
@@ -73,6 +76,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution
             }
         }
     }
+    if (TEAMS > 1) {
+        __syncthreads();
+        #pragma unroll
+        for (int k = 0; k < PLACES; k++)
+            #pragma unroll
+            for (int o = 0; o < TILE; o++)
+                if (team > 0) kernels[(((team - 1) * PLACES + k) * TILE + o) * THREADS + own] = sum[k][o];
+        __syncthreads();
+        if (team > 0) return;
+        #pragma unroll
+        for (int k = 0; k < PLACES; k++)
+            #pragma unroll
+            for (int o = 0; o < TILE; o++)
+                #pragma unroll
+                for (int t = 1; t < TEAMS; t++) sum[k][o] += kernels[(((t - 1) * PLACES + k) * TILE + o) * THREADS + own];
+    }
     if (at >= all) return;
     #pragma unroll
     for (int o = 0; o < TILE; o++) {
@@ -88,13 +107,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) convolve(const convolution
     }
 }
 
-/* ∂L/∂x; each thread computes TILE channels of a pixel, from the REACHES windows that can contain it. There are few
- * pixels and many terms: TEAMS of threads share the outputs that a pixel's sums are over, and their sums are added in
- * order. */
+/* ∂L/∂x; each thread computes TILE channels of a pixel, from the REACHES windows that can contain it. TEAMS of
+ * threads share the outputs that a pixel's sums are over. */
 #define REACH(kernel, stride, pool) (((kernel + stride - 1) / stride + pool - 2) / pool + 1)
 #define REACH_W REACH(KW, STRIDE_W, POOL_W)
 #define REACHES (REACH(KH, STRIDE_H, POOL_H) * REACH_W)
-#define CREW (TEAMS * THREADS)
 
 extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convolution p) {
     __shared__ real kernels[ROOM]; /* [output][tap][channel of the tile]; then the teams' sums */

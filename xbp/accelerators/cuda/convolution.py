@@ -40,8 +40,9 @@ MOST_SEEN = 144
 registers."""
 MOST_TAPS = ROOM // THREADS - 1
 """Most taps whose sums a thread has: a block adds them, and the bias's, in shared memory."""
-MOST_TEAMS = 4
-"""Threads that share the sum over outputs of a pixel of ∂L/∂x."""
+MOST_TEAMS, ENOUGH_BLOCKS = 4, 8 * FILL // THREADS
+"""The most threads that share the channels of a sum; and blocks of THREADS up to which they do:
+those that fill half of an H100 or H200."""
 MOST_KERNELS = 2**12
 """Pairs of channels. A block of threads for each row of each kernel reads all of x; with many more,
 and too few outputs for `wide`, the reference's large products are expected to be faster."""
@@ -102,24 +103,25 @@ def convolve(
         "real": REALS[dtype.name], "C": c, "H": h, "W": w, "O": o, "KH": kh, "KW": kw,
         "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
         "POOL_H": pool[0], "POOL_W": pool[1], "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
-        "LINES": max(1, min(kh, MOST_TAPS // kw)), "TEAMS": MOST_TEAMS if o >= MOST_TEAMS else 1,
+        "LINES": max(1, min(kh, MOST_TAPS // kw)),
     }  # fmt: skip
     shape = (n, o, rows, columns)
 
-    def launch(kernel: str, grid: Pair, tile: int, **arrays: Array | None) -> None:
+    def launch(kernel: str, grid: Pair, tile: int, teams: int, **arrays: Array | None) -> None:
         given = {
             name: machine.address(array)
             for name, array in {"weight": weight, "where": where, **arrays}.items()
             if array is not None
         }
         task = Task(n=n, **given)
-        threads = THREADS * (macros["TEAMS"] if kernel == "convolve_to_input" else 1)
-        machine.launch(("convolution.cu", kernel), macros | {"TILE": tile}, grid, threads, task)
+        more, threads = {"TILE": tile, "TEAMS": teams}, THREADS * teams
+        machine.launch(("convolution.cu", kernel), macros | more, grid, threads, task)
 
     entries = rows * columns * n
     tile = tile_of(o, entries)
     grid = (blocks(entries, THREADS), blocks(o, tile))
-    launch("convolve", grid, tile, x=x, bias=bias, y=y)
+    teams = teams_of(c, grid, tile * math.prod(pool))
+    launch("convolve", grid, tile, teams, x=x, bias=bias, y=y)
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         dy = batch_innermost(incoming(dy, shape, dtype))
@@ -128,7 +130,7 @@ def convolve(
             stripes = o * c * blocks(kh, macros["LINES"])
             parts, size = parts_of(entries, stripes), weight.size + o
             sums = machine.empty((parts, size), dtype)
-            launch("convolve_to_weight", (stripes, parts), 1, x=x, dy=dy, partial=sums)
+            launch("convolve_to_weight", (stripes, parts), 1, 1, x=x, dy=dy, partial=sums)
             total = sums[0] if parts == 1 else add_up(sums)
             dbias = None if bias is None else total[weight.size :]
             return total[: weight.size].reshape(weight.shape), dbias
@@ -138,7 +140,7 @@ def convolve(
             pixels = h * w * n
             tile = tile_of(c, pixels)
             grid = (blocks(pixels, THREADS), blocks(c, tile))
-            launch("convolve_to_input", grid, tile, dy=dy, dx=dx)
+            launch("convolve_to_input", grid, tile, teams_of(o, grid, tile), dy=dy, dx=dx)
             return as_nchw(dx)
 
         if not wants_dx:
@@ -177,6 +179,15 @@ def tile_of(channels: int, entries: int) -> int:
         if 2 * tiles * entries >= FILL:
             return tile
     return 1
+
+
+def teams_of(channels: int, grid: Pair, sums: int) -> int:
+    """How many threads share the sums over channels, as long as there are few threads.
+
+    `sums` are those of a thread, which all teams but one leave in shared memory.
+    """
+    most = min(MOST_TEAMS, channels, 1 + ROOM // (THREADS * sums))
+    return max(1, min(most, ENOUGH_BLOCKS // math.prod(grid)))
 
 
 def parts_of(entries: int, stripes: int) -> int:
