@@ -23,6 +23,7 @@ from xbp.testing.cases import (
 from xbp.testing.catalogue import AcceleratorItem, Item, catalogue, scattered
 from xbp.testing.certificate import certify
 from xbp.testing.curves import TRAININGS
+from xbp.testing.parity import findings
 
 ITEMS = [item for item in catalogue() if isinstance(item, Item)]
 
@@ -79,6 +80,15 @@ def test_every_item_has_several_cases_and_no_case_comes_twice() -> None:
 
 
 # --- what is fed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(names("primitive")))
+def test_every_case_of_a_primitive_can_be_computed(name: str) -> None:
+    """A mistake in the table itself would be seen by the whole certificate alone."""
+    for item in ITEMS:
+        if item.kind == "primitive" and item.name == name:
+            backends, dtypes = ["numpy"], ["float64"]
+            assert findings(item.make, *item.inputs, backends=backends, dtypes=dtypes), item.case
 
 
 def test_inputs_are_the_same_every_time() -> None:

@@ -135,9 +135,9 @@ def test_a_kink_among_many_entries_is_seen() -> None:
         check_gradients(nn.ReLU(), x, most=1800)
 
 
-@pytest.mark.parametrize("distance", [3e-4, 1e-4, 3e-5, 1e-5])
+@pytest.mark.parametrize("distance", [3e-4, 1e-4, 3e-5, 1e-5, 1e-6, 3e-7])
 def test_a_kink_nearby_is_no_kink(distance: float) -> None:
-    """The first step crosses it, and the second does not."""
+    """The first step crosses it, and the second or the third does not."""
     x = np.array([[1.0, distance, -distance, 0.5]])
     check_gradients(nn.ReLU(), x)
 

@@ -91,7 +91,8 @@ class Item:
         subject = self.make()
         several = hasattr(subject, "forward") and len(self.inputs) > 1
         with use_backend("numpy"), accelerators.disabled():
-            check_gradients(subject, *((self.inputs,) if several else self.inputs))
+            inputs = (self.inputs,) if several else self.inputs
+            check_gradients(subject, *inputs, most=20 if self.kind == "model" else 200)
 
 
 def catalogue() -> Iterator[Item | Training]:

@@ -66,7 +66,9 @@ def words(*shape: int) -> Host:
 
 
 def scattered(x: Array) -> Array:
-    """The same array in memory with reversed axes and with gaps."""
+    """The same array in memory with reversed axes and with gaps; a single number as it is."""
+    if not x.ndim:
+        return x
     xp = array_namespace(x)
     axes = tuple(reversed(range(x.ndim)))
     doubled = xp.repeat(xp.permute_dims(x, axes), 2, axis=x.ndim - 1)

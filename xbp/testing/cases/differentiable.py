@@ -243,7 +243,11 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         )
     ),
     *(
-        (name, partial(_pool, getattr(primitives, name), (1, 3), stride=stride, padding=p), (x,))
+        (
+            name,
+            partial(_pool, getattr(primitives, name), kernel=(1, 3), stride=stride, padding=p),
+            (x,),
+        )
         for name in ("max_pool1d", "average_pool1d")
         for stride, p in (((1, 3), (0, 0)), ((1, 2), (0, 1)))
         for x in (normal(5, 2, 9), sparse(18, 3, 7))
