@@ -92,6 +92,23 @@ def test_affine(case: Any, relu: bool, with_bias: bool, dtype: str, machine: Emu
         backward(dy[..., :0])
 
 
+@pytest.mark.parametrize("rows", [5, 20, 1])
+def test_the_gradient_of_the_input_is_stored_as_the_input(rows: int, machine: Emulation) -> None:
+    """Images of a convolution, flattened, have the batch innermost; so no copy is needed."""
+    rng = np.random.default_rng(0)
+    x = machine.guarded(rng.normal(size=(6, rows))).T
+    weight, delta = rng.normal(size=(3, 6)), rng.normal(size=(rows, 3))
+    y, backward = product.affine(x, weight)
+    (dx, dweight, _), (dx_by_rows, *others) = (
+        backward(delta),
+        product.affine(x.copy(), weight)[1](delta),
+    )
+    assert dx.T.flags.c_contiguous and dx_by_rows.flags.c_contiguous
+    assert np.array_equal(dx, dx_by_rows) and np.array_equal(dweight, others[0])
+    assert_close(dx, delta @ weight, 3)
+    assert_close(y, x @ weight.T, 6)
+
+
 def test_affine_declines_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = np.ones((3, 5)), np.ones((2, 5)), np.ones(2)
     for given in [

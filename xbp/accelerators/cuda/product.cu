@@ -31,6 +31,7 @@ struct products {
 #define B_ALONG 4
 #define B_FOURS 8
 #define SUMMED 16 /* the sums of the rows of A are wanted */
+#define TURNED 32 /* C is stored column by column */
 
 #define TEAM (TILE_ROWS / TALL * (TILE_COLUMNS / WIDE)) /* threads of a tile */
 #define GROUPS (THREADS / TEAM)
@@ -103,6 +104,7 @@ template <int N, int SIDE, bool ALONG> __device__ void read(real (&to)[4][N], co
 
 template <int KIND> __device__ void compute(const product &p, int block, real *room) {
     constexpr bool a_along = KIND & A_ALONG, b_along = KIND & B_ALONG, summed = KIND & SUMMED;
+    constexpr bool turned = KIND & TURNED;
     const int part = block / p.tiles, tile = block % p.tiles, tiles_across = (p.n + TILE_COLUMNS - 1) / TILE_COLUMNS;
     const int top = tile / tiles_across * TILE_ROWS, left = tile % tiles_across * TILE_COLUMNS;
     const int group = threadIdx.x / TEAM, row = threadIdx.x % TEAM / (TILE_COLUMNS / WIDE);
@@ -146,16 +148,18 @@ template <int KIND> __device__ void compute(const product &p, int block, real *r
         for (int q = 0; q < WIDE; q++) {
             const int i = a_along ? row + r * (TILE_ROWS / TALL) : row * TALL + r;
             const int j = b_along ? column + q * (TILE_COLUMNS / WIDE) : column * WIDE + q;
-            room[(group * TILE_ROWS + i) * TILE_COLUMNS + j] = sum[r][q];
+            room[group * TILE_ROWS * TILE_COLUMNS + (turned ? j * TILE_ROWS + i : i * TILE_COLUMNS + j)] = sum[r][q];
         }
     __syncthreads();
     for (int e = threadIdx.x; e < TILE_ROWS * TILE_COLUMNS; e += THREADS) {
-        const int i = top + e / TILE_COLUMNS, j = left + e % TILE_COLUMNS;
+        const int i = top + (turned ? e % TILE_ROWS : e / TILE_COLUMNS);
+        const int j = left + (turned ? e / TILE_ROWS : e % TILE_COLUMNS);
         if (i >= p.m || j >= p.n) continue;
         real total = p.bias ? p.bias[j] : 0;
         #pragma unroll
         for (int g = 0; g < GROUPS; g++) total += room[g * TILE_ROWS * TILE_COLUMNS + e];
-        p.c[part * p.apart + (long long)i * p.n + j] = RELU && total <= 0 ? 0 : total; /* nan stays nan */
+        const long long at = turned ? (long long)j * p.m + i : (long long)i * p.n + j;
+        p.c[part * p.apart + at] = RELU && total <= 0 ? 0 : total; /* nan stays nan */
     }
     if (!summed || left > 0) return; /* uniform over the block */
     __syncthreads();

@@ -38,7 +38,7 @@ Product = structure(
     **dict.fromkeys(("m", "n", "k", "tiles", "part"), ctypes.c_int),
 )
 Task = structure("Task", of=Product * 2, first=ctypes.c_int)
-A_ALONG, A_FOURS, B_ALONG, B_FOURS, SUMMED = 1, 2, 4, 8, 16  # as in product.cu
+A_ALONG, A_FOURS, B_ALONG, B_FOURS, SUMMED, TURNED = 1, 2, 4, 8, 16, 32  # as in product.cu
 LEAST_LARGE = 2**25
 """The least m · n · k for cuBLAS. A guess, to be measured."""
 
@@ -136,15 +136,15 @@ def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
     if is_large(rows, weight.T):
         return NotImplemented
     ((y, _),) = multiply(Factors(rows, weight.T, bias=bias), relu=relu)
-    mask = y if relu else None
+    mask, turned_mask = (y, y.T) if relu else (None, None)
+    by_columns = rows.T.flags.c_contiguous and not rows.flags.c_contiguous  # and so ∂L/∂x, too
     shape, inside, dtype = (*x.shape[:-1], y.shape[1]), x.shape, x.dtype
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         delta = dense(incoming(dy, shape, dtype)).reshape(y.shape)
-        turned = None if mask is None else mask.T
         both = (
-            Factors(delta.T, rows, mask=turned, sums=bias is not None),
-            Factors(delta, weight, mask=mask),
+            Factors(delta.T, rows, mask=turned_mask, sums=bias is not None),
+            Factors(delta, weight, mask=mask, turned=by_columns),
         )
         # ∂L/∂W has the same bits without ∂L/∂x.
         tile, parts = tile_for([size_of(it) for it in both], dtype.itemsize)
@@ -165,6 +165,8 @@ class Factors(NamedTuple):
     bias: Array | None = None
     mask: Array | None = None
     sums: bool = False
+    turned: bool = False
+    """Whether the result is stored column by column."""
 
 
 def multiply(
@@ -198,7 +200,7 @@ def multiply(
         a_along, a_fours = order_of(it.a, addresses["a"], addresses.get("mask", 0))
         b_across, b_fours = order_of(it.b, addresses["b"])
         kinds[index] = a_along * A_ALONG + a_fours * A_FOURS + (not b_across) * B_ALONG
-        kinds[index] += b_fours * B_FOURS + it.sums * SUMMED
+        kinds[index] += b_fours * B_FOURS + it.sums * SUMMED + it.turned * TURNED
         results.append(result)
         count += tiles * rows
         task.first = task.first or count
@@ -212,7 +214,8 @@ def multiply(
     found = []
     for (m, n, _), it, result in zip(sizes, given, results, strict=True):
         total = result[0] if result.shape[0] == 1 else add_up(result)
-        found.append((total[: m * n].reshape(m, n), total[m * n :] if it.sums else None))
+        c = total[: m * n].reshape((n, m)).T if it.turned else total[: m * n].reshape((m, n))
+        found.append((c, total[m * n :] if it.sums else None))
     return found
 
 
