@@ -267,5 +267,5 @@ def test_a_tile_leaves_no_multiprocessor_idle_for_its_size(rows: int, columns: i
     tile, parts, length = wide.split(several, rows, columns, terms)
     assert (parts - 1) * length < terms <= parts * length and length % tile.depth == 0
     number = parts * -(-rows // tile.m) * -(-columns // tile.n)
-    assert parts == 1 or number <= wide.WAVES * wide.PROCESSORS
-    assert number >= 64
+    assert parts == 1 or number * tile.threads <= wide.RESIDENT * wide.PROCESSORS
+    assert number * tile.threads >= 128 * wide.PROCESSORS

@@ -19,7 +19,7 @@ from xbp.accelerators.cuda.launch import (
 from xbp.accelerators.shared import Array, dense_order, incoming, inverse
 from xbp.primitives.dispatch import of_input
 
-THREADS, MOST = 256, 64  # as in passes.cu
+THREADS, MOST, LINE = 256, 64, 32  # as in passes.cu
 MOST_BLOCKS = 1024
 """The most blocks of a pass; in larger arrays each thread takes several entries."""
 
@@ -96,9 +96,9 @@ def through_rectifier(y: Array, dy: Array) -> Array:
 
 
 def add_up(rows: Array) -> Array:
-    """The sum of the rows of a dense matrix, added in order."""
+    """The sum of the rows of a dense matrix, added in a fixed order."""
     total = machine_of(rows).empty(rows.shape[1:], rows.dtype)
-    _run("add_up", [(total, rows)], (rows.shape[0],))
+    _run("add_up", [(total, rows)], (rows.shape[0],), each=LINE)
     return total
 
 
@@ -135,7 +135,9 @@ def _run(
     groups: Sequence[tuple[Array, ...]],
     numbers: tuple[Any, ...] = (),
     size: int | None = None,
+    each: int = THREADS,
 ) -> None:
+    """One launch; a block takes `each` entries at a time."""
     machine, first = machine_of(groups[0][0]), groups[0][0]
     task, largest = Pass(), 0
     for it, (to, *others) in zip(task.of, groups, strict=False):
@@ -147,7 +149,7 @@ def _run(
             it.value = given
         else:
             it.at, it.bytes = machine.address(given), given.itemsize
-    grid = (min(blocks(largest, THREADS), MOST_BLOCKS), len(groups))
+    grid = (min(blocks(largest, each), MOST_BLOCKS), len(groups))
     machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, THREADS, task)
 
 

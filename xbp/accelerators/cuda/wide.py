@@ -35,8 +35,10 @@ LEAST_PAIRS, LEAST_CHANNELS = 128, 16
 """The least pairs of channels, in a group, and the least outputs: fewer fill no tile.
 
 A guess, to be measured."""
-WAVES = 2
-"""Blocks of ∂L/∂W for each multiprocessor, so that one computes while another waits."""
+RESIDENT = 512
+"""Threads that a multiprocessor computes with at once, as in wide.h."""
+LATENCY = 128
+"""Threads with which it would wait for half of the time. A guess, to be measured."""
 PROCESSORS = FILL // 128
 """The multiprocessors of an H100 or H200."""
 MOST_COPIES = 65535
@@ -191,25 +193,37 @@ def tiles_of(dtype: Any, vector: int) -> list[Tile]:
 
 def tile_of(tiles: Sequence[Tile], rows: int, columns: int, copies: int = 1) -> Tile:
     """The tile for a product, by the time of the busiest multiprocessor."""
-
-    def time(tile: Tile) -> float:
-        number = copies * blocks(rows, tile.m) * blocks(columns, tile.n)
-        return blocks(number, PROCESSORS) * tile.m * tile.n / tile.speed
-
-    return min(tiles, key=time)
+    return min(tiles, key=lambda tile: time(tile, number_of(tile, rows, columns, copies)))
 
 
 def split(
     tiles: Sequence[Tile], rows: int, columns: int, terms: int, copies: int = 1
 ) -> tuple[Tile, int, int]:
-    """The tile for a product with long sums, the number of their parts, and terms in each."""
+    """The tile for a product with long sums, the number of their parts, and terms in each.
+
+    There are as many parts as multiprocessors can compute at once.
+    """
     choices = []
     for tile in tiles:
-        number = copies * blocks(rows, tile.m) * blocks(columns, tile.n)
-        most = max(1, min(WAVES * PROCESSORS // number, terms // LEAST_LENGTH))
-        length = tile.depth * blocks(terms, most * tile.depth)
+        number = number_of(tile, rows, columns, copies)
+        most = PROCESSORS * max(1, RESIDENT // tile.threads) // number
+        length = tile.depth * blocks(terms, max(1, min(most, terms // LEAST_LENGTH)) * tile.depth)
         parts = blocks(terms, length)
-        busiest = blocks(number * parts, PROCESSORS)
-        choices.append((busiest * tile.m * tile.n * length / tile.speed, tile, parts, length))
+        choices.append((length * time(tile, number * parts), tile, parts, length))
     _, tile, parts, length = min(choices, key=lambda choice: choice[0])
     return tile, parts, length
+
+
+def number_of(tile: Tile, rows: int, columns: int, copies: int) -> int:
+    """The number of tiles of a product."""
+    return copies * blocks(rows, tile.m) * blocks(columns, tile.n)
+
+
+def time(tile: Tile, number: int) -> float:
+    """The time of the busiest multiprocessor for a term of each sum, in no unit.
+
+    Its blocks take turns at waiting; where there are few, nothing is computed meanwhile.
+    """
+    each = blocks(number, PROCESSORS)
+    waits = LATENCY / min(each * tile.threads, RESIDENT)
+    return each * tile.m * tile.n / tile.speed * (1 + waits)
