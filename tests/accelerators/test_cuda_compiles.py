@@ -79,7 +79,7 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
     return {
         **programs(step),
         ("philox.cu", ()): {"philox"},
-        ("rows.cu", ()): {"take"},
+        ("rows.cu", ()): {"take", "append"},
         **{("pooling.cu", tuple(macros.items())): {"pool"} for macros in of_pools},
     }
 

@@ -251,9 +251,9 @@ for primitive, function, arrays in (*PRIMITIVES, *DIFFERENTIABLE):
     filled_in = tuple(map(filled, arrays))
     size = "small" if filled_in[0].size < 10_000 else "large"
     known = CALLS.get(f"{primitive}, {size}", (None, ()))[1]
-    if len(filled_in) > max(1, len(known)) and primitive not in ("philox4x32", "write_row"):
+    if len(filled_in) > max(1, len(known)) and primitive not in ("philox4x32", "append_row"):
         CALLS[f"{primitive}, {size}"] = function, filled_in
-CALLS["write_row"] = primitives.write_row, (np.ones((3, 3)), np.asarray([1]), np.ones(3))
+CALLS["append_row"] = primitives.append_row, (np.asarray([1]), np.ones((3, 3)), np.ones(3))
 
 
 def primitives_in(name: str) -> str | set[str]:

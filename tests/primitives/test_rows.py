@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xbp
-from xbp.primitives import gather, take_row, write_row
+from xbp.primitives import append_row, gather, take_row
 from xbp.testing import assert_no_host_sync
 
 
@@ -16,20 +16,26 @@ def test_a_row_is_written_in_place_and_the_others_left_alone(
     backend: xbp.Backend, shape: tuple[int, ...], dtype: str
 ) -> None:
     rng = np.random.default_rng(0)
-    host = rng.integers(-9, 9, (4, *shape)).astype(dtype)
-    rows = xbp.asarray(host.copy(), dtype=dtype)
-    for index in (2, 0, 3):
-        host[index] = value = rng.integers(-9, 9, shape).astype(dtype)
+    tables = [rng.integers(-9, 9, (4, *shape)).astype(dtype), rng.normal(size=(5, 2))]
+    given = [xbp.asarray(table.copy(), dtype=table.dtype.name) for table in tables]
+    index = xbp.asarray([1])
+    for k in (1, 2, 3):
+        values = rng.integers(-9, 9, shape).astype(dtype), rng.normal(size=2)
+        for table, value in zip(tables, values, strict=True):
+            table[k] = value
         with assert_no_host_sync():
-            write_row(rows, xbp.asarray([index]), xbp.asarray(value, dtype=dtype))
-        assert np.array_equal(xbp.to_numpy(rows), host)
+            now = [xbp.asarray(np.asarray(value), dtype=value.dtype.name) for value in values]
+            append_row(index, *given, *now)
+        for found, table in zip(given, tables, strict=True):
+            assert np.array_equal(xbp.to_numpy(found), table)
+        assert xbp.to_numpy(index).tolist() == [k + 1]
 
 
 def test_what_is_not_a_number_stays_in_its_row() -> None:
-    rows = np.array([[np.nan, 1.0], [2.0, 3.0]])
-    write_row(rows, np.array([0]), np.array([5.0, 6.0]))
+    rows, index = np.array([[np.nan, 1.0], [2.0, 3.0]]), np.array([0])
+    append_row(index, rows, np.array([5.0, 6.0]))
     assert rows.tolist() == [[5, 6], [2, 3]]
-    write_row(rows, np.array([1]), np.array([np.inf, np.nan]))
+    append_row(index, rows, np.array([np.inf, np.nan]))
     assert rows[0].tolist() == [5, 6]
 
 

@@ -30,7 +30,7 @@ from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.recurrence import recurrence
 from xbp.primitives.resampling import adaptive_average_pool, upsample
-from xbp.primitives.rows import gather, take_row
+from xbp.primitives.rows import append_row, gather, take_row
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
 from xbp.primitives.softmax import softmax
 from xbp.primitives.special import erf, erfc, sigmoid
@@ -40,7 +40,6 @@ from xbp.primitives.updates import (
     average,
     normalized_step,
     rescale,
-    write_row,
 )
 
 __all__ = [
@@ -48,6 +47,7 @@ __all__ = [
     "adaptive_average_pool",
     "add_scaled",
     "affine",
+    "append_row",
     "attention",
     "average",
     "average_pool",
@@ -89,6 +89,5 @@ __all__ = [
     "unpad2d",
     "upsample",
     "windows",
-    "write_row",
     "zero_pad",
 ]

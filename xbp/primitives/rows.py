@@ -1,4 +1,4 @@
-"""Rows of tables at positions on the device, which a recorded step reads anew each time."""
+"""Rows of tables at positions on the device, read or written by a recorded step."""
 
 from __future__ import annotations
 
@@ -41,3 +41,22 @@ def gather(
     here: dict[str, Any] = {"dtype": xp.int64, "device": order.device}
     indices = xp.take(order, start + xp.arange(*span, **here), axis=0)
     return tuple(xp.take(array, indices, axis=0) for array in arrays)
+
+
+@primitive
+def append_row(index: Array, *tables_and_values: Array) -> None:
+    """table[index] ← value for each table, in place; then index ← index + 1.
+
+    Parameters
+    ----------
+    index : array (1,) of int64
+        From 0 to the number of rows - 1.
+    *tables_and_values : arrays (rows, …), and as many arrays (…)
+        Of a table and its value, the dtypes are equal.
+    """
+    xp = array_namespace(index)
+    half = len(tables_and_values) // 2
+    for table, value in zip(tables_and_values[:half], tables_and_values[half:], strict=True):
+        here = xp.arange(table.shape[0], dtype=xp.int64, device=table.device) == index
+        table[...] = xp.where(xp.reshape(here, (-1, *(1,) * value.ndim)), value, table)
+    index += 1

@@ -1,7 +1,7 @@
 """In-place updates of optimizers; an accelerator may do each in one pass over memory.
 
 The first argument is changed and decides the library; nothing is returned. Arrays may be lists of
-arrays, except in `write_row`: each array of the first list is changed by its counterparts.
+arrays: each array of the first list is changed by its counterparts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
-from xbp.primitives.dispatch import primitive, update
+from xbp.primitives.dispatch import update
 
 Scalar: TypeAlias = "float | Array"
 """A number; in a step that a device has recorded and repeats, a 0-d array."""
@@ -78,18 +78,3 @@ def normalized_step(p: Array, rate: Scalar, m: Array, scale: Scalar, v: Array, e
     rate, scale, eps : float, or 0-d array of that dtype
     """
     p -= rate * m / (scale * array_namespace(v).sqrt(v) + eps)
-
-
-@primitive
-def write_row(rows: Array, index: Array, value: Array) -> None:
-    """rows[index] ← value, with `index` on the device.
-
-    Parameters
-    ----------
-    rows : array (R, …)
-    index : array (1,) of int64, from 0 to R - 1
-    value : array (…) of the dtype of `rows`
-    """
-    xp = array_namespace(rows)
-    here = xp.arange(rows.shape[0], dtype=xp.int64, device=rows.device) == index
-    rows[...] = xp.where(xp.reshape(here, (-1, *(1,) * value.ndim)), value, rows)

@@ -27,7 +27,7 @@ from typing import Any
 from xbp.backend import Array, array_namespace, backend_of, graph_for, on_device_of
 from xbp.errors import InputError
 from xbp.nested import tree_map
-from xbp.primitives import write_row
+from xbp.primitives import append_row
 from xbp.training.callbacks.base import Training
 from xbp.training.frozen import Frozen, same
 from xbp.training.metrics.averages import Mean
@@ -264,28 +264,29 @@ class Recording:
         checked, part = CheckedLoss(trainer.loss), trainer.part
         prediction, loss = update(trainer, checked, x, y, stream, coefficients, part=part)
         self.moved = [i for i, count in enumerate(counts) if count != before[i]]
-        self.write("loss", loss)
+        results = {"loss": loss}
         size = trainer.share.counted(trainer.loss, prediction, y)
         if not isinstance(size, int):
-            self.write("counted", size)
+            results["counted"] = size
         for name, metric in trainer.metrics.items():
             if _captured(metric):
                 metric = metric.fresh()
                 known = dict(vars(metric))
-                self.write(f"metric {name}", _observed(metric, prediction, y))
+                results[f"metric {name}"] = _observed(metric, prediction, y)
                 now = vars(metric).items()
                 self.learned[name] = {k: v for k, v in now if known.get(k, self) is not v}
             else:
                 self.outputs = prediction, y
-        rows.slot += 1
+        self.write(results)
 
-    def write(self, name: str, value: Array) -> None:
-        """Write a result into the row of this step."""
+    def write(self, results: dict[str, Array]) -> None:
+        """Write results into the row of this step, and go on to the next one."""
         steps = self.steps
-        if name not in self.rows:
-            shape = (steps.rows.count, *value.shape)
-            self.rows[name] = steps.xp.zeros(shape, dtype=value.dtype, device=value.device)
-        write_row(self.rows[name], steps.rows.slot, value)
+        for name, value in results.items():
+            if name not in self.rows:
+                shape = (steps.rows.count, *value.shape)
+                self.rows[name] = steps.xp.zeros(shape, dtype=value.dtype, device=value.device)
+        append_row(steps.rows.slot, *map(self.rows.__getitem__, results), *results.values())
 
     def read(self, name: str, first: int, end: int) -> Array:
         """A copy of some rows."""

@@ -23,11 +23,11 @@ NOT_COMPILED = 3
 ABOUT = {  # the tests that use a file
     "convolution": "convol or memory_order or constants",
     "pooling": "pool",
-    "passes": "update or parameters or write_row or rectify or scaled or average or step or conv",
+    "passes": "update or parameters or rectify or scaled or average or step or conv",
     "cross_entropy": "entropy or label or infinity or overflow",
     "philox": "random_bits",
     "product": "matmul or affine or product or tile",
-    "rows": "rows or gather or take_row",
+    "rows": "rows or gather or row",
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "tile or wide"),
 }
 TWINS = [("KH", "KW"), ("H", "W"), ("ROWS", "COLUMNS"), ("REACH_H", "REACH_W"), ("C", "O")]

@@ -104,26 +104,6 @@ def test_updates_decline_what_does_not_fit() -> None:
     assert np.array_equal(p, np.full((4, 6), 1.5))
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (3, 70, 5)])
-def test_write_row(shape: tuple[int, ...], dtype: str, machine: Emulation) -> None:
-    rows = machine.guarded(np.zeros((4, *shape), dtype))
-    value = np.random.default_rng(0).normal(size=shape).astype(dtype)
-    for index in (2, 0, 3):
-        given = machine.guarded(np.array([index])), machine.guarded(value)
-        assert passes.write_row(rows, *given) is None
-        assert np.array_equal(rows[index], value)
-        rows[index] = 0
-        assert not rows.any()
-    for wrong in [
-        (rows, np.array([1], "i4"), value),
-        (rows, np.array([1, 2]), value),
-        (rows[::2], np.array([1]), value),
-        (rows, np.array([1]), value[None]),
-        (rows, np.array([1]), value.astype("f2")),
-    ]:
-        assert passes.write_row(*wrong) is NotImplemented
-
-
 @pytest.mark.parametrize("shape", [(1,), (300, 20), (5, 7, 4, 33)])
 @pytest.mark.parametrize("axes", [None, (-1, 0)])
 def test_rectify(shape: tuple[int, ...], axes: Any, dtype: str, machine: Emulation) -> None:

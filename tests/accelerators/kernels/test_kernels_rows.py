@@ -73,3 +73,35 @@ def test_what_does_not_fit_is_declined() -> None:
         (order, start, (0, 2, 1), table[::2]),
     ]:
         assert rows.gather(*given) is NotImplemented
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 70, 5)])
+def test_append_row(shape: tuple[int, ...], dtype: str, machine: Emulation) -> None:
+    tables = [np.zeros((4, *shape), dtype), np.ones((9, 2), "int32")]
+    tables = [machine.guarded(table) for table in tables]
+    rng, index = np.random.default_rng(0), machine.guarded(np.array([1]))
+    for k in (1, 2, 3):
+        value = rng.normal(size=shape[::-1]).astype(dtype).T  # not row by row
+        values = machine.guarded(value), machine.guarded(rng.integers(0, 9, 2).astype("int32"))
+        before = [table.copy() for table in tables]
+        assert rows.append_row(index, *tables, *values) is None
+        for table, now, then in zip(tables, values, before, strict=True):
+            then[k] = now
+            assert np.array_equal(table, then)
+        assert index.tolist() == [k + 1]
+    assert machine.launches == ["append"] * 3
+
+
+def test_what_cannot_be_appended_is_declined() -> None:
+    table, index, value = np.zeros((4, 3)), np.array([1]), np.ones(3)
+    for wrong in [
+        (index.astype("i4"), table, value),
+        (np.array([1, 2]), table, value),
+        (index, table[::2], value),
+        (index, table, value[None]),
+        (index, table, value.astype("f4")),
+        (index, table[:, :0], value[:0]),
+        (index, *[table] * 9, *[value] * 9),
+    ]:
+        assert rows.append_row(*wrong) is NotImplemented
+    assert index.tolist() == [1] and not table.any()

@@ -71,10 +71,3 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_up(const pass p) {
         __syncthreads();
     }
 }
-
-/* to[index] ← a, for rows of `size` numbers and a 64-bit index on the device. */
-extern "C" __global__ void __launch_bounds__(THREADS) write_row(const pass p) {
-    const arrays of = p.of[0];
-    const long long row = *(const long long *)p.s.at;
-    ENTRIES(i) of.to[row * of.size + i] = of.a[i];
-}

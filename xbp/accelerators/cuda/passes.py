@@ -56,20 +56,6 @@ def normalized_step(p: Array, rate: Any, m: Array, scale: Any, v: Array, eps: An
     return _in_place("normalized_step", (p, m, v), (rate, scale, eps))
 
 
-def write_row(rows: Array, index: Array, value: Array) -> Any:
-    """See `xbp.primitives.write_row`."""
-    if (
-        not fits(rows, value)
-        or not rows.flags.c_contiguous
-        or index.dtype.name != "int64"
-        or index.size != 1
-        or value.shape != rows.shape[1:]
-    ):
-        return NotImplemented
-    _run("write_row", [(rows, dense(value))], (index,), size=value.size)
-    return None
-
-
 def rectify(x: Array) -> Any:
     """See `xbp.primitives.rectify`."""
     order = dense_order(x)
@@ -153,4 +139,4 @@ def _run(
     machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, THREADS, task)
 
 
-ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, write_row, rectify)
+ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, rectify)

@@ -1,5 +1,4 @@
-/* Rows of several arrays, at positions that are on the device: to[i] = source[the number of row i]. A block copies
- * one row of one array. */
+/* Rows of several arrays, at positions that are on the device. */
 
 #define THREADS 256
 #define MOST 8 /* arrays in one launch */
@@ -13,9 +12,10 @@ struct table {
 
 struct taking {
     table of[MOST];
-    const long long *at;    /* a number on the device */
+    long long *at;          /* a number on the device */
     const long long *order; /* NULL: row 0 is source[*at]; else row i is source[order[*at + first + i step]] */
     long long first, step;
+    int count;
 };
 
 struct alignas(16) sixteen {
@@ -28,13 +28,25 @@ template <typename word> __device__ void copy(const table &it, long long to, lon
     for (long long i = threadIdx.x; i < it.words; i += THREADS) target[i] = source[i];
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) take(const taking p) {
-    const table it = p.of[blockIdx.y];
-    const long long to = blockIdx.x;
-    const long long from = p.order ? p.order[*p.at + p.first + to * p.step] : *p.at;
+/* Row `to` ← row `from`, by the threads of a block. */
+__device__ void copy_row(const table &it, long long to, long long from) {
     if (it.bytes == 16) copy<sixteen>(it, to, from);
     else if (it.bytes == 8) copy<long long>(it, to, from);
     else if (it.bytes == 4) copy<int>(it, to, from);
     else if (it.bytes == 2) copy<short>(it, to, from);
     else copy<char>(it, to, from);
+}
+
+/* to[i] = source[the number of row i]; a block copies one row of one array. */
+extern "C" __global__ void __launch_bounds__(THREADS) take(const taking p) {
+    const long long to = blockIdx.x;
+    copy_row(p.of[blockIdx.y], to, p.order ? p.order[*p.at + p.first + to * p.step] : *p.at);
+}
+
+/* to[*at] = source[0] of `count` arrays, then *at += 1; in one block. */
+extern "C" __global__ void __launch_bounds__(THREADS) append(const taking p) {
+    const long long to = *p.at;
+    for (int k = 0; k < p.count; k++) copy_row(p.of[k], to, 0);
+    __syncthreads();
+    if (threadIdx.x == 0) *p.at = to + 1;
 }

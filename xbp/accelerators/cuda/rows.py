@@ -1,11 +1,11 @@
-"""Rows of tables in one launch: the samples of a batch, and the numbers of a step."""
+"""Rows of tables in one launch: the samples of a batch, and the numbers and results of a step."""
 
 from __future__ import annotations
 
 import ctypes
 from typing import Any
 
-from xbp.accelerators.cuda.launch import MOST_ENTRIES, machine_of, pointer, structure
+from xbp.accelerators.cuda.launch import MOST_ENTRIES, dense, machine_of, pointer, structure
 from xbp.accelerators.shared import Array
 
 THREADS, MOST = 256, 8  # as in rows.cu
@@ -14,7 +14,7 @@ WORDS = (16, 8, 4, 2, 1)
 Table = structure("Table", to=pointer, source=pointer, words=ctypes.c_longlong, bytes=ctypes.c_int)
 Taking = structure(
     "Taking", of=Table * MOST, at=pointer, order=pointer, first=ctypes.c_longlong,
-    step=ctypes.c_longlong,
+    step=ctypes.c_longlong, count=ctypes.c_int,
 )  # fmt: skip
 
 
@@ -41,23 +41,50 @@ def is_number(array: Array, shape: tuple[int, ...]) -> bool:
     return bool(array.dtype.name == "int64" and array.shape == shape and array.flags.c_contiguous)
 
 
+def append_row(index: Array, *tables_and_values: Array) -> Any:
+    """See `xbp.primitives.append_row`."""
+    count = len(tables_and_values) // 2
+    tables, values = tables_and_values[:count], tables_and_values[count:]
+    if not is_number(index, (1,)) or not are_tables(tables):
+        return NotImplemented
+    for table, value in zip(tables, values, strict=True):
+        if value.dtype != table.dtype or value.shape != table.shape[1:]:
+            return NotImplemented
+    machine = machine_of(index)
+    task = Taking(at=machine.address(index), count=count)
+    values = tuple(map(dense, values))
+    for it, table, value in zip(task.of, tables, values, strict=False):
+        _copy(it, table, value, value.nbytes)
+    machine.launch(("rows.cu", "append"), {}, (1, 1), THREADS, task)
+    return None
+
+
+def are_tables(arrays: tuple[Array, ...]) -> bool:
+    """Whether rows of the arrays can be copied in one launch."""
+    whole = all(array.size and array.flags.c_contiguous for array in arrays)
+    return 0 < len(arrays) <= MOST and whole
+
+
+def _copy(it: Any, to: Array, source: Array, row: int) -> None:
+    """Let a table of a task be copied, in words that divide a row, of `row` bytes."""
+    address = machine_of(to).address
+    it.to, it.source = address(to), address(source)
+    places = it.to, it.source, row
+    it.bytes = next(word for word in WORDS if not any(place % word for place in places))
+    it.words = row // it.bytes
+
+
 def _take(task: ctypes.Structure, count: int, tables: tuple[Array, ...]) -> Any:
     """`count` rows of each table."""
-    if not 0 < len(tables) <= MOST or count >= MOST_ENTRIES:
-        return NotImplemented
-    if not all(table.size and table.flags.c_contiguous for table in tables):
+    if not are_tables(tables) or count >= MOST_ENTRIES:
         return NotImplemented
     machine, results = machine_of(tables[0]), []
     for it, table in zip(task.of, tables, strict=False):
         result = machine.empty((count, *table.shape[1:]), table.dtype)
-        row = result.nbytes // count
-        it.to, it.source = machine.address(result), machine.address(table)
-        places = it.to, it.source, row
-        it.bytes = next(word for word in WORDS if not any(place % word for place in places))
-        it.words = row // it.bytes
+        _copy(it, result, table, result.nbytes // count)
         results.append(result)
     machine.launch(("rows.cu", "take"), {}, (count, len(tables)), THREADS, task)
     return tuple(results)
 
 
-ACCELERATORS = (take_row, gather)
+ACCELERATORS = (take_row, gather, append_row)

@@ -72,10 +72,11 @@ def _normalized_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array) -
     primitives.normalized_step(p, rate, m, scale, v, eps)
 
 
-def _row_written(rows: Array, index: Array, value: Array) -> Array:
-    rows = array_namespace(rows).asarray(rows, copy=True)
-    primitives.write_row(rows, index, value)
-    return rows
+def _row_appended(index: Array, *arrays: Array) -> Array:
+    xp, half = array_namespace(index), len(arrays) // 2
+    index, *tables = (xp.asarray(array, copy=True) for array in (index, *arrays[:half]))
+    primitives.append_row(index, *tables, *arrays[half:])
+    return _joined((*tables, xp.astype(index, tables[0].dtype)))
 
 
 def _row_taken(index: Array, *tables: Array) -> Array:
@@ -167,7 +168,11 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
             ("gather", _gathered, (np.arange(12) * 5 % 7, np.asarray(4))),
         )
     ),
-    ("write_row", _row_written, (normal(5, 3), np.asarray([2]), normal(3, seed=2))),
+    (
+        "append_row",
+        _row_appended,
+        (np.asarray([2]), normal(5, 3), normal(4), normal(3, seed=2), np.asarray(0.5)),
+    ),
     ("philox4x32", _philox, tuple(words(4, 33))),
     ("random_bits", _bits, ((2,),)),
 ]
