@@ -88,9 +88,14 @@ def use(tile: wide.Tile, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tiles() -> list[Any]:
     return [
-        pytest.param(dtype, tile, id=f"{dtype}-{'x'.join(map(str, tile[:5]))}")
+        pytest.param(dtype, tile, id=f"{dtype}-{'x'.join(map(str, tile[:5]))}-{tile.images}")
         for dtype, several in wide.TILES.items()
-        for tile in several
+        for tile in (
+            *several,
+            several[0]._replace(images=4),
+            several[-1]._replace(images=2),
+            several[0]._replace(images=12),
+        )
     ]
 
 

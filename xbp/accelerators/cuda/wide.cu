@@ -7,9 +7,10 @@ struct windows : across {
 
     __device__ windows(const real *x, int n, int first) : n(n) {
         const int all = ROWS * COLUMNS * n, at = first + column();
-        const int inside = at < all ? at : all - VECTOR, window = inside / n;
-        from = x + inside % n;
-        top = window / COLUMNS * STRIDE_H - PAD_H, left = window % COLUMNS * STRIDE_W - PAD_W;
+        const place window(at < all ? at : all - VECTOR, ROWS * COLUMNS, n);
+        from = x + window.image;
+        top = window.position / COLUMNS * STRIDE_H - PAD_H;
+        left = window.position % COLUMNS * STRIDE_W - PAD_W;
     }
     __device__ void fetch(int begin) {
         #pragma unroll
@@ -33,20 +34,23 @@ extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide(const wide p)
     sums sum;
     sum.multiply(a, b, IN * TAPS, stages);
     #pragma unroll
-    for (int r = 0; r < SUMS_M; r++) {
-        const int row = sum.row(r);
-        if (top + row >= OUT) continue;
-        const real bias = p.bias ? p.bias[output + row] : 0;
+    for (int q = 0; q < SUMS_N; q += VECTOR) {
+        const int at = left + sum.column(q);
+        if (at >= all) continue;
+        const place window(at, ROWS * COLUMNS, p.n);
+        real *const to = p.y + output * all + (IMAGES ? window.position * p.n + window.image : at);
         #pragma unroll
-        for (int q = 0; q < SUMS_N; q += VECTOR) {
-            const int at = left + sum.column(q);
+        for (int r = 0; r < SUMS_M; r++) {
+            const int row = sum.row(r);
+            if (top + row >= OUT) continue;
+            const real bias = p.bias ? p.bias[output + row] : 0;
             several<VECTOR> v;
             #pragma unroll
             for (int j = 0; j < VECTOR; j++) {
                 v.at[j] = sum.of[r][q + j] + bias;
                 if (RELU && v.at[j] <= 0) v.at[j] = 0; /* nan stays nan */
             }
-            if (at < all) *(several<VECTOR> *)(p.y + (output + row) * all + at) = v;
+            *(several<VECTOR> *)(to + row * all) = v;
         }
     }
 }

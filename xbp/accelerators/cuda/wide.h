@@ -89,6 +89,17 @@ template <int WIDTH> struct contiguous {
     }
 };
 
+/* A column of y or ∂L/∂x. Those of neighbouring positions come after each IMAGES images, so that the windows
+ * of a tile overlap, and some of their pixels are in the first cache; with IMAGES = 0, after all images. */
+struct place {
+    int position, image;
+
+    __device__ place(int column, int positions, int n) {
+        const int images = IMAGES ? IMAGES : n, round = IMAGES ? column / (positions * images) : 0;
+        position = column / images - round * positions, image = column % images + round * images;
+    }
+};
+
 /* B for y and ∂L/∂x: VECTOR neighbouring columns of C, which are images at one position. */
 struct across {
     static constexpr int ALONG = TILE_N / VECTOR, EVERY = THREADS / ALONG, COUNT = CEIL(DEPTH, EVERY);

@@ -50,6 +50,9 @@ LEAST_LENGTH = 256
 class Tile(NamedTuple):
     """Entries of a product that a block computes, terms of a stage, and entries of a thread.
 
+    If `images` is not 0 and divides the batch, columns of y and ∂L/∂x are ordered by so many
+    images at all positions, so that the windows of a tile overlap.
+
     `speed` is a guess of the arithmetic rate, relative to the largest tile: the numbers that a
     thread reads from shared memory for each product are few in a large tile.
     """
@@ -60,6 +63,7 @@ class Tile(NamedTuple):
     sums_m: int
     sums_n: int
     speed: float
+    images: int = 0
 
     @property
     def threads(self) -> int:
@@ -136,7 +140,10 @@ def convolve(
         file: str, tile: Tile, vector: int, grid: Pair, arrays: dict[str, Any], **more: int
     ) -> None:
         given = {key: machine.address(it) for key, it in arrays.items() if it is not None}
-        whole = macros | tile.macros | {"VECTOR": vector}
+        images = 0 if "partial" in arrays else tile.images
+        if images and (n % images or images % vector):
+            images = 0
+        whole = macros | tile.macros | {"VECTOR": vector, "IMAGES": images}
         task = Task(n=n, **given, **more)
         machine.launch((f"{file}.cu", f"convolve_{file}"), whole, grid, tile.threads, task)
 

@@ -60,9 +60,10 @@ struct covering : across {
 
     __device__ covering(const real *dy, int n, int first, reach of) : n(n), of(of) {
         const int all = of.height * of.width * n, at = first + column();
-        const int inside = at < all ? at : all - VECTOR, pixel = inside / n;
-        from = dy + inside % n;
-        h = of.h + pixel / of.width * STEP_H + PAD_H, w = of.w + pixel % of.width * STEP_W + PAD_W;
+        const place pixel(at < all ? at : all - VECTOR, of.height * of.width, n);
+        from = dy + pixel.image;
+        h = of.h + pixel.position / of.width * STEP_H + PAD_H;
+        w = of.w + pixel.position % of.width * STEP_W + PAD_W;
     }
     __device__ void fetch(int begin) {
         const int taps = of.taps() ? of.taps() : 1, columns = of.columns ? of.columns : 1;
@@ -92,16 +93,17 @@ extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide_to_input(cons
     sum.multiply(a, b, OUT * of.taps(), stages);
     #pragma unroll
     for (int q = 0; q < SUMS_N; q += VECTOR) {
-        const int at = left + sum.column(q), pixel = at / p.n, image = at % p.n;
+        const int at = left + sum.column(q);
         if (at >= all) continue;
-        const int h = of.h + pixel / of.width * STEP_H, w = of.w + pixel % of.width * STEP_W;
+        const place pixel(at, of.height * of.width, p.n);
+        const int h = of.h + pixel.position / of.width * STEP_H, w = of.w + pixel.position % of.width * STEP_W;
         #pragma unroll
         for (int r = 0; r < SUMS_M; r++) {
             const int row = sum.row(r);
             several<VECTOR> v;
             #pragma unroll
             for (int j = 0; j < VECTOR; j++) v.at[j] = sum.of[r][q + j];
-            real *const to = p.dx + (((channel + row) * H + h) * W + w) * p.n + image;
+            real *const to = p.dx + (((channel + row) * H + h) * W + w) * p.n + pixel.image;
             if (top + row < IN) *(several<VECTOR> *)to = v;
         }
     }
