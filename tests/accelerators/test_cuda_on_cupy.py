@@ -18,7 +18,7 @@ from accelerators.emulation.machine import compiler
 
 from xbp import primitives, registry
 from xbp.accelerators import cuda
-from xbp.accelerators.cuda import cublas, launch, passes
+from xbp.accelerators.cuda import cublas, launch, passes, product
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="it needs Linux and a C++ compiler")
 
@@ -143,6 +143,18 @@ int cublasSetWorkspace_v2(void *handle, void *where, size_t size) {
     }
 GEMM(cublasSgemm_v2, float)
 GEMM(cublasDgemm_v2, double)
+#define STACKS(name, gemm, T)                                                                      \
+    extern "C" int name(void *handle, int ta, int tb, int m, int n, int k, const T *alpha,         \
+                        const T *a, int lda, long long next_a, const T *b, int ldb,                \
+                        long long next_b, const T *beta, T *c, int ldc, long long next_c,          \
+                        int count) {                                                               \
+        for (int i = 0; i < count; i++)                                                            \
+            if (int status = gemm(handle, ta, tb, m, n, k, alpha, a + i * next_a, lda,             \
+                                  b + i * next_b, ldb, beta, c + i * next_c, ldc)) return status;  \
+        return 0;                                                                                  \
+    }
+STACKS(cublasSgemmStridedBatched, cublasSgemm_v2, float)
+STACKS(cublasDgemmStridedBatched, cublasDgemm_v2, double)
 """
 
 
@@ -183,6 +195,34 @@ def test_cublas(
     for unfit in (a[:, ::-1], a[::-1], np.broadcast_to(a[0], (5, 7)), gaps):
         assert not machine.multiply(unfit, b, c)
         assert not machine.multiply(b.T, unfit.T, c)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", launch.REALS)
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 1, 0)])
+def test_stacks_of_matrices(
+    order: tuple[int, ...], dtype: str, blas: ctypes.CDLL, cupy: CuPy, monkeypatch: Any
+) -> None:
+    """CuPy's own handle refuses to be recorded; matrices with gaps are copied first."""
+    monkeypatch.setattr(cublas, "library", lambda: blas)
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Any:
+        memory = rng.normal(size=[shape[axis] for axis in order]).astype(dtype).view(Array)
+        return memory.transpose(np.argsort(order))
+
+    for a, b in (
+        (draw(4, 5, 7), draw(4, 7, 3)),
+        (draw(6, 1, 2).reshape(2, 3, 1, 2), draw(6, 2, 1).reshape(2, 3, 2, 1)),
+        (draw(4, 5, 7), np.flip(draw(4, 7, 3), -1)),
+    ):
+        c = product.matmul(a, b)
+        assert c.dtype == dtype and c.shape == (*a.shape[:-1], b.shape[-1])
+        # Sums of seven products of order 1.
+        np.testing.assert_allclose(c, a @ b, rtol=0, atol=1e-5 if dtype == "float32" else 1e-14)
+    assert product.matmul(draw(4, 5, 7), draw(1, 7, 3)) is NotImplemented
+    monkeypatch.setattr(cublas, "library", lambda: None)
+    assert product.matmul(draw(4, 5, 7), draw(4, 7, 3)) is NotImplemented
 
 
 @needs_compiler

@@ -103,6 +103,16 @@ int cublasDgemm_v2(SHAPE, const double *alpha, const double *a, int lda, const d
                    const double *beta, double *c, int ldc) {
     return strided<double>(it, OF, alpha, a, 0, b, 0, beta, c, 0, 1);
 }
+int cublasSgemmStridedBatched(SHAPE, const float *alpha, const float *a, int lda, long long next_a, const float *b,
+                              int ldb, long long next_b, const float *beta, float *c, int ldc, long long next_c,
+                              int batch) {
+    return strided<float>(it, OF, alpha, a, next_a, b, next_b, beta, c, next_c, batch);
+}
+int cublasDgemmStridedBatched(SHAPE, const double *alpha, const double *a, int lda, long long next_a,
+                              const double *b, int ldb, long long next_b, const double *beta, double *c, int ldc,
+                              long long next_c, int batch) {
+    return strided<double>(it, OF, alpha, a, next_a, b, next_b, beta, c, next_c, batch);
+}
 int cublasSgemmBatched(SHAPE, const float *alpha, const float *const *a, int lda, const float *const *b, int ldb,
                        const float *beta, float *const *c, int ldc, int batch) {
     return gathered<float>(it, OF, alpha, a, b, beta, c, batch);

@@ -32,7 +32,7 @@ CALLBACKS: dict[str, Callable[[Path], Any]] = {
     "TensorBoard": lambda path: training.TensorBoard(path / "board"),
     "TerminateOnNaN": lambda path: training.TerminateOnNaN(),
 }
-NEEDS = {"MLflow": "mlflow", "TensorBoard": "tensorboard"}
+NEEDS = {"MLflow": "mlflow", "TensorBoard": "tensorboardX"}
 
 METRICS: dict[str, Callable[[], Any]] = {
     **{name: lambda name=name: name for name in training.METRICS},

@@ -48,13 +48,13 @@ def inverse(order: Shape) -> Shape:
 def stored(matrix: Array) -> tuple[bool, int] | None:
     """Whether a matrix is stored as its transpose, and the distance between the stored rows.
 
-    None if BLAS cannot read it: there are gaps between entries, rows overlap, or rows begin between
-    entries.
+    Of a stack of matrices the last two axes count. None if BLAS cannot read it: there are gaps
+    between entries, rows overlap, or rows begin between entries.
     """
     size = matrix.itemsize
-    rows, columns = matrix.strides
-    if columns == size and rows % size == 0 and rows >= size * matrix.shape[1]:
+    rows, columns = matrix.strides[-2:]
+    if columns == size and rows % size == 0 and rows >= size * matrix.shape[-1]:
         return False, rows // size
-    if rows == size and columns % size == 0 and columns >= size * matrix.shape[0]:
+    if rows == size and columns % size == 0 and columns >= size * matrix.shape[-2]:
         return True, columns // size
     return None

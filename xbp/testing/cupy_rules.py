@@ -193,6 +193,9 @@ OPERATORS = tuple(
 
 _PRODUCT = Rule(LIBRARY, _product_of_floats, "xbp.primitives.matmul")
 _SOLVER = Rule(LIBRARY)
+SINGULAR = (2, -2, "nuc")
+"""Norms of singular values; others are reductions."""
+
 _READ = Rule(WAIT)
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -243,19 +246,26 @@ RULES: dict[str, tuple[Rule, ...]] = {
         """),
         (_PRODUCT,),
     ),
+    "linalg.matrix_norm": (Rule(LIBRARY, lambda x, **options: options.get("ord") in SINGULAR),),
+    "linalg.pinv": (_READ,),  # assigns through a mask
     "linalg.matrix_power": (Rule(LIBRARY, lambda x, n: _floating(x)),),
     **{
         f"linalg.{name}": (_SOLVER,)
         for name in names("""
-            cholesky det eig eigh eigvals eigvalsh inv matrix_norm matrix_rank pinv qr slogdet solve
-            svd svdvals
+            cholesky det eig eigh eigvals eigvalsh inv matrix_rank qr slogdet solve svd svdvals
         """)
     },
 }
 """By the name of a function or method, the calls that CuPy waits for or refuses to record."""
 
 PRODUCTS = [name for name, rules in RULES.items() if _PRODUCT in rules]
-"""Captured if called by `xbp.primitives`, whose accelerator has its own handle."""
+"""Captured if called by `xbp.primitives`, whose accelerator has its own handle; see `captured`."""
+
+
+def captured(a: Any, b: Any, *args: Any, **keywords: Any) -> bool:
+    """Whether the accelerator of `matmul` takes such operands: one matrix, or as many as of a."""
+    return bool(b.ndim <= 2 or a.shape[:-2] == b.shape[:-2])
+
 
 # --- numpy arrays among CuPy's -------------------------------------------------------------------
 

@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from xbp.testing.cupy_rules import PRODUCTS, RULES, SAFE, UPLOAD, WAIT, Rule, verdict
+from xbp.testing.cupy_rules import (
+    PRODUCTS,
+    RULES,
+    SAFE,
+    UPLOAD,
+    WAIT,
+    Rule,
+    captured,
+    verdict,
+)
 
 Function = Callable[..., Any]
 
@@ -105,7 +114,8 @@ def checked_function(
         try:
             if refusable and (THREAD.tape is not None or _waits_refused):
                 rule = verdict(name, *args, **keywords)
-                if rule.verdict is not SAFE and not (product and _by_a_primitive()):
+                ours = product and _by_a_primitive() and captured(*args, **keywords)
+                if rule.verdict is not SAFE and not ours:
                     device = whose((args, keywords))
                     if device or rule.verdict is UPLOAD:
                         refuse(rule, name, device or "numbers")

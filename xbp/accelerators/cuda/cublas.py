@@ -3,7 +3,7 @@
 CuPy's own handle has no workspace, so that cuBLAS might allocate one during a capture, which CuPy
 therefore refuses. A handle with a workspace and a stream meets the conditions in CUDA's manual
 (cuBLAS, section "CUDA Graphs Support"). Calls go by ctypes to the library that CuPy has loaded, to
-four functions whose signatures have not changed since CUDA 11. (nvmath-python's bindings of the
+five functions whose signatures have not changed since CUDA 11. (nvmath-python's bindings of the
 same calls are marked experimental, and would be a further dependency.)
 """
 
@@ -57,25 +57,33 @@ class Handle:
     ) -> bool:
         """c ← a b, for a dense `c`; False for operands that BLAS cannot read.
 
+        Of arrays with three axes, for each entry of the first.
+
         `workspace` is the address of `WORKSPACE` bytes that no other stream uses.
 
         As BLAS is column-major, the call computes cᵀ = bᵀ aᵀ.
         """
-        left, right = stored(a), stored(b)
-        if left is None or right is None:
+        left, right, size = stored(a), stored(b), c.itemsize
+        if left is None or right is None or any(step % size for step in a.strides + b.strides):
             return False
-        (m, k), n = a.shape, b.shape[1]
-        kind, number = {4: ("S", ctypes.c_float), 8: ("D", ctypes.c_double)}[c.itemsize]
+        (m, k), n = a.shape[-2:], b.shape[-1]
+        kind, number = {4: ("S", ctypes.c_float), 8: ("D", ctypes.c_double)}[size]
         one, zero = number(1), number(0)
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
         # cublasSetStream resets the workspace.
-        size, where = ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(workspace)
-        self.call("cublasSetWorkspace_v2", self.handle, where, size)
+        where = ctypes.c_void_p(workspace)
+        self.call("cublasSetWorkspace_v2", self.handle, where, ctypes.c_size_t(WORKSPACE))
+
+        def operand(array: Array, row: int) -> tuple[Any, ...]:
+            pointer = ctypes.c_void_p(address(array))
+            steps = [ctypes.c_longlong(step // size) for step in array.strides[:-2]]
+            return pointer, row, *steps
+
+        name, count = ("gemm_v2", ()) if c.ndim == 2 else ("gemmStridedBatched", c.shape[:1])
         self.call(
-            f"cublas{kind}gemm_v2", self.handle, int(right[0]), int(left[0]), n, m, k,
-            ctypes.byref(one), ctypes.c_void_p(address(b)), right[1],
-            ctypes.c_void_p(address(a)), left[1],
-            ctypes.byref(zero), ctypes.c_void_p(address(c)), n,
+            f"cublas{kind}{name}", self.handle, int(right[0]), int(left[0]), n, m, k,
+            ctypes.byref(one), *operand(b, right[1]), *operand(a, left[1]),
+            ctypes.byref(zero), *operand(c, n), *count,
         )  # fmt: skip
         return True
 

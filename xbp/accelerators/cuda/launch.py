@@ -50,7 +50,10 @@ class Machine(Protocol):
         """Launch a kernel, (file, name), compiled with macros; `task` is its only argument."""
 
     def multiply(self, a: Array, b: Array, c: Array) -> bool:
-        """c ← a b by cuBLAS; False without cuBLAS, or if it cannot read an operand."""
+        """c ← a b by cuBLAS, of matrices or of two stacks of them; see `cublas.Handle.multiply`.
+
+        False without cuBLAS, or if it cannot read an operand.
+        """
 
     def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         """The results of two independent functions; see `xbp.backend.graphs.side_by_side`."""

@@ -113,9 +113,11 @@ def tiles_of(size: Size, tile: Tile) -> int:
 
 
 def matmul(a: Array, b: Array) -> Any:
-    """See `xbp.primitives.matmul`; for any number of leading axes of `a`, none of `b`."""
-    if b.ndim != 2 or a.ndim < 2 or a.shape[-1] != b.shape[0] or not fits(a, b):
+    """See `xbp.primitives.matmul`; for any leading axes of `a`, and none or the same of `b`."""
+    if min(a.ndim, b.ndim) < 2 or a.shape[-1] != b.shape[-2] or not fits(a, b):
         return NotImplemented
+    if b.ndim > 2:
+        return _one_by_one(a, b) if a.shape[:-2] == b.shape[:-2] else NotImplemented
     shape = (*a.shape[:-1], b.shape[1])
     a = a.reshape(-1, a.shape[-1])
     if is_large(a, b):
@@ -124,6 +126,17 @@ def matmul(a: Array, b: Array) -> Any:
         if machine.multiply(a, b, c):
             return c.reshape(shape)
     return multiply(Factors(a, b))[0][0].reshape(shape)
+
+
+def _one_by_one(a: Array, b: Array) -> Any:
+    """The products of corresponding matrices, by cuBLAS; matrices it cannot read are copied."""
+    machine, leading = machine_of(a), a.shape[:-2]
+    a, b = (array.reshape(-1, *array.shape[-2:]) for array in (a, b))
+    c = machine.empty((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
+    for left, right in ((a, b), (dense(a), dense(b))):
+        if machine.multiply(left, right, c):
+            return c.reshape(*leading, *c.shape[1:])
+    return NotImplemented
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Any:
