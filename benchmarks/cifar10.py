@@ -27,7 +27,7 @@ from xbp.cli import networks
 from xbp.machine import processor
 from xbp.training import LambdaCallback
 
-BATCH, EPOCHS, RATE = 500, 10, 0.1
+BATCH, EPOCHS, RATE = 500, 14, 0.1
 """The defaults of ``xbp train fastcifar``."""
 
 

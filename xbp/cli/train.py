@@ -158,7 +158,7 @@ def fastcifar(
     context: typer.Context,
     backend: BackendName = "numpy",
     device: Device = None,
-    epochs: Epochs = 10,
+    epochs: Epochs = 14,
     batch_size: BatchSize = 500,
     learning_rate: LearningRate = 0.1,
     seed: Seed = 0,
