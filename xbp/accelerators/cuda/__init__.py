@@ -1,4 +1,4 @@
-"""CUDA kernels for CuPy arrays, for small networks: few launches, all multiprocessors busy.
+"""CUDA kernels for CuPy arrays: few launches for small networks, and for wide convolutions tiles.
 
 They are compiled by NVRTC at first use. A launch depends on shapes alone, waits for nothing,
 transfers nothing and allocates from CuPy's memory pool, so that it can be captured into a CUDA
