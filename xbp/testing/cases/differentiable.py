@@ -216,6 +216,8 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
             ((33, 3, 7, 6), (3, 1, 3, 3), {"groups": 3, "padding": (1, 1)}),
             ((2, 6, 3, 4), (6, 1, 2, 2), {"groups": 6}),
             ((4, 2, 5, 6), (3, 2, 2, 4), {"padding": ((0, 1), (1, 2))}),
+            ((4, 9, 5, 6), (17, 9, 3, 2), {"stride": (2, 1), "padding": (1, 1)}),  # many channels
+            ((3, 16, 5, 6), (32, 8, 3, 3), {"groups": 2, "dilation": (1, 2), "padding": (1, 2)}),
         )
     ),
     *(
