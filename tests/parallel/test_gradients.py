@@ -87,6 +87,18 @@ def test_of_several_outputs_each_gradient_is_weighted() -> None:
         np.testing.assert_array_equal(found, 2 * expected)
 
 
+@pytest.mark.parametrize("counted", [3, np.asarray(3), np.asarray(3.0)])
+def test_a_weight_leaves_the_dtype_of_the_gradient(counted: Any) -> None:
+    class Counts(Own):
+        def denominator(self, prediction: Any, target: Any) -> Any:
+            return counted
+
+    a = np.ones((2, 3), np.float32)
+    _, gradient, weight = parallel.weighted(Counts(), a, np.zeros_like(a))
+    assert weight is counted and gradient.dtype == np.float32
+    np.testing.assert_array_equal(gradient, np.full((2, 3), 3.0))
+
+
 # --- reduce_gradients ----------------------------------------------------------------------------
 
 
@@ -154,6 +166,42 @@ def test_arrays_of_the_last_step_are_kept_for_equal_parameters_alone() -> None:
     assert by_threads(2, work) == [expected] * 2
 
 
+def test_arrays_are_kept_from_step_to_step() -> None:
+    p, room, found = nn.Parameter(np.zeros(2)), Room(), []
+    for _ in range(2):
+        p.zero_grad()
+        p.add_grad(np.ones(2))
+        reduce_step([p], parallel.group(), np.asarray(1.0), 1, room=room)
+        found.append(p.grad)
+    assert np.shares_memory(*found)
+
+
+def test_of_a_loss_that_is_a_sum_nothing_is_divided() -> None:
+    """Its weight is the number of ranks; wishes are counted too."""
+
+    def work(group: Thread) -> Any:
+        p = nn.Parameter(np.zeros(2))
+        p.add_grad(np.ones(2))
+        told = reduce_step([p], group, np.asarray(2.0), None, wish=group.rank > 0)
+        assert p.grad is not None
+        return [*map(float, told), p.grad.tolist()]
+
+    assert by_threads(3, work) == [[6.0, 3.0, 2.0, [3.0, 3.0]]] * 3
+
+
+def test_a_group_sums_parts_in_a_way_of_its_own() -> None:
+    class Own(parallel.Alone):
+        def sum_parts(self, whole: Any, parts: Any) -> None:
+            for where, part in parts:
+                whole[where] = 0.0 if part is None else 10 * np.ravel(part)
+
+    owned = [nn.Parameter(np.zeros((1, 2))) for _ in range(2)]
+    owned[1].add_grad(np.array([[6.0, 2.0]]))
+    value = parallel.reduce_gradients(owned, Own(), np.asarray(4.0), 2)
+    assert (float(value), owned[0].grad) == (2.0, None)
+    np.testing.assert_array_equal(owned[1].grad, [[3.0, 1.0]])
+
+
 class Twice(parallel.Alone):
     """A group of two ranks; the other has equal values, except for `factor` in place of 1."""
 
@@ -179,6 +227,20 @@ def test_nothing_waits_for_a_device(factor: float, expected: list[float]) -> Non
     assert nowhere.grad is None
     np.testing.assert_array_equal(xbp.to_numpy(p.grad), expected)
     assert np.isnan(expected[0]) == np.isnan(float(xbp.to_numpy(value)))
+
+
+def test_dtypes_on_a_device_come_back_as_they_were() -> None:
+    pytest.importorskip("array_api_strict")
+    there = find_backend("array_api_strict", device="device1")
+    owned = []
+    for dtype in ("float64", "float32"):
+        p = nn.Parameter(there.asarray(np.zeros(2), dtype=dtype))
+        p.add_grad(there.asarray(np.array([6.0, 2.0]), dtype=dtype))
+        owned.append(p)
+    parallel.reduce_gradients(owned, Twice(), there.asarray(np.asarray(10.0)), 2)
+    for p in owned:
+        assert p.grad is not None and p.grad.dtype == p.data.dtype
+        np.testing.assert_array_equal(xbp.to_numpy(p.grad), [3.0, 1.0])
 
 
 def test_what_makes_no_sense_is_refused() -> None:
