@@ -37,6 +37,9 @@ def fail(what: str, group: parallel.Group) -> None:
     elif what == "stopped in the end":
         thread = next(one for one in threading.enumerate() if isinstance(one, watch.Watch))
         thread.communicator = Stops(thread.communicator)
+    elif what == "stopped behind it":  # before its last message
+        leave = watch.Places.leave
+        watch.Places.leave = lambda place: stop() if " end " in str(place) else leave(place)
     elif what == "stopped at last":  # when nobody watches any more
         watch.finalize = stop
     elif what == "slow":

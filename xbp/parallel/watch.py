@@ -13,8 +13,8 @@ is waited for.
 
 In the end of the program all ranks come to a barrier. A rank that leaves it says so in its last
 message, as another may still be in the barrier. It watches the previous rank until it has received
-that one's last message, and then ends MPI. This waits for all ranks once more: for `timeout`
-seconds, as nobody watches any longer.
+that one's last message, and then ends MPI. This waits for all ranks once more, for a time after
+which all that still watch have spoken.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ PASSED_ON = 0.2
 """Seconds in which the launcher reads what a rank has printed, before that ends all.
 
 Without it 3 of 120 sentences were lost on a busy machine: MPICH's launcher had ended before.
+"""
+
+LAST_WORD = 8.0
+"""Seconds beyond the limit for a silent rank after which a rank gives up ending MPI.
+
+Longer than `wait_for_rank_0`: another one that still watches can name the rank that has stopped.
 """
 
 PLACES = "XBP_RANK_PLACES"
@@ -278,7 +284,8 @@ class Watch(threading.Thread):
         self.places.leave()
         self.over.set()
         self.join()
-        guard = threading.Timer(self.timeout, self._give_up)  # of a rank that stops from now on
+        # For a rank that stops from now on.
+        guard = threading.Timer(self.timeout + LAST_WORD, self._give_up)
         guard.daemon = True
         guard.start()
         self._sent.Wait()
@@ -289,8 +296,8 @@ class Watch(threading.Thread):
     def _give_up(self) -> None:
         wait_for_rank_0(self.rank)
         say(
-            f"rank {self.rank} has waited for the others for {self.timeout:g} s in the end of its "
-            f"program: all ranks end. {VARIABLE} sets the time"
+            f"rank {self.rank} has waited for the others for {self.timeout + LAST_WORD:g} s in the "
+            f"end of its program: all ranks end. {VARIABLE} sets the time"
         )
         os._exit(1)  # without MPI, which is ending; so its launcher ends all
 
