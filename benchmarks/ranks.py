@@ -2,12 +2,13 @@
 
     python benchmarks/ranks.py                # on a quiet machine, some two minutes
     python benchmarks/ranks.py --rounds 1     # a first look
+    python benchmarks/ranks.py --sums         # the time of a sum of an array, by MPI and by xbp
 
 In turn, and in the same processes, rank 0 trains alone, with so many images a step, and all ranks
 train together, with as many images each. The other ranks sleep meanwhile. Of each round the median
 step counts; printed are the medians over the rounds of the images per second, of their ratio, and
-of the time in sums over ranks, in which a rank also waits for the slower one. Needs mpi4py and an
-MPI.
+of the time in sums over ranks, in which a rank also waits for the slower one. --sums calls both
+kinds in turn, in place, after a barrier. Needs mpi4py and an MPI.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from xbp.launchers import launched, share_of_cores, take_share_of_cores
 
 STEPS, EPOCHS = 150, 3
 """Steps of an epoch; the first epoch of a fit warms up."""
+
+COUNTS = [1, 1000, 10_000, 61_706, 250_000, 1_000_000]
+"""Sizes of arrays of which the sum is timed; the fourth is the number of LeNet-5's parameters."""
 
 
 class Clock:
@@ -125,20 +129,55 @@ def measure(sizes: list[int], rounds: int, q: float) -> None:
             )
 
 
+def time_sums(counts: list[int], q: float) -> None:
+    """A table of the time of a sum of float32 numbers."""
+    import numpy as np
+    from mpi4py import MPI
+
+    from xbp import parallel
+    from xbp.parallel.shared import shared_sum
+
+    group, shared = parallel.group("mpi"), shared_sum(MPI)
+    ways = {
+        MPI.get_vendor()[0]: lambda array: group.communicator.Allreduce(MPI.IN_PLACE, array),
+        "shared memory": shared,
+    }
+    found: dict[str, list[list[float]]] = {way: [[] for _ in counts] for way in ways}
+    for column, count in enumerate(counts):
+        array = np.zeros(count, np.float32)
+        for _ in range(max(100, min(2000, 20_000_000 // count))):
+            for way, add in ways.items():
+                group.barrier()
+                began = time.perf_counter()
+                add(array)
+                found[way][column].append(1e6 * (time.perf_counter() - began))
+    if group.rank == 0:
+        print(f"| float32 numbers | {' | '.join(f'{count:,}' for count in counts)} |")
+        print("|".join(["", *[" --- "] * (len(counts) + 1), ""]))
+        for way, columns in found.items():
+            cells = [quantile(times, q) for times in columns]
+            shown = [f"{us:,.{1 if us < 10 else 0}f}" for us in cells]
+            print(f"| {way}, µs | {' | '.join(shown)} |")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--images", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sums", action="store_true", help="time sums of arrays alone")
     parser.add_argument(
         "--quantile",
         type=float,
         default=0.5,
-        help="of the steps of a round; 0.05 if others compute",
+        help="of the steps of a round, or of the sums; 0.05 if others compute",
     )
     arguments = parser.parse_args()
     if launched() is not None:
         take_share_of_cores()
+        if arguments.sums:
+            time_sums(COUNTS, arguments.quantile)
+            return 0
         measure(arguments.images, arguments.rounds, arguments.quantile)
         return 0
     from xbp.cli.starting import mpiexec
