@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,13 @@ WIDE = [
     (6, 16, 1, 9, 16, (1, 4), (1, 5), (0, 3), (1, 1), 1, False, (1, 1)),
     (4, 16, 3, 2, 16, (2, 1), (5, 4), (1, 0), (1, 1), 1, False, (1, 1)),  # strides beyond the image
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_choice_is_cached() -> Iterator[None]:
+    yield
+    for choice in (wide.loadable, wide.tile_of, wide.split):
+        choice.cache_clear()
 
 
 def draw(case: Any, dtype: str, seed: int = 0) -> tuple[list[Real], dict[str, Any], dict[str, Any]]:

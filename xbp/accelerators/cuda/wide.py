@@ -8,7 +8,7 @@ it once for a tile of up to 128, and a thread makes 64 products of 16 numbers fr
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from xbp.accelerators.cuda.launch import (
@@ -43,6 +43,8 @@ PROCESSORS = FILL // 128
 """The multiprocessors of an H100 or H200."""
 MOST_COPIES = 65535
 """CUDA's limit of a grid's second dimension: groups and, for ∂L/∂x, classes of pixels."""
+CHOICES = 1024
+"""The number of products whose tiles are cached."""
 LEAST_LENGTH = 256
 """The least terms in a part of a sum of ∂L/∂W."""
 
@@ -193,18 +195,25 @@ def convolve(
     return as_nchw(y), gradients
 
 
-def tiles_of(dtype: Any, vector: int) -> list[Tile]:
+def tiles_of(dtype: Any, vector: int) -> tuple[Tile, ...]:
     """The tiles of which a row of C can be loaded by the threads of a block."""
-    return [tile for tile in TILES[dtype.name] if tile.n <= tile.threads * vector]
+    return loadable(TILES[dtype.name], vector)
 
 
-def tile_of(tiles: Sequence[Tile], rows: int, columns: int, copies: int = 1) -> Tile:
+@lru_cache(CHOICES)
+def loadable(tiles: tuple[Tile, ...], vector: int) -> tuple[Tile, ...]:
+    return tuple(tile for tile in tiles if tile.n <= tile.threads * vector)
+
+
+@lru_cache(CHOICES)
+def tile_of(tiles: tuple[Tile, ...], rows: int, columns: int, copies: int = 1) -> Tile:
     """The tile for a product, by the time of the busiest multiprocessor."""
     return min(tiles, key=lambda tile: time(tile, number_of(tile, rows, columns, copies)))
 
 
+@lru_cache(CHOICES)
 def split(
-    tiles: Sequence[Tile], rows: int, columns: int, terms: int, copies: int = 1
+    tiles: tuple[Tile, ...], rows: int, columns: int, terms: int, copies: int = 1
 ) -> tuple[Tile, int, int]:
     """The tile for a product with long sums, the number of their parts, and terms in each.
 
