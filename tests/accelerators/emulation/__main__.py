@@ -28,7 +28,7 @@ ABOUT = {  # the tests that use a file
     "philox": "random_bits",
     "product": "matmul or affine or product or tile",
     "rows": "rows or gather or row",
-    **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "tile or wide"),
+    **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "every_tile"),
 }
 TWINS = [("KH", "KW"), ("H", "W"), ("ROWS", "COLUMNS"), ("REACH_H", "REACH_W"), ("C", "O")]
 TWINS += [(f"{name}_H", f"{name}_W") for name in ("STRIDE", "PAD", "POOL", "PATCH")]
@@ -51,7 +51,7 @@ def run(file: str, text: str) -> int:
             os._exit(NOT_COMPILED)
 
     machine.library = library  # type: ignore[assignment]
-    signal.alarm(60)  # a hang counts as noticed
+    signal.alarm(240)  # a hang counts as noticed
     which = f"({ABOUT[file.partition('.')[0]]}) or race or beyond"
     options = ["-x", "-qq", "--no-header", "-p", "no:cacheprovider", "--tb=no", "-k", which]
     return int(pytest.main([*options, str(TESTS / "accelerators" / "kernels")]))
@@ -70,7 +70,7 @@ def main() -> int:
 
     kernels.TWINS[:] = TWINS
     folder = Path(launch.__file__).parent
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.cu"))}
+    texts = {path.name: launch.source(path.name) for path in sorted(folder.glob("*.cu"))}
     faults = [fault for file in texts for fault in kernels.kernel_faults(file, texts[file])]
     named = options.names or [""]
     faults = [fault for fault in faults if any(name in str(fault) for name in named)]
