@@ -1,6 +1,6 @@
 """A captured epoch of everything that trains equals an eager one, bit for bit.
 
-On array_api_strict as strict as CuPy, and on CuPy itself where there is one (not yet run on a GPU).
+On array_api_strict as strict as CuPy, and on CuPy itself where there is one.
 """
 
 from __future__ import annotations

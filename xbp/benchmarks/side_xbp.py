@@ -1,4 +1,4 @@
-"""xbp as a side of a benchmark, on any of its backends (not yet run on a GPU)."""
+"""xbp as a side of a benchmark, on any of its backends."""
 
 from __future__ import annotations
 
