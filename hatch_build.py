@@ -1,10 +1,12 @@
 """Compiles the accelerators' kernels into the wheel, where there is a compiler to do it.
 
-Without one the wheel is pure Python, and xbp runs as its references say.
+Without one, or with ``XBP_PURE=1``, the wheel is pure Python, and xbp runs as its references say.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import runpy
 import sysconfig
 from pathlib import Path
@@ -17,6 +19,8 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
     """Runs ``xbp/accelerators/cpu/build.py``."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if os.environ.get("XBP_PURE") == "1":
+            return
         script = Path(self.root) / "xbp" / "accelerators" / "cpu" / "build.py"
         libraries = runpy.run_path(str(script))["build"]()
         if not libraries:
@@ -24,5 +28,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         build_data["artifacts"] += [f"/xbp/accelerators/cpu/{path.name}" for path in libraries]
         build_data["pure_python"] = False
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"py3-none-{platform}"  # loaded by ctypes: any Python will do
+        # The compiler compiles for this processor, though a Python may be for two.
+        system = sysconfig.get_platform().replace("universal2", platform.machine())
+        name = system.replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{name}"  # loaded by ctypes: any Python will do

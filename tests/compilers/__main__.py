@@ -28,7 +28,10 @@ from xbp.accelerators.cpu import build, native
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
-AGAINST = ("test_against_reference.py", "test_batch_norm.py", "test_compiled_rows.py")
+AGAINST = (
+    *("test_against_reference.py", "test_batch_norm.py", "test_compiled_rows.py"),
+    *("test_compiled_recurrence.py", "test_dense.py", "test_updates.py"),
+)
 CHOSEN = "in_pairs and not unaligned and not mirrored"
 RUN_TESTS = """
 import pathlib, sys, pytest

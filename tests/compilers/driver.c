@@ -3,9 +3,12 @@
  * status 1 if a result is wrong. Compiled in single and in double precision: it includes itself. */
 #ifndef real
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "kernels.h"
+#include "arrays.h"
 
 extern const unsigned xbp_digest;
 int xbp_lanes(int bytes);
@@ -248,6 +251,8 @@ static void NAME(entries)(int64_t n, int threads) {
     free(x), free(y), free(truth);
 }
 
+#include "networks.h"
+
 static void NAME(all)(int threads) {
     for (int innermost = 0; innermost < 2; innermost++) {
         NAME(convolutions)(19, 1, 12, 12, 6, 5, 1, 2, innermost, threads);
@@ -262,6 +267,7 @@ static void NAME(all)(int threads) {
     NAME(along_rows)(1000, 64, threads);
     NAME(entries)(1000, threads);
     NAME(entries)(40001, threads);
+    NAME(networks)(threads);
 }
 
 #undef AT
