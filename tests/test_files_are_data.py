@@ -1,12 +1,13 @@
-"""Mutated files, and killed processes: a few of each in every run of the tests.
+"""Mutated files, killed processes, failing system calls: a few of each in every run of the tests.
 
-All of them are run by ``python tests/fuzz --cases 10000`` and ``python tests/killed.py --runs
-200``.
+All of them are run by ``python tests/fuzz --cases 10000``, ``python tests/killed.py --runs
+200``, and ``python tests/faults``.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,9 @@ def test_mutated_files_are_refused_or_load() -> None:
 
 def test_killed_runs_go_on_and_end_with_the_same_bits() -> None:
     assert "all ended with the same bits" in run("tests/killed.py", "--runs", "5")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="see tests/faults")
+def test_a_system_call_that_fails_leaves_the_old_file_or_the_new_one() -> None:
+    said = run("tests/faults", "--only", "weights, replaced")
+    assert int(said.split()[-5]) > 50, said  # faults

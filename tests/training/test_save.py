@@ -145,3 +145,11 @@ def test_a_record_that_is_none(old: str, new: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text.replace(old, new))
     with pytest.raises(DataError, match="no record"):
         Run.load(tmp_path)
+
+
+def test_a_report_of_an_older_run_that_cannot_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(
+        DataError, match=r"report\.html' cannot be removed \(.+\); remove it by hand"
+    ):
+        fitted(models.MLP(4, 5, 3, rng=0), 4).save(tmp_path)

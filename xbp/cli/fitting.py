@@ -24,6 +24,7 @@ from xbp.report.run import HISTORY, RECORD, REPORT, SAMPLE, VOCABULARY, WEIGHTS,
 from xbp.training import Callback, Checkpoints, ProgressBar, Trainer, save_weights
 from xbp.training.callbacks.progress import on_terminal
 from xbp.training.files import replacing, write_text
+from xbp.training.files.writing import remove
 from xbp.training.metrics import len_of
 
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
@@ -120,7 +121,7 @@ def write(
         written.append(REPORT)
     for name in RESULTS:
         if name not in written:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
     typer.echo(f"wrote {', '.join(written)} to {folder}")
 
 

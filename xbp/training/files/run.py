@@ -23,7 +23,7 @@ from xbp.nn import Layer
 from xbp.nn.summary import summary
 from xbp.paths import kind_of, open_file, path_of, require_folder
 from xbp.training.files.weights import save_weights
-from xbp.training.files.writing import write_text
+from xbp.training.files.writing import remove, write_text
 from xbp.training.history import History
 
 RECORD, HISTORY, WEIGHTS, REPORT = "run.json", "history.csv", "model.safetensors", "report.html"
@@ -296,7 +296,7 @@ def save_run(trainer: Any, folder: str | os.PathLike[str]) -> None:
     history.to_csv(place / HISTORY)
     run.save(place)
     for name in (REPORT, VOCABULARY, SAMPLE):  # of an older run
-        (place / name).unlink(missing_ok=True)
+        remove(place / name)
 
 
 def _layers(model: Layer, shape: tuple[int, ...]) -> list[list[str]]:

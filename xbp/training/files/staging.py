@@ -44,9 +44,11 @@ def staging(parent: Path) -> Iterator[Path]:
         sweep(parent)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # rmtree lets errors of `close` through
+            shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
-            os.close(lock)
+            with suppress(OSError):
+                os.close(lock)
 
 
 def sweep(parent: Path) -> None:

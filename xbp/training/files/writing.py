@@ -75,6 +75,21 @@ def write_text(path: StrPath, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if there is one.
+
+    Raises
+    ------
+    DataError
+        It is there, and cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be removed ({error.strerror or error}); remove it by hand"
+        raise DataError(msg) from None
+
+
 def check_writable(path: StrPath) -> None:
     """Refuse now, as far as possible, what `replacing` would refuse later.
 
