@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 sys.path[0] = str(ROOT)
@@ -147,7 +147,9 @@ class Faults:
         self.library.faults_name.restype = ctypes.c_char_p
         self.library.faults_calls.restype = ctypes.c_long
 
-    def run(self, write: Callable[[Path], object], folder: Path, call: int, kind: Kind) -> dict:
+    def run(
+        self, write: Callable[[Path], object], folder: Path, call: int, kind: Kind
+    ) -> dict[str, Any]:
         """Write in a process of its own, whose call number `call` fails; what became of it."""
         ours, theirs = os.pipe()
         child = os.fork()
@@ -177,7 +179,9 @@ class Faults:
         return json.loads(said)
 
 
-def one(faults: Faults, writer: Writer, new: Files, folder: Path, call: int, kind: Kind) -> dict:
+def one(
+    faults: Faults, writer: Writer, new: Files, folder: Path, call: int, kind: Kind
+) -> dict[str, Any]:
     """One fault; an AssertionError describes a violation."""
     writer.before(folder)
     old = files_in(folder)
@@ -231,16 +235,18 @@ def trials(faults: Faults, writer: Writer, work: Path) -> tuple[Counter[str], in
     return outcomes, most
 
 
-def restarted(parser: argparse.ArgumentParser) -> None:
+def restarted() -> NoReturn:
     """Compile the faults, and start this program again with them loaded first."""
     sys.path.insert(0, str(ROOT / "tests"))
+    from processes import search_path
+
     compiler = os.environ.get("CC") or "cc"
     with tempfile.TemporaryDirectory() as name:
         library = str(Path(name, "faults.so"))
         command = [compiler, "-shared", "-fPIC", "-O1", str(HERE / "faults.c"), "-o", library]
         subprocess.run([*command, "-ldl"], check=True)
         environment = os.environ | {
-            "LD_PRELOAD": library, "XBP_FAULTS": library, "PYTHONPATH": str(ROOT),
+            "LD_PRELOAD": library, "XBP_FAULTS": library, "PYTHONPATH": search_path(),
             "XBP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
         }  # fmt: skip
         command = [sys.executable, str(HERE), *sys.argv[1:]]
@@ -252,7 +258,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="writers with this in their name")
     chosen = parser.parse_args()
     if "XBP_FAULTS" not in os.environ:
-        restarted(parser)
+        restarted()
     time.time = time.perf_counter = lambda: 0.0  # durations are written, and would differ
     faults, failed, all_outcomes, calls = Faults(os.environ["XBP_FAULTS"]), False, Counter(), 0
     sys.stdout.write(
