@@ -16,7 +16,8 @@ from parallel.shares import by_threads
 
 import xbp
 from xbp import nn, parallel
-from xbp.backend import find_backend
+from xbp.accelerators.cuda import nccl
+from xbp.backend import find_backend, graph_for, why_unavailable
 from xbp.errors import BackendError, InputError, RankError
 from xbp.parallel.mpi import MPIGroup, on_the_host, unlink_memory
 from xbp.parallel.nccl import NCCLGroup
@@ -291,3 +292,28 @@ def test_without_nccl_it_is_said_what_to_install(
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(BackendError, match="NCCL needs CuPy"):
         parallel.group("nccl")
+
+
+def test_one_rank_of_nccl_on_cupy() -> None:
+    """A sum and a broadcast of one rank change nothing, eagerly and in a recorded step."""
+    if reason := why_unavailable("cupy"):
+        pytest.skip(reason)
+    try:
+        joined = nccl.Communicator(1, nccl.new_id(), 0, device=0)
+    except BackendError as error:
+        pytest.skip(str(error))
+    with xbp.use_backend("cupy") as backend:
+        x = backend.asarray(np.arange(12.0))
+
+        def work() -> None:
+            x[...] = x + 1.0
+            joined.sum_(x[::2])
+            joined.broadcast_(x, 0)
+
+        work()
+        graph = graph_for(x)
+        graph.warm_up(work)
+        graph.record(work)
+        graph.replay()
+        joined.synchronize()
+        assert xbp.to_numpy(x).tolist() == [i + 3.0 for i in range(12)]
