@@ -30,6 +30,10 @@ def test_mutated_files_are_refused_or_load() -> None:
     assert "500 files, no crash, no hang" in run("tests/fuzz", "--cases", "500")
 
 
+def test_files_are_read_as_others_read_them() -> None:
+    assert "200 files, no difference" in run("tests/fuzz", "differential", "--cases", "200")
+
+
 def test_killed_runs_go_on_and_end_with_the_same_bits() -> None:
     assert "all ended with the same bits" in run("tests/killed.py", "--runs", "5")
 

@@ -8,7 +8,8 @@ typedef struct { void *count, *type; list_fields fields; } list_object;
 typedef struct { void *count, *type; dtype_fields fields; } dtype_object;
 typedef struct { void *count, *type; array_fields fields; intptr_t shape[2]; } array_object;
 
-static char array_type, none_object;
+static char array_type;
+static list_object none_object; /* as any object, with a header */
 static const layout made_by_hand = {
     .header = offsetof(list_object, fields), .array = &array_type, .none = &none_object};
 
