@@ -181,7 +181,7 @@ def test_two_products_in_one_launch(dtype: str, machine: Emulation) -> None:
     assert_close(sums, delta.sum(axis=0, dtype="f8"), 1100)
 
 
-def test_the_tile_is_the_largest_of_which_there_are_enough() -> None:
+def test_the_tile_is_the_largest_with_enough_blocks() -> None:
     def chosen(*sizes: Any, itemsize: int = 4) -> tuple[int, int, int, list[int]]:
         tile, parts = product.tile_for(sizes, itemsize)
         return tile.rows, tile.columns, tile.depth, parts
@@ -189,12 +189,17 @@ def test_the_tile_is_the_largest_of_which_there_are_enough() -> None:
     # LeNet-5 with batches of 128: the three layers, and the first one's gradients
     assert chosen((128, 120, 400)) == (16, 8, 256, [1])
     assert chosen((128, 84, 120)) == (16, 8, 128, [1])
-    assert chosen((128, 10, 84)) == (16, 8, 128, [1])
+    assert chosen((128, 10, 84)) == (8, 8, 128, [1])
     assert chosen((120, 400, 128), (128, 400, 120)) == (32, 32, 64, [1, 1])
+    # 512: the blocks of ∂L/∂x end early, and do not count for as much
+    assert chosen((84, 120, 512), (512, 120, 84)) == (16, 16, 128, [1, 1])
+    assert chosen((10, 84, 512), (512, 84, 10)) == (16, 8, 128, [1, 1])
+    # 2048: the sums of ∂L/∂W are divided
     assert chosen((10, 84, 2048), (2048, 84, 10)) == (32, 32, 64, [8, 1])
-    assert chosen((10, 84, 2048)) == (16, 8, 256, [8])
     assert chosen((84, 120, 2048), (2048, 120, 84)) == (32, 32, 64, [8, 1])
-    assert chosen((10, 84, 1023)) == (16, 8, 256, [1])
+    assert chosen((120, 400, 2048), (2048, 400, 120)) == (64, 64, 32, [8, 1])
+    assert chosen((10, 84, 2048)) == (16, 8, 256, [8])
+    assert chosen((10, 84, 1023)) == (8, 8, 256, [1])
     assert chosen((640, 640, 9)) == (64, 64, 12, [1])
     assert chosen((128, 120, 400), itemsize=8) == (16, 8, 128, [1])
     for tile in product.TILES:
@@ -231,7 +236,7 @@ def test_as_many_blocks_as_there_is_work_for(machine: Emulation) -> None:
     convolution.convolve(x, np.zeros((16, 2, 3, 3)))
     assert machine.grids == [
         *((5, 1), (1, 1), (2, 1), (1024, 1)),
-        *((27, 1), (121, 1), (100, 1), (140, 1)),
+        *((51, 1), (121, 1), (100, 1), (70, 1)),
         *((2, 1), (1, 1), (33, 1), (1, 1)),
         *((75, 1), (38, 2)),
     ]

@@ -34,7 +34,8 @@ Task = structure(
 LEAST_PAIRS, LEAST_CHANNELS = 128, 16
 """The least pairs of channels, in a group, and the least outputs: fewer fill no tile.
 
-A guess, to be measured."""
+On an H200 convolutions of 3 to 64 channels, 192 pairs, take 151 µs in place of 249, y and both
+gradients; of fewer pairs nothing was measured."""
 RESIDENT = 512
 """Threads that a multiprocessor computes with at once, as in wide.h."""
 LATENCY = 48
