@@ -14,7 +14,6 @@ Eager and captured steps make the same choice, and so give the same bits.
 from __future__ import annotations
 
 import ctypes
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -125,9 +124,10 @@ def at_a_time(tile: Tile, sizes: Sequence[Size], parts: Sequence[int]) -> float:
 
     Blocks with short sums end early, but none before its first `depth` terms.
     """
-    stages = [blocks(k, tile.depth * of) for (_, _, k), of in zip(sizes, parts, strict=True)]
-    counts = [tiles_of(size, tile) * of for size, of in zip(sizes, parts, strict=True)]
-    return sum(map(operator.mul, counts, stages)) / max(stages)
+    both = list(zip(sizes, parts, strict=True))
+    stages = [blocks(size[2], tile.depth * divided) for size, divided in both]
+    counts = [tiles_of(size, tile) * divided for size, divided in both]
+    return sum(c * s for c, s in zip(counts, stages, strict=True)) / max(stages)
 
 
 def tiles_of(size: Size, tile: Tile) -> int:
