@@ -343,14 +343,16 @@ class _Check:
     analytic: bool = field(default=True, init=False)  # until the complex step proves otherwise
 
     def along(self, direction: Host) -> _Found:
-        blur = np.inf
+        differences = list[_Found]()
         for step, coarsest in STEPS:
             s = step * np.maximum(1.0, np.abs(self.array)) * direction
-            found = self._difference(s, coarsest)
-            if found.decided and found.blur < blur / 4:  # a kink at x itself remains
-                return found
-            blur = found.blur
-        return replace(found, decided=False)
+            differences.append(self._difference(s, coarsest))
+            if differences[-1].decided:
+                break
+        last = differences[-1]
+        if len(differences) == len(STEPS) and not last.blur < differences[-2].blur / 4:
+            return replace(last, decided=False)  # a kink at x itself remains
+        return last
 
     def value(self, array: Host) -> tuple[Any, float]:
         return self.function({**self.function.values, self.name: array})  # type: ignore[no-any-return]
