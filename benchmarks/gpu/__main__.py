@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import benchmarks.gpu
+from benchmarks.gpu.facts import file_stem
 from benchmarks.gpu.page import headline, page
 from benchmarks.gpu.parts import GPU_ONLY, Part, Settings, parts
 from benchmarks.gpu.running import ROOT, Outcome, Running, stop_all, wait_for_one
@@ -104,20 +104,11 @@ def ask(backend: str, seconds: float) -> dict[str, str]:
     return facts
 
 
-def file_stem(backend: str, facts: dict[str, str], quick: bool = False) -> str:
-    """The common beginning of all file names.
-
-    >>> file_stem("cupy", {"device": "NVIDIA H200, compute capability 9.0, 140 GiB"})
-    'gpu_nvidia_h200'
-    >>> file_stem("numpy", {"device": "cpu"}, quick=True)
-    'trial_numpy_quick'
-    """
-    device = re.sub(r"[^a-z0-9]+", "_", facts["device"].partition(",")[0].lower()).strip("_")
-    name = f"gpu_{device}" if on_gpu(backend) else f"trial_{backend}"
-    return name + "_quick" * quick
-
-
 def main() -> None:
+    if sys.argv[1:2] == ["tune"]:
+        from benchmarks.gpu.tuning.command import main as tune
+
+        sys.exit(tune(sys.argv[2:]))
     began = time.perf_counter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left
     parser = argparse.ArgumentParser(

@@ -1,0 +1,134 @@
+"""``python -m benchmarks.gpu tune``; see the docstring of the package."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import benchmarks.gpu.tuning
+from benchmarks.gpu.facts import file_stem
+from benchmarks.gpu.running import ROOT
+from benchmarks.gpu.tuning import convolutions, products
+from benchmarks.gpu.tuning.fit import Measured, current, fit, regret
+from benchmarks.gpu.tuning.measure import compile_all, emulation, gpu, measure, to_compile
+from benchmarks.gpu.tuning.row import Row
+from benchmarks.gpu.tuning.table import Table, markdown, timed
+from benchmarks.gpu.tuning.table import regret as regret_of
+from xbp.machine import facts_of, surroundings
+from xbp.training.files import write_text
+
+FAMILIES = {family.FAMILY: family for family in (convolutions, products)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    end = time.perf_counter()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu tune",
+        description=benchmarks.gpu.tuning.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="parts of names of products")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--tiles", type=int, default=1000, help="the most tiles of a product")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--quick", action="store_true", help="small sizes: whether all of it works")
+    parser.add_argument("--emulate", action="store_true", help="--quick, checked, not timed")
+    parser.add_argument("--report", type=Path, metavar="TABLE.json", help="measure nothing")
+    given = parser.parse_args(arguments)
+    small = given.quick or given.emulate
+    rows = [row for family in FAMILIES.values() for row in family.rows(small)]
+    rows = [row for row in rows if not given.names or any(name in row.name for name in given.names)]
+    if not rows:
+        parser.error(f"no product has a name with {' or '.join(given.names)}")
+    if given.report:
+        print(report(rows, Table(given.report, {})))
+        return 0
+    end += 60 * given.minutes
+    backend = "numpy" if given.emulate else "cupy"
+    facts = facts_of(backend) | surroundings()
+    stem = file_stem(backend, facts, quick=small)
+    table = Table(given.output / f"{stem}_tuned.json", facts)
+    given.output.mkdir(parents=True, exist_ok=True)
+    for name, family in FAMILIES.items():
+        if table.begin(name, family.FILES):
+            print(f"{name}: the kernels have changed; earlier times are discarded")
+    if not given.emulate:
+        begun, wanted = time.perf_counter(), to_compile(rows, table)
+        count, failed = compile_all(wanted, (end - begun) / 3)
+        took = time.perf_counter() - begun
+        print(f"{count} of {len(wanted)} programs compiled in {took:.0f} s")
+        print(*(f"does not compile: {line}\n" for line in failed), sep="", end="", flush=True)
+    with emulation() if given.emulate else gpu() as device:
+        measure(rows, table, device, end, given.tiles)
+    table.write()
+    said = report(rows, table)
+    write_text(given.output / f"{stem}_tuned.md", page(rows, table, said))
+    print(said)
+    failures = [row.name for row in rows if table.row(row)["failed"]]
+    return int(bool(failures))
+
+
+def page(rows: Sequence[Row], table: Table, said: str) -> str:
+    """Both families in Markdown."""
+    facts = "; ".join(f"{key}: {value}" for key, value in table.facts.items())
+    lines = ["`python -m benchmarks.gpu tune`", "", facts, "", "```text", said, "```"]
+    pages = []
+    for family in FAMILIES:
+        its = [row for row in rows if row.family == family]
+        if its:
+            pages.append(markdown(f"Tiles of {family}", lines, its, table))
+            lines = []
+    return "\n".join(pages)
+
+
+def report(rows: Sequence[Row], table: Table) -> str:
+    """The regret of the rules, the constants that fit, and what was left out."""
+    lines = []
+    for family in FAMILIES:
+        ratios = {row.name: regret_of(row, table.row(row)) for row in rows if row.family == family}
+        known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+        if known:
+            mean = math.exp(sum(map(math.log, known.values())) / len(known))
+            worst = max(known, key=known.__getitem__)
+            lines.append(
+                f"{family}: the rule takes {100 * (mean - 1):.1f} % longer than the best tile in "
+                f"the mean of {len(known)}; at worst {100 * (known[worst] - 1):.0f} %, {worst}"
+            )
+    lines += constants(measured(table))
+    left = {row.name: len(table.left(row)) for row in rows}
+    if any(left.values()):
+        every = sum(len(row.tiles) for row in rows)
+        counts = "; ".join(f"{name} {count}" for name, count in left.items() if count)
+        lines.append(f"left out: {sum(left.values())} of {every} tiles: {counts}")
+    return "\n".join(lines)
+
+
+def measured(table: Table) -> list[Measured]:
+    """The times of convolutions in a table."""
+    known = table.families.get(convolutions.FAMILY, {"rows": {}})["rows"]
+    found = []
+    for shape in convolutions.SHAPES:
+        for kind in convolutions.KINDS:
+            times = known.get(f"{shape.name} {kind}")
+            if times and (some := timed(times)):
+                found.append(Measured(shape, kind, some))
+    return found
+
+
+def constants(known: Sequence[Measured]) -> list[str]:
+    """The fitted constants of wide.py, to be pasted."""
+    if not known:
+        return []
+    fitted = fit(known)
+    before, after = regret(current(), known), regret(fitted, known)
+    lines = [
+        f"cost model: {100 * (before - 1):.1f} % longer than the best; fitted to {len(known)} "
+        f"products {100 * (after - 1):.1f} %, with LATENCY = {fitted.latency:.0f} and"
+    ]
+    for tile in fitted.tiles():
+        sizes = ", ".join(map(str, tile[:5]))
+        lines.append(f"    Tile({sizes}, {tile.speed:.2f}),")
+    return lines

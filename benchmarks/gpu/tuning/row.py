@@ -1,0 +1,67 @@
+"""A product to be tuned: its tiles, how to compute it, what it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+Draw: TypeAlias = "Callable[..., Any]"
+"""Makes an array of the given sizes: random numbers on a device, or zeros for a dry run."""
+
+
+class Case(NamedTuple):
+    """A product of given arrays.
+
+    Attributes
+    ----------
+    call : function of a tile
+        The function to be timed.
+    error : function of its result
+        The largest error, where 1 is the bound of the tests.
+    peer : function
+        The function of PyTorch that does the same, to be timed.
+    """
+
+    call: Callable[[Any], Callable[[], Any]]
+    error: Callable[[Any], float]
+    peer: Callable[[], Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A product with the tiles to be tried.
+
+    Attributes
+    ----------
+    family, name : str
+    flop : int
+        Additions and multiplications.
+    tiles : dict
+        Tiles by their labels; that of the rule is the first.
+    kernels : set of str
+        The names of the kernels that belong to it.
+    case : function of Draw
+    """
+
+    family: str
+    name: str
+    flop: int
+    tiles: dict[str, Any]
+    kernels: frozenset[str]
+    case: Callable[[Draw], Case] = field(compare=False)
+
+    @property
+    def rule(self) -> str:
+        """The label of the tile that the rule chooses."""
+        return next(iter(self.tiles))
+
+
+def error_of(found: Any, true: Any, terms: int) -> float:
+    """The largest error of sums of `terms` products of order 1, in units of what rounding allows.
+
+    √terms · ε each, at most about 20 of that (Higham & Mary 2019); nan where `found` has one.
+    """
+    bound = 20 * math.sqrt(terms) * 2.0**-23 * (1 + float(abs(true).max()))
+    return float(abs(found - true).max()) / bound
