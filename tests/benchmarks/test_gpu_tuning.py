@@ -250,6 +250,7 @@ def test_on_the_emulation(tune: Any, tmp_path: Path, capsys: Any) -> None:
             assert [*it["tiles"].values()] == [None] * count and not it["failed"]
     page = (tmp_path / "trial_numpy_quick_tuned.md").read_text(encoding="utf-8")
     assert "| ResNet-20 16-32 /2 ∂L/∂W | – |" in page and "2 checked, not timed" in page
+    assert page.count("checked, not timed") == 5 and "batch 4, fc2" not in page
 
 
 @pytest.mark.skipif(emulation.compiler() is None, reason="the emulation needs a C++ compiler")

@@ -1,13 +1,13 @@
 """The choice of tiles on a GPU, measured.
 
     python -m benchmarks.gpu tune [NAME …] [--minutes 8] [--output benchmarks/results]
-    python -m benchmarks.gpu tune --emulate --tiles 2     any machine with a C++ compiler: no times
+    python -m benchmarks.gpu tune --emulate --tiles 2     on any Linux with a C++ compiler: no times
     python -m benchmarks.gpu tune --report TABLE.json     what a table says, without measuring
 
 Compiles the tiles of each product ahead, in processes; checks each against the reference in
 float64; times those that are right, one of each product at a time, beside PyTorch where it is
 installed. NAME is a part of the names of products. Times are kept in ``gpu_DEVICE_tuned.json``,
-from which the next call goes on until the kernels change; ``gpu_DEVICE_tuned.md`` is the same for
-readers. In the end it says how much longer than the best the tiles take that the rules of
+from which the next call goes on unless the kernels have changed; ``gpu_DEVICE_tuned.md`` is the
+same for readers. In the end it says how much longer than the best the tiles take that the rules of
 `xbp.accelerators.cuda` choose, and the constants of `wide.time` that fit these times.
 """

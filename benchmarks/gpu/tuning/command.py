@@ -39,8 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--report", type=Path, metavar="TABLE.json", help="measure nothing")
     given = parser.parse_args(arguments)
     small = given.quick or given.emulate
-    rows = [row for family in FAMILIES.values() for row in family.rows(small)]
-    rows = [row for row in rows if not given.names or any(name in row.name for name in given.names)]
+    every = [row for family in FAMILIES.values() for row in family.rows(small)]
+    names = given.names or [""]
+    rows = [row for row in every if any(name in row.name for name in names)]
     if not rows:
         parser.error(f"no product has a name with {' or '.join(given.names)}")
     if given.report:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         if table.begin(name, family.FILES):
             print(f"{name}: the kernels have changed; earlier times are discarded")
     if not given.emulate:
-        begun, wanted = time.perf_counter(), to_compile(rows, table)
+        begun, wanted = time.perf_counter(), to_compile(rows, table, given.tiles)
         count, failed = compile_all(wanted, (end - begun) / 3)
         took = time.perf_counter() - begun
         print(f"{count} of {len(wanted)} programs compiled in {took:.0f} s")
@@ -64,8 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     with emulation() if given.emulate else gpu() as device:
         measure(rows, table, device, end, given.tiles)
     table.write()
-    said = report(rows, table)
-    write_text(given.output / f"{stem}_tuned.md", page(rows, table, said))
+    known = [row for row in every if table.knows(row)]
+    said = report(known, table, small)
+    write_text(given.output / f"{stem}_tuned.md", page(known, table, said))
     print(said)
     failures = [row.name for row in rows if table.row(row)["failed"]]
     return int(bool(failures))
@@ -84,8 +86,8 @@ def page(rows: Sequence[Row], table: Table, said: str) -> str:
     return "\n".join(pages)
 
 
-def report(rows: Sequence[Row], table: Table) -> str:
-    """The regret of the rules, the constants that fit, and what was left out."""
+def report(rows: Sequence[Row], table: Table, small: bool = False) -> str:
+    """The regret of the rules, the constants that fit unless sizes are small, what was left out."""
     lines = []
     for family in FAMILIES:
         ratios = {row.name: regret_of(row, table.row(row)) for row in rows if row.family == family}
@@ -97,7 +99,7 @@ def report(rows: Sequence[Row], table: Table) -> str:
                 f"{family}: the rule takes {100 * (mean - 1):.1f} % longer than the best tile in "
                 f"the mean of {len(known)}; at worst {100 * (known[worst] - 1):.0f} %, {worst}"
             )
-    lines += constants(measured(table))
+    lines += [] if small else constants(measured(table))
     left = {row.name: len(table.left(row)) for row in rows}
     if any(left.values()):
         every = sum(len(row.tiles) for row in rows)

@@ -75,12 +75,12 @@ def zeros(*sizes: int) -> Any:
     return np.zeros(sizes, "f4")
 
 
-def to_compile(rows: Iterable[Row], table: Table) -> list[Program]:
-    """The programs of the tiles that remain to be measured, those of the rules first."""
+def to_compile(rows: Iterable[Row], table: Table, most: int = sys.maxsize) -> list[Program]:
+    """The programs of tiles that remain to be measured, those of the rules first."""
     wanted: dict[Program, int] = {}
     for row in rows:
         case = row.case(zeros)
-        for rank, label in enumerate(table.left(row)):
+        for rank, label in enumerate(table.left(row)[:most]):
             for program, names in programs(lambda: case.call(row.tiles[label])()).items():  # noqa: B023
                 if names & row.kernels:
                     wanted[program] = min(rank, wanted.get(program, rank))

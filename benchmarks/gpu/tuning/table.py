@@ -44,6 +44,10 @@ class Table:
         self.families[family] = {"source": source, "rows": {}} if changed else known
         return changed
 
+    def knows(self, row: Row) -> bool:
+        """Whether a product has been begun."""
+        return row.name in self.families.get(row.family, {"rows": {}})["rows"]
+
     def row(self, row: Row) -> Times:
         """The entry of a product."""
         rows = self.families.setdefault(row.family, {"source": "", "rows": {}})["rows"]
