@@ -16,7 +16,7 @@ from accelerators.emulation import machine as emulation
 
 import benchmarks.gpu.__main__ as command
 from benchmarks.gpu.tuning import command as tuning
-from benchmarks.gpu.tuning import convolutions, fit, measure, products
+from benchmarks.gpu.tuning import convolutions, fit, measure, products, shapes
 from benchmarks.gpu.tuning.row import Case, Row, error_of
 from benchmarks.gpu.tuning.table import Table, digest, markdown, regret
 from xbp.accelerators.cuda import launch, product, wide
@@ -32,11 +32,11 @@ def synthetic(constants: fit.Constants, noise: float = 0.0) -> list[fit.Measured
     """Times that the cost model gives to all tiles, in some unit for each kind of product."""
     rng, units, found = random.Random(0), {"y": 0.1, "∂L/∂x": 0.12, "∂L/∂W": 0.2}, []
     with fit.latency_is(constants.latency):
-        for shape in convolutions.SHAPES:
+        for shape in shapes.SHAPES:
             for kind, unit in units.items():
                 times = {
-                    convolutions.label(tile): unit
-                    * convolutions.predicted(tile, shape, kind)
+                    shapes.label(tile): unit
+                    * shapes.predicted(tile, shape, kind)
                     * math.exp(rng.gauss(0, noise))
                     for tile in constants.tiles()
                 }
@@ -47,7 +47,7 @@ def synthetic(constants: fit.Constants, noise: float = 0.0) -> list[fit.Measured
 def other_constants() -> fit.Constants:
     tiles, rng = wide.TILES["float32"], random.Random(1)
     speeds = [1.0, *(rng.uniform(0.4, 1.1) for _ in tiles[1:])]
-    labels = map(convolutions.label, tiles)
+    labels = map(shapes.label, tiles)
     return fit.Constants(dict(zip(labels, speeds, strict=True)), 96)
 
 
@@ -78,23 +78,31 @@ def test_a_search_never_ends_worse() -> None:
 
 
 def test_regret_of_constants() -> None:
-    shape, known = convolutions.SHAPES[1], wide.TILES["float32"][:2]
-    choice = convolutions.label(convolutions.chosen(known, shape, "y"))
-    times = {convolutions.label(tile): 10.0 for tile in known} | {choice: 15.0, "of no tile": 1.0}
+    shape, known = shapes.SHAPES[1], wide.TILES["float32"][:2]
+    choice = shapes.label(shapes.chosen(known, shape, "y"))
+    times = {shapes.label(tile): 10.0 for tile in known} | {choice: 15.0, "of no tile": 1.0}
     assert fit.regret(fit.current(), [fit.Measured(shape, "y", times)]) == pytest.approx(1.5)
 
 
+def test_a_large_latency_asks_for_more_threads() -> None:
+    speeds = {"64x64x8/64": 0.9, "64x64x8/128": 0.8}
+    small = shapes.Shape("", 8, 64, 8, 64)
+    times = fit.Measured(small, "y", {"64x64x8/64": 3.0, "64x64x8/128": 2.0})
+    found = [fit.regret(fit.Constants(speeds, latency), [times]) for latency in (1, 200)]
+    assert found == pytest.approx([1.5, 1])
+
+
 def test_the_choice_is_that_of_the_package() -> None:
-    for shape in convolutions.SHAPES:
-        tiles = convolutions.loadable(shape)
-        for kind in convolutions.KINDS:
-            rows, columns, copies = convolutions.sizes(shape, kind)
+    for shape in shapes.SHAPES:
+        tiles = shapes.loadable(shape)
+        for kind in shapes.KINDS:
+            rows, columns, copies = shapes.sizes(shape, kind)
             expected = (
                 wide.split(tiles, rows, columns, shape.terms(kind))[0]
                 if kind == "∂L/∂W"
                 else wide.tile_of(tiles, rows, columns, copies)
             )
-            assert convolutions.chosen(tiles, shape, kind) == expected
+            assert shapes.chosen(tiles, shape, kind) == expected
 
 
 # --- the rules, by the times that were measured --------------------------------------------------
@@ -120,7 +128,7 @@ def row(name: str = "a", tiles: str = "rule other", **case: Any) -> Row:
         return Case(given["call"], given["error"], lambda: lambda: None)
 
     labels = {label: 1.0 + i for i, label in enumerate(tiles.split())}
-    return Row("products", name, 2_000_000, labels, frozenset(), made)
+    return Row("products", name, 2_000_000, labels, made)
 
 
 def device(timed: Any = lambda call: call()) -> measure.Device:

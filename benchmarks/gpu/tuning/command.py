@@ -15,6 +15,7 @@ from benchmarks.gpu.tuning import convolutions, products
 from benchmarks.gpu.tuning.fit import Measured, current, fit, regret
 from benchmarks.gpu.tuning.measure import compile_all, emulation, gpu, measure, to_compile
 from benchmarks.gpu.tuning.row import Row
+from benchmarks.gpu.tuning.shapes import KINDS, SHAPES
 from benchmarks.gpu.tuning.table import Table, markdown, timed
 from benchmarks.gpu.tuning.table import regret as regret_of
 from xbp.machine import facts_of, surroundings
@@ -112,8 +113,8 @@ def measured(table: Table) -> list[Measured]:
     """The times of convolutions in a table."""
     known = table.families.get(convolutions.FAMILY, {"rows": {}})["rows"]
     found = []
-    for shape in convolutions.SHAPES:
-        for kind in convolutions.KINDS:
+    for shape in SHAPES:
+        for kind in KINDS:
             times = known.get(f"{shape.name} {kind}")
             if times and (some := timed(times)):
                 found.append(Measured(shape, kind, some))

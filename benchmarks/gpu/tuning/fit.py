@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.gpu.tuning.convolutions import KINDS, Shape, chosen, label, predicted
+from benchmarks.gpu.tuning.shapes import KINDS, Shape, chosen, label, predicted
 from xbp.accelerators.cuda import wide
 
 LATENCIES = tuple(range(4, 513, 4))

@@ -81,9 +81,8 @@ def to_compile(rows: Iterable[Row], table: Table, most: int = sys.maxsize) -> li
     for row in rows:
         case = row.case(zeros)
         for rank, label in enumerate(table.left(row)[:most]):
-            for program, names in programs(lambda: case.call(row.tiles[label])()).items():  # noqa: B023
-                if names & row.kernels:
-                    wanted[program] = min(rank, wanted.get(program, rank))
+            for program in programs(lambda: case.call(row.tiles[label])()):  # noqa: B023
+                wanted[program] = min(rank, wanted.get(program, rank))
     return sorted(wanted, key=wanted.__getitem__)
 
 

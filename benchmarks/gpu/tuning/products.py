@@ -12,7 +12,6 @@ from xbp.accelerators.cuda.product import Factors, Tile
 
 FAMILY = "products"
 FILES = ("product.cu",)
-KERNELS = frozenset({"multiply", "add_up"})
 BATCHES = (128, 32, 512, 2048)
 LAYERS = {"fc1": (400, 120, True), "fc2": (120, 84, True), "fc3": (84, 10, False)}
 """Inputs, outputs, and whether ReLU follows."""
@@ -75,7 +74,7 @@ def rows(small: bool = False) -> Iterator[Row]:
                 name = f"batch {batch}, {layer} {'gradients' if gradients else 'forward'}"
                 flop = sum(2 * m * n * k for m, n, k in several)
                 case = partial(case_of, batch, layer, gradients)
-                yield Row(FAMILY, name, flop, choices(several), KERNELS, case)
+                yield Row(FAMILY, name, flop, choices(several), case)
 
 
 def factors(batch: int, layer: str, gradients: bool, draw: Draw) -> list[Factors]:

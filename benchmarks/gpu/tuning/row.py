@@ -40,8 +40,6 @@ class Row:
         Additions and multiplications.
     tiles : dict
         Tiles by their labels; that of the rule is the first.
-    kernels : set of str
-        The names of the kernels that belong to it.
     case : function of Draw
     """
 
@@ -49,7 +47,6 @@ class Row:
     name: str
     flop: int
     tiles: dict[str, Any]
-    kernels: frozenset[str]
     case: Callable[[Draw], Case] = field(compare=False)
 
     @property
