@@ -37,8 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether all of it works")
     parser.add_argument("--emulate", action="store_true", help="--quick, checked, not timed")
+    parser.add_argument("--backend", choices=("cupy", "numpy"), help="numpy is --emulate")
     parser.add_argument("--report", type=Path, metavar="TABLE.json", help="measure nothing")
     given = parser.parse_args(arguments)
+    given.emulate |= given.backend == "numpy"
     small = given.quick or given.emulate
     every = [row for family in FAMILIES.values() for row in family.rows(small)]
     names = given.names or [""]
