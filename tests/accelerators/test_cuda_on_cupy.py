@@ -220,6 +220,10 @@ def test_stacks_of_matrices(
         assert c.dtype == dtype and c.shape == (*a.shape[:-1], b.shape[-1])
         # Sums of seven products of order 1.
         np.testing.assert_allclose(c, a @ b, rtol=0, atol=1e-5 if dtype == "float32" else 1e-14)
+    with monkeypatch.context() as patch:
+        patch.setattr(product, "dense", None)  # what cuBLAS can read is not copied
+        a = rng.normal(size=(4, 7, 5)).astype(dtype).view(Array).transpose(0, 2, 1)
+        product.matmul(a, a.transpose(0, 2, 1))
     assert product.matmul(draw(4, 5, 7), draw(1, 7, 3)) is NotImplemented
     monkeypatch.setattr(cublas, "library", lambda: None)
     assert product.matmul(draw(4, 5, 7), draw(4, 7, 3)) is NotImplemented

@@ -55,7 +55,7 @@ HEAD_START = 1.5
 PASSED_ON = 0.2
 """Seconds in which the launcher reads what a rank has printed, before that ends all.
 
-Without it 3 of 120 sentences were lost on a busy machine: MPICH's launcher had ended before.
+Without it some sentences are lost on a busy machine, as MPICH's launcher ends before.
 """
 
 LAST_WORD = 8.0

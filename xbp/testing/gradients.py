@@ -310,10 +310,7 @@ class _Loss:
 
 @dataclass(frozen=True)
 class _Found:
-    """Analytic and numeric derivative along a direction, and those from its two sides.
-
-    `blur` is what is allowed relative to the derivative.
-    """
+    """Analytic and numeric derivative along a direction, and those from its two sides."""
 
     analytic: float
     numeric: float
@@ -321,7 +318,7 @@ class _Found:
     decided: bool
     sides: tuple[float, float]
     length: float
-    blur: float
+    blur: float  # what is allowed, relative to the derivative
 
     @property
     def error(self) -> float:
@@ -343,16 +340,16 @@ class _Check:
     analytic: bool = field(default=True, init=False)  # until the complex step proves otherwise
 
     def along(self, direction: Host) -> _Found:
-        differences = list[_Found]()
+        blur = np.inf
         for step, coarsest in STEPS:
             s = step * np.maximum(1.0, np.abs(self.array)) * direction
-            differences.append(self._difference(s, coarsest))
-            if differences[-1].decided:
+            found = self._difference(s, coarsest)
+            if found.decided:
                 break
-        last = differences[-1]
-        if len(differences) == len(STEPS) and not last.blur < differences[-2].blur / 4:
-            return replace(last, decided=False)  # a kink at x itself remains
-        return last
+            blur = found.blur
+        # A kink at x itself remains, however small the step.
+        remains = step == STEPS[-1][0] and not found.blur < blur / 4
+        return replace(found, decided=False) if remains else found
 
     def value(self, array: Host) -> tuple[Any, float]:
         return self.function({**self.function.values, self.name: array})  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ from benchmarks.gpu.tuning.row import Row
 from benchmarks.gpu.tuning.shapes import KINDS, SHAPES
 from benchmarks.gpu.tuning.table import Table, markdown, timed
 from benchmarks.gpu.tuning.table import regret as regret_of
+from xbp.backend import why_unavailable
 from xbp.machine import facts_of, surroundings
 from xbp.training.files import write_text
 
@@ -47,11 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     rows = [row for row in every if any(name in row.name for name in names)]
     if not rows:
         parser.error(f"no product has a name with {' or '.join(given.names)}")
+    if not given.minutes > 0:
+        parser.error(f"--minutes must be more than 0, got {given.minutes:g}")
+    if given.report and not given.report.is_file():
+        parser.error(f"--report names no file: {given.report}")
     if given.report:
         print(report(rows, Table(given.report, {})))
         return 0
     end += 60 * given.minutes
     backend = "numpy" if given.emulate else "cupy"
+    if reason := why_unavailable(backend):
+        parser.error(f"{reason}; or try the command with --emulate")
     facts = facts_of(backend) | surroundings()
     stem = file_stem(backend, facts, quick=small)
     table = Table(given.output / f"{stem}_tuned.json", facts)

@@ -22,12 +22,14 @@ REALS = {"float32": "float", "float64": "double"}
 MOST_ENTRIES = 2**31 - 2**16
 """The limit of indices in an int, with room for threads beyond the last entry."""
 INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
-FILL = 132 * 128
-"""Threads that keep a GPU busy: a block of 128 for each multiprocessor of an H100 or H200.
+PROCESSORS = 132
+"""The multiprocessors of an H100 or H200.
 
 A constant rather than a property of the device, as the split of a sum must depend on shapes alone
 for equal results on every GPU.
 """
+FILL = 128 * PROCESSORS
+"""Threads that keep a GPU busy."""
 
 
 class Machine(Protocol):

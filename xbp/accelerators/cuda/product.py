@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from xbp.accelerators.cuda.launch import (
-    FILL,
+    PROCESSORS,
     REALS,
     blocks,
     dense,
@@ -74,7 +74,6 @@ TILES = (
 )
 """The tiles to choose from for float32, by size. On an H200 the choice for the products of LeNet-5,
 batch 32 to 2048, takes 2.5 % longer than the best of some 14 tiles and depths, in the mean."""
-PROCESSORS = FILL // 128
 ENOUGH = PROCESSORS // 2
 """The least blocks that compute at a time, for half of the multiprocessors of an H100 or H200."""
 DEEPEST_OF_TWO = 128
@@ -156,10 +155,9 @@ def _one_by_one(a: Array, b: Array) -> Any:
     machine, leading = machine_of(a), a.shape[:-2]
     a, b = (array.reshape(-1, *array.shape[-2:]) for array in (a, b))
     c = machine.empty((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
-    for left, right in ((a, b), (dense(a), dense(b))):
-        if machine.multiply(left, right, c):
-            return c.reshape(*leading, *c.shape[1:])
-    return NotImplemented
+    if not (machine.multiply(a, b, c) or machine.multiply(dense(a), dense(b), c)):
+        return NotImplemented
+    return c.reshape(*leading, *c.shape[1:])
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Any:
@@ -210,12 +208,12 @@ def multiply(
 ) -> list[tuple[Array, Array | None]]:
     """One product, rectified if `relu`, or two independent ones, in one launch of the kernel.
 
-    Either all of them have a mask, or none. `tile_for` chooses the tile and the parts by default.
+    Either all of them have a mask, or none. Without a tile, `tile_for` chooses it and the parts.
     """
     machine, dtype = machine_of(given[0].a), given[0].a.dtype
     sizes = [size_of(it) for it in given]
-    chosen = tile_for(sizes, dtype.itemsize)
-    tile, parts = tile or chosen[0], parts or chosen[1]
+    if tile is None:
+        tile, parts = tile_for(sizes, dtype.itemsize)
     task, kinds, results, count = Task(), [-1, -1], [], 0
     for index, (it, size, divided) in enumerate(zip(given, sizes, parts, strict=False)):
         m, n, k = size

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from xbp.accelerators.cuda.launch import (
-    FILL,
+    PROCESSORS,
     REALS,
     as_nchw,
     batch_innermost,
@@ -41,8 +41,6 @@ RESIDENT = 512
 LATENCY = 48
 """Threads with which it would wait for half of the time. Fitted, with the tiles' speeds, to 45
 products of VGG, ResNet-20 and FastCIFAR on an H200: the choice takes 1 % longer than the best."""
-PROCESSORS = FILL // 128
-"""The multiprocessors of an H100 or H200."""
 MOST_COPIES = 65535
 """CUDA's limit of a grid's second dimension: groups and, for ∂L/∂x, classes of pixels."""
 CHOICES = 1024
