@@ -46,26 +46,27 @@ PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
 PASS(rectify, of.to[i] = of.a[i] <= 0 ? 0 : of.a[i]) /* nan stays nan */
 PASS(rectify_to_input, of.to[i] = of.a[i] <= 0 ? 0 : of.b[i])
 
-/* to[i] = Σ_k a[k · size + i] over s rows: each warp of a block adds every WARPS-th row, in order, and then
- * the warps' sums are added in order. */
+/* to[i] = Σ_k a[k · size + i] over s rows: with w warps in a block each warp adds every w-th row, in order,
+ * and then the warps' sums are added in order. */
 #define LINE 32 /* neighbouring entries, one for each thread of a warp */
-#define WARPS (THREADS / LINE)
+#define MOST_THREADS 1024
 
-extern "C" __global__ void __launch_bounds__(THREADS) add_up(const pass p) {
-    __shared__ real sums[THREADS];
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) add_up(const pass p) {
+    __shared__ real sums[MOST_THREADS];
     const arrays of = p.of[0];
-    const int rows = (int)p.s.value, lane = threadIdx.x % LINE, warp = threadIdx.x / LINE;
+    const int rows = (int)p.s.value, warps = blockDim.x / LINE;
+    const int lane = threadIdx.x % LINE, warp = threadIdx.x / LINE;
     for (long long first = blockIdx.x * LINE; first < of.size; first += gridDim.x * LINE) {
         const long long i = first + lane;
         real sum = 0;
         #pragma unroll 8
-        for (int k = warp; k < rows; k += WARPS) sum += i < of.size ? of.a[k * of.size + i] : 0;
+        for (int k = warp; k < rows; k += warps) sum += i < of.size ? of.a[k * of.size + i] : 0;
         sums[threadIdx.x] = sum;
         __syncthreads();
         if (warp == 0 && i < of.size) {
             real total = 0;
-            #pragma unroll
-            for (int k = 0; k < WARPS; k++) total += sums[k * LINE + lane];
+            #pragma unroll 8
+            for (int k = 0; k < warps; k++) total += sums[k * LINE + lane];
             of.to[i] = total;
         }
         __syncthreads();

@@ -22,6 +22,8 @@ from xbp.primitives.dispatch import of_input
 THREADS, MOST, LINE = 256, 64, 32  # as in passes.cu
 MOST_BLOCKS = 1024
 """The most blocks of a pass; in larger arrays each thread takes several entries."""
+MANY_ROWS = 64
+"""The rows of a sum that 32 warps of a block share; fewer rows are shared by 8."""
 
 Arrays = structure("Arrays", to=pointer, a=pointer, b=pointer, size=ctypes.c_longlong)
 Number = structure("Number", at=pointer, value=ctypes.c_double, bytes=ctypes.c_longlong)
@@ -84,7 +86,9 @@ def through_rectifier(y: Array, dy: Array) -> Array:
 def add_up(rows: Array) -> Array:
     """The sum of the rows of a dense matrix, added in a fixed order."""
     total = machine_of(rows).empty(rows.shape[1:], rows.dtype)
-    _run("add_up", [(total, rows)], (rows.shape[0],), each=LINE)
+    count = rows.shape[0]
+    threads = 1024 if count >= MANY_ROWS else THREADS
+    _run("add_up", [(total, rows)], (count,), each=LINE, threads=threads)
     return total
 
 
@@ -122,6 +126,7 @@ def _run(
     numbers: tuple[Any, ...] = (),
     size: int | None = None,
     each: int = THREADS,
+    threads: int = THREADS,
 ) -> None:
     """One launch; a block takes `each` entries at a time."""
     machine, first = machine_of(groups[0][0]), groups[0][0]
@@ -136,7 +141,7 @@ def _run(
         else:
             it.at, it.bytes = machine.address(given), given.itemsize
     grid = (min(blocks(largest, each), MOST_BLOCKS), len(groups))
-    machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, THREADS, task)
+    machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, threads, task)
 
 
 ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, rectify)
