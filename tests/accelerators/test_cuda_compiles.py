@@ -70,6 +70,13 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
         block = nn.Sequential(nn.Conv2d(48, 64, 3, padding=1, rng=0, dtype=dtype), nn.ReLU())
         y, backward = block.forward(np.zeros((64, 48, 16, 16), dtype), training=True)
         backward(y)
+        for activation in (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, lambda: nn.GELU("tanh")):
+            y, backward = activation().forward(y)
+            backward(y)
+            for x in (y, y[:, :, 0, 0]):
+                norm = (nn.BatchNorm2d if x.ndim == 4 else nn.BatchNorm1d)(64, dtype=dtype)
+                backward = nn.Sequential(norm, activation()).forward(x, training=True)[1]
+                backward(x)
 
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from xbp.primitives.chain import Arrays, Operation, Pass
 from xbp.primitives.convolution import convolve
-from xbp.primitives.elementwise import logistic, rectify, tanh
+from xbp.primitives.elementwise import gelu, logistic, rectify, silu, tanh
 from xbp.primitives.images import Pair
 from xbp.primitives.normalization import batch_normalize
 from xbp.primitives.pooling import max_pool
@@ -28,6 +28,7 @@ MOST_DENSE = 16
 """Linear layers in one pass."""
 AFTER_AFFINE = (rectify, tanh, logistic)
 """Activations whose slope is known from their value."""
+ACTIVATIONS = (*AFTER_AFFINE, silu, gelu)
 PLANS = 256
 """The number of chains whose plans are cached."""
 
@@ -156,6 +157,15 @@ def rectified_batch_norm(operations: Sequence[Operation]) -> Match:
     (first, options), *after = operations
     if first is batch_normalize and after and after[0][0] is rectify:
         return 2, {**dict(options), "relu": True}
+    return None
+
+
+def activated_batch_norm(operations: Sequence[Operation]) -> Match:
+    """A batch normalization, then an activation."""
+    (first, options), *after = operations
+    if first is batch_normalize and after and after[0][0] in ACTIVATIONS:
+        function, more = after[0]
+        return 2, {**dict(options), "activation": function.name, **dict(more)}
     return None
 
 

@@ -23,7 +23,9 @@ NOT_COMPILED = 3
 ABOUT = {  # the tests that use a file
     "convolution": "convol or memory_order or constants",
     "pooling": "pool",
-    "passes": "update or parameters or rectify or scaled or average or step or conv",
+    "passes": "update or parameters or scaled or average or step or conv",
+    "activations": "activation or rectify or wide",
+    "batch_norm": "batch_norm",
     "cross_entropy": "entropy or label or infinity or overflow",
     "philox": "random_bits",
     "product": "matmul or affine or product or tile",

@@ -11,9 +11,13 @@
 #include <cstring>
 #include <ucontext.h>
 
+using std::erfc;
 using std::exp;
+using std::fabs;
+using std::fma;
 using std::log;
 using std::sqrt;
+using std::tanh;
 
 #define __global__
 #define __device__

@@ -12,7 +12,7 @@ from accelerators.kernels.reference import CONVOLUTIONS, LAYOUTS, convolve, need
 from layouts import assert_close
 
 from xbp import primitives
-from xbp.accelerators.cuda import convolution, launch, passes, pooling
+from xbp.accelerators.cuda import activations, convolution, launch, pooling
 from xbp.errors import InputError
 
 pytestmark = needs_a_compiler
@@ -137,7 +137,7 @@ def test_gradients_of_another_dtype_or_shape() -> None:
         convolution.convolve(x, x[:3, :, :3, :3]),
         pooling.max_pool(x, **window),
         pooling.average_pool(x, **window),
-        passes.rectify(x),
+        activations.rectify(x),
     ]
     for y, backward in calls:
         dy = np.random.default_rng(1).normal(size=y.shape)

@@ -1,4 +1,4 @@
-"""Updates, ReLU, rows, cross-entropy, random bits: emulated on the CPU, against the references."""
+"""Updates, rows, cross-entropy, random bits: emulated on the CPU, against the references."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from blocks import convolution_block, linear_block
 from layouts import assert_close
 
 from xbp import nn, optim, primitives
-from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
+from xbp.accelerators.cuda import (
+    activations,
+    convolution,
+    cross_entropy,
+    passes,
+    philox,
+    pooling,
+    product,
+)
 
 pytestmark = needs_a_compiler
 
@@ -104,25 +112,6 @@ def test_updates_decline_what_does_not_fit() -> None:
     assert np.array_equal(p, np.full((4, 6), 1.5))
 
 
-@pytest.mark.parametrize("shape", [(1,), (300, 20), (5, 7, 4, 33)])
-@pytest.mark.parametrize("axes", [None, (-1, 0)])
-def test_rectify(shape: tuple[int, ...], axes: Any, dtype: str, machine: Emulation) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=shape).astype(dtype)
-    x = x if axes is None else np.moveaxis(x, *axes)
-    x[x > 1] = 0
-    dy = rng.normal(size=x.shape).astype(dtype)  # laid out otherwise
-    y, backward = passes.rectify(machine.guarded(x))
-    assert np.array_equal(y, np.maximum(x, 0)) and y.strides == x.strides
-    (dx,) = backward(machine.guarded(dy))
-    assert np.array_equal(dx, dy * (x > 0)) and dx.dtype == dtype
-
-
-def test_rectify_declines_what_has_gaps() -> None:
-    assert passes.rectify(np.ones((4, 6))[:, ::2]) is NotImplemented
-    assert passes.rectify(np.ones((4, 6), "f2")) is NotImplemented
-
-
 @pytest.mark.parametrize("shape", [(13, 7), (300, 10), (5, 33), (3, 1500), (1, 1)])
 @pytest.mark.parametrize("labels", ["int64", "uint8", "int32", "probabilities"])
 def test_cross_entropy(shape: tuple[int, int], labels: str, dtype: str, machine: Emulation) -> None:
@@ -185,7 +174,7 @@ def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str, machine: Em
         (convolution.convolve, convolution_block, (weight,), {"relu": True, "pool": (2, 2)}),
         (pooling.max_pool, primitives.max_pool, (), {"kernel_size": (2, 2), "stride": (2, 2)}),
         (pooling.max_pool, primitives.max_pool, (), overlapping),
-        (passes.rectify, primitives.rectify, (), {}),
+        (activations.rectify, primitives.rectify, (), {}),
         (product.affine, linear_block, (np.eye(6, dtype=dtype),), {"relu": True}),
     ]
     with np.errstate(invalid="ignore"):

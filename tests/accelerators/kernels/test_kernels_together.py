@@ -19,6 +19,8 @@ from nightly import NIGHTLY
 from xbp import accelerators, models, nn, optim, primitives
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import (
+    activations,
+    batch_norm,
     convolution,
     cross_entropy,
     launch,
@@ -73,8 +75,17 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     for kind in (pooling.max_pool, pooling.average_pool):
         y, backward = kind(x, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
         yield from (y, *backward(y))
-    y, backward = passes.rectify(x)
-    yield from (y, *backward(x))
+    for activation in activations.ACCELERATORS:
+        if activation is not activations.sigmoid:
+            y, backward = activation(x)
+            yield from (y, *backward(x))
+    for shape in ((700, 3), (9, 3, 50), (32, 2, 9, 8)):
+        x, dy = (machine.guarded(rng.normal(size=shape).astype(dtype)) for _ in range(2))
+        y, backward = batch_norm.batch_normalize(
+            x, dy.reshape(-1)[: shape[1]], None, None, None, eps=1e-3, activation="gelu"
+        )
+        *gradients, moments = backward(dy)
+        yield from (y, *gradients[:2], *moments[1:])
     p, m = (machine.guarded(rng.normal(size=3000).astype(dtype)) for _ in range(2))
     passes.average(p, 0.5, m)
     passes.average(p, 0.5, m, m)
@@ -131,6 +142,7 @@ def test_nothing_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None
 
 FILES = (
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
+    *("activations.cu", "batch_norm.cu"),
     *("product.cu", "rows.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 

@@ -11,8 +11,15 @@ the CPU, with the references.
 from collections.abc import Callable
 from typing import Any
 
-from xbp.accelerators.chains import accelerated, convolution_block, rectified_affine
+from xbp.accelerators.chains import (
+    accelerated,
+    activated_batch_norm,
+    convolution_block,
+    rectified_affine,
+)
 from xbp.accelerators.cuda import (
+    activations,
+    batch_norm,
     convolution,
     cross_entropy,
     passes,
@@ -26,6 +33,7 @@ chain = accelerated(
     {
         convolution_block: convolution.convolve,
         rectified_affine: product.affine,
+        activated_batch_norm: batch_norm.batch_normalize,
     }
 )
 
@@ -36,6 +44,8 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *convolution.ACCELERATORS,
         *pooling.ACCELERATORS,
         *passes.ACCELERATORS,
+        *activations.ACCELERATORS,
+        *batch_norm.ACCELERATORS,
         *cross_entropy.ACCELERATORS,
         *philox.ACCELERATORS,
         *product.ACCELERATORS,

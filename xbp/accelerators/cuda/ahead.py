@@ -76,8 +76,8 @@ def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
     >>> from xbp import nn
     >>> layer, x = nn.ReLU(), np.ones((2, 3), "float32")
     >>> for (file, macros), kernels in programs(lambda: layer.forward(x)[1](x)).items():
-    ...     print(file, macros, sorted(kernels))
-    passes.cu (('real', 'float'),) ['rectify', 'rectify_to_input']
+    ...     print(file, dict(macros)["ACTIVATION"], sorted(kernels))
+    activations.cu rectify ['activate', 'activate_to_input']
     """
     recorder = Recorder()
     tables: tuple[dict[Any, Any], ...] = (registry._tables, launch.machines)

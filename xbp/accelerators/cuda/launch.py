@@ -21,6 +21,8 @@ REALS = {"float32": "float", "float64": "double"}
 """The dtypes of the kernels, and their types in C."""
 MOST_ENTRIES = 2**31 - 2**16
 """The limit of indices in an int, with room for threads beyond the last entry."""
+MOST_ROWS = 2**16 - 1
+"""The most blocks along the second axis of a grid."""
 INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 PROCESSORS = 132
 """The multiprocessors of an H100 or H200.
@@ -166,6 +168,13 @@ def batch_innermost(x: Array) -> Array:
 def as_nchw(memory: Array) -> Array:
     """(C, H, W, N) → (N, C, H, W), as a view."""
     return memory.transpose(3, 0, 1, 2)
+
+
+def lanes(dtype: Any, size: int, *places: int | None) -> int:
+    """The numbers of a load: 16 bytes, if rows of `size` numbers at these addresses allow it."""
+    most: int = 16 // dtype.itemsize
+    whole = size % most == 0 and all(not place or place % 16 == 0 for place in places)
+    return most if whole else 1
 
 
 def blocks(entries: int, threads: int) -> int:

@@ -1,4 +1,4 @@
-/* Elementwise functions: one pass over memory each, for several arrays in one launch. */
+/* Updates of arrays: one pass over memory each, for several arrays in one launch. */
 
 #define THREADS 256
 #define MOST 64 /* arrays in one launch */
@@ -43,8 +43,6 @@ PASS(rescale, of.to[i] *= s)
 PASS(average, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i])
 PASS(average_product, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i] * of.b[i])
 PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
-PASS(rectify, of.to[i] = of.a[i] <= 0 ? 0 : of.a[i]) /* nan stays nan */
-PASS(rectify_to_input, of.to[i] = of.a[i] <= 0 ? 0 : of.b[i])
 
 /* to[i] = Σ_k a[k · size + i] over s rows: with w warps in a block each warp adds every w-th row, in order,
  * and then the warps' sums are added in order. */

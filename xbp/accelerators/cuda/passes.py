@@ -1,4 +1,4 @@
-"""Passes over memory: ReLU and optimizer updates, for several arrays in one launch."""
+"""Passes over memory: optimizer updates, for several arrays in one launch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
-from xbp.accelerators.shared import Array, dense_order, incoming, inverse
-from xbp.primitives.dispatch import of_input
+from xbp.accelerators.shared import Array
 
 THREADS, MOST, LINE = 256, 64, 32  # as in passes.cu
 MOST_BLOCKS = 1024
@@ -56,31 +55,6 @@ def average(mean: Array, beta: Any, *factors: Array) -> Any:
 def normalized_step(p: Array, rate: Any, m: Array, scale: Any, v: Array, eps: Any) -> Any:
     """See `xbp.primitives.normalized_step`."""
     return _in_place("normalized_step", (p, m, v), (rate, scale, eps))
-
-
-def rectify(x: Array) -> Any:
-    """See `xbp.primitives.rectify`."""
-    order = dense_order(x)
-    if not fits(x) or order is None:
-        return NotImplemented
-    machine, dtype, back = machine_of(x), x.dtype, inverse(order)
-    laid_out = x.transpose(order)
-    y = machine.empty(laid_out.shape, dtype)
-    _run("rectify", [(y, laid_out)])
-    shape = x.shape
-
-    def input_gradient(dy: Array) -> Array:
-        dy = dense(incoming(dy, shape, dtype).transpose(order))
-        return through_rectifier(y, dy).transpose(back)
-
-    return y.transpose(back), of_input(input_gradient)
-
-
-def through_rectifier(y: Array, dy: Array) -> Array:
-    """∂L/∂x of y = max(x, 0), for dense arrays."""
-    dx = machine_of(y).empty(y.shape, y.dtype)
-    _run("rectify_to_input", [(dx, y, dy)])
-    return dx
 
 
 def add_up(rows: Array) -> Array:
@@ -144,4 +118,4 @@ def _run(
     machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, threads, task)
 
 
-ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, rectify)
+ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step)

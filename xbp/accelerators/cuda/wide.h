@@ -19,6 +19,8 @@ struct wide {
     int parts, length; /* of the terms of ∂L/∂W: the number of parts, and the terms of each */
 };
 
+#include "several.h"
+
 #define TAPS (KH * KW)
 #define CEIL(a, b) (((a) + (b) - 1) / (b))
 
@@ -29,10 +31,6 @@ constexpr int WARPS_N = ACROSS / WARP_N;
 
 /* At most 128 registers for a thread, so that a multiprocessor has 512 threads or more. */
 #define BOUNDS THREADS, 512 / THREADS
-
-template <int N> struct alignas(N * sizeof(real)) several { /* one load, one store */
-    real at[N];
-};
 
 /* from[at], …, or 0. Nothing waits for a number before it is used. */
 template <int N> __device__ inline void read(several<N> &to, const real *from, int at, bool counts) {

@@ -11,6 +11,7 @@ import ctypes
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from xbp.accelerators.cuda.activations import through_rectifier
 from xbp.accelerators.cuda.launch import (
     PROCESSORS,
     REALS,
@@ -22,7 +23,7 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
-from xbp.accelerators.cuda.passes import add_up, through_rectifier
+from xbp.accelerators.cuda.passes import add_up
 from xbp.accelerators.shared import Array, Pair, incoming
 from xbp.primitives.images import Padding, output_size, sides
 

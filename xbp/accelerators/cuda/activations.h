@@ -1,0 +1,59 @@
+/* Elementwise functions y = f(x). `through` is ∂L/∂x from ∂L/∂y = d, and from what a backward reads: x, or where
+ * KEEPS_Y the value y. Formulas and behaviour at infinity are those of xbp/primitives/elementwise.py. */
+
+struct identity {
+    static constexpr bool KEEPS_Y = false;
+    static __device__ real of(real x) { return x; }
+    static __device__ real through(real, real d) { return d; }
+};
+
+struct rectify {
+    static constexpr bool KEEPS_Y = true;
+    static __device__ real of(real x) { return x <= 0 ? 0 : x; } /* nan stays nan */
+    static __device__ real through(real y, real d) { return y <= 0 ? 0 : d; }
+};
+
+struct tangent { /* hyperbolic */
+    static constexpr bool KEEPS_Y = true;
+    static __device__ real of(real x) { return tanh(x); }
+    static __device__ real through(real y, real d) { return (1 - y * y) * d; }
+};
+
+struct logistic {
+    static constexpr bool KEEPS_Y = true;
+    static __device__ real of(real x) {
+        const real e = exp(-fabs(x)); /* cannot overflow */
+        return (x < 0 ? e : 1) / (1 + e);
+    }
+    static __device__ real through(real y, real d) { return y * (1 - y) * d; }
+};
+
+struct silu {
+    static constexpr bool KEEPS_Y = false;
+    static __device__ real of(real x) { return x * logistic::of(x); }
+    static __device__ real through(real x, real d) {
+        const real g = logistic::of(x);
+        return (g + x * (g * (1 - g))) * d;
+    }
+};
+
+struct gelu {
+    static constexpr bool KEEPS_Y = false;
+    static __device__ real part(real x) { return (real)0.5 * erfc((real)-0.70710678118654752440 * x); }
+    static __device__ real of(real x) { return x * part(x); }
+    static __device__ real through(real x, real d) {
+        const real slope = exp((real)-0.5 * x * x) * (real)0.39894228040143267794; /* 1/√2π */
+        return (part(x) + x * slope) * d;
+    }
+};
+
+struct gelu_by_tanh {
+    static constexpr bool KEEPS_Y = false;
+    static constexpr real TWICE = (real)1.59576912160573071176, CUBIC = (real)0.044715; /* TWICE: √(8/π) */
+    static __device__ real part(real x) { return logistic::of(TWICE * (x + CUBIC * x * x * x)); }
+    static __device__ real of(real x) { return x * part(x); }
+    static __device__ real through(real x, real d) {
+        const real g = part(x);
+        return (g + x * (g * (1 - g) * (TWICE * (1 + 3 * CUBIC * x * x)))) * d;
+    }
+};
