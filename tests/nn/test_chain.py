@@ -634,6 +634,21 @@ def test_what_is_done_in_one_pass() -> None:
         assert lengths(conv, relu, other) == [2, 1]
 
 
+def test_an_activation_after_a_batch_norm_in_the_same_pass() -> None:
+    from xbp.accelerators.chains import activated_batch_norm
+
+    norm = nn.BatchNorm2d(1, eps=0.5)
+    for layer, options in [
+        (nn.ReLU(), {"activation": "rectify"}),
+        (nn.SiLU(), {"activation": "silu"}),
+        (nn.GELU("tanh"), {"activation": "gelu", "approximate": "tanh"}),
+    ]:
+        found = activated_batch_norm(operations_of(norm, layer, nn.ReLU()))
+        assert found == (2, {"eps": 0.5, **options})
+    for others in ((norm,), (norm, nn.MaxPool2d(2)), (nn.ReLU(), norm)):
+        assert activated_batch_norm(operations_of(*others)) is None
+
+
 def test_linear_layers_and_their_activations_are_one_pass() -> None:
     linear, relu, tanh, flat = nn.Linear(9, 9, rng=0), nn.ReLU(), nn.Tanh(), nn.Flatten()
     assert lengths(linear, tanh, linear, nn.Sigmoid(), linear, dense=True) == [5]

@@ -29,6 +29,7 @@ MOST_DENSE = 16
 AFTER_AFFINE = (rectify, tanh, logistic)
 """Activations whose slope is known from their value."""
 ACTIVATIONS = (*AFTER_AFFINE, silu, gelu)
+"""All elementwise operations."""
 PLANS = 256
 """The number of chains whose plans are cached."""
 
