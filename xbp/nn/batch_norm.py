@@ -14,6 +14,7 @@ from xbp.nn.operation import Operation, OperationLayer, Shape, Statistics
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.parallel.groups import Group
 from xbp.primitives.normalization import Moments, batch_normalize
+from xbp.primitives.updates import accumulate
 from xbp.random import generator
 
 
@@ -87,10 +88,8 @@ class BatchNorm(OperationLayer):
         share: Any = self.momentum
         if share is None:
             share = 1 / array_namespace(mean).astype(count.data, mean.dtype)
-        unbiased = variance * (n / (n - 1))
-        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.data *= 1 - share
-            running.data += share * new
+        accumulate(self.running_mean.data, 1 - share, mean, share)
+        accumulate(self.running_var.data, 1 - share, variance, share * (n / (n - 1)))
 
     def _too_few(self, got: str) -> InputError:
         return InputError(

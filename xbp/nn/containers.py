@@ -12,6 +12,7 @@ from xbp.errors import InputError
 from xbp.nn.backward import Backward, Rng, TwoPartBackward, for_parameters, run_forward
 from xbp.nn.layer import Layer
 from xbp.nn.sequential import Sequential
+from xbp.primitives import add
 from xbp.random import as_stream
 
 MOST = 8
@@ -81,7 +82,7 @@ class Residual(Layer):
                 f"{tuple(f.shape)}, where {what} of shape {tuple(s.shape)}{advice}"
             )
             raise InputError(msg)
-        return f + s
+        return add(f, s)
 
     def __repr__(self) -> str:
         return _with_children(self)
@@ -257,7 +258,7 @@ def _gradients_of(backwards: list[Backward], *, shared: bool) -> Any:
             return (None,)
         first, *others = (b(part) for b, part in zip(backwards, given, strict=True))
         for other in others:
-            first = first + other
+            first = add(first, other)
         return (first,)
 
     return gradients
@@ -267,7 +268,7 @@ def _beside_the_identity(backward: Backward) -> Any:
     """The gradients of F(x) + x."""
 
     def gradients(dy: Array, wants_dx: bool) -> tuple[Array]:
-        return (backward(dy) + dy if wants_dx else for_parameters(backward)(dy),)
+        return (add(backward(dy), dy) if wants_dx else for_parameters(backward)(dy),)
 
     return gradients
 

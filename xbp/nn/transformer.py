@@ -16,6 +16,7 @@ from xbp.nn.gated import GLU
 from xbp.nn.layer import Layer
 from xbp.nn.linear import Linear
 from xbp.nn.norm import LayerNorm
+from xbp.primitives import add
 from xbp.random import Seed, as_stream, generator
 
 Forward: TypeAlias = "Callable[..., tuple[Array, Backward]]"
@@ -182,6 +183,6 @@ def added(f: Forward) -> Forward:
 
     def forward(x: Array, **mode: Any) -> tuple[Array, Backward]:
         y, backward = f(x, **mode)
-        return x + y, lambda dy: dy + backward(dy)
+        return add(x, y), lambda dy: add(dy, backward(dy))
 
     return forward

@@ -12,7 +12,7 @@ from xbp.primitives.chain import chain
 from xbp.primitives.convolution import convolve, convolve_transposed
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
-from xbp.primitives.elementwise import gelu, logistic, rectify, silu, tanh
+from xbp.primitives.elementwise import add, gelu, logistic, rectify, silu, tanh
 from xbp.primitives.embedding import embedding, scatter_add
 from xbp.primitives.images import (
     flatten,
@@ -45,6 +45,7 @@ from xbp.primitives.updates import (
 __all__ = [
     "accumulate",
     "adaptive_average_pool",
+    "add",
     "add_scaled",
     "affine",
     "append_row",

@@ -1,4 +1,4 @@
-"""Elementwise functions: the rectifier, tanh, the logistic function, SiLU, GELU."""
+"""Elementwise functions: a sum, the rectifier, tanh, the logistic function, SiLU, GELU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import math
 from xbp.backend import Array, array_namespace
 from xbp.primitives.dispatch import Gradients, of_input, primitive
 from xbp.primitives.special import erfc, sigmoid
+
+
+@primitive
+def add(x: Array, other: Array) -> Array:
+    """x + other, such as a layer's output and the shortcut past it.
+
+    Libraries disagree about the sum's order in memory: numpy keeps that of `x`, CuPy does not.
+
+    Parameters
+    ----------
+    x, other : arrays of one shape and dtype
+    """
+    return x + other
 
 
 @primitive

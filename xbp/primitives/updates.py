@@ -43,14 +43,13 @@ def average(mean: Array, beta: float, *factors: Array) -> None:
 
 
 @update
-def accumulate(total: Array, beta: float, g: Array, share: Scalar = 1.0) -> None:
+def accumulate(total: Array, beta: Scalar, g: Array, share: Scalar = 1.0) -> None:
     """A decaying sum: total ← β · total + share · g.
 
     Parameters
     ----------
     total, g : arrays of one shape and dtype
-    beta : float
-    share : float, or 0-d array of that dtype
+    beta, share : float, or 0-d array of that dtype
     """
     total *= beta
     total += g if isinstance(share, float) and share == 1 else share * g

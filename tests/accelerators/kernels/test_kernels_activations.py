@@ -80,6 +80,20 @@ def test_not_finite(pair: Any, dtype: str) -> None:
             np.testing.assert_array_equal(backward(d)[0], true_backward(d)[0])
 
 
+@pytest.mark.parametrize("axes", [None, (-1, 0)])
+def test_a_sum_has_the_memory_order_of_its_first_term(
+    axes: Any, dtype: str, machine: Emulation
+) -> None:
+    rng = np.random.default_rng(0)
+    x, other = (rng.normal(size=(5, 7, 4, 32)).astype(dtype) for _ in range(2))
+    x, other = (x, other) if axes is None else (np.moveaxis(x, *axes), other.transpose(3, 0, 1, 2))
+    total = activations.add(machine.guarded(x), machine.guarded(np.ascontiguousarray(other)))
+    assert np.array_equal(total, x + other) and total.strides == x.strides
+    for wrong in (other[:2], other.astype("f2"), other[..., :1]):
+        assert activations.add(x, wrong) is NotImplemented
+    assert activations.add(x[..., ::2], x[..., ::2]) is NotImplemented
+
+
 def test_sigmoid_is_the_logistic_function(dtype: str) -> None:
     x = np.linspace(-100, 100, 77, dtype=dtype)
     y = activations.sigmoid(x)

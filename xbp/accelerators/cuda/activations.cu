@@ -5,7 +5,7 @@
 
 struct activation {
     const real *x; /* in the backward y, if ACTIVATION keeps that */
-    const real *dy;
+    const real *dy; /* or another term of a sum */
     real *to;
     long long size; /* a multiple of VECTOR */
 };
@@ -31,5 +31,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) activate_to_input(const ac
         #pragma unroll
         for (int j = 0; j < VECTOR; j++) d.at[j] = ACTIVATION::through(v.at[j], d.at[j]);
         *(several<VECTOR> *)(p.to + i) = d;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) add(const activation p) {
+    EACH(i) {
+        several<VECTOR> sum = *(const several<VECTOR> *)(p.x + i);
+        const several<VECTOR> other = *(const several<VECTOR> *)(p.dy + i);
+        #pragma unroll
+        for (int j = 0; j < VECTOR; j++) sum.at[j] += other.at[j];
+        *(several<VECTOR> *)(p.to + i) = sum;
     }
 }

@@ -1,4 +1,4 @@
-"""ReLU, tanh, the logistic function, SiLU, GELU: one pass forward and one backward."""
+"""Sums, ReLU, tanh, the logistic function, SiLU, GELU: one pass forward and one backward."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ MOST_BLOCKS = 32 * PROCESSORS
 """The most blocks of a pass; in larger arrays each thread takes several loads."""
 KEEP_Y = frozenset({"rectify", "tangent", "logistic"})
 """Functions whose slope is known from their value; as in activations.h."""
+
+
+def add(x: Array, other: Array) -> Any:
+    """See `xbp.primitives.add`; in the memory order of `x`, if that has no gaps."""
+    order = dense_order(x)
+    if not fits(x, other) or x.shape != other.shape or order is None:
+        return NotImplemented
+    laid_out = x.transpose(order)
+    total = machine_of(x).empty(laid_out.shape, x.dtype)
+    _run("add", "identity", total, laid_out, dense(other.transpose(order)))
+    return total.transpose(inverse(order))
 
 
 def rectify(x: Array) -> Any:
@@ -103,4 +114,4 @@ def _run(name: str, kernel: str, to: Array, x: Array, dy: Array | None = None) -
     machine.launch(("activations.cu", name), macros, grid, THREADS, task)
 
 
-ACCELERATORS = (rectify, tanh, logistic, sigmoid, silu, gelu)
+ACCELERATORS = (add, rectify, tanh, logistic, sigmoid, silu, gelu)

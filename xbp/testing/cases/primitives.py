@@ -102,6 +102,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     ),
     ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),
     ("unpad2d", lambda x: primitives.unpad2d(x, (1, 2)), ((2, 3, 4, 5),)),
+    *(("add", primitives.add, (shape, shape)) for shape in ((7, 9), (2, 3, 4, 5))),
     ("bincount", partial(primitives.bincount, length=9), (np.arange(50) ** 2 % 13 - 1,)),
     *(
         (name, getattr(primitives, name), (x,))
