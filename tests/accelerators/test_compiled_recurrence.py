@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
-from layouts import assert_close, elsewhere
-from numpy.typing import NDArray
+from accelerators.recurrences import CELLS, FORMS, LAYOUTS, SHAPES, Problem, Real, wide
+from layouts import assert_close
 
-from xbp import accelerators, nn, primitives
+from xbp import nn, primitives
 from xbp.accelerators.cpu import native, recurrence
 from xbp.errors import InputError
 from xbp.primitives import cells
@@ -21,100 +20,12 @@ pytestmark = [
     pytest.mark.usefixtures("level", "guards"),
 ]
 
-Real = NDArray[Any]
-CELLS: list[Callable[..., Any]] = [cells.elman, cells.rectified, cells.lstm, cells.gru]
-# T, N, features, hidden: one step, one sample, one unit; tiles, panels and vectors not full
-SHAPES = [(1, 9, 2, 17), (9, 1, 1, 1), (3, 14, 5, 70), (4, 5, 33, 3), (5, 2, 4, 129)]
 AT_ONCE = (7, 13, 17, 18)
 """Rows enough for gradients of weights that are summed step by step."""
-FORMS: list[dict[str, Any]] = [
-    {},
-    {"bias": False, "reverse": True, "chunk": 2, "padded": True},
-    {"chunk": 2, "padded": True},
-    {"bias": False, "reverse": True},
-]
-
-
 PAIRS = [
     *((shape, FORMS[(i + j) % 4]) for i, shape in enumerate(SHAPES) for j in range(2)),
     *((AT_ONCE, form) for form in FORMS),
 ]
-
-
-def as_such(x: Real) -> Real:
-    copy = np.empty(x.shape, x.dtype)
-    copy[...] = x
-    return copy
-
-
-def batch_first(x: Real) -> Real:
-    """As layers have it: each sample's time steps side by side."""
-    return as_such(x.swapaxes(0, 1)).swapaxes(0, 1) if x.ndim == 3 else as_such(x)
-
-
-def mirrored(x: Real) -> Real:
-    return as_such(x[..., ::-1])[..., ::-1]
-
-
-def unaligned(x: Real) -> Real:
-    return np.frombuffer(b"0" + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
-
-
-LAYOUTS = [as_such, batch_first, mirrored, unaligned]
-
-
-class Problem:
-    """Arguments and gradients for one cell, and their results."""
-
-    def __init__(
-        self,
-        step: Callable[..., Any],
-        shape: tuple[int, int, int, int],
-        dtype: str,
-        layout: Callable[[Real], Real] = as_such,
-        *,
-        bias: bool = True,
-        padded: bool = False,
-        **options: Any,
-    ) -> None:
-        (T, N, features, hidden), rng = shape, np.random.default_rng(0)
-        width = hidden * {cells.lstm: 4, cells.gru: 3}.get(step, 1)
-
-        def draw(*sizes: int) -> Real:
-            return layout(rng.normal(size=sizes).astype(dtype) / 2)
-
-        states = tuple(draw(N, hidden) for _ in range(1 + (step is cells.lstm)))
-        biases = [draw(width) if bias else None for _ in range(2)]
-        self.arguments: list[Any] = [
-            *(draw(T, N, features), draw(width, features), draw(width, hidden), *biases, *states)
-        ]
-        self.options = {"step": step, **options}
-        if padded:
-            self.options["padding"] = rng.random((N, T)) < 0.4
-        self.given = draw(T, N, hidden), tuple(draw(N, hidden) for _ in states)
-
-    def solve(self, function: Callable[..., Any] = recurrence.recurrence) -> list[Any]:
-        """h, the last states; then the gradients: of x, the states, weights, biases."""
-        settings = np.geterr()
-
-        def run() -> Any:
-            with np.errstate(**settings):  # threads begin with the default
-                (h, last), gradients = function(*self.arguments, **self.options)
-                return h, last, gradients(*self.given)
-
-        h, last, (dx, dstates, *found) = elsewhere(run)
-        return [h, *last, dx, *dstates, *found]
-
-    def truth(self) -> list[Any]:
-        self.arguments, self.given = _wide(self.arguments), _wide(self.given)
-        with accelerators.disabled():
-            return self.solve(primitives.recurrence.reference)  # type: ignore[attr-defined]
-
-
-def _wide(given: Any) -> Any:
-    if isinstance(given, list | tuple):
-        return type(given)(map(_wide, given))
-    return None if given is None else given.astype("f8")
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +42,7 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_outputs_and_gradients(step: Any, shape: Any, form: Any, dtype: str) -> None:
     layout = LAYOUTS[PAIRS.index((shape, form)) % len(LAYOUTS)]
     problem = Problem(step, shape, dtype, layout, **form)
-    results = problem.solve()
+    results = problem.solve(recurrence.recurrence)
     terms = sum(shape) * shape[0]  # of the longest sums, through all time steps
     for result, truth in zip(results, problem.truth(), strict=True):
         assert (result is None) == (truth is None)
@@ -146,14 +57,14 @@ def test_arguments_stay_as_they_were_and_backward_may_run_twice(
     step: Any, shape: Any, dtype: str
 ) -> None:
     problem = Problem(step, shape, dtype, padded=True)
-    before = _wide(problem.arguments), _wide(problem.given)
+    before = wide(problem.arguments), wide(problem.given)
     _, gradients = recurrence.recurrence(*problem.arguments, **problem.options)
     dx, dstates, *found = gradients(*problem.given)
     none, dstates_again, *again = gradients(*problem.given, False)
     assert dx is not None and none is None
     for one, two in zip((*dstates, *found), (*dstates_again, *again), strict=True):
         assert np.array_equal(one, two)
-    after = _wide(problem.arguments), _wide(problem.given)
+    after = wide(problem.arguments), wide(problem.given)
     for one, two in zip(_leaves(before), _leaves(after), strict=True):
         assert np.array_equal(one, two)
 
@@ -170,7 +81,7 @@ def test_threads_change_no_bit(step: Any, dtype: str, monkeypatch: pytest.Monkey
     expected: list[Real] = []
     for threads in (1, 2, 3, 20):
         monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
-        results = Problem(step, (3, 17, 5, 35), dtype).solve()
+        results = Problem(step, (3, 17, 5, 35), dtype).solve(recurrence.recurrence)
         kinds = 1 + (step is cells.lstm)
         found = [*results[: 1 + kinds], *results[2 + kinds : 2 + 2 * kinds]]
         expected = expected or found
@@ -181,12 +92,12 @@ def test_threads_change_no_bit(step: Any, dtype: str, monkeypatch: pytest.Monkey
 def test_numbers_that_are_not_finite(step: Any, dtype: str) -> None:
     """A sample's infinities and nan stay its own, and are those of the reference."""
     problem = Problem(step, (3, 8, 2, 5), dtype)
-    x, finite = problem.arguments[0], problem.solve()
+    x, finite = problem.arguments[0], problem.solve(recurrence.recurrence)
     x[0, 1], x[1, 2, 0], x[0, 4, 1], x[2, 7] = -np.inf, np.inf, np.nan, (np.inf, -np.inf)
     others = [0, 3, 5, 6]
     kinds = 1 + (step is cells.lstm)
     with np.errstate(invalid="ignore"):
-        results, truths = problem.solve(), problem.truth()
+        results, truths = problem.solve(recurrence.recurrence), problem.truth()
     for index, (result, truth) in enumerate(zip(results, truths, strict=True)):
         np.testing.assert_allclose(result, truth, rtol=1e-4, atol=1e-4)
         if index < 2 + 2 * kinds:  # states and their gradients, and ∂L/∂x, by samples

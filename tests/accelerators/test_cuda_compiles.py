@@ -57,8 +57,8 @@ def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
 
 
 def wanted(dtype: str) -> dict[Program, set[str]]:
-    """The kernels of a training step of LeNet-5 with a batch of 64 and of a wide convolution; and
-    the unused files."""
+    """The kernels of a training step of LeNet-5 with a batch of 64, of a wide convolution and
+    of recurrent layers; and the unused files."""
 
     def step() -> None:
         model = models.LeNet5(rng=0).astype(dtype)
@@ -77,6 +77,9 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
                 norm = (nn.BatchNorm2d if x.ndim == 4 else nn.BatchNorm1d)(64, dtype=dtype)
                 backward = nn.Sequential(norm, activation()).forward(x, training=True)[1]
                 backward(x)
+        for cell in (nn.RNN, nn.GRU, nn.LSTM):
+            y, backward = cell(28, 128, rng=0, dtype=dtype).forward(np.zeros((128, 28, 28), dtype))
+            backward(y)
 
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}

@@ -30,6 +30,7 @@ ABOUT = {  # the tests that use a file
     "philox": "random_bits",
     "product": "matmul or affine or product or tile",
     "rows": "rows or gather or row",
+    **dict.fromkeys(("recurrence", "recurrence_backward"), "recurrence"),
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "every_tile"),
 }
 TWINS = [("KH", "KW"), ("H", "W"), ("ROWS", "COLUMNS"), ("REACH_H", "REACH_W"), ("C", "O")]

@@ -42,6 +42,7 @@ FIXED = (
     *("real", "LABEL", "TILE_M", "TILE_N", "SUMS_M", "SUMS_N", "VECTOR"),
     *("TILE_ROWS", "TILE_COLUMNS", "TALL", "WIDE", "DEPTH", "THREADS"),
     *("MASKED", "FIRST", "SECOND", "ACTIVATION"),
+    *("CELL", "HIDDEN", "SAMPLES", "PARTS", "HELD"),
 )
 """Macros that must be constants; all others are variables here, so that one library serves all
 shapes. `Emulation(fixed=True)` makes constants of them, as NVRTC sees it."""

@@ -13,6 +13,7 @@ import pytest
 from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
 from accelerators.kernels.reference import CONVOLUTIONS, convolve, ends_with, needs_a_compiler
+from accelerators.recurrences import Problem
 from layouts import Real
 from nightly import NIGHTLY
 
@@ -28,8 +29,10 @@ from xbp.accelerators.cuda import (
     philox,
     pooling,
     product,
+    recurrence,
     rows,
 )
+from xbp.primitives import cells
 from xbp.testing.catalogue import AcceleratorItem, Item, catalogue
 
 pytestmark = needs_a_compiler
@@ -104,6 +107,10 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     rows.append_row(index, table, p[:700])
     yield from (table, index)
     yield from rows.gather(np.arange(9), np.array(3), (1, 5, 1), p.reshape(10, -1))
+    for step in (cells.gru, cells.lstm):
+        problem = Problem(step, (4, 5, 3, 12), dtype, padded=True, chunk=2)
+        problem.arguments = [machine.guarded(array) for array in problem.arguments]
+        yield from problem.solve(recurrence.recurrence)
     for m, n in ((40, 50), (700, 900)):
         a, b = rng.normal(size=(m, 45)).astype(dtype), rng.normal(size=(n, 45)).astype(dtype)
         yield product.matmul(a, b.T)
@@ -141,6 +148,7 @@ def test_nothing_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 FILES = (
+    *("recurrence.cu", "recurrence_backward.cu"),
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
     *("activations.cu", "batch_norm.cu"),
     *("product.cu", "rows.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),

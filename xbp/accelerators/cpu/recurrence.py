@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xbp.accelerators.cells import GATES, GRU, LSTM, cell_of
 from xbp.accelerators.cpu import native
 from xbp.accelerators.cpu.affine import contiguous
 from xbp.accelerators.cpu.calls import DTYPES, address, incoming, run
-from xbp.primitives import cells
 from xbp.primitives.product import matmul
 
 Real = NDArray[Any]
-CELLS = {cells.elman: 0, cells.rectified: 1, cells.lstm: 2, cells.gru: 3}  # as in kernels.h
-LSTM, GRU = CELLS[cells.lstm], CELLS[cells.gru]
-GATES = (1, 1, 4, 3)
 KEPT = 4
 """Rows of units that LSTM and GRU keep of a step, and that they have in `delta`."""
 LEAST_ROWS = 8
@@ -39,19 +36,13 @@ def recurrence(
     chunk: int | None = None,
 ) -> Any:
     """See `xbp.primitives.recurrence`; for the cells of `xbp.primitives.cells`."""
-    cell = next((number for known, number in CELLS.items() if known is step), None)
-    dtype, hidden = x.dtype, weight_hh.shape[-1]
-    if cell is None or dtype not in DTYPES or x.ndim != 3 or x.size == 0:
+    arrays = (x, weight_ih, weight_hh, bias_ih, bias_hh, *states)
+    cell, dtype, hidden = cell_of(*arrays, step=step), x.dtype, weight_hh.shape[-1]
+    if cell is None or dtype not in DTYPES:
         return NotImplemented
     (T, N, features), width, gated = x.shape, GATES[cell] * hidden, cell >= LSTM
-    arrays = (weight_ih, weight_hh, bias_ih, bias_hh, *states)
-    shapes = [(width, features), (width, hidden), (width,), (width,)]
-    shapes += [(N, hidden)] * (1 + (cell == LSTM))
-    if N * T < LEAST_ROWS or len(arrays) != len(shapes) or (bias_ih is None) != (bias_hh is None):
+    if N * T < LEAST_ROWS:
         return NotImplemented
-    for array, shape in zip(arrays, shapes, strict=True):
-        if array is not None and (array.dtype != dtype or array.shape != shape):
-            return NotImplemented
     x, weight_ih, weight_hh = contiguous(x), contiguous(weight_ih), contiguous(weight_hh)
     biases = [None if bias is None else contiguous(bias) for bias in (bias_ih, bias_hh)]
     mask = None if padding is None else contiguous(padding.T)

@@ -26,6 +26,7 @@ from xbp.accelerators.cuda import (
     philox,
     pooling,
     product,
+    recurrence,
     rows,
 )
 
@@ -49,6 +50,7 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *cross_entropy.ACCELERATORS,
         *philox.ACCELERATORS,
         *product.ACCELERATORS,
+        *recurrence.ACCELERATORS,
         *rows.ACCELERATORS,
         chain,
     )
