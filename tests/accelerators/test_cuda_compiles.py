@@ -81,6 +81,15 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
             y, backward = cell(28, 128, rng=0, dtype=dtype).forward(np.zeros((128, 28, 28), dtype))
             backward(y)
 
+        tokens = nn.Embedding(9, 8, rng=0).astype(dtype)
+        y, backward = tokens.forward(np.zeros((2, 5), "int64"))
+        backward(y)
+        block = nn.TransformerBlock(8, 2, rng=0, dtype=dtype)
+        y, backward = block.forward(y)
+        backward(y)
+        y, backward = nn.Softmax().forward(y)
+        backward(y)
+
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}
     of_pools = (

@@ -24,13 +24,16 @@ from xbp.accelerators.cuda import (
     batch_norm,
     convolution,
     cross_entropy,
+    embedding,
     launch,
+    layer_norm,
     passes,
     philox,
     pooling,
     product,
     recurrence,
     rows,
+    softmax,
 )
 from xbp.primitives import cells
 from xbp.testing.catalogue import AcceleratorItem, Item, catalogue
@@ -89,6 +92,21 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         )
         *gradients, moments = backward(dy)
         yield from (y, *gradients[:2], *moments[1:])
+    for shape in ((300, 40), (3, 3000)):
+        x, dy = (machine.guarded(rng.normal(size=shape).astype(dtype)) for _ in range(2))
+        y, backward = layer_norm.normalize(x, dy[0], x[0], axes=(1,), eps=1e-3)
+        yield from (y, *backward(dy))
+        y, backward = softmax.softmax(x, axis=1)
+        yield from (y, *backward(dy))
+    q, k, mask = (
+        rng.normal(size=size).astype(dtype) for size in ((2, 2, 9, 4),) * 2 + ((2, 2, 9, 9),)
+    )
+    y, backward = softmax.attention(q, k, k, np.eye(2, 9) > 0, mask, causal=True)
+    yield from (y, *backward(y))
+    y, backward = embedding.embedding(
+        np.arange(300) ** 2 % 3, machine.guarded(dy[:, :140].copy()), 2
+    )
+    yield from (y, backward(y)[1])
     p, m = (machine.guarded(rng.normal(size=3000).astype(dtype)) for _ in range(2))
     passes.average(p, 0.5, m)
     passes.average(p, 0.5, m, m)
@@ -150,7 +168,7 @@ def test_nothing_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None
 FILES = (
     *("recurrence.cu", "recurrence_backward.cu"),
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
-    *("activations.cu", "batch_norm.cu"),
+    *("activations.cu", "batch_norm.cu", "layer_norm.cu", "softmax.cu", "embedding.cu"),
     *("product.cu", "rows.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 

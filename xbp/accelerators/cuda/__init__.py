@@ -22,12 +22,15 @@ from xbp.accelerators.cuda import (
     batch_norm,
     convolution,
     cross_entropy,
+    embedding,
+    layer_norm,
     passes,
     philox,
     pooling,
     product,
     recurrence,
     rows,
+    softmax,
 )
 
 chain = accelerated(
@@ -47,6 +50,9 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *passes.ACCELERATORS,
         *activations.ACCELERATORS,
         *batch_norm.ACCELERATORS,
+        *layer_norm.ACCELERATORS,
+        *softmax.ACCELERATORS,
+        *embedding.ACCELERATORS,
         *cross_entropy.ACCELERATORS,
         *philox.ACCELERATORS,
         *product.ACCELERATORS,

@@ -1,0 +1,136 @@
+/* Normalization of each row of a matrix x [row][column], and its gradients:
+ *
+ *     y = w x̂ + b,   x̂ = (x - μ) r;   ∂L/∂x = r (g - mean g - x̂ mean(g x̂)) with g = w δ, δ = ∂L/∂y;
+ *     ∂L/∂w = Σ δ x̂ and ∂L/∂b = Σ δ over the rows.
+ *
+ * Without CENTRE μ is 0, and so is "mean g". A row is in the first-level cache when it is read again. */
+
+#include "several.h"
+#include "along_rows.h"
+
+struct layer_norm {
+    const real *x, *dy, *weight, *bias;
+    real *y, *dx, *partial;
+    real *known; /* [3][row]: the mean, what its rounding error left, r */
+    double eps;
+    int rows, size; /* size: of a row, a multiple of VECTOR */
+};
+
+struct row {
+    int lane, at, size; /* size: 0 beyond the last row */
+    long long begin;
+
+    __device__ row(const layer_norm &p) {
+        lane = threadIdx.x % LANES * VECTOR;
+        at = blockIdx.x * ROWS + threadIdx.x / LANES;
+        size = at < p.rows ? p.size : 0;
+        begin = (long long)at * p.size;
+    }
+};
+#define COLUMNS(j) for (int j = own.lane; j < own.size; j += LANES * VECTOR)
+
+__device__ inline several<VECTOR> load(const real *from) { return *(const several<VECTOR> *)from; }
+
+/* x̂, of a number of the row. */
+struct normalizer {
+    real first, rest, r;
+
+    __device__ real of(real x) const { return (x - first - rest) * r; }
+};
+__device__ inline normalizer recalled(const layer_norm &p, int at) {
+    return {p.known[at], p.known[p.rows + at], p.known[2 * p.rows + at]};
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) normalize(const layer_norm p) {
+    __shared__ real shared[THREADS];
+    const row own(p);
+    normalizer with = {};
+    if (CENTRE) {
+        real sum = 0;
+        COLUMNS(j) {
+            const several<VECTOR> x = load(p.x + own.begin + j);
+            #pragma unroll
+            for (int k = 0; k < VECTOR; k++) sum += x.at[k];
+        }
+        with.first = over_row<adding>(sum, shared) / p.size;
+    }
+    real sum = 0, squares = 0; /* of deviations from the rounded mean */
+    COLUMNS(j) {
+        const several<VECTOR> x = load(p.x + own.begin + j);
+        #pragma unroll
+        for (int k = 0; k < VECTOR; k++) {
+            const real d = x.at[k] - with.first;
+            sum += d, squares += d * d;
+        }
+    }
+    if (CENTRE) with.rest = over_row<adding>(sum, shared) / p.size;
+    real variance = over_row<adding>(squares, shared) / p.size - with.rest * with.rest;
+    if (variance < 0) variance = 0;
+    with.r = 1 / sqrt(variance + (real)p.eps);
+    if (own.lane == 0 && own.size) {
+        p.known[own.at] = with.first;
+        p.known[p.rows + own.at] = with.rest;
+        p.known[2 * p.rows + own.at] = with.r;
+    }
+    COLUMNS(j) {
+        several<VECTOR> y = load(p.x + own.begin + j);
+        #pragma unroll
+        for (int k = 0; k < VECTOR; k++) {
+            y.at[k] = with.of(y.at[k]);
+            if (p.weight) y.at[k] *= p.weight[j + k];
+            if (p.bias) y.at[k] += p.bias[j + k];
+        }
+        *(several<VECTOR> *)(p.y + own.begin + j) = y;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_input(const layer_norm p) {
+    __shared__ real shared[THREADS];
+    const row own(p);
+    const normalizer with = recalled(p, own.size ? own.at : 0);
+    real along = 0, level = 0;
+    COLUMNS(j) {
+        const several<VECTOR> x = load(p.x + own.begin + j), d = load(p.dy + own.begin + j);
+        #pragma unroll
+        for (int k = 0; k < VECTOR; k++) {
+            const real g = p.weight ? p.weight[j + k] * d.at[k] : d.at[k];
+            along += g * with.of(x.at[k]), level += g;
+        }
+    }
+    along = over_row<adding>(along, shared) / p.size;
+    level = CENTRE ? over_row<adding>(level, shared) / p.size : 0;
+    COLUMNS(j) {
+        const several<VECTOR> x = load(p.x + own.begin + j);
+        several<VECTOR> d = load(p.dy + own.begin + j);
+        #pragma unroll
+        for (int k = 0; k < VECTOR; k++) {
+            const real g = p.weight ? p.weight[j + k] * d.at[k] : d.at[k];
+            d.at[k] = (g - with.of(x.at[k]) * along - level) * with.r;
+        }
+        *(several<VECTOR> *)(p.dx + own.begin + j) = d;
+    }
+}
+
+/* partial [part][2][column]: Σ δ x̂ and Σ δ over a part of the rows. A block has 32 columns; each of its warps adds every
+ * eighth row. */
+#define LINE 32
+#define WARPS (THREADS / LINE)
+
+extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_weight(const layer_norm p) {
+    __shared__ real sums[2][WARPS][LINE];
+    const int lane = threadIdx.x % LINE, warp = threadIdx.x / LINE, column = blockIdx.x * LINE + lane;
+    real along = 0, level = 0;
+    #pragma unroll 4
+    for (int at = blockIdx.y * WARPS + warp; at < p.rows; at += gridDim.y * WARPS) {
+        const long long place = (long long)at * p.size + column;
+        const real d = column < p.size ? p.dy[place] : 0, x = column < p.size ? p.x[place] : 0;
+        along += d * recalled(p, at).of(x), level += d;
+    }
+    sums[0][warp][lane] = along, sums[1][warp][lane] = level;
+    __syncthreads();
+    if (warp > 1 || column >= p.size) return;
+    real total = 0; /* by two warps, one for each sum */
+    #pragma unroll
+    for (int k = 0; k < WARPS; k++) total += sums[warp][k][lane];
+    p.partial[(blockIdx.y * 2 + warp) * p.size + column] = total;
+}

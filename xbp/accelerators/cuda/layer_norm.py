@@ -1,0 +1,107 @@
+"""Layer norm and RMS norm: one pass forward, one backward, and one for the parameters."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+from xbp.accelerators.cuda.launch import (
+    MOST_ROWS,
+    PROCESSORS,
+    REALS,
+    blocks,
+    dense,
+    fits,
+    lanes,
+    machine_of,
+    pointer,
+    structure,
+)
+from xbp.accelerators.cuda.passes import add_up
+from xbp.accelerators.shared import Array, incoming
+
+Task = structure(
+    "Task",
+    **dict.fromkeys(("x", "dy", "weight", "bias", "y", "dx", "partial", "known"), pointer),
+    eps=ctypes.c_double,
+    rows=ctypes.c_int,
+    size=ctypes.c_int,
+)
+THREADS, LINE, KNOWN = 256, 32, 3  # as in layer_norm.cu
+LONG = 2048
+"""From this size on a block shares a row, below it a warp."""
+ENOUGH_BLOCKS, LEAST = 4 * PROCESSORS, 8
+"""Blocks that share the sums over rows, and the least rows of a thread in them."""
+
+
+def normalize(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    *,
+    axes: tuple[int, ...],
+    eps: float,
+    centre: bool = True,
+) -> Any:
+    """See `xbp.primitives.normalize`; over the last axes, with parameters of their shape."""
+    last = x.shape[x.ndim - len(axes) :]
+    if (
+        not fits(x, weight, bias)
+        or tuple(axes) != tuple(range(x.ndim - len(axes), x.ndim))
+        or any(array is not None and array.shape != last for array in (weight, bias))
+    ):
+        return NotImplemented
+    machine, dtype, shape, size = machine_of(x), x.dtype, x.shape, math.prod(last)
+    x, rows = dense(x), x.size // size
+    parameters = {
+        name: dense(it) for name, it in (("weight", weight), ("bias", bias)) if it is not None
+    }
+    y, known = machine.empty(shape, dtype), machine.empty((KNOWN, rows), dtype)
+    threads = LINE if size < LONG else THREADS
+
+    def launch(name: str, grid: tuple[int, int], **arrays: Array) -> None:
+        given = {
+            key: machine.address(array)
+            for key, array in {"x": x, "known": known, **parameters, **arrays}.items()
+        }
+        vector = lanes(dtype, size, *(given.get(key) for key in ("x", "y", "dy", "dx")))
+        macros = {"real": REALS[dtype.name], "VECTOR": vector, "LANES": threads}
+        task = Task(eps=eps, rows=rows, size=size, **given)
+        macros["CENTRE"] = int(centre)
+        machine.launch(("layer_norm.cu", name), macros, grid, THREADS, task)
+
+    each = (blocks(rows * threads, THREADS), 1)
+    launch("normalize", each, y=y)
+
+    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, ...]:
+        dy = dense(incoming(dy, shape, dtype))
+
+        def to_weight() -> tuple[Array | None, ...]:
+            if not parameters:
+                return None, None
+            stripes = blocks(size, LINE)
+            most = min(blocks(ENOUGH_BLOCKS, stripes), rows * LINE // (THREADS * LEAST), MOST_ROWS)
+            parts = max(1, most)
+            partial = machine.empty((parts, 2 * size), dtype)
+            launch("normalize_to_weight", (stripes, parts), dy=dy, partial=partial)
+            sums = partial[0] if parts == 1 else add_up(partial)
+            return tuple(
+                None if it is None else sums[k * size : (k + 1) * size].reshape(last)
+                for k, it in enumerate((weight, bias))
+            )
+
+        def to_input() -> Array:
+            dx = machine.empty(shape, dtype)
+            launch("normalize_to_input", each, dy=dy, dx=dx)
+            return dx
+
+        if not wants_dx:
+            return None, *to_weight()
+        of_parameters, dx = machine.side_by_side(to_weight, to_input)
+        return dx, *of_parameters
+
+    return y, gradients
+
+
+ACCELERATORS = (normalize,)
