@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from layouts import assert_close
 
 from xbp.accelerators.cells import GATES
 from xbp.accelerators.cuda import recurrence
-from xbp.accelerators.cuda.recurrence import Plan, plan_for, plans, used_by
+from xbp.accelerators.cuda.recurrence import Plan, plan_for, used_by
 from xbp.errors import InputError
 from xbp.primitives import cells
 
@@ -52,17 +53,16 @@ def test_every_kind_of_plan(step: Any, plan: Any, monkeypatch: pytest.MonkeyPatc
     T, N, features, hidden = 3, 6, 2, 12 if plan is PLANS[0] else 10
     width = GATES[CELLS.index(step)] * hidden
 
-    def chosen(outputs: int, terms: int, n: int, itemsize: int) -> Plan:
-        forward = len(asked) == 0
-        asked.append((outputs, terms, n, itemsize))
-        it = plan[not forward]
-        quads, strips = it.squares(outputs, terms)
-        return it._replace(held=min(it.held, quads * strips))
+    def chosen(gates: int, hidden: int, n: int, itemsize: int, *, backward: bool) -> Plan:
+        asked.append((gates * hidden, n, itemsize, backward))
+        outputs, terms = (hidden, width) if backward else (width, hidden)
+        quads, strips = plan[backward].squares(outputs, terms)
+        return plan[backward]._replace(held=min(plan[backward].held, quads * strips))
 
     asked: list[Any] = []
     monkeypatch.setattr(recurrence, "plan_for", chosen)
     agrees(Problem(step, (T, N, features, hidden), "float32", padded=True, chunk=2), 100)
-    assert asked == [(width, hidden, N, 4), (hidden, width, N, 4)]
+    assert asked == [(width, N, 4, False), (width, N, 4, True)]
 
 
 def test_weights_at_any_address(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,12 +162,22 @@ def test_every_size_within_the_bound_has_a_plan(gates: int, itemsize: int) -> No
     for hidden in (1, 2, 5, 31, 64, 128, 200, 256, 511):
         if gates * hidden**2 * itemsize > recurrence.MOST_BYTES:
             continue
-        for outputs, terms in ((gates * hidden, hidden), (hidden, gates * hidden)):
-            for n in (1, 7, 128, 512, 10_000):
-                plan = plan_for(outputs, terms, n, itemsize)
-                assert plan is not None and plan in list(plans(outputs, terms, itemsize))
-                quads, strips = plan.squares(outputs, terms)
-                groups = plan.threads // plan.parts
-                assert 4 * quads * groups >= outputs and 4 * strips * plan.parts >= terms
-                assert 0 <= plan.held <= quads * strips
-                assert used_by(plan, quads, strips, itemsize // 4) * plan.threads <= 2**16
+        for n, backward in product((1, 7, 128, 512, 10_000), (False, True)):
+            plan = plan_for(gates, hidden, n, itemsize, backward=backward)
+            outputs, terms = (hidden, gates * hidden)[:: 1 if backward else -1]
+            assert plan is not None
+            quads, strips = plan.squares(outputs, terms)
+            groups = plan.threads // plan.parts
+            assert 4 * quads * groups >= outputs and 4 * strips * plan.parts >= terms
+            assert 0 <= plan.held <= quads * strips
+            assert used_by(plan, quads, strips, itemsize // 4) * plan.threads <= 2**16
+
+
+def test_measured_plans_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Plan(2, 64, 4, 3)
+    monkeypatch.setitem(recurrence.MEASURED, (3, 100, True, 4, 4), mine)
+    plan_for.cache_clear()
+    found = {n: plan_for(3, 100, n, 4, backward=True) for n in (1, 128, 396, 397, 5000)}
+    assert {n for n, plan in found.items() if plan == mine} == {397, 5000}
+    assert plan_for(3, 100, 512, 4, backward=False) != mine
+    plan_for.cache_clear()

@@ -72,6 +72,11 @@ class Plan(NamedTuple):
         return blocks(blocks(outputs, 4), groups), blocks(blocks(terms, 4), self.parts)
 
 
+MEASURED: dict[tuple[int, int, bool, int, int], Plan] = {}
+"""The fastest plans on a GPU by gates, units, whether backward, bytes of a number, and samples
+for each multiprocessor, at most four. Nothing was measured yet."""
+
+
 def recurrence(
     x: Array,
     weight_ih: Array,
@@ -91,8 +96,10 @@ def recurrence(
         return NotImplemented
     (T, N, _), dtype, hidden = x.shape, x.dtype, weight_hh.shape[1]
     width, gated = GATES[cell] * hidden, cell >= LSTM
-    forth = plan_for(width, hidden, N, dtype.itemsize)
-    back = plan_for(hidden, width, N, dtype.itemsize)
+    forth, back = (
+        plan_for(GATES[cell], hidden, N, dtype.itemsize, backward=backward)
+        for backward in (False, True)
+    )
     if forth is None or back is None or T * N * max(width, KEPT[cell] * hidden) >= MOST_ENTRIES:
         return NotImplemented
     machine = machine_of(x)
@@ -112,10 +119,7 @@ def recurrence(
         return shaped.transpose(1, 0, 2) if by_samples else shaped
 
     def launch(file: str, name: str, plan: Plan, **given: Any) -> None:
-        macros = {
-            "real": REALS[dtype.name], "CELL": cell, "HIDDEN": hidden, "SAMPLES": plan.samples,
-            "THREADS": plan.threads, "PARTS": plan.parts, "HELD": plan.held, "WHOLE": int(whole),
-        }  # fmt: skip
+        macros = macros_of(plan, cell, hidden, dtype, whole)
         given |= {"weight": weight_hh, "padding": mask, "h": h, "before": before, "kept": kept}
         task = Task(
             **{key: machine.address(it) for key, it in given.items() if it is not None},
@@ -173,12 +177,28 @@ def recurrence(
     return (all_times, (last, c_last) if cell == LSTM else (last,)), gradients
 
 
+def macros_of(plan: Plan, cell: int, hidden: int, dtype: Any, whole: bool) -> dict[str, Any]:
+    """The macros of both files; `whole` if all rows of W_hh can be read by 16 bytes."""
+    return {
+        "real": REALS[dtype.name], "CELL": cell, "HIDDEN": hidden, "SAMPLES": plan.samples,
+        "THREADS": plan.threads, "PARTS": plan.parts, "HELD": plan.held, "WHOLE": int(whole),
+    }  # fmt: skip
+
+
 @lru_cache(512)
-def plan_for(outputs: int, terms: int, n: int, itemsize: int) -> Plan | None:
-    """The plan with the shortest estimated step of the busiest multiprocessor.
+def plan_for(
+    gates: int, hidden: int, n: int, itemsize: int, *, backward: bool = False
+) -> Plan | None:
+    """The plan that was measured for a shape, or with the shortest estimated step.
 
     None if no plan has room for the sums in shared memory.
     """
+    load = min(max(SAMPLES), blocks(n, PROCESSORS))
+    if known := MEASURED.get((gates, hidden, backward, itemsize, load)):
+        return known
+    outputs, terms = gates * hidden, hidden
+    if backward:
+        outputs, terms = terms, outputs
     choices = plans(outputs, terms, itemsize)
     return min(choices, key=lambda it: cycles(it, outputs, terms, n, itemsize), default=None)
 
