@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace, check_beside, dtype_name, there
+from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name, there
 from xbp.errors import InputError
 from xbp.initializers import uniform
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
@@ -160,8 +160,8 @@ class Recurrent(Layer):
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
-        (y, _), backward = self.run(x, training=training, rng=rng)
-        return y, TwoPartBackward(lambda dy, wants_dx: backward(dy, wants_dx=wants_dx)[:1])
+        (y, _), backward = self._through_time(x, None, None, training, rng)
+        return y, TwoPartBackward(lambda dy, wants_dx: backward(dy, None, wants_dx)[:1])
 
     @there
     def run(
@@ -211,6 +211,19 @@ class Recurrent(Layer):
         >>> np.allclose(y, layer(x)[:, 4:], rtol=1e-12)
         True
         """
+        (y, final), through_time = self._through_time(x, state, padding_mask, training, rng)
+        xp = array_namespace(x)
+
+        def backward(dy: Array, dstate: Any = None, wants_dx: bool = True) -> tuple[Array, Any]:
+            dx, dinitial = through_time(dy, dstate, wants_dx)
+            return dx, self._stacked(xp, dinitial)
+
+        return (y, self._stacked(xp, final)), backward
+
+    def _through_time(
+        self, x: Array, state: Any, padding_mask: Array | None, training: bool, rng: Rng
+    ) -> tuple[tuple[Array, list[States]], Callable[..., tuple[Array, list[States]]]]:
+        """`run` with lists of states, one entry for each layer and direction."""
         xp, H, D = self.check_input(x), self.hidden_size, len(self.directions)
         self._check_shape(x)
         initial = self._states(xp, x, state, "initial state")
@@ -219,14 +232,14 @@ class Recurrent(Layer):
         rng = as_stream(rng) if training else None
         y = xp.permute_dims(x, (1, 0, 2))  # time first, so that each step's slice is contiguous
         undrops: list[Backward] = []
-        final: list[States] = []  # for each layer and direction, as `scans`
+        final: list[States] = []
         scans: list[ScanBackward] = []
         for layer in range(self.num_layers):
             y, undrop = self.between.forward(y, training=training and layer > 0, rng=rng)
             undrops.append(undrop)
             outputs = []
             for direction in self.directions:
-                states = tuple(s[len(scans), ...] for s in initial)
+                states = initial[len(scans)]
                 (h, last), scan = self._scan(y, states, padding_mask, f"l{layer}{direction}")
                 outputs.append(h)
                 final.append(last)
@@ -234,23 +247,28 @@ class Recurrent(Layer):
             y = xp.concat(outputs, axis=2) if D > 1 else outputs[0]
 
         @there
-        def backward(dy: Array, dstate: Any = None, wants_dx: bool = True) -> tuple[Array, Any]:
+        def backward(
+            dy: Array, dstate: Any = None, wants_dx: bool = True
+        ) -> tuple[Array, list[States]]:
             check_beside(self, "a gradient", dy, "the input is", x)
             self.check_gradient(xp, dy, (x.shape[0], x.shape[1], H * D))
-            dfinal = self._states(xp, x, dstate, "gradient of the final state")
+            if state is None and dstate is None:
+                dfinal = initial  # zeros
+            else:
+                dfinal = self._states(xp, x, dstate, "gradient of the final state")
             dinitial: list[States] = [()] * len(scans)
             dy = xp.permute_dims(dy, (1, 0, 2))
             for layer in reversed(range(self.num_layers)):
                 dx, wanted = None, wants_dx or layer > 0
                 for d in range(D):
                     i, dh = layer * D + d, dy[:, :, d * H : (d + 1) * H]
-                    part, dinitial[i] = scans[i](dh, tuple(ds[i, ...] for ds in dfinal), wanted)
+                    part, dinitial[i] = scans[i](dh, dfinal[i], wanted)
                     dx = part if dx is None else dx + part
                 dy = undrops[layer](dx) if wanted else None
             dx = None if dy is None else xp.permute_dims(dy, (1, 0, 2))
-            return dx, self._stacked(xp, dinitial)
+            return dx, dinitial
 
-        return (xp.permute_dims(y, (1, 0, 2)), self._stacked(xp, final)), backward
+        return (xp.permute_dims(y, (1, 0, 2)), final), backward
 
     def _scan(
         self, x: Array, states: States, padding: Array | None, suffix: str
@@ -284,12 +302,16 @@ class Recurrent(Layer):
         whole = tuple(stacked(xp, arrays) for arrays in zip(*states, strict=True))
         return whole if len(whole) > 1 else whole[0]
 
-    def _states(self, xp: Namespace, x: Array, state: Any, what: str) -> States:
+    def _states(self, xp: Namespace, x: Array, state: Any, what: str) -> list[States]:
         """The inverse of `_stacked`, after a check; zeros for None."""
-        shape = (self.num_layers * len(self.directions), x.shape[0], self.hidden_size)
-        if state is None:  # N from x itself, as its shape lacks N while tracing
-            zeros = xp.tile(xp.zeros_like(x[:, 0, :1]), (shape[0], 1, shape[2]))
-            return (zeros,) * len(self.states)
+        N, H, scans = x.shape[0], self.hidden_size, self.num_layers * len(self.directions)
+        if state is None:
+            if N is None:  # while tracing
+                zeros = xp.tile(xp.zeros_like(x[:, 0, :1]), (1, H))
+            else:
+                zeros = xp.zeros((N, H), dtype=x.dtype, device=x.device)
+            return [(zeros,) * len(self.states)] * scans
+        shape = (scans, N, H)
         states = tuple(state) if isinstance(state, tuple | list) else (state,)
         shapes = [tuple(s.shape) if hasattr(s, "shape") else type(s).__name__ for s in states]
         if shapes != [shape] * len(self.states):
@@ -304,7 +326,7 @@ class Recurrent(Layer):
                     "convert one of them with xbp.asarray(…, dtype=…)"
                 )
                 raise InputError(msg)
-        return states
+        return [tuple(s[i, ...] for s in states) for i in range(scans)]
 
     def _check_shape(self, x: Array) -> None:
         if x.ndim != 3 or x.shape[2] != self.input_size:
