@@ -55,12 +55,14 @@ def test_sizes_that_are_constants_of_the_program_give_the_same_bits(
 
 @pytest.mark.parametrize("teams", [1, 3])
 @pytest.mark.parametrize("taps", [5, 11])
+@pytest.mark.parametrize("sums", [1, 24])
 def test_results_for_any_division_of_the_work(
-    teams: int, taps: int, machine: Emulation, monkeypatch: pytest.MonkeyPatch
+    teams: int, taps: int, sums: int, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of taps of a block, one or two of five; and threads for a pixel."""
+    """Rows of taps of a block, one or two of five; its outputs, of seven; threads for a pixel."""
     monkeypatch.setattr(convolution, "MOST_TEAMS", teams)
     monkeypatch.setattr(convolution, "MOST_TAPS", taps)
+    monkeypatch.setattr(convolution, "MOST_SUMS", sums)
     case = (6, 3, 9, 8, 7, (5, 5), (2, 1), (1, 2), True, (1, 2))
     found, truth = convolve(machine, case, "rows_first", "float64")
     for result, true, count in zip(found, truth, (75, 175, 168, 168), strict=True):
@@ -71,8 +73,8 @@ def test_results_for_any_division_of_the_work(
 def test_a_sum_is_split_into_parts_that_are_worth_a_block(splits: tuple[int, int]) -> None:
     entries, rows = splits
     parts = convolution.parts_of(entries, rows)
-    assert 1 <= parts <= 64
-    assert parts == 1 or entries / parts >= 4 * convolution.THREADS
+    assert 1 <= parts <= convolution.MOST_PARTS
+    assert parts == 1 or entries / parts >= 2 * convolution.THREADS
 
 
 def test_threads_share_the_channels_where_there_are_few_threads() -> None:
@@ -84,6 +86,17 @@ def test_threads_share_the_channels_where_there_are_few_threads() -> None:
     for sums in (1, 6, 8, 16, 32, 128):
         room = (convolution.teams_of(99, (1, 1), sums) - 1) * sums * convolution.THREADS
         assert room <= convolution.ROOM
+
+
+def test_a_thread_has_the_pixels_that_the_same_windows_contain() -> None:
+    assert convolution.block_of((14, 14), (0, 0), (2, 2), 512) == ((2, 2), 7 * 7 * 512)
+    assert convolution.block_of((14, 14), (0, 0), (2, 2), 128) == (
+        (1, 1),
+        14 * 14 * 128,
+    )  # else few
+    assert convolution.block_of((9, 9), (1, 2), (2, 2), 10**4) == ((2, 2), 5 * 5 * 10**4)
+    assert convolution.block_of((9, 9), (3, 1), (2, 2), 10**4) == ((2, 2), 5 * 5 * 10**4)
+    assert convolution.block_of((14, 14), (0, 0), (2, 3), 10**4)[0] == (1, 1)  # six pixels
 
 
 def test_a_thread_has_as_many_channels_as_leave_enough_threads() -> None:

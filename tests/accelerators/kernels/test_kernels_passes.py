@@ -182,10 +182,9 @@ def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str, machine: Em
             found = []
             for run in (function, reference):
                 y, backward = run(x, *more, **options)
-                # Not the weight's: at a nan of x it is 0 here, and 0 · nan in the reference.
-                found.append([y, backward(np.ones_like(y))[0]])
+                found.append([y, *(g for g in backward(np.ones_like(y)) if g is not None)])
             for a, b in zip(*found, strict=True):
-                np.testing.assert_array_equal(a, b)
+                np.testing.assert_allclose(a, b, rtol=1e-5)  # sums of a weight in another order
     for wrong in (np.nan, np.inf):
         logits = np.zeros((3, 4), dtype)
         logits[1, 2] = wrong

@@ -2,9 +2,8 @@
  *
  * Images are stored with the batch innermost, [channel][row][column][image]. Neighbouring threads handle
  * neighbouring images, so that every access is coalesced for any kernel, stride and padding. The kernels
- * are in shared memory; each thread keeps its sums in registers. A pooled gradient is never spread out:
- * each entry's `where` names the one position that it came from, so that a 2×2 maximum leaves a quarter
- * of the work. (An x that receives no gradient is not read, so that its nan does not reach ∂L/∂W.)
+ * are in shared memory; each thread keeps its sums in registers. A pooled gradient is never spread out
+ * in memory: each entry's `where` names the one position that it came from.
  *
  * Sizes are macros, set by compiler options: loops over taps unroll, and `sum` stays in registers. */
 
@@ -15,8 +14,11 @@ struct convolution {
     int n;
 };
 
+#include "several.h"
+
 #define NOWHERE 255
 #define THREADS 128
+#define LANES (16 / sizeof(real)) /* numbers of a load from shared memory */
 #define CREW (TEAMS * THREADS) /* threads of a block */
 #define ROOM 4096 /* numbers in shared memory: 16 or 32 KiB */
 #define TAPS (KH * KW)
@@ -34,7 +36,7 @@ __device__ inline real read(const real *from, int at, bool inside) {
 /* y and where; each thread computes TILE channels of an entry. Where there are few entries, TEAMS of threads share
  * the channels that an entry's sums are over, and their sums are added in order. */
 extern "C" __global__ void __launch_bounds__(CREW) convolve(const convolution p) {
-    __shared__ real kernels[ROOM]; /* [channel][tap][output of the tile]; then the teams' sums */
+    alignas(16) __shared__ real kernels[ROOM]; /* [channel][tap][output of the tile]; then the teams' sums */
     const int team = threadIdx.x / THREADS, own = threadIdx.x % THREADS;
     const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + own;
     const int all = ROWS * COLUMNS * p.n, image = at % p.n, window = at / p.n;
@@ -107,28 +109,36 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve(const convolution p)
     }
 }
 
-/* ∂L/∂x; each thread computes TILE channels of a pixel, from the REACHES windows that can contain it. TEAMS of
- * threads share the outputs that a pixel's sums are over. */
-#define REACH(kernel, stride, pool) (((kernel + stride - 1) / stride + pool - 2) / pool + 1)
-#define REACH_W REACH(KW, STRIDE_W, POOL_W)
-#define REACHES (REACH(KH, STRIDE_H, POOL_H) * REACH_W)
+/* ∂L/∂x; each thread computes TILE channels of a pixel, from the windows that can contain it, or of a block of
+ * pixels: those of one step from window to window, which the same windows can contain. TEAMS of threads share the
+ * outputs that a pixel's sums are over. */
+#define SPOTS (BLOCK_H * BLOCK_W) /* pixels of a thread */
+#define REACH(kernel, stride, pool, block) \
+    (block > 1 ? (kernel - 1 + (pool - 1) * stride) / (pool * stride) + 1 \
+               : ((kernel + stride - 1) / stride + pool - 2) / pool + 1)
+#define REACH_W REACH(KW, STRIDE_W, POOL_W, BLOCK_W)
+#define REACHES (REACH(KH, STRIDE_H, POOL_H, BLOCK_H) * REACH_W)
+#define BLOCKS(size, pad, block) ((size - 1 + pad) / block - pad / block + 1) /* along an axis of x */
+#define PADDED ((TILE + LANES - 1) / LANES * LANES) /* channels of the tile, in whole loads */
 
 extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convolution p) {
-    __shared__ real kernels[ROOM]; /* [output][tap][channel of the tile]; then the teams' sums */
+    alignas(16) __shared__ real kernels[ROOM]; /* [output][tap][channel of the tile]; then the teams' sums */
     const int team = threadIdx.x / THREADS, own = threadIdx.x % THREADS;
     const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + own;
-    const int all = H * W * p.n, image = at % p.n, pixel = at / p.n;
-    const int h = pixel / W + PAD_H, w = pixel % W + PAD_W;
+    const int across = BLOCKS(W, PAD_W, BLOCK_W), all = BLOCKS(H, PAD_H, BLOCK_H) * across * p.n;
+    const int image = at % p.n, block = at / p.n;
+    const int h = (block / across + PAD_H / BLOCK_H) * BLOCK_H, w = (block % across + PAD_W / BLOCK_W) * BLOCK_W;
     const int top = (h < KH ? 0 : (h - KH) / STRIDE_H + 1) / POOL_H;
     const int left = (w < KW ? 0 : (w - KW) / STRIDE_W + 1) / POOL_W;
-    const int group = ROOM / (TILE * TAPS);
-    real sum[TILE];
-    for (int c = 0; c < TILE; c++) sum[c] = 0;
+    const int group = ROOM / (PADDED * TAPS);
+    real sum[SPOTS][TILE];
+    for (int s = 0; s < SPOTS; s++)
+        for (int c = 0; c < TILE; c++) sum[s][c] = 0;
     for (int begin = 0; begin < O; begin += group) {
         const int outputs = O - begin < group ? O - begin : group;
         __syncthreads();
-        for (int k = threadIdx.x; k < outputs * TAPS * TILE; k += CREW) {
-            const int c = first + k % TILE, tap = k / TILE % TAPS, o = begin + k / TILE / TAPS;
+        for (int k = threadIdx.x; k < outputs * TAPS * PADDED; k += CREW) {
+            const int c = first + k % PADDED, tap = k / PADDED % TAPS, o = begin + k / PADDED / TAPS;
             kernels[k] = c < C ? p.weight[(o * C + c) * TAPS + tap] : 0;
         }
         __syncthreads();
@@ -147,69 +157,102 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convo
             }
             #pragma unroll
             for (int k = 0; k < REACHES; k++) {
-                const int i = h - ((top + k / REACH_W) * POOL_H + places[k] / POOL_W) * STRIDE_H;
-                const int j = w - ((left + k % REACH_W) * POOL_W + places[k] % POOL_W) * STRIDE_W;
-                if (places[k] == NOWHERE || i < 0 || i >= KH || j < 0 || j >= KW) continue;
+                if (places[k] == NOWHERE) continue;
+                const int down = h - ((top + k / REACH_W) * POOL_H + places[k] / POOL_W) * STRIDE_H;
+                const int right = w - ((left + k % REACH_W) * POOL_W + places[k] % POOL_W) * STRIDE_W;
                 #pragma unroll
-                for (int c = 0; c < TILE; c++) sum[c] += d[k] * kernels[(o * TAPS + i * KW + j) * TILE + c];
+                for (int s = 0; s < SPOTS; s++) {
+                    const unsigned i = down + s / BLOCK_W, j = right + s % BLOCK_W; /* huge if negative */
+                    if (i >= KH || j >= KW) continue;
+                    const real *at_tap = kernels + ((o * KH + i) * KW + j) * PADDED;
+                    const several<LANES> *kernel = (const several<LANES> *)at_tap;
+                    #pragma unroll
+                    for (int c = 0; c < TILE; c++) sum[s][c] += d[k] * kernel[c / LANES].at[c % LANES];
+                }
             }
         }
     }
     __syncthreads();
+    real *const mine = kernels + own; /* of team t, spot s and channel c: [((t - 1) · SPOTS + s) · TILE + c][own] */
     #pragma unroll
-    for (int c = 0; c < TILE; c++)
-        if (team > 0) kernels[((team - 1) * TILE + c) * THREADS + own] = sum[c];
+    for (int k = 0; k < SPOTS * TILE; k++)
+        if (team > 0) mine[((team - 1) * SPOTS * TILE + k) * THREADS] = sum[k / TILE][k % TILE];
     __syncthreads();
     if (team > 0 || at >= all) return;
     #pragma unroll
-    for (int c = 0; c < TILE; c++) {
+    for (int k = 0; k < SPOTS * TILE; k++) {
+        const int s = k / TILE, c = k % TILE, row = h - PAD_H + s / BLOCK_W, column = w - PAD_W + s % BLOCK_W;
+        real total = sum[s][c];
         #pragma unroll
-        for (int t = 1; t < TEAMS; t++) sum[c] += kernels[((t - 1) * TILE + c) * THREADS + own];
-        if (first + c < C) p.dx[(first + c) * all + at] = sum[c];
+        for (int t = 1; t < TEAMS; t++) total += mine[((t - 1) * SPOTS * TILE + k) * THREADS];
+        const bool inside = SPOTS == 1 || (row >= 0 && row < H && column >= 0 && column < W);
+        if (inside && first + c < C) p.dx[(((first + c) * H + row) * W + column) * p.n + image] = total;
     }
 }
 
-/* ∂L/∂W and ∂L/∂b: one block for each LINES rows of taps of a kernel (o, c), and part of the entries. Its threads'
- * sums are added pairwise in a fixed order, the parts' sums by `add_up`. */
+/* ∂L/∂W and ∂L/∂b: one block for OUTS outputs, LINES rows of taps of their kernels for a channel, and part of
+ * the entries. A thread reads the pixels of an entry once for all of them. The parts' sums are added by `add_up`. */
 #define STRIPES ((KH + LINES - 1) / LINES)
-#define SUMS (LINES * KW + 1) /* the last one is for the bias */
+#define SEEN_H ((POOL_H - 1) * STRIDE_H + LINES) /* height of the pixels that those taps meet */
+#define EACH (LINES * KW + 1) /* sums of an output; the last one is for the bias */
+#define SUMS (OUTS * EACH)
+#define ROUND (ROOM / THREADS) /* sums that are added over the threads at once */
+#define SHARE (THREADS / ROUND) /* threads that add up one of them */
 
 extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_weight(const convolution p) {
-    __shared__ real sums[ROOM];
-    const int top = blockIdx.x % STRIPES * LINES, c = blockIdx.x / STRIPES % C, o = blockIdx.x / STRIPES / C;
-    const int all = ROWS * COLUMNS * p.n;
+    __shared__ real sums[ROOM], shares[THREADS];
+    const int above = blockIdx.x % STRIPES * LINES, c = blockIdx.x / STRIPES % C;
+    const int first = blockIdx.x / STRIPES / C * OUTS, all = ROWS * COLUMNS * p.n;
     real sum[SUMS];
     for (int k = 0; k < SUMS; k++) sum[k] = 0;
     #pragma unroll 1
     for (int at = blockIdx.y * THREADS + threadIdx.x; at < all; at += gridDim.y * THREADS) {
-        const int image = at % p.n, window = at / p.n, place = CHOSEN ? p.where[o * all + at] : 0;
-        const real d = place == NOWHERE ? 0 : p.dy[o * all + at];
-        const int first = (window / COLUMNS * POOL_H + place / POOL_W) * STRIDE_H - PAD_H + top;
-        const int left = (window % COLUMNS * POOL_W + place % POOL_W) * STRIDE_W - PAD_W;
-        const real *corner = p.x + image + ((c * H + first) * W + left) * p.n;
+        const int image = at % p.n, window = at / p.n;
+        const int top = window / COLUMNS * POOL_H * STRIDE_H - PAD_H + above;
+        const int left = window % COLUMNS * POOL_W * STRIDE_W - PAD_W;
+        const real *plane = p.x + c * H * W * p.n + image;
+        real patch[SEEN_H][PATCH_W];
         #pragma unroll
-        for (int k = 0; k < LINES * KW; k++) {
-            const int r = first + k / KW, q = left + k % KW;
-            const bool padding = (PAD_H || PAD_W) && (r < 0 || r >= H || q < 0 || q >= W);
-            const bool inside = place != NOWHERE && top + k / KW < KH && !padding;
-            const real v = *(inside ? corner + (k / KW * W + k % KW) * p.n : p.x); /* it always loads */
-            sum[k] += d * (inside ? v : 0);
+        for (int i = 0; i < SEEN_H; i++)
+            #pragma unroll
+            for (int j = 0; j < PATCH_W; j++) {
+                const int r = top + i, q = left + j;
+                const bool padding = (PAD_H || PAD_W) && (r < 0 || r >= H || q < 0 || q >= W);
+                patch[i][j] = read(plane, (r * W + q) * p.n, above + i < PATCH_H && !padding);
+            }
+        #pragma unroll
+        for (int o = 0; o < OUTS; o++) {
+            const int entry = (first + o) * all + at;
+            const real d = read(p.dy, entry, first + o < O);
+            const int place = CHOSEN && first + o < O ? p.where[entry] : 0;
+            #pragma unroll
+            for (int k = 0; k < PLACES; k++) {
+                const real its = place == k ? d : 0;
+                #pragma unroll
+                for (int tap = 0; tap < LINES * KW; tap++)
+                    sum[o * EACH + tap] += its * patch[k / POOL_W * STRIDE_H + tap / KW][k % POOL_W * STRIDE_W + tap % KW];
+            }
+            sum[o * EACH + LINES * KW] += place == NOWHERE ? 0 : d;
         }
-        sum[SUMS - 1] += d;
     }
-    #pragma unroll
-    for (int k = 0; k < SUMS; k++) sums[k * THREADS + threadIdx.x] = sum[k];
-    #pragma unroll
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        for (int e = threadIdx.x; e < SUMS * half; e += THREADS) {
-            real *const to = sums + e / half * THREADS + e % half;
-            *to += to[half];
-        }
-    }
-    /* Thread k has added up sum k. */
     real *const to = p.partial + blockIdx.y * (O * C * TAPS + O);
-    const int tap = top * KW + threadIdx.x;
-    if (threadIdx.x < LINES * KW && tap < TAPS) to[(o * C + c) * TAPS + tap] = sums[threadIdx.x * THREADS];
-    if (threadIdx.x == LINES * KW && c == 0 && top == 0) to[O * C * TAPS + o] = sums[threadIdx.x * THREADS];
+    #pragma unroll
+    for (int begin = 0; begin < SUMS; begin += ROUND) {
+        #pragma unroll
+        for (int k = 0; k < ROUND; k++)
+            if (begin + k < SUMS) sums[k * THREADS + threadIdx.x] = sum[begin + k];
+        __syncthreads();
+        const real *const part = sums + threadIdx.x * ROUND; /* of sum threadIdx.x / SHARE */
+        real total = 0;
+        for (int e = 0; e < ROUND; e++) total += part[(e + threadIdx.x) % ROUND]; /* each from a bank of its own */
+        shares[threadIdx.x] = total;
+        __syncthreads();
+        const int k = begin + threadIdx.x, o = first + k / EACH, of = k % EACH, tap = above * KW + of;
+        if (threadIdx.x >= ROUND || k >= SUMS || o >= O) continue;
+        total = 0;
+        #pragma unroll
+        for (int e = 0; e < SHARE; e++) total += shares[threadIdx.x * SHARE + e];
+        if (of < LINES * KW && tap < TAPS) to[(o * C + c) * TAPS + tap] = total;
+        if (of == LINES * KW && c == 0 && above == 0) to[O * C * TAPS + o] = total;
+    }
 }

@@ -38,8 +38,12 @@ MOST_PLACES = 16
 MOST_SEEN = 144
 """Pixels that an entry of y sees, through all windows of its maximum: a thread has them in
 registers."""
-MOST_TAPS = ROOM // THREADS - 1
-"""Most taps whose sums a thread has: a block adds them, and the bias's, in shared memory."""
+MOST_TAPS, MOST_SUMS = 31, 64
+"""Most taps of an output whose sums a thread has, for ∂L/∂W; and most sums, with those for ∂L/∂b."""
+MOST_SPOTS = 4
+"""The most pixels of ∂L/∂x that a thread computes."""
+MOST_PARTS = 256
+"""The most parts of the sums of ∂L/∂W, which `add_up` adds."""
 MOST_TEAMS, ENOUGH_BLOCKS = 4, 8 * FILL // THREADS
 """The most threads that share the channels of a sum; and blocks of THREADS up to which they do:
 those that fill half of an H100 or H200."""
@@ -60,11 +64,7 @@ def convolve(
     relu: bool = False,
     pool: Pair = (1, 1),
 ) -> Any:
-    """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows.
-
-    Where no gradient comes through ReLU or the maximum, an x that is not finite is left out of
-    ∂L/∂weight, in which the reference and PyTorch have nan (0 · ∞).
-    """
+    """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows."""
     n, c, h, w = x.shape
     o, channels, kh, kw = weight.shape
     oh, ow = output_size((h, w), (kh, kw), stride, padding, dilation)
@@ -99,22 +99,26 @@ def convolve(
     bias = None if bias is None else dense(bias)
     y = machine.empty((o, rows, columns, n), dtype)
     where = machine.empty(y.shape, "uint8") if relu or pool != (1, 1) else None
+    lines, outs = sums_of(o, kh, kw)
     macros = {
         "real": REALS[dtype.name], "C": c, "H": h, "W": w, "O": o, "KH": kh, "KW": kw,
         "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
         "POOL_H": pool[0], "POOL_W": pool[1], "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
-        "LINES": max(1, min(kh, MOST_TAPS // kw)),
+        "LINES": lines, "OUTS": outs,
     }  # fmt: skip
     shape = (n, o, rows, columns)
 
-    def launch(kernel: str, grid: Pair, tile: int, teams: int, **arrays: Array | None) -> None:
+    def launch(
+        kernel: str, grid: Pair, tile: int, teams: int, block: Pair = (1, 1), **arrays: Array | None
+    ) -> None:
         given = {
             name: machine.address(array)
             for name, array in {"weight": weight, "where": where, **arrays}.items()
             if array is not None
         }
         task = Task(n=n, **given)
-        more, threads = {"TILE": tile, "TEAMS": teams}, THREADS * teams
+        more = {"TILE": tile, "TEAMS": teams, "BLOCK_H": block[0], "BLOCK_W": block[1]}
+        threads = THREADS * teams
         machine.launch(("convolution.cu", kernel), macros | more, grid, threads, task)
 
     entries = rows * columns * n
@@ -127,7 +131,7 @@ def convolve(
         dy = batch_innermost(incoming(dy, shape, dtype))
 
         def to_weight() -> tuple[Array, Array | None]:
-            stripes = o * c * blocks(kh, macros["LINES"])
+            stripes = blocks(o, outs) * c * blocks(kh, lines)
             parts, size = parts_of(entries, stripes), weight.size + o
             sums = machine.empty((parts, size), dtype)
             launch("convolve_to_weight", (stripes, parts), 1, 1, x=x, dy=dy, partial=sums)
@@ -137,10 +141,12 @@ def convolve(
 
         def to_input() -> Array:
             dx = machine.empty(x.shape, dtype)
-            pixels = h * w * n
-            tile = tile_of(c, pixels)
-            grid = (blocks(pixels, THREADS), blocks(c, tile))
-            launch("convolve_to_input", grid, tile, teams_of(o, grid, tile), dy=dy, dx=dx)
+            steps = (pool[0] * stride[0], pool[1] * stride[1])
+            block, count = block_of((h, w), padding, steps, n)
+            tile = tile_of(c, count)
+            grid = (blocks(count, THREADS), blocks(c, tile))
+            teams = teams_of(o, grid, tile * math.prod(block))
+            launch("convolve_to_input", grid, tile, teams, block, dy=dy, dx=dx)
             return as_nchw(dx)
 
         if not wants_dx:
@@ -181,6 +187,22 @@ def tile_of(channels: int, entries: int) -> int:
     return 1
 
 
+def block_of(size: Pair, padding: Pair, steps: Pair, n: int) -> tuple[Pair, int]:
+    """The pixels of a thread for ∂L/∂x, and the number of threads for one tile.
+
+    `steps` are the distances of windows. They are the sides of a thread's block, if that leaves
+    enough threads: a window's gradient is then read once for all pixels of it.
+    """
+    for block in (steps, (1, 1)):
+        along = [
+            (s - 1 + p) // b - p // b + 1 for s, p, b in zip(size, padding, block, strict=True)
+        ]
+        count = math.prod(along) * n
+        if block == (1, 1) or (math.prod(block) <= MOST_SPOTS and count >= FILL):
+            break
+    return block, count
+
+
 def teams_of(channels: int, grid: Pair, sums: int) -> int:
     """How many threads share the sums over channels, as long as there are few threads.
 
@@ -190,10 +212,17 @@ def teams_of(channels: int, grid: Pair, sums: int) -> int:
     return max(1, min(most, ENOUGH_BLOCKS // math.prod(grid)))
 
 
+def sums_of(outputs: int, height: int, width: int) -> Pair:
+    """The sums of a thread for ∂L/∂W: rows of taps, and outputs that share the pixels it reads."""
+    lines = max(1, min(height, MOST_TAPS // width))
+    most = max(1, MOST_SUMS // (lines * width + 1))
+    return lines, blocks(outputs, blocks(outputs, most))
+
+
 def parts_of(entries: int, stripes: int) -> int:
     """Into how many parts a weight gradient's sum is split: many, none too small for a block."""
     enough, longest = 4 * FILL // THREADS // stripes, entries // (THREADS * 64)
-    return max(1, min(max(enough, longest), entries // (THREADS * 4), 64))
+    return max(1, min(max(enough, longest), entries // (THREADS * 2), MOST_PARTS))
 
 
 ACCELERATORS: tuple[Callable[..., Any], ...] = (convolve,)
