@@ -25,7 +25,7 @@ from xbp.accelerators.cuda.passes import add_up
 from xbp.accelerators.cuda.pooling import rectified_max_pool
 from xbp.accelerators.shared import MOST_PLACES as MOST_OF_POOL
 from xbp.accelerators.shared import Array, Pair, incoming, is_plain
-from xbp.primitives.images import Padding, output_size
+from xbp.primitives.images import Padding, output_size, sides
 
 Task = structure(
     "Task",
@@ -39,7 +39,7 @@ MOST_SEEN = 144
 """Pixels that an entry of y sees, through all windows of its maximum: a thread has them in
 registers."""
 MOST_TAPS, MOST_SUMS = 31, 64
-"""Most taps of an output whose sums a thread has, for ∂L/∂W; and most sums, with those for ∂L/∂b."""
+"""Most taps of an output whose sums a thread has for ∂L/∂W, and most sums, with those for ∂L/∂b."""
 MOST_SPOTS = 4
 """The most pixels of ∂L/∂x that a thread computes."""
 MOST_PARTS = 256
@@ -100,9 +100,10 @@ def convolve(
     y = machine.empty((o, rows, columns, n), dtype)
     where = machine.empty(y.shape, "uint8") if relu or pool != (1, 1) else None
     lines, outs = sums_of(o, kh, kw)
+    (top, _), (left, _) = sides(padding)
     macros = {
         "real": REALS[dtype.name], "C": c, "H": h, "W": w, "O": o, "KH": kh, "KW": kw,
-        "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
+        "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": top, "PAD_W": left,
         "POOL_H": pool[0], "POOL_W": pool[1], "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
         "LINES": lines, "OUTS": outs,
     }  # fmt: skip
@@ -142,7 +143,7 @@ def convolve(
         def to_input() -> Array:
             dx = machine.empty(x.shape, dtype)
             steps = (pool[0] * stride[0], pool[1] * stride[1])
-            block, count = block_of((h, w), padding, steps, n)
+            block, count = block_of((h, w), (top, left), steps, n)
             tile = tile_of(c, count)
             grid = (blocks(count, THREADS), blocks(c, tile))
             teams = teams_of(o, grid, tile * math.prod(block))
