@@ -1,0 +1,105 @@
+"""The sources of the site, as far as they can be checked without building it."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nightly import NIGHTLY
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path
+    for path in DOCS.rglob("*.md")
+    if path.relative_to(DOCS).parts[0] not in ("build", "measured", "_site")
+)
+MADE = {"measured/index.md", "reference/index.rst", "reference/xbp.data.rst", "start/about.md"}
+
+
+@pytest.fixture(autouse=True)
+def _site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(DOCS))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "_site"]:
+        del sys.modules[name]
+
+
+def names(pattern: str) -> list[tuple[str, ...]]:
+    """What a pattern finds in the pages, each with its page."""
+    return [
+        (path.relative_to(DOCS).as_posix(), *found.groups())
+        for path in PAGES
+        for found in re.finditer(pattern, path.read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize(("page", "file", "name"), names(r"\{code-of\} (\S+) (\S+)"))
+def test_the_code_that_a_page_shows_is_there(page: str, file: str, name: str) -> None:
+    from _site.sources import code_of
+
+    code = code_of((ROOT / file).read_text(encoding="utf-8"), name)
+    assert f"{name.rpartition('.')[2]}(" in code
+    assert '"""' not in code
+
+
+def test_pages_lead_to_files_that_exist() -> None:
+    missing = []
+    for page, link in names(r"\]\((?!\w+:|#)([^)\s#]+)"):
+        target = (DOCS / page).parent / link
+        inside = target.resolve().is_relative_to(DOCS)
+        known = inside and target.resolve().relative_to(DOCS).as_posix() in MADE
+        if not target.exists() and not known:
+            missing.append(f"{page}: {link}")
+    assert not missing
+
+
+def test_links_of_the_forge_become_pages_of_the_site() -> None:
+    from _site.links import relinked
+
+    page = DOCS / "gpu.md"
+    text = (
+        "[parity](../benchmarks/results/gpu_nvidia_h200_parity.md) [`x`](../xbp/testing) "
+        "[a](#a) [changes](../CHANGELOG.md) [other](https://example.org/a.md) [b](backends.md#b)"
+    )
+    assert relinked(text, page, page) == (
+        "[parity](measured/gpu_nvidia_h200_parity.md) `x` "
+        "[a](#a) [changes](project/changelog.md) [other](https://example.org/a.md) "
+        "[b](backends.md#b)"
+    )
+
+
+DOCSTRING = """y = |x| for x_, and **options.
+
+    y  = 1
+    y′ = 2
+
+With `x - 1` and `name`.
+
+Parameters
+----------
+*args : int or a_
+    A | b.
+"""
+
+
+def test_docstrings_are_escaped_and_formulas_keep_their_lines() -> None:
+    from _site.docstrings import rst
+
+    made = "\n".join(rst(DOCSTRING.splitlines()))
+    assert r"y = \|x\| for x\_, and \*\*options." in made
+    assert "::\n\n        y  = 1\n        y′ = 2\n" in made
+    assert "With ``x - 1`` and `name`." in made
+    assert "*args : int or a\\_\n    A \\| b." in made  # numpydoc escapes a name itself
+
+
+@pytest.mark.skipif(not NIGHTLY, reason="python docs/build.py runs the cells")
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.parent.name == "learn"], ids=lambda p: p.stem
+)
+def test_the_cells_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(page.parent)
+    scope: dict[str, object] = {}
+    for cell in re.findall(r"```\{code-cell\}\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        exec(re.sub(r"\A(:.*\n)+", "", cell), scope)
