@@ -1,4 +1,4 @@
-"""Compilation, in threads, of the kernels of LeNet-5, the MLP and recurrent networks."""
+"""Compilation, in threads, of the kernels of the benchmarks' training steps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from xbp import nn, optim
 from xbp.accelerators.cuda.ahead import Program, compile_ahead, programs
-from xbp.benchmarks.networks import input_shape, make_model
+from xbp.benchmarks.networks import NETWORKS, input_shape, make_model
 from xbp.benchmarks.workloads import NEXT, WORKLOADS
 
-LEFT_OUT = NEXT.keys() - {"lstm", "gru"}
+LEFT_OUT = NEXT.keys() - {"lstm", "gru", "resnet20", "fastcifar", "gpt"}
 """Training steps whose many programs would take too long."""
 
 
@@ -20,7 +20,7 @@ def wanted() -> list[Program]:
     found: dict[Program, set[str]] = {}
     for name, workload in WORKLOADS.items():
         if workload.model and workload.kind == "train" and name not in LEFT_OUT:
-            for size in {*workload.sizes, 128}:
+            for size in {*workload.sizes, *(() if name in NEXT else (128,))}:
                 for labels in ("uint8", "int64"):
                     found |= programs(lambda: step(workload.model, size, labels))  # noqa: B023
     return list(found)
@@ -30,9 +30,11 @@ def step(description: list[object], batch: int, labels: str) -> None:
     """Forward, loss, backward and update with arrays of zeros."""
     model = make_model(*description, rng=0)  # type: ignore[arg-type]
     optimizer = optim.SGD(model.parameters(), lr=0.01)
-    x = np.zeros((batch, *input_shape(*description)), "float32")
-    logits, backward = model.forward(x, training=True, rng=0)
-    _, gradient = nn.CrossEntropyLoss()(logits, np.zeros(batch, labels))
+    kind, shape = NETWORKS[description[0]], (batch, *input_shape(*description))  # type: ignore[index]
+    text = kind.data == "text"
+    x = np.zeros(shape, "int64" if text else "float32")
+    prediction, backward = model.forward(x, training=True, rng=0)
+    _, gradient = kind.loss()(prediction, np.zeros(shape if text else batch, labels))
     nn.for_parameters(backward)(gradient)
     optimizer.step()
 

@@ -69,6 +69,7 @@ def attention(
     ):
         return NotImplemented
     machine, dtype = machine_of(q), q.dtype
+    q, k, v = dense(q), dense(k), dense(v)  # heads, which each product would copy
     weights = dense(matmul(q, k.swapaxes(2, 3)))
     masked = weights if mask is None else machine.empty(weights.shape, dtype)
     given = {
@@ -81,7 +82,7 @@ def attention(
     shape = y.shape
 
     def backward(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array]:
-        dy = incoming(dy, shape, dtype)
+        dy = dense(incoming(dy, shape, dtype))
         dv = matmul(masked.swapaxes(2, 3), dy)
         ds = dense(matmul(dy, v.swapaxes(2, 3)))
         _run("attend_to_scores", ds, causal, sizes, x=weights, **given)
