@@ -1,6 +1,7 @@
 """Trainings, killed with SIGKILL at random moments and resumed, compared with unkilled ones.
 
     python tests/killed.py --runs 200
+    python tests/killed.py --kills 1000 --minutes 10     # as many as that takes, or as many as fit
 
 Each training runs in its own process, which writes a checkpoint every few steps and is killed one
 to three times, mostly while it writes one, as that takes most of its time. After each kill every
@@ -128,9 +129,16 @@ def last_checkpoint(step: int) -> int:
     return max(epoch, inside // EVERY * EVERY)
 
 
+def enough(outcomes: list[Outcome], runs: int, kills: int | None) -> bool:
+    killed = [outcome.kills for outcome in outcomes if outcome.kills]
+    return len(killed) >= runs if kills is None else sum(killed) >= kills
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--kills", type=int, help="go on until so many kills, in place of --runs")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     choose = random.Random(arguments.seed)
@@ -140,7 +148,8 @@ def main() -> int:
         whole.mkdir()
         assert train(whole) == expected, "checkpoints change the result"
         seconds = time.perf_counter() - began
-        while sum(outcome.kills > 0 for outcome in outcomes) < arguments.runs:
+        end = began + 60 * arguments.minutes
+        while time.perf_counter() < end and not enough(outcomes, arguments.runs, arguments.kills):
             folder = Path(parent) / f"{len(outcomes)}"
             folder.mkdir()
             try:
@@ -150,7 +159,7 @@ def main() -> int:
                 return 1
     kills, within = (sum(column) for column in list(zip(*outcomes, strict=True))[:2])
     sys.stdout.write(
-        f"{arguments.runs} runs, {kills} kills, {within} of them within the writing of a file: all "
+        f"{len(outcomes)} runs, {kills} kills, {within} of them within the writing of a file: all "
         f"went on, the most that one lost was {max(o.most_lost for o in outcomes)} steps (of "
         f"{EVERY} from one checkpoint to the next), and all ended with the same bits\n"
     )

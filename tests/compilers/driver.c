@@ -117,7 +117,7 @@ static void NAME(convolutions)(int64_t n, int64_t c, int64_t h, int64_t w, int64
         .dx = NAME(layout)(dx, n, c, h, w, innermost), .weight = weight, .bias = bias, .dweight = dw,
         .dbias = db, .n = n, .c = c, .h = h, .w = w, .o = o, .kh = k, .kw = k, .stride_h = stride,
         .stride_w = stride, .pad_h = pad, .pad_w = pad, .oh = oh, .ow = ow, .pool_h = 1, .pool_w = 1,
-        .threads = threads};
+        .groups = 3, .threads = threads};
     images delta = NAME(layout)(dy, n, o, oh, ow, innermost);
     wrong += NAME(convolve)(&t);
     t.y = delta;

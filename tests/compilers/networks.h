@@ -129,12 +129,13 @@ static void NAME(recurrent)(int cell, int64_t steps, int64_t n, int64_t in, int6
     const int64_t width = (gates > 1 ? 4 : 1) * H, all = steps * n, of_states = (steps + 1) * n * H;
     const int64_t first = reverse ? steps * n * H : 0, hh_row = H < lanes ? lanes : H;
     const int64_t sums_of_part = rows * (H + in) + width, terms = all + steps * (in + H);
+    const int64_t groups = at_once ? 2 : threads;
     real *x = NAME(numbers)(all * in), *w_ih = NAME(numbers)(rows * in), *w_hh = NAME(numbers)(rows * H);
     real *b_ih = NAME(numbers)(rows), *b_hh = NAME(numbers)(rows), *dh = NAME(numbers)(all * H);
     real *h = NAME(zeros)(of_states), *c = NAME(zeros)(of_states), *kept = NAME(zeros)(all * 4 * H);
     real *dlast = NAME(numbers)(n * H), *dlast_c = NAME(numbers)(n * H), *around = NAME(zeros)(n * H);
     real *turned = NAME(zeros)(rows * hh_row), *delta = NAME(zeros)(all * width), *dx = NAME(zeros)(all * in);
-    real *sums = NAME(zeros)(threads * sums_of_part), *dp_found = NAME(zeros)(all * rows);
+    real *sums = NAME(zeros)(groups * sums_of_part), *dp_found = NAME(zeros)(all * rows);
     real *dq_found = NAME(zeros)(all * rows);
     double *th = room(of_states, 8), *tc = room(of_states, 8), *dp = room(all * rows, 8), *dq = room(all * rows, 8);
     double *tdh = room(n * H, 8), *tdc = room(n * H, 8), *p = room(rows, 8), *q = room(rows, 8);
@@ -151,7 +152,8 @@ static void NAME(recurrent)(int cell, int64_t steps, int64_t n, int64_t in, int6
     recurrence t = {.x = x, .weight_ih = w_ih, .weight_hh = w_hh, .bias_ih = at_once ? b_ih : NULL,
                     .bias_hh = at_once ? b_hh : NULL, .padding = masked ? padding : NULL, .h = h,
                     .c = cell == LSTM ? c : NULL, .kept = kept, .steps = steps, .n = n, .in = in, .hidden = H,
-                    .chunk = masked ? 2 : steps, .cell = cell, .reverse = reverse, .threads = threads};
+                    .chunk = masked ? 2 : steps, .cell = cell, .reverse = reverse, .groups = groups,
+                    .threads = threads};
     wrong += NAME(recurrence)(&t);
     for (int64_t s = 0; s < steps; s++)
         for (int64_t i = 0; i < n; i++) {
@@ -199,7 +201,7 @@ static void NAME(recurrent)(int cell, int64_t steps, int64_t n, int64_t in, int6
                 for (int64_t j = 0; j < in; j++) tdw_ih[row * in + j] += dp[i * rows + row] * x[i * in + j];
                 for (int64_t j = 0; j < H; j++) tdw_hh[row * H + j] += dq[i * rows + row] * th[before + j];
             }
-            for (int64_t part = 0; part < threads; part++) {
+            for (int64_t part = 0; part < groups; part++) {
                 const real *of_q = sums + part * sums_of_part, *of_p = of_q + rows * H, *bias = of_p + rows * in;
                 for (int64_t j = 0; j < H; j++) dw_hh[row * H + j] += of_q[row_of_q(cell, H, row) * H + j];
                 for (int64_t j = 0; j < in; j++) dw_ih[row * in + j] += of_p[row * in + j];

@@ -48,4 +48,5 @@ def status() -> str:
 
     if native.library() is None:
         return f"none: {native.status()}"
-    return f"numpy: compiled kernels, {native.status()}, {native.threads()} threads"
+    mode = ", reproducible" if native.reproducible() else ""
+    return f"numpy: compiled kernels, {native.status()}, {native.threads()} threads{mode}"

@@ -3,7 +3,10 @@
  * A block of images, one for each lane of a vector, is packed into [c][h][w][lane] with a frame of
  * zeros. All arithmetic is then between whole vectors of images and broadcast weights, for any sizes,
  * strides and paddings. The sums of a tile of outputs stay in registers, intermediate results in cache;
- * only the last result is written to memory. */
+ * only the last result is written to memory.
+ *
+ * Gradients of parameters are summed over groups of blocks, and then over the groups: the groups, not the
+ * threads, decide how a sum is rounded. */
 
 /* --- forward --- */
 
@@ -12,7 +15,8 @@ typedef struct {
     const pooling *pooling;
     const flattening *flattening;
     const real *weight, *bias;
-    real *partial; /* backward: a weight and a bias gradient for each part */
+    real *partial; /* backward: a weight and a bias gradient for each group */
+    int64_t groups;
     const real *turned;
     const real *pairs; /* `weight` or `turned` for `correlate_pairs`; NULL where it is not used */
     int failed;
@@ -125,6 +129,16 @@ INLINE real NAME(total)(vector v) {
     return sum;
 }
 
+/* The totals of LANES vectors, as the lanes of one. */
+INLINE vector NAME(totals)(const vector *from) {
+    vector square[LANES];
+    UNROLL for (int64_t i = 0; i < LANES; i++) square[i] = from[i];
+    NAME(transpose)(square);
+    vector sum = square[0];
+    UNROLL for (int64_t i = 1; i < LANES; i++) sum += square[i];
+    return sum;
+}
+
 /* Spread δ of one output, rows p to end of y, to the positions before pooling, which are zero elsewhere:
  * into `band`, with all outputs of a column side by side, and into `frame` unless NULL. The sum is added
  * to `total`. */
@@ -161,7 +175,11 @@ INLINE void NAME(spread)(const int64_t pool_h, const int64_t pool_w, const convo
  * they are those of `add_pair_taps`. */
 static void NAME(collect)(const convolution *t, vector *dw, int in_pairs, real *partial) {
     const int64_t terms = in_pairs ? TERMS : 1, taps = in_pairs ? t->kh : t->kh * t->kw;
-    vector *from = dw;
+    const int64_t count = terms * t->o * t->c * taps;
+    real *from = (real *)dw; /* totals take the places of sums that were read */
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) NAME(store)(from + i, 1, LANES, NAME(totals)(dw + i));
+    for (; i < count; i++) from[i] = NAME(total)(dw[i]);
     for (int64_t term = 0; term < terms; term++) {
         int outputs;
         for (int64_t o = 0; o < t->o; o += outputs) {
@@ -177,7 +195,7 @@ static void NAME(collect)(const convolution *t, vector *dw, int in_pairs, real *
                     const int tile = k + T <= taps ? T : 1;
                     for (int u = 0; u < outputs; u++)
                         for (int s = 0; s < tile; s++) {
-                            const real sum = NAME(total)(*from++);
+                            const real sum = *from++;
                             real *to = partial + ((o + u) * t->c + c) * t->kh * t->kw;
                             if (in_pairs) NAME(add_term)(to + (k + s) * t->kw, term, sum);
                             else to[k + s] += sum;
@@ -186,8 +204,11 @@ static void NAME(collect)(const convolution *t, vector *dw, int in_pairs, real *
                 }
         }
     }
-    memset(dw, 0, (from - dw) * sizeof(vector));
+    memset(dw, 0, count * sizeof(vector));
 }
+
+/* The first block of a group. */
+#define FIRST_OF(group) ((group) * BLOCKS(t->n) / job->groups)
 
 static void NAME(backward_part)(void *task, int part, int parts) {
     NAME(job) *job = task;
@@ -195,6 +216,9 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     const int64_t row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
     const int64_t rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, taps = t->kh * t->kw;
     const int64_t weights = t->o * t->c * taps;
+    int64_t group = part * job->groups / parts;
+    const int64_t end_group = (part + 1) * job->groups / parts;
+    if (group == end_group) return;
     /* δ is spread out in bands of rows that fit into the first-level cache together with those of x. For
      * ∂L/∂x, the convolution of δ with the rotated kernels, it is also spread out as a whole, with
      * stride_h - 1 rows of zeros between rows and a frame, so that a window begins at each pixel of x. */
@@ -227,10 +251,10 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
     memset(band, 0, t->o * (height * lines + d_plane) * sizeof(vector)); /* positions never written */
     memset(dw, 0, (sums + t->o) * sizeof(vector));
-    real *partial = job->partial + part * (weights + t->o);
-    memset(partial, 0, (weights + t->o) * sizeof(real));
+    real *partial = job->partial + group * (weights + t->o);
+    memset(partial, 0, (end_group - group) * (weights + t->o) * sizeof(real));
     int in_halves = halves > 0; /* what the sums in `dw` are */
-    for (int64_t block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
+    for (int64_t block = FIRST_OF(group); block < FIRST_OF(end_group); block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
         NAME(pack)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns, columns);
@@ -278,6 +302,13 @@ static void NAME(backward_part)(void *task, int part, int parts) {
                 }
             }
         }
+        if (block + 1 == FIRST_OF(group + 1)) {
+            NAME(collect)(t, dw, in_halves, partial);
+            for (int64_t o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
+            memset(db, 0, t->o * sizeof(vector));
+            partial += weights + t->o;
+            group++;
+        }
         if (!wants_dx) continue;
         NAME(row_task) g = {.plane = d_plane, .row = d_row, .step = 1, .c = t->o, .kh = t->kh, .di = sh,
                             .kw = t->kw, .left = left, .right = left + (t->ow - 1) * sw + 1,
@@ -294,8 +325,20 @@ static void NAME(backward_part)(void *task, int part, int parts) {
             NAME(unpack_row)(line, &t->dx, first, lanes, t->c, h, t->w);
         }
     }
-    NAME(collect)(t, dw, in_halves, partial);
-    for (int64_t o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
+}
+
+#undef FIRST_OF
+
+/* Some entries of the sum over groups, left in the first. */
+static void NAME(sum_part)(void *task, int part, int parts) {
+    NAME(job) *job = task;
+    const convolution *t = job->t;
+    const int64_t size = t->o * (t->c * t->kh * t->kw + 1);
+    const int64_t from = part * size / parts, end = (part + 1) * size / parts;
+    for (int64_t group = 1; group < job->groups; group++) {
+        const real *sums = job->partial + group * size;
+        for (int64_t i = from; i < end; i++) job->partial[i] += sums[i];
+    }
 }
 
 /* --- flattening: each image of a batch stored with the batch innermost as one row --- */
@@ -348,19 +391,18 @@ int NAME(convolve_backward)(const convolution *t) {
     /* ∂L/∂x is a convolution with steps of 1, whatever the stride */
     const int in_pairs =
         t->dx.data && NAME(worth_pairs)(t, t->w) && NAME(moderate_weights)(t->weight, weights);
-    real *memory = malloc((size * t->threads + weights + in_pairs * TERMS * kernels) * sizeof(real));
+    const int64_t groups = BLOCKS(t->n) < t->groups ? BLOCKS(t->n) : t->groups;
+    real *memory = malloc((size * groups + weights + in_pairs * TERMS * kernels) * sizeof(real));
     if (!memory) return 1;
-    real *turned = memory + size * t->threads, *dweight = t->dweight, *dbias = t->dbias;
+    real *turned = memory + size * groups;
     if (t->dx.data) NAME(order)(t->weight, turned, t->c, t->o, t->kh, t->kw, 1);
-    NAME(job) job = {.t = t, .partial = memory, .turned = turned, .pairs = in_pairs ? turned + weights : NULL};
+    NAME(job) job = {.t = t, .partial = memory, .groups = groups, .turned = turned,
+                     .pairs = in_pairs ? turned + weights : NULL};
     if (in_pairs) NAME(order_pairs)(turned, turned + weights, t->c, t->o, t->kh);
     in_parallel(NAME(backward_part), &job, t->threads);
-    for (int64_t i = 0; i < size; i++) {
-        real sum = 0;
-        for (int part = 0; part < t->threads; part++) sum += memory[part * size + i];
-        if (i < weights) dweight[i] = sum;
-        else if (dbias) dbias[i - weights] = sum;
-    }
+    in_parallel(NAME(sum_part), &job, size * groups < 32768 ? 1 : t->threads);
+    memcpy(t->dweight, memory, weights * sizeof(real));
+    if (t->dbias) memcpy(t->dbias, memory + weights, t->o * sizeof(real));
     free(memory);
     return job.failed;
 }

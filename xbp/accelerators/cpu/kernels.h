@@ -20,12 +20,13 @@ typedef struct {
 /* A convolution, then max(·, 0) if `relu`, then the maximum of pool_h × pool_w windows side by side.
  * x: (n, c, h, w), y: (n, o, oh / pool_h, ow / pool_w), weight: (o, c, kh, kw), contiguous.
  * `where` has, for each entry of y and each image of a block, the position of the maximum in its
- * window, or NOWHERE where relu gave 0. NULL without relu and pooling. */
+ * window, or NOWHERE where relu gave 0. NULL without relu and pooling. Gradients of parameters are sums over
+ * at most `groups` of images. */
 typedef struct {
     images x, y, dx;
     void *weight, *bias, *dweight, *dbias; /* bias, dbias and dx.data may be NULL */
     uint8_t *where;
-    int64_t n, c, h, w, o, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow, pool_h, pool_w;
+    int64_t n, c, h, w, o, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow, pool_h, pool_w, groups;
     int relu, threads;
 } convolution;
 
@@ -95,8 +96,8 @@ typedef struct {
  * states before the first step in the first place, or if `reverse` in the last; kept: (steps, n, 4, hidden)
  * for LSTM and GRU. In the backward, dh_before and dc_before, (n, hidden), are ∂L/∂(last states), and then
  * ∂L/∂(first states), the first one plus `around`. delta: (steps, n, 1 or 4 rows of hidden), ∂L/∂ of the sums;
- * without it, each thread has `sums`, which are 0: ∂L/∂W_hh, ∂L/∂W_ih, and the sum of delta. The rows of
- * weight_hh are hh_row apart then, and for GRU in the order n, r, z, as are those of ∂L/∂W_hh. */
+ * without it, each of `groups` of samples has `sums`, which are 0: ∂L/∂W_hh, ∂L/∂W_ih, and the sum of delta.
+ * The rows of weight_hh are hh_row apart then, and for GRU in the order n, r, z, as are those of ∂L/∂W_hh. */
 enum { ELMAN, RECTIFIED, LSTM, GRU };
 typedef struct {
     const void *x, *weight_ih, *weight_hh, *bias_ih, *bias_hh; /* biases may be NULL */
@@ -104,7 +105,7 @@ typedef struct {
     void *h, *c, *kept;
     const void *dh; /* ∂L/∂h of each step, by strides */
     void *delta, *dh_before, *dc_before, *around, *sums, *dx; /* around and dx may be NULL */
-    int64_t steps, n, in, hidden, chunk, dh_step, dh_row, hh_row;
+    int64_t steps, n, in, hidden, chunk, dh_step, dh_row, hh_row, groups;
     int cell, reverse, threads;
 } recurrence;
 

@@ -32,6 +32,8 @@ def status() -> str:
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
     features, wanted = _features(), os.environ.get("XBP_ACCELERATE")
+    if reproducible() and wanted not in LEVELS:
+        features["AVX512F"] = False
     problem = "not built; install xbp where there is a C compiler"
     for level, needed in LEVELS.items():
         if wanted in LEVELS and level != wanted:
@@ -51,6 +53,17 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             "built from other sources; install xbp again, or run xbp/accelerators/cpu/build.py"
         )
     return None, problem
+
+
+@cache
+def reproducible() -> bool:
+    """Whether results must not depend on threads and processor: XBP_REPRODUCIBLE=1.
+
+    Then kernels sum over fixed groups, whatever the number of threads; they compute all matrix
+    products, as the BLAS chooses its order by processor and threads; and AVX-512 is not used, so
+    that all x86-64 processors with fused multiply-add run the same code. This costs time.
+    """
+    return os.environ.get("XBP_REPRODUCIBLE", "0") not in ("", "0")
 
 
 def _features() -> dict[str, bool]:
@@ -146,7 +159,7 @@ class Recurrence(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("padding", "h", "c", "kept", "dh", "delta")),
         *((name, ctypes.c_void_p) for name in ("dh_before", "dc_before", "around", "sums", "dx")),
         *((name, ctypes.c_int64) for name in ("steps", "n", "features", "hidden", "chunk")),
-        *((name, ctypes.c_int64) for name in ("dh_step", "dh_row", "hh_row")),
+        *((name, ctypes.c_int64) for name in ("dh_step", "dh_row", "hh_row", "groups")),
         *((name, ctypes.c_int) for name in ("cell", "reverse", "threads")),
     )
 
@@ -191,7 +204,7 @@ class Convolution(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 *("n", "c", "h", "w", "o", "kh", "kw", "stride_h", "stride_w", "pad_h", "pad_w"),
-                *("oh", "ow", "pool_h", "pool_w"),
+                *("oh", "ow", "pool_h", "pool_w", "groups"),
             )
         ),
         ("relu", ctypes.c_int),

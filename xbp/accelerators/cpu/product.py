@@ -36,6 +36,8 @@ FREE = sys.getrefcount(_probe[0])  # reference count of an object held only by t
 def matmul(a: Real, b: Real) -> Any:
     """See `xbp.primitives.matmul`; for two matrices of memory layouts that BLAS can read."""
     dtype = a.dtype
+    if native.reproducible():
+        return _in_order(a, b)
     if dtype not in DTYPES or a.ndim != 2 or b.ndim != 2 or b.dtype != dtype:
         return NotImplemented
     (m, k), n, threads = a.shape, b.shape[1], native.threads()
@@ -59,6 +61,43 @@ def matmul(a: Real, b: Real) -> Any:
     )  # fmt: skip
     _kernel("multiply_direct" if direct else "multiply", dtype)(ctypes.byref(task))
     return c
+
+
+def _in_order(a: Real, b: Real) -> Any:
+    """The product of matrices or stacks of them, all sums over k in the order of k."""
+    dtype = a.dtype
+    fits = min(a.ndim, b.ndim) >= 2 and a.size and b.size and a.shape[-1] == b.shape[-2]
+    if dtype not in DTYPES or b.dtype != dtype or not fits:
+        return NotImplemented
+    stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape, (k, n) = (*stack, a.shape[-2], b.shape[-1]), b.shape[-2:]
+    if b.ndim == 2:  # one product of all rows
+        a, b = a.reshape(1, -1, k), b[None]
+    else:
+        a, b = (np.broadcast_to(x, stack + x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in (a, b))
+    wide = max(n, native.lanes(a.itemsize))  # whole vectors are read
+    if wide > n:
+        b = np.pad(b, ((0, 0), (0, 0), (0, wide - n)))
+    left, right = stored(a), stored(b)
+    if left is None or not a.flags.aligned:
+        a, left = np.array(a, order="C"), (False, k)
+    if right is None or right[0] or not b.flags.aligned:
+        b, right = np.array(b, order="C"), (False, wide)
+    count, m = a.shape[:2]
+    c = np.empty((count, m, wide), dtype)
+    task = native.Product(
+        m=m, n=wide, k=k, lda=left[1], ldb=right[1],
+        trans_a=ORDERS[left[0]], trans_b=NOT_TRANSPOSED,
+        threads=native.threads() if m * n * k >= LEAST_PRODUCTS else 1,
+    )  # fmt: skip
+    kernel, places = _kernel("multiply_direct", dtype), [address(x) or 0 for x in (a, b, c)]
+    steps = [x.strides[0] for x in (a, b, c)]
+    for i in range(count):
+        task.a, task.b, task.c = (
+            place + i * step for place, step in zip(places, steps, strict=True)
+        )
+        kernel(ctypes.byref(task))
+    return (c if wide == n else c[..., :n]).reshape(shape)
 
 
 _kept: deque[Real] = deque(maxlen=4)

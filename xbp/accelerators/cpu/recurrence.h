@@ -223,13 +223,12 @@ static void NAME(add_weight_gradient)(NAME(weight_gradient) g) {
         .c = g.sum, .c_row = g.n, .m = g.m, .k = g.rows, .n = g.n, .added = 1});
 }
 
-/* Some samples, through all time steps from the last to the first. Without `t->delta`, the gradients of
- * weights and biases are summed step by step, into the part's own sums, and ∂L/∂x is computed, while the
+/* A group of samples, through all time steps from the last to the first. Without `t->delta`, the gradients
+ * of weights and biases are summed step by step, into the group's own sums, and ∂L/∂x is computed, while the
  * step's ∂L/∂(sums) are in cache. */
-static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
-    NAME(recurrence_job) *job = task;
+static void NAME(recurrence_backward_group)(NAME(recurrence_job) * job, int64_t group) {
     const recurrence *t = job->t;
-    const int64_t from = part * t->n / parts, end = (part + 1) * t->n / parts;
+    const int64_t from = group * t->n / t->groups, end = (group + 1) * t->n / t->groups;
     if (from == end) return;
     const int cell = t->cell;
     const int64_t H = t->hidden, n = t->n, width = width_of(cell) * H, gates = gates_of(cell) * H;
@@ -237,7 +236,7 @@ static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
     const int64_t of_input = width - gates; /* the first row of ∂L/∂p */
     real *dh_all = t->dh_before, *dc_all = t->dc_before, *around_all = t->around;
     real *workspace = at_once ? take_scratch(rows * stride * sizeof(real)) : NULL;
-    real *sums = at_once ? (real *)t->sums + part * (gates * (H + t->in) + width) : NULL;
+    real *sums = at_once ? (real *)t->sums + group * (gates * (H + t->in) + width) : NULL;
     real *dbias = at_once ? sums + gates * (H + t->in) : NULL;
     if (at_once && !workspace) { job->failed = 1; return; }
     for (int64_t s = t->steps - 1; s >= 0; s--) {
@@ -284,6 +283,13 @@ static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
                 .b_vector = LANES, .c = (real *)t->dx + (time * n + from) * t->in, .c_row = t->in,
                 .m = rows, .k = gates, .n = t->in});
     }
+}
+
+static void NAME(recurrence_backward_part)(void *task, int part, int parts) {
+    NAME(recurrence_job) *job = task;
+    const int64_t groups = job->t->groups;
+    for (int64_t group = part * groups / parts; group < (part + 1) * groups / parts; group++)
+        NAME(recurrence_backward_group)(job, group);
 }
 
 int NAME(recurrence_backward)(const recurrence *t) {

@@ -20,6 +20,9 @@ KEPT = 4
 LEAST_ROWS = 8
 """Below so many samples times steps, packing the weights takes longer than the products."""
 LEAST_FOR_THREADS = 2**16
+ROWS_OF_GROUP = 16
+MOST_GROUPS = 16
+"""Groups of samples whose gradients are summed apart, if results must not depend on threads."""
 LINE = 64  # bytes
 
 
@@ -85,18 +88,22 @@ def recurrence(
         task.padding, task.weight_ih = address(mask), address(weight_ih)
         columns = (KEPT if gated else 1) * hidden  # of delta
         weights = width * (hidden + features)
-        if threads * weights <= T * N * columns and min(hidden, features) >= lanes:
-            sums = np.zeros((threads, weights + columns), dtype)
+        groups = threads
+        if native.reproducible():
+            groups = max(1, min(N // ROWS_OF_GROUP, MOST_GROUPS))
+        if groups * weights <= T * N * columns and min(hidden, features) >= lanes:
+            sums = np.zeros((groups, weights + columns), dtype)
             dx = np.empty((T, N, features), dtype) if wants_dx else None
             task.delta, task.sums, task.dx = None, address(sums), address(dx)
+            task.groups = groups
             run("recurrence_backward", dtype, task)
-            total = sums[0] if threads == 1 else sums.sum(axis=0)
+            total = sums[0] if groups == 1 else sums.sum(axis=0)
             dweight_hh = total[: width * hidden].reshape(width, hidden)
             dweight_ih = total[width * hidden : weights].reshape(width, features)
             dbias = total[weights:]
         else:
             delta = np.empty((T * N, columns), dtype)
-            task.delta = address(delta)
+            task.delta, task.groups = address(delta), threads
             run("recurrence_backward", dtype, task)
             dP, dQ = delta[:, columns - width :], delta[:, :width]
             dweight_ih = matmul(dP.T, x.reshape(T * N, features))
