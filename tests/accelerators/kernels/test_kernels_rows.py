@@ -41,6 +41,24 @@ def test_gather(span: tuple[int, int, int], machine: Emulation) -> None:
         assert taken.dtype == table.dtype and np.array_equal(taken, wanted)
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 7, 5), (1, 1, 1), (2, 4, 4)], ids=str)
+@pytest.mark.parametrize("span", [(0, 128, 1), (1, 9, 3), (2, 67, 1)])
+def test_gathered_images_have_the_batch_innermost(
+    shape: tuple[int, ...], span: tuple[int, int, int], dtype: str, machine: Emulation
+) -> None:
+    rng = np.random.default_rng(0)
+    images = machine.guarded(rng.normal(size=(50, *shape)).astype(dtype))
+    labels = machine.guarded(rng.integers(0, 10, 50))
+    order = machine.guarded(rng.permutation(300) % 50)
+    found = rows.gather(order, machine.guarded(np.array(170)), span, labels, images)
+    assert machine.launches == ["take"]
+    for taken, table in zip(found, (labels, images), strict=True):
+        assert np.array_equal(taken, table[order[170 + np.arange(*span)]])
+    assert found[1].transpose(1, 2, 3, 0).flags.c_contiguous
+    (row,) = rows.take_row(np.array([3]), images)  # without a batch
+    assert np.array_equal(row, images[3])
+
+
 def test_rows_are_copied_in_words_that_divide_them(machine: Emulation) -> None:
     whole = machine.guarded(np.arange(8 * 48, dtype="uint8").reshape(8, 48))
     for size, first in ((48, 0), (24, 0), (12, 0), (6, 0), (3, 0), (16, 8), (16, 4), (16, 1)):

@@ -125,6 +125,8 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     rows.append_row(index, table, p[:700])
     yield from (table, index)
     yield from rows.gather(np.arange(9), np.array(3), (1, 5, 1), p.reshape(10, -1))
+    images = np.tile(p, 4)[: 9 * 70].reshape(9, 2, 5, 7)
+    yield from rows.gather(np.arange(9), np.array(3), (1, 5, 1), images)
     for step in (cells.gru, cells.lstm):
         problem = Problem(step, (4, 5, 3, 12), dtype, padded=True, chunk=2)
         problem.arguments = [machine.guarded(array) for array in problem.arguments]

@@ -8,6 +8,7 @@ struct table {
     const void *source;
     long long words; /* of a row */
     int bytes;       /* of a word: 1, 2, 4, 8 or 16 */
+    int columns;     /* the number of rows, if `to` has them innermost, [word][row]; else 0 */
 };
 
 struct taking {
@@ -15,7 +16,7 @@ struct taking {
     long long *at;          /* a number on the device */
     const long long *order; /* NULL: row 0 is source[*at]; else row i is source[order[*at + first + i step]] */
     long long first, step;
-    int count;
+    int count; /* of rows to take, or of arrays to append to */
 };
 
 struct alignas(16) sixteen {
@@ -37,10 +38,41 @@ __device__ void copy_row(const table &it, long long to, long long from) {
     else copy<char>(it, to, from);
 }
 
-/* to[i] = source[the number of row i]; a block copies one row of one array. */
+/* The place in the source of row `to`. */
+__device__ long long origin(const taking &p, long long to) {
+    return p.order ? p.order[*p.at + p.first + to * p.step] : *p.at;
+}
+
+/* A tile of SIDE × SIDE words, transposed in shared memory: neighbouring threads read neighbouring words of a row,
+ * and write a word of neighbouring rows. */
+#define SIDE 32
+#define LINES (THREADS / SIDE)
+
+template <typename word> __device__ void transpose(const table &it, const taking &p, word (*tile)[SIDE + 1]) {
+    const long long across = (it.words + SIDE - 1) / SIDE, left = blockIdx.x % across * SIDE;
+    const int top = blockIdx.x / across * SIDE, lane = threadIdx.x % SIDE, line = threadIdx.x / SIDE;
+    const word *const source = (const word *)it.source;
+    word *const target = (word *)it.to;
+    if (top >= it.columns) return; /* the whole block */
+    #pragma unroll
+    for (int k = line; k < SIDE; k += LINES)
+        if (top + k < it.columns && left + lane < it.words)
+            tile[k][lane] = source[origin(p, top + k) * it.words + left + lane];
+    __syncthreads();
+    #pragma unroll
+    for (int k = line; k < SIDE; k += LINES)
+        if (top + lane < it.columns && left + k < it.words)
+            target[(left + k) * it.columns + top + lane] = tile[lane][k];
+}
+
+/* to[i] = source[the number of row i]; a block copies one row of one array, or a tile of rows and words. */
 extern "C" __global__ void __launch_bounds__(THREADS) take(const taking p) {
+    __shared__ long long tile[SIDE * (SIDE + 1)];
+    const table &it = p.of[blockIdx.y];
     const long long to = blockIdx.x;
-    copy_row(p.of[blockIdx.y], to, p.order ? p.order[*p.at + p.first + to * p.step] : *p.at);
+    if (it.columns && it.bytes == 8) transpose(it, p, (long long (*)[SIDE + 1])tile);
+    else if (it.columns) transpose(it, p, (int (*)[SIDE + 1])tile);
+    else if (to < p.count) copy_row(it, to, origin(p, to));
 }
 
 /* to[*at] = source[0] of `count` arrays, then *at += 1; in one block. */

@@ -5,13 +5,25 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from xbp.accelerators.cuda.launch import MOST_ENTRIES, dense, machine_of, pointer, structure
+from xbp.accelerators.cuda.launch import (
+    MOST_ENTRIES,
+    REALS,
+    as_nchw,
+    blocks,
+    dense,
+    machine_of,
+    pointer,
+    structure,
+)
 from xbp.accelerators.shared import Array
 
-THREADS, MOST = 256, 8  # as in rows.cu
+THREADS, MOST, SIDE = 256, 8, 32  # as in rows.cu
 WORDS = (16, 8, 4, 2, 1)
 
-Table = structure("Table", to=pointer, source=pointer, words=ctypes.c_longlong, bytes=ctypes.c_int)
+Table = structure(
+    "Table", to=pointer, source=pointer, words=ctypes.c_longlong, bytes=ctypes.c_int,
+    columns=ctypes.c_int,
+)  # fmt: skip
 Taking = structure(
     "Taking", of=Table * MOST, at=pointer, order=pointer, first=ctypes.c_longlong,
     step=ctypes.c_longlong, count=ctypes.c_int,
@@ -27,7 +39,7 @@ def take_row(index: Array, *tables: Array) -> Any:
 
 
 def gather(order: Array, start: Array, span: tuple[int, int, int], *arrays: Array) -> Any:
-    """See `xbp.primitives.gather`."""
+    """See `xbp.primitives.gather`. Images are stored as convolutions read them, batch innermost."""
     count = len(range(*span))
     if not is_number(start, ()) or not is_number(order, order.shape[:1]) or not count:
         return NotImplemented
@@ -78,13 +90,26 @@ def _take(task: ctypes.Structure, count: int, tables: tuple[Array, ...]) -> Any:
     """`count` rows of each table."""
     if not are_tables(tables) or count >= MOST_ENTRIES:
         return NotImplemented
-    machine, results = machine_of(tables[0]), []
+    machine, results, most = machine_of(tables[0]), [], count
+    address, task.count = machine.address, count
     for it, table in zip(task.of, tables, strict=False):
-        result = machine.empty((count, *table.shape[1:]), table.dtype)
-        _copy(it, result, table, result.nbytes // count)
-        results.append(result)
-    machine.launch(("rows.cu", "take"), {}, (count, len(tables)), THREADS, task)
+        if task.order and is_images(table):
+            memory = machine.empty((*table.shape[1:], count), table.dtype)
+            it.to, it.source = address(memory), address(table)
+            it.words, it.bytes, it.columns = memory.size // count, table.itemsize, count
+            most = max(most, blocks(it.words, SIDE) * blocks(count, SIDE))
+            results.append(as_nchw(memory))
+        else:
+            memory = machine.empty((count, *table.shape[1:]), table.dtype)
+            _copy(it, memory, table, memory.nbytes // count)
+            results.append(memory)
+    machine.launch(("rows.cu", "take"), {}, (most, len(tables)), THREADS, task)
     return tuple(results)
+
+
+def is_images(table: Array) -> bool:
+    """Whether a table has images, (N, C, H, W) real numbers, as convolutions take them."""
+    return table.ndim == 4 and table.dtype.name in REALS
 
 
 ACCELERATORS = (take_row, gather, append_row)
