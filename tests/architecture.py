@@ -42,6 +42,7 @@ ROOMS = {
     "estimators": "scikit-learn's interface",
     "xbp": "the public names",
     "testing": "gradients, parity, stand-ins for a GPU",
+    "homework": "exercises that check themselves",
     "exchange": "ONNX",
     "report": "pages about runs",
     "benchmarks": "side by side with peers",

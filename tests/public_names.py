@@ -19,7 +19,14 @@ from typing import Any
 FROZEN = Path(__file__).parent / "golden" / "public_names.txt"
 ROOMS = (
     *("xbp", "xbp.accelerators", "xbp.backend", "xbp.data", "xbp.datasets", "xbp.errors"),
-    *("xbp.estimators", "xbp.exchange", "xbp.initializers", "xbp.models", "xbp.models.lenet1998"),
+    *(
+        "xbp.estimators",
+        "xbp.exchange",
+        "xbp.homework",
+        "xbp.initializers",
+        "xbp.models",
+        "xbp.models.lenet1998",
+    ),
     *("xbp.nn", "xbp.optim", "xbp.parallel", "xbp.primitives", "xbp.random", "xbp.report"),
     *("xbp.testing", "xbp.training", "xbp.training.callbacks", "xbp.training.metrics"),
 )

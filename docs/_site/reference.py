@@ -32,6 +32,7 @@ ABOUT = {
     "xbp.optim": "optimizers, schedules, groups, clipping",
     "xbp.primitives": "operations that may have a second implementation, with their gradients",
     "xbp.training": "the trainer, and what it consists of",
+    "xbp.homework": "exercises that check themselves",
     "xbp.testing": "gradients, parity, hidden waits",
 }
 

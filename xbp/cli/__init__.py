@@ -29,6 +29,11 @@ COMMANDS = {
         "export",
         "Write a trained model as an ONNX file, which runs without Python or xbp.",
     ),
+    "homework": (
+        "homework",
+        "app",
+        "Write exercises in backpropagation, and check answers to them.",
+    ),
     "info": (
         "info",
         "info",
