@@ -234,7 +234,8 @@ def batch_norm(x: Host, delta: Host, parameters: dict[str, Host]) -> Truths:
 def _over_features(x: Host, weight: Host, bias: Host) -> Host:
     centred = x - x.mean(axis=1, keepdims=True)
     spread: Host = np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + EPS)
-    return weight * centred / spread + bias
+    y: Host = weight * centred / spread + bias
+    return y
 
 
 BATCH_NORM = Exercise(
