@@ -13,8 +13,7 @@ from xbp.nn.norm import ones
 from xbp.nn.operation import Operation, OperationLayer, Shape, Statistics
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.parallel.groups import Group
-from xbp.primitives.normalization import Moments, batch_normalize
-from xbp.primitives.updates import accumulate
+from xbp.primitives.normalization import Moments, batch_normalize, track
 from xbp.random import generator
 
 
@@ -84,12 +83,11 @@ class BatchNorm(OperationLayer):
         count = self.num_batches_tracked
         if self.running_mean is None or self.running_var is None or count is None:
             return
-        count.data += 1
         share: Any = self.momentum
         if share is None:
-            share = 1 / array_namespace(mean).astype(count.data, mean.dtype)
-        accumulate(self.running_mean.data, 1 - share, mean, share)
-        accumulate(self.running_var.data, 1 - share, variance, share * (n / (n - 1)))
+            share = 1 / array_namespace(mean).astype(count.data + 1, mean.dtype)
+        running = self.running_mean.data, self.running_var.data, count.data
+        track(*running, mean, variance, share=share, correction=n / (n - 1))
 
     def _too_few(self, got: str) -> InputError:
         return InputError(

@@ -24,7 +24,7 @@ from xbp.primitives.images import (
     windows,
     zero_pad,
 )
-from xbp.primitives.normalization import batch_normalize, normalize
+from xbp.primitives.normalization import batch_normalize, normalize, track
 from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
@@ -86,6 +86,7 @@ __all__ = [
     "softmax",
     "take_row",
     "tanh",
+    "track",
     "unfold_rows",
     "unpad2d",
     "upsample",

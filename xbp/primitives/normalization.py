@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from xbp.backend import Array, Namespace, array_namespace
 from xbp.primitives.dispatch import primitive
+from xbp.primitives.updates import accumulate
 
 Gradients: TypeAlias = "tuple[Array | None, Array | None, Array | None]"
 """∂L/∂x, or None where it is not wanted, ∂L/∂w and ∂L/∂b, or None where there is none."""
@@ -192,6 +193,34 @@ def batch_normalize(
         return dx, dweight, dbias, Moments(count(), *moments)
 
     return _scaled(normal, w, b), gradients
+
+
+@primitive
+def track(
+    mean: Array,
+    variance: Array,
+    count: Array,
+    new_mean: Array,
+    new_variance: Array,
+    *,
+    share: Any,
+    correction: Any,
+) -> None:
+    """Move running statistics, in place, to those of a batch, and count it.
+
+    mean ← (1 - share) mean + share · new_mean,  count ← count + 1, and for the variance likewise,
+    with n/(n - 1) of the new one.
+
+    Parameters
+    ----------
+    mean, variance, new_mean, new_variance : arrays of one shape and dtype
+    count : array () of int64
+    share, correction : float, or 0-d array of that dtype
+        correction is n/(n - 1).
+    """
+    count += 1
+    accumulate(mean, 1 - share, new_mean, share)
+    accumulate(variance, 1 - share, new_variance, share * correction)
 
 
 def deviations(x: Array, mean: Callable[[Array], Array]) -> tuple[Array, Array]:

@@ -25,7 +25,7 @@ ABOUT = {  # the tests that use a file
     "pooling": "pool",
     "passes": "update or parameters or scaled or average or step or conv",
     "activations": "activation or rectify or wide",
-    "batch_norm": "batch_norm",
+    "batch_norm": "batch_norm or running_statistics",
     "layer_norm": "layer_norm",
     "softmax": "softmax or attention",
     "embedding": "embedding or rows_that_share",

@@ -158,6 +158,28 @@ def test_not_finite(wrong: float, place: int, dtype: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5)  # nan and ∞ included
 
 
+@pytest.mark.parametrize("channels", [1, 300])
+def test_running_statistics(channels: int, dtype: str, machine: Emulation) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [machine.guarded(rng.normal(size=channels).astype(dtype)) for _ in range(4)]
+    count = machine.guarded(np.array(2**40))
+    mean, variance, new_mean, new_variance = (it.astype("f8") for it in arrays)
+    given = (*arrays[:2], count, *arrays[2:])
+    assert batch_norm.track(*given, share=0.25, correction=1.5) is None
+    assert count == 2**40 + 1
+    assert_close(arrays[0], 0.75 * mean + 0.25 * new_mean, 2)
+    assert_close(arrays[1], 0.75 * variance + 0.375 * new_variance, 2)
+    assert np.array_equal(arrays[2], new_mean) and np.array_equal(arrays[3], new_variance)
+    for wrong in (
+        (*given[:2], count.astype("i4"), *given[3:]),
+        (given[0].astype("f2"), *given[1:]),
+        (given[0], np.ones(channels + 1, dtype), *given[2:]),
+    ):
+        assert batch_norm.track(*wrong, share=0.25, correction=1.5) is NotImplemented
+    assert batch_norm.track(*given, share=np.array(0.25), correction=1.5) is NotImplemented
+    assert count == 2**40 + 1
+
+
 def test_what_does_not_fit_is_declined() -> None:
     x, w = np.ones((4, 3, 5)), np.ones(3)
     for given, own, more in [

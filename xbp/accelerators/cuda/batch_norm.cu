@@ -43,10 +43,11 @@ struct share {
     }
 };
 
-/* The total of the threads of each channel, added pairwise, for all of them. */
-template <typename sum> __device__ sum total_of(sum mine, sum *shared) {
+/* The total of the first `rows` threads of each channel, added pairwise, for all of them. */
+template <typename sum> __device__ sum total_of(sum mine, sum *shared, int rows) {
     shared[threadIdx.x] = mine;
     for (int half = THREADS / 2; half >= SIDE; half /= 2) {
+        if (half >= rows * SIDE) continue; /* nothing there */
         __syncthreads();
         if (threadIdx.x < half) shared[threadIdx.x] = shared[threadIdx.x] + shared[threadIdx.x + half];
     }
@@ -62,7 +63,7 @@ template <typename sum> __device__ sum total_of_parts(const batch_norm &p, const
     sum mine = {};
     for (int part = threadIdx.x / SIDE; part < p.parts && own.units; part += ROWS)
         mine = mine + ((const sum *)p.partial)[own.channel * p.parts + part];
-    return total_of(mine, shared);
+    return total_of(mine, shared, p.parts);
 }
 
 /* Of n numbers u = x - k: Σ u and Σ (u - mean u)². They are combined without cancellation (Chan, Golub & LeVeque
@@ -110,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_moments(const b
         }
         mine = mine + some;
     }
-    keep(p, own, total_of(mine, shared));
+    keep(p, own, total_of(mine, shared, ROWS));
 }
 
 /* What normalizes a channel. Rounded alike in every kernel, so that f has the same slope and value everywhere. */
@@ -201,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_products(const 
             }
         }
     }
-    keep(p, own, total_of(mine, shared));
+    keep(p, own, total_of(mine, shared, ROWS));
 }
 
 /* ∂L/∂w, ∂L/∂b, and ∂L/∂x unless dx is NULL. */
@@ -231,4 +232,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_to_input(const 
             *(several<VECTOR> *)(p.dx + own.at(p, unit + l * own.step)) = d[l];
         }
     }
+}
+
+/* The update of running statistics: count + 1, and both averages moved by a share of the new values. */
+struct tracking {
+    real *mean, *variance;
+    const real *new_mean, *new_variance;
+    long long *count;
+    double share, correction; /* correction: n / (n - 1), of the new variance */
+    int channels;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) track(const tracking p) {
+    const int at = blockIdx.x * THREADS + threadIdx.x;
+    const real share = (real)p.share, kept = (real)(1 - p.share);
+    if (at == 0) *p.count += 1;
+    if (at >= p.channels) return;
+    p.mean[at] = kept * p.mean[at] + share * p.new_mean[at];
+    p.variance[at] = kept * p.variance[at] + (real)(p.share * p.correction) * p.new_variance[at];
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from xbp.accelerators.cuda.activations import kernel_of
@@ -29,6 +30,12 @@ Task = structure(
     **dict.fromkeys(("y", "dx", "partial", "known", "sums"), pointer),
     eps=ctypes.c_double,
     **dict.fromkeys(("outer", "channels", "inner", "parts"), ctypes.c_int),
+)
+Tracking = structure(
+    "Tracking",
+    **dict.fromkeys(("mean", "variance", "new_mean", "new_variance", "count"), pointer),
+    **dict.fromkeys(("share", "correction"), ctypes.c_double),
+    channels=ctypes.c_int,
 )
 THREADS, KNOWN, MEAN, VARIANCE = 256, 5, 3, 4  # as in batch_norm.cu: rows of `known`
 FEW = 32
@@ -113,4 +120,32 @@ def batch_normalize(
     return y.transpose(back), gradients
 
 
-ACCELERATORS = (batch_normalize,)
+def track(
+    mean: Array,
+    variance: Array,
+    count: Array,
+    new_mean: Array,
+    new_variance: Array,
+    *,
+    share: Any,
+    correction: Any,
+) -> Any:
+    """See `xbp.primitives.track`; for shares that are no arrays."""
+    arrays = (mean, variance, new_mean, new_variance)
+    if (
+        not all(isinstance(it, Real) for it in (share, correction))
+        or not fits(*arrays)
+        or any(it.shape != mean.shape or not it.flags.c_contiguous for it in arrays)
+        or (count.dtype.name, count.size) != ("int64", 1)
+    ):
+        return NotImplemented
+    machine, kind = machine_of(mean), REALS[mean.dtype.name]
+    places = (machine.address(it) for it in (*arrays, count))
+    task = Tracking(*places, share=share, correction=correction, channels=mean.size)
+    macros = {"real": kind, "VECTOR": 1, "SIDE": 1, "ACTIVATION": "identity"}
+    grid = (blocks(mean.size, THREADS), 1)
+    machine.launch(("batch_norm.cu", "track"), macros, grid, THREADS, task)
+    return None
+
+
+ACCELERATORS = (batch_normalize, track)

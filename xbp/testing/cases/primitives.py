@@ -79,6 +79,13 @@ def _row_appended(index: Array, *arrays: Array) -> Array:
     return _joined((*tables, xp.astype(index, tables[0].dtype)))
 
 
+def _tracked(count: Array, *arrays: Array) -> Array:
+    xp = array_namespace(count)
+    count, mean, variance = (xp.asarray(array, copy=True) for array in (count, *arrays[:2]))
+    primitives.track(mean, variance, count, *arrays[2:], share=0.25, correction=1.5)
+    return _joined((mean, variance, xp.astype(count, mean.dtype)))
+
+
 def _row_taken(index: Array, *tables: Array) -> Array:
     return _joined(primitives.take_row(index, *tables))
 
@@ -102,6 +109,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     ),
     ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),
     ("unpad2d", lambda x: primitives.unpad2d(x, (1, 2)), ((2, 3, 4, 5),)),
+    *(("track", _tracked, (np.asarray(3), *((size,),) * 4)) for size in (3, 300)),
     *(("add", primitives.add, (shape, shape)) for shape in ((7, 9), (2, 3, 4, 5))),
     ("bincount", partial(primitives.bincount, length=9), (np.arange(50) ** 2 % 13 - 1,)),
     *(
