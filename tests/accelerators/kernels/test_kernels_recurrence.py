@@ -65,6 +65,12 @@ def test_every_kind_of_plan(step: Any, plan: Any, monkeypatch: pytest.MonkeyPatc
     assert asked == [(width, N, 4, False), (width, N, 4, True)]
 
 
+def test_products_that_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are left to cuBLAS, one by one; here there is none."""
+    monkeypatch.setattr(recurrence, "is_large", lambda a, b: a.shape[1] > b.shape[1])
+    agrees(Problem(cells.gru, SHAPES["float32"], "float32"), 100)
+
+
 def test_weights_at_any_address(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are read by 16 bytes only where that is aligned."""
     problem, seen = Problem(cells.elman, SHAPES["float32"], "float32"), []

@@ -157,22 +157,25 @@ def recurrence(
             dc_last=dc_last, dp=dP, dq=dQ, dbias=dbias, dh_first=dfirst[0], dc_first=dc_first,
         )  # fmt: skip
 
-        def of_weights() -> tuple[Array, ...]:
-            pairs = (dP.T, rows), (dQ.T, before)
-            if any(is_large(a, b) for a, b in pairs):
-                return tuple(matmul(a, b) for a, b in pairs)
-            return tuple(c for c, _ in multiply(*(Factors(a, b) for a, b in pairs)))
+        pairs = (dP.T, rows), (dQ.T, before)
 
-        if wants_dx:
-            found, drows = machine.side_by_side(of_weights, lambda: matmul(dP, weight_ih))
+        def of_weights() -> list[Array]:
+            return [c for c, _ in multiply(*(Factors(a, b) for a, b in pairs))]
+
+        def of_input() -> Array | None:
+            return timed(matmul(dP, weight_ih)) if wants_dx else None
+
+        if any(is_large(a, b) for a, b in pairs):
+            (of_ih, dx), of_hh = machine.side_by_side(
+                lambda: (matmul(*pairs[0]), of_input()), lambda: matmul(*pairs[1])
+            )
         else:
-            found, drows = of_weights(), None
-        dx = timed(drows) if wants_dx else None
+            (of_ih, of_hh), dx = machine.side_by_side(of_weights, of_input)
         of_biases = (None, None)
         if bias_ih is not None:
             total = add_up(dbias)
             of_biases = total[0], total[1]
-        return dx, tuple(dfirst), *found, *of_biases
+        return dx, tuple(dfirst), of_ih, of_hh, *of_biases
 
     return (all_times, (last, c_last) if cell == LSTM else (last,)), gradients
 
