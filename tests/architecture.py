@@ -40,6 +40,7 @@ ROOMS = {
     "models": "networks by name",
     "training": "the loop, its callbacks, metrics and files",
     "estimators": "scikit-learn's interface",
+    "interop": "other libraries' layers",
     "xbp": "the public names",
     "testing": "gradients, parity, stand-ins for a GPU",
     "homework": "exercises that check themselves",

@@ -10,18 +10,22 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from public_names import ROOMS, names_of
+from public_names import ROOMS as ALWAYS
+from public_names import names_of
 from sphinx.errors import ExtensionError
+from sphinx.ext.autodoc.mock import mock
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 from sphinx.util.inspect import signature, stringify_signature
 
 from _site.docstrings import escaped, rst
 
+ROOMS = (*ALWAYS, "xbp.interop.torch")
 FOLDER = Path(__file__).parents[1] / "reference"
 ALIASES: set[tuple[str, str]] = set()
 """Names of a room that another one describes."""
@@ -154,6 +158,9 @@ def _attribute_doc(name: str, value: Any) -> list[str]:
 
 def write(app: Any) -> None:
     """Write all pages; those that have not changed keep their time, so that Sphinx skips them."""
+    if find_spec("torch") is None:
+        with mock(["torch"]):
+            importlib.import_module("xbp.interop.torch")
     homes, pages = _homes(), {}
     rooms = [Room(name, homes) for name in ROOMS]
     for room in rooms:
