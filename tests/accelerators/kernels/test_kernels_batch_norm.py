@@ -64,7 +64,7 @@ def _parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Blocks that share a channel, in small arrays too; or none."""
     if request.param == "parts":
         monkeypatch.setattr(batch_norm, "LEAST", 0.001)
-        monkeypatch.setattr(batch_norm, "ENOUGH_BLOCKS", 12)
+        monkeypatch.setattr(batch_norm, "ENOUGH_BLOCKS", 40)
     else:
         monkeypatch.setattr(batch_norm, "ENOUGH_BLOCKS", 1)
 

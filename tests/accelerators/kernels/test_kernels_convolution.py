@@ -135,6 +135,21 @@ def test_pooling(case: Any, kind: str, dtype: str, machine: Emulation) -> None:
     assert_close(dx, true_dx, math.prod(window[0]))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (None, 3), (2, None)])
+def test_adaptive_average_pool(size: Any, dtype: str, machine: Emulation) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 3, 4, 6)).astype(dtype)
+    y, backward = pooling.adaptive_average_pool(machine.guarded(x), output_size=size)
+    reference = primitives.adaptive_average_pool.reference  # type: ignore[attr-defined]
+    truth, true_backward = reference(x.astype("f8"), output_size=size)
+    dy = rng.normal(size=y.shape).astype(dtype)
+    assert_close(y, truth, 24)
+    assert_close(backward(dy)[0], true_backward(dy.astype("f8"))[0], 2)
+    assert machine.launches == ["pool", "pool_to_input"]
+    for other in ((3, 1), (8, 6), (None, 4)):
+        assert pooling.adaptive_average_pool(x, output_size=other) is NotImplemented
+
+
 def test_convolutions_that_the_kernels_do_not_know_are_declined() -> None:
     x, weight = np.ones((8, 2, 6, 6), "float32"), np.ones((2, 2, 3, 3), "float32")
     assert convolution.convolve(x, weight) is not NotImplemented

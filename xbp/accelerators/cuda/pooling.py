@@ -34,6 +34,16 @@ def average_pool(x: Array, *, kernel_size: Pair, stride: Pair, padding: Pair = (
     return _pool(x, kernel_size, stride, padding, average=True)
 
 
+def adaptive_average_pool(x: Array, *, output_size: tuple[int | None, int | None]) -> Any:
+    """See `xbp.primitives.adaptive_average_pool`; for windows of one size, side by side."""
+    old = x.shape[2:]
+    new = [a if b is None else b for a, b in zip(old, output_size, strict=True)]
+    if any(b < 1 or a < b or a % b for a, b in zip(old, new, strict=True)):
+        return NotImplemented
+    window = (old[0] // new[0], old[1] // new[1])
+    return average_pool(x, kernel_size=window, stride=window)
+
+
 def rectified_max_pool(x: Array, size: Pair, *, relu: bool) -> Any:
     """The maximum of windows side by side, after ReLU if `relu`."""
     return _pool(x, size, size, (0, 0), average=False, relu=relu)
@@ -74,4 +84,4 @@ def _pool(
     return as_nchw(y), of_input(input_gradient)
 
 
-ACCELERATORS = (max_pool, average_pool)
+ACCELERATORS = (max_pool, average_pool, adaptive_average_pool)
