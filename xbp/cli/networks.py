@@ -155,8 +155,12 @@ def cifar(title: str, make_model: Callable[..., nn.Layer], **others: Any) -> Net
 
 
 def resnet(depth: int, shortcut: str) -> Network:
-    model = partial(models.ResNet, depth, shortcut=shortcut)
-    return cifar(f"ResNet-{depth}", model)
+    return cifar(
+        f"ResNet-{depth}",
+        partial(models.ResNet, depth, shortcut=shortcut),
+        loss=nn.CrossEntropyLoss(label_smoothing=0.1),
+        make_optimizer=partial(muon, rising=0.1, vectors=2.0, decay=0.05),
+    )
 
 
 def vgg(depth: int, channels: int) -> Network:
@@ -181,16 +185,22 @@ WIDTHS = (64, 128, 256)
 """The channels of FastCIFAR's stages; Jordan 2024 has 64, 256 and 256."""
 
 
-def muon(model: nn.Layer, schedule: optim.OneCycleLR) -> Optimizer:
+def muon(
+    model: nn.Layer,
+    schedule: optim.OneCycleLR,
+    *,
+    rising: float = 0.23,
+    vectors: float = 4.0,
+    decay: float = 0.12,
+) -> Optimizer:
     """Muon for the kernels, as in Jordan's later airbench; SGD with Nesterov's momentum for others.
 
-    Rates rise linearly from a fifth of the highest one, in the first 23 % of the steps, and fall
-    linearly to 0. Scales and shifts learn at a rate four times that of the kernels, the last
-    matrix at half of it. The decay of 0.12 keeps kernels near the norm at which airbench holds
-    them.
+    Rates rise linearly from a fifth of the highest one, in the part `rising` of the steps, and fall
+    linearly to 0. Scales and shifts learn at a rate `vectors` times that of the kernels, the last
+    matrix at half of it. A decay of 0.12 keeps kernels near the norm at which airbench holds them.
     """
     steps = schedule.total_steps
-    up = max(1, round(0.23 * steps))
+    up = max(1, round(rising * steps))
 
     def times(factor: float) -> optim.SequentialLR:
         highest = factor * schedule.max_lr
@@ -198,13 +208,13 @@ def muon(model: nn.Layer, schedule: optim.OneCycleLR) -> Optimizer:
         falling = optim.LinearLR(highest, 1.0, 0.0, max(1, steps - up))
         return optim.SequentialLR([rising, falling], [up])
 
-    kernels, vectors, matrices = (
+    kernels, scales, matrices = (
         [p for p in model.parameters() if p.data.ndim == axes] for axes in (4, 1, 2)
     )
     sgd: dict[str, Any] = {"rule": optim.SGD, "momentum": 0.85, "nesterov": True}
     groups: list[dict[str, Any]] = [
         {"params": kernels},
-        {"params": vectors, "lr": times(4.0), "weight_decay": 0.0, **sgd},
+        {"params": scales, "lr": times(vectors), "weight_decay": 0.0, **sgd},
         {"params": matrices, "lr": times(0.5), "weight_decay": 5e-4, **sgd},
     ]
-    return optim.Muon(groups, times(1.0), weight_decay=0.12, momentum=0.6)
+    return optim.Muon(groups, times(1.0), weight_decay=decay, momentum=0.6)

@@ -109,15 +109,24 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve(const convolution p)
     }
 }
 
-/* ∂L/∂x; each thread computes TILE channels of a pixel, from the windows that can contain it, or of a block of
- * pixels: those of one step from window to window, which the same windows can contain. TEAMS of threads share the
- * outputs that a pixel's sums are over. */
+/* ∂L/∂x; each thread computes TILE channels of a block of pixels, from the windows that can contain one of them.
+ * The block's sides are a step from window to window, so that each tap of each window meets a known pixel of it: the
+ * gradient of an entry counts for the tap at its `where`, as 0 for the others. A block that would be too large is
+ * one pixel instead, and `where` says which tap meets it. TEAMS of threads share the outputs that a pixel's sums are
+ * over. */
+#define STEP_H (POOL_H * STRIDE_H)
+#define STEP_W (POOL_W * STRIDE_W)
+#define ALIGNED (BLOCK_H == STEP_H && BLOCK_W == STEP_W)
 #define SPOTS (BLOCK_H * BLOCK_W) /* pixels of a thread */
-#define REACH(kernel, stride, pool, block) \
-    (block > 1 ? (kernel - 1 + (pool - 1) * stride) / (pool * stride) + 1 \
-               : ((kernel + stride - 1) / stride + pool - 2) / pool + 1)
-#define REACH_W REACH(KW, STRIDE_W, POOL_W, BLOCK_W)
-#define REACHES (REACH(KH, STRIDE_H, POOL_H, BLOCK_H) * REACH_W)
+#define REACH(kernel, stride, pool) \
+    (ALIGNED ? (kernel - 1 + (pool - 1) * stride) / (pool * stride) + 1 \
+             : ((kernel + stride - 1) / stride + pool - 2) / pool + 1)
+#define REACH_H REACH(KH, STRIDE_H, POOL_H)
+#define REACH_W REACH(KW, STRIDE_W, POOL_W)
+#define REACHES (REACH_H * REACH_W)
+#define FIRST_OF(at, kernel, stride, pool) /* windows that reach `at`: the first of them, or of REACH if aligned */ \
+    (ALIGNED ? at / (pool * stride) + 1 - REACH(kernel, stride, pool) \
+             : (at < kernel ? 0 : (at - kernel) / stride + 1) / pool)
 #define BLOCKS(size, pad, block) ((size - 1 + pad) / block - pad / block + 1) /* along an axis of x */
 #define PADDED ((TILE + LANES - 1) / LANES * LANES) /* channels of the tile, in whole loads */
 
@@ -128,8 +137,7 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convo
     const int across = BLOCKS(W, PAD_W, BLOCK_W), all = BLOCKS(H, PAD_H, BLOCK_H) * across * p.n;
     const int image = at % p.n, block = at / p.n;
     const int h = (block / across + PAD_H / BLOCK_H) * BLOCK_H, w = (block % across + PAD_W / BLOCK_W) * BLOCK_W;
-    const int top = (h < KH ? 0 : (h - KH) / STRIDE_H + 1) / POOL_H;
-    const int left = (w < KW ? 0 : (w - KW) / STRIDE_W + 1) / POOL_W;
+    const int top = FIRST_OF(h, KH, STRIDE_H, POOL_H), left = FIRST_OF(w, KW, STRIDE_W, POOL_W);
     const int group = ROOM / (PADDED * TAPS);
     real sum[SPOTS][TILE];
     for (int s = 0; s < SPOTS; s++)
@@ -149,27 +157,32 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convo
             #pragma unroll
             for (int k = 0; k < REACHES; k++) {
                 const int row = top + k / REACH_W, column = left + k % REACH_W;
-                const bool inside = row < ROWS && column < COLUMNS;
+                const bool inside = row >= 0 && row < ROWS && column >= 0 && column < COLUMNS;
                 const int entry = (((begin + o) * ROWS + row) * COLUMNS + column) * p.n + image;
                 places[k] = CHOSEN ? p.where[inside ? entry : 0] : 0;
                 if (!inside) places[k] = NOWHERE;
                 d[k] = read(p.dy, entry, inside);
             }
             #pragma unroll
-            for (int k = 0; k < REACHES; k++) {
-                if (places[k] == NOWHERE) continue;
-                const int down = h - ((top + k / REACH_W) * POOL_H + places[k] / POOL_W) * STRIDE_H;
-                const int right = w - ((left + k % REACH_W) * POOL_W + places[k] % POOL_W) * STRIDE_W;
+            for (int k = 0; k < REACHES; k++)
                 #pragma unroll
-                for (int s = 0; s < SPOTS; s++) {
-                    const unsigned i = down + s / BLOCK_W, j = right + s % BLOCK_W; /* huge if negative */
-                    if (i >= KH || j >= KW) continue;
-                    const real *at_tap = kernels + ((o * KH + i) * KW + j) * PADDED;
-                    const several<LANES> *kernel = (const several<LANES> *)at_tap;
+                for (int q = 0; q < (ALIGNED ? PLACES : 1); q++) {
+                    const int place = ALIGNED ? q : places[k], row = top + k / REACH_W, column = left + k % REACH_W;
+                    if (place == NOWHERE) continue;
+                    const real its = !ALIGNED || places[k] == q ? d[k] : 0;
+                    const int down = ALIGNED ? (REACH_H - 1 - k / REACH_W) * STEP_H : h - row * STEP_H;
+                    const int right = ALIGNED ? (REACH_W - 1 - k % REACH_W) * STEP_W : w - column * STEP_W;
                     #pragma unroll
-                    for (int c = 0; c < TILE; c++) sum[s][c] += d[k] * kernel[c / LANES].at[c % LANES];
+                    for (int s = 0; s < SPOTS; s++) {
+                        const unsigned i = down - place / POOL_W * STRIDE_H + s / BLOCK_W; /* huge if negative */
+                        const unsigned j = right - place % POOL_W * STRIDE_W + s % BLOCK_W;
+                        if (i >= KH || j >= KW) continue;
+                        const real *const at_tap = kernels + ((o * KH + i) * KW + j) * PADDED;
+                        const several<LANES> *kernel = (const several<LANES> *)at_tap;
+                        #pragma unroll
+                        for (int c = 0; c < TILE; c++) sum[s][c] += its * kernel[c / LANES].at[c % LANES];
+                    }
                 }
-            }
         }
     }
     __syncthreads();
@@ -199,7 +212,9 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convo
 #define ROUND (ROOM / THREADS) /* sums that are added over the threads at once */
 #define SHARE (THREADS / ROUND) /* threads that add up one of them */
 
-extern "C" __global__ void __launch_bounds__(THREADS) convolve_to_weight(const convolution p) {
+#define BOUNDS THREADS, LANES /* so few registers that four blocks, of float32, share a multiprocessor */
+
+extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_to_weight(const convolution p) {
     __shared__ real sums[ROOM], shares[THREADS];
     const int above = blockIdx.x % STRIPES * LINES, c = blockIdx.x / STRIPES % C;
     const int first = blockIdx.x / STRIPES / C * OUTS, all = ROWS * COLUMNS * p.n;

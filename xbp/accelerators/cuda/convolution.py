@@ -143,9 +143,9 @@ def convolve(
         def to_input() -> Array:
             dx = machine.empty(x.shape, dtype)
             steps = (pool[0] * stride[0], pool[1] * stride[1])
-            block, count = block_of((h, w), (top, left), steps, n)
-            tile = tile_of(c, count)
-            grid = (blocks(count, THREADS), blocks(c, tile))
+            block, count = block_of((h, w), (top, left), steps)
+            tile = tile_of(c, count * n)
+            grid = (blocks(count * n, THREADS), blocks(c, tile))
             teams = teams_of(o, grid, tile * math.prod(block))
             launch("convolve_to_input", grid, tile, teams, block, dy=dy, dx=dx)
             return as_nchw(dx)
@@ -188,20 +188,14 @@ def tile_of(channels: int, entries: int) -> int:
     return 1
 
 
-def block_of(size: Pair, padding: Pair, steps: Pair, n: int) -> tuple[Pair, int]:
-    """The pixels of a thread for ∂L/∂x, and the number of threads for one tile.
+def block_of(size: Pair, padding: Pair, steps: Pair) -> tuple[Pair, int]:
+    """The pixels of a thread for ∂L/∂x, and the number of such blocks in an image.
 
-    `steps` are the distances of windows. They are the sides of a thread's block, if that leaves
-    enough threads: a window's gradient is then read once for all pixels of it.
+    `steps` are the distances of windows. They are the sides of a block, unless it would be large.
     """
-    for block in (steps, (1, 1)):
-        along = [
-            (s - 1 + p) // b - p // b + 1 for s, p, b in zip(size, padding, block, strict=True)
-        ]
-        count = math.prod(along) * n
-        if block == (1, 1) or (math.prod(block) <= MOST_SPOTS and count >= FILL):
-            break
-    return block, count
+    block = steps if math.prod(steps) <= MOST_SPOTS else (1, 1)
+    along = [(s - 1 + p) // b - p // b + 1 for s, p, b in zip(size, padding, block, strict=True)]
+    return block, math.prod(along)
 
 
 def teams_of(channels: int, grid: Pair, sums: int) -> int:
