@@ -10,10 +10,10 @@
  *              weights    products       held        read by 16 bytes
  *     RNN       64 KB     128 cycles     all         none
  *     GRU      192 KB     384            all         none
- *     LSTM     256 KB     512            160 KB      96 KB, 768 cycles
+ *     LSTM     256 KB     512            176 KB      80 KB, 640 cycles
  *
  * A thread reads four numbers of the state for 16 or 32 products of each sample, and leaves sums of its
- * part of the terms in shared memory, where they are added in a fixed order: for the RNN these are 192
+ * part of the terms in shared memory, where they are added in a fixed order: for the RNN these are 128
  * cycles. Two barriers and the latencies of the cell come on top, a few hundred cycles in each step. */
 
 #define ELMAN 0 /* cells */
