@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -44,6 +45,22 @@ _probe = np.empty(())
 _LIKE_C = sys.implementation.name == "cpython" and (
     _pointer(id(_probe) + _DATA).value == _probe.ctypes.data
 )
+
+
+LINE = 64
+"""Bytes of a cache line, and of the largest vector."""
+LEAST_ALIGNED = 2**16
+"""Bytes of an array from which on vectors across two cache lines take longer than aligning it."""
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> Real:
+    """Uninitialized memory; if it is large, it begins with a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < LEAST_ALIGNED:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def descriptor(array: Real | None) -> native.Images:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
-from xbp.accelerators.cpu.calls import DTYPES, address, addressable, descriptor, incoming, run
+from xbp.accelerators.cpu.calls import DTYPES, address, addressable, aligned, descriptor, incoming, run
 from xbp.accelerators.shared import MOST_PLACES, Pair, is_plain
 from xbp.primitives.dispatch import check_gradient, of_input
 from xbp.primitives.images import Padding, output_size
@@ -163,10 +163,10 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
 # --- memory ---
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> Real:
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
     """Uninitialized images in the memory layout of `xbp.primitives.images`."""
     n, c, h, w = shape
-    return np.empty((h, c, w, n), dtype).transpose(3, 1, 0, 2)
+    return aligned((h, c, w, n), dtype).transpose(3, 1, 0, 2)
 
 
 def places(y: Real) -> NDArray[np.uint8]:

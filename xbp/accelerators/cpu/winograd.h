@@ -1,227 +1,263 @@
-/* Rows of a convolution with kernels 3 wide at steps of 1, by fewer products: Winograd's F(2, 3).
+/* Convolutions 3 × 3 at steps of 1 by fewer products: Winograd's F(4 × 4, 3 × 3).
  *
- * Two neighbouring outputs of a row g of a kernel see four numbers d. Four products give both, where
- * six would be summed directly (Lavin & Gray 2016, section 4.1):
+ * Four neighbouring outputs y_k = Σ_j g_j d_(k+j) are coefficients of a product of polynomials, which its
+ * values at six points determine (Lavin & Gray 2016, section 4.3; Winograd 1980). With the points 0, ±a, ±b,
+ * ∞, these are six products in place of twelve: y = Aᵀ (G g ∘ Bᵀ d); along rows and columns 36 in place of
+ * 144, each summed over the channels first. Bᵀ comes from the polynomials that are 0 at all other points,
  *
- *     m0 = (d0 - d2) g0,                    m3 = (d1 - d3) g2,
- *     m1 = (d1 + d2) (g0 + g1 + g2) / 2,    y0 = m0 + m1 + m2,
- *     m2 = (d2 - d1) (g0 - g1 + g2) / 2,    y1 = m1 - m2 - m3.
+ *     (x² - a²)(x² - b²),   x (x ± a)(x² - b²),   x (x² - a²)(x ± b),   x (x² - a²)(x² - b²),
  *
- * m0 to m3 are summed over channels and rows of kernels first. Each row of x is transformed once, and
- * kept while kernels see it. */
+ * Aᵀ from the powers of the points, and G from those below 3, divided by N = 2a²(a² - b²) at ±a, 2b²(b² - a²)
+ * at ±b and a²b² at 0. With a = 5/8 and b = 3/2, which float32 holds with their products, sums of 144 terms err
+ * by twice the rounding error of a direct sum in the mean, with 1 and 2 by four times.
+ *
+ * Where an input is not finite, or a term overflows, so is an output of its tile: it is computed directly then. */
 
-#define TERMS 4
+#define TERMS 36
 #define FEWEST 8 /* channels and outputs: below, transformations cost more than they save */
-/* Numbers beyond it are multiplied directly: their differences might overflow, and infinities cancel. */
-#define MODERATE ((real)0x1p50)
+#define A1 ((real)0.625)      /* a */
+#define A2 ((real)0.390625)   /* a² */
+#define A3 ((real)0.244140625)
+#define B1 ((real)1.5)
+#define B2 ((real)2.25)
+#define B3 ((real)3.375)
+#define NA (2 * 0.390625 * (0.390625 - 2.25))
+#define NB (2 * 2.25 * (2.25 - 0.390625))
 
-static int NAME(moderate)(const vector *x, int64_t n) {
-    mask fits = ~(mask){0};
-    for (int64_t i = 0; i < n; i++) fits &= (x[i] <= MODERATE) & (x[i] >= -MODERATE);
-    for (int64_t lane = 0; lane < LANES; lane++)
-        if (!fits[lane]) return 0;
-    return 1;
+/* Whether (height, width) outputs are worth the tiles that cover them. */
+INLINE int NAME(worth_tiles)(const convolution *t, int64_t height, int64_t width) {
+    const int64_t tiles = (height + 3) / 4 * ((width + 3) / 4);
+    return t->kh == 3 && t->kw == 3 && t->c >= FEWEST && t->o >= FEWEST && 8 * tiles <= height * width;
 }
 
-static int NAME(moderate_weights)(const real *weight, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (!(weight[i] <= MODERATE && weight[i] >= -MODERATE)) return 0;
-    return 1;
+/* Bᵀ d */
+INLINE void NAME(input_terms)(const vector *d, vector *v) {
+    const vector even_a = d[4] - B2 * d[2], odd_a = A1 * (d[3] - B2 * d[1]);
+    const vector even_b = d[4] - A2 * d[2], odd_b = B1 * (d[3] - A2 * d[1]);
+    v[0] = A2 * B2 * d[0] + (d[4] - (A2 + B2) * d[2]);
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = A2 * B2 * d[1] + (d[5] - (A2 + B2) * d[3]);
 }
 
-INLINE int NAME(worth_pairs)(const convolution *t, int64_t width) {
-    return t->kw == 3 && t->c >= FEWEST && t->o >= FEWEST && width >= 4;
+/* Aᵀ m */
+INLINE void NAME(output_of_terms)(const vector *m, vector *y) {
+    const vector even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
+    y[0] = m[0] + even_a + even_b;
+    y[1] = A1 * odd_a + B1 * odd_b;
+    y[2] = A2 * even_a + B2 * even_b;
+    y[3] = A3 * odd_a + (B3 * odd_b + m[5]);
 }
 
-/* From weights in the order of `correlate`: [term][kh][c][outputs] for each block of outputs. */
-static void NAME(order_pairs)(const real *weight, real *to, int64_t all, int64_t c, int64_t kh) {
+/* G g for three numbers `step` apart, in double precision, to places `apart`. */
+INLINE void NAME(weight_terms)(const double *g, int64_t step, double *to, int64_t apart) {
+    const double g0 = g[0], g1 = g[step], g2 = g[2 * step];
+    const double even_a = (g0 + A2 * g2) / NA, odd_a = A1 / NA * g1;
+    const double even_b = (g0 + B2 * g2) / NB, odd_b = B1 / NB * g1;
+    to[0] = g0 / (A2 * B2);
+    to[apart] = even_a + odd_a;
+    to[2 * apart] = even_a - odd_a;
+    to[3 * apart] = even_b + odd_b;
+    to[4 * apart] = even_b - odd_b;
+    to[5 * apart] = g2;
+}
+
+/* From weights in the order of `correlate`: [term][c][outputs], with c · outputs for each block of outputs. */
+static void NAME(order_terms)(const real *weight, real *to, int64_t all, int64_t c) {
     int outputs;
-    for (int64_t first = 0; first < all; first += outputs, weight += c * kh * 3 * outputs) {
+    for (int64_t first = 0; first < all; first += outputs, to += c * outputs) {
         outputs = NAME(outputs)(first, all);
-        const int64_t size = kh * c * outputs;
-        for (int64_t i = 0; i < kh; i++)
-            for (int64_t k = 0; k < c; k++)
-                for (int64_t o = 0; o < outputs; o++, to++) {
-                    const real *g = weight + (k * kh + i) * 3 * outputs + o;
-                    const real g0 = g[0], g1 = g[outputs], g2 = g[2 * outputs];
-                    to[0] = g0;
-                    to[size] = (g0 + g1 + g2) / 2;
-                    to[2 * size] = (g0 - g1 + g2) / 2;
-                    to[3 * size] = g2;
-                }
-        to += (TERMS - 1) * size;
+        for (int64_t k = 0; k < c; k++, weight += 9 * outputs) {
+            double g[9][MOST_OUTPUTS], rows[3][6][MOST_OUTPUTS], terms[6][6][MOST_OUTPUTS];
+            memset(g, 0, sizeof g);
+            for (int tap = 0; tap < 9; tap++)
+                for (int o = 0; o < outputs; o++) g[tap][o] = weight[tap * outputs + o];
+            for (int o = 0; o < MOST_OUTPUTS; o++) {
+                UNROLL for (int i = 0; i < 3; i++)
+                    NAME(weight_terms)(&g[3 * i][o], MOST_OUTPUTS, &rows[i][0][o], MOST_OUTPUTS);
+                UNROLL for (int j = 0; j < 6; j++)
+                    NAME(weight_terms)(&rows[0][j][o], 6 * MOST_OUTPUTS, &terms[0][j][o], 6 * MOST_OUTPUTS);
+            }
+            for (int term = 0; term < TERMS; term++)
+                for (int o = 0; o < outputs; o++)
+                    to[(term * all * c) + k * outputs + o] = (real)terms[term / 6][term % 6][o];
+        }
     }
 }
 
+/* --- a block of images in tiles --- */
+
+/* Images of whole vectors, surrounded by zeros: strides are those of `images`, whose n is 1. */
 typedef struct {
-    const vector *x; /* with its frame */
-    int64_t plane, row, c, kh, pairs, slots;
-    int64_t next;    /* the row to transform next */
-    vector *rows; /* the last transformed rows: [slot][term][c][pairs] */
-} NAME(ring);
+    images at;
+    int64_t height, width;
+    int64_t top, left; /* rows and columns of zeros before the first output's window */
+} NAME(framed);
 
-/* Transform the rows of x up to `end`, of which those from `begin` on are needed. */
-static void NAME(transform_rows)(NAME(ring) * t, int64_t begin, int64_t end) {
-    const int64_t size = t->c * t->pairs;
-    for (int64_t h = begin > t->next ? begin : t->next; h < end; h++) {
-        vector *to = t->rows + h % t->slots * TERMS * size;
-        for (int64_t c = 0; c < t->c; c++) {
-            const vector *d = t->x + c * t->plane + h * t->row;
-            for (int64_t q = 0; q < t->pairs; q++, d += 2, to++) {
-                to[0] = d[0] - d[2];
-                to[size] = d[1] + d[2];
-                to[2 * size] = d[2] - d[1];
-                to[3 * size] = 2 * q + 3 < t->row ? d[1] - d[3] : d[1]; /* an odd last column */
-            }
-        }
-    }
-    if (end > t->next) t->next = end;
+/* How a block is cut: chunks of `high` × `wide` tiles, whose terms stay in the second-level cache. */
+typedef struct {
+    int64_t high, wide, tiles, plane; /* plane: vectors from one channel's terms to the next one's */
+} NAME(chunks);
+
+static NAME(chunks) NAME(cut)(int64_t channels, int64_t height, int64_t width) {
+    const int64_t down = (height + 3) / 4, across = (width + 3) / 4;
+    const int64_t fit = 640000 / (TERMS * channels * (int64_t)sizeof(vector)), most = fit < 4 ? 4 : fit;
+    const int64_t pieces = (across + most - 1) / most;
+    NAME(chunks) k = {.wide = (across + pieces - 1) / pieces, .high = 1};
+    if (pieces == 1 && most / across > 1) k.high = most / across < down ? most / across : down;
+    k.tiles = k.high * k.wide;
+    k.plane = TERMS * k.tiles + 1; /* odd, so that channels do not share a set of the first-level cache */
+    return k;
 }
 
-/* O outputs of T pairs of columns, from the kernels' rows i0, i0 + di, … below i1 on rows from `top` on. */
-INLINE void NAME(pair_tile)(const int O, const int T, const NAME(ring) * t, int64_t top, int64_t i0, int64_t i1,
-                            int64_t di, const real *weight, const real *bias, vector *out, int64_t ow,
-                            int64_t q) {
-    vector y0[MOST_OUTPUTS][8], y1[MOST_OUTPUTS][8];
-    UNROLL for (int o = 0; o < O; o++) {
-        UNROLL for (int s = 0; s < T; s++) y0[o][s] = y1[o][s] = (vector){0} + (bias ? bias[o] : 0);
-    }
-    for (int term = 0; term < TERMS; term++) {
-        vector sum[MOST_OUTPUTS][8] = {{{0}}};
-        for (int64_t i = i0; i < i1; i += di) {
-            const vector *in = t->rows + ((top + i) % t->slots * TERMS + term) * t->c * t->pairs + q;
-            const real *w = weight + (term * t->kh + i) * t->c * O;
-            for (int64_t c = 0; c < t->c; c++, in += t->pairs, w += O) {
-                vector x[8];
-                UNROLL for (int s = 0; s < T; s++) x[s] = in[s];
-                UNROLL for (int o = 0; o < O; o++) {
-                    UNROLL for (int s = 0; s < T; s++) sum[o][s] += w[o] * x[s];
-                }
-            }
+/* Vectors of memory for the terms of a channel's chunks, once, and between them. */
+INLINE int64_t NAME(between)(NAME(chunks) k) { return 6 * (4 * k.wide + 2); }
+
+/* The terms of one channel of x for high × wide tiles from (row, column) of the output on:
+ * [term][tile], with `tiles` from one term to the next. */
+static void NAME(tiles_of_input)(const NAME(framed) * x, int64_t c, int64_t row, int64_t column, int64_t high,
+                                 int64_t wide, int64_t tiles, vector *between, vector *to) {
+    static const vector nothing;
+    const int64_t columns = 4 * wide + 2, left = column - x->left;
+    const int64_t from = left < 0 ? -left : 0, until = left + columns > x->width ? x->width - left : columns;
+    for (int64_t h = 0; h < high; h++, to += wide) {
+        const real *rows[6];
+        int64_t steps[6];
+        UNROLL for (int i = 0; i < 6; i++) {
+            const int64_t r = row + 4 * h + i - x->top;
+            const int inside = r >= 0 && r < x->height;
+            steps[i] = inside ? x->at.w : 0;
+            rows[i] = inside ? (const real *)x->at.data + c * x->at.c + r * x->at.h + left * x->at.w
+                             : (const real *)&nothing;
         }
+        for (int64_t k = 0; k < columns; k++) {
+            vector d[6], v[6];
+            if (k < from || k >= until) {
+                UNROLL for (int i = 0; i < 6; i++) between[i * columns + k] = nothing;
+                continue;
+            }
+            UNROLL for (int i = 0; i < 6; i++) {
+                memcpy(d + i, rows[i] + k * steps[i], sizeof(vector));
+                __builtin_prefetch(rows[i] + k * steps[i] + x->at.c); /* of the next channel */
+            }
+            NAME(input_terms)(d, v);
+            UNROLL for (int i = 0; i < 6; i++) between[i * columns + k] = v[i];
+        }
+        for (int i = 0; i < 6; i++)
+            for (int64_t q = 0; q < wide; q++) {
+                vector v[6];
+                NAME(input_terms)(between + i * columns + 4 * q, v);
+                UNROLL for (int j = 0; j < 6; j++) to[(6 * i + j) * tiles + q] = v[j];
+            }
+    }
+}
+
+/* O × T sums over the channels. */
+INLINE void NAME(term_tile)(const int O, const int T, const vector *u, int64_t plane, int64_t c, const real *w,
+                            vector *m) {
+    vector sum[MOST_OUTPUTS][3] = {{{0}}};
+    for (; c > 0; c--, u += plane, w += O) {
+        vector x[3];
+        UNROLL for (int s = 0; s < T; s++) x[s] = u[s];
         UNROLL for (int o = 0; o < O; o++) {
-            UNROLL for (int s = 0; s < T; s++) {
-                if (term < 3) y0[o][s] += sum[o][s];
-                if (term == 1) y1[o][s] += sum[o][s];
-                if (term > 1) y1[o][s] -= sum[o][s];
-            }
+            UNROLL for (int s = 0; s < T; s++) sum[o][s] += w[o] * x[s];
         }
     }
     UNROLL for (int o = 0; o < O; o++) {
-        UNROLL for (int s = 0; s < T; s++) {
-            vector *to = out + o * ow + 2 * (q + s);
-            to[0] = y0[o][s];
-            if (2 * (q + s) + 1 < ow) to[1] = y1[o][s];
-        }
+        UNROLL for (int s = 0; s < T; s++) m[o * plane + s] = sum[o][s];
     }
 }
 
-/* As `correlate`, for the row of y whose windows begin at row `top` of x. */
-static void NAME(correlate_pairs)(NAME(ring) * t, int64_t top, int64_t i0, int64_t i1, int64_t di,
-                                  const real *weight, const real *bias, vector *out, int64_t ow, int64_t all) {
-    NAME(transform_rows)(t, top + i0, top + i1);
-    int outputs;
-    for (int64_t o = 0; o < all; o += outputs) {
-        outputs = NAME(outputs)(o, all);
-        const real *w = weight + o * t->c * t->kh * TERMS, *b = bias ? bias + o : NULL;
-        vector *to = out + o * ow;
-        int64_t q = 0;
-        switch (outputs) {
-#define ROW(O, T)                                                                                      \
-    case O:                                                                                            \
-        for (; q + T <= t->pairs; q += T)                                                              \
-            NAME(pair_tile)(O, T, t, top, i0, i1, di, w, b, to, ow, q);                                \
-        for (; q < t->pairs; q++) NAME(pair_tile)(O, 1, t, top, i0, i1, di, w, b, to, ow, q);          \
-        break;
-            TILES(ROW)
-#undef ROW
-        }
-    }
-}
+#if MOST_OUTPUTS == 8
+#define EACH_OUTPUTS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
+#else
+#define EACH_OUTPUTS(DO) DO(1) DO(2) DO(3) DO(4)
+#endif
 
-/* --- ∂L/∂weight: with δ of a pair of columns, the transpose of the above ---
- *
- *     M0 = Σ δ0 (d0 - d2),           M3 = Σ δ1 (d1 - d3),           ∂L/∂g0 = M0 + (M1 + M2) / 2,
- *     M1 = Σ (δ0 + δ1) (d1 + d2),    M2 = Σ (δ0 - δ1) (d2 - d1),    ∂L/∂g1 = (M1 - M2) / 2,
- *                                                                   ∂L/∂g2 = (M1 + M2) / 2 - M3. */
-
-/* Rows of δ, [row][column][all], as [term][row][pair][all]. */
-static void NAME(transform_band)(const vector *band, int64_t rows, int64_t columns, int64_t all, vector *to) {
-    const int64_t pairs = (columns + 1) / 2, size = rows * pairs * all;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t q = 0; q < pairs; q++)
-            for (int64_t o = 0; o < all; o++, to++) {
-                const vector *d = band + (r * columns + 2 * q) * all + o;
-                const vector d1 = 2 * q + 1 < columns ? d[all] : (vector){0};
-                to[0] = d[0];
-                to[size] = d[0] + d1;
-                to[2 * size] = d[0] - d1;
-                to[3 * size] = d1;
-            }
-}
-
-/* O × T sums of a term, for T rows of kernels; x is a channel in slot 0. */
-INLINE void NAME(pair_taps)(const int O, const int T, const NAME(ring) * t, const vector *d, int64_t all,
-                            const vector *x, int64_t slot, int64_t rows, vector *to) {
-    vector sum[MOST_OUTPUTS][8];
-    UNROLL for (int o = 0; o < O; o++) {
-        UNROLL for (int s = 0; s < T; s++) sum[o][s] = to[o * T + s];
-    }
-    for (int64_t r = 0; r < rows; r++) {
-        const vector *row[8];
-        UNROLL for (int s = 0; s < T; s++) {
-            const int64_t at = slot + r + s;
-            row[s] = x + (at < t->slots ? at : at - t->slots) * TERMS * t->c * t->pairs;
-        }
-        for (int64_t q = 0; q < t->pairs; q++, d += all) {
-            vector v[8];
-            UNROLL for (int s = 0; s < T; s++) v[s] = row[s][q];
-            UNROLL for (int o = 0; o < O; o++) {
-                vector delta = d[o];
-                IN_REGISTER(delta);
-                UNROLL for (int s = 0; s < T; s++) sum[o][s] += delta * v[s];
-            }
-        }
-    }
-    UNROLL for (int o = 0; o < O; o++) {
-        UNROLL for (int s = 0; s < T; s++) to[o * T + s] = sum[o][s];
-    }
-}
-
-/* Add a sum of M to ∂L/∂g. */
-INLINE void NAME(add_term)(real *g, int64_t term, real sum) {
-    const real half = sum / 2;
-    if (term == 0) g[0] += sum;
-    if (term == 1) g[0] += half, g[1] += half, g[2] += half;
-    if (term == 2) g[0] += half, g[1] -= half, g[2] += half;
-    if (term == 3) g[2] -= sum;
-}
-
-/* Add to M a band of transformed δ, whose first row sees x from row `top` on. */
-static void NAME(add_pair_taps)(NAME(ring) * t, const vector *d, int64_t top, int64_t rows, int64_t all,
-                                vector *to) {
-    NAME(transform_rows)(t, top, top + rows + t->kh - 1);
-    for (int64_t term = 0; term < TERMS; term++, d += rows * t->pairs * all) {
+/* The terms of all outputs for a chunk, from those of c channels. */
+static void NAME(multiply_terms)(const vector *u, const real *weight, int64_t c, int64_t all, int64_t plane,
+                                 int64_t tiles, vector *m) {
+    for (int term = 0; term < TERMS; term++, u += tiles, m += tiles) {
         int outputs;
-        for (int64_t o = 0; o < all; o += outputs) {
-            outputs = NAME(outputs)(o, all);
-            for (int64_t c = 0; c < t->c; c++) {
-                const vector *x = t->rows + (term * t->c + c) * t->pairs;
-                int64_t i = 0;
-                switch (outputs) {
-#define TAPS(O, T)                                                                                     \
-    for (; i + T <= t->kh; i += T, to += O * T)                                                        \
-        NAME(pair_taps)(O, T, t, d + o, all, x, (top + i) % t->slots, rows, to);
-#define BOTH(O, T)                                                                                     \
+        for (int64_t first = 0; first < all; first += outputs, weight += c * outputs) {
+            outputs = NAME(outputs)(first, all);
+            vector *to = m + first * plane;
+            switch (outputs) {
+#define ROW(O)                                                                                         \
     case O:                                                                                            \
-        TAPS(O, T)                                                                                     \
-        TAPS(O, 1)                                                                                     \
+        for (int64_t q = 0; q < tiles;)                                                                   \
+            if (tiles - q == 3 || tiles - q > 4)                                                          \
+                NAME(term_tile)(O, 3, u + q, plane, c, weight, to + q), q += 3;                           \
+            else if (tiles - q > 1) NAME(term_tile)(O, 2, u + q, plane, c, weight, to + q), q += 2;       \
+            else NAME(term_tile)(O, 1, u + q, plane, c, weight, to + q), q++;                             \
         break;
-                    TILES(BOTH)
-#undef TAPS
-#undef BOTH
-                }
+                EACH_OUTPUTS(ROW)
+#undef ROW
             }
         }
     }
+}
+
+/* One output of high × wide tiles from their terms: `rows` rows and `columns` columns of y. Adds 0 · y
+ * to `check`. */
+static void NAME(tiles_to_output)(const vector *m, int64_t high, int64_t wide, int64_t tiles, real bias,
+                                  int64_t rows, int64_t columns, real *to, const images *y, vector *check) {
+    vector seen = *check;
+    for (int64_t h = 0; h < high; h++, m += wide, rows -= 4, to += 4 * y->h)
+        for (int64_t q = 0; q < wide; q++) {
+            vector z[4][6];
+            UNROLL for (int j = 0; j < 6; j++) {
+                vector column[6], four[4];
+                UNROLL for (int i = 0; i < 6; i++) column[i] = m[(6 * i + j) * tiles + q];
+                NAME(output_of_terms)(column, four);
+                UNROLL for (int r = 0; r < 4; r++) z[r][j] = four[r];
+            }
+            const int64_t last = columns - 4 * q;
+            UNROLL for (int r = 0; r < 4; r++) {
+                vector four[4];
+                NAME(output_of_terms)(z[r], four);
+                UNROLL for (int k = 0; k < 4; k++) {
+                    four[k] += bias;
+                    seen += four[k] * 0;
+                }
+                if (r >= rows) continue;
+                real *line = to + r * y->h + 4 * q * y->w;
+                UNROLL for (int k = 0; k < 4; k++)
+                    if (k < last) memcpy(line + k * y->w, four + k, sizeof(vector));
+            }
+        }
+    *check = seen;
+}
+
+/* Whether no lane is infinite or nan: `check` is a sum of such times 0. */
+static int NAME(is_finite)(vector check) {
+    for (int64_t lane = 0; lane < LANES; lane++)
+        if (check[lane] != 0) return 0;
+    return 1;
+}
+
+/* Vectors of workspace for `rows_in_tiles`. */
+INLINE int64_t NAME(room_for_tiles)(NAME(chunks) k, int64_t channels) {
+    return channels * k.plane + NAME(between)(k);
+}
+
+/* `rows` rows of y, at most 4 · high, from row `first` on, which is where y->data is. Returns whether all
+ * numbers are finite. */
+static int NAME(rows_in_tiles)(const NAME(framed) * x, NAME(chunks) k, int64_t c, int64_t all, const real *weight,
+                               const real *bias, int64_t first, int64_t rows, int64_t width, const images *y,
+                               vector *u) {
+    vector *m = u + c * k.plane, *between = m + all * k.plane, check = {0};
+    const int64_t high = (rows + 3) / 4;
+    for (int64_t column = 0; column < width; column += 4 * k.wide) {
+        const int64_t columns = width - column < 4 * k.wide ? width - column : 4 * k.wide, wide = (columns + 3) / 4;
+        for (int64_t i = 0; i < c; i++)
+            NAME(tiles_of_input)(x, i, first, column, high, wide, high * wide, between, u + i * k.plane);
+        NAME(multiply_terms)(u, weight, c, all, k.plane, high * wide, m);
+        for (int64_t o = 0; o < all; o++)
+            NAME(tiles_to_output)(m + o * k.plane, high, wide, high * wide, bias ? bias[o] : 0, rows, columns,
+                                  (real *)y->data + o * y->c + column * y->w, y, &check);
+    }
+    return NAME(is_finite)(check);
 }
