@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
-from xbp.accelerators.cpu.calls import address
+from xbp.accelerators.cpu.calls import address, aligned
 from xbp.accelerators.shared import dense_order, inverse
 from xbp.primitives.dispatch import check_gradient, of_input
 
@@ -98,7 +98,7 @@ def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
 def empty_in(order: tuple[int, ...], like: Real) -> Real:
     """Memory for an array like `like`, with axes in the given memory `order`."""
     shape = [like.shape[axis] for axis in order]
-    return np.empty(shape, like.dtype).transpose(inverse(order))
+    return aligned(tuple(shape), like.dtype).transpose(inverse(order))
 
 
 ACCELERATORS = (rectify, cross_entropy)

@@ -42,6 +42,7 @@ static void NAME(tiles_of_delta)(const NAME(framed) * d, int64_t o, int64_t outp
                 const real *from = (const real *)d->at.data + o * d->at.c + r * d->at.h + k * d->at.w;
                 for (int64_t s = 0; s < outputs; s++) {
                     memcpy(square + s, from + s * d->at.c, sizeof(vector));
+                    __builtin_prefetch(from + s * d->at.c + 4 * d->at.w); /* of the next tile */
                     sums[s] += square[s];
                 }
                 NAME(transpose)(square);
