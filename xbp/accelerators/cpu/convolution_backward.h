@@ -75,7 +75,7 @@ INLINE void NAME(spread)(const int64_t pool_h, const int64_t pool_w, const convo
     *total += sum;
 }
 
-/* The lanes of each sum of `dw` added up, in the order of the weights, in `partial`; they are cleared. */
+/* The lanes of each sum of `dw` added up, in the order of the weights, in `partial`. */
 static void NAME(collect)(const convolution *t, vector *dw, real *partial) {
     const int64_t taps = t->kh * t->kw, count = t->o * t->c * taps;
     real *from = (real *)dw; /* totals take the places of sums that were read */
@@ -99,7 +99,6 @@ static void NAME(collect)(const convolution *t, vector *dw, real *partial) {
                 k += tile;
             }
     }
-    memset(dw, 0, count * sizeof(vector));
 }
 
 /* ∂L/∂x of a block is the convolution of δ, in a frame of zeros and with stride_h - 1 rows and stride_w - 1
@@ -202,14 +201,9 @@ static int NAME(backward_in_tiles)(NAME(job) *job, int64_t group) {
     return NAME(collect_terms)(t, m, partial);
 }
 
-static void NAME(backward_part)(void *task, int part, int parts) {
-    NAME(job) *job = task;
+/* Both gradients of a group directly, or ∂L/∂weight alone if ∂L/∂x was computed in tiles. */
+static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
     const convolution *t = job->t;
-    int64_t group = part * job->groups / parts;
-    const int64_t end_group = (part + 1) * job->groups / parts;
-    int finite = job->in_tiles;
-    for (int64_t g = group; g < end_group && finite && !job->failed; g++) finite = NAME(backward_in_tiles)(job, g);
-    if (finite || group == end_group || job->failed) return;
     const int64_t row = t->w + 2 * t->pad_w, plane = (t->h + 2 * t->pad_h) * row;
     const int64_t rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, taps = t->kh * t->kw;
     const int64_t weights = t->o * t->c * taps;
@@ -238,7 +232,7 @@ static void NAME(backward_part)(void *task, int part, int parts) {
     memset(band, 0, t->o * (height * lines + d_plane) * sizeof(vector)); /* positions never written */
     memset(dw, 0, (weights + t->o) * sizeof(vector));
     real *partial = job->partial + group * (weights + t->o);
-    for (int64_t block = FIRST_OF(group); block < FIRST_OF(end_group); block++) {
+    for (int64_t block = FIRST_OF(group); block < FIRST_OF(group + 1); block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
         NAME(pack)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns, columns);
@@ -275,21 +269,22 @@ static void NAME(backward_part)(void *task, int part, int parts) {
                 }
             }
         }
-        if (block + 1 == FIRST_OF(group + 1)) {
-            NAME(collect)(t, dw, partial);
-            for (int64_t o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
-            memset(db, 0, t->o * sizeof(vector));
-            partial += weights + t->o;
-            group++;
-        }
         if (!wants_dx) continue;
         const images delta = {d + top * d_row + left, 1, d_plane * LANES, d_row * LANES, LANES};
         if (!in_tiles || !NAME(input_gradient_in_tiles)(job, first, lanes, &delta, cut, line, terms))
             NAME(input_gradient)(job, first, lanes, d, line);
     }
+    NAME(collect)(t, dw, partial);
+    for (int64_t o = 0; o < t->o; o++) partial[weights + o] = NAME(total)(db[o]);
 }
 
 #undef FIRST_OF
+
+static void NAME(backward_part)(void *task, int part, int parts) {
+    NAME(job) *job = task;
+    for (int64_t group = part * job->groups / parts; group < (part + 1) * job->groups / parts; group++)
+        if (!job->in_tiles || !NAME(backward_in_tiles)(job, group)) NAME(backward_directly)(job, group);
+}
 
 /* Some entries of the sum over groups, left in the first. */
 static void NAME(sum_part)(void *task, int part, int parts) {
