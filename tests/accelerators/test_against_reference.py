@@ -55,7 +55,7 @@ CONVOLUTIONS = [
     (20, 11, 9, 9, 8, (4, 3), (1, 1), (3, 0), True, (3, 1)),
     (3, 8, 8, 8, 8, (3, 3), (2, 2), (1, 1), False, (1, 1)),  # only backward
     (2, 8, 12, 6, 8, (1, 3), (3, 1), (0, 1), False, (1, 1)),  # rows that no kernel sees
-    # Several chunks of tiles, of several rows or parts of one; windows that begin in one and end in the next:
+    # Several chunks of tiles, of several rows or parts of one; windows across two chunks:
     (17, 24, 34, 9, 24, (3, 3), (1, 1), (1, 1), False, (1, 1)),
     (2, 24, 34, 8, 25, (3, 3), (1, 1), (1, 1), True, (3, 2)),
     (3, 40, 5, 50, 16, (3, 3), (1, 1), (2, 2), False, (1, 1)),

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
-from xbp.accelerators.cpu.calls import DTYPES, address, addressable, aligned, descriptor, incoming, run
+from xbp.accelerators.cpu.calls import (
+    DTYPES,
+    address,
+    addressable,
+    aligned,
+    descriptor,
+    incoming,
+    run,
+)
 from xbp.accelerators.shared import MOST_PLACES, Pair, is_plain
 from xbp.primitives.dispatch import check_gradient, of_input
 from xbp.primitives.images import Padding, output_size
