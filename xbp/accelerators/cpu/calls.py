@@ -60,7 +60,8 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Real:
         return np.empty(shape, dtype)
     memory = np.empty(size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
+    array: Real = memory[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def descriptor(array: Real | None) -> native.Images:
