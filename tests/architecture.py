@@ -33,6 +33,7 @@ ROOMS = {
     "accelerators": "second implementations, by machine: C for numpy, kernels for CuPy",
     "parallel": "groups of processes",
     "nn": "layers and losses",
+    "derivatives": "Jacobians, gradients of samples, products with the Hessian",
     "optim": "update rules and schedules",
     "datasets": "where data come from",
     "data": "how data are given to training",

@@ -18,7 +18,15 @@ from typing import Any
 
 FROZEN = Path(__file__).parent / "golden" / "public_names.txt"
 ROOMS = (
-    *("xbp", "xbp.accelerators", "xbp.backend", "xbp.data", "xbp.datasets", "xbp.errors"),
+    *(
+        "xbp",
+        "xbp.accelerators",
+        "xbp.backend",
+        "xbp.data",
+        "xbp.datasets",
+        "xbp.derivatives",
+        "xbp.errors",
+    ),
     *(
         "xbp.estimators",
         "xbp.exchange",

@@ -36,6 +36,7 @@ ABOUT = {
     "xbp.optim": "optimizers, schedules, groups, clipping",
     "xbp.primitives": "operations that may have a second implementation, with their gradients",
     "xbp.training": "the trainer, and what it consists of",
+    "xbp.derivatives": "Jacobians, gradients of samples, products with the Hessian",
     "xbp.homework": "exercises that check themselves",
     "xbp.testing": "gradients, parity, hidden waits",
 }
