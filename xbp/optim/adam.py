@@ -21,7 +21,7 @@ from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
-from xbp.primitives.updates import Scalar, average, normalized_step
+from xbp.primitives.updates import Scalar, adaptive_step, average, normalized_step
 
 
 class Adam(Optimizer):
@@ -96,6 +96,9 @@ class Adam(Optimizer):
         eps: Scalar,
         *rate: Scalar,
     ) -> None:
+        if self.multi_tensor():
+            adaptive_step(p, state["m"], state["v"], g, *self.betas, rate[0], scale, eps)
+            return
         average(state["m"], self.betas[0], g)
         average(state["v"], self.betas[1], g, g)
         factor, mean = self.mean(state["m"], g, *rate)

@@ -36,6 +36,7 @@ from xbp.primitives.softmax import softmax
 from xbp.primitives.special import erf, erfc, sigmoid
 from xbp.primitives.updates import (
     accumulate,
+    adaptive_step,
     add_scaled,
     average,
     normalized_step,
@@ -45,6 +46,7 @@ from xbp.primitives.updates import (
 __all__ = [
     "accumulate",
     "adaptive_average_pool",
+    "adaptive_step",
     "add",
     "add_scaled",
     "affine",

@@ -76,18 +76,36 @@ class Update(Primitive[F]):
 
     For lists it changes each array of the first list by its counterparts in the others. An
     accelerator may change all of them, say all parameters of a model, at once.
+
+    Attributes
+    ----------
+    composed : bool
+        Whether the reference consists of updates, and so accepts lists itself.
     """
+
+    composed = False
 
     def __call__(self, x: Any, *args: Any) -> None:
         if not isinstance(x, list):
             super().__call__(x, *args)
             return
         fast = registry.find(self.name, type(x[0]))
-        if fast is None or fast(x, *args) is NotImplemented:
+        if fast is not None and fast(x, *args) is not NotImplemented:
+            return
+        if self.composed:
+            self.reference(x, *args)
+        else:
             change = self.reference if fast is None else super().__call__
             partners = (arg if isinstance(arg, list) else repeat(arg) for arg in args)
             for own in zip(x, *partners, strict=False):
                 change(*own)
+
+
+def composed_update(reference: F) -> F:
+    """`reference`, which consists of updates, as an `Update`."""
+    made = Update(reference)
+    made.composed = True
+    return made  # type: ignore[return-value]
 
 
 def primitive(reference: F) -> F:

@@ -10,7 +10,7 @@ import math
 from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
-from xbp.primitives.dispatch import update
+from xbp.primitives.dispatch import composed_update, update
 
 Scalar: TypeAlias = "float | Array"
 """A number; in a step that a device has recorded and repeats, a 0-d array."""
@@ -77,3 +77,29 @@ def normalized_step(p: Array, rate: Scalar, m: Array, scale: Scalar, v: Array, e
     rate, scale, eps : float, or 0-d array of that dtype
     """
     p -= rate * m / (scale * array_namespace(v).sqrt(v) + eps)
+
+
+@composed_update
+def adaptive_step(
+    p: Array,
+    m: Array,
+    v: Array,
+    g: Array,
+    beta1: float,
+    beta2: float,
+    rate: Scalar,
+    scale: Scalar,
+    eps: Scalar,
+) -> None:
+    """A step of Adam: m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and `normalized_step`.
+
+    Parameters
+    ----------
+    p, m, v, g : arrays of one shape and dtype
+        m and v are changed, too.
+    beta1, beta2 : float
+    rate, scale, eps : float, or 0-d array of that dtype
+    """
+    average(m, beta1, g)
+    average(v, beta2, g, g)
+    normalized_step(p, rate, m, scale, v, eps)

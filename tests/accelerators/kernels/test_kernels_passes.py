@@ -57,6 +57,28 @@ def test_updates(n: int, numbers: str, dtype: str, machine: Emulation) -> None:
                 assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("numbers", ["on the host", "on the device"])
+@pytest.mark.parametrize("n", [1, 700])
+def test_a_step_of_adam(n: int, numbers: str, dtype: str, machine: Emulation) -> None:
+    rng = np.random.default_rng(0)
+    p, m, g = (rng.normal(size=n).astype(dtype) for _ in range(3))
+    v = rng.uniform(0, 2, n).astype(dtype)
+    coefficients: list[Any] = [0.3, 1.5, 1e-3]
+    true = [array.astype("f8") for array in (p, m, v, g)]
+    primitives.adaptive_step.reference(*true, 0.9, 0.99, *coefficients)
+    if numbers == "on the device":
+        coefficients = [machine.guarded(np.array(it, dtype)) for it in coefficients]
+    own = [machine.guarded(array) for array in (p, m, v, g)]
+    assert passes.adaptive_step(*own, 0.9, 0.99, *coefficients) is None
+    assert machine.launches == ["adaptive_step"]
+    for found, right in zip(own, true, strict=True):
+        assert_close(found, right, 4)
+    wide = [np.ones((4, 6), dtype) for _ in range(4)]
+    for k in range(3):  # each that is changed lies in row-major order
+        given = [array.T.copy().T if i == k else array for i, array in enumerate(wide)]
+        assert passes.adaptive_step(*given, 0.9, 0.99, 0.3, 1.5, 1e-3) is NotImplemented
+
+
 def test_many_parameters_in_one_launch(dtype: str, machine: Emulation) -> None:
     rng = np.random.default_rng(0)
     sizes = [1, 700, 3, 256, 5000] + [7] * (passes.MOST - 5)
@@ -81,7 +103,7 @@ def test_many_parameters_in_one_launch(dtype: str, machine: Emulation) -> None:
     [
         (lambda p: optim.SGD(p, 0.1), ["add_scaled"]),
         (lambda p: optim.SGD(p, 0.1, 0.9), ["accumulate", "add_scaled"]),
-        (optim.AdamW, ["rescale", "average", "average_product", "normalized_step"]),
+        (optim.AdamW, ["rescale", "adaptive_step"]),
     ],
 )
 def test_launches_of_an_optimizer(make: Any, launches: list[str], machine: Emulation) -> None:

@@ -117,6 +117,9 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     passes.accumulate(p, 0.5, m, 0.25)
     passes.rescale(p, 0.75)
     passes.normalized_step(p, 0.1, m, 1.5, m * m, 1e-3)
+    moments = [machine.guarded(array) for array in (m, m * m)]
+    passes.adaptive_step(p, *moments, m, 0.9, 0.99, 0.1, 1.5, 1e-3)
+    yield from moments
     yield p
     for classes in (10, 40):
         logits = rng.normal(size=(600, classes)).astype(dtype)
@@ -228,7 +231,7 @@ def test_the_emulation_finds_threads_at_different_barriers(
 STEP = {  # of LeNet-5, with two images
     "convolve": 2, "convolve_to_weight": 2, "convolve_to_input": 1, "multiply": 6,
     "cross_entropy": 1,
-    "average": 1, "average_product": 1, "normalized_step": 1,
+    "adaptive_step": 1,
 }  # fmt: skip
 
 

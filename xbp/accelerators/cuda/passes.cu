@@ -4,8 +4,8 @@
 #define MOST 64 /* arrays in one launch */
 
 struct arrays {
-    real *to;
-    const real *a, *b;
+    real *to, *a, *b;
+    const real *c;
     long long size;
 };
 
@@ -17,7 +17,7 @@ struct number { /* `value`, or a number on the device that may change between re
 
 struct pass {
     arrays of[MOST];
-    number s, t, u;
+    number s, t, u, v, w;
 };
 
 __device__ inline double read(const number &it) {
@@ -43,6 +43,19 @@ PASS(rescale, of.to[i] *= s)
 PASS(average, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i])
 PASS(average_product, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i] * of.b[i])
 PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
+
+/* Adam: a ← s a + (1 - s) c, b ← t b + (1 - t) c², to ← to - u a / (v √b + w). */
+extern "C" __global__ void __launch_bounds__(THREADS) adaptive_step(const pass p) {
+    const arrays of = p.of[blockIdx.y];
+    const double s = read(p.s), t = read(p.t);
+    const real rate = (real)read(p.u), scale = (real)read(p.v), eps = (real)read(p.w);
+    ENTRIES(i) {
+        const real c = of.c[i];
+        const real a = (real)s * of.a[i] + (real)(1 - s) * c;
+        const real b = (real)t * of.b[i] + (real)(1 - t) * c * c;
+        of.a[i] = a, of.b[i] = b, of.to[i] -= rate * a / (scale * sqrt(b) + eps);
+    }
+}
 
 /* to[i] = Σ_k a[k · size + i] over s rows: with w warps in a block each warp adds every w-th row, in order,
  * and then the warps' sums are added in order. */

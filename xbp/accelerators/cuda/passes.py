@@ -24,9 +24,11 @@ MOST_BLOCKS = 1024
 MANY_ROWS = 64
 """The rows of a sum that 32 warps of a block share; fewer rows are shared by 8."""
 
-Arrays = structure("Arrays", to=pointer, a=pointer, b=pointer, size=ctypes.c_longlong)
+Arrays = structure(
+    "Arrays", **dict.fromkeys(("to", "a", "b", "c"), pointer), size=ctypes.c_longlong
+)
 Number = structure("Number", at=pointer, value=ctypes.c_double, bytes=ctypes.c_longlong)
-Pass = structure("Pass", of=Arrays * MOST, s=Number, t=Number, u=Number)
+Pass = structure("Pass", of=Arrays * MOST, **dict.fromkeys(("s", "t", "u", "v", "w"), Number))
 
 
 def add_scaled(p: Array, factor: Any, g: Array) -> Any:
@@ -57,6 +59,11 @@ def normalized_step(p: Array, rate: Any, m: Array, scale: Any, v: Array, eps: An
     return _in_place("normalized_step", (p, m, v), (rate, scale, eps))
 
 
+def adaptive_step(p: Array, m: Array, v: Array, g: Array, *numbers: Any) -> Any:
+    """See `xbp.primitives.adaptive_step`."""
+    return _in_place("adaptive_step", (p, m, v, g), numbers, changed=3)
+
+
 def add_up(rows: Array) -> Array:
     """The sum of the rows of a dense matrix, added in a fixed order."""
     total = machine_of(rows).empty(rows.shape[1:], rows.dtype)
@@ -69,8 +76,10 @@ def add_up(rows: Array) -> Array:
 # --- launches ------------------------------------------------------------------------------------
 
 
-def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...]) -> Any:
-    """A pass that changes the first array, which is in row-major order.
+def _in_place(
+    name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...], changed: int = 1
+) -> Any:
+    """A pass that changes the first `changed` arrays, which are in row-major order.
 
     Lists of arrays of one dtype are done `MOST` at a time in one launch.
     """
@@ -79,7 +88,8 @@ def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...]) -> A
     first = groups[0][0]
     for to, *others in groups:
         alike = all(array.shape == to.shape for array in others)
-        if not alike or not fits(first, to, *others) or not to.flags.c_contiguous:
+        in_order = all(array.flags.c_contiguous for array in (to, *others)[:changed])
+        if not alike or not fits(first, to, *others) or not in_order:
             return NotImplemented
     if not all(isinstance(it, Real) or is_number(it, first) for it in numbers):
         return NotImplemented
@@ -107,9 +117,11 @@ def _run(
     task, largest = Pass(), 0
     for it, (to, *others) in zip(task.of, groups, strict=False):
         it.to, it.size = machine.address(to), to.size if size is None else size
-        it.a, it.b = (*(machine.address(array) for array in others), None, None)[:2]
+        for name_of, array in zip("abc", others, strict=False):
+            setattr(it, name_of, machine.address(array))
         largest = max(largest, it.size)
-    for it, given in zip((task.s, task.t, task.u), numbers, strict=False):
+    places = (task.s, task.t, task.u, task.v, task.w)
+    for it, given in zip(places, numbers, strict=False):
         if isinstance(given, Real):
             it.value = given
         else:
@@ -118,4 +130,4 @@ def _run(
     machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, threads, task)
 
 
-ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step)
+ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, adaptive_step)

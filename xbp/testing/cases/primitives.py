@@ -72,6 +72,13 @@ def _normalized_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array) -
     primitives.normalized_step(p, rate, m, scale, v, eps)
 
 
+def _adaptive_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array, g: Array) -> Array:
+    xp = array_namespace(p)
+    p, m, v = (xp.asarray(array, copy=True) for array in (p, m, v))
+    primitives.adaptive_step(p, m, v, g, *numbers)
+    return _joined((p, m, v))
+
+
 def _row_appended(index: Array, *arrays: Array) -> Array:
     xp, half = array_namespace(index), len(arrays) // 2
     index, *tables = (xp.asarray(array, copy=True) for array in (index, *arrays[:half]))
@@ -159,6 +166,15 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
                 (normal(*shape, seed=2), normal(*shape, seed=3) ** 2),
             ),
         )
+    ),
+    *(
+        (
+            "adaptive_step",
+            partial(_adaptive_step, (0.9, 0.99, 0.1, 1.5, 1e-3)),
+            (shape, shape, normal(*shape, seed=3) ** 2, last),
+        )
+        for shape in ((7, 9), (257, 129))
+        for last in (normal(*shape, seed=4), ends(*shape))
     ),
     *(
         ("matmul", primitives.matmul, (a, (a[-1], n)))
