@@ -24,6 +24,7 @@ ROOMS = {
     "nested": "arrays and tuples of them",
     "registry": "which implementation of an operation serves which arrays",
     "paths": "what a path leads to, before it is read",
+    "staging": "where files are written before a rename",
     "launchers": "who started this process, and its share of the cores",
     "backend": "array libraries, devices, arrays, the current backend",
     "machine": "versions, processor, devices, commit",

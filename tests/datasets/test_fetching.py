@@ -29,6 +29,7 @@ from xbp.datasets import (
     load_kmnist,
 )
 from xbp.errors import BackendError, DataError, InputError
+from xbp.staging import staging
 
 pooch = pytest.importorskip("pooch", reason="pooch is not installed")
 
@@ -304,3 +305,21 @@ def test_every_hash_is_one() -> None:
     for entry in known.SETS.values():
         for download in entry.downloads:
             assert len(bytes.fromhex(download.sha256)) == 32 and download.size > 5000
+
+
+def test_what_a_killed_fetch_left_is_used_or_removed(
+    server, monkeypatch, one_record, tmp_path
+) -> None:
+    content = tar(BATCHES)
+    offer_cifar10(server, monkeypatch, content)
+    with staging(tmp_path) as folder:
+        left = folder.with_name(f"{folder.name}0")  # whose lock nobody holds
+    left.mkdir()
+    (left / "tmp").write_bytes(content[:99])
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(content)
+    fetch("cifar10", tmp_path)
+    assert server.asked == [] and not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == set(known.CIFAR10.members)
+    left.mkdir()
+    fetch("cifar10", tmp_path)
+    assert not left.exists()

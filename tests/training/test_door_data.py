@@ -194,3 +194,14 @@ def test_data_are_free_when_fit_has_ended(where: str) -> None:
         assert held() is None
     finally:
         gc.enable()
+
+
+def test_a_model_too_large_for_one_sample_is_one_sentence() -> None:
+    class TooLarge(nn.Layer):
+        def forward(self, x, *, training=False, rng=None):
+            raise MemoryError("convolve found no memory for its workspace; use a smaller batch")
+
+    model = nn.Sequential(TooLarge(), nn.Linear(2, 1, rng=0))
+    trainer = xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(OutOfMemoryError, match="not even a batch size of 1 would fit"):
+        trainer.fit(np.zeros((4, 2)), np.zeros((4, 1)), 1, 2, verbose=False)

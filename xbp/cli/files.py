@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from xbp.errors import DataError, InputError, brief
+from xbp.staging import staging
 from xbp.training.files import check_writable
-from xbp.training.files.staging import staging
 
 
 def prepare_folder(folder: Path, names: Iterable[str]) -> None:

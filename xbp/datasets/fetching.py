@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from gzip import BadGzipFile
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +17,7 @@ from xbp.arguments import choice
 from xbp.datasets.known import SETS, Download
 from xbp.errors import BackendError, DataError, InputError, XBPError, brief
 from xbp.paths import kind_of, path_of
+from xbp.staging import staging, sweep
 
 _CHUNK = 1 << 20
 _LARGEST = 1 << 30  # no file of these sets is larger
@@ -102,6 +103,7 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     """
     known = SETS[choice("a data set", name, tuple(SETS))]
     place = folder_of(name) if folder is None else path_of(folder, f"the folder of {known.title}")
+    sweep(place)
     for download in known.downloads:
         if not missing(place, download.files):
             continue
@@ -110,7 +112,8 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
             archive = _retrieve(download, place)
             if download.members:
                 _unpack(archive, download, place)
-                archive.unlink()
+                with suppress(OSError):  # its files are there
+                    archive.unlink()
     return place
 
 
@@ -120,6 +123,9 @@ def _retrieve(download: Download, folder: Path) -> Path:
     except ImportError as error:
         msg = f"downloads need pooch ({error}); install it with: pip install 'xbackprop[download]'"
         raise BackendError(msg) from None
+    target, digest = folder / download.name, f"sha256:{download.sha256}"
+    if kind_of(target) and pooch.file_hash(str(target)) == download.sha256:
+        return target
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("WARNING")
@@ -129,18 +135,20 @@ def _retrieve(download: Download, folder: Path) -> Path:
         responses.append(response)
 
     try:
-        found = pooch.retrieve(
-            download.url,
-            f"sha256:{download.sha256}",
-            fname=download.name,
-            path=folder,
-            downloader=pooch.HTTPDownloader(timeout=30, hooks={"response": keep}),
-        )
+        with staging(folder) as place:
+            found = pooch.retrieve(
+                download.url,
+                digest,
+                fname=download.name,
+                path=place,
+                downloader=pooch.HTTPDownloader(timeout=30, hooks={"response": keep}),
+            )
+            Path(found).replace(target)
     finally:
         logger.setLevel(level)
         for response in responses:
             response.close()
-    return Path(found)
+    return target
 
 
 def _unpack(archive: Path, download: Download, folder: Path) -> None:
@@ -172,9 +180,9 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _write(content: IO[bytes], target: Path) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     written = 0
-    try:
+    with staging(target.parent) as place:
+        part = place / target.name
         with part.open("wb") as file:
             while chunk := content.read(_CHUNK):
                 written += file.write(chunk)
@@ -182,8 +190,6 @@ def _write(content: IO[bytes], target: Path) -> None:
                     msg = f"{target.name} is larger than any file of this set; fetch it again"
                     raise DataError(msg)
         part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 import xbp
 from xbp import nn, optim
 from xbp.errors import DataError, InputError, NonFiniteError
+from xbp.staging import staging
 from xbp.training import Callback, Checkpoints, Convergence, EarlyStopping, load_model
 from xbp.training.files.checkpoints import checkpoints_in
-from xbp.training.files.staging import staging
 from xbp.training.files.tensors import TensorFile, write_tensors
 
 EPOCHS, BATCH, STEPS_PER_EPOCH = 4, 8, 5  # the last batch of an epoch has 4 samples

@@ -19,10 +19,10 @@ from nobody import as_nobody
 
 import xbp
 from xbp.errors import DataError
+from xbp.staging import OLD, START, staging, sweep
 from xbp.testing.helpers import replaced
 from xbp.training import CSVLogger, History, load_weights, save_weights
 from xbp.training.files import check_writable, replacing, write_text
-from xbp.training.files.staging import OLD, START, staging, sweep
 
 posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX")
 pytestmark = posix
@@ -379,7 +379,7 @@ class TestLeftovers:
             write(tmp_path / "other")
             script = (  # and for another one
                 "import sys; from pathlib import Path\n"
-                "from xbp.training.files.staging import sweep\n"
+                "from xbp.staging import sweep\n"
                 "sweep(Path(sys.argv[1]))"
             )
             subprocess.run([sys.executable, "-c", script, tmp_path], check=True)

@@ -12,11 +12,11 @@ from xbp.arguments import choice, integer
 from xbp.backend import to_numpy
 from xbp.errors import DataError
 from xbp.paths import path_of, same_place
+from xbp.staging import sweep
 from xbp.training.callbacks.base import Callback, Training
 from xbp.training.callbacks.monitoring import check_monitored, improved, monitored, sign_of
 from xbp.training.files.checkpoints import BEST, Checkpoint, checkpoints_in, open_checkpoint
 from xbp.training.files.resume import write_snapshot
-from xbp.training.files.staging import sweep
 from xbp.training.history import Record
 
 

@@ -25,6 +25,7 @@ from xbp.nn import Layer, Loss
 from xbp.nn.embedding import check_tokens
 from xbp.nn.losses import advice
 from xbp.training.door.pieces import check_pieces, check_single
+from xbp.training.memory import enough_memory
 from xbp.training.metrics.counting import Metric, len_of
 from xbp.training.results import check_distinct
 from xbp.training.state import Pair, Pieces
@@ -151,9 +152,12 @@ def one_output(model: Layer, x: Any) -> Array:
     ------
     InputError
         The sample does not fit the model, or the number of outputs is not 1.
+    OutOfMemoryError
+        There is not enough memory for one sample.
     """
     x = tree_map(lambda part: part[:1, ...], x)
-    prediction = model(x)
+    with enough_memory(tree_leaves(x)[0], 1, "a forward pass", model):
+        prediction = model(x)
     for output in tree_leaves(prediction):
         if output.ndim == 0 or len_of(output) != 1:
             shapes = ", ".join(str(tuple(part.shape)) for part in tree_leaves(x))

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from xbp.errors import DataError
 from xbp.paths import KINDS, StrPath, path_of
-from xbp.training.files.staging import staging
+from xbp.staging import staging
 
 TABLES = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")
 """Folders that list the open files of a process."""

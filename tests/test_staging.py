@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from xbp.staging import OLD, staging, sweep
 from xbp.testing.helpers import replaced
-from xbp.training.files.staging import OLD, staging, sweep
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
 
@@ -29,7 +29,7 @@ def test_a_folder_in_use_stays_however_old_it_is(tmp_path: Path) -> None:
 
 
 def test_a_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xbp.training.files.staging.fcntl", None)
+    monkeypatch.setattr("xbp.staging.fcntl", None)
     before = descriptors()
     with staging(tmp_path) as folder:
         (folder / "file").touch()
