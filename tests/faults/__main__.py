@@ -134,7 +134,8 @@ def writers() -> list[Writer]:
         return last.startswith(path.read_bytes())  # a last record may be cut, as after a kill
 
     def ends(path: Path, last: bytes) -> bool:
-        return path.read_bytes().rstrip().endswith(b"</html>")  # with the times of its run
+        content = path.read_bytes().rstrip()  # with times, as in the record of the run
+        return path.name == "run.json" or content.endswith(b"</html>")
 
     def exported(folder: Path) -> object:
         return to_onnx(small, folder / "onnx", (3,))

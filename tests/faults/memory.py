@@ -7,8 +7,8 @@ that needs a workspace, with one thread and with three, and for n = 1, 2, 3, …
 succeeds, the n-th allocation of a forward, and of forward and backward, fails, in a process of its
 own. Then the call must raise `MemoryError` with one sentence; repeated, it must give the right
 results, bit for bit; and it must hold as many blocks as after a call without a fault. Last, `fit`
-and `predict` of a LeNet-5 must raise `xbp.errors.OutOfMemoryError`. Prints a table. Exit status 1 if
-any of this fails.
+and `predict` of a LeNet-5 must raise `xbp.errors.OutOfMemoryError`. Prints a table. Exit status 1
+if any of this fails.
 """
 
 from __future__ import annotations
