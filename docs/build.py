@@ -2,7 +2,7 @@
 
     python3 -m venv .venv && .venv/bin/pip install ".[docs]" && .venv/bin/python docs/build.py
 
-Runs every cell of the pages, makes the reference from the docstrings, and fails at a warning, a
+Runs every cell of the pages (one compiles a C function by `cc`), makes the reference from the docstrings, and fails at a warning, a
 dead link within the site, or anything that a page would fetch from elsewhere.
 """
 

@@ -254,6 +254,53 @@ def test_what_is_more_or_less_is_refused(backend: Backend, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+class Exported:
+    """An object of which nothing is known but DLPack, such as an array of a library to come."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.values.__dlpack_device__()
+
+
+def jax_array() -> Any:
+    return pytest.importorskip("jax").numpy.asarray(np.arange(64.0, dtype="float32"))
+
+
+SHARED: dict[str, Callable[[], Any]] = {
+    "numpy": lambda: np.arange(64.0),
+    "DLPack alone": lambda: Exported(np.arange(64.0)),
+    "memoryview": lambda: memoryview(np.arange(64.0)),
+    "torch": lambda: torch_().arange(64.0),
+    "jax": jax_array,
+}
+"""Arrays on the CPU that need not be copied, as their dtype is one of xbp's."""
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_numpy_shares_the_memory_of_other_arrays(name: str) -> None:
+    theirs = SHARED[name]()
+    with xbp.use_backend("numpy"):
+        ours = xbp.asarray(theirs)
+    values = theirs.values if name == "DLPack alone" else np.asarray(theirs)
+    assert np.shares_memory(ours, values)
+    assert not np.shares_memory(xbp.asarray(ours, dtype="complex64"), values)
+
+
+@pytest.mark.parametrize("name", ["numpy", "memoryview", "torch"])
+def test_torch_shares_the_memory_of_other_arrays(name: str) -> None:
+    """But for read-only ones, of which torch has none: those of JAX and DLPack are copied."""
+    torch_()
+    theirs = SHARED[name]()
+    with xbp.use_backend("torch"):
+        ours = xbp.asarray(theirs)
+    assert np.shares_memory(ours.numpy(), np.asarray(theirs))
+
+
 def test_a_memory_map_is_not_read(tmp_path: Path) -> None:
     mapped = memory_map(tmp_path)
     with xbp.use_backend("numpy"):
