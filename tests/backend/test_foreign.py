@@ -254,7 +254,7 @@ def test_what_is_more_or_less_is_refused(backend: Backend, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-class Exported:
+class OnlyDLPack:
     """An object of which nothing is known but DLPack, such as an array of a library to come."""
 
     def __init__(self, values: Any) -> None:
@@ -273,7 +273,7 @@ def jax_array() -> Any:
 
 SHARED: dict[str, Callable[[], Any]] = {
     "numpy": lambda: np.arange(64.0),
-    "DLPack alone": lambda: Exported(np.arange(64.0)),
+    "DLPack alone": lambda: OnlyDLPack(np.arange(64.0)),
     "memoryview": lambda: memoryview(np.arange(64.0)),
     "torch": lambda: torch_().arange(64.0),
     "jax": jax_array,
