@@ -2,8 +2,9 @@
 
     python3 -m venv .venv && .venv/bin/pip install ".[docs]" && .venv/bin/python docs/build.py
 
-Runs every cell of the pages (one compiles a C function by `cc`), makes the reference from the docstrings, and fails at a warning, a
-dead link within the site, or anything that a page would fetch from elsewhere.
+Runs every cell of the pages (one compiles a C function by `cc`), makes the reference from the
+docstrings, and fails at a warning, a dead link within the site, or anything that a page would fetch
+from elsewhere.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Exported:
     """An array with DLPack and nothing else."""
 
     def __init__(self, values: Any = ((1.0, 2.0),) * 2) -> None:
-        self.array = np.array(values)
+        self.array = np.asarray(values)
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.array.__dlpack__(**options)
@@ -254,26 +254,13 @@ def test_what_is_more_or_less_is_refused(backend: Backend, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-class OnlyDLPack:
-    """An object of which nothing is known but DLPack, such as an array of a library to come."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.values.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self.values.__dlpack_device__()
-
-
 def jax_array() -> Any:
     return pytest.importorskip("jax").numpy.asarray(np.arange(64.0, dtype="float32"))
 
 
 SHARED: dict[str, Callable[[], Any]] = {
     "numpy": lambda: np.arange(64.0),
-    "DLPack alone": lambda: OnlyDLPack(np.arange(64.0)),
+    "DLPack alone": lambda: Exported(np.arange(64.0)),
     "memoryview": lambda: memoryview(np.arange(64.0)),
     "torch": lambda: torch_().arange(64.0),
     "jax": jax_array,
@@ -286,7 +273,7 @@ def test_numpy_shares_the_memory_of_other_arrays(name: str) -> None:
     theirs = SHARED[name]()
     with xbp.use_backend("numpy"):
         ours = xbp.asarray(theirs)
-    values = theirs.values if name == "DLPack alone" else np.asarray(theirs)
+    values = theirs.array if name == "DLPack alone" else np.asarray(theirs)
     assert np.shares_memory(ours, values)
     assert not np.shares_memory(xbp.asarray(ours, dtype="complex64"), values)
 
