@@ -109,6 +109,10 @@ def main() -> None:
         from benchmarks.gpu.tuning.command import main as tune
 
         sys.exit(tune(sys.argv[2:]))
+    if sys.argv[1:2] == ["launches"]:
+        from benchmarks.gpu.launches import main as launches
+
+        sys.exit(launches(sys.argv[2:]))
     began = time.perf_counter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left
     parser = argparse.ArgumentParser(
