@@ -199,7 +199,9 @@ def test_the_tile_is_the_largest_with_enough_blocks() -> None:
     assert chosen((84, 120, 2048), (2048, 120, 84)) == (32, 32, 64, [8, 1])
     assert chosen((120, 400, 2048), (2048, 400, 120)) == (64, 64, 32, [8, 1])
     assert chosen((10, 84, 2048)) == (16, 8, 256, [8])
-    assert chosen((10, 84, 1023)) == (8, 8, 256, [1])
+    assert chosen((10, 84, 767)) == (8, 8, 256, [1])
+    # GPT of width 128, 12 texts of 64
+    assert chosen((384, 128, 768), (768, 128, 384)) == (32, 32, 64, [3, 1])
     assert chosen((640, 640, 9)) == (64, 64, 12, [1])
     assert chosen((128, 120, 400), itemsize=8) == (16, 8, 128, [1])
     for tile in product.TILES:
