@@ -141,6 +141,20 @@ def test_rectify(shape: tuple[int, ...], dtype: str) -> None:
     assert np.array_equal(backward(dy)[0], dy * (x > 0))
 
 
+@pytest.mark.parametrize("shape", [(40_001,), (5, 7, 40, 33)])
+def test_add(shape: tuple[int, ...], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, other = (contiguous(rng.normal(size=shape).astype(dtype)).transpose() for _ in range(2))
+    other[0], other[1], other[2] = np.nan, np.inf, -np.inf
+    y = elementwise.add(x, other)
+    assert np.array_equal(y, x + other, equal_nan=True) and y.strides == x.strides
+    assert elementwise.add(x[::2], other[::2]) is NotImplemented  # too small, or with gaps
+    assert elementwise.add(x, other.astype("f2")) is NotImplemented
+    assert elementwise.add(x, x[:1]) is NotImplemented
+    if len(shape) > 1:
+        assert elementwise.add(x, other.copy("C")) is NotImplemented  # another order in memory
+
+
 @pytest.mark.parametrize(
     "shape", [(128, 400, 120), (65, 90, 5000), (4096, 512, 1), (301, 300, 17), (37, 200, 99)]
 )

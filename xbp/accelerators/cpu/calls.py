@@ -49,7 +49,7 @@ _LIKE_C = sys.implementation.name == "cpython" and (
 
 LINE = 64
 """Bytes of a cache line, and of the largest vector."""
-LEAST_ALIGNED = 2**16
+LEAST_ALIGNED = 2**18
 """Bytes of an array from which on vectors across two cache lines take longer than aligning it."""
 
 
@@ -59,7 +59,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Real:
     if size < LEAST_ALIGNED:
         return np.empty(shape, dtype)
     memory = np.empty(size + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
+    start = -(address(memory) or 0) % LINE
     array: Real = memory[start : start + size].view(dtype).reshape(shape)
     return array
 

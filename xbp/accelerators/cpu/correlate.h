@@ -9,6 +9,16 @@ typedef struct {
     int64_t ow;
 } NAME(row_task);
 
+/* Add the products of O weights with T vectors that are `step` apart. */
+INLINE void NAME(tap)(const int O, const int T, const vector *in, int64_t step, const real *w,
+                      vector (*sum)[8]) {
+    vector x[8];
+    UNROLL for (int s = 0; s < T; s++) x[s] = in[s * step];
+    UNROLL for (int o = 0; o < O; o++) {
+        UNROLL for (int s = 0; s < T; s++) sum[o][s] += w[o] * x[s];
+    }
+}
+
 INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, const real *weight,
                            const real *bias, vector *out, int64_t q) {
     vector sum[MOST_OUTPUTS][8];
@@ -22,14 +32,10 @@ INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, c
         for (int64_t i = t->i0; i < t->i1; i += t->di) {
             const vector *in = t->in + c * t->plane + i * t->row + column;
             const real *w = weight + (c * t->kh + i) * t->kw * O;
-            for (int64_t j = j0; j < j1; j++) {
-                vector x[8];
-                UNROLL for (int s = 0; s < T; s++) x[s] = in[j + s * t->step];
-                UNROLL for (int o = 0; o < O; o++) {
-                    const real v = w[j * O + o];
-                    UNROLL for (int s = 0; s < T; s++) sum[o][s] += v * x[s];
-                }
-            }
+            if (j0 == 0 && j1 == 3) { /* the loop unrolled: most kernels are 3 wide */
+                UNROLL for (int64_t j = 0; j < 3; j++) NAME(tap)(O, T, in + j, t->step, w + j * O, sum);
+            } else
+                for (int64_t j = j0; j < j1; j++) NAME(tap)(O, T, in + j, t->step, w + j * O, sum);
         }
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) out[o * t->ow + q + s] = sum[o][s];

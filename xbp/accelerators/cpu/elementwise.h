@@ -33,6 +33,7 @@ static void NAME(run)(NAME(pass) p, int threads) {
         NAME(run)((NAME(pass)){to, a, b, s, t, u, n, NAME(name##_loop)}, threads);                    \
     }
 
+LOOP(add, to[i] = a[i] + b[i])
 LOOP(rectify, to[i] = a[i] <= 0 ? 0 : a[i]) /* nan stays nan */
 LOOP(rectify_backward, to[i] = a[i] <= 0 ? 0 : b[i])
 
