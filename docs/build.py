@@ -10,6 +10,7 @@ from elsewhere.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import shutil
@@ -82,6 +83,7 @@ def main() -> int:
     profile.mkdir(parents=True, exist_ok=True)
     (profile / "ipython_kernel_config.py").write_text(QUIET, encoding="utf-8")
     os.environ["IPYTHONDIR"] = str(profile.parent)
+    logging.getLogger("traitlets").setLevel(logging.WARNING)  # it tells of each kernel
     flags = ["--fail-on-warning", "--keep-going", "--quiet", "--jobs", "auto", "--doctree-dir"]
     status = sphinx_build([*flags, str(cache), str(DOCS), str(folder)])
     if status:

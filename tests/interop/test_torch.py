@@ -98,13 +98,15 @@ def test_a_layer_stands_among_modules_and_is_used_twice() -> None:
     model = torch.nn.Sequential(shared, torch.nn.Tanh(), shared)
     assert torch.autograd.gradcheck(model, (double(2, 3),))
     x = double(2, 3)
+    shared.layer.weight.add_grad(torch.ones(3, 3, dtype=torch.float64))
     model(x).sum().backward()
     weight = shared.layer.weight.data.clone().requires_grad_()
     bias = shared.layer.bias.data.clone().requires_grad_()
     linear = torch.nn.functional.linear
     linear(torch.tanh(linear(x, weight, bias)), weight, bias).sum().backward()
     np.testing.assert_allclose(shared.weight.grad, weight.grad, rtol=1e-12)
-    assert shared.layer.weight.grad is None  # the layer's own gradients are as they were
+    assert shared.layer.weight.grad.tolist() == [[1.0] * 3] * 3  # the layer's own is as it was
+    assert shared.layer.bias.grad is None
 
 
 def test_memory_is_shared_and_conversions_are_followed() -> None:
@@ -239,6 +241,15 @@ def test_a_trainer_trains_a_module_inside_a_network() -> None:
     trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters(), 0.05), rng=0)
     history = trainer.fit(x, y, epochs=10, batch_size=16, verbose=False)
     assert history["loss"][-1] < 0.2 < 0.5 < history["loss"][0] + 0.3
+
+
+def test_two_modules_draw_different_masks() -> None:
+    model = nn.Sequential(as_layer(torch.nn.Dropout(0.5)), as_layer(torch.nn.Dropout(0.5)))
+    x = np.ones(4000, np.float32)
+    y, backward = model.forward(x, training=True, rng=0)
+    assert 0.2 < np.mean(y > 0) < 0.3  # a quarter, ± 7 standard deviations
+    assert np.array_equal(backward(x), y)
+    assert np.array_equal(model.forward(x, training=True, rng=0)[0], y)
 
 
 def test_a_change_between_forward_and_backward_is_noticed() -> None:
