@@ -83,5 +83,11 @@ class History:
             writer.writeheader()
             writer.writerows(self.records)
 
+    def _repr_html_(self) -> str:
+        """Curves and the last epochs, which notebooks show in place of the repr."""
+        from xbp.training.markup import as_html  # in a notebook alone
+
+        return as_html(self.records, self.names(), self.stopped)
+
     def __repr__(self) -> str:
         return f"History({len(self)} epochs, stopped={self.stopped!r})"
