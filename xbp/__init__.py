@@ -70,6 +70,7 @@ _ROOMS = {
     *("nn", "optim", "parallel", "paths", "primitives", "random", "training"),
 }
 registry.offer("numpy", "xbp.accelerators.cpu")
+registry.offer("xbp.backend.recorded", "xbp.accelerators.cpu.recorded")
 registry.offer("cupy", "xbp.accelerators.cuda")
 
 _HOMES = {"History": "training", "Trainer": "training"}

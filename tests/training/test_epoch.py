@@ -80,6 +80,7 @@ class Pieces:
             begin=lambda order: self.note(("begin", order)),
             step=lambda k, size, batch: self.note(("step", k, size, batch)),
             rates=[0.1, 0.3],
+            finite=False,
         )
         self.feed: Any = SimpleNamespace(
             begin=lambda seed, epoch, done: self.note(("order", seed, epoch, done), "order"),
@@ -146,6 +147,17 @@ def test_on_the_host_each_loss_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
     assert state.history.records == [RECORD | {"seen": 1.0}]
     assert type(state.history.records[0]["seen"]) is float
     assert len(state.history.seconds) == 1 and 0 < state.history.seconds[0] < 60
+
+
+def test_losses_that_are_known_to_be_finite_are_looked_at_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces = Pieces(monkeypatch)
+    pieces.stepper.finite = True
+    looked = ("look", True), ("hear", "stop", False)
+    steps = [part for k in range(1, 5) for part in step(k, *(() if k % 2 else looked))]
+    assert pieces.run()[4:-5] == steps
+    assert pieces.log[-5] == ("look", True)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

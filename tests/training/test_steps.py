@@ -32,14 +32,16 @@ PROPERTIES = sorted(
 )
 
 
-@pytest.fixture(params=["numpy", "array_api_strict", "torch"])
-def capture(request: pytest.FixtureRequest) -> Iterator[bool]:
+@pytest.fixture(params=["eager", "numpy", "array_api_strict", "torch"])
+def capture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
     """Whether steps are captured here."""
-    if reason := why_unavailable(request.param):
+    eager = request.param == "eager"
+    name = "numpy" if eager else request.param
+    if reason := why_unavailable(name):
         pytest.skip(reason)
-    emulated = request.param != "numpy"
-    with xbp.use_backend(request.param), emulated_graphs() if emulated else nullcontext():
-        yield emulated
+    monkeypatch.setenv("XBP_CAPTURE", "0" if eager else "1")
+    with xbp.use_backend(name), nullcontext() if name == "numpy" else emulated_graphs():
+        yield not eager
 
 
 def data() -> Any:
@@ -136,7 +138,7 @@ def test_what_a_fit_leaves_is_in_the_state() -> None:
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_eager_steps_let_go_of_the_data_after_a_fit(failing: bool) -> None:
-    trainer = trainer_of()
+    trainer = trainer_of(capture=False)
     x, y = data()
     if failing:
         x[3, 0] = np.nan

@@ -20,6 +20,7 @@ from xbp.backend.arrays import (
     free_memory,
     graph_for,
     is_floating,
+    is_lost,
     joined,
     on_device_of,
     on_host,
@@ -31,7 +32,7 @@ from xbp.backend.arrays import (
 )
 from xbp.backend.current import asarray, get_backend, set_backend, use_backend
 from xbp.backend.dtypes import dtype_name, resolve
-from xbp.backend.graphs import CuPyGraph, Graph, TorchGraph
+from xbp.backend.graphs import RECORDING, CuPyGraph, Graph, NotMadeError, ReplayError, TorchGraph
 from xbp.backend.libraries import (
     ANYWHERE,
     LIBRARIES,
@@ -71,7 +72,10 @@ __all__ = [
     "HostArray",
     "Library",
     "Namespace",
+    "NotMadeError",
     "NumPy",
+    "RECORDING",
+    "ReplayError",
     "Torch",
     "TorchGraph",
     "array_namespace",
@@ -90,6 +94,7 @@ __all__ = [
     "get_backend",
     "graph_for",
     "is_floating",
+    "is_lost",
     "joined",
     "library_of",
     "library_of_type",

@@ -20,6 +20,7 @@ from xbp.backend.libraries import (
     Array,
     Fetch,
     Namespace,
+    RecordedNumPy,
     library_of,
     of_another_library,
     read_from_gpu,
@@ -62,6 +63,8 @@ def _find_namespace(array: Any) -> Namespace:
     if isinstance(array, np.ndarray | np.generic):
         check_kind(array)
         return np
+    if isinstance(library := library_of(array), RecordedNumPy):
+        return library.namespace()
     import array_api_compat
 
     try:
@@ -139,6 +142,15 @@ def on_host(array: Array) -> bool:
     """Whether the values of `array` can be read without waiting for a device."""
     library = library_of(array)
     return library is not None and library.on_host(array)
+
+
+def is_lost(value: Array) -> bool:
+    """Whether a loss is known to be infinite or nan; see `Library.is_lost`.
+
+    In a recorded step on the host it is not; but a replay ends here if the loss is.
+    """
+    library = library_of(value)
+    return library is not None and library.is_lost(value)
 
 
 # --- devices -------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from xbp.backend.memory import out_of_memory
+from xbp.errors import XBPError
 
 First = TypeVar("First")
 Second = TypeVar("Second")
@@ -43,12 +44,47 @@ def _issued_for(graph: CuPyGraph | None) -> Iterator[None]:
         _CURRENT.graph = before
 
 
+class _Recording(threading.local):
+    tape: Any = None
+
+
+RECORDING = _Recording()
+"""``RECORDING.tape`` is the tape (`xbp.backend.host_graph.Tape`) of this thread, if it records."""
+
+
+class NotMadeError(Exception):
+    """A replay on the host ended at a loss that is not finite, before it changed anything."""
+
+
+class ReplayError(XBPError):
+    """A replay on the host has failed, and the arrays that a step changes are half changed."""
+
+
 class Graph:
     """Work for a device, recorded once and replayed on the same memory, as a CUDA graph.
 
     A replay runs no Python: numbers, shapes and calls are frozen. So values that change between
     replays are read from, and written to, arrays that existed before the recording.
     """
+
+    on_host = False
+    """Whether it records calls on arrays that it is lent, and ends at a loss that is not finite."""
+
+    def check_size(self, size: int) -> None:
+        """Refuse a recording of a step that keeps at least `size` bytes, if that is not worth it.
+
+        Raises
+        ------
+        InputError
+        """
+
+    def lend(self, array: Any) -> Any:
+        """An array that existed before the recording, as the recorded function may use it."""
+        return array
+
+    def take_back(self, array: Any) -> Any:
+        """An array that the recorded function has used or made, for everybody else."""
+        return array
 
     def warm_up(self, function: Callable[[], object]) -> None:
         """Run `function` once on the capture stream, to compile and allocate now."""

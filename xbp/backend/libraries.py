@@ -7,6 +7,7 @@ A new library is one class and one entry in `LIBRARIES`; its CUDA graphs, if it 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -100,6 +101,10 @@ class Library:
         """Whether a value can be read without a wait for a device."""
         return True
 
+    def is_lost(self, value: Array) -> bool:
+        """Whether a 0-d value is infinite or nan, where that can be seen without a wait."""
+        return self.on_host(value) and not math.isfinite(value)
+
     def fetch(self, array: Array) -> Fetch:
         """Start the transfer of `array` to the host, without a wait."""
         return Fetch(self.to_numpy(array))
@@ -140,6 +145,32 @@ class NumPy(Library):
 
     def to_numpy(self, array: Array) -> NDArray[Any]:
         return as_host(array, of_another_library)
+
+    def graph(self, device: Any) -> Graph | None:
+        return importlib.import_module("xbp.backend.host_graph").HostGraph()  # type: ignore[no-any-return]
+
+
+class RecordedNumPy(NumPy):
+    """numpy in a step that is recorded (`xbp.backend.recorded`): nobody may look at a value."""
+
+    module = "xbp.backend.recorded"
+
+    def namespace(self) -> Namespace:
+        return super().namespace().NAMESPACE
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        array.refuse()
+        raise AssertionError
+
+    def on_host(self, array: Array) -> bool:
+        return False
+
+    def is_lost(self, value: Array) -> bool:
+        value.end_unless_finite()
+        return False
+
+    def graph(self, device: Any) -> Graph | None:
+        return None
 
 
 class CuPy(Library):
@@ -332,10 +363,13 @@ def library_of_type(kind: type) -> Library | None:
         return library
 
 
-_ARRAYS = ("ndarray", "generic", "Tensor", "Array")
+_ARRAYS = ("ndarray", "generic", "Tensor", "Array", "RecordedArray")
 """The names of the libraries' classes of arrays."""
 
-_LIBRARY_OF_ROOT = {library.root: library for library in LIBRARIES.values()}
+_LIBRARY_OF_ROOT = {
+    "xbp": RecordedNumPy(),
+    **{library.root: library for library in LIBRARIES.values()},
+}
 _LIBRARY_OF_TYPE: dict[type, Library | None] = {}
 
 

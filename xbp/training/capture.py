@@ -1,7 +1,8 @@
 """Captured steps: when a `fit` replays recordings of its steps, and when it makes eager ones.
 
 See `xbp.training.recordings`. If capturing fails, nothing has changed, and eager steps go on from
-there.
+there. On the host nothing is said of it: there steps are recorded only if all of their code is
+xbp's (`xbp.training.own`), and if the recording is small.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import os
 import warnings
 import weakref
 
-from xbp.backend import Array, backend_of, brief, graph_for
+from xbp.backend import Array, ReplayError, backend_of, brief, graph_for
 from xbp.errors import InputError
 from xbp.optim import Optimizer
 from xbp.training.callbacks.base import Training
+from xbp.training.own import check_own
 from xbp.training.recordings import Phase, Recordings
 from xbp.training.state import Pair
 from xbp.training.steps import EagerSteps, Stepper, next_rates
+
+KEPT = 2**24
+"""The host keeps recordings for the next `fit` if that keeps no more bytes of data alive."""
 
 __all__ = ["CapturedSteps", "Phase", "Recordings", "recordings_of", "stepper_for"]
 
@@ -48,13 +53,15 @@ def stepper_for(
     Raises
     ------
     InputError
-        With ``capture=True``: there is no GPU, or it cannot record the step or the group's calls.
+        With ``capture=True``: the step cannot be recorded, or the group's calls, or the library
+        records nothing.
     """
     eager = EagerSteps(trainer, data)
     wanted = os.environ.get("XBP_CAPTURE", "1") != "0" if capture is None else capture
     if not wanted:
         return eager
-    if graph_for(data[0]) is None:
+    graph = graph_for(data[0])
+    if graph is None:
         if capture:
             msg = f"capture=True needs a GPU, where the model is on {backend_of(data[0])}"
             raise InputError(msg)
@@ -67,14 +74,18 @@ def stepper_for(
             )
             raise InputError(msg)
         return eager
-    steps = CapturedSteps(trainer, eager, required=bool(capture))
+    steps = CapturedSteps(trainer, eager, required=bool(capture), on_host=graph.on_host)
     earlier = recordings_of(before)
     if earlier is not None and earlier.fit_again(trainer, given, data):
         steps.recordings = earlier
         return steps
     try:
         check(trainer, own_step)
-        steps.recordings = Recordings(trainer, given, data)
+        if graph.on_host:
+            check_own(trainer)
+            gradients = sum(parameter.data.nbytes for parameter in trainer.optimizer.parameters)
+            graph.check_size(gradients)
+        steps.recordings = Recordings(trainer, given, data, on_host=graph.on_host)
     except InputError as error:
         steps.give_up(error)
     return steps
@@ -95,13 +106,18 @@ class CapturedSteps:
     eager : EagerSteps
     required : bool
         Whether a failure to capture is an error, in place of a warning.
+    on_host : bool
+        Whether the host records. Then there is no warning either, and a replay ends at a loss that
+        is not finite.
     """
 
-    def __init__(self, trainer: Training, eager: EagerSteps, required: bool) -> None:
+    def __init__(
+        self, trainer: Training, eager: EagerSteps, required: bool, on_host: bool = False
+    ) -> None:
         self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
-        self.eager, self.required = eager, required
+        self.eager, self.required, self.on_host = eager, required, on_host
         self.recordings: Recordings | None = None
-        self.refused = False
+        self.refused = self.finite = False
         self.rates = eager.rates
 
     def begin(self, order: Array) -> None:
@@ -115,9 +131,13 @@ class CapturedSteps:
             try:
                 with self.trainer.share.batch(size):
                     if batch is None and self.recordings.step(k, size, rates):
+                        self.finite = self.on_host
                         return
+            except ReplayError:
+                raise
             except Exception as error:
                 self.give_up(error)
+        self.finite = False
         self.eager.step(k, size, batch)
         self.rates = self.eager.rates
 
@@ -130,6 +150,8 @@ class CapturedSteps:
             cause = cause.__context__
         self.flush()
         self.refused, self.recordings = True, None
+        if self.on_host:
+            return
         msg = (
             "training goes on with ordinary steps, as they cannot be recorded for the device "
             f"({brief(cause)}); Trainer(…, capture=False) does not try to"
@@ -148,6 +170,11 @@ class CapturedSteps:
 
     def end(self) -> None:
         self.eager.end()
+        recordings = self.recordings
+        if self.on_host and recordings is not None and recordings.bytes_of_data() > KEPT:
+            self.flush()
+            self.trainer.state.loss = self.loss()
+            self.recordings = None
 
 
 def check(trainer: Training, own_step: bool) -> None:

@@ -78,7 +78,7 @@ def train_epoch(trainer: Training, stepper: Stepper, feed: Feed, validation: Fee
             step += 1
             stepper.step(step, size, feed.batch)
             feed.release()
-            if feed.free or step % LOOK_EVERY == 0:
+            if (feed.free and not stepper.finite) or step % LOOK_EVERY == 0:
                 # Ranks look at the same losses, though they may arrive at different times.
                 wait = feed.free or share.size > 1
                 _check_finite(trainer, feed, order, step, size, wait=wait)

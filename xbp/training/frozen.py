@@ -5,16 +5,19 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from xbp.backend import Array, array_namespace
 from xbp.nn.parts import containers
+from xbp.registry import enabled
 from xbp.training.callbacks.base import Training
 
 MOVING = ("steps", "counts", "state", "_lr", "_groups")
 """Attributes of an optimizer that are not frozen: they change in each step, or are rules' own."""
 
 PLAIN = (bool, int, float, str)
+_DATA, _TRAINABLE = map(operator.attrgetter, ("data", "trainable"))
 
 
 class Frozen:
@@ -44,24 +47,18 @@ class Frozen:
 
     def values(self) -> list[Any]:
         """Everything that a recording would freeze now."""
-        found: list[Any] = []
-        for options in self.options:
-            found += options.values()
+        found = list(chain.from_iterable(map(dict.values, self.options)))
         for members in self.members:
             found += members.values() if isinstance(members, dict) else members
         for rule, indices in self.optimizer.rules():
             found += [value for name, value in vars(rule).items() if name not in MOVING]
             found += (indices.start, indices.stop, type(rule))
-        found += (
-            self.trainer.model,
-            self.trainer.loss,
-            self.trainer.augment,
-            *self.trainer.state.stream.key,
-        )
-        for parameter in self.parameters:
-            found += (parameter.data, parameter.trainable)
-        for state in self.optimizer.state:
-            found += state.values()
+        trainer = self.trainer
+        found += (trainer.model, trainer.loss, trainer.augment, *trainer.state.stream.key)
+        found.append(enabled())
+        found += map(_DATA, self.parameters)
+        found += map(_TRAINABLE, self.parameters)
+        found += chain.from_iterable(map(dict.values, self.optimizer.state))
         return found
 
     def changed(self, before: Sequence[Any]) -> str:

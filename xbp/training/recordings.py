@@ -5,7 +5,8 @@ counter on the device: the order of the samples, the start of the batch, the wor
 counter, and the coefficients of the optimizer. Parameters, optimizer state and the counter change
 in place. Each step writes its loss and the values that metrics count into a row of its own, and the
 host reads rows in blocks. So the results equal those of eager steps, bit for bit, wherever the
-device's functions are reproducible.
+device's functions are reproducible. For numpy the device is the host itself, and a launch a loop
+over recorded calls, which ends before its changes if the loss is not finite; an eager step follows.
 
 There is one recording for each batch size, in one of four states::
 
@@ -19,19 +20,29 @@ There is one recording for each batch size, in one of four states::
 
 from __future__ import annotations
 
+import operator
 import weakref
 from enum import Enum
 from functools import partial
 from typing import Any
 
-from xbp.backend import Array, array_namespace, backend_of, graph_for, on_device_of
+from xbp.backend import (
+    Array,
+    NotMadeError,
+    array_namespace,
+    backend_of,
+    graph_for,
+    on_device_of,
+)
 from xbp.errors import InputError
 from xbp.nested import tree_map
 from xbp.primitives import append_row
 from xbp.training.callbacks.base import Training
 from xbp.training.frozen import Frozen, same
+from xbp.training.lending import lent
 from xbp.training.metrics.averages import Mean
 from xbp.training.metrics.counting import CountingMetric, Metric
+from xbp.training.own import is_own
 from xbp.training.results import CheckedLoss
 from xbp.training.rows import Rows
 from xbp.training.state import Pair
@@ -53,9 +64,11 @@ class Recordings:
         In a `fit`.
     given, data : (x, y)
         As in `stepper_for`.
+    on_host : bool
+        Whether the host records; see `Graph.on_host`.
     """
 
-    def __init__(self, trainer: Training, given: Pair, data: Pair) -> None:
+    def __init__(self, trainer: Training, given: Pair, data: Pair, on_host: bool = False) -> None:
         self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
         self.arguments = _arguments(trainer)
         self.batch_size, self.given, self.data = trainer.batch_size, given, data
@@ -63,6 +76,7 @@ class Recordings:
         self.optimizer = trainer.optimizer
         self.rows = Rows(trainer.optimizer, data[0], trainer.batch_size)
         self.frozen = Frozen(self.trainer)
+        self.on_host = on_host
         self.by_size: dict[int, Recording] = {}
         self.used: Recording | None = None  # by the last step
         self.unflushed: list[int] = []  # batch sizes of steps whose results are not yet flushed
@@ -72,6 +86,8 @@ class Recordings:
         """Whether they serve another `fit`; if so, its data are copied into their arrays."""
         if not same(_arguments(trainer), self.arguments):
             return False
+        if self.on_host:  # where what is placed may be in the user's own memory
+            return all(map(operator.is_, data, self.data))
         copies = []
         for now, before, new, old in zip(given, self.given, data, self.data, strict=True):
             if type(now) is type(old) and now is before and now.dtype == old.dtype:
@@ -85,6 +101,10 @@ class Recordings:
         for old, new in copies:
             old[...] = new
         return True
+
+    def bytes_of_data(self) -> int:
+        """The size of the data that the recordings keep alive, on the host."""
+        return sum(int(array.nbytes) for array in self.data)
 
     # --- a step ---
 
@@ -108,19 +128,23 @@ class Recordings:
             self.flush()
             # Of an epoch whose end is not known, no schedule is asked for more than this step.
             self.rows.move(k, max(1, self.trainer.steps_per_epoch - k + 1))
-        if recording.phase is Phase.WARM_UP:
-            recording.warm_up()
-        else:
-            if recording.phase is Phase.RECORD:
-                recording.record()
-            recording.replay()
-            self.unused = 0
+        try:
+            if recording.phase is Phase.WARM_UP:
+                recording.warm_up()
+            else:
+                if recording.phase is Phase.RECORD:
+                    recording.record()
+                recording.replay()
+                self.unused = 0
+        except NotMadeError:
+            self.flush()
+            return False
         state = self.trainer.state
         state.loss = None  # kept in a row
         self.rows.advance(k)
         self.unflushed.append(size)
         for name, metric in state.averages.metrics.items():
-            if not _captured(metric):  # it gets copies, as the next step overwrites the arrays
+            if not self.captured(metric):  # it gets copies, as the next step overwrites the arrays
                 copies = tree_map(partial(self.xp.asarray, copy=True), recording.outputs)
                 state.averages.give(name, *copies)
         return True
@@ -145,6 +169,11 @@ class Recordings:
             self.flush()
             self.used = recording
         return recording
+
+    def captured(self, metric: Metric) -> bool:
+        """Whether a captured step computes what the metric needs, for `flush` to pass on later."""
+        known = type(metric).update in (Mean.update, CountingMetric.update)
+        return known and (not self.on_host or is_own(metric))
 
     # --- results of the steps ---
 
@@ -255,6 +284,11 @@ class Recording:
 
     def run(self) -> None:
         """Issue one step to the device."""
+        with lent(self.graph, self.steps, self):
+            self.issue()
+
+    def issue(self) -> None:
+        """The same, of arrays that are lent to the graph."""
         steps, trainer, counts = self.steps, self.steps.trainer, self.steps.optimizer.counts
         rows, before = steps.rows, list(counts)
         start, words, coefficients = rows.numbers()
@@ -269,7 +303,7 @@ class Recording:
         if not isinstance(size, int):
             results["counted"] = size
         for name, metric in trainer.metrics.items():
-            if _captured(metric):
+            if steps.captured(metric):
                 metric = metric.fresh()
                 known = dict(vars(metric))
                 results[f"metric {name}"] = _observed(metric, prediction, y)
@@ -285,7 +319,8 @@ class Recording:
         for name, value in results.items():
             if name not in self.rows:
                 shape = (steps.rows.count, *value.shape)
-                self.rows[name] = steps.xp.zeros(shape, dtype=value.dtype, device=value.device)
+                zeros = array_namespace(value).zeros
+                self.rows[name] = zeros(shape, dtype=value.dtype, device=value.device)
         append_row(steps.rows.slot, *map(self.rows.__getitem__, results), *results.values())
 
     def read(self, name: str, first: int, end: int) -> Array:
@@ -299,11 +334,6 @@ def _arguments(trainer: Training) -> list[Any]:
     metrics = trainer.metrics.values()
     pieces = [trainer.model, trainer.loss, trainer.optimizer, trainer.augment]
     return [*pieces, trainer.batch_size, trainer.part, *metrics]
-
-
-def _captured(metric: Metric) -> bool:
-    """Whether a captured step computes what the metric needs, for `flush` to pass on later."""
-    return type(metric).update in (Mean.update, CountingMetric.update)
 
 
 def _observed(metric: Metric, prediction: Array, target: Array) -> Array:

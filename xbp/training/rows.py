@@ -92,16 +92,10 @@ class Rows:
         optimizer, first = self.optimizer, self.optimizer.steps
         rows = range(min(left, self.count))
         self.rates = [optimizer.rates_at(first + i) for i in rows]
-        table = [_coefficients(optimizer, rates, i) for i, rates in enumerate(self.rates)]
-        self.lengths = [len(own) for own in table[0]]
+        host, self.lengths = _coefficients(optimizer, self.rates)
         size, period = self.batch_size, len_of(self.order)
         places = [((step - 1 + i) * size % period, *words_of(first + i)) for i in rows]
         _fill(self.places, places)
-        width = max(self.lengths)
-        host = np.asarray(
-            [[(*own, *(0.0,) * (width - len(own))) for own in row] for row in table],
-            np.float64,
-        )
         shape = (self.count, *host.shape[1:])
         for parameter in optimizer.parameters:
             name = dtype_name(parameter.data.dtype)
@@ -136,14 +130,32 @@ class Rows:
         return x, y
 
 
-def _coefficients(optimizer: Optimizer, rates: list[float], steps: int) -> list[tuple[float, ...]]:
-    """Those of each parameter, `steps` after the next step, with the rates of that one."""
-    counts, found = optimizer.counts, []
-    for (rule, indices), lr in zip(optimizer.rules(), rates, strict=True):
-        updates = {counts[index] for index in indices}
-        known = {t: rule.all_coefficients(lr, t + steps + 1) for t in updates}
-        found += [known[counts[index]] for index in indices]
-    return found
+def _coefficients(
+    optimizer: Optimizer, rates: list[list[float]]
+) -> tuple[NDArray[np.float64], list[int]]:
+    """Those of the next steps, (steps, parameters, coefficients), and their number by parameter.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    rates : list of lists of float
+        The learning rate of each group, for each step.
+    """
+    counts = optimizer.counts
+    columns: list[NDArray[np.float64]] = []
+    for group, (rule, indices) in enumerate(optimizer.rules()):
+        known: dict[int, NDArray[np.float64]] = {}  # alike for parameters updated equally often
+        for index in indices:
+            t = counts[index]
+            if t not in known:
+                steps = enumerate(rates, t + 1)
+                known[t] = np.asarray([rule.all_coefficients(lr[group], n) for n, lr in steps])
+            columns.append(known[t])
+    lengths = [column.shape[1] for column in columns]
+    table = np.zeros((len(rates), len(columns), max(lengths)))
+    for index, column in enumerate(columns):
+        table[:, index, : lengths[index]] = column
+    return table, lengths
 
 
 def _fill(array: Array, values: Any) -> None:

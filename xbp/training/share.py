@@ -7,7 +7,6 @@ share of a rank, are calls that all ranks make in the same order.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.backend import Array, array_namespace, dtype_name, on_device_of, on_host, to_numpy
+from xbp.backend import Array, array_namespace, dtype_name, is_lost, on_device_of, to_numpy
 from xbp.errors import RankError, brief, on_one_line
 from xbp.nested import first_of, tree_map
 from xbp.nn import Layer, Parameter
@@ -91,7 +90,7 @@ class Whole:
 
     def hopeless(self, value: Array) -> bool:
         """Whether the step ends before its backward: on the host, for a loss that is not finite."""
-        return on_host(value) and not math.isfinite(value)
+        return is_lost(value)
 
     def spoiled(self, value: Array) -> bool:
         """Whether the step ends before the update, for the same reason."""
@@ -243,7 +242,7 @@ class Share(Whole):
         return False  # the others wait for the sums of this rank
 
     def spoiled(self, value: Array) -> bool:
-        return on_host(value) and not math.isfinite(value)
+        return is_lost(value)
 
     def samples(self, target: Any) -> int:
         assert self.total is not None

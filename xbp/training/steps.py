@@ -82,7 +82,10 @@ class Stepper(Protocol):
     """The learning rates of the last step, one for each group of parameters."""
 
     refused: bool
-    """Whether capturing failed, after a warning."""
+    """Whether capturing failed."""
+
+    finite: bool
+    """Whether the loss of the last step is known to be finite."""
 
     def begin(self, order: Array) -> None:
         """Begin an epoch, with this order of the samples."""
@@ -125,7 +128,7 @@ class EagerSteps:
         Where the model lives.
     """
 
-    refused = False
+    refused = finite = False
 
     def __init__(self, trainer: Training, data: Pair) -> None:
         self.trainer: Training = weakref.proxy(trainer)  # no reference cycle

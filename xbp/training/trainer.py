@@ -59,10 +59,10 @@ class Trainer(Stateful):
     rng : int, numpy.random.Generator or None
         Seed of shuffles and masks.
     capture : bool, optional
-        Whether a step on a GPU (CuPy, PyTorch on CUDA) is captured as a CUDA graph and replayed,
-        with the same results, bit for bit. True by default, unless the environment variable
-        XBP_CAPTURE is 0. If a step cannot be captured, one warning says so, and training goes on
-        without; with an explicit True it is an error. See the notes.
+        Whether a step is captured and replayed, with the same results, bit for bit: on a GPU (CuPy,
+        PyTorch on CUDA) as a CUDA graph, with numpy as a list of calls. True by default, unless the
+        environment variable XBP_CAPTURE is 0. If a step cannot be captured, training goes on
+        without, on a GPU after one warning; with an explicit True it is an error. See the notes.
     group : {"mpi", "nccl", "alone"} or Group, optional
         The processes that train together (`xbp.parallel.group`), each a share of every batch, with
         the results of one process, to rounding. All of them construct the same trainer, and call
@@ -93,6 +93,11 @@ class Trainer(Stateful):
     - xbp's metrics and functions are captured too; a user's own `Metric` is updated after each
       step. Callbacks are called as in eager steps.
     - The trainer keeps the graph, and with it the data on the device, for its next `fit`.
+
+    With numpy a step is captured if model, loss, optimizer and augmentation are of xbp's own
+    classes, and if its arrays take at most 4 MiB, as larger steps gain little. Other steps are made
+    as ever: a user's code is called in each step. Recurrent layers and losses with weights of
+    classes are not captured yet.
 
     Run on a GPU with CuPy; not yet with PyTorch on CUDA.
 

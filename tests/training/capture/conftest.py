@@ -1,1 +1,1 @@
-from training.capture.trainers import place  # noqa: F401
+from training.capture.trainers import device, place  # noqa: F401

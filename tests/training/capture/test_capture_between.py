@@ -54,6 +54,7 @@ def test_no_step_of_an_epoch_waits_for_the_device(place: str) -> None:
     assert steps == [*range(1, 53)] * 6
 
 
+@pytest.mark.usefixtures("device")
 def test_a_second_fit_replays_what_the_first_one_recorded() -> None:
     trainer = trainer_of(True)
     fit(trainer)

@@ -108,6 +108,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(
     ("options", "reason"), REFUSED, ids=[reason.partition("|")[0] for _, reason in REFUSED]
 )
@@ -135,6 +136,7 @@ def test_what_cannot_be_recorded_is_said_once_and_done_without(
         fit(strict)
 
 
+@pytest.mark.usefixtures("device")
 def test_a_step_of_ones_own_is_not_recorded() -> None:
     class Slow(xbp.Trainer):
         def step(self, x: Any, y: Any) -> Any:
@@ -159,6 +161,7 @@ def test_a_rate_that_is_an_array_is_a_number() -> None:
     assert results[0] == results[1]
 
 
+@pytest.mark.usefixtures("device")
 def test_options_that_change_in_each_step_are_given_up() -> None:
     def run(trainer: xbp.Trainer) -> Any:
         def change(trainer: xbp.Trainer, step: int) -> None:

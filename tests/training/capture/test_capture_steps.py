@@ -40,6 +40,7 @@ def lstm() -> nn.Layer:
 MODELS = [(convolutional, (1, 8, 8)), (recurrent, (5, 4)), (lstm, (5, 4))]
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("make", "shape"), MODELS)
 def test_every_kind_of_network(make: Any, shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=(14, *shape)).astype("float32")

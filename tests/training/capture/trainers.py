@@ -17,13 +17,20 @@ from xbp.training.capture import Phase, Recordings, recordings_of
 SAMPLES, BATCH = 30, 4  # seven steps, and one with the last two samples
 
 
-@pytest.fixture(autouse=True, params=["array_api_strict", "torch", "cupy"])
+@pytest.fixture(autouse=True, params=["array_api_strict", "torch", "cupy", "numpy"])
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A backend that records steps: CuPy, or its stand-in."""
+    """A backend that records steps: CuPy, its stand-ins, or numpy."""
     if reason := why_unavailable(request.param):
         pytest.skip(reason)
     with xbp.use_backend(request.param), emulated_graphs():
         yield request.param
+
+
+@pytest.fixture
+def device(place: str) -> None:
+    """For what is not so on the host: warnings, layers of a user; see test_capture_on_the_host."""
+    if place == "numpy":
+        pytest.skip("the host refuses what is not xbp's own, and does not warn")
 
 
 def data(n: int = SAMPLES, features: int = 5) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xbp.accelerators.chains import (
+    Fusions,
     accelerated,
     convolution_block,
     dense_layers,
@@ -27,14 +28,13 @@ from xbp.accelerators.cpu import (
     updates,
 )
 
-chain = accelerated(
-    {
-        convolution_block: convolution.convolve,
-        dense_layers: dense.dense,
-        rectified_affine: affine.affine,
-        rectified_batch_norm: normalization.batch_normalize,
-    }
-)
+FUSIONS: Fusions = {
+    convolution_block: convolution.convolve,
+    dense_layers: dense.dense,
+    rectified_affine: affine.affine,
+    rectified_batch_norm: normalization.batch_normalize,
+}
+chain = accelerated(FUSIONS)
 
 
 def implementations() -> tuple[Callable[..., Any], ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu import native, replay
 from xbp.accelerators.cpu.calls import DTYPES, address, incoming, run
 from xbp.accelerators.cpu.product import MOST_DIRECT
 
@@ -41,7 +41,7 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
         address(x), address(weight), address(bias), y=address(y),
         n=rows, inputs=features, outputs=out, relu=relu, threads=threads,
     )  # fmt: skip
-    run("affine", dtype, task)
+    run("affine", dtype, task, (x, weight, bias), (y,))
     shape = y.shape
 
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
@@ -51,7 +51,7 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
         task.dy, task.dx = address(dy), address(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
         task.x, task.weight, task.y = address(x), address(weight), address(y)
-        run("affine_backward", dtype, task)
+        run("affine_backward", dtype, task, (x, weight, bias, y, dy), (dx, dweight, dbias))
         return dx, dweight, dbias
 
     return y, gradients
@@ -59,7 +59,7 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
 
 def contiguous(array: Real) -> Real:
     """`array`, or a copy in row-major order and aligned."""
-    return np.require(array, requirements=["C", "A"])
+    return replay.copied(np.require(array, requirements=["C", "A"]), array)
 
 
 ACCELERATORS = (affine,)

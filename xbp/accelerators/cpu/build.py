@@ -12,12 +12,12 @@ import zlib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("kernels.c", "stream.c", "workers.c")
+SOURCES = ("kernels.c", "replay.c", "stream.c", "workers.c")
 HEADERS = (
     *("compiler.h", "threads.h", "kernels.h", "arrays.h", "lanes.h", "correlate.h", "winograd.h"),
     *("winograd_weight.h", "convolution.h", "convolution_backward.h", "pooling.h"),
     *("elementwise.h", "updates.h", "product.h", "affine.h"),
-    *("special.h", "normalization.h", "rows.h", "dense.h", "recurrence.h"),
+    *("special.h", "normalization.h", "rows.h", "dense.h", "recurrence.h", "replay.h"),
 )
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared")
 POSIX = ("-fPIC", "-pthread")

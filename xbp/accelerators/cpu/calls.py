@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators import shared
-from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu import native, replay
+from xbp.backend import RECORDING
+from xbp.errors import InputError
 
 Real = NDArray[Any]
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
@@ -21,7 +23,7 @@ DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
 def addressable(array: Real) -> Real:
     """`array`, or a copy, aligned and with strides of whole entries."""
-    return array if array.flags.aligned else np.array(array)
+    return array if array.flags.aligned else replay.copied(np.array(array), array)
 
 
 def incoming(dy: Real, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Real:
@@ -73,8 +75,22 @@ def descriptor(array: Real | None) -> native.Images:
     return native.Images(address(array), n // size, c // size, h // size, w // size)
 
 
-def run(name: str, dtype: np.dtype[Any], task: ctypes.Structure) -> None:
-    """Call a kernel.
+def run(
+    name: str,
+    dtype: np.dtype[Any],
+    task: ctypes.Structure,
+    read: Sequence[Real | None] = (),
+    written: Sequence[Real | None] = (),
+) -> None:
+    """Call a kernel, and note the call if a step is being recorded.
+
+    Parameters
+    ----------
+    name : str
+    dtype : dtype
+    task : ctypes.Structure
+    read, written : sequence of arrays or None
+        All that the task points to; without them, the call cannot be recorded.
 
     Raises
     ------
@@ -84,6 +100,20 @@ def run(name: str, dtype: np.dtype[Any], task: ctypes.Structure) -> None:
     if _kernel(name, dtype)(ctypes.byref(task)):
         msg = f"{name} found no memory for its workspace; use a smaller batch"
         raise MemoryError(msg)
+    if written and RECORDING.tape is not None:
+        _check_named(name, task, {address(array) for array in (*read, *written)})
+        replay.note(f"{name}_{dtype.name}", type(task).from_buffer_copy(task), read, written)
+
+
+def _check_named(name: str, task: ctypes.Structure, known: set[int | None]) -> None:
+    """Refuse a task that points to more than the `known` addresses."""
+    for field, kind, *_ in task._fields_:
+        value = getattr(task, field)
+        if isinstance(value, ctypes.Structure):
+            _check_named(name, value, known)
+        elif kind is ctypes.c_void_p and value is not None and value not in known:
+            msg = f"{name} reads or writes {field!r}, which is not on the tape"
+            raise InputError(msg)
 
 
 @cache

@@ -68,7 +68,7 @@ def convolve(
         oh=oh, ow=ow, pool_h=pool[0], pool_w=pool[1], relu=relu, threads=native.threads(),
         groups=MOST_SUMS if native.reproducible() else native.threads(),
     )  # fmt: skip
-    run("convolve", dtype, task)
+    run("convolve", dtype, task, (x, weight, bias), (y, where))
     shape = y.shape
 
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
@@ -77,7 +77,7 @@ def convolve(
         task.y, task.dx = descriptor(dy), descriptor(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
         task.where = address(where)  # unchanged, but kept alive by this closure
-        run("convolve_backward", dtype, task)
+        run("convolve_backward", dtype, task, (x, weight, bias, where, dy), (dx, dweight, dbias))
         return dx, dweight, None if bias is None else dbias
 
     return y, gradients
@@ -136,7 +136,7 @@ def flatten(x: Real) -> Any:
     n, c, h, w = x.shape
     y = np.empty((n, c * h * w), dtype)
     task = native.Flattening(descriptor(x), address(y), n, c, h, w, native.threads())
-    run("flatten", dtype, task)
+    run("flatten", dtype, task, (x,), (y,))
     shape = x.shape
     return y, of_input(lambda dy: dy.reshape(shape))
 
@@ -156,13 +156,13 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
         stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
         oh=oh, ow=ow, average=average, threads=native.threads(),
     )  # fmt: skip
-    run("pool", dtype, task)
+    run("pool", dtype, task, (x,), (y, where))
     shape, output = x.shape, y.shape
 
     def input_gradient(dy: Real) -> Real:
         dy, dx = incoming(dy, output, dtype), empty(shape, dtype)
         task.x, task.y, task.where = descriptor(dx), descriptor(dy), address(where)
-        run("pool_backward", dtype, task)
+        run("pool_backward", dtype, task, (where, dy), (dx,))
         return dx
 
     return y, of_input(input_gradient)

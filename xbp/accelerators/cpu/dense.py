@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu import native, replay
 from xbp.accelerators.cpu.affine import LEAST_FOR_THREADS, LEAST_ROWS, contiguous
 from xbp.accelerators.cpu.arrays import ARGUMENTS, LAYOUT, is_known
 from xbp.accelerators.cpu.calls import DTYPES, incoming
+from xbp.backend import RECORDING
 
 Real = NDArray[Any]
 MOST_WEIGHTS = 2**14
@@ -73,6 +74,8 @@ def dense(x: Real, *parameters: Real | None, activations: tuple[str | None, ...]
         failed = _kernel("dense", dtype)(LAYOUT, id(arrays), *known)
     if failed:
         return _refused(failed)
+    if RECORDING.tape is not None:
+        _note(arrays, dtype, known, (x, *parameters), (y, hidden))
 
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, ...]:
         dy = contiguous(incoming(dy, y.shape, dtype))
@@ -81,12 +84,30 @@ def dense(x: Real, *parameters: Real | None, activations: tuple[str | None, ...]
         everything = [*arrays, dy, dx, *found]
         if failed := _kernel("dense_backward", dtype)(LAYOUT, id(everything), *known):
             _refused(failed)
+        if RECORDING.tape is not None:
+            _note(everything, dtype, known, (*arrays, dy), (dx, *found), backward=True)
         own: list[Real | None] = []
         for first in range(2 * count - 2, -1, -2):
             own += found[first : first + 2]
         return dx, *own
 
     return y, gradients
+
+
+def _note(
+    arrays: list[Any],
+    dtype: np.dtype[Any],
+    known: tuple[int, bytes, int, int],
+    read: Sequence[Real | None],
+    written: Sequence[Real | None],
+    backward: bool = False,
+) -> None:
+    """Put a call, which has been made, on the tape; see `known` in `dense`."""
+    number, codes, count, threads = known
+    task = replay.DenseTask(
+        ctypes.pointer(LAYOUT), id(arrays), codes, count, number, threads, backward
+    )
+    replay.note(f"dense_task_run_{dtype.name}", task, read, written, arrays, codes)
 
 
 @cache

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu import native, replay
 from xbp.accelerators.cpu.calls import address, aligned
 from xbp.accelerators.shared import dense_order, inverse
+from xbp.backend import RECORDING
 from xbp.primitives.dispatch import check_gradient, of_input
 
 Real = NDArray[Any]
@@ -39,11 +40,9 @@ def rectify(x: Real) -> Any:
 def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
     """See `xbp.primitives.cross_entropy`; for valid labels only."""
     dtype = logits.dtype
-    if dtype not in DTYPES or target.ndim != 1 or logits.size == 0:
+    if not fits(logits, target):
         return NotImplemented
     n, classes = logits.shape
-    if target.shape != (n,) or target.dtype.kind not in "iu":
-        return NotImplemented
     labels = np.ascontiguousarray(target, np.int64)
     logits, gradient = np.ascontiguousarray(logits), np.empty((n, classes), dtype)
     total = _cross_entropy(dtype)(
@@ -52,6 +51,13 @@ def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
     if total != total:
         return NotImplemented  # a nan among the logits or a label out of range; rare
     return dtype.type(scale * total), gradient
+
+
+def fits(logits: Any, target: Any) -> bool:
+    """Whether the kernel computes the cross-entropy of such arrays."""
+    if logits.dtype not in DTYPES or target.ndim != 1 or logits.size == 0:
+        return False
+    return bool(target.shape == logits.shape[:1] and target.dtype.kind in "iu")
 
 
 # --- calls ---
@@ -77,7 +83,7 @@ def entrywise(name: str, x: Real, least: int, *, of_output: bool = False) -> Any
         if dy.dtype != dtype or dy.strides != kept.strides:
             laid_out = empty_in(order, kept)
             laid_out[...] = dy
-            dy = laid_out
+            dy = replay.copied(laid_out, dy)
         dx = empty_in(order, kept)
         _call(f"{name}_backward", dx, kept, dy)
         return dx
@@ -86,7 +92,12 @@ def entrywise(name: str, x: Real, least: int, *, of_output: bool = False) -> Any
 
 
 def _call(name: str, to: Real, a: Real, b: Real | None = None) -> None:
-    _pass(name, to.dtype)(address(to), address(a), address(b), 0, 0, 0, to.size, native.threads())
+    function, threads = _pass(name, to.dtype), native.threads()
+    function(address(to), address(a), address(b), 0, 0, 0, to.size, threads)
+    if RECORDING.tape is not None:
+        where = ctypes.cast(function, ctypes.c_void_p)  # type: ignore[arg-type]
+        task = replay.PassTask(where, *map(address, (to, a, b)), to.size, threads)
+        replay.note(f"pass_task_run_{to.dtype.name}", task, (a, b), (to,))
 
 
 @cache

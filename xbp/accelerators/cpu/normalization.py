@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu import native, replay
 from xbp.accelerators.cpu.calls import DTYPES, address, addressable, incoming, run
 from xbp.accelerators.cpu.elementwise import LEAST_FOR_THREADS, empty_in
 from xbp.accelerators.shared import dense_order
@@ -61,7 +61,7 @@ def batch_normalize(
         inner=inner, eps=eps, known=known, relu=relu,
         threads=native.threads() if x.size >= LEAST_FOR_THREADS else 1,
     )  # fmt: skip
-    run("batch_norm", dtype, task)
+    run("batch_norm", dtype, task, (x, weight, bias, constants if known else None), (y, constants))
     has_weight, has_bias = weight is not None, bias is not None
     rows = () if known else (constants[MEAN], constants[VARIANCE])
     moments = Moments(x.size / channels, *rows)
@@ -72,12 +72,12 @@ def batch_normalize(
         if dy.strides != x.strides:
             laid_out = empty_in(order, x)
             laid_out[...] = dy
-            dy = laid_out
+            dy = replay.copied(laid_out, dy)
         dx = empty_in(order, x) if wants_dx else None
         sums = np.empty((2, channels), dtype)
         task.x, task.constants, task.dy, task.dx = map(address, (x, constants, dy, dx))
         task.sums = address(sums)
-        run("batch_norm_backward", dtype, task)
+        run("batch_norm_backward", dtype, task, (x, weight, bias, y, constants, dy), (dx, sums))
         dweight, dbias = sums[0] if has_weight else None, sums[1] if has_bias else None
         return dx, dweight, dbias, moments
 

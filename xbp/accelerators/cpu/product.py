@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu import native, replay
 from xbp.accelerators.cpu.calls import DTYPES, address
 from xbp.accelerators.shared import stored
+from xbp.backend import RECORDING
 
 Real = NDArray[Any]
 LEAST_PRODUCTS = 2**18
@@ -59,7 +60,11 @@ def matmul(a: Real, b: Real) -> Any:
         lda=left[1], ldb=right[1], trans_a=ORDERS[left[0]], trans_b=ORDERS[right[0]],
         threads=threads,
     )  # fmt: skip
-    _kernel("multiply_direct" if direct else "multiply", dtype)(ctypes.byref(task))
+    multiply = _kernel("multiply_direct" if direct else "multiply", dtype)
+    multiply(ctypes.byref(task))
+    if RECORDING.tape is not None:
+        whole = replay.ProductTask(ctypes.cast(multiply, ctypes.c_void_p), task)
+        replay.note("xbp_product_task_run", whole, (a, b), (c,))
     return c
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators.cpu import native
+from xbp.accelerators.cpu import native, replay
 from xbp.accelerators.cpu.calls import DTYPES, address, addressable, incoming, run
 from xbp.accelerators.cpu.elementwise import empty_in
 from xbp.accelerators.shared import dense_order
@@ -34,17 +34,17 @@ def softmax(x: Real, *, axis: int) -> Any:
         return NotImplemented
     y = empty_in(order, x)
     sizes = {"n": x.size // c, "c": c, "threads": native.threads()}
-    run("softmax", dtype, native.Rows(x=address(x), y=address(y), **sizes))
+    run("softmax", dtype, native.Rows(x=address(x), y=address(y), **sizes), (x,), (y,))
 
     def input_gradient(dy: Real) -> Real:
         dy = incoming(dy, y.shape, dtype)
         if dy.strides != y.strides:
             laid_out = empty_in(order, y)
             laid_out[...] = dy
-            dy = laid_out
+            dy = replay.copied(laid_out, dy)
         dx = empty_in(order, y)
         task = native.Rows(y=address(y), dy=address(dy), dx=address(dx), **sizes)
-        run("softmax_backward", dtype, task)
+        run("softmax_backward", dtype, task, (y, dy), (dx,))
         return dx
 
     return y, of_input(input_gradient)
@@ -80,22 +80,22 @@ def normalize(
         sizes = {"n": n, "c": c, "blocks": blocks, "threads": native.threads()}
         return native.Rows(**places, **sizes, centre=centre, **others)
 
-    run("normalize", dtype, task(y=address(y), bias=address(b), eps=eps))
+    run("normalize", dtype, task(y=address(y), bias=address(b), eps=eps), (x, w, b), (y, moments))
 
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, ...]:
         dy = _contiguous(incoming(dy, x.shape, dtype))
         dx = np.empty(x.shape, dtype) if wants_dx else None
         sums = np.empty((blocks, 2, c), dtype)
         wanted = task(dy=address(dy), dx=address(dx), sums=address(sums))
-        run("normalize_backward", dtype, wanted)
-        along, level = (total.reshape(shape) for total in sums[0].copy())
+        run("normalize_backward", dtype, wanted, (x, w, moments, dy), (dx, sums))
+        along, level = (total.reshape(shape) for total in sums[0])
         return dx, None if weight is None else along, None if bias is None else level
 
     return y, gradients
 
 
 def _contiguous(array: Real) -> Real:
-    return addressable(np.ascontiguousarray(array))
+    return addressable(replay.copied(np.ascontiguousarray(array), array))
 
 
 ACCELERATORS = (softmax, normalize)
