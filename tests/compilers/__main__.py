@@ -3,6 +3,7 @@
     python tests/compilers              # compile, and run the driver
     python tests/compilers --tests      # here, also the tests against the references
     python tests/compilers --sanitize   # errors of memory, undefined behaviour, races; natively
+    python tests/compilers --times      # a step of LeNet-5 by Clang's kernels and by GCC's
 
 Prints a table of system, compiler and level: passed, or only compiled where nothing runs the
 result, or not at hand. A warning is an error. ``driver.c`` compares kernels with their definitions
@@ -44,6 +45,29 @@ SANITIZERS = (
     ("address,undefined", ("-fno-sanitize-recover=all", "-fno-omit-frame-pointer")),
     ("thread", ()),
 )
+
+
+MOST_RATIO, ROUNDS = 1.15, 5
+STEPS = """
+import pathlib, sys, time
+import numpy as np
+from xbp.accelerators.cpu import native
+native.library_path = lambda level: pathlib.Path(sys.argv[1])
+native.threads = lambda: 1
+assert native.library() is not None, native.status()
+from xbp import models, nn, optim
+draw = np.random.default_rng(0)
+x, y = draw.normal(size=(128, 1, 28, 28)).astype(np.float32), draw.integers(0, 10, 128)
+model = models.LeNet5(rng=0)
+loss, optimizer, times = nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.01), []
+for _ in range(40):
+    times.append(time.thread_time())
+    logits, backward = model.forward(x, training=True)
+    backward(loss(logits, y)[1])
+    optimizer.step()
+    optimizer.zero_grad()
+print(min(b - a for a, b in zip(times, times[1:])))
+"""
 
 
 class Target(NamedTuple):
@@ -124,6 +148,12 @@ def runs_here(target: Target, level: str) -> bool:
     return emulated or all(features.get(name) for name in native.LEVELS[level])
 
 
+def best_level() -> str:
+    """The best level of this processor."""
+    features, known = native._features(), [name for name in native.LEVELS if name in build.levels()]
+    return next(name for name in known if all(features.get(n) for n in native.LEVELS[name]))
+
+
 def check(target: Target, level: str, folder: Path, tests: bool) -> str:
     """Compile the library of a level, and run what can be run; a word on how far it got."""
     library = build.library_path(level, folder, target.system)
@@ -153,9 +183,7 @@ def sanitized(compiler: str, kind: str, options: tuple[str, ...], folder: Path) 
     """The driver and the kernels as one program that checks itself."""
     program = folder / f"{compiler}_{kind[:4]}"
     sources = [str(build.HERE / name) for name in build.SOURCES] + [str(HERE / "driver.c")]
-    level = next(
-        name for name in native.LEVELS if name in build.levels() and runs_here(TARGETS[0], name)
-    )
+    level = best_level()
     kept = [option for option in build.OPTIONS if option not in ("-shared", "-O3")]
     call(
         [compiler, *kept, "-O1", "-g", "-pthread", f"-fsanitize={kind}", *options,
@@ -166,10 +194,27 @@ def sanitized(compiler: str, kind: str, options: tuple[str, ...], folder: Path) 
     return call([str(program)], folder, UBSAN_OPTIONS="print_stacktrace=1").strip().splitlines()[-1]
 
 
+def times(folder: Path) -> tuple[str, dict[str, float]]:
+    """The level, and by compiler the shortest step of LeNet-5: processor time of one thread."""
+    level = best_level()
+    libraries, found = {}, {}
+    for compiler in ("gcc", "clang"):
+        libraries[compiler] = folder / f"{compiler}.so"
+        flags = build.levels()[level]
+        clang = compiler == "clang"
+        call(build.command(compiler, libraries[compiler], flags, is_clang=clang), folder)
+    for _ in range(ROUNDS):  # in turn, as the machine may be busy
+        for compiler, library in libraries.items():
+            said = call([sys.executable, "-c", STEPS, str(library)], ROOT, XBP_ACCELERATE=level)
+            found[compiler] = min(found.get(compiler, float("inf")), float(said))
+    return level, found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--tests", action="store_true", help="run the tests against the references")
     parser.add_argument("--sanitize", action="store_true", help="run the driver under sanitizers")
+    parser.add_argument("--times", action="store_true", help="compare Clang's step with GCC's")
     parser.add_argument("--only", default="", help="targets with this in their name or compiler")
     chosen = parser.parse_args()
     failed = False
@@ -179,6 +224,13 @@ def main() -> int:
         sys.stdout.flush()
 
     with tempfile.TemporaryDirectory() as name:
+        if chosen.times:
+            level, found = times(Path(name))
+            ratio = found["clang"] / found["gcc"]
+            for compiler, seconds in found.items():
+                row("here", compiler, level, f"{1000 * seconds:.2f} ms a step of 128 images")
+            sys.stdout.write(f"Clang : GCC {ratio:.2f}, at most {MOST_RATIO} wanted\n")
+            return int(ratio > MOST_RATIO)
         if chosen.sanitize:
             for compiler in ("gcc", "clang"):
                 is_wanted = shutil.which(compiler) and chosen.only in compiler
