@@ -73,16 +73,19 @@ static int NAME(forward_in_tiles)(const NAME(job) *job, int64_t block, const NAM
                                   vector *lines, vector *terms) {
     const convolution *t = job->t;
     const int64_t window = t->o * t->ow, first = block * LANES, step = 4 * k.high;
-    const int plain = !t->where && t->pool_h * t->pool_w == 1 && t->y.n == 1 && t->n - first >= LANES;
+    const int plain = t->pool_h * t->pool_w == 1 && t->y.n == 1 && t->n - first >= LANES;
+    uint8_t *where = plain && t->where ? t->where + block * window * t->oh * LANES : NULL;
     images y = {lines, 1, t->ow * LANES, window * LANES, LANES};
     if (plain) y = (images){(real *)t->y.data + first, 1, t->y.c, t->y.h, t->y.w};
     int64_t kept = 0; /* rows in `lines` that wait for the rest of their windows */
     int finite = 1;
     for (int64_t row = 0, p = 0; row < t->oh && finite; row += step) {
         const int64_t rows = t->oh - row < step ? t->oh - row : step;
-        finite = NAME(rows_in_tiles)(x, k, t->c, t->o, job->terms, job->bias, row, rows, t->ow, &y, terms);
+        finite = NAME(rows_in_tiles)(x, k, t->c, t->o, job->terms, job->bias, row, rows, t->ow, &y, where,
+                                     t->oh * t->ow * LANES, terms);
         if (plain) {
             y.data = (real *)y.data + step * y.h;
+            where += where ? step * t->ow * LANES : 0;
             continue;
         }
         const vector *line = lines;

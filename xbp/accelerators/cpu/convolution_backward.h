@@ -45,7 +45,7 @@ INLINE vector NAME(totals)(const vector *from) {
 /* Spread δ of one output, rows p to end of y, to the positions before pooling, which are zero elsewhere:
  * into `band`, with all outputs of a column side by side, and into `frame`, each unless NULL. The sum is
  * added to `total`. */
-INLINE void NAME(spread)(const int64_t pool_h, const int64_t pool_w, const convolution *t, const vector *dy,
+INLINE void NAME(spread)(const int64_t pool_h, const int64_t pool_w, const convolution *t, const images *dy,
                          int64_t block, int64_t o, int64_t p, int64_t end, vector *band, vector *frame,
                          int64_t frame_row, int64_t frame_step, vector *total) {
     const int64_t rows = t->oh / pool_h, columns = t->ow / pool_w, row = t->ow * t->o;
@@ -53,7 +53,8 @@ INLINE void NAME(spread)(const int64_t pool_h, const int64_t pool_w, const convo
     for (; p < end; p++, band += band ? pool_h * row : 0, frame += frame ? pool_h * frame_row : 0) {
         const uint8_t *where = t->where + ((block * t->o + o) * rows + p) * columns * LANES;
         for (int64_t q = 0; q < columns; q++) {
-            const vector v = dy[(o * rows + p) * columns + q];
+            vector v;
+            memcpy(&v, (const real *)dy->data + o * dy->c + p * dy->h + q * dy->w, sizeof v);
             vector *to = band ? band + q * pool_w * t->o + o : NULL;
             vector *framed = frame ? frame + q * pool_w * frame_step : NULL;
             mask at = {0};
@@ -132,7 +133,8 @@ static int NAME(input_gradient_in_tiles)(const NAME(job) *job, int64_t first, in
     for (int64_t row = 0; row < t->h; row += step) {
         const int64_t rows = t->h - row < step ? t->h - row : step;
         if (plain) dx = (images){(real *)t->dx.data + first + row * t->dx.h, 1, t->dx.c, t->dx.h, t->dx.w};
-        if (!NAME(rows_in_tiles)(&d, k, t->o, t->c, job->terms, NULL, row, rows, t->w, &dx, terms)) return 0;
+        if (!NAME(rows_in_tiles)(&d, k, t->o, t->c, job->terms, NULL, row, rows, t->w, &dx, NULL, 0, terms))
+            return 0;
         for (int64_t r = 0; r < rows && !plain; r++)
             NAME(unpack_row)(lines + r * window, &t->dx, first, lanes, t->c, row + r, t->w);
     }
@@ -166,12 +168,16 @@ static int NAME(backward_in_tiles)(NAME(job) *job, int64_t group) {
         images delta = {d, 1, d_plane * LANES, t->ow * LANES, LANES};
         if (t->where) {
             vector total = {0};
-            NAME(pack)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns, columns);
-            for (int64_t o = 0; o < t->o; o++)
-                if (t->pool_h == 2 && t->pool_w == 2)
-                    NAME(spread)(2, 2, t, dy, block, o, 0, rows, NULL, d + o * d_plane, t->ow, 1, &total);
-                else
-                    NAME(spread)(t->pool_h, t->pool_w, t, dy, block, o, 0, rows, NULL, d + o * d_plane, t->ow, 1, &total);
+            const images given = NAME(whole_vectors)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns,
+                                                     columns);
+            for (int64_t o = 0; o < t->o; o++) {
+                vector *to = d + o * d_plane;
+                if (t->pool_h == 1 && t->pool_w == 1)
+                    NAME(spread)(1, 1, t, &given, block, o, 0, rows, NULL, to, t->ow, 1, &total);
+                else if (t->pool_h == 2 && t->pool_w == 2)
+                    NAME(spread)(2, 2, t, &given, block, o, 0, rows, NULL, to, t->ow, 1, &total);
+                else NAME(spread)(t->pool_h, t->pool_w, t, &given, block, o, 0, rows, NULL, to, t->ow, 1, &total);
+            }
         } else delta = NAME(whole_vectors)(&t->y, first, lanes, t->o, t->oh, t->ow, d, d_plane, t->ow);
         const images seen = NAME(whole_vectors)(&t->x, first, lanes, t->c, t->h, t->w, x, t->h * t->w, t->w);
         const NAME(framed) given = {seen, t->h, t->w, t->pad_h, t->pad_w}, slopes = {delta, t->oh, t->ow, 0, 0};
@@ -235,15 +241,16 @@ static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
     for (int64_t block = FIRST_OF(group); block < FIRST_OF(group + 1); block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
-        NAME(pack)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns, columns);
+        const images given = NAME(whole_vectors)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns,
+                                                 columns);
         for (int64_t p = 0; p < rows; p += height) {
             const int64_t end = p + height < rows ? p + height : rows, r = p * t->pool_h;
             for (int64_t o = 0; o < t->o; o++) {
                 vector *frame = wants_dx ? d + o * d_plane + (top + r * sh) * d_row + left : NULL;
                 if (t->pool_h == 2 && t->pool_w == 2)
-                    NAME(spread)(2, 2, t, dy, block, o, p, end, band, frame, sh * d_row, sw, db + o);
+                    NAME(spread)(2, 2, t, &given, block, o, p, end, band, frame, sh * d_row, sw, db + o);
                 else
-                    NAME(spread)(t->pool_h, t->pool_w, t, dy, block, o, p, end, band, frame, sh * d_row, sw,
+                    NAME(spread)(t->pool_h, t->pool_w, t, &given, block, o, p, end, band, frame, sh * d_row, sw,
                                  db + o);
             }
             vector *to = dw;

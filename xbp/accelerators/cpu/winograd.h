@@ -200,12 +200,13 @@ static void NAME(multiply_terms)(const vector *u, const real *weight, int64_t c,
     }
 }
 
-/* One output of high × wide tiles from their terms: `rows` rows and `columns` columns of y. Adds 0 · y
- * to `check`. */
-static void NAME(tiles_to_output)(const vector *m, int64_t high, int64_t wide, int64_t tiles, real bias,
-                                  int64_t rows, int64_t columns, real *to, const images *y, vector *check) {
+/* One output of high × wide tiles from their terms: `rows` rows and `columns` columns of y, or with `relu` of
+ * max(y, 0), and of `where`, whose rows are `where_row` apart (see `convolution`). Adds 0 · y to `check`. */
+INLINE void NAME(tiles_to_output)(const int relu, const vector *m, int64_t high, int64_t wide, int64_t tiles,
+                                  real bias, int64_t rows, int64_t columns, real *to, const images *y,
+                                  uint8_t *where, int64_t where_row, vector *check) {
     vector seen = *check;
-    for (int64_t h = 0; h < high; h++, m += wide, rows -= 4, to += 4 * y->h)
+    for (int64_t h = 0; h < high; h++, m += wide, rows -= 4, to += 4 * y->h, where += relu ? 4 * where_row : 0)
         for (int64_t q = 0; q < wide; q++) {
             vector z[4][6];
             UNROLL for (int j = 0; j < 6; j++) {
@@ -224,8 +225,16 @@ static void NAME(tiles_to_output)(const vector *m, int64_t high, int64_t wide, i
                 }
                 if (r >= rows) continue;
                 real *line = to + r * y->h + 4 * q * y->w;
-                UNROLL for (int k = 0; k < 4; k++)
-                    if (k < last) memcpy(line + k * y->w, four + k, sizeof(vector));
+                UNROLL for (int k = 0; k < 4; k++) {
+                    if (k >= last) continue;
+                    if (relu) {
+                        const mask none = four[k] <= 0;
+                        const NAME(bytes) places = __builtin_convertvector(none, NAME(bytes)); /* NOWHERE or 0 */
+                        memcpy(where + r * where_row + (4 * q + k) * LANES, &places, sizeof places);
+                        four[k] = NAME(choose)(none, (vector){0}, four[k]); /* nan stays nan */
+                    }
+                    memcpy(line + k * y->w, four + k, sizeof(vector));
+                }
             }
         }
     *check = seen;
@@ -243,11 +252,11 @@ INLINE int64_t NAME(room_for_tiles)(NAME(chunks) k, int64_t channels) {
     return channels * k.plane + NAME(between)(k);
 }
 
-/* `rows` rows of y, at most 4 · high, from row `first` on, which is where y->data is. Returns whether all
- * numbers are finite. */
+/* `rows` rows of y, at most 4 · high, from row `first` on, which is where y->data is, and `where` unless it is
+ * NULL, for ReLU. Returns whether all numbers are finite before it. */
 static int NAME(rows_in_tiles)(const NAME(framed) * x, NAME(chunks) k, int64_t c, int64_t all, const real *weight,
                                const real *bias, int64_t first, int64_t rows, int64_t width, const images *y,
-                               vector *u) {
+                               uint8_t *where, int64_t where_plane, vector *u) {
     vector *m = u + c * k.plane, *between = m + all * k.plane, check = {0};
     const int64_t high = (rows + 3) / 4;
     for (int64_t column = 0; column < width; column += 4 * k.wide) {
@@ -255,9 +264,15 @@ static int NAME(rows_in_tiles)(const NAME(framed) * x, NAME(chunks) k, int64_t c
         for (int64_t i = 0; i < c; i++)
             NAME(tiles_of_input)(x, i, first, column, high, wide, high * wide, between, u + i * k.plane);
         NAME(multiply_terms)(u, weight, c, all, k.plane, high * wide, m);
-        for (int64_t o = 0; o < all; o++)
-            NAME(tiles_to_output)(m + o * k.plane, high, wide, high * wide, bias ? bias[o] : 0, rows, columns,
-                                  (real *)y->data + o * y->c + column * y->w, y, &check);
+        for (int64_t o = 0; o < all; o++) {
+            const vector *from = m + o * k.plane;
+            real *to = (real *)y->data + o * y->c + column * y->w, offset = bias ? bias[o] : 0;
+            if (where)
+                NAME(tiles_to_output)(1, from, high, wide, high * wide, offset, rows, columns, to, y,
+                                      where + o * where_plane + column * LANES, width * LANES, &check);
+            else
+                NAME(tiles_to_output)(0, from, high, wide, high * wide, offset, rows, columns, to, y, NULL, 0, &check);
+        }
     }
     return NAME(is_finite)(check);
 }
