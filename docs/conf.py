@@ -31,7 +31,7 @@ default_role = "py:obj"
 myst_enable_extensions = ["dollarmath", "deflist", "attrs_inline", "colon_fence"]
 myst_heading_anchors = 4
 nb_execution_mode = "force"
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_raise_on_error = False  # a warning, so that all failures are seen
 nb_execution_show_tb = True
 

@@ -81,6 +81,10 @@ Parameters
 ----------
 *args : int or a_
     A | b.
+
+Returns
+-------
+array (*shape of x)
 """
 
 
@@ -91,6 +95,7 @@ def test_docstrings_are_escaped_and_formulas_keep_their_lines() -> None:
     assert r"y = \|x\| for x\_, and \*\*options." in made
     assert "::\n\n        y  = 1\n        y′ = 2\n" in made
     assert "With ``x - 1`` and `name`." in made
+    assert r"array (\*shape of x)" in made
     assert "*args : int or a\\_\n    A \\| b." in made  # numpydoc escapes a name itself
 
 

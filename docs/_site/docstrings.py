@@ -16,7 +16,9 @@ BORDER = re.compile(r"=+( +=+)+$")
 ITEM = re.compile(r"([-*]|\d+\.) ")
 SPAN = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 NAME = re.compile(r"~?[A-Za-z_][\w.]*(\(\))?$")
-ENTRIES = {"Parameters", "Returns", "Raises", "Warns", "Yields", "Attributes", "Methods"}
+NAMED = {"Parameters", "Attributes", "Methods"}
+TYPES = {"Returns", "Raises", "Warns", "Yields"}
+"""Sections of entries: of names, which numpydoc escapes, and of types, which may have a name."""
 
 
 def rst(lines: list[str]) -> list[str]:
@@ -26,7 +28,7 @@ def rst(lines: list[str]) -> list[str]:
     block: list[str] = []
 
     def flush() -> None:
-        made.extend(_section(block, section in ENTRIES))
+        made.extend(_section(block, section))
         block.clear()
 
     for line, following in pairwise([*lines, ""]):
@@ -42,16 +44,17 @@ def rst(lines: list[str]) -> list[str]:
     return made
 
 
-def _section(lines: list[str], entries: bool) -> Iterator[str]:
+def _section(lines: list[str], section: str) -> Iterator[str]:
     """The lines of one section; in one of entries, each is a head and an indented description."""
-    if not entries:
+    if section not in NAMED | TYPES:
         yield from _text(lines)
         return
     for is_head, group in groupby(lines, key=lambda line: bool(line) and line[0] != " "):
         if is_head:
             for line in group:
                 name, colon, kind = line.partition(" : ")
-                yield name + colon + escaped(kind) if colon else line
+                plain = section in NAMED or colon
+                yield (name if plain else escaped(name)) + colon + escaped(kind)
         else:
             yield from _text(list(group), base=4)
 
