@@ -1,6 +1,7 @@
 """Commands under conditions that a developer's machine does not have.
 
     python tests/conditions.py
+    python tests/conditions.py home     # those with this in their name
 
 trains LeNet-5 with checkpoints, reports on it and exports it by the commands: under ``-O`` and
 ``-OO``, with ``LANG=C`` and no UTF-8, with warnings as errors, from and to paths with spaces,
@@ -21,8 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from processes import search_path
+
 ROOT = Path(__file__).parents[1]
 NOBODY = 65534
+PACKAGES = [Path(path) for path in sys.path[1:] if path and Path(path) != ROOT]
+"""Where this interpreter finds them: that of another user has other places."""
 ODD = "Übung mit 'Anführung' und  Leerzeichen"
 
 
@@ -67,7 +72,7 @@ def readable_python() -> str | None:
     for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         with tempfile.TemporaryDirectory() as name:
             Path(name).chmod(0o755)
-            environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path[1:])), "HOME": name}
+            environment = {"PYTHONPATH": search_path(*PACKAGES), "HOME": name}
             command = [python, "-c", "import numpy, sys; print(sys.version_info[:2])"]
             try:
                 said = subprocess.run(
@@ -90,8 +95,7 @@ def tried(condition: Condition, work: Path, python: str) -> str:
     os.chown(folder / "out", condition.user, condition.user)
     kept = ("PATH", "TMPDIR", "XBP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
-    others = [path for path in sys.path[1:] if path and Path(path) != ROOT]
-    environment |= {"PYTHONPATH": os.pathsep.join([str(folder / "code"), *others])}
+    environment |= {"PYTHONPATH": search_path(folder / "code", *PACKAGES)}
     environment |= {"LANG": "C.UTF-8", "COLUMNS": "80", **condition.variables}
     if condition.home is not None:
         (folder / "home").mkdir(mode=condition.home)
@@ -120,6 +124,8 @@ def main() -> int:
     can_change = os.geteuid() == 0
     other = readable_python() if can_change else None
     for condition in CONDITIONS:
+        if not any(word in condition.name for word in sys.argv[1:] or [""]):
+            continue
         if condition.user and other is None:
             sys.stdout.write(f"{condition.name:22}not tried: no interpreter for another user\n")
             continue
