@@ -34,6 +34,7 @@ nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = False  # a warning, so that all failures are seen
 nb_execution_show_tb = True
+nb_merge_streams = True
 
 # --- reference ---
 
