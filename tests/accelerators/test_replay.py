@@ -166,7 +166,7 @@ def test_every_accelerator_of_numpy_has_a_recorded_one() -> None:
 
     theirs = {function.__name__ for function in cpu.implementations()}
     mine = {function.__name__ for function in recorded.implementations()}
-    assert mine - theirs == {"take_row", "gather", "append_row"}
+    assert mine - theirs == {"take_row", "gather", "append_row", "end_unless_finite"}
     assert theirs <= mine
 
 

@@ -146,14 +146,14 @@ def trainer_of(capture: bool | None = None, **options: Any) -> xbp.Trainer:
     return xbp.Trainer(model, loss, rule(model.parameters()), metrics, rng=0, capture=capture)
 
 
-def test_a_step_of_kernels_is_two_calls_and_a_look_at_the_loss() -> None:
+def test_a_step_of_kernels_is_one_call() -> None:
     if native.library() is None:
         pytest.skip("no kernels")
     trainer = trainer_of(metrics=[])
     trainer.fit(*data((4,), "float32"), batch_size=30)
     recordings = recording_of(trainer)
     assert recordings is not None
-    assert len(recordings.by_size[30].graph.calls) == 3  # type: ignore[attr-defined]
+    assert len(recordings.by_size[30].graph.calls) == 1  # type: ignore[attr-defined]
 
 
 def test_without_kernels_the_calls_are_numpys() -> None:
@@ -350,6 +350,13 @@ def with_a_hook() -> nn.Layer:
     return model
 
 
+def with_a_step_around(p: Any) -> optim.Optimizer:
+    optimizer = optim.SGD(p, 0.1)
+    step = optimizer.step
+    optimizer.step = lambda *given: step(*given)  # type: ignore[method-assign]
+    return optimizer
+
+
 def large() -> nn.Layer:
     return dense((4, 2000, 1000, 4), nn.ReLU, "float32")
 
@@ -359,6 +366,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a loss": ({"loss": lambda: lambda y, t: nn.CrossEntropyLoss()(y, t)}, "^<lambda> may compute"),
     "an optimizer": ({"rule": lambda: lambda p: Mine(p, 0.1)}, "^Mine may compute"),
     "a forward of one's own": ({"model": with_a_hook}, "^Linear may compute"),
+    "a step around another": ({"rule": lambda: with_a_step_around}, "^SGD may compute something"),
     "a large model": ({"model": large}, "more than 4 MiB"),
 }
 
@@ -391,6 +399,28 @@ def test_an_augmentation_of_a_user_is_called_in_each_step() -> None:
     assert calls[1:] == [33] * 20  # the first call is a trial
     with pytest.raises(InputError, match=r"^noisy may compute something else in each step"):
         trainer_of(True).fit(*data((4,), "float32"), augment=noisy)
+    both = xbp.data.Compose(xbp.data.Compose(noisy))
+    with pytest.raises(InputError, match=r"^noisy may compute something else in each step"):
+        trainer_of(True).fit(*data((4,), "float32"), augment=both)
+
+
+def test_a_step_or_a_method_that_is_replaced_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, calls = trainer_of(), []
+    step = trainer.step
+    trainer.step = lambda x, y: (calls.append(len(x)), step(x, y))[1]  # type: ignore[method-assign]
+    trainer.fit(*data((4,), "float32"), batch_size=33)
+    assert calls == [33] * 10
+    plain, seen = nn.Sequential.forward, []
+
+    def forward(self: Any, x: Any, **options: Any) -> Any:
+        seen.append(len(x))
+        return plain(self, x, **options)
+
+    monkeypatch.setattr(nn.Sequential, "forward", forward)
+    trainer = trainer_of()
+    trainer.fit(*data((4,), "float32"), batch_size=33)
+    assert seen[-10:] == [33] * 10
+    assert recording_of(trainer) is None
 
 
 def test_a_library_without_a_graph_makes_eager_steps() -> None:

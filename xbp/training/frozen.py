@@ -51,7 +51,10 @@ class Frozen:
         for members in self.members:
             found += members.values() if isinstance(members, dict) else members
         for rule, indices in self.optimizer.rules():
-            found += [value for name, value in vars(rule).items() if name not in MOVING]
+            options = vars(rule).copy()
+            for name in MOVING:
+                options.pop(name, None)
+            found += options.values()
             found += (indices.start, indices.stop, type(rule))
         trainer = self.trainer
         found += (trainer.model, trainer.loss, trainer.augment, *trainer.state.stream.key)

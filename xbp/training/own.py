@@ -6,13 +6,19 @@ forward; on the host, where nobody asked for a recording, nothing of that may be
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from xbp.errors import InputError
-from xbp.nn import Layer, Loss
 from xbp.nn.parameter import Parameter
 from xbp.training.callbacks.base import Training
 from xbp.training.metrics.averages import Mean
+
+METHODS = ("forward", "operation", "compose", "__call__", "step", "update", "zero_grad")
+"""What a step calls of layers, losses, augmentations and optimizers."""
+
+SCHEDULE = "_lr"
+"""The attribute of an optimizer that may be a user's function: it is called before each step."""
 
 
 def check_own(trainer: Training) -> None:
@@ -22,16 +28,25 @@ def check_own(trainer: Training) -> None:
     ------
     InputError
     """
-    augment = trainer.augment
-    steps = () if augment is None else (augment, *getattr(augment, "steps", ()))
-    rules = [rule for rule, _ in trainer.optimizer.rules()]
-    for owner in (*trainer.model.tree(), trainer.loss, *steps, *rules):
-        if not is_own(owner):
-            _refuse(owner)
-        if isinstance(owner, Layer | Loss):
-            for value in vars(owner).values():
-                if callable(value) and not isinstance(value, Parameter) and not is_own(value):
-                    _refuse(owner)
+    rules = (rule for rule, _ in trainer.optimizer.rules())
+    for owner in (*trainer.model.tree(), trainer.loss, *steps_of(trainer.augment), *rules):
+        attributes = getattr(owner, "__dict__", {})
+        held = [value for name, value in attributes.items() if name != SCHEDULE]
+        called = [value for value in held if callable(value) and not isinstance(value, Parameter)]
+        for kind in type(owner).__mro__:
+            called += [vars(kind)[name] for name in METHODS if name in vars(kind)]
+        if not all(map(is_own, (owner, *called))) or any(name in attributes for name in METHODS):
+            name = getattr(owner, "__name__", type(owner).__name__)
+            msg = f"{name} may compute something else in each step, as code that is not xbp's"
+            raise InputError(msg)
+
+
+def steps_of(augment: Any) -> Iterator[Any]:
+    """An augmentation, and those that it consists of."""
+    if augment is not None:
+        yield augment
+        for step in getattr(augment, "steps", ()):
+            yield from steps_of(step)
 
 
 def is_own(thing: Any) -> bool:
@@ -40,9 +55,3 @@ def is_own(thing: Any) -> bool:
         return thing.function is None or is_own(thing.function)
     home = getattr(thing if hasattr(thing, "__name__") else type(thing), "__module__", None)
     return str(home).startswith("xbp.")
-
-
-def _refuse(owner: Any) -> None:
-    name = getattr(owner, "__name__", type(owner).__name__)
-    msg = f"{name} may compute something else in each step, as code that is not xbp's"
-    raise InputError(msg)

@@ -431,7 +431,7 @@ class Trainer(Stateful):
     def _new_stepper(self, given: Pair, data: Pair) -> Stepper:
         """The stepper of this `fit`, which may replay the recordings of the last one."""
         self.state.loss = self.current_loss  # before its row is overwritten
-        own_step = type(self).step is not Trainer.step
+        own_step = type(self).step is not Trainer.step or "step" in vars(self)
         before, self._stepper = self._stepper, None
         self._stepper = stepper_for(
             self, given, data, capture=self.capture, before=before, own_step=own_step

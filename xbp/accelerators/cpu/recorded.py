@@ -128,6 +128,15 @@ def cross_entropy(logits: Any, target: Any, scale: float) -> Any:
     return RecordedArray(loss), RecordedArray(gradient)
 
 
+def end_unless_finite(value: Any) -> Any:
+    """The call that ends a replay, for the tape."""
+    values = value.values
+    if values.dtype not in updates.KINDS:
+        return NotImplemented
+    task = (ctypes.c_char * values.nbytes).from_address(address(values) or 0)  # the value itself
+    return replay.KernelCall(f"end_unless_finite_run_{values.dtype.name}", task, values)
+
+
 # --- rows of tables ------------------------------------------------------------------------------
 
 
@@ -192,7 +201,7 @@ chain = accelerated({match: seen(function) for match, function in cpu.FUSIONS.it
 
 OWN = (
     *(add_scaled, average, accumulate, rescale, normalized_step),
-    *(cross_entropy, take_row, gather, append_row, chain),
+    *(cross_entropy, end_unless_finite, take_row, gather, append_row, chain),
 )
 
 

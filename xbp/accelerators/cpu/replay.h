@@ -52,3 +52,6 @@ int NAME(cross_entropy_task_run)(const NAME(cross_entropy_task) * t) {
     *t->loss = (real)(t->scale * total);
     return 0;
 }
+
+/* 1, which ends a replay, where the value is infinite or nan. */
+int NAME(end_unless_finite_run)(const real *value) { return !isfinite(*value); }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native
 from xbp.accelerators.cpu.arrays import Layout
-from xbp.backend import RECORDING
+from xbp.backend import RECORDING, NotMadeError
 
 Real = NDArray[Any]
 Pointer = ctypes.c_void_p
@@ -93,18 +93,24 @@ class KernelCall:
     ----------
     name : str
         Of the C function, which takes the task's address and returns 0 when done.
-    task : ctypes.Structure
-    kept : sequence
+    task : ctypes object
+    kept : object
         What the task points to.
     """
 
-    def __init__(self, name: str, task: ctypes.Structure, kept: Sequence[Any]) -> None:
+    def __init__(self, name: str, task: Any, kept: Any) -> None:
         self.name, self.task, self.kept = name, task, kept
         self.function = getattr(native.library(), name)
 
     def __call__(self) -> bool:
         """Make the call; whether it was done."""
         return not self.function(ctypes.byref(self.task))
+
+    def failure(self) -> Exception:
+        """The reason why a replay ended here."""
+        if self.name.startswith("end_unless_finite"):
+            return NotMadeError()
+        return MemoryError(f"{self.name} has failed, probably for want of memory")
 
     @staticmethod
     def together(calls: Sequence[KernelCall]) -> Callable[[], None]:
@@ -123,8 +129,7 @@ class KernelCall:
         def run(kept: Any = (several, calls)) -> None:
             done = replay(address, count)
             if done != count:
-                msg = f"{calls[done].name} has failed, probably for want of memory"
-                raise MemoryError(msg)
+                raise calls[done].failure()
 
         return run
 
