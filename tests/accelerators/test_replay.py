@@ -101,7 +101,9 @@ def test_values_of_another_dtype_or_shape_are_left_to_the_reference() -> None:
 
 @pytest.mark.parametrize("row", [-1, 4, 2**40])
 def test_no_row_beyond_a_table_is_read_or_written(row: int) -> None:
-    index, order, start = np.asarray([0]), np.asarray([3, 2, 1, 0]), np.asarray(0)
+    order = np.zeros(8, np.int64)[2:6]  # beside it are rows of the table
+    order[:] = 3, 2, 1, 0
+    index, start = np.asarray([0]), np.asarray(0)
     table, value, found = np.arange(8.0).reshape(4, 2), np.zeros(2), []
     taken = graph_of(lambda i, t: primitives.take_row(i, t), index, table)
     appended = graph_of(primitives.append_row, index, table, value)
@@ -119,13 +121,62 @@ def test_no_row_beyond_a_table_is_read_or_written(row: int) -> None:
     start[...] = row if row < 0 else row - 1  # one of the two is inside for 4
     with pytest.raises(ReplayError):
         gathered.replay()
-    start[...], order[1] = 0, row
+    start[...], order[:2] = 0, (1, row)
     with pytest.raises(ReplayError):
         gathered.replay()
     assert np.array_equal(table, before)
     assert np.array_equal(found[0].values, held)
     with pytest.raises(InputError, match="out of range"):
         graph_of(batch, order, start, table)
+
+
+def product(a: Any, b: Any) -> Any:
+    return [primitives.matmul(a, b)]
+
+
+def slope(x: Any, dy: Any) -> Any:
+    y, gradients = primitives.logistic(x)
+    return [y, *gradients(dy)]
+
+
+def affine(x: Any, weight: Any, dy: Any) -> Any:
+    y, gradients = primitives.affine(x, weight)
+    return [y, *gradients(dy)[:2]]
+
+
+def loss(logits: Any, labels: Any) -> Any:
+    return list(primitives.cross_entropy(logits, labels, 0.1))
+
+
+KERNELS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
+    "multiply_direct": (product, ((64, 128), (128, 64))),
+    "pass_task": (slope, ((40, 50), (40, 50))),
+    "affine": (affine, ((20, 100), (30, 100), (20, 30))),
+    "affine of another order": (affine, ((20, 100), (30, -100), (20, -30))),
+    "cross_entropy": (loss, ((40, 5), (40,))),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_in_a_replay_computes_what_it_computes(name: str, dtype: str) -> None:
+    function, shapes = KERNELS[name]
+    rng, found = np.random.default_rng(1), []
+    given: list[Any] = [
+        rng.normal(size=shape if min(shape) > 0 else (-shape[1], shape[0])).astype(dtype)
+        for shape in shapes
+    ]
+    given = [a if min(s) > 0 else a.T for a, s in zip(given, shapes, strict=True)]
+    if function is loss:
+        given[1] = rng.integers(0, 5, 40)
+    graph = graph_of(lambda *lent: found.extend(function(*lent)), *given)
+    for scale in (2, -1):
+        for array in given:
+            array[...] = rng.permuted(array, axis=0) * (1 if array.ndim == 1 else scale)
+        graph.replay()
+        for own, expected in zip(found, function(*given), strict=True):
+            assert own.dtype == expected.dtype
+            assert np.array_equal(own.values, expected)
 
 
 def test_a_failing_call_is_the_last_one() -> None:
