@@ -20,7 +20,7 @@ import xbp
 import xbp.accelerators
 from xbp import nn, optim
 from xbp.accelerators.cpu import native
-from xbp.backend import LIBRARIES
+from xbp.backend import LIBRARIES, ReplayError
 from xbp.errors import BackendError, InputError, NonFiniteError
 from xbp.testing.helpers import replaced
 from xbp.training import Callback, LambdaCallback, Metric
@@ -469,4 +469,44 @@ def test_what_is_replaced_between_steps_is_noticed() -> None:
         trainer = trainer_of(capture)
         trainer.fit(*data((4,), "float32"), epochs=2, batch_size=16, callbacks=[Replacing()])
         found.append(bits(trainer))
+    assert found[0] == found[1]
+
+
+def test_a_replay_that_fails_is_no_reason_for_another_step() -> None:
+    """Its changes may be half made."""
+
+    def spoil(trainer: xbp.Trainer, step: int) -> None:
+        recordings = recording_of(trainer)
+        assert recordings is not None
+        assert trainer._stepper.finite  # type: ignore[union-attr]
+        if step == 6:
+            recordings.by_size[32].graph.calls.append(lambda: [][0])  # type: ignore[attr-defined]
+
+    callbacks = [LambdaCallback(on_step_end=spoil)]
+    with pytest.raises(ReplayError, match=r"^a recorded step has failed \(IndexError"):
+        trainer_of().fit(*data((4,), "float32"), callbacks=callbacks)
+
+
+def test_large_data_are_let_go_of_after_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xbp.training.capture.KEPT", 100)
+    trainer, eager = trainer_of(), trainer_of(False)
+    for each in (trainer, eager):
+        each.fit(*data((4,), "float32"))
+    assert recording_of(trainer) is None
+    assert float(trainer.current_loss) == float(eager.current_loss)
+    assert trainer.fit(*data((4,), "float32")).records == eager.fit(*data((4,), "float32")).records
+
+
+def test_gradients_outside_of_the_optimizer_are_arrays_of_numpy() -> None:
+    found = []
+    for wanted in (False, None):
+        model = dense((4, 8, 4), nn.Tanh, "float32")
+        first, *others = model.parameters()
+        with pytest.warns(UserWarning, match="optimizer"):
+            trainer = xbp.Trainer(
+                model, nn.CrossEntropyLoss(), optim.SGD(others, 0.1), rng=0, capture=wanted
+            )
+        trainer.fit(*data((4,), "float32"))
+        assert type(first.grad) is np.ndarray
+        found.append((bits(trainer), first.grad.tobytes()))
     assert found[0] == found[1]
