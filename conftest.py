@@ -10,11 +10,13 @@ pytest_plugins = ["pytester", "pytest_xbp"]
 
 # Modules that import what is not installed here; there are no doctests in them.
 NEEDED = {
-    "ndonnx": "xbp/exchange/*.py",
-    "torch": "xbp/benchmarks/models_torch.py",
-    "jax": "xbp/benchmarks/models_jax.py",
+    "ndonnx": ["xbp/exchange/*.py"],
+    "torch": ["xbp/benchmarks/models_torch.py", "xbp/interop/torch.py"],
+    "jax": ["xbp/benchmarks/models_jax.py"],
 }
-collect_ignore_glob = [path for name, path in NEEDED.items() if not find_spec(name)]
+collect_ignore_glob = [
+    path for name, paths in NEEDED.items() if not find_spec(name) for path in paths
+]
 
 # Workers of pytest-xdist share the cores; numpy and the kernels read these as they are loaded.
 # Tests of the kernels' own threads choose their number; others only lose time to threads that spin.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xbp.errors import DataError, InputError
 from xbp.homework.table import EXERCISES
+from xbp.training.files import write_text
 
 README = """# Homework
 
@@ -74,5 +75,5 @@ def write_folder(folder: Path, names: Iterable[str] = ()) -> list[Path]:
         raise DataError(msg)
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return [folder / name for name in texts]

@@ -12,7 +12,15 @@ from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 from xbp.arguments import integer
-from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name, there
+from xbp.backend import (
+    Array,
+    Namespace,
+    array_namespace,
+    check_beside,
+    dtype_name,
+    on_device_of,
+    there,
+)
 from xbp.errors import InputError
 from xbp.initializers import uniform
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
@@ -216,9 +224,11 @@ class Recurrent(Layer):
 
         def backward(dy: Array, dstate: Any = None, wants_dx: bool = True) -> tuple[Array, Any]:
             dx, dinitial = through_time(dy, dstate, wants_dx)
-            return dx, self._stacked(xp, dinitial)
+            with on_device_of(dy):
+                return dx, self._stacked(xp, dinitial)
 
-        return (y, self._stacked(xp, final)), backward
+        with on_device_of(x):
+            return (y, self._stacked(xp, final)), backward
 
     def _through_time(
         self, x: Array, state: Any, padding_mask: Array | None, training: bool, rng: Rng

@@ -73,8 +73,6 @@ def _normalized_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array) -
 
 
 def _adaptive_step(numbers: tuple[float, ...], p: Array, m: Array, v: Array, g: Array) -> Array:
-    xp = array_namespace(p)
-    p, m, v = (xp.asarray(array, copy=True) for array in (p, m, v))
     primitives.adaptive_step(p, m, v, g, *numbers)
     return _joined((p, m, v))
 
@@ -87,10 +85,9 @@ def _row_appended(index: Array, *arrays: Array) -> Array:
 
 
 def _tracked(count: Array, *arrays: Array) -> Array:
-    xp = array_namespace(count)
-    count, mean, variance = (xp.asarray(array, copy=True) for array in (count, *arrays[:2]))
+    mean, variance = arrays[:2]
     primitives.track(mean, variance, count, *arrays[2:], share=0.25, correction=1.5)
-    return _joined((mean, variance, xp.astype(count, mean.dtype)))
+    return _joined((mean, variance, array_namespace(count).astype(count, mean.dtype)))
 
 
 def _row_taken(index: Array, *tables: Array) -> Array:
@@ -117,7 +114,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     ("pad2d", lambda x: primitives.pad2d(x, (1, 2), -0.5), ((2, 3, 4, 5),)),
     ("unpad2d", lambda x: primitives.unpad2d(x, (1, 2)), ((2, 3, 4, 5),)),
     *(("track", _tracked, (np.asarray(3), *((size,),) * 4)) for size in (3, 300)),
-    *(("add", primitives.add, (shape, shape)) for shape in ((7, 9), (2, 3, 4, 5))),
+    *(("add", primitives.add, (shape, shape)) for shape in ((7, 9), (2, 3, 4, 5), (257, 129))),
     ("bincount", partial(primitives.bincount, length=9), (np.arange(50) ** 2 % 13 - 1,)),
     *(
         (name, getattr(primitives, name), (x,))
