@@ -63,7 +63,8 @@ def stepper_for(
     graph = graph_for(data[0])
     if graph is None:
         if capture:
-            msg = f"capture=True needs a GPU, where the model is on {backend_of(data[0])}"
+            place = backend_of(data[0])
+            msg = f"capture=True needs numpy or a GPU, where the model is on {place}"
             raise InputError(msg)
         return eager
     if not trainer.share.recordable:

@@ -64,7 +64,10 @@ def convolve(
     relu: bool = False,
     pool: Pair = (1, 1),
 ) -> Any:
-    """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows."""
+    """See `xbp.primitives.convolve`; then ReLU, if `relu`, and the maximum of `pool` windows.
+
+    A weight that is not finite makes ∂L/∂x nan also at the border, where windows would lie outside.
+    """
     n, c, h, w = x.shape
     o, channels, kh, kw = weight.shape
     oh, ow = output_size((h, w), (kh, kw), stride, padding, dilation)
