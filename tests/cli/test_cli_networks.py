@@ -15,6 +15,7 @@ from xbp.datasets import standardize_images as standardized
 from xbp.datasets.known import CIFAR10_TRAIN
 from xbp.report.run import Run
 from xbp.training import load_model
+from xbp.training.views import over_views
 
 TRAIN, TEST = 8, 20
 """The number of images in each of the five training files, and in the test file."""
@@ -161,18 +162,18 @@ def test_the_fast_one_whitens_and_resumes(command, data, tmp_path, monkeypatch):
         assert command("export", whole, "--onnx", tmp_path / "model.onnx").code == 0
 
 
-def test_the_last_test_of_the_fast_one_is_that_of_mirror_images_too(command, data, tmp_path):
+def test_the_last_test_of_the_fast_one_is_that_of_views_too(command, data, tmp_path):
     accuracies = []
-    for option in ([], ["--no-mirror"]):
+    for option in ([], ["--no-mirror"], ["--shift", "0"], ["--no-mirror", "--shift", "2"]):
         result = command(*words(data, tmp_path, *option, "--report", network="fastcifar"))
         assert result.code == 0, result
         run, model = Run.load(tmp_path), load_model(tmp_path / "model.safetensors")
-        assert run.mirror is (not option) and ("--no-mirror" in run.command) is bool(option)
+        assert run.mirror is ("--no-mirror" not in option)
+        assert run.shift == (int(option[-1]) if "--shift" in option else 1)
+        assert all(word in run.command for word in option)
         _, (x, y) = load_cifar10(data)
         given = standardized(x, CIFAR10_MEAN, CIFAR10_STD)
-        logits = model(given)
-        if run.mirror:
-            logits = logits + model(given[..., ::-1].copy())
+        logits = over_views(model, mirror=run.mirror, shift=run.shift)(given)
         right = int((logits.argmax(axis=1) == y).sum())
         accuracies.append(f"{right / len(y):.2%}".replace("%", " %"))
         assert f"test accuracy {accuracies[-1]}" in result.out
@@ -186,6 +187,8 @@ class TestMistakes:
         [
             (["--shortcut", "C"], ("shortcut", "'A'", "'B'")),
             (["--epochs", 0], ("--epochs", "at least 1")),
+            (["--shift", -1], ("--shift", "at least 0")),
+            (["--shift", 32], ("--shift", "size of an image, 32")),
             (["--limit", 0], ("--limit", "at least 1")),
             (["--dtype", "int8"], ("--dtype", "'float32'")),
         ],

@@ -143,7 +143,7 @@ def test_a_mirrored_prediction_is_the_mean_of_both() -> None:
     assert not np.allclose(trainer.predict(x), expected)
     flat = nn.Linear(4, 2, dtype="float64", rng=0)
     trainer = xbp.Trainer(flat, nn.CrossEntropyLoss(), optim.SGD(flat.parameters(), 0.1))
-    with pytest.raises(InputError, match=r"mirror needs images \(N, C, H, W\)"):
+    with pytest.raises(InputError, match=r"need images \(N, C, H, W\)"):
         trainer.predict(np.ones((2, 4)), mirror=True)
 
 

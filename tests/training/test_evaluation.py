@@ -11,9 +11,9 @@ import pytest
 
 import xbp
 from xbp import nn, optim
-from xbp.errors import InputError, OutOfMemoryError
+from xbp.errors import OutOfMemoryError
 from xbp.testing import assert_no_host_sync
-from xbp.training.evaluation import evaluate, mirrored, predict
+from xbp.training.evaluation import evaluate, predict
 from xbp.training.feeds import Resident, slices
 from xbp.training.share import Whole
 
@@ -71,27 +71,11 @@ def test_predictions_are_the_outputs_in_order(mirror: bool, size: int, totals: A
     assert trainer.share.totals == totals
 
 
-@pytest.mark.parametrize("x", [np.ones((2, 3)), (np.ones((2, 1, 3, 3)), np.ones((2, 1, 3, 3)))])
-def test_a_mirror_needs_images(x: Any) -> None:
-    with pytest.raises(InputError, match=r"mirror needs images \(N, C, H, W\), got "):
-        mirrored(lambda x: x)(x)
-
-
-def test_each_output_is_the_mean_of_its_own() -> None:
-    x = np.arange(8.0).reshape(1, 1, 2, 4)
-    one, other = mirrored(lambda x: (x, x**2))(x)
-    np.testing.assert_allclose(one, (x + x[..., ::-1]) / 2, rtol=1e-15)
-    np.testing.assert_allclose(other, (x**2 + x[..., ::-1] ** 2) / 2, rtol=1e-15)
-
-
 def test_prediction_does_not_wait_for_the_device() -> None:
     pytest.importorskip("array_api_strict")
     with xbp.use_backend("array_api_strict"):
         trainer = trainer_of()
-        x = xbp.asarray(np.ones((5, 1, 3, 3)))
-        model = nn.Flatten()
         with assert_no_host_sync():
-            mirrored(model)(x)
             predict(trainer, slices(xbp.asarray(data()[0]), 2, trainer.share), 2)
 
 

@@ -21,7 +21,7 @@ from xbp.cli.fitting import RESULTS, fit, told_if_diverged, write
 from xbp.cli.networks import PREPARED, Network
 from xbp.cli.options import Options
 from xbp.cli.ranks import first, ready
-from xbp.errors import NonFiniteError
+from xbp.errors import InputError, NonFiniteError
 from xbp.nn import Layer, Loss
 from xbp.nn.summary import LayerSummary, summary
 from xbp.parallel import Group
@@ -94,6 +94,10 @@ def train_classifier(network: Network, options: Options) -> None:
         An option or the data are wrong, before training. Or the loss became infinite or nan; then
         the history so far is in `DIVERGED`, and older results are unchanged.
     """
+    size = min(network.image_shape[1:])
+    if options.shift >= size:
+        msg = f"--shift must be less than the size of an image, {size}, got {options.shift}"
+        raise InputError(msg)
     backend, group = ready(options)
     model = network.make_model(options.classes, dtype=options.dtype, rng=options.seed)
     splits = network.load(options)
@@ -147,7 +151,7 @@ def perform(task: Task, options: Options, backend: Backend, group: Group | None)
     with np.errstate(all="ignore"), told_if_diverged(trainer, options, group):
         rate = fit(trainer, task.train, task.test, options, steps, augment=task.augment)
         given = task.test[0] if isinstance(task.test, tuple) else task.test
-        logits = trainer.predict(given, mirror=options.mirror)
+        logits = trainer.predict(given, mirror=options.mirror, shift=options.shift)
         test_loss = float(to_numpy(task.loss(logits, xbp.asarray(task.test_labels))[0]))
         if not math.isfinite(test_loss):  # all losses of training were finite
             advice = f"a --learning-rate below {options.learning_rate:g} may help"
@@ -187,6 +191,7 @@ def perform(task: Task, options: Options, backend: Backend, group: Group | None)
         steps=steps.curves,
         sample_shape=task.sample_shape,
         mirror=options.mirror,
+        shift=options.shift,
     )
     if first(group):
         write(trainer, matrix, run, options, task.texts)

@@ -67,6 +67,12 @@ Mirror = Annotated[
         "image; those after each epoch never do.",
     ),
 ]
+Shift = Annotated[
+    int,
+    typer.Option(
+        help="The last test also moves each image by so many pixels, both ways; 0 for not at all."
+    ),
+]
 Classes = Annotated[int, typer.Option(help="How many classes the set has.")]
 Activation = Annotated[str, typer.Option(help="After each layer but the last: relu or tanh.")]
 Pool = Annotated[str, typer.Option(help="What becomes of 2 × 2 pixels: max or average.")]
@@ -175,6 +181,7 @@ class Options:
     data_dir: Path | None = None
     classes: int = 10
     mirror: bool = False
+    shift: int = 0
 
     @classmethod
     def of(cls, context: typer.Context) -> Options:
@@ -202,6 +209,7 @@ class Options:
         if self.limit is not None:
             integer("--limit", self.limit, least=1)
         integer("--classes", self.classes, least=2)
+        integer("--shift", self.shift, least=0)
         if self.checkpoint_every is not None:
             integer("--checkpoint-every", self.checkpoint_every, least=1)
         if self.ranks is not None:

@@ -41,6 +41,7 @@ from xbp.cli.options import (
     Report,
     Resume,
     Seed,
+    Shift,
     Shortcut,
     Steps,
     TestTexts,
@@ -108,6 +109,7 @@ def resnet(depth: int, parameters: str) -> None:
         data_dir: CifarDir = None,
         shortcut: Shortcut = "A",
         mirror: Mirror = True,
+        shift: Shift = 0,
         report: Report = False,
         checkpoint_every: CheckpointEvery = None,
         resume: Resume = None,
@@ -162,7 +164,7 @@ def fastcifar(
     context: typer.Context,
     backend: BackendName = "numpy",
     device: Device = None,
-    epochs: Epochs = 14,
+    epochs: Epochs = 16,
     batch_size: BatchSize = 500,
     learning_rate: LearningRate = 0.1,
     seed: Seed = 0,
@@ -170,6 +172,7 @@ def fastcifar(
     limit: Limit = None,
     data_dir: CifarDir = None,
     mirror: Mirror = True,
+    shift: Shift = 1,
     report: Report = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
@@ -182,7 +185,8 @@ def fastcifar(
     Kernels learn by Muon, the rest by SGD with Nesterov's momentum, at rates that rise and fall
     linearly. Label smoothing 0.2, flips, and crops shifted by up to 2 pixels; the files and
     --resume are those of xbp train resnet20. The last test takes the mean of the outputs for each
-    image and its mirror image. Losses, those of the test included, are with label smoothing.
+    image, for it moved by one pixel both ways, and for the mirror images of these. Losses, those of
+    the test included, are with label smoothing.
     """
     train_classifier(networks.fast_cifar(), Options.of(context))
 

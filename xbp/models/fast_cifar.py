@@ -29,7 +29,7 @@ class FastCIFAR(nn.Sequential):
     No other convolution has biases; normalizations have a short memory (momentum 0.4), as a
     training has few steps. From "94% on CIFAR-10 in 3.29 seconds on a single GPU" are the layers,
     the whitening, its shift and the initial weights; not its optimizer. Its test-time augmentation
-    is ``Trainer.predict(images, mirror=True)``, without shifts.
+    is ``Trainer.predict(images, mirror=True, shift=1)``.
 
     Parameters
     ----------

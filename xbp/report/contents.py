@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from xbp.backend import Array, backend_of, dtype_name, to_numpy
 from xbp.datasets.labelled import LABELLED_IMAGES, LabelledImages
 from xbp.nn import Flatten, Layer, named_outputs
-from xbp.training.evaluation import mirrored
 from xbp.training.metrics.confusion import confusion_matrix
+from xbp.training.views import over_views
 
 MISTAKES = 24
 """The number of mistakes shown."""
@@ -93,9 +93,10 @@ def outputs(
     data: LabelledImages = MNIST,
     *,
     mirror: bool = False,
+    shift: int = 0,
 ) -> NDArray[Any]:
     """The model's logits for images (N, H, W) or (N, C, H, W) of a set, on the host."""
-    run = mirrored(model) if mirror else model
+    run = over_views(model, mirror=mirror, shift=shift)
     parts = [images[i : i + 512] for i in range(0, len(images), 512)]
     return np.concatenate([to_numpy(run(_inputs(model, part, data))) for part in parts])
 
@@ -114,9 +115,10 @@ def examine(
     data: LabelledImages = MNIST,
     *,
     mirror: bool = False,
+    shift: int = 0,
 ) -> Tested:
     """Run the model over its whole test set."""
-    return judged(outputs(model, x, data, mirror=mirror), y, classes, x)
+    return judged(outputs(model, x, data, mirror=mirror, shift=shift), y, classes, x)
 
 
 def judged(

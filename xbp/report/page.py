@@ -188,9 +188,10 @@ def _own(run: Run, history: History) -> dict[str, Any]:
 def _classifier(run: Run, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]) -> dict[str, Any]:
     """The variables of the template for a classifier of images."""
     data = LABELLED_IMAGES[run.data]
-    tested = contents.examine(model, x, y, run.classes, data, mirror=run.mirror)
+    views = {"mirror": run.mirror, "shift": run.shift}
+    tested = contents.examine(model, x, y, run.classes, data, **views)
     first = contents.feature_maps(model, x[0], data)
-    probabilities = contents.softmax(contents.outputs(model, x[:1], data, mirror=run.mirror)[0])
+    probabilities = contents.softmax(contents.outputs(model, x[:1], data, **views)[0])
     return {
         "samples": "images",
         "data": data.title,

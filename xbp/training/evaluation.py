@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-from xbp.arguments import described
 from xbp.backend import Array, array_namespace, joined
-from xbp.errors import InputError
-from xbp.nested import first_of, tree_map
+from xbp.nested import tree_map
 from xbp.training.feeds import Feed
 from xbp.training.memory import enough_memory
 from xbp.training.metrics.averages import Averages
 from xbp.training.results import CheckedLoss
 from xbp.training.state import Pieces
+from xbp.training.views import over_views
 
 
 def evaluate(pieces: Pieces, feed: Feed, batch_size: int) -> dict[str, float]:
@@ -38,21 +37,13 @@ def evaluate(pieces: Pieces, feed: Feed, batch_size: int) -> dict[str, float]:
     return measured.result()
 
 
-def mirrored(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The mean of a model's outputs for images and for their mirror images, x[..., ::-1]."""
-
-    def mean(x: Any) -> Any:
-        xp = array_namespace(first_of(x))
-        if isinstance(x, tuple) or x.ndim != 4:
-            msg = f"mirror needs images (N, C, H, W), got {described(x)}"
-            raise InputError(msg)
-        return tree_map(lambda a, b: 0.5 * (a + b), model(x), model(xp.flip(x, axis=3)))
-
-    return mean
-
-
 def predict(
-    pieces: Pieces, inputs: Iterator[tuple[int, Any]], batch_size: int, *, mirror: bool = False
+    pieces: Pieces,
+    inputs: Iterator[tuple[int, Any]],
+    batch_size: int,
+    *,
+    mirror: bool = False,
+    shift: int = 0,
 ) -> Array:
     """The model's outputs for all batches of inputs.
 
@@ -63,7 +54,8 @@ def predict(
         Of each batch its number of samples, and the rows of this process.
     batch_size : int
     mirror : bool, default False
-        See `mirrored`.
+    shift : int, default 0
+        Test-time augmentation: see `over_views`.
 
     Raises
     ------
@@ -72,7 +64,7 @@ def predict(
     """
     outputs: list[Any] = []
     model, share = pieces.model, pieces.share
-    run = mirrored(model) if mirror else model
+    run = over_views(model, mirror=mirror, shift=shift)
     for size, batch in inputs:
         with share.batch(size), enough_memory(batch, batch_size, "predicting", model):
             outputs.append(share.gathered(run(batch)))

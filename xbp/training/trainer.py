@@ -339,13 +339,17 @@ class Trainer(Stateful):
         return evaluate(self, feed, batch_size)
 
     @on_device_of_model
-    def predict(self, x: Any, batch_size: int = 512, *, mirror: bool = False) -> Array:
+    def predict(
+        self, x: Any, batch_size: int = 512, *, mirror: bool = False, shift: int = 0
+    ) -> Array:
         """The model's outputs for all samples, in inference mode, where the model lives.
 
         Samples are an array; or those of a source or an iterable of batches, x alone or (x, y).
         With several ranks, each computes a share, and all return all outputs.
-        With `mirror` they are images (N, C, H, W), and an output is the mean of that for the image
-        and that for its mirror image: test-time augmentation (Krizhevsky et al. 2012, section 4.1).
+        With `mirror` or `shift` they are images (N, C, H, W), and an output is a mean over views:
+        test-time augmentation. `mirror` adds each view's mirror image (Krizhevsky et al. 2012,
+        section 4.1). ``shift=s`` gives half the weight to the image, and a quarter each to the two
+        moved by s pixels, up and left, and down and right, with a reflected border (Jordan 2024).
 
         Raises
         ------
@@ -360,7 +364,7 @@ class Trainer(Stateful):
         else:
             x = admit_alone(self.model, x, self.sample_shape)
             batches = slices(x, batch_size, self.share)
-        return predict(self, batches, batch_size, mirror=mirror)
+        return predict(self, batches, batch_size, mirror=mirror, shift=shift)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the last `fit` as a folder, as ``xbp train`` does for its networks.

@@ -63,11 +63,18 @@ class TestRecord:
     @pytest.mark.parametrize(
         ("run", "left_out"),
         [
-            (RUN, {"data", "mirror", "layers", "sample_shape"}),
-            (replace(RUN, mirror=True, data_dir="/data"), {"data", "layers", "sample_shape"}),
-            (replace(RUN, data=TEXT), {"mirror", "layers", "sample_shape"}),
-            (replace(RUN, data=TEXTS, sample_shape=[1, 7]), {"mirror", "layers"}),
-            (replace(RUN, data=OWN, sample_shape=[4], layers=LAYERS), {"mirror"}),
+            (RUN, {"data", "mirror", "shift", "layers", "sample_shape"}),
+            (
+                replace(RUN, mirror=True, data_dir="/data"),
+                {"data", "shift", "layers", "sample_shape"},
+            ),
+            (
+                replace(RUN, shift=1, data_dir="/data"),
+                {"data", "mirror", "layers", "sample_shape"},
+            ),
+            (replace(RUN, data=TEXT), {"mirror", "shift", "layers", "sample_shape"}),
+            (replace(RUN, data=TEXTS, sample_shape=[1, 7]), {"mirror", "shift", "layers"}),
+            (replace(RUN, data=OWN, sample_shape=[4], layers=LAYERS), {"mirror", "shift"}),
         ],
     )
     def test_comes_back(self, run: Run, left_out: set[str], folder: Path) -> None:
@@ -102,6 +109,8 @@ class TestRecord:
             ("started", "2026-01-02T03:04:05"),  # in no time zone
             ("data", "other"),
             ("mirror", 1),
+            ("shift", -1),
+            ("shift", True),
             ("sample_shape", [3, 0]),
             ("layers", [[*LAYERS[0], "0"]]),
             ("layers", [LAYERS[0][:3]]),

@@ -101,7 +101,9 @@ class Training(Pieces, Protocol):
     def evaluate(self, x: Any, y: Any = None, batch_size: int = 512) -> dict[str, float]:
         """The loss and each metric over a whole set, in inference mode."""
 
-    def predict(self, x: Any, batch_size: int = 512, *, mirror: bool = False) -> Array:
+    def predict(
+        self, x: Any, batch_size: int = 512, *, mirror: bool = False, shift: int = 0
+    ) -> Array:
         """The model's outputs for all samples, in inference mode."""
 
 

@@ -33,6 +33,9 @@ VOCABULARY, SAMPLE = "vocabulary.json", "sample.txt"
 TEXT, TEXTS, OWN = "text", "texts", "own"
 """Kinds of data without a set's name: a text; labelled texts; a user's data, of `Trainer.save`."""
 
+NO_VIEWS: dict[str, Any] = {"mirror": False, "shift": 0}
+"""Entries on a test over views of images, and their values where there are none."""
+
 LARGEST = 2**24
 """The most bytes of a description or a history."""
 
@@ -75,6 +78,8 @@ class Run:
         ``"epoch"``, ``"loss"``, ``"lr"``: the lists of a `StepCurve`, of equal lengths.
     mirror : bool
         Whether the test is that of each image and its mirror image.
+    shift : int
+        The pixels by which the test moves images; 0 for none. See `Trainer.predict`.
     sample_shape : list of int
         With `OWN` and `TEXTS`: that of one sample; empty where there are several inputs.
     layers : list of list of str
@@ -100,6 +105,7 @@ class Run:
     steps: dict[str, list[float]]
     data: str = "mnist"
     mirror: bool = False
+    shift: int = 0
     sample_shape: list[int] = field(default_factory=list)
     layers: list[list[str]] = field(default_factory=list)
 
@@ -121,8 +127,9 @@ class Run:
             del content["layers"]
         if self.data not in (OWN, TEXTS):
             del content["sample_shape"]
-        if not self.mirror:
-            del content["mirror"]
+        for name, without in NO_VIEWS.items():
+            if content[name] == without:
+                del content[name]
         if self.data == "mnist":  # as earlier versions wrote it
             del content["data"]
         write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
@@ -147,7 +154,7 @@ class Run:
         names = [field.name for field in fields(cls)]
         found = content if isinstance(content, dict) else {}
         if content is found:
-            found = {"data": "mnist", "mirror": False, "sample_shape": [], "layers": []} | found
+            found = {"data": "mnist", "sample_shape": [], "layers": []} | NO_VIEWS | found
         wrong = [name for name in names if name not in found or not _fits(found[name], hints[name])]
         run = None if wrong else cls(**{name: found[name] for name in names})
         if run is not None and (
@@ -156,6 +163,8 @@ class Run:
             wrong = ["steps"]
         if run is not None and not _is_time(run.started):
             wrong = ["started"]
+        if run is not None and run.shift < 0:
+            wrong = ["shift"]
         if run is not None and run.data not in (OWN, TEXT, TEXTS, *LABELLED_IMAGES):
             wrong = ["data"]
         if run is not None and min(run.sample_shape, default=1) < 1:
