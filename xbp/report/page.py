@@ -188,7 +188,7 @@ def _own(run: Run, history: History) -> dict[str, Any]:
 def _classifier(run: Run, model: Layer, x: NDArray[np.uint8], y: NDArray[Any]) -> dict[str, Any]:
     """The variables of the template for a classifier of images."""
     data = LABELLED_IMAGES[run.data]
-    views = {"mirror": run.mirror, "shift": run.shift}
+    views: dict[str, Any] = {"mirror": run.mirror, "shift": run.shift}
     tested = contents.examine(model, x, y, run.classes, data, **views)
     first = contents.feature_maps(model, x[0], data)
     probabilities = contents.softmax(contents.outputs(model, x[:1], data, **views)[0])
