@@ -181,6 +181,30 @@ def test_the_last_test_of_the_fast_one_is_that_of_views_too(command, data, tmp_p
         assert f"<dt>test accuracy</dt><dd>{accuracies[-1]}</dd>" in page
 
 
+def test_it_begins_with_the_weights_of_an_earlier_run(trained, command, data, tmp_path):
+    """At rate 0, so that parameters stay what they were; running statistics move on."""
+    words_ = [*words(data, tmp_path), "--weights", trained / "model.safetensors"]
+    result = command(*words_, "--learning-rate", 0, "--epochs", 1)
+    assert result.code == 0, result
+    before, after = (
+        dict(load_model(folder / "model.safetensors").named_parameters())
+        for folder in (trained, tmp_path)
+    )
+    assert before.keys() == after.keys()
+    for name, parameter in before.items():
+        np.testing.assert_array_equal(after[name].data, parameter.data, err_msg=name)
+    assert f"--weights {trained / 'model.safetensors'}" in Run.load(tmp_path).command
+
+
+def test_weights_of_another_network_are_refused(trained, command, data, tmp_path):
+    path = trained / "model.safetensors"
+    result = command(*words(data, tmp_path / "run", "--weights", path, network="vgg11"))
+    assert_sentence(result, str(path), "no weights of this model", "more")
+    result = command(*words(data, tmp_path / "run", "--weights", tmp_path / "none"))
+    assert_sentence(result, "none' does not exist", "safetensors")
+    assert not (tmp_path / "run").exists()
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("more", "parts"),

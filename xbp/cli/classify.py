@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,12 @@ from xbp.cli.fitting import RESULTS, fit, told_if_diverged, write
 from xbp.cli.networks import PREPARED, Network
 from xbp.cli.options import Options
 from xbp.cli.ranks import first, ready
-from xbp.errors import InputError, NonFiniteError
+from xbp.errors import DataError, InputError, NonFiniteError
 from xbp.nn import Layer, Loss
 from xbp.nn.summary import LayerSummary, summary
 from xbp.parallel import Group
 from xbp.report.run import Run, StepCurve, surroundings
-from xbp.training import Trainer
+from xbp.training import Trainer, load_weights
 from xbp.training.callbacks.progress import percent
 from xbp.training.metrics.confusion import confusion_matrix
 
@@ -106,6 +107,8 @@ def train_classifier(network: Network, options: Options) -> None:
     if network.prepare is not None:
         images = network.images.standardized(splits[0][0][:PREPARED], options.dtype)
         network.prepare(model, images)
+    if options.weights is not None and options.resume is None:
+        begin_with(model, options.weights)
     task = Task(
         title=network.title,
         model=model,
@@ -124,6 +127,22 @@ def train_classifier(network: Network, options: Options) -> None:
         augment=network.augment,
     )
     perform(task, options, backend, group)
+
+
+def begin_with(model: Layer, path: Path) -> None:
+    """Give a model the weights in a file.
+
+    Raises
+    ------
+    DataError
+        The file is missing or malformed, or belongs to another model.
+    """
+    state = load_weights(path)
+    try:
+        model.load_state_dict(state)
+    except InputError as error:
+        msg = f"{str(path)!r} holds no weights of this model: {error}"
+        raise DataError(msg) from None
 
 
 def perform(task: Task, options: Options, backend: Backend, group: Group | None) -> None:

@@ -129,6 +129,14 @@ Report = Annotated[
 Output = Annotated[Path, typer.Option(help="The folder to write to; older results are replaced.")]
 
 
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Begin with the weights in this file, such as the model.safetensors of an earlier "
+        "run, in place of random ones.",
+    ),
+]
 CheckpointEvery = Annotated[
     int | None,
     typer.Option(
@@ -156,7 +164,7 @@ Ranks = Annotated[
 ]
 
 
-PATHS = ("output", "resume", "data_dir")
+PATHS = ("output", "resume", "data_dir", "weights")
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,7 @@ class Options:
     classes: int = 10
     mirror: bool = False
     shift: int = 0
+    weights: Path | None = None
 
     @classmethod
     def of(cls, context: typer.Context) -> Options:

@@ -32,6 +32,9 @@ from xbp.nn.parts import PLAIN, check_nothing_hidden, parts, within
 
 L = TypeVar("L", bound="Layer")
 
+SHOWN = 10
+"""The most problems that the refusal of a state names one by one."""
+
 
 class Layer:
     """Base of all layers. A new one defines `forward`, and `__init__` if it has parameters.
@@ -341,7 +344,9 @@ class Layer:
             elif new.dtype.kind not in "biu" and not is_floating(old.data):
                 problems.append(f"{name!r} is {new.dtype} in place of {dtype_name(old.data.dtype)}")
         if problems:
-            msg = f"the state does not fit this {type(self).__name__}: {', '.join(problems)}"
+            shown, more = ", ".join(problems[:SHOWN]), len(problems) - SHOWN
+            rest = f", and {more} more" if more > 0 else ""
+            msg = f"the state does not fit this {type(self).__name__}: {shown}{rest}"
             raise InputError(msg)
         for name, parameter in own.items():
             parameter.assign(state[name])

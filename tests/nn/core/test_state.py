@@ -99,6 +99,13 @@ def test_a_state_that_does_not_fit_changes_nothing_and_each_problem_is_named(
     assert equal(model.state_dict(), before)
 
 
+def test_the_state_of_a_larger_model_is_refused_in_a_short_sentence() -> None:
+    state = {f"{index}.weight": np.ones((2, 2)) for index in range(50)}
+    with pytest.raises(InputError, match=r"'weight' is missing, .*, and 41 more$") as caught:
+        nn.Linear(2, 2, bias=False, rng=0).load_state_dict(state)
+    assert len(str(caught.value)) < 400
+
+
 def test_a_state_with_text_in_place_of_numbers_changes_nothing() -> None:
     model = Block()
     before = model.state_dict()
