@@ -2,6 +2,8 @@
 
     python3 -m venv .venv && .venv/bin/pip install ".[docs]" && .venv/bin/python docs/build.py
 
+    npm install --prefix docs/build onnxruntime-web@1.30.0   # optional, for start/browser.md
+
 Runs every cell of the pages (one compiles a C function by `cc`), makes the reference from the
 docstrings, and fails at a warning, a dead link within the site, or anything that a page would fetch
 from elsewhere.

@@ -22,6 +22,7 @@ extensions = [
     "_site.code",
     "_site.reference",
     "_site.links",
+    "_site.browser",
 ]
 exclude_patterns = ["build", "_site"]
 default_role = "py:obj"

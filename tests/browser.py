@@ -70,22 +70,26 @@ class Page:
             self.events.append((answer["method"], answer["params"]))
         return answer
 
-    def open(self, path: Path, width: int, *, dark: bool = False, height: int = 800) -> None:
-        """Load a file in a window of this width in CSS pixels, and wait for it."""
+    def open(self, path: Path | str, width: int, *, dark: bool = False, height: int = 800) -> None:
+        """Load a file or an address in a window of this width in CSS pixels, and wait for it."""
+        self.view(width, dark=dark, height=height)
+        self.events.clear()
+        url = path if isinstance(path, str) else path.absolute().as_uri()
+        self("Page.navigate", url=url)
+        while "Page.loadEventFired" not in [name for name, _ in self.events]:
+            self._next()
+
+    def view(self, width: int, *, dark: bool = False, height: int = 800) -> None:
+        """Show the page in a window of this size, light or dark."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         size = {"width": width, "height": height, "mobile": False}
         self("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1, **size)
         self("Emulation.setEmulatedMedia", features=[scheme])
-        self.events.clear()
-        self("Page.navigate", url=path.absolute().as_uri())
-        while "Page.loadEventFired" not in [name for name, _ in self.events]:
-            self._next()
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression of JavaScript."""
-        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
-            "value"
-        ]
+        """The value of an expression of JavaScript; None if it has none."""
+        answer = self("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
 
     def requests(self) -> list[str]:
         """The addresses that the page has fetched, without data in the page itself."""

@@ -362,7 +362,7 @@ def test_a_file_that_computes_something_else_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = export.run
-    monkeypatch.setattr(export, "run", lambda content, x: 1.01 * right(content, x))
+    monkeypatch.setattr(export, "run", lambda content, inputs: 1.01 * right(content, inputs))
     with pytest.raises(InputError, match=r"^Linear differs by .* so nothing was written"):
         to_onnx(nn.Linear(3, 2, rng=0), tmp_path / "model.onnx", (3,))
     assert list(tmp_path.iterdir()) == []
@@ -460,7 +460,7 @@ def test_an_output_that_is_also_used_inside_keeps_its_name(tmp_path: Path) -> No
 def test_nothing_runs_in_float64_by_accident() -> None:
     """Constants take the dtype of the other operand."""
     for layer in (nn.GELU(), nn.Softplus(), nn.ELU(), nn.LeakyReLU(), nn.Softmax()):
-        file = traced(layer, normal(2, 3), None)
+        file, _ = traced(layer, normal(2, 3), None)
         typed = onnx.shape_inference.infer_shapes(file)
         kinds = {value.type.tensor_type.elem_type for value in typed.graph.value_info}
         assert onnx.TensorProto.DOUBLE not in kinds

@@ -5,5 +5,6 @@ other programs, with PyTorch's names and shapes.
 """
 
 from xbp.exchange.export import Exported, to_onnx
+from xbp.exchange.step import ExportedStep, export_training_step
 
-__all__ = ["Exported", "to_onnx"]
+__all__ = ["Exported", "ExportedStep", "export_training_step", "to_onnx"]

@@ -10,6 +10,7 @@ import importlib
 import os
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ def to_onnx(
     input_shape: tuple[int, ...],
     *,
     batch_size: int | None = None,
+    weights_as_inputs: bool = False,
 ) -> Exported:
     """Write `model` as an ONNX file for inference, which computes ``model(x)``.
 
@@ -80,6 +82,9 @@ def to_onnx(
         Of one sample: ``(1, 28, 28)`` for a grey image, ``(T,)`` for T tokens.
     batch_size : int, optional
         By default the file accepts batches of any size.
+    weights_as_inputs : bool, default False
+        Give the parameters, by their names in the state dict, as further inputs, in place of
+        constants: for weights that change, as those of `export_training_step`.
 
     Returns
     -------
@@ -117,9 +122,9 @@ def to_onnx(
 
     x = sample(model, input_shape, batch_size)
     expected = to_numpy(model(placed(model, x)))
-    file = traced(model, x, batch_size)
+    file, weights = traced(model, x, batch_size, weights_as_inputs)
     content = file.SerializeToString()
-    got = run(content, x)
+    got = run(content, {"input": x, **weights})
     difference = None if got is None else largest(got - expected)
     if difference is not None and not difference <= WRONG * largest(expected):
         msg = (
@@ -183,22 +188,49 @@ def placed(model: Layer, x: NDArray[Any]) -> Array:
     return (model.backend() or get_backend()).asarray(x)
 
 
-def run(content: bytes, x: NDArray[Any]) -> NDArray[Any] | None:
-    """The output of onnxruntime for the content of a file and `x`; None if it is not installed."""
+def run(content: bytes, inputs: Mapping[str, Any]) -> NDArray[Any] | None:
+    """The output of onnxruntime for the content of a file; None if it is not installed."""
+    session = session_of(content)
+    return None if session is None else run_session(session, inputs)[0]
+
+
+def session_of(content: bytes) -> Any:
+    """An onnxruntime.InferenceSession for the content of a file; None if it is not installed.
+
+    Raises
+    ------
+    InputError
+        onnxruntime refuses the file.
+    """
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
         return None
     try:
-        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        (y,) = session.run(None, {"input": x})
+        return runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        msg = (
-            f"onnxruntime cannot run the file ({brief(error)}), so nothing was written; it has all "
-            'operators for float32: convert the model with .astype("float32")'
-        )
-        raise InputError(msg) from error
-    return np.asarray(y)
+        raise _cannot_run(error) from error
+
+
+def run_session(session: Any, inputs: Mapping[str, Any]) -> list[NDArray[Any]]:
+    """The outputs of a session.
+
+    Raises
+    ------
+    InputError
+        onnxruntime fails.
+    """
+    try:
+        return [np.asarray(output) for output in session.run(None, dict(inputs))]
+    except Exception as error:
+        raise _cannot_run(error) from error
+
+
+def _cannot_run(error: Exception) -> InputError:
+    return InputError(
+        f"onnxruntime cannot run the file ({brief(error)}), so nothing was written; it has all "
+        'operators for float32: convert the model with .astype("float32")'
+    )
 
 
 def largest(array: NDArray[Any]) -> float:

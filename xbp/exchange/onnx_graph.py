@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 import spox
+import spox.opset.ai.onnx.v21 as op
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -25,16 +26,19 @@ OPSET = 21
 """The version of spox.opset.ai.onnx.v21, which ndonnx uses."""
 
 
-def finished(inputs: Mapping[str, Any], y: Any, weights: Mapping[str, NDArray[Any]]) -> Any:
-    """The onnx.ModelProto that computes `y` from `inputs`, all of them spox variables.
+def finished(
+    inputs: Mapping[str, Any], outputs: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]
+) -> Any:
+    """The onnx.ModelProto that computes `outputs` from `inputs`, all of them spox variables.
 
     Inputs named in `weights` become constants of the model ("initializers").
     """
-    model = spox.build(dict(inputs), {OUTPUT: y})
+    named = {name: op.identity(var) for name, var in outputs.items()}  # dropped again below
+    model = spox.build(dict(inputs), named)
     model.producer_name, model.producer_version = "xbp", __version__
     graph = model.graph
-    nodes = list(without_repeats(list(without_empty_cases(graph.node))))
-    nodes = with_output_named(useful(nodes))
+    nodes = list(without_repeats(list(without_empty_cases(graph.node)), outputs))
+    nodes = with_outputs_named(useful(nodes, outputs), outputs)
     _replace(graph.node, nodes)
     _replace(graph.input, [value for value in graph.input if value.name not in weights])
     read = {name for node in nodes for name in _read(node)}
@@ -103,10 +107,10 @@ def rename(node: Node, names: Mapping[str, str]) -> None:
             rename(part, names)
 
 
-def without_repeats(nodes: Iterable[Node]) -> Iterator[Node]:
+def without_repeats(nodes: Iterable[Node], outputs: Collection[str]) -> Iterator[Node]:
     """Merge nodes that compute the same, and name them by operator and number.
 
-    A node that passes its input on is left out, unless it gives the output of the model.
+    A node that passes its input on is left out, unless it gives an output of the model.
     """
     first: dict[Any, list[str]] = {}  # the outputs of the first node of each kind
     names: dict[str, str] = {}
@@ -114,37 +118,46 @@ def without_repeats(nodes: Iterable[Node]) -> Iterator[Node]:
     for node in nodes:
         made = list(node.output)
         rename(node, names)
-        if node.op_type == "Identity" and made != [OUTPUT]:
+        gives = made[0] in outputs  # an Identity of `finished`
+        if node.op_type == "Identity" and not gives:
             names[made[0]] = node.input[0]
             continue
         options = sorted(attribute.SerializeToString() for attribute in node.attribute)
         kind = (node.op_type, *node.input, *options)
-        if kind not in first:
+        if kind not in first or gives:
             node.name = f"{node.op_type}_{count[node.op_type]}"
             count[node.op_type] += 1
-            if made != [OUTPUT]:
+            if not gives:
                 node.output[:] = [f"{node.name}.{i}" if i else node.name for i in range(len(made))]
-            first[kind] = list(node.output)
+                first[kind] = list(node.output)
             yield node
-        names |= zip(made, first[kind], strict=True)
+        if not gives:
+            names |= zip(made, first[kind], strict=True)
 
 
-def with_output_named(nodes: list[Node]) -> list[Node]:
-    """Drop a last node that only renames the output, if the node before can have the name."""
-    *others, last = nodes
-    if last.op_type == "Identity" and any(last.input[0] in node.output for node in others):
-        for node in others:
-            rename(node, {last.input[0]: OUTPUT})
-        return others
-    return nodes
+def with_outputs_named(nodes: Iterable[Node], outputs: Collection[str]) -> list[Node]:
+    """Drop nodes that only name an output, if the node before can have the name."""
+    made: set[str] = set()
+    names: dict[str, str] = {}
+    kept = []
+    for node in nodes:
+        origin, name = next(iter(node.input), ""), node.output[0]
+        if name in outputs and origin in made and origin not in names:
+            names[origin] = name
+        else:
+            made |= set(node.output)
+            kept.append(node)
+    for node in kept:
+        rename(node, names)
+    return kept
 
 
-def useful(nodes: list[Node]) -> list[Node]:
-    """Keep nodes that the output depends on, and their outputs up to the last one used.
+def useful(nodes: list[Node], outputs: Collection[str]) -> list[Node]:
+    """Keep nodes that outputs depend on, and their outputs up to the last one used.
 
     Nodes are in topological order.
     """
-    wanted, kept = {OUTPUT}, []
+    wanted, kept = set(outputs), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             while node.output[-1] not in wanted:

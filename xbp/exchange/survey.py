@@ -43,7 +43,8 @@ Add, which onnxruntime fuses to one Gemm when it loads the file.
   example is a `Conv2d` of float64, which becomes many nodes, as onnxruntime has none for it.
 - Inputs and outputs have the names `input` and `output`, weights those of the state dict.
 - Recurrent layers are unrolled for the number of time steps in `input_shape`, and start from 0.
-- Inference only: `Dropout` is the identity, and there are no losses and no gradients.
+- Inference only: `Dropout` is the identity, and there are no losses and no gradients. Of a training
+  step there is [another file](guides/training_step.md).
 - Layers that cannot be recorded are refused by name: those that read a value (`float(x)`,
   `if x > 0`), or call a function that the Array API lacks.
 
@@ -102,10 +103,10 @@ def row(item: Item) -> Row:
     """Export a case for any batch size, and compare onnxruntime with numpy."""
     model, x = item.make().astype("float32"), item.inputs[0].astype("float32")
     try:
-        file = traced(model, x[:1], None)
+        file, _ = traced(model, x[:1], None)
     except InputError as error:
         return Row(item, {}, float("inf"), str(error))
-    expected, got = model(x), run(file.SerializeToString(), x)
+    expected, got = model(x), run(file.SerializeToString(), {"input": x})
     nodes = Counter(node.op_type for node in file.graph.node if node.op_type != "Constant")
     return Row(item, dict(nodes), _relative(got - expected, expected), "")
 

@@ -20,8 +20,12 @@ from xbp.nn.operation import OperationChain
 from xbp.primitives.chain import chain
 
 
-def traced(model: Layer, x: NDArray[Any], batch_size: int | None) -> Any:
+def traced(
+    model: Layer, x: NDArray[Any], batch_size: int | None, weights_as_inputs: bool = False
+) -> tuple[Any, dict[str, NDArray[Any]]]:
     """``model(x)`` as an onnx.ModelProto, for x of this shape and dtype with any batch size.
+
+    Returns it with the values of its inputs other than x.
 
     Raises
     ------
@@ -29,7 +33,7 @@ def traced(model: Layer, x: NDArray[Any], batch_size: int | None) -> Any:
         A layer cannot be traced.
     """
     try:
-        return _traced(model, x, BATCH if batch_size is None else batch_size)
+        return _traced(model, x, BATCH if batch_size is None else batch_size, weights_as_inputs)
     except _CannotBeTracedError as error:
         advice = "it must use functions of the Array API alone, and read no value of an array"
         if batch_size is None and _works(model, x):
@@ -52,35 +56,39 @@ def _works(model: Layer, x: NDArray[Any]) -> bool:
     return True
 
 
-def _traced(model: Layer, x: NDArray[Any], batch: int | str) -> Any:
-    inputs = {INPUT: _argument((batch, *x.shape[1:]), x.dtype)}
+def _traced(
+    model: Layer, x: NDArray[Any], batch: int | str, weights_as_inputs: bool = False
+) -> tuple[Any, dict[str, NDArray[Any]]]:
+    inputs = {INPUT: argument((batch, *x.shape[1:]), x.dtype)}
     weights, twins = {}, {}
     for name, p in model._all_names(""):
         if id(p.data) not in twins:  # a shared parameter has its first name
             name += "_" * (name in (INPUT, OUTPUT))
-            twins[id(p.data)] = inputs[name] = _argument(p.shape, p.data.dtype)
+            twins[id(p.data)] = inputs[name] = argument(p.shape, p.data.dtype)
             weights[name] = to_numpy(p.data)
     twin = copy.deepcopy(model, twins)  # the same layers, with ndonnx arrays as parameters
     try:
-        with without_detours(), patch.object(ndonnx.Array, "__array__", _no_values, create=True):
+        with without_detours(), patch.object(ndonnx.Array, "__array__", no_values, create=True):
             y = twin(inputs[INPUT])
         end = y.unwrap_spox()
     except Exception as error:
-        raise _CannotBeTracedError(_culprit(twin, error), error) from error
-    return finished({name: a.unwrap_spox() for name, a in inputs.items()}, end, weights)
+        raise _CannotBeTracedError(culprit(twin, error), error) from error
+    constants, others = ({}, weights) if weights_as_inputs else (weights, {})
+    ends = {name: array.unwrap_spox() for name, array in inputs.items()}
+    return finished(ends, {OUTPUT: end}, constants), others
 
 
-def _argument(shape: tuple[int | str, ...], dtype: Any) -> Array:
+def argument(shape: tuple[int | str, ...], dtype: Any) -> Array:
     return ndonnx.argument(shape=shape, dtype=getattr(ndonnx, dtype_name(dtype)))
 
 
-def _no_values(*_: Any, **__: Any) -> NoReturn:
+def no_values(*_: Any, **__: Any) -> NoReturn:
     """Stands in for ``__array__``, without which numpy would make an array of objects."""
     msg = "values are asked for, where there are only shapes"
     raise TypeError(msg)
 
 
-def _culprit(model: Layer, error: Exception) -> str:
+def culprit(model: Layer, error: Exception) -> str:
     """The innermost layer in which an error arose, and its name in the model."""
     names = {id(layer): name for name, layer in _layers(model)}
     found: Layer = model

@@ -66,7 +66,7 @@ class SGD(Optimizer):
             raise InputError(msg)
 
     def coefficients(self, lr: float, t: int) -> Coefficients:
-        return -lr, 1.0 if t == 1 else 1 - self.dampening
+        return -lr, 1.0 if not self.dampening or t == 1 else 1 - self.dampening
 
     def update(
         self, xp: Namespace, p: Array, g: Array, state: State, rate: Scalar, share: Scalar
