@@ -24,6 +24,9 @@ from xbp.nn.embedding import Embedding
 from xbp.nn.layer import Layer
 from xbp.training.files import replacing
 
+NEW = ".new"
+"""What an output of a training step adds to the name of the input that it is in the next step."""
+
 WRONG = 1e-3
 """A difference, relative to the largest output, that rounding cannot explain.
 

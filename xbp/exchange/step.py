@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from xbp.arguments import integer
 from xbp.backend import to_numpy
 from xbp.errors import InputError
-from xbp.exchange.export import WRONG, largest, needed, placed, run_session, session_of
+from xbp.exchange.export import NEW, WRONG, largest, needed, placed, run_session, session_of
 from xbp.nn.layer import Layer
 from xbp.optim import Optimizer
 from xbp.training import Trainer
 from xbp.training.files import replacing
-
-NEW = ".new"
-"""What an output adds to the name of the input that it is in the next step."""
 
 COMPARED = 3
 """Steps of the comparison with xbp; the second is the first with a state."""

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from xbp.backend import Array, array_namespace, brief, library_of, on_device_of, to_numpy
 from xbp.errors import InputError
+from xbp.exchange.export import NEW
 from xbp.exchange.nodes import without_detours
 from xbp.exchange.onnx_graph import INPUT, finished
-from xbp.exchange.step import NEW
 from xbp.exchange.tracing import argument, culprit, no_values
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
