@@ -1,10 +1,10 @@
-"""The site: ``python docs/build.py [FOLDER]``, by default ``docs/build/site``.
+"""The site, English and Chinese: ``python docs/build.py [FOLDER]``, by default ``docs/build/site``.
 
     python3 -m venv .venv && .venv/bin/pip install ".[docs]" && .venv/bin/python docs/build.py
 
     npm install --prefix docs/build onnxruntime-web@1.30.0   # optional, for start/browser.md
 
-Runs every cell of the pages (one compiles a C function by `cc`), makes the reference from the
+Runs every cell of the pages once (one compiles a C function by `cc`), makes the reference from the
 docstrings, and fails at a warning, a dead link within the site, or anything that a page would fetch
 from elsewhere.
 """
@@ -74,12 +74,14 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=DOCS / "build" / "site")
     parser.add_argument("--clean", action="store_true", help="build all pages anew")
     options = parser.parse_args()
+    from jupyter_cache import get_cache
     from sphinx.cmd.build import main as sphinx_build
 
     folder, cache = options.folder.resolve(), DOCS / "build" / "doctrees"
-    if options.clean:
-        for old in (folder, cache):
-            shutil.rmtree(old, ignore_errors=True)
+    cells = DOCS / "build" / "cells"
+    for old in (folder, cache, cells) if options.clean else (cells,):
+        shutil.rmtree(old, ignore_errors=True)
+    get_cache(cells).db  # noqa: B018  made before several processes write to it
     os.environ["PYTHONPATH"] = str(DOCS.parent)  # for the cells, which run in other processes
     profile = DOCS / "build" / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
@@ -87,9 +89,11 @@ def main() -> int:
     os.environ["IPYTHONDIR"] = str(profile.parent)
     logging.getLogger("traitlets").setLevel(logging.WARNING)  # it tells of each kernel
     flags = ["--fail-on-warning", "--keep-going", "--quiet", "--jobs", "auto", "--doctree-dir"]
-    status = sphinx_build([*flags, str(cache), str(DOCS), str(folder)])
-    if status:
-        return status
+    for language in ("", "zh"):
+        places = (cache / (language or "en"), DOCS / language, folder / language)
+        status = sphinx_build([*flags, *map(str, places)])
+        if status:
+            return status
     found = problems(folder)
     print(*found, f"{folder / 'index.html'}: {len(found)} dead links or fetches", sep="\n")
     return 1 if found else 0

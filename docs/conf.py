@@ -21,17 +21,19 @@ extensions = [
     "_site.mathml",
     "_site.code",
     "_site.reference",
+    "_site.languages",
     "_site.links",
     "_site.browser",
 ]
-exclude_patterns = ["build", "_site"]
+exclude_patterns = ["build", "_site", "zh"]
 default_role = "py:obj"
 
 # --- pages ---
 
 myst_enable_extensions = ["dollarmath", "deflist", "attrs_inline", "colon_fence"]
 myst_heading_anchors = 4
-nb_execution_mode = "force"
+nb_execution_mode = "cache"  # emptied by each build; Chinese pages show what English ones printed
+nb_execution_cache_path = str(ROOT / "docs" / "build" / "cells")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = False  # a warning, so that all failures are seen
 nb_execution_show_tb = True

@@ -1,4 +1,4 @@
-"""The code of the README runs unchanged."""
+"""The code of the README runs unchanged, and is that of the Chinese one."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 
 import xbp
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -35,6 +37,13 @@ def test_the_other_blocks_run(index: int) -> None:
 
 def test_all_blocks_are_run_here() -> None:
     assert len(BLOCKS) == 6
+
+
+def test_the_chinese_readme_has_the_same_code() -> None:
+    code = r"```\w+\n.*?```"
+    assert re.findall(code, CHINESE, re.DOTALL) == re.findall(code, README, re.DOTALL)
+    assert "(README.zh-CN.md)" in README
+    assert "(README.md)" in CHINESE
 
 
 def test_the_test_command_is_one_line_for_ci() -> None:

@@ -32,7 +32,9 @@ class CodeOf(SphinxDirective):
         except (OSError, KeyError):
             raise self.error(f"there is no {name} in {file}") from None
         block = nodes.literal_block(code, code, language="python")
-        return [container_wrapper(self, block, f"``{name}`` in ``{file}``")]
+        chinese = self.config.language == "zh_CN"
+        caption = f"``{file}`` 中的 ``{name}``" if chinese else f"``{name}`` in ``{file}``"
+        return [container_wrapper(self, block, caption)]
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -1,7 +1,8 @@
 """Links of the pages that are also read on a forge, and pages made of files from elsewhere.
 
 A page in ``docs`` links to files of the repository by relative paths. On the site, a file that has
-a page becomes that page, any other file a download, and a folder its name.
+a page becomes that page, any other file a download, and a folder its name. A page in the other
+language is another build's, to which a link leads by its address.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ DOCS = ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results"
 LINK = re.compile(r"(\[(?:[^\[\]]|\[[^\]]*\])*\])\(((?!\w+:|#)[^)\s#]+)(#[^)\s]*)?\)")
 OUTSIDE = {"README.md": "start/about", "CHANGELOG.md": "project/changelog"}
+OUTSIDE |= {"README.zh-CN.md": "zh/start/about"}
 OUTSIDE |= {"CONTRIBUTING.md": "project/contributing", "SECURITY.md": "project/security"}
 
 
@@ -28,6 +30,11 @@ def page_of(path: Path) -> Path | None:
         return DOCS / "measured" / f"{path.stem}.md"
     own = OUTSIDE.get(path.relative_to(ROOT).as_posix())
     return None if own is None else DOCS / f"{own}.md"
+
+
+def _chinese(path: Path) -> bool:
+    """Whether it is a page of the build in Chinese."""
+    return path.is_relative_to(DOCS / "zh")
 
 
 def relinked(text: str, read_from: Path, shown_at: Path) -> str:
@@ -50,6 +57,11 @@ def relinked(text: str, read_from: Path, shown_at: Path) -> str:
         if target.is_dir():
             return label[1:-1]
         page = page_of(target)
+        if _chinese(shown_at) and target.suffix == ".rst":
+            page = target
+        if page is not None and _chinese(page) != _chinese(shown_at):
+            address = Path(os.path.relpath(page, shown_at.parent)).with_suffix(".html").as_posix()
+            return f"{label}({address}{anchor or ''}){{.external}}"
         if page is None and target.suffix == ".md":
             name = label[1:-1].strip("`")
             return f"{{download}}`{name} <{os.path.relpath(target, shown_at.parent)}>`"
@@ -60,7 +72,7 @@ def relinked(text: str, read_from: Path, shown_at: Path) -> str:
 
 def read(app: Any, name: str, source: list[str]) -> None:
     """Mend the links of a page that Sphinx reads."""
-    path = DOCS / f"{name}.md"
+    path = Path(app.srcdir) / f"{name}.md"
     if path.exists():
         source[0] = relinked(source[0], path, path)
 
