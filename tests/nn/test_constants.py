@@ -57,6 +57,18 @@ def test_a_frozen_layer_keeps_its_weights_and_passes_the_gradient_on() -> None:
     assert np.array_equal(half.state_dict()["0.weight"], free.state_dict()["0.weight"])
 
 
+def test_frozen_parameters_can_be_found_and_freed() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, rng=0), nn.BatchNorm1d(3))
+    names = [name for name, _ in model.named_parameters()]
+    for parameter in model[0].parameters():
+        parameter.trainable = False
+    assert [name for name, _ in model.named_parameters()] == ["1.weight", "1.bias"]
+    assert [name for name, _ in model.named_parameters(frozen=True)] == names
+    for parameter in model.parameters(frozen=True):
+        parameter.trainable = True
+    assert [name for name, _ in model.named_parameters()] == names
+
+
 def test_input_must_fit_a_constant_too() -> None:
     with pytest.raises(xbp.errors.InputError, match=r"float64 input.*astype"):
         Moved(1, -1)(np.zeros((1, 2)))

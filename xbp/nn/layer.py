@@ -270,17 +270,24 @@ class Layer:
         for _, child in self.children():
             yield from child.tree((*inside, self))
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(name, Parameter) pairs of all trainable parameters, each once, under its first name."""
+    def named_parameters(self, *, frozen: bool = False) -> Iterator[tuple[str, Parameter]]:
+        """(name, Parameter) pairs of all trainable parameters, each once, under its first name.
+
+        Parameters
+        ----------
+        frozen : bool, default False
+            Also those that are not `trainable`; no buffers.
+        """
         seen: set[int] = set()
         for name, parameter in self._found():
-            if parameter.trainable and id(parameter) not in seen:
+            wanted = parameter.trainable or (frozen and not isinstance(parameter, Buffer))
+            if wanted and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield name, parameter
 
-    def parameters(self) -> list[Parameter]:
-        """Each trainable Parameter once, in the order of `named_parameters`."""
-        return [parameter for _, parameter in self.named_parameters()]
+    def parameters(self, *, frozen: bool = False) -> list[Parameter]:
+        """Each trainable Parameter once, in the order of `named_parameters`; `frozen` as there."""
+        return [parameter for _, parameter in self.named_parameters(frozen=frozen)]
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """(name, Buffer) pairs of all buffers, each once, under its first name."""
