@@ -14,6 +14,7 @@ PAGES = sorted(
     path
     for path in DOCS.rglob("*.md")
     if path.relative_to(DOCS).parts[0] not in ("build", "measured", "_site")
+    and path.name != "about.md"  # made of a README
 )
 MADE = {"measured/index.md", "reference/index.rst", "reference/xbp.data.rst", "start/about.md"}
 MADE |= {"zh/start/about.md"}

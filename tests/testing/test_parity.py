@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,27 @@ def test_everything_else_that_can_differ_is_named(faults: Any, sentence: str) ->
     # The other backends are unaffected, and `findings` raises nothing.
     found = findings(make, X, backends=["numpy", *STRICT], dtypes=["float32"])
     assert {f.backend for f in found if not f.passed} == set(STRICT)
+
+
+CELL = """
+from xbp import nn
+import numpy as np
+
+class Tanh(nn.Layer):
+    def forward(self, x, *, training=False, rng=None):
+        y = np.tanh(x)
+        return y, lambda dy: (1 - y * y) * dy
+"""
+
+
+def test_a_mistake_in_a_notebook_is_a_line_of_its_cell() -> None:
+    file = "/nowhere/ipykernel_1/2.py"
+    linecache.cache[file] = (len(CELL), None, CELL.splitlines(keepends=True), file)
+    names: dict[str, Any] = {}
+    exec(compile(CELL, file, "exec"), names)
+    with pytest.raises(AssertionError, match=r"TypeError.* \(line 7 of a cell\)"):
+        check_parity(names["Tanh"], X, backends=STRICT, dtypes=["float32"])
+    del linecache.cache[file]
 
 
 def test_a_gradient_that_is_missing_is_named() -> None:

@@ -212,10 +212,16 @@ def _check_make(make: Any) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """The innermost line of the user's code in a traceback, in words."""
+    """The innermost line of the user's code in a traceback, or else of xbp's, in words."""
     ours = Path(__file__).parent
+    found = ""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if "site-packages" not in path.parts and ours not in path.parents and path.exists():
-            return f" ({path.name}, line {frame.lineno})"
-    return ""
+        if "site-packages" in path.parts or ours in path.parents or not frame.line:
+            continue
+        is_file = path.exists()  # a notebook's cell has lines, but no file
+        place = f"{path.name}, line {frame.lineno}" if is_file else f"line {frame.lineno} of a cell"
+        found = found or f" ({place})"
+        if ours.parent not in path.parents:
+            return f" ({place})"
+    return found
