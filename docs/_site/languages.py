@@ -51,9 +51,11 @@ def link(app: Any, name: str, template: str, context: dict[str, Any], doctree: A
 class Pairs(SearchChinese):
     """Search by each two neighbouring characters: no dictionary, and none to be installed."""
 
+    language_name = "English"  # of the stemmer, which is for the words between
+
     js_splitter_code = r"""
 function splitQuery(query) {
-  const found = query.match(/[\u4e00-\u9fff]+|[\p{Letter}\p{Number}_]+/gu) || [];
+  const found = query.match(/[\u4e00-\u9fff]+|[A-Za-z0-9_]+/g) || [];
   return found.flatMap((run) => {
     if (!/^[\u4e00-\u9fff]{3,}$/.test(run)) return [run];
     return Array.from({length: run.length - 1}, (_, k) => run.slice(k, k + 2));
