@@ -10,11 +10,13 @@ from nightly import NIGHTLY
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+COPIES = ("about.md", "changelog.md", "contributing.md", "security.md")
+"""Pages that the build makes of files outside `docs`."""
 PAGES = sorted(
     path
     for path in DOCS.rglob("*.md")
     if path.relative_to(DOCS).parts[0] not in ("build", "measured", "_site")
-    and path.name != "about.md"  # made of a README
+    and path.name not in COPIES
 )
 MADE = {"measured/index.md", "reference/index.rst", "reference/xbp.data.rst", "start/about.md"}
 MADE |= {"zh/start/about.md"}
