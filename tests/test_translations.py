@@ -1,5 +1,7 @@
 """The Chinese pages follow the English ones: words by hashes, code and numbers by comparison."""
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,3 +172,17 @@ def test_links_between_the_languages_are_addresses(monkeypatch: pytest.MonkeyPat
     assert relinked("[中](README.zh-CN.md)", ROOT / "README.md", about) == (
         "[中](../zh/start/about.html){.external}"
     )
+
+
+def test_the_network_on_a_page_has_all_its_words_in_chinese() -> None:
+    words = json.loads((DOCS / "zh" / "browser.json").read_text(encoding="utf-8"))
+    html = (DOCS / "_site" / "browser.html").read_text(encoding="utf-8")
+    script = (DOCS / "_static" / "browser.js").read_text(encoding="utf-8")
+    shown = re.findall(r"(?:>|aria-label=\")\s*([^<>\"]*[A-Za-z][^<>\"]*?)\s*[\"<]", html)
+    said = re.findall(r'\btold\(((?:\s*\+?\s*"[^"]*")+)', script)
+    sentences = {"".join(re.findall(r'"([^"]*)"', each)) for each in said}
+    assert len(sentences) > 8
+    assert not re.findall(r'\bsay\((?!told\()["`]|textContent = ["`]', script)
+    assert sorted(words) == sorted({*shown, *sentences})
+    for english, chinese in words.items():
+        assert sorted(re.findall(r"\{\d\}", english)) == sorted(re.findall(r"\{\d\}", chinese))

@@ -9,7 +9,9 @@ build. Where onnxruntime-web or ndonnx is missing, the site is built without, an
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,27 @@ def write(folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
+def in_chinese(html: str) -> str:
+    """The network with Chinese words, and with the files of the English site, a folder above.
+
+    Raises
+    ------
+    KeyError
+        Words of the page are not in ``docs/zh/browser.json``.
+    """
+    text = (ROOT / "docs" / "zh" / "browser.json").read_text(encoding="utf-8")
+    words = json.loads(text)
+
+    def new(match: re.Match[str]) -> str:
+        before, english, after = match.groups()
+        return f"{before}{words[english]}{after}"
+
+    html = re.sub(r'((?:>|aria-label=")\s*)([^<>"]*[A-Za-z][^<>"]*?)(\s*["<])', new, html)
+    data = escape(json.dumps(words, ensure_ascii=False), quote=True)
+    html = html.replace("<div ", f'<div data-words="{data}" ', 1)
+    return html.replace("../_static/", "../../_static/")
+
+
 class Digits(SphinxDirective):
     """The network, or a note that this site has none."""
 
@@ -81,11 +104,15 @@ class Digits(SphinxDirective):
             text = f"This copy of the site was built without the network, as {reason}."
             return [nodes.note("", nodes.paragraph("", text))]
         html = (Path(__file__).parent / "browser.html").read_text(encoding="utf-8")
+        if self.config.language == "zh_CN":
+            html = in_chinese(html)
         return [nodes.raw("", html, format="html")]
 
 
 def prepare(app: Any) -> None:
     """Make the files, and let Sphinx copy them into the site."""
+    if app.config.language == "zh_CN":
+        return
     reason = missing()
     if reason:
         print(f"start/browser.html has no network: {reason}")

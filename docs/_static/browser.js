@@ -2,7 +2,11 @@
 // All files are the site's own, in the folder that the page names.
 
 const page = (name) => document.getElementById(`digits-${name}`);
-const files = new URL(document.querySelector(".digits").dataset.files, document.baseURI).href;
+const given = document.querySelector(".digits").dataset;
+const files = new URL(given.files, document.baseURI).href;
+const words = JSON.parse(given.words ?? "{}"); // sentences in the language of the page
+const told = (text, ...values) =>
+  (words[text] ?? text).replace(/\{(\d)\}/g, (_, place) => values[place]);
 const SIDE = 28, PIXELS = SIDE * SIDE, NEW = ".new", OFTEN_READ = { willReadFrequently: true };
 
 const state = {}; // all inputs that change from step to step, by name
@@ -117,15 +121,15 @@ async function shareRight() {
 
 async function train() {
   training = !training;
-  page("train").textContent = training ? "Pause" : "Train";
+  page("train").textContent = training ? told("Pause") : told("Train");
   const began = performance.now(), first = losses.length;
   while (training) {
     const loss = await makeStep(Number(page("rate").value));
     if (losses.length % 10 === 0) {
       const right = `${(100 * (await shareRight())).toFixed(1)} %`;
       const speed = (1000 * (losses.length - first)) / (performance.now() - began);
-      say(`Step ${losses.length}, loss ${loss.toFixed(3)}; reads ${right} of ${about.unseen} digits`
-        + ` that it has not seen (${speed.toFixed(0)} steps a second).`);
+      say(told("Step {0}, loss {1}; reads {2} of {3} digits that it has not seen ({4} steps a second).",
+        losses.length, loss.toFixed(3), right, about.unseen, speed.toFixed(0)));
       await show();
     }
     await new Promise((done) => setTimeout(done)); // lets the page answer
@@ -143,8 +147,8 @@ async function compare() {
   }
   taught.push(...own);
   await show();
-  say(`${about.losses.length} steps from the same start: the losses differ from those of xbp in`
-    + ` Python by ${worst.toExponential(1)} at most.`);
+  say(told("{0} steps from the same start: the losses differ from those of xbp in Python by {1} at most.",
+    about.losses.length, worst.toExponential(1)));
   return worst;
 }
 
@@ -248,14 +252,14 @@ async function show() {
   kernels();
   if (!inked) {
     bars(new Array(10).fill(0));
-    page("says").textContent = "What the network sees in it";
+    page("says").textContent = told("What the network sees in it");
     return;
   }
   const logits = await logitsOf(drawn()), peak = Math.max(...logits);
   const powers = Array.from(logits, (z) => Math.exp(z - peak));
   const sum = powers.reduce((a, b) => a + b);
   bars(powers.map((power) => power / sum));
-  page("says").textContent = `The network sees a ${largest(logits, 0)}`;
+  page("says").textContent = told("The network sees a {0}", largest(logits, 0));
 }
 
 // --- the page ----------------------------------------------------------------------------------
@@ -269,20 +273,20 @@ page("anew").addEventListener("click", async () => {
   taught.length = 0;
   await startAnew();
   await show();
-  say("The weights are random again.");
+  say(told("The weights are random again."));
 });
 page("teach").addEventListener("click", () => {
-  if (!inked) return say("Draw a digit first.");
+  if (!inked) return say(told("Draw a digit first."));
   taught.push([drawn(), Number(page("label").value)]);
-  say(`A quarter of each batch are now your digits (${taught.length}).`);
+  say(told("A quarter of each batch are now your digits ({0}).", taught.length));
 });
 page("compare").addEventListener("click", compare);
 wipe();
 load().then(async () => {
   for (const name of ["train", "anew", "teach", "compare"]) page(name).disabled = false;
   await show();
-  say("The weights are random. Draw a digit, and train.");
+  say(told("The weights are random. Draw a digit, and train."));
 }).catch((error) => {
-  say(`The network cannot run (${error.message}). A page from a file may not load its parts: `
-    + "serve the site's folder, for example by python -m http.server.");
+  say(told("The network cannot run ({0}). A page from a file may not load its parts: serve the site's "
+    + "folder, for example by python -m http.server.", error.message));
 });

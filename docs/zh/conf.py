@@ -9,6 +9,7 @@ from conf import *  # noqa: E402, F403
 
 language = "zh_CN"
 extensions = ["myst_nb", "_site.mathml", "_site.code", "_site.languages", "_site.links"]
+extensions += ["_site.browser"]
 exclude_patterns: list[str] = []
 default_role = None
 html_static_path = ["../_static"]
