@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 from cli.running import assert_sentence, rows
 
-from xbp import nn
 from xbp.cli.display import Stopwatch
 from xbp.cli.language import windows
 from xbp.datasets import encode_text, load_text, text_windows
-from xbp.errors import InputError
-from xbp.models.gpt import NextTokenLoss
 from xbp.report.run import Run
-from xbp.testing import check_parity
 from xbp.training import load_model
 
 SENTENCES = "the cat sat on the mat; the dog sat on the log.\n" * 12
@@ -193,23 +189,6 @@ class TestMistakes:
     def test_folders(self, command, tmp_path):
         assert_sentence(command("sample", tmp_path / "none"), "is no folder")
         assert_sentence(command("sample", tmp_path), "model.safetensors")
-
-
-class TestNextTokenLoss:
-    @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 2}])
-    def test_it_is_cross_entropy_of_rows(self, options):
-        rng = np.random.default_rng(0)
-        z, t = rng.normal(size=(2, 3, 5)), rng.integers(0, 5, (2, 3))
-        value, gradient = NextTokenLoss(**options)(z, t)
-        expected, slopes = nn.CrossEntropyLoss(**options)(z.reshape(6, 5), t.reshape(6))
-        assert float(value) == pytest.approx(float(expected), rel=1e-14)
-        np.testing.assert_allclose(gradient, slopes.reshape(z.shape), rtol=0, atol=1e-15)
-        check_parity(lambda: NextTokenLoss(**options), z, t)
-
-    def test_shapes(self):
-        for shape in ((2, 5), (2, 3, 5, 1)):
-            with pytest.raises(InputError, match="vocabulary"):
-                NextTokenLoss()(np.zeros(shape), np.zeros((2, 3), int))
 
 
 def test_windows_of_the_test_do_not_overlap_and_those_of_training_do_not_meet_them():

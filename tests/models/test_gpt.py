@@ -12,6 +12,7 @@ import xbp
 from xbp import nn, optim
 from xbp.errors import DataError, InputError
 from xbp.models import GPT
+from xbp.models.gpt import NextTokenLoss
 from xbp.nn.attention import KeysAndValues
 from xbp.testing import assert_no_host_sync, check_gradients, check_parity
 from xbp.training import load_model, save_weights
@@ -51,6 +52,7 @@ def test_gradients_and_backends(options: dict[str, Any]) -> None:
 
 def test_initial_weights_are_gpt_2s() -> None:
     model = GPT(vocabulary=300, context=50, layers=3, heads=4, width=64, tie=False, rng=0)
+    drawn: list[Any] = []
     for name, value in model.state_dict().items():
         if name.endswith("bias"):
             assert not value.any(), name
@@ -61,6 +63,9 @@ def test_initial_weights_are_gpt_2s() -> None:
             std = 0.02 / np.sqrt(6) if onto_sum else 0.02
             # The standard deviation of n numbers errs by 1/√2n, here 1/90 at most; 5 σ.
             assert abs(value.std() / std - 1) < 5 / np.sqrt(2 * value.size), name
+            drawn.append(value.ravel() / std)
+    every = np.concatenate(drawn)
+    assert every.size > 180_000 and abs(every.std() - 1) < 5 / np.sqrt(2 * every.size)
     assert GPT(**SMALL).state_dict().keys() | {"head.weight"} == model_names(tie=False)
 
 
@@ -166,14 +171,109 @@ def test_a_step_reads_the_new_token_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert read == [3, 1, 1, 1, 6, 6]
 
 
-def test_a_subclass_with_a_forward_of_its_own_writes_by_it() -> None:
-    class Constant(GPT):
-        def __call__(self, x: Any) -> Any:
-            logits = np.zeros((*x.shape, self.vocabulary))
-            logits[..., 5] = 1e3
-            return logits
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"tie": False}])
+def test_tokens_are_drawn_from_the_logits_of_the_model(
+    options: dict[str, Any], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the temperature 1, unless another is asked for."""
+    seen, ordinary = [], xbp.random.categorical
 
-    assert Constant(**SMALL).generate([1], 3, rng=0).tolist() == [1, 5, 5, 5]
+    def categorical(logits: Any, rng: Any, *, temperature: float, top_k: Any) -> Any:
+        seen.append((logits, temperature))
+        return ordinary(logits, rng, temperature=temperature, top_k=top_k)
+
+    monkeypatch.setattr("xbp.models.gpt.categorical", categorical)
+    model = GPT(**SMALL | options, dtype=dtype)
+    written = model.generate(TOKENS, 4, rng=0)
+    for step, (logits, temperature) in enumerate(seen):
+        window = written[:, max(0, step - 1) : 5 + step]
+        expected = model(window)[:, -1]
+        assert temperature == 1 and logits.dtype == dtype and logits.shape == (3, 7)
+        # Sums of 8 products, in another order.
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=10 * np.finfo(dtype).eps)
+    model.generate(TOKENS, 1, temperature=0.5, rng=0)
+    assert len(seen) == 5 and seen[-1][1] == 0.5
+
+
+class Fifth:
+    """Of another model: logits after which token 5 follows, and the lengths of its inputs."""
+
+    lengths: list[int]
+
+    def logits(self, x: Any) -> Any:
+        self.lengths = [*getattr(self, "lengths", []), x.shape[1]]
+        logits = np.zeros((*x.shape, 7))
+        logits[..., 5] = 1e3
+        return logits
+
+
+class Called(Fifth, GPT):
+    def __call__(self, x: Any) -> Any:
+        return self.logits(x)
+
+
+class Forwarded(Fifth, GPT):
+    def forward(self, x: Any, *, training: bool = False, rng: Any = None) -> Any:
+        return self.logits(x), None
+
+
+@pytest.mark.parametrize("kind", [Called, Forwarded])
+def test_a_subclass_writes_by_its_own_way(kind: Any) -> None:
+    model = kind(**SMALL)
+    assert model.generate([1, 2], 6, rng=0).tolist() == [1, 2, *[5] * 6]
+    assert model.lengths == [2, 3, 4, 5, 6, 6]
+
+
+def test_blocks_of_another_kind_read_the_whole_window() -> None:
+    model = GPT(**SMALL, dtype="float64")
+    other = nn.Residual(nn.Linear(8, 8, dtype="float64", rng=3))
+    model.blocks = nn.Sequential(model.blocks[0], other)
+    found = model.generate(TOKENS, 9, rng=2)
+    np.testing.assert_array_equal(found, written_step_by_step(model, TOKENS, 9, rng=2))
+
+
+# --- its loss -------------------------------------------------------------------------------------
+
+LOGITS = np.random.default_rng(5).normal(size=(2, 3, 5))
+TARGETS = np.array([[0, 4, 2], [2, 1, 3]])
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 2}])
+def test_its_loss_is_cross_entropy_of_rows(options: dict[str, Any]) -> None:
+    value, gradient = NextTokenLoss(**options)(LOGITS, TARGETS)
+    rows = LOGITS.reshape(6, 5), TARGETS.reshape(6)
+    expected, slopes = nn.CrossEntropyLoss(**options)(*rows)
+    assert float(value) == pytest.approx(float(expected), rel=1e-14)
+    np.testing.assert_allclose(gradient, slopes.reshape(LOGITS.shape), rtol=0, atol=1e-15)
+    check_parity(lambda: NextTokenLoss(**options), LOGITS, TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("options", "weight", "expected"),
+    [
+        ({}, None, None),
+        ({}, [0.5, 2.0], 2.5),
+        ({"ignore_index": 2}, None, 4.0),
+        # Two of three tokens of the first sample count, and two of the second.
+        ({"ignore_index": 2}, [0.5, 2.0], 2 * 0.5 + 2 * 2.0),
+        ({"weight": [1.0, 2.0, 4.0, 8.0, 16.0]}, None, 1 + 16 + 4 + 4 + 2 + 8),
+    ],
+)
+def test_the_divisor_of_its_mean_counts_what_counts(
+    options: dict[str, Any], weight: Any, expected: float | None
+) -> None:
+    weight = None if weight is None else np.array(weight)
+    found = NextTokenLoss(**options).denominator(LOGITS, TARGETS, weight)
+    assert found == expected if expected is None else float(found) == expected
+    if expected is not None:
+        assert found.dtype == LOGITS.dtype
+
+
+def test_its_loss_needs_one_row_a_token() -> None:
+    for shape in ((2, 5), (2, 3, 5, 1)):
+        with pytest.raises(InputError, match="vocabulary"):
+            NextTokenLoss()(np.zeros(shape), np.zeros((2, 3), int))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -223,6 +323,7 @@ BAD: list[tuple[Any, str]] = [
     (lambda: GPT(**SMALL)(np.zeros((2, 7), int)), r"1 to 6 time steps, got shape \(2, 7\)"),
     (lambda: GPT(**SMALL)(np.zeros((2, 0), int)), "1 to 6 time steps"),
     (lambda: GPT(**SMALL)(np.zeros(3, int)), r"tokens \(N, T\)"),
+    (lambda: GPT(**SMALL)([[1, 2]]), "expected an array, got list"),
     (lambda: GPT(**SMALL)(np.zeros((2, 3))), "needs integers"),
     (lambda: GPT(**SMALL)(np.full((2, 3), 7)), "tokens from 0 to 6, got 7"),
     (lambda: GPT(**SMALL).generate([], 3), "generate needs tokens to begin with"),

@@ -12,7 +12,7 @@ from xbp.backend import HOST, Array, array_namespace, as_numbers, backend_of, th
 from xbp.errors import InputError
 from xbp.initializers import normal, zeros
 from xbp.nn.attention import KeysAndValues
-from xbp.nn.backward import Backward, Rng, TwoPartBackward
+from xbp.nn.backward import Backward, Rng, TwoPartBackward, without_backward
 from xbp.nn.embedding import looking_at_tokens
 from xbp.nn.transformer import through
 from xbp.primitives import affine
@@ -136,6 +136,7 @@ class GPT(nn.Layer):
             raise InputError(msg)
         return self.tokens, self.positions, self.dropout, self.blocks, self.norm
 
+    @without_backward
     def __call__(self, x: Array) -> Array:
         """Inference: the logits alone."""
         for stage in self._stages(x):
@@ -206,7 +207,9 @@ class GPT(nn.Layer):
         found[:, :given] = x
         backend = backend_of(self.tokens.weight.data)
         past = [KeysAndValues(self.context) for _ in self.blocks]
-        changed = type(self).forward is not GPT.forward or type(self).__call__ is not GPT.__call__
+        changed = type(self).__call__ is not GPT.__call__ or any(
+            type(block).forward is not nn.TransformerBlock.forward for block in self.blocks
+        )
         with looking_at_tokens():
             for end in range(given, given + length):
                 kept = end <= self.context and not changed

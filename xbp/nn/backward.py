@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from xbp.backend import (
     Array,
@@ -21,6 +21,8 @@ from xbp.backend import (
 from xbp.errors import BackendError, InputError
 from xbp.nested import first_of, tree_leaves
 from xbp.random import RandomStream, Seed, as_stream
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 Rng: TypeAlias = "Seed | RandomStream"
 """The `rng` of a forward: an int, a numpy Generator, a RandomStream, or None."""
@@ -128,6 +130,25 @@ def _checked(layer: object, kind: type, device: Any, own: Backward, dy: Array) -
             raise BackendError(msg)
     with on_device_of(first_of(dy)):
         return own(dy)
+
+
+def without_backward(call: C) -> C:
+    """Mark a `__call__` that gives the output of its class's forward in a shorter way.
+
+    A subclass with another forward goes by that: see `goes_by_forward`.
+    """
+    call.without_backward = True  # type: ignore[attr-defined]
+    return call
+
+
+def goes_by_forward(kind: type) -> bool:
+    """Whether a class has another forward than the one whose output its `__call__` gives."""
+    forward, call = (
+        next(place for place, cls in enumerate(kind.__mro__) if name in vars(cls))
+        for name in ("forward", "__call__")
+    )
+    own: Any = vars(kind.__mro__[call])["__call__"]
+    return forward < call and getattr(own, "without_backward", False)
 
 
 def placed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from xbp.arguments import described
 from xbp.backend import Array
 from xbp.errors import InputError
-from xbp.nn.backward import Backward, Rng
+from xbp.nn.backward import Backward, Rng, without_backward
 from xbp.nn.layer import Layer
 
 
@@ -97,6 +97,7 @@ class Composite(Layer):
     ) -> tuple[Array, Backward]:
         return self.composed().forward(x, training=training, rng=rng)
 
+    @without_backward
     def __call__(self, x: Array) -> Array:
         return self.composed()(x)
 

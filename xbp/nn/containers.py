@@ -9,7 +9,14 @@ from typing import Any
 from xbp.arguments import described
 from xbp.backend import Array, array_namespace, check_beside
 from xbp.errors import InputError
-from xbp.nn.backward import Backward, Rng, TwoPartBackward, for_parameters, run_forward
+from xbp.nn.backward import (
+    Backward,
+    Rng,
+    TwoPartBackward,
+    for_parameters,
+    run_forward,
+    without_backward,
+)
 from xbp.nn.layer import Layer
 from xbp.nn.sequential import Sequential
 from xbp.primitives import add
@@ -70,6 +77,7 @@ class Residual(Layer):
         s, back_s = run_forward(self.shortcut, x, training=training, rng=rng)
         return self._sum(f, s), TwoPartBackward(_gradients_of([back_f, back_s], shared=True))
 
+    @without_backward
     def __call__(self, x: Array) -> Array:
         return self._sum(self.body(x), x if self.shortcut is None else self.shortcut(x))
 
@@ -142,6 +150,7 @@ class Parallel(Layer):
 
         return tuple(y for y, _ in pairs), TwoPartBackward(gradients, check=check)
 
+    @without_backward
     def __call__(self, x: Array) -> Any:
         return tuple(branch(x) for branch in self.branches.values())
 

@@ -121,10 +121,9 @@ class CosineEmbeddingLoss(EmbeddingLoss):
         uu, vv = (xp.sum(x * x, axis=-1) + COSINE_EPS for x in (u, v))
         length = xp.sqrt(uu * vv)
         c = xp.sum(u * v, axis=-1) / length
-        t = xp.astype(target, u.dtype)
-        apart = xp.where(t == -1, xp.maximum(c - self.margin, 0.0), float("nan"))
-        losses = xp.where(t == 1, 1 - c, apart)
-        slope = xp.where(t == 1, -1.0, xp.astype(c >= self.margin, c.dtype))
+        apart = xp.where(target == -1, xp.maximum(c - self.margin, 0.0), float("nan"))
+        losses = xp.where(target == 1, 1 - c, apart)
+        slope = xp.where(target == 1, -1.0, xp.astype(c >= self.margin, c.dtype))
         slopes = tuple(
             xp.expand_dims(slope / length, axis=-1) * y
             - xp.expand_dims(slope * c / xx, axis=-1) * x

@@ -26,7 +26,7 @@ from xbp.backend import (
     whereabouts,
 )
 from xbp.errors import BackendError, InputError, XBPError
-from xbp.nn.backward import Backward, Rng, not_both, placed, shown
+from xbp.nn.backward import Backward, Rng, goes_by_forward, not_both, placed, shown
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.parts import PLAIN, check_nothing_hidden, parts, within
 
@@ -76,6 +76,8 @@ class Layer:
             raise InputError(msg)
         if "forward" in vars(cls):
             cls.forward = placed(cls.forward)  # type: ignore[method-assign]
+        if goes_by_forward(cls):
+            cls.__call__ = Layer.__call__  # type: ignore[method-assign]
 
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None

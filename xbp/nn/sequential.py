@@ -15,6 +15,7 @@ from xbp.nn.backward import (
     TwoPartBackward,
     for_parameters,
     run_forward,
+    without_backward,
 )
 from xbp.nn.composite import Composite
 from xbp.nn.layer import Layer
@@ -80,8 +81,9 @@ class Sequential(Layer):
 
         return x, TwoPartBackward(gradients)
 
+    @without_backward
     def __call__(self, x: Array) -> Array:
-        if not _is_plain(self):  # a subclass with another forward
+        if "forward" in vars(self):
             return super().__call__(x)
         for part in plan_of(self).parts:
             if isinstance(part, OperationChain):
@@ -178,11 +180,9 @@ def plan_of(model: Sequential) -> Plan:
 
 def is_sequential(layer: Layer) -> TypeGuard[Sequential]:
     """Whether a layer only runs its layers one after the other."""
-    return type(layer).__call__ is Sequential.__call__ and _is_plain(layer)
-
-
-def _is_plain(layer: Layer) -> bool:
-    return type(layer).forward is Sequential.forward and "forward" not in vars(layer)
+    kind = type(layer)
+    changed = kind.__call__ is not Sequential.__call__ or kind.forward is not Sequential.forward
+    return not changed and "forward" not in vars(layer)
 
 
 def named_outputs(
