@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 
-from xbp import models, nn, optim
-from xbp.accelerators.cuda import launch
+from xbp import models, nn, optim, registry
+from xbp.accelerators.chains import accelerated
+from xbp.accelerators.cuda import launch, whole
 from xbp.accelerators.cuda.ahead import Program, programs
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
@@ -90,13 +93,28 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
         y, backward = nn.Softmax().forward(y)
         backward(y)
 
+    def whole_networks() -> None:
+        registry.register(np.ndarray, (accelerated({whole.whole_chain: whole.network}),))
+        for model, shape in (
+            (models.LeNet5(rng=0), (64, 1, 28, 28)),  # in float64 too large for one kernel
+            (models.LeNet5(activation="tanh", pool="average", rng=0), (64, 1, 28, 28)),
+            (models.MLP(40, 36, 20, 10, rng=0), (300, 40)),
+            (nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                           nn.Linear(96, 10)), (300, 1, 12, 12)),
+        ):  # fmt: skip
+            y, backward = model.astype(dtype).forward(np.zeros(shape, dtype), training=True)
+            nn.for_parameters(backward)(y)
+
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}
     of_pools = (
         {"real": launch.REALS[dtype], "AVERAGE": average, "RELU": 0, **pool} for average in (0, 1)
     )
+    with mock.patch.dict(os.environ, XBP_WHOLE="all"):
+        of_whole = programs(whole_networks)
     return {
         **programs(step),
+        **{program: names for program, names in of_whole.items() if "whole" in program[0]},
         ("philox.cu", ()): {"philox"},
         ("rows.cu", ()): {"take", "append"},
         **{("pooling.cu", tuple(macros.items())): {"pool"} for macros in of_pools},

@@ -24,16 +24,6 @@ namespace emulation {
 
 __shared__ double dynamic[MOST_DYNAMIC / sizeof(double)];
 
-/* What the thread `from` of this one's warp has; each gives its own. */
-template <class T> static T exchange(T own, int from) {
-    static char given[MOST_THREADS][16];
-    memcpy(given[current], &own, sizeof own);
-    __syncwarp();
-    const T found = *(const T *)given[current - current % WARP + from];
-    __syncwarp();
-    return found;
-}
-
 /* A kernel by its parameters: their sizes, then 0; and a call, given the addresses of arguments. */
 template <class Function> struct kernel;
 template <class... Parameters> struct kernel<void (*)(Parameters...)> {
@@ -53,9 +43,6 @@ template <class... Parameters> struct kernel<void (*)(Parameters...)> {
 template <class T> static T __shfl_sync(unsigned, T x, int from, int width = 32) {
     const int lane = emulation::current % 32;
     return emulation::exchange(x, lane / width * width + from % width);
-}
-template <class T> static T __shfl_xor_sync(unsigned, T x, int mask, int = 32) {
-    return emulation::exchange(x, emulation::current % 32 ^ mask);
 }
 template <class T> static T __shfl_up_sync(unsigned, T x, int by, int width = 32) {
     const int lane = emulation::current % 32;

@@ -22,7 +22,8 @@ FLAGS = (
 )
 SHARED = re.compile(r"extern\s+__shared__\s+([\w:<> ]+?)\s*(\w+)\s*\[\s*\]\s*;")
 """Dynamic shared memory, one block for all declarations in a kernel."""
-BOUNDS = r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)"
+WITHIN = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"  # parentheses, two deep
+BOUNDS = rf"__launch_bounds__\s*\({WITHIN}\)"
 KERNEL = re.compile(rf"__global__\s+void\s+(?:{BOUNDS}\s*)?(\w+)\s*\(")
 
 

@@ -142,6 +142,25 @@ static int launch(dim3 grid, dim3 shape, int order) {
 #define __syncthreads() emulation::leave(__LINE__)
 #define __syncwarp(...) emulation::leave(emulation::DONE - __LINE__)
 
+namespace emulation {
+
+/* What the thread `from` of this one's warp has; each gives its own. */
+template <class T> static T exchange(T own, int from) {
+    alignas(16) static char given[MOST_THREADS][16];
+    memcpy(given[current], &own, sizeof own);
+    __syncwarp();
+    const T found = *(const T *)given[current - current % WARP + from];
+    __syncwarp();
+    return found;
+}
+
+} /* namespace emulation */
+
+/* What the thread of this one's warp has whose number differs in the bits of `mask`. */
+template <class T> static T __shfl_xor_sync(unsigned, T x, int mask, int = 32) {
+    return emulation::exchange(x, emulation::current % 32 ^ mask);
+}
+
 /* A kernel `name`, by the name under which it is found, `emulated_name`. */
 #define EMULATED(name, task)                                                                        \
     extern "C" int emulated_##name(void *given, int blocks_x, int blocks_y, int threads, int order) { \

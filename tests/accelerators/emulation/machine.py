@@ -43,6 +43,7 @@ FIXED = (
     *("TILE_ROWS", "TILE_COLUMNS", "TALL", "WIDE", "DEPTH", "THREADS"),
     *("MASKED", "FIRST", "SECOND", "ACTIVATION"),
     *("CELL", "HIDDEN", "SAMPLES", "PARTS", "HELD"),
+    *("IMAGES", "VECTORS", "WANTS_DX", "SHARED"),
 )
 """Macros that must be constants; all others are variables here, so that one library serves all
 shapes. `Emulation(fixed=True)` makes constants of them, as NVRTC sees it."""

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ from xbp.accelerators.cuda import (
     recurrence,
     rows,
     softmax,
+    whole,
 )
+from xbp.nn.sequential import plan_of
 from xbp.primitives import cells
 from xbp.testing.catalogue import AcceleratorItem, Item, catalogue
 
@@ -142,6 +145,21 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         yield product.matmul(a, b.T)
         y, backward = product.affine(a, b, b[:, 0], relu=True)
         yield from (y, *backward(y))
+    yield from whole_network(dtype, machine)
+
+
+def whole_network(dtype: str, machine: Emulation) -> Iterator[Real]:
+    """The results of a network computed by blocks of two samples."""
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 3, 3, padding=1, rng=0), nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2, 1)),
+        *(nn.Flatten(), nn.Linear(27, 40, rng=1), nn.Tanh(), nn.Linear(40, 5, rng=2)),
+    ).astype(dtype)
+    (part,) = plan_of(network).parts
+    given = [machine.guarded(parameter.data) for parameter in network.parameters()]
+    x = np.random.default_rng(0).normal(size=(launch.PROCESSORS + 3, 1, 8, 8)).astype(dtype)
+    with mock.patch.dict(os.environ, XBP_WHOLE="all"):
+        y, backward = whole.network(x, *given, operations=part.operations[True])  # type: ignore[union-attr]
+    yield from (y, *backward(y))
 
 
 def test_no_race(dtype: str, machine: Emulation) -> None:
@@ -177,6 +195,7 @@ FILES = (
     *("recurrence.cu", "recurrence_backward.cu"),
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
     *("activations.cu", "batch_norm.cu", "layer_norm.cu", "softmax.cu", "embedding.cu"),
+    *("whole_forward.cu", "whole_backward.cu", "whole_weights.cu"),
     *("product.cu", "rows.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 

@@ -244,7 +244,7 @@ def test_gradients_of_another_dtype_or_shape() -> None:
 
 def test_which_convolutions_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     def suits(o: int, c: int, groups: int = 1, stride: Any = (1, 1)) -> bool:
-        return wide.suits(np.ones((o, c // groups, 3, 3)), stride, groups)
+        return wide.suits((o, c // groups, 3, 3), stride, groups)
 
     assert not suits(6, 1) and not suits(16, 6)  # LeNet-5
     assert suits(64, 3) and suits(16, 16)  # VGG, ResNet-20

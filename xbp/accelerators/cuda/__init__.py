@@ -31,10 +31,12 @@ from xbp.accelerators.cuda import (
     recurrence,
     rows,
     softmax,
+    whole,
 )
 
 chain = accelerated(
     {
+        **({whole.whole_chain: whole.network} if whole.wanted() else {}),
         convolution_block: convolution.convolve,
         rectified_affine: product.affine,
         activated_batch_norm: batch_norm.batch_normalize,

@@ -81,7 +81,7 @@ def convolve(
         or n * o * oh * ow >= MOST_ENTRIES
     ):
         return NotImplemented
-    if wide.suits(weight, stride, groups):
+    if wide.suits(weight.shape, stride, groups):
         pooled = pool != (1, 1)
         if pooled and math.prod(pool) > MOST_OF_POOL:
             return NotImplemented

@@ -24,7 +24,7 @@ from xbp.accelerators.cuda.launch import (
     structure,
 )
 from xbp.accelerators.cuda.passes import add_up
-from xbp.accelerators.shared import Array, Pair, incoming
+from xbp.accelerators.shared import Array, Pair, Shape, incoming
 from xbp.primitives.images import Padding, output_size, sides
 
 Task = structure(
@@ -96,10 +96,10 @@ TILES: dict[str, tuple[Tile, ...]] = {
 """What `tile_of` chooses from; the last tile of each has no more columns than threads."""
 
 
-def suits(weight: Array, stride: Pair, groups: int) -> bool:
-    """Whether a convolution has enough channels to fill tiles."""
+def suits(weight: Shape, stride: Pair, groups: int) -> bool:
+    """Whether a convolution, with a weight of this shape, has enough channels to fill tiles."""
     copies = groups * stride[0] * stride[1]
-    o, channels = weight.shape[0] // groups, weight.shape[1]
+    o, channels = weight[0] // groups, weight[1]
     return o >= LEAST_CHANNELS and o * channels >= LEAST_PAIRS and copies <= MOST_COPIES
 
 

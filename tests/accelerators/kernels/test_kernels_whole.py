@@ -1,0 +1,302 @@
+"""Small networks in one kernel each way, emulated on the CPU, against the chain's reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerators.emulation.machine import Emulation
+from accelerators.kernels.reference import batch_innermost, needs_a_compiler
+from layouts import assert_close
+
+from xbp import accelerators, models, nn, primitives
+from xbp.accelerators import chains
+from xbp.accelerators.cuda import convolution, launch, product, whole, whole_plan
+from xbp.errors import InputError
+from xbp.nn.sequential import plan_of
+from xbp.testing.catalogue import AcceleratorItem, Item, catalogue
+
+pytestmark = needs_a_compiler
+
+NETWORKS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "lenet": (
+        (1, 10, 11),
+        lambda: [
+            *(nn.Conv2d(1, 3, 5, padding=2, rng=0), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(3, 6, (3, 2), rng=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(12, 9, rng=2), nn.ReLU(), nn.Linear(9, 5, rng=3)),
+        ],
+    ),
+    "means": (
+        (2, 9, 8),
+        lambda: [
+            *(nn.Conv2d(2, 5, 3, padding=1, bias=False, rng=0), nn.Tanh(), nn.AvgPool2d(2)),
+            *(nn.Conv2d(5, 4, 3, 2, 1, rng=1), nn.Sigmoid(), nn.MaxPool2d(3, 2, 1)),
+            *(nn.Flatten(), nn.Linear(4, 3, bias=False, rng=2), nn.Tanh()),
+        ],
+    ),
+    "maxima first": (
+        (1, 8, 7),
+        lambda: [
+            *(nn.MaxPool2d(2, 1), nn.Conv2d(1, 2, (2, 3), (1, 2), (1, 0), rng=0)),
+            *(nn.MaxPool2d((2, 1)), nn.Tanh(), nn.AvgPool2d((2, 3), 1, (1, 1)), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(20, 4, rng=2)),
+        ],
+    ),
+    "images as vectors": (
+        (2, 5, 3),
+        lambda: [nn.Flatten(), nn.Linear(30, 33, rng=0), nn.Sigmoid(), nn.Linear(33, 2, rng=1)],
+    ),
+    "deep": (
+        (40,),
+        lambda: [
+            *(nn.Linear(40, 36, rng=0), nn.Tanh(), nn.Linear(36, 8, bias=False, rng=1), nn.ReLU()),
+            *(nn.Linear(8, 12, rng=2), nn.Linear(12, 7, rng=3), nn.ReLU()),
+        ],
+    ),
+}
+"""Shapes of a sample, and layers."""
+
+
+@pytest.fixture(autouse=True)
+def _always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All networks that can be computed, by few threads, on a GPU of two multiprocessors."""
+    monkeypatch.setenv("XBP_WHOLE", "all")
+    monkeypatch.setattr(whole_plan, "THREADS", 64)
+    monkeypatch.setattr(whole_plan, "PROCESSORS", 2)
+    whole_plan.plan.cache_clear()
+    yield
+    whole_plan.plan.cache_clear()
+
+
+class Problem:
+    """A network, a batch and ∂L/∂y."""
+
+    def __init__(self, name: str, n: int, dtype: str, order: Any = np.ascontiguousarray) -> None:
+        shape, layers = NETWORKS[name]
+        rng = np.random.default_rng(0)
+        self.model = nn.Sequential(*layers()).astype(dtype)
+        for parameter in self.model.parameters():  # biases are 0 at first
+            parameter.data[...] += 0.1 * rng.normal(size=parameter.data.shape)
+        self.x = order(rng.normal(size=(n, *shape)).astype(dtype))
+        (part,) = plan_of(self.model).parts
+        self.operations = part.operations[True]  # type: ignore[union-attr]
+        _, self.arrays, _ = part._lent(self.x, True)  # type: ignore[union-attr]
+        self.dy = rng.normal(size=self.model(self.x).shape).astype(dtype)
+
+    def solve(self, machine: Emulation, wants_dx: bool = True) -> list[Any]:
+        """y, ∂L/∂x and the parameters' gradients, by the kernels."""
+        given = [None if a is None else machine.guarded(a) for each in self.arrays for a in each]
+        x, dy = machine.guarded(self.x), machine.guarded(self.dy)
+        y, gradients = whole.network(x, *given, operations=self.operations)
+        return [y, *gradients(dy, wants_dx)]
+
+    def truth(self) -> list[Any]:
+        """The same by the reference, in float64."""
+        double = [[None if a is None else a.astype("f8") for a in each] for each in self.arrays]
+        with accelerators.disabled():
+            y, gradients = primitives.chain(self.x.astype("f8"), self.operations, double)
+            return [y, *gradients(self.dy.astype("f8"))]
+
+
+def agree(found: list[Any], truth: list[Any], terms: int) -> None:
+    for ours, true in zip(found, truth, strict=True):
+        assert (ours is None) == (true is None)
+        if ours is not None:
+            assert ours.shape == true.shape
+            assert_close(ours, true, terms)
+
+
+@pytest.mark.parametrize(("name", "n"), [*((name, 5) for name in NETWORKS), ("lenet", 1)])
+def test_networks(name: str, n: int, dtype: str, machine: Emulation) -> None:
+    """With one sample, and with blocks of three and two of them."""
+    problem = Problem(name, n, dtype)
+    found = problem.solve(machine)
+    assert machine.launches == ["whole_forward", "whole_backward", "whole_weights"]
+    assert machine.grids[0] == (min(n, 2), 1)
+    # Sums of at most some 100 terms in each layer, one after the other.
+    agree(found, problem.truth(), 400)
+    assert all(a is None or a.dtype == dtype for a in found)
+    without = problem.solve(machine, wants_dx=False)
+    assert without[1] is None
+    for a, b in zip(without[2:], found[2:], strict=True):
+        assert a is b is None or a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("name", ["lenet", "images as vectors"])
+def test_images_with_the_batch_innermost(name: str, machine: Emulation) -> None:
+    one, other = (
+        Problem(name, 5, "float64", order).solve(machine)
+        for order in (np.ascontiguousarray, batch_innermost)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert other[1].transpose(1, 2, 3, 0).flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_order_of_threads_changes_a_bit(name: str, machine: Emulation) -> None:
+    results = []
+    for machine.order in (0, 1, 5):
+        results.append(Problem(name, 5, "float32").solve(machine))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert a is b is None or a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(("threads", "samples"), [(32, 4), (224, 1)])
+def test_any_division_of_the_work(
+    threads: int, samples: int, machine: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_plan, "THREADS", threads)
+    monkeypatch.setattr(whole_plan, "MOST_SAMPLES", samples)
+    for name in ("lenet", "deep"):
+        problem = Problem(name, 7, "float64")
+        agree(problem.solve(machine), problem.truth(), 400)
+
+
+def test_many_samples_in_parts(machine: Emulation) -> None:
+    """More than are in shared memory at a time, in the kernel of ∂L/∂W."""
+    problem = Problem("deep", 75, "float64")
+    agree(problem.solve(machine), problem.truth(), 400)
+
+
+def test_sizes_that_are_constants_of_the_program(
+    machine: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NVRTC sees them."""
+    variables = Problem("lenet", 5, "float32").solve(machine)
+    fixed = Emulation(fixed=True)
+    monkeypatch.setitem(launch.machines, "numpy", fixed)
+    constants = Problem("lenet", 5, "float32").solve(fixed)
+    assert all(np.array_equal(a, b) for a, b in zip(variables, constants, strict=True))
+
+
+# --- numbers that are not finite -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_are_not_finite_where_the_reference_is_not(
+    name: str, value: float, machine: Emulation
+) -> None:
+    """In a sample, in ∂L/∂y, in a weight; the other samples keep their values."""
+    problem = Problem(name, 5, "float64")
+    problem.x[1].flat[3] = value
+    problem.dy[2].flat[0] = value
+    with np.errstate(all="ignore"):
+        truth, found = problem.truth(), problem.solve(machine)
+    np.testing.assert_array_equal(np.isnan(found[0]), np.isnan(truth[0]))
+    for ours, true in zip(found, truth, strict=True):
+        if ours is None:
+            continue
+        finite = np.isfinite(true)
+        assert_close(np.where(finite, ours, 0), np.where(finite, true, 0), 400)
+    last = next(array for array in found[2:] if array is not None)
+    assert not np.isfinite(last).all()  # reaches the optimizer
+
+
+# --- what is chosen and declined -----------------------------------------------------------------
+
+
+def declined(*layers: nn.Layer, shape: tuple[int, ...]) -> bool:
+    """Whether a chain is left to kernels by operation."""
+    model, x = nn.Sequential(*layers), np.ones((2, *shape), "float32")
+    (part,) = plan_of(model).parts
+    operations = part.operations[True]  # type: ignore[union-attr]
+    if whole.whole_chain(operations) is None:
+        return True
+    _, arrays, _ = part._lent(x, True)  # type: ignore[union-attr]
+    flat = [array for each in arrays for array in each]
+    return whole.network(x, *flat, operations=operations) is NotImplemented
+
+
+def test_what_is_declined() -> None:
+    linear = [nn.Flatten(), nn.Linear(18, 4, rng=0)]
+    images = (2, 3, 3)
+    assert not declined(nn.Conv2d(2, 2, 3, padding=1), *linear, shape=images)
+    assert declined(nn.Linear(4, 4), nn.ReLU(), shape=(4,))  # one layer
+    assert declined(nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4), shape=(4,))
+    assert declined(nn.Linear(4, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 4), shape=(4,))
+    assert declined(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), shape=(4,))
+    assert declined(nn.Linear(4, 4), nn.Linear(4, 4), shape=(3, 4))  # more axes
+    assert declined(nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3), shape=images)
+    assert declined(nn.Conv2d(2, 2, 3, padding=1, groups=2), *linear, shape=images)
+    assert declined(nn.Conv2d(2, 2, 2, dilation=2, padding=1), *linear, shape=images)
+    assert declined(nn.Conv2d(2, 2, 3, padding=4, stride=3), *linear, shape=images)
+    assert declined(nn.Linear(4, 13000), nn.Linear(13000, 4), shape=(4,))  # shared memory
+    assert declined(*(nn.Linear(4, 4) for _ in range(17)), shape=(4,))
+    assert not declined(nn.Linear(4, 4), nn.Linear(4, 4), shape=(4,))
+    wide = [nn.Conv2d(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(16 * 9, 4)]
+    assert declined(*wide, shape=(16, 3, 3))
+
+
+def test_it_is_chosen_where_launches_cost_more_than_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(whole_plan, "PROCESSORS", launch.PROCESSORS)
+
+    def layers(model: nn.Layer, shape: tuple[int, ...]) -> Any:
+        (part,) = plan_of(model).parts  # type: ignore[arg-type]
+        found = [array.data.shape for array in model.parameters()]
+        return whole.layers_of(part.operations[True], shape, tuple(found))  # type: ignore[union-attr]
+
+    lenet = layers(models.LeNet5(rng=0), (128, 1, 28, 28))
+    assert all(whole.pays(lenet, n, 4) for n in (1, 128, 512))
+    narrow = layers(models.MLP(64, 128, 128, 128, 10, rng=0), (128, 64))
+    assert whole.pays(narrow, 128, 4)
+    assert not whole.pays(layers(models.MLP(784, 128, 10, rng=0), (128, 784)), 128, 4)
+
+
+def test_lenet_5_has_a_plan_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("THREADS", "PROCESSORS"):
+        monkeypatch.setattr(whole_plan, name, {"THREADS": 512, "PROCESSORS": 132}[name])
+    (part,) = plan_of(models.LeNet5(rng=0)).parts
+    shapes = tuple(array.data.shape for array in models.LeNet5(rng=0).parameters())
+    layers = whole.layers_of(part.operations[True], (128, 1, 28, 28), shapes)  # type: ignore[union-attr]
+    assert layers is not None
+    for n, samples in ((1, 1), (128, 1), (512, 4), (2048, 8)):
+        plan = whole_plan.plan(layers, n, 4, (1, 1, 4, 4, 4))
+        assert plan is not None
+        assert plan.samples == samples
+        assert max(it["SHARED"] for it in (plan.forward, *plan.backward)) * 4 <= 48 * 1024
+
+
+def test_gradients_of_another_shape_are_refused(machine: Emulation) -> None:
+    problem = Problem("deep", 3, "float64")
+    problem.dy = problem.dy[:, 1:]
+    with pytest.raises(InputError, match="has shape"):
+        problem.solve(machine)
+
+
+CHAIN = chains.accelerated(
+    {
+        whole.whole_chain: whole.network,
+        chains.convolution_block: convolution.convolve,
+        chains.rectified_affine: product.affine,
+    }
+)
+
+
+@pytest.mark.usefixtures("_in_use")
+def test_the_catalogue_of_chains(machine: Emulation) -> None:
+    """The cases of `xbp parity`; those it declines are computed by operation."""
+    here = accelerators.Accelerator("chain", "numpy", CHAIN)
+    checked = 0
+    for item in catalogue():
+        if isinstance(item, Item) and item.kind == "primitive" and item.name == "chain":
+            fields = vars(item) | {"kind": "accelerator", "differentiable": False}
+            found = AcceleratorItem(**fields, accelerator=here).check(["numpy"])
+            assert [str(finding) for finding in found if not finding.passed] == []
+            checked += bool(found)
+    assert checked
+    assert "whole_forward" in machine.launches
+
+
+def test_it_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XBP_WHOLE")
+    assert not whole.wanted()
+    monkeypatch.setenv("XBP_WHOLE", "yes")
+    assert not whole.wanted()
