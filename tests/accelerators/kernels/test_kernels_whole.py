@@ -12,12 +12,11 @@ from accelerators.emulation.machine import Emulation
 from accelerators.kernels.reference import batch_innermost, needs_a_compiler
 from layouts import assert_close
 
-from xbp import accelerators, models, nn, primitives
-from xbp.accelerators import chains
+from xbp import accelerators, models, nn, optim, primitives, registry
+from xbp.accelerators import chains, cuda
 from xbp.accelerators.cuda import convolution, launch, product, whole, whole_plan
 from xbp.errors import InputError
 from xbp.nn.sequential import plan_of
-from xbp.testing.catalogue import AcceleratorItem, Item, catalogue
 
 pytestmark = needs_a_compiler
 
@@ -280,19 +279,34 @@ CHAIN = chains.accelerated(
 )
 
 
-@pytest.mark.usefixtures("_in_use")
-def test_the_catalogue_of_chains(machine: Emulation) -> None:
-    """The cases of `xbp parity`; those it declines are computed by operation."""
-    here = accelerators.Accelerator("chain", "numpy", CHAIN)
-    checked = 0
-    for item in catalogue():
-        if isinstance(item, Item) and item.kind == "primitive" and item.name == "chain":
-            fields = vars(item) | {"kind": "accelerator", "differentiable": False}
-            found = AcceleratorItem(**fields, accelerator=here).check(["numpy"])
-            assert [str(finding) for finding in found if not finding.passed] == []
-            checked += bool(found)
-    assert checked
-    assert "whole_forward" in machine.launches
+STEP = {
+    **dict.fromkeys(("whole_forward", "whole_backward", "whole_weights"), 1),
+    **{"cross_entropy": 1, "adaptive_step": 1},
+}
+
+
+def train(steps: int) -> list[float]:
+    model = nn.Sequential(*NETWORKS["lenet"][1]()).astype("float64")
+    optimizer, losses = optim.Adam(model.parameters()), []
+    x = np.random.default_rng(0).normal(size=(5, 1, 10, 11))
+    for _ in range(steps):
+        logits, backward = model.forward(x, training=True)
+        value, gradient = nn.CrossEntropyLoss()(logits, np.arange(5))
+        nn.for_parameters(backward)(gradient)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(value))
+    return losses
+
+
+def test_a_training_and_its_launches(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {function.__name__: function for function in (*cuda.implementations(), CHAIN)}
+    monkeypatch.setitem(registry._tables, np.ndarray, table)
+    losses = train(3)
+    assert {name: machine.launches.count(name) / 3 for name in machine.launches} == STEP
+    with accelerators.disabled():
+        # Three steps, each of sums of at most a hundred numbers of order 1.
+        np.testing.assert_allclose(losses, train(3), rtol=1e-12)
 
 
 def test_it_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

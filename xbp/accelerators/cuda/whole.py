@@ -16,6 +16,7 @@ import ctypes
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -108,7 +109,7 @@ def network(x: Array, *arrays: Array | None, operations: tuple[Operation, ...]) 
     n, dtype, machine = x.shape[0], x.dtype, machine_of(x)
     if layers is None or not (wanted() == "all" or pays(layers, n, dtype.itemsize)):
         return NotImplemented
-    parameters = [None if array is None else dense(array) for array in arrays]
+    parameters: list[Any] = [None if array is None else dense(array) for array in arrays]
     loads = tuple(
         lanes(dtype, layer.inputs, machine.address(weight))
         for layer, weight in zip(learned(layers), parameters[::2], strict=True)
@@ -122,7 +123,7 @@ def network(x: Array, *arrays: Array | None, operations: tuple[Operation, ...]) 
 class Run:
     """One forward, with what its backward reads."""
 
-    def __init__(self, plan: Plan, x: Array, parameters: list[Array | None]) -> None:
+    def __init__(self, plan: Plan, x: Array, parameters: list[Any]) -> None:
         self.plan, self.machine, self.dtype, self.shape = plan, machine_of(x), x.dtype, x.shape
         self.n, self.parameters = x.shape[0], parameters
         innermost = (*range(1, x.ndim), 0)
@@ -249,7 +250,8 @@ def layers_of(
     n, *rest = shape
     size, layers, given = tuple(rest), list[Layer](), iter(shapes)
     for operation, pairs in operations:
-        options, layer = dict(pairs), None
+        options = dict(pairs)
+        layer: Layer | None = None
         last = layers[-1] if layers else None
         if operation is flatten:
             size = (math.prod(size),)
@@ -257,7 +259,7 @@ def layers_of(
         if operation in AFTER_AFFINE:
             if last is None or last.kind != "identity":
                 return None
-            layers[-1] = last._replace(kind=KINDS[operation.name])
+            layers[-1] = replace(last, kind=KINDS[operation.name])
             continue
         if operation is max_pool:
             joined = _joined(last, options)
@@ -296,14 +298,16 @@ def _convolution(
     if not is_plain(padding, options.get("dilation", (1, 1))):
         return None
     o, c, kh, kw = weight
-    rows, columns = output_size((size[1], size[2]), (kh, kw), stride, padding)
+    _, h, w = size
+    rows, columns = output_size((h, w), (kh, kw), stride, padding)
     if min(rows, columns) < 1 or (bias is not None and bias != (o,)):
         return None
     if math.prod(stride) > MOST_SPOTS or kh * kw > MOST_SEEN or o * c > MOST_KERNELS:
         return None
     if wide.suits(weight, stride, 1):
         return None
-    return Convolution(*size, o, kh, kw, *stride, *padding, bias is not None)
+    (sh, sw), (ph, pw) = stride, padding
+    return Convolution(c, h, w, o, kh, kw, sh, sw, ph, pw, bias is not None)
 
 
 def _joined(last: Layer | None, options: dict[str, Any]) -> Convolution | None:
@@ -319,16 +323,18 @@ def _joined(last: Layer | None, options: dict[str, Any]) -> Convolution | None:
     spots = math.prod(pool) * last.stride_h * last.stride_w
     if pixels > MOST_SEEN or spots > MOST_SPOTS or last.columns // pool[1] < 1:
         return None
-    return last._replace(pool_h=pool[0], pool_w=pool[1])
+    return replace(last, pool_h=pool[0], pool_w=pool[1])
 
 
 def _pooling(size: Shape, options: dict[str, Any], average: bool) -> Pooling | None:
     window = options["kernel_size"], options["stride"], options.get("padding", (0, 0))
     if len(size) != 3 or math.prod(window[0]) > MOST_PLACES:
         return None
-    if min(output_size((size[1], size[2]), *window)) < 1:
+    c, h, w = size
+    if min(output_size((h, w), *window)) < 1:
         return None
-    return Pooling(*size, *window[0], *window[1], *window[2], average)
+    (kh, kw), (sh, sw), (ph, pw) = window
+    return Pooling(c, h, w, kh, kw, sh, sw, ph, pw, average)
 
 
 def learned(layers: Sequence[Layer]) -> list[Layer]:
@@ -348,4 +354,5 @@ def pays(layers: Sequence[Layer], n: int, itemsize: int) -> bool:
         if layer.learned
     )
     count = blocks(n, whole_plan.samples_for(n))
-    return saved * SECONDS_OF_LAUNCH > count * both * itemsize / BYTES_PER_SECOND
+    cost: float = count * both * itemsize / BYTES_PER_SECOND
+    return saved * SECONDS_OF_LAUNCH > cost

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from xbp.accelerators.cuda.launch import PROCESSORS, blocks
 from xbp.accelerators.shared import Shape
@@ -29,7 +30,8 @@ Division: TypeAlias = "tuple[int, int]"
 """Teams of threads, and numbers in shared memory for their sums."""
 
 
-class Convolution(NamedTuple):
+@dataclass(frozen=True)
+class Convolution:
     """A convolution, an activation, and before it optionally the maximum of windows."""
 
     c: int
@@ -47,8 +49,8 @@ class Convolution(NamedTuple):
     pool_w: int = 1
     kind: str = "identity"
 
-    learned = True
-    launches = 4
+    learned: ClassVar[bool] = True
+    launches: ClassVar[int] = 4
     """By operations: forward, ∂L/∂x, and two for ∂L/∂W."""
 
     @property
@@ -128,11 +130,21 @@ class Convolution(NamedTuple):
 
     def text(self, spare: int, spare_back: int) -> str:
         (y, _), (dx, _), (dw, _) = self.teams(spare, spare_back)
-        numbers = (*self[:10], self.pool_h, self.pool_w, self.tile, y, self.tile_back, dx, dw)
+        numbers = (
+            *astuple(self)[:10],
+            self.pool_h,
+            self.pool_w,
+            self.tile,
+            y,
+            self.tile_back,
+            dx,
+            dw,
+        )
         return f"convolution<{','.join(map(str, numbers))},{self.kind}>"
 
 
-class Pooling(NamedTuple):
+@dataclass(frozen=True)
+class Pooling:
     """The maximum or mean of windows, and an activation."""
 
     c: int
@@ -147,9 +159,10 @@ class Pooling(NamedTuple):
     average: bool
     kind: str = "identity"
 
-    learned = False
-    launches = 2
-    parameters = biases = 0
+    learned: ClassVar[bool] = False
+    launches: ClassVar[int] = 2
+    parameters: ClassVar[int] = 0
+    biases: ClassVar[int] = 0
 
     @property
     def size(self) -> Shape:
@@ -172,10 +185,11 @@ class Pooling(NamedTuple):
         return not self.average
 
     def text(self) -> str:
-        return f"pooling<{','.join(map(str, self[:9]))},{int(self.average)},{self.kind}>"
+        return f"pooling<{','.join(map(str, astuple(self)[:9]))},{int(self.average)},{self.kind}>"
 
 
-class Linear(NamedTuple):
+@dataclass(frozen=True)
+class Linear:
     """A linear layer and an activation."""
 
     inputs: int
@@ -183,9 +197,9 @@ class Linear(NamedTuple):
     has_bias: bool
     kind: str = "identity"
 
-    learned = True
-    launches = 2
-    has_places = False
+    learned: ClassVar[bool] = True
+    launches: ClassVar[int] = 2
+    has_places: ClassVar[bool] = False
 
     @property
     def size(self) -> Shape:
