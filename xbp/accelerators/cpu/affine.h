@@ -68,7 +68,7 @@ static void NAME(multiply_small)(const NAME(small_product) * t) {
 typedef struct {
     const affine *t;
     const real *delta; /* backward: ∂L/∂y, with relu times its slope */
-    int failed;
+    atomic_int failed;
 } NAME(affine_job);
 
 /* y = x Wᵀ + b for some columns of y, that is some rows of W. */

@@ -20,7 +20,7 @@ typedef struct {
     const real *turned;
     const real *terms; /* `weight` or `turned` for `rows_in_tiles`; NULL where it is not used */
     int in_tiles;      /* backward: ∂L/∂weight, too */
-    int failed;
+    atomic_int failed;
 } NAME(job);
 
 #define BLOCKS(n) (((n) + LANES - 1) / LANES)

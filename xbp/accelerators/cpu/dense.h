@@ -29,7 +29,7 @@ typedef struct {
     const real *x, *dy;
     real *y, *dx, *sums; /* y (n, out): the chain's; sums: groups of `size` numbers */
     int64_t n, count, width, all_weights, size, groups;
-    int failed;
+    atomic_int failed;
 } NAME(dense_net);
 
 /* A network from a list: x, y, hidden layers' memory, and weight and bias of each layer. 0 if it is none. */

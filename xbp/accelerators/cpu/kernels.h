@@ -2,6 +2,7 @@
 #ifndef XBP_KERNELS_H
 #define XBP_KERNELS_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include "compiler.h"
 

@@ -18,7 +18,7 @@ typedef struct {
     const recurrence *t;
     vector *weights; /* for each panel: four vectors of biases; its weights of x and h, by gate or unit */
     int64_t vectors, panels, weights_of_panel;
-    int failed;
+    atomic_int failed;
 } NAME(recurrence_job);
 
 /* --- forward --- */

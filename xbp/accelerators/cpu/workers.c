@@ -4,7 +4,6 @@
  * A task is split into as many parts as there are threads, always in the same way, so that a result
  * depends on the number of threads alone. If the workers are busy with another caller's task, or could
  * not be started, the caller does all parts itself. */
-#include <stdatomic.h>
 #include "kernels.h"
 #include "threads.h"
 
