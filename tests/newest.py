@@ -50,12 +50,12 @@ print("with" if is_enabled else "without", "the lock: 4 trainings at once give t
 
 def installed(python: Path, folder: Path) -> list[str]:
     """Install xbp and each extra that has wheels for this interpreter; the extras left out."""
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--upgrade"]
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     wheels = [*pip, "--only-binary=:all:", "--no-binary=xbackprop"]
-    subprocess.run([*pip, "pip", "hatchling"], check=True, cwd=folder)
+    subprocess.run([*pip, "--upgrade", "pip"], check=True, cwd=folder)
     left = []
     for extra in ("", *EXTRAS):
-        wanted = f"{ROOT}[{extra}]" if extra else str(ROOT)
+        wanted = f"xbackprop[{extra}]" if extra else str(ROOT)  # built once, then at hand
         if subprocess.run([*wheels, wanted], check=False, cwd=folder).returncode:
             if not extra:
                 sys.stdout.write("xbp's own dependencies lack a wheel: only numpy's is wanted\n")

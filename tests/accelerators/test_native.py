@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,20 @@ def test_the_number_of_lanes() -> None:
     assert library is not None
     for itemsize in (4, 8):  # not from a cache
         assert native.lanes.__wrapped__(itemsize) == library.xbp_lanes(itemsize) > 1
+
+
+@needs_kernels
+def test_a_function_has_types_of_its_own() -> None:
+    """Of one object for all threads they would be set while another thread calls it."""
+    name, types = "xbp_replay", (ctypes.c_void_p, ctypes.c_int64)
+    assert native.function(name, types, ctypes.c_int64).argtypes == types
+    assert native.function(name).argtypes is getattr(native.library(), name).argtypes is None
+    others = [
+        path.name
+        for path in build.HERE.glob("*.py")
+        if re.search(r"(argtypes|restype)\b.* = ", path.read_text(encoding="utf-8"))
+    ]
+    assert others == ["native.py"]
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

@@ -118,5 +118,5 @@ def _check_named(name: str, task: ctypes.Structure, known: set[int | None]) -> N
 
 @cache
 def _kernel(name: str, dtype: np.dtype[Any]) -> Callable[[Any], int]:
-    function: Callable[[Any], int] = getattr(native.library(), f"{name}_{dtype.name}")
-    return function
+    kernel: Callable[[Any], int] = native.function(f"{name}_{dtype.name}")
+    return kernel

@@ -21,6 +21,9 @@
 #endif
 #endif
 
+/* p + n for a pointer that may be NULL, as NULL + 0 is undefined. */
+#define AFTER(p, n) ((p) ? (p) + (n) : NULL)
+
 /* Tiles of sums that stay in registers. */
 #if defined(__AVX512F__) || defined(__aarch64__) /* 32 registers */
 #define PANEL 4        /* 6 × 4 sums, 4 vectors and a number */

@@ -32,7 +32,7 @@ INLINE void NAME(pool_row)(const int64_t pool_h, const int64_t pool_w, const con
     const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
     for (int64_t o = 0; o < t->o; o++) {
         real *y = (real *)t->y.data + first * t->y.n + o * t->y.c + p * t->y.h;
-        uint8_t *where = t->where + ((block * t->o + o) * rows + p) * columns * LANES;
+        uint8_t *where = AFTER(t->where, ((block * t->o + o) * rows + p) * columns * LANES);
         for (int64_t q = 0; q < columns; q++) {
             const vector *from = line + o * t->ow + q * pool_w;
             vector best = from[0];
@@ -85,7 +85,7 @@ static int NAME(forward_in_tiles)(const NAME(job) *job, int64_t block, const NAM
                                      t->oh * t->ow * LANES, terms);
         if (plain) {
             y.data = (real *)y.data + step * y.h;
-            where += where ? step * t->ow * LANES : 0;
+            where = AFTER(where, step * t->ow * LANES);
             continue;
         }
         const vector *line = lines;

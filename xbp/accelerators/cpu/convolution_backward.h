@@ -50,13 +50,12 @@ INLINE void NAME(spread)(const int64_t pool_h, const int64_t pool_w, const convo
                          int64_t frame_row, int64_t frame_step, vector *total) {
     const int64_t rows = t->oh / pool_h, columns = t->ow / pool_w, row = t->ow * t->o;
     vector sum = {0};
-    for (; p < end; p++, band += band ? pool_h * row : 0, frame += frame ? pool_h * frame_row : 0) {
-        const uint8_t *where = t->where + ((block * t->o + o) * rows + p) * columns * LANES;
+    for (; p < end; p++, band = AFTER(band, pool_h * row), frame = AFTER(frame, pool_h * frame_row)) {
+        const uint8_t *where = AFTER(t->where, ((block * t->o + o) * rows + p) * columns * LANES);
         for (int64_t q = 0; q < columns; q++) {
             vector v;
             memcpy(&v, (const real *)dy->data + o * dy->c + p * dy->h + q * dy->w, sizeof v);
-            vector *to = band ? band + q * pool_w * t->o + o : NULL;
-            vector *framed = frame ? frame + q * pool_w * frame_step : NULL;
+            vector *to = AFTER(band, q * pool_w * t->o + o), *framed = AFTER(frame, q * pool_w * frame_step);
             mask at = {0};
             if (t->where) {
                 whole places[LANES]; /* from bytes; GCC's __builtin_convertvector does it one by one */

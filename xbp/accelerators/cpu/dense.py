@@ -124,6 +124,6 @@ def _refused(failed: int) -> Any:
 
 @cache
 def _kernel(name: str, dtype: np.dtype[Any]) -> Callable[..., int]:
-    function: Any = getattr(native.library(), f"{name}_{dtype.name}")
-    function.argtypes = (*ARGUMENTS, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int)
-    return function  # type: ignore[no-any-return]
+    arguments = (*ARGUMENTS, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int)
+    kernel: Callable[..., int] = native.function(f"{name}_{dtype.name}", arguments)
+    return kernel

@@ -103,18 +103,17 @@ def _call(name: str, to: Real, a: Real, b: Real | None = None) -> None:
 @cache
 def _pass(name: str, dtype: np.dtype[Any]) -> Callable[..., None]:
     real, pointer = DTYPES[dtype], ctypes.c_void_p
-    function = getattr(native.library(), f"{name}_{dtype.name}")
-    function.argtypes = (*(pointer,) * 3, *(real,) * 3, ctypes.c_int64, ctypes.c_int)
-    function.restype = None
-    return function  # type: ignore[no-any-return]
+    arguments = (*(pointer,) * 3, *(real,) * 3, ctypes.c_int64, ctypes.c_int)
+    kernel: Callable[..., None] = native.function(f"{name}_{dtype.name}", arguments, None)
+    return kernel
 
 
 @cache
 def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
-    function = getattr(native.library(), f"cross_entropy_{dtype.name}")
-    function.argtypes = (*(ctypes.c_void_p,) * 3, DTYPES[dtype], ctypes.c_int64, ctypes.c_int64)
-    function.restype = ctypes.c_double
-    return function  # type: ignore[no-any-return]
+    arguments = (*(ctypes.c_void_p,) * 3, DTYPES[dtype], ctypes.c_int64, ctypes.c_int64)
+    kernel: Callable[..., float]
+    kernel = native.function(f"cross_entropy_{dtype.name}", arguments, ctypes.c_double)
+    return kernel
 
 
 def empty_in(order: tuple[int, ...], like: Real) -> Real:

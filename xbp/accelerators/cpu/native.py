@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from xbp.accelerators.cpu.build import digest, library_path
 
@@ -21,6 +23,17 @@ MOST_THREADS = 64
 def library() -> ctypes.CDLL | None:
     """The kernels for this processor; None if there is no library to load."""
     return _load()[0]
+
+
+def function(name: str, arguments: Sequence[Any] | None = None, result: Any = ctypes.c_int) -> Any:
+    """A function of the kernels' library, as a new object with types of its own.
+
+    An attribute of the library is one object for all threads. Without the global interpreter lock
+    its types must not be set while another thread calls it.
+    """
+    found: Any = library()[name]  # type: ignore[index]
+    found.argtypes, found.restype = arguments, result
+    return found
 
 
 @cache

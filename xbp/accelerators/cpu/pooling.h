@@ -13,10 +13,10 @@ static void NAME(pool_part)(void *task, int part, int parts) {
     for (int64_t block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
-        uint8_t *where = t->where + block * t->c * t->oh * t->ow * LANES;
+        uint8_t *where = AFTER(t->where, block * t->c * t->oh * t->ow * LANES);
         for (int64_t c = 0; c < t->c; c++)
             for (int64_t p = 0; p < t->oh; p++)
-                for (int64_t q = 0; q < t->ow; q++, where += LANES) {
+                for (int64_t q = 0; q < t->ow; q++, where = AFTER(where, LANES)) {
                     const vector *window = x + c * plane + p * t->stride_h * row + q * t->stride_w;
                     /* The first place inside the image: a window may hold nothing above -∞. */
                     const int64_t top = t->pad_h - p * t->stride_h, left = t->pad_w - q * t->stride_w;
@@ -53,11 +53,11 @@ static void NAME(pool_backward_part)(void *task, int part, int parts) {
     const real share = 1 / (real)(t->kh * t->kw);
     for (int64_t block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
-        const uint8_t *where = t->where + block * t->c * t->oh * t->ow * LANES;
+        const uint8_t *where = AFTER(t->where, block * t->c * t->oh * t->ow * LANES);
         for (int64_t c = 0; c < t->c; c++) {
             memset(dx, 0, plane * sizeof(vector));
             for (int64_t p = 0; p < t->oh; p++)
-                for (int64_t q = 0; q < t->ow; q++, where += LANES) {
+                for (int64_t q = 0; q < t->ow; q++, where = AFTER(where, LANES)) {
                     const real *dy = (const real *)t->y.data + first * t->y.n + c * t->y.c + p * t->y.h;
                     vector v = NAME(load)(dy + q * t->y.w, t->y.n, lanes);
                     vector *window = dx + p * t->stride_h * row + q * t->stride_w;

@@ -163,9 +163,7 @@ def blas(dtype: np.dtype[Any]) -> tuple[int, int, int] | None:
 
 @cache
 def _kernel(name: str, dtype: np.dtype[Any]) -> Any:
-    function = getattr(native.library(), f"{name}_{dtype.name}")
-    function.restype = None
-    return function
+    return native.function(f"{name}_{dtype.name}", result=None)
 
 
 ACCELERATORS = (matmul,)

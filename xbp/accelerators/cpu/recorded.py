@@ -68,7 +68,7 @@ def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...]) -> A
     partners = [contiguous(_values(array)) for some in lists[1:] for array in some]
     everything = [*changed, *partners]
     own = [replay.number(number, dtype) for number in (*numbers, 0.0, 0.0)[:3]]
-    function = ctypes.cast(getattr(native.library(), f"{name}_{dtype.name}"), ctypes.c_void_p)
+    function = ctypes.cast(native.function(f"{name}_{dtype.name}"), ctypes.c_void_p)
     task = replay.UpdateTask(
         function, ctypes.pointer(LAYOUT), id(everything), *map(address, own), dtype.num,
         native.threads(),

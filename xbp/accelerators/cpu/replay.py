@@ -100,7 +100,7 @@ class KernelCall:
 
     def __init__(self, name: str, task: Any, kept: Any) -> None:
         self.name, self.task, self.kept = name, task, kept
-        self.function = getattr(native.library(), name)
+        self.function = native.function(name)
 
     def __call__(self) -> bool:
         """Make the call; whether it was done."""
@@ -121,9 +121,7 @@ class KernelCall:
                 for call in calls
             )
         )
-        library: Any = native.library()
-        replay = library.xbp_replay
-        replay.argtypes, replay.restype = (Pointer, ctypes.c_int64), ctypes.c_int64
+        replay = native.function("xbp_replay", (Pointer, ctypes.c_int64), ctypes.c_int64)
         address, count = ctypes.addressof(several), len(calls)
 
         def run(kept: Any = (several, calls)) -> None:

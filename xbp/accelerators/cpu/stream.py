@@ -36,10 +36,8 @@ def stream(to: NDArray[Any], parts: Sequence[NDArray[Any]]) -> None:
 
 @cache
 def _kernel() -> Callable[..., None] | None:
-    library = native.library()
-    if library is None:
+    if native.library() is None:
         return None
-    function = library.xbp_stream
-    function.argtypes = (*(ctypes.c_void_p,) * 3, ctypes.c_int64)
-    function.restype = None
-    return function
+    arguments = (*(ctypes.c_void_p,) * 3, ctypes.c_int64)
+    copy: Callable[..., None] = native.function("xbp_stream", arguments, None)
+    return copy

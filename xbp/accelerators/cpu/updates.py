@@ -75,9 +75,9 @@ def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[float, ...]) ->
 
 @cache
 def _update(name: str, dtype: np.dtype[Any]) -> Callable[..., int]:
-    function: Any = getattr(native.library(), f"{name}_{dtype.name}")
-    function.argtypes = (*ARGUMENTS, *(KINDS[dtype],) * 3, ctypes.c_int)
-    return function  # type: ignore[no-any-return]
+    arguments = (*ARGUMENTS, *(KINDS[dtype],) * 3, ctypes.c_int)
+    update: Callable[..., int] = native.function(f"{name}_{dtype.name}", arguments)
+    return update
 
 
 ACCELERATORS = (add_scaled, average, accumulate, rescale, normalized_step)

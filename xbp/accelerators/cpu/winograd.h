@@ -206,7 +206,7 @@ INLINE void NAME(tiles_to_output)(const int relu, const vector *m, int64_t high,
                                   real bias, int64_t rows, int64_t columns, real *to, const images *y,
                                   uint8_t *where, int64_t where_row, vector *check) {
     vector seen = *check;
-    for (int64_t h = 0; h < high; h++, m += wide, rows -= 4, to += 4 * y->h, where += relu ? 4 * where_row : 0)
+    for (int64_t h = 0; h < high; h++, m += wide, rows -= 4, to += 4 * y->h, where = AFTER(where, 4 * where_row))
         for (int64_t q = 0; q < wide; q++) {
             vector z[4][6];
             UNROLL for (int j = 0; j < 6; j++) {
