@@ -6,9 +6,10 @@
 
 makes an environment with that interpreter, and installs xbp there with the newest version of each
 package, from its wheels alone; extras without a wheel for this interpreter are left out, and named.
-Then it does what `tests/lowest.py` does with the lowest versions. With a free-threaded interpreter
-the global interpreter lock must stay off, and trainings at once in four threads must give the bits
-of one alone. Exit status 1 if something fails.
+Then it does what `tests/lowest.py` does with the lowest versions. Trainings at once in four
+threads, eager and recorded, and predictions with one model must have the bits of a single thread;
+with a free-threaded interpreter the global interpreter lock must stay off meanwhile. Exit status 1
+if something fails.
 """
 
 from __future__ import annotations
@@ -23,18 +24,25 @@ import lowest
 from lowest import EXTRAS, ROOT
 
 THREADS = """
-import sys, threading
+import sys, sysconfig, threading
 import numpy as np
 import xbp
 from xbp import nn, optim
 
-def train():
-    draw = np.random.default_rng(0)
-    x = draw.normal(size=(96, 1, 28, 28)).astype(np.float32)
-    model = xbp.models.LeNet5(rng=0)
-    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters(), 1e-3), rng=0)
-    trainer.fit(x, draw.integers(0, 10, 96), 4, 32, verbose=False)
+draw = np.random.default_rng(0)
+x = draw.normal(size=(96, 1, 28, 28)).astype(np.float32)
+labels, shared = draw.integers(0, 10, 96), xbp.models.LeNet5(rng=1)
+
+def fitted(model, x, capture):
+    optimizer = optim.Adam(model.parameters(), 1e-3)
+    trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), optimizer, rng=0, capture=capture)
+    trainer.fit(x, labels, 4, 32, verbose=False)
     return b"".join(np.asarray(p.data).tobytes() for p in model.parameters())
+
+def train():
+    convolutions = fitted(xbp.models.LeNet5(rng=0), x, False)
+    recorded = fitted(xbp.models.MLP(784, 32, 10, rng=0), x.reshape(96, -1), True)
+    return convolutions + recorded + shared(x).tobytes()
 
 alone, found = train(), [None] * 4
 def one(i):
@@ -43,8 +51,8 @@ threads = [threading.Thread(target=one, args=(i,)) for i in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 assert found == [alone] * 4, "other bits"
-is_enabled = getattr(sys, "_is_gil_enabled", lambda: True)()
-print("with" if is_enabled else "without", "the lock: 4 trainings at once give the bits of one")
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    assert not sys._is_gil_enabled(), "an extension has enabled the lock"
 """
 
 
@@ -85,7 +93,9 @@ def main() -> int:
         versions = subprocess.run(
             [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
         ).stdout.split()
-    sys.stdout.write(f"{'passed' if done else 'FAILED'} with {', '.join(sorted(versions))}\n")
+        kind = subprocess.run([python, "-VV"], capture_output=True, text=True, check=True).stdout
+    about = f"{kind.partition(' (')[0]} with {', '.join(sorted(versions))}"
+    sys.stdout.write(f"{'passed' if done else 'FAILED'}: {about}\n")
     return int(not done)
 
 
