@@ -10,7 +10,14 @@ import pytest
 
 import xbp
 from xbp import nn
-from xbp.derivatives import hessian_vector, input_gradient, jacobian, per_sample_gradients
+from xbp.derivatives import (
+    hessian_vector,
+    input_gradient,
+    jacobian,
+    jacobian_columns,
+    jacobian_vector,
+    per_sample_gradients,
+)
 from xbp.errors import InputError
 
 BACKENDS = ["numpy", "array_api_strict", "torch"]
@@ -114,6 +121,51 @@ def test_a_jacobian_is_that_of_the_formula(backend: str) -> None:
         np.testing.assert_allclose(found[n, :, n, :], formula, rtol=0, atol=1e-15)  # of sums near 1
         np.testing.assert_allclose(by_sample[n], formula, rtol=0, atol=1e-15)
     assert not found[0, :, 1, :].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_columns_are_those_of_the_rows_within_the_stated_error(
+    backend: str, by_sample: bool
+) -> None:
+    pytest.importorskip(backend)
+    make, shape = MODELS["others"]
+    with xbp.use_backend(backend):
+        model, x = make().astype("float64"), xbp.asarray(normal(*shape))
+        rows = xbp.to_numpy(jacobian(model, x, by_sample=by_sample))
+        columns, error = jacobian_columns(model, x, by_sample=by_sample)
+        assert 0 < error < 1e-9
+        columns = xbp.to_numpy(columns)
+        assert columns.shape == rows.shape
+        # Of truncation, of two step sizes, and of rounding, for which the estimate has no bound.
+        np.testing.assert_allclose(columns, rows, rtol=0, atol=2 * error + 1e-12)
+        v = normal(*shape, seed=1)
+        along, error = jacobian_vector(model, x, xbp.asarray(v))
+        rows = xbp.to_numpy(jacobian(model, x)).reshape(*along.shape, -1)
+        exact = rows @ v.ravel()
+        np.testing.assert_allclose(xbp.to_numpy(along), exact, rtol=0, atol=2 * error + 1e-12)
+
+
+def test_along_a_direction_the_layer_stays_as_it_is_and_a_kink_shows() -> None:
+    layer, x = nn.Linear(3, 2, rng=0), np.ones((1, 3), np.float32)
+    product, _ = jacobian_vector(layer, x, np.asarray([[1.0, 0.0, 0.0]]))
+    assert layer.weight.data.dtype == "float32" and product.dtype == "float64"
+    np.testing.assert_allclose(product[0], layer.weight.data[:, 0], rtol=1e-9)
+    _, error = jacobian_vector(nn.ReLU(), np.asarray([1e-4, 1.0]), np.asarray([1.0, 1.0]))
+    assert error > 0.01
+
+
+@pytest.mark.parametrize(
+    ("v", "said"),
+    [
+        (np.ones(2), r"v needs the shape of x, \(3,\)"),
+        (np.zeros(3), "v must be finite, and not 0"),
+        (np.asarray([0, np.nan, 0]), "v must be finite"),
+    ],
+)
+def test_a_direction_of_the_input_that_does_not_fit_is_refused(v: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        jacobian_vector(nn.Tanh(), np.ones(3), v)
 
 
 def test_a_linear_layers_jacobian_is_its_weight() -> None:

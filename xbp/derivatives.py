@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from xbp.arguments import described
@@ -23,7 +23,14 @@ from xbp.nn.parameter import Parameter
 from xbp.nn.sequential import is_sequential
 from xbp.primitives.images import pad2d, windows
 
-__all__ = ["hessian_vector", "input_gradient", "jacobian", "per_sample_gradients"]
+__all__ = [
+    "hessian_vector",
+    "input_gradient",
+    "jacobian",
+    "jacobian_columns",
+    "jacobian_vector",
+    "per_sample_gradients",
+]
 
 
 def input_gradient(model: Layer, loss: Loss, x: Array, target: Array) -> tuple[Array, Array]:
@@ -94,6 +101,127 @@ def jacobian(layer: Layer, x: Array, *, by_sample: bool = False) -> Array:
         if not by_sample:
             return xp.reshape(xp.stack(rows), (*shape, *x.shape))
         return xp.reshape(xp.stack(rows, axis=1), (x.shape[0], *shape, *x.shape[1:]))
+
+
+def jacobian_vector(layer: Layer, x: Array, v: Array) -> tuple[Array, float]:
+    """J v, the derivative of the output along v, by differences, with an estimate of the error.
+
+    A backward gives Jᵀδ. The exact J v would need all rows of J, one backward for each entry of the
+    output: ``jacobian``. This takes eight forwards in float64 instead,
+
+        J v = (8 [f(x + hv) - f(x - hv)] - [f(x + 2hv) - f(x - 2hv)]) / 12h + O(h⁴),
+
+    for a step h and for h/2. The second is returned, and the largest difference of the two
+    estimates its error where f is smooth. A kink (ReLU) between the points makes it large.
+
+    Parameters
+    ----------
+    layer : Layer
+        It is copied and converted to float64; the original is not touched.
+    x : array
+        Of floating-point numbers.
+    v : array of the shape of `x`
+
+    Returns
+    -------
+    product : array of the shape of y
+        In float64.
+    error : float
+        An estimate of the largest error of an entry.
+
+    Raises
+    ------
+    InputError
+        v has another shape, is not finite, or is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> product, error = jacobian_vector(nn.Tanh(), np.zeros(2), np.array([1.0, -3.0]))
+    >>> product.round(9).tolist(), error < 1e-9
+    ([1.0, -3.0], True)
+    """
+    if tuple(v.shape) != tuple(x.shape):
+        msg = f"v needs the shape of x, {tuple(x.shape)}, got {described(v)}"
+        raise InputError(msg)
+    layer = copy.deepcopy(layer).astype("float64")
+    xp = array_namespace(x)
+    x, v = xp.astype(x, xp.float64), xp.astype(v, xp.float64)
+    found, error = _along(lambda step: {"y": layer(x + step * v)}, [v])
+    return found["y"], error
+
+
+def jacobian_columns(layer: Layer, x: Array, *, by_sample: bool = False) -> tuple[Array, float]:
+    """∂y/∂x as `jacobian`, column by column: a `jacobian_vector` for each entry of the input.
+
+    For outputs of many entries and inputs of few. With `by_sample` all samples share the forwards.
+
+    Parameters
+    ----------
+    layer, x, by_sample
+        As for `jacobian`.
+
+    Returns
+    -------
+    jacobian : array (*shape of y, *shape of x); by sample (N, *shape of y[0], *shape of x[0])
+        In float64.
+    error : float
+        An estimate of the largest error of an entry.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xbp import nn
+    >>> layer, x = nn.Linear(2, 500, rng=0), np.ones((5, 2), np.float32)
+    >>> columns, error = jacobian_columns(layer, x, by_sample=True)
+    >>> columns.shape, error < 1e-9
+    ((5, 500, 2), True)
+    """
+    with on_device_of(x):
+        xp = array_namespace(x)
+        columns, errors = [], []
+        shape = tuple(x.shape[1:]) if by_sample else tuple(x.shape)
+        for index in _indices(shape):
+            v = xp.zeros_like(x, dtype=xp.float64)
+            v[(slice(None), *index) if by_sample else (*index, ...)] = 1.0
+            column, error = jacobian_vector(layer, x, v)
+            columns.append(column)
+            errors.append(error)
+        return xp.reshape(xp.stack(columns, axis=-1), (*columns[0].shape, *shape)), max(errors)
+
+
+def _along(
+    function: Callable[[float], dict[str, Array]], directions: Iterable[Array]
+) -> tuple[dict[str, Array], float]:
+    """The derivative of a function of a step at 0, and an estimate of its largest error.
+
+    The step is at most `STEP` in an entry of the directions.
+
+    Raises
+    ------
+    InputError
+        All directions are 0, or one is not finite.
+    """
+    directions = list(directions)
+    xp = array_namespace(directions[0])
+    size = max(float(to_numpy(xp.max(xp.abs(array)))) for array in directions)
+    if not (size > 0 and math.isfinite(size)):
+        msg = "v must be finite, and not 0"
+        raise InputError(msg)
+
+    def difference(h: float) -> dict[str, Array]:
+        one, minus, two, less = (function(k * h) for k in (1, -1, 2, -2))
+        return {
+            name: (8 * (one[name] - minus[name]) - (two[name] - less[name])) / (12 * h)
+            for name in one
+        }
+
+    with on_device_of(directions[0]):
+        h = STEP / size
+        coarse, fine = difference(h), difference(h / 2)
+        error = max(float(to_numpy(xp.max(xp.abs(fine[name] - coarse[name])))) for name in fine)
+    return fine, error
 
 
 def _indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -288,10 +416,6 @@ def hessian_vector(
         raise InputError(msg)
     start = {name: parameter.data for name, parameter in own.items()}
     along = {name: xp.astype(array, xp.float64) for name, array in v.items()}
-    size = max(float(to_numpy(xp.max(xp.abs(array)))) for array in along.values())
-    if not (size > 0 and math.isfinite(size)):
-        msg = "v must be finite, and not 0"
-        raise InputError(msg)
 
     def gradient(step: float) -> dict[str, Array]:
         for name, parameter in own.items():
@@ -301,22 +425,11 @@ def hessian_vector(
         backward(loss(y, target)[1])
         return {name: _or_zeros(parameter) for name, parameter in own.items()}
 
-    def product(h: float) -> dict[str, Array]:
-        one, minus, two, less = (gradient(k * h) for k in (1, -1, 2, -2))
-        return {
-            name: (8 * (one[name] - minus[name]) - (two[name] - less[name])) / (12 * h)
-            for name in own
-        }
-
-    with on_device_of(x):
-        h = STEP / size
-        coarse, fine = product(h), product(h / 2)
-        error = max(float(to_numpy(xp.max(xp.abs(fine[name] - coarse[name])))) for name in own)
-    return fine, error
+    return _along(gradient, along.values())
 
 
 STEP = 1e-3
-"""The largest change of a parameter. Then h⁴ and the rounding error u/h are both near 1e-12."""
+"""The largest change of an entry. Then h⁴ and the rounding error u/h are both near 1e-12."""
 
 
 @contextmanager

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
+from typing import Any
 from xml.etree import ElementTree
 
-from xbp import History
+import numpy as np
+import pytest
+
+import xbp
+from xbp import History, nn, optim
+from xbp.training import LiveCurve
 from xbp.training.markup import ROWS, TRAINING, VALIDATION
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -49,3 +57,52 @@ def test_a_history_without_epochs_and_names_with_markup() -> None:
     history = History()
     history.records.append({"epoch": 1, "loss": 1.0, "<b>&": 2.0})
     assert "<b>&" in "".join(shown(history).itertext())
+
+
+def test_a_summary_is_a_table_with_the_sum_of_the_parameters() -> None:
+    rows = nn.summary(xbp.models.LeNet5(rng=0), (1, 28, 28))
+    page = ElementTree.fromstring(rows._repr_html_())
+    cells = [[cell.text or "" for cell in row] for row in page.iter("tr")]
+    assert len(cells) == len(rows) + 2
+    assert cells[1] == ["0", "Conv2d", "6 × 28 × 28", "156"]
+    assert cells[-1][-1] == "61,706"
+    assert isinstance(rows, list)
+
+
+def fitted() -> History:
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    model = nn.Linear(3, 1, rng=0)
+    trainer = xbp.Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
+    return trainer.fit(x, x[:, :1], epochs=3, batch_size=4, callbacks=[LiveCurve()])
+
+
+def test_a_live_curve_is_drawn_once_and_then_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Handle:
+        def update(self, history: History) -> None:
+            seen.append(("update", len(history)))
+
+    def display(history: History, *, display_id: bool) -> Handle:
+        assert display_id
+        seen.append(("display", len(history)))
+        return Handle()
+
+    ipython: Any = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: types.SimpleNamespace(kernel=None)
+    shown: Any = types.ModuleType("IPython.display")
+    shown.display = display
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    fitted()
+    assert seen == [("display", 1), ("update", 2), ("update", 3)]
+    ipython.get_ipython = lambda: types.SimpleNamespace()  # a shell in a terminal
+    fitted()
+    ipython.get_ipython = lambda: None
+    fitted()
+    assert len(seen) == 3
+
+
+def test_a_live_curve_does_nothing_in_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    fitted()
+    assert capsys.readouterr().out == ""

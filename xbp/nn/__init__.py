@@ -55,7 +55,7 @@ from xbp.nn.shape import Flatten, LastTimeStep
 from xbp.nn.shape import Last as Last
 from xbp.nn.softmax import LogSoftmax, Softmax
 from xbp.nn.statistics import pool_statistics, update_statistics
-from xbp.nn.summary import LayerSummary, summary
+from xbp.nn.summary import LayerSummary, Summary, summary
 from xbp.nn.transformer import TransformerBlock
 
 __all__ = [
@@ -95,6 +95,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LayerSummary",
+    "Summary",
     "LeakyReLU",
     "LearnedPositions",
     "Linear",

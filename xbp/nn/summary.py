@@ -42,7 +42,26 @@ class LayerSummary(NamedTuple):
         return ", ".join(" × ".join(map(str, shape)) for shape in shapes)
 
 
-def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
+class Summary(list[LayerSummary]):
+    """The rows of a `summary`; a notebook shows them as a table with the sum of the parameters."""
+
+    def _repr_html_(self) -> str:
+        from html import escape  # in a notebook alone
+
+        rows = "".join(
+            f"<tr><td>{escape(row.name)}</td><td>{escape(row.kind)}</td><td>{row.sizes}</td>"
+            f"<td>{row.parameters:,}</td></tr>"
+            for row in self
+        )
+        total = sum(row.parameters for row in self)
+        return (
+            "<table><thead><tr><th>layer</th><th></th><th>output</th><th>parameters</th></tr>"
+            f"</thead><tbody>{rows}</tbody><tfoot><tr><td></td><td></td><td></td>"
+            f"<td>{total:,}</td></tr></tfoot></table>"
+        )
+
+
+def summary(model: Layer, input_shape: tuple[int, ...]) -> Summary:
     """Run one sample of zeros through `model`, and list each layer with its output's shape.
 
     For a model with an `Embedding` they are tokens. Layers inside a Sequential are listed one by
@@ -57,8 +76,8 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
 
     Returns
     -------
-    list of LayerSummary
-        In the order of the forward.
+    Summary
+        A list of LayerSummary, in the order of the forward. A notebook shows it as a table.
 
     Raises
     ------
@@ -87,7 +106,7 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> list[LayerSummary]:
     if any(isinstance(layer, Embedding) for layer in model.tree()):
         dtype = "int64"
     x = backend.xp.broadcast_to(backend.asarray(0, dtype=dtype), (1, *shape))
-    rows, counted = [], set()
+    rows, counted = Summary(), set()
     for name, layer, y in named_outputs(model, x):
         new = [p for p in layer.parameters() if id(p) not in counted]
         counted |= {id(p) for p in new}

@@ -3,6 +3,7 @@
 from xbp.training.callbacks.averaging import ExponentialMovingAverage
 from xbp.training.callbacks.base import Callback, LambdaCallback, Training
 from xbp.training.callbacks.checkpoints import Checkpoints
+from xbp.training.callbacks.live import LiveCurve
 from xbp.training.callbacks.model_checkpoint import ModelCheckpoint
 from xbp.training.callbacks.progress import ProgressBar
 from xbp.training.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
@@ -18,6 +19,7 @@ __all__ = [
     "ExponentialMovingAverage",
     "LambdaCallback",
     "LearningRateScheduler",
+    "LiveCurve",
     "MLflow",
     "ModelCheckpoint",
     "ProgressBar",
