@@ -1,8 +1,11 @@
 """The sources of the site, as far as they can be checked without building it."""
 
+import importlib
 import re
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -112,3 +115,38 @@ def test_the_cells_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, object] = {}
     for cell in re.findall(r"```\{code-cell\}\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
         exec(re.sub(r"\A(:.*\n)+", "", cell), scope)
+
+
+def test_addresses_are_asked_for_and_those_without_success_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404 if self.path == "/gone" else 200)
+            self.end_headers()
+
+        def do_HEAD(self) -> None:
+            self.send_response({"/gone": 404, "/no-head": 405}.get(self.path, 200))
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    links = importlib.import_module("links")
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert links.answer(f"{home}/there") == links.answer(f"{home}/no-head") == ""
+        assert links.answer(f"{home}/gone").startswith("404")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert links.answer(f"{home}/").startswith("no answer")
+    monkeypatch.setattr(links, "PAUSE", 0)
+    monkeypatch.setattr(links, "answer", lambda address: "404 gone" if "semver" in address else "")
+    monkeypatch.setattr(sys, "argv", ["links.py"])
+    assert links.main() == 1
+    said = capsys.readouterr().out
+    assert "https://semver.org  404 gone  docs/stability.md" in said and "1 broken" in said
+    del sys.modules["links"]
