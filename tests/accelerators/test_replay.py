@@ -236,3 +236,25 @@ def test_numbers_of_an_update_are_read_in_each_replay() -> None:
         assert p.tolist() == [1 + 2 * value - 0.5] * 40
     assert isinstance(replay.number(0.1, np.dtype("float32")), np.ndarray)
     assert replay.number(RecordedArray(rate), rate.dtype) is rate
+
+
+def test_numbers_of_an_adaptive_step_are_read_in_each_replay(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [np.abs(rng.normal(size=(3, 40))).astype(dtype) for _ in range(4)]
+    before, rate = [array.copy() for array in arrays], np.asarray(0.5, dtype)
+
+    def function(rate: Any, *arrays: Any) -> None:
+        p, m, v, g = ([array[i, ...] for i in range(3)] for array in arrays)
+        primitives.adaptive_step(p, m, v, g, 0.9, 0.99, rate, 1.5, 1e-3)
+
+    graph = graph_of(function, rate, *arrays)
+    assert len(graph.calls) == 1
+    for value in (0.5, 3.0):
+        expected = [array.copy() for array in before]
+        for array, copy in zip(arrays, before, strict=True):
+            array[...] = copy
+        rate[...] = value
+        graph.replay()
+        primitives.adaptive_step(*expected, 0.9, 0.99, value, 1.5, 1e-3)
+        for own, other in zip(arrays, expected, strict=True):
+            assert own.tobytes() == other.tobytes()

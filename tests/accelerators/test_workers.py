@@ -38,7 +38,14 @@ Work = Callable[[int, int], None]
 part_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
 
-def in_parallel(work: Work, threads: int) -> None:
+def alone_until() -> ctypes.c_longlong:
+    library: Any = native.library()
+    return ctypes.c_longlong.in_dll(library, "xbp_alone_until")
+
+
+def in_parallel(work: Work, threads: int, until: int = 0) -> None:
+    """As if the time up to which callers do all parts themselves, after a stall, were `until`."""
+    alone_until().value = until  # a busy machine may have stalled an earlier call
     problems: list[BaseException] = []
 
     def part(_: Any, number: int, parts: int) -> None:
@@ -67,10 +74,10 @@ def together(threads: int) -> None:
     assert len(set(where.values())) == threads and where[0] == threading.get_ident()
 
 
-def alone(threads: int) -> None:
+def alone(threads: int, until: int = 0) -> None:
     """All parts in turn, on the calling thread."""
     done: list[tuple[int, int]] = []
-    in_parallel(lambda part, parts: done.append((part, threading.get_ident())), threads)
+    in_parallel(lambda part, parts: done.append((part, threading.get_ident())), threads, until)
     assert done == [(part, threading.get_ident()) for part in range(threads)]
 
 
@@ -131,6 +138,58 @@ def test_who_finds_the_workers_busy_works_alone_and_has_it_later() -> None:
     together(3)
 
 
+def test_each_part_is_done_once_while_another_is_held_up() -> None:
+    """Part 1 of five ends only after all others have begun, by whomever."""
+    caller = threading.get_ident()
+    for _ in range(20):
+        done: list[int] = []
+        others = threading.Event()
+
+        def work(part: int, parts: int, done: list[int] = done, all_: Any = others) -> None:
+            done.append(part)
+            if len(done) == parts:
+                all_.set()
+            if part == 1 and threading.get_ident() != caller:
+                assert all_.wait(PATIENCE)
+
+        in_parallel(work, 5)
+        assert sorted(done) == list(range(5))
+
+
+def test_after_a_stall_the_caller_works_alone_for_a_while() -> None:
+    arrived = threading.Barrier(2)
+    together(2)
+    begun = time.monotonic()
+
+    def stalled(part: int, _: int) -> None:
+        arrived.wait(PATIENCE)
+        if part:  # longer than the caller's own work, the way to the barrier
+            time.sleep(0.02 + 3 * (time.monotonic() - begun))
+
+    in_parallel(stalled, 2)
+    assert alone_until().value > 0
+    for threads in (2, 3):
+        alone(threads, 2**63 - 1)
+    together(3)  # at another time
+
+
+def test_no_stall_where_the_caller_has_as_much_to_do() -> None:
+    arrived, done = threading.Barrier(2), threading.Event()
+
+    def work(part: int, _: int) -> None:
+        arrived.wait(PATIENCE)
+        if part:
+            assert done.wait(PATIENCE)
+            time.sleep(0.005)
+        else:
+            time.sleep(0.5)
+            done.set()
+
+    together(2)
+    in_parallel(work, 2)
+    assert alone_until().value == 0
+
+
 def test_a_task_within_a_task() -> None:
     inner: list[int] = []
     in_parallel(lambda part, _: in_parallel(lambda k, __: inner.append(3 * part + k), 3), 2)
@@ -183,9 +242,11 @@ def test_a_process_forked_while_the_workers_are_busy_has_its_own() -> None:
 def test_signals_are_for_the_threads_of_the_program() -> None:
     """Otherwise a signal that the process blocks and waits for would end it."""
     masks: dict[int, set[Any]] = {}
+    barrier = threading.Barrier(3)
 
     def work(part: int, _: int) -> None:
         masks[part] = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        barrier.wait(PATIENCE)
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert signal.SIGUSR1 not in before
@@ -335,7 +396,7 @@ def test_a_product_of_two_matrices_asks_and_tells_the_blas(monkeypatch: pytest.M
     addresses = tuple(ctypes.cast(f, ctypes.c_void_p).value for f in blas.functions)
     monkeypatch.setattr(product, "blas", lambda dtype: addresses)
     monkeypatch.setattr(native, "threads", lambda: 2)
-    assert product.matmul(a, a).shape == (300, 300)
+    assert product.matmul(a, a.T).shape == (300, 300)  # such a b is left to the BLAS
     assert blas.events == ["asked", 1, "product", "product", 7]  # half of it on each thread
 
 

@@ -68,6 +68,7 @@ UPDATE_OF(average_product)
 UPDATE_OF(rescale)
 UPDATE_OF(normalized_step)
 #undef UPDATE_OF
+int NAME(adaptive_step)(const layout *l, const void *list, int number, const real *numbers, int threads);
 
 static real *NAME(zeros)(int64_t n) {
     real *x = room(n, sizeof(real));
@@ -311,12 +312,12 @@ static void NAME(passes)(int threads) {
     enum { ARRAYS = 3 };
     const int64_t sizes[ARRAYS] = {5, 1000, 40001};
     const real s = (real)0.75, t = (real)0.25, u = (real)0.125; /* exact */
-    array_object held[3 * ARRAYS];
-    void *items[3 * ARRAYS];
-    real *x[3 * ARRAYS];
+    array_object held[4 * ARRAYS];
+    void *items[4 * ARRAYS];
+    real *x[4 * ARRAYS];
     double *truth[ARRAYS];
     list_object list = {.fields = {.items = items}};
-    for (int64_t i = 0; i < 3 * ARRAYS; i++) {
+    for (int64_t i = 0; i < 4 * ARRAYS; i++) {
         x[i] = NAME(numbers)(sizes[i % ARRAYS]);
         items[i] = NAME(array)(held + i, x[i], 0, sizes[i % ARRAYS]);
     }
@@ -340,7 +341,26 @@ static void NAME(passes)(int threads) {
     PASS(rescale, 0, to * s)
     PASS(normalized_step, 2, to - s * a / (t * sqrt(b) + u))
 #undef PASS
-    for (int64_t i = 0; i < 3 * ARRAYS; i++) free(x[i]);
+    const real numbers[] = {0.75, 0.25, 0.875, 0.125, s, 1.5, 0.01};
+    double *averages[2 * ARRAYS];
+    for (int64_t i = 0; i < ARRAYS; i++) {
+        double *m = averages[i] = room(sizes[i], 8), *v = averages[ARRAYS + i] = room(sizes[i], 8);
+        for (int64_t k = 0; k < sizes[i]; k++) {
+            const double g = x[3 * ARRAYS + i][k];
+            m[k] = 0.75 * x[ARRAYS + i][k] + 0.25 * g;
+            v[k] = 0.875 * x[2 * ARRAYS + i][k] + 0.125 * g * g;
+            truth[i][k] = x[i][k] - numbers[4] * m[k] / (1.5 * sqrt(v[k]) + numbers[6]);
+        }
+    }
+    list.fields.size = 4 * ARRAYS;
+    wrong += NAME(adaptive_step)(&made_by_hand, &list, sizeof(real), numbers, threads);
+    for (int64_t i = 0; i < ARRAYS; i++) {
+        NAME(compare)("adaptive_step", x[i], truth[i], sizes[i], 1);
+        NAME(compare)("adaptive_step's m", x[ARRAYS + i], averages[i], sizes[i], 1);
+        NAME(compare)("adaptive_step's v", x[2 * ARRAYS + i], averages[ARRAYS + i], sizes[i], 1);
+        free(averages[i]), free(averages[ARRAYS + i]);
+    }
+    for (int64_t i = 0; i < 4 * ARRAYS; i++) free(x[i]);
     for (int64_t i = 0; i < ARRAYS; i++) free(truth[i]);
 }
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native, replay
 from xbp.accelerators.cpu.calls import DTYPES, address, incoming, run
-from xbp.accelerators.cpu.product import MOST_DIRECT
+from xbp.accelerators.cpu.product import most_direct
 
 Real = NDArray[Any]
 LEAST_ROWS = 4
@@ -28,7 +28,7 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
         or x.ndim == 0
         or x.shape[-1] != features
         or features < native.lanes(x.itemsize)
-        or not LEAST_ROWS * features * out <= products <= MOST_DIRECT
+        or not LEAST_ROWS * features * out <= products <= most_direct()
         or weight.dtype != dtype
         or (bias is not None and (bias.dtype != dtype or bias.shape != (out,)))
     ):

@@ -111,7 +111,7 @@ static void NAME(forward_part)(void *task, int part, int parts) {
     vector *line = x + t->c * plane, *inside = x + t->pad_h * row + t->pad_w;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
     NAME(row_task) r = {.plane = plane, .row = row, .step = t->stride_w, .c = t->c, .kh = t->kh, .di = 1,
-                        .kw = t->kw, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
+                        .dj = 1, .kw = t->kw, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
     for (int64_t block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         if (job->terms) {

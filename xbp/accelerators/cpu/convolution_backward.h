@@ -102,21 +102,28 @@ static void NAME(collect)(const convolution *t, vector *dw, real *partial) {
 }
 
 /* ∂L/∂x of a block is the convolution of δ, in a frame of zeros and with stride_h - 1 rows and stride_w - 1
- * columns of zeros between its own, with the kernels rotated. */
+ * columns of zeros between its own, with the kernels rotated. Every stride_w-th column takes the same columns of
+ * the kernels, so that the zeros between are left out. */
 static void NAME(input_gradient)(const NAME(job) *job, int64_t first, int64_t lanes, const vector *frame,
                                  vector *line) {
     const convolution *t = job->t;
-    const int64_t sh = t->stride_h, top = t->kh - 1 - t->pad_h, left = t->kw - 1 - t->pad_w;
+    const int64_t sh = t->stride_h, sw = t->stride_w, top = t->kh - 1 - t->pad_h, left = t->kw - 1 - t->pad_w;
     const int64_t row = t->w + t->kw - 1, bottom = top + (t->oh - 1) * sh + 1;
-    NAME(row_task) g = {.plane = (t->h + t->kh - 1) * row, .row = row, .step = 1, .c = t->o, .kh = t->kh, .di = sh,
-                        .kw = t->kw, .left = left, .right = left + (t->ow - 1) * t->stride_w + 1,
-                        .out = line, .ow = t->w};
+    NAME(row_task) g = {.plane = (t->h + t->kh - 1) * row, .row = row, .step = sw, .c = t->o, .kh = t->kh, .di = sh,
+                        .dj = sw, .kw = t->kw, .out = line};
     for (int64_t h = 0; h < t->h; h++) {
-        g.in = frame + h * row;
         g.i0 = h < top ? top - h : (sh - (h - top) % sh) % sh; /* no row of zeros between */
         g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
-        NAME(correlate)(&g, job->turned, NULL, t->c);
-        NAME(unpack_row)(line, &t->dx, first, lanes, t->c, h, t->w);
+        for (int64_t w = 0; w < sw && w < t->w; w++) { /* columns w, w + sw, … */
+            g.in = frame + h * row + w;
+            g.left = left - w;
+            g.right = g.left + (t->ow - 1) * sw + 1;
+            g.first = ((left - w) % sw + sw) % sw;
+            g.ow = (t->w - w + sw - 1) / sw;
+            NAME(correlate)(&g, job->turned, NULL, t->c);
+            const images every = {(real *)t->dx.data + w * t->dx.w, t->dx.n, t->dx.c, t->dx.h, sw * t->dx.w};
+            NAME(unpack_row)(line, &every, first, lanes, t->c, h, g.ow);
+        }
     }
 }
 

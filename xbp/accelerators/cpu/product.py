@@ -24,7 +24,8 @@ Real = NDArray[Any]
 LEAST_PRODUCTS = 2**18
 """Below this OpenBLAS uses one thread, and numpy's own call costs least."""
 MOST_DIRECT = 2**23
-"""Above this a BLAS, which packs its operands first, is faster; see affine.h."""
+MOST_DIRECT_OF_WIDE_VECTORS = 2**27  # of 64 bytes
+"""Above this a BLAS, which packs its operands first, is faster; see affine.h and `most_direct`."""
 ORDERS = NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
 LEAST_KEPT = 2**25  # bytes; malloc itself keeps smaller freed blocks, see `NumPy.activate`
 COUNTS_REFERENCES = (
@@ -48,7 +49,7 @@ def matmul(a: Real, b: Real) -> Any:
     left, right = stored(a), stored(b)
     if left is None or right is None or not (a.flags.aligned and b.flags.aligned):
         return NotImplemented
-    direct = products <= MOST_DIRECT and not right[0] and n >= native.lanes(a.itemsize)
+    direct = products <= most_direct() and not right[0] and n >= native.lanes(a.itemsize)
     functions = (None, None, None) if direct else blas(dtype)
     if functions is None or (threads == 1 and not direct):
         return NotImplemented
@@ -66,6 +67,11 @@ def matmul(a: Real, b: Real) -> Any:
         whole = replay.ProductTask(ctypes.cast(multiply, ctypes.c_void_p), task)
         replay.note("xbp_product_task_run", whole, (a, b), (c,))
     return c
+
+
+def most_direct() -> int:
+    """The number of multiplications up to which a product is computed directly."""
+    return MOST_DIRECT_OF_WIDE_VECTORS if native.lanes(4) == 16 else MOST_DIRECT
 
 
 def _in_order(a: Real, b: Real) -> Any:

@@ -57,26 +57,36 @@ def _wrapped(result: Any) -> Any:
 # --- numbers that differ between steps, read from memory -----------------------------------------
 
 
-def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[Any, ...]) -> Any:
+def _in_place(
+    name: str,
+    arrays: tuple[Any, ...],
+    numbers: tuple[Any, ...],
+    betas: tuple[float, ...] = (),
+    changed: int = 1,
+) -> Any:
     """`updates._in_place`, with numbers that may be arrays."""
     lists = arrays if isinstance(arrays[0], list) else [[array] for array in arrays]
-    changed = [_values(array) for array in lists[0]]
-    dtype = changed[0].dtype
-    plain = all(a.flags.carray for a in changed)  # in row-major order, aligned, writable
+    to = [_values(array) for some in lists[:changed] for array in some]
+    dtype = to[0].dtype
+    plain = all(a.flags.carray for a in to)  # in row-major order, aligned, writable
     if dtype not in updates.KINDS or not plain or not is_known():
         return NotImplemented
-    partners = [contiguous(_values(array)) for some in lists[1:] for array in some]
-    everything = [*changed, *partners]
+    partners = [contiguous(_values(array)) for some in lists[changed:] for array in some]
+    everything = [*to, *partners]
     own = [replay.number(number, dtype) for number in (*numbers, 0.0, 0.0)[:3]]
-    function = ctypes.cast(native.function(f"{name}_{dtype.name}"), ctypes.c_void_p)
-    task = replay.UpdateTask(
-        function, ctypes.pointer(LAYOUT), id(everything), *map(address, own), dtype.num,
-        native.threads(),
-    )  # fmt: skip
+    places = [address(number) for number in own]
+    known, threads = (ctypes.pointer(LAYOUT), id(everything)), native.threads()
+    task: Any
+    if betas:
+        kind = updates.KINDS[dtype]
+        make_task, run = replay.adaptive_task(kind), "adaptive_task_run"
+        task = make_task(*known, *places, (kind * 4)(*betas), dtype.num, threads)
+    else:
+        function = native.function(f"{name}_{dtype.name}")
+        function, run = ctypes.cast(function, ctypes.c_void_p), "update_task_run"
+        task = replay.UpdateTask(function, *known, *places, dtype.num, threads)
     given = [n.values for n in numbers if isinstance(n, RecordedArray)]
-    make = replay.note(
-        f"update_task_run_{dtype.name}", task, [*everything, *given], changed, everything, own
-    )
+    make = replay.note(f"{run}_{dtype.name}", task, [*everything, *given], to, everything, own)
     if not make():
         msg = "an update of arrays of different shapes or in shared memory cannot be recorded"
         raise InputError(msg)
@@ -109,6 +119,12 @@ def rescale(p: Any, factor: Any) -> Any:
 def normalized_step(p: Any, rate: Any, m: Any, scale: Any, v: Any, eps: Any) -> Any:
     """See `xbp.primitives.normalized_step`."""
     return _in_place("normalized_step", (p, m, v), (rate, scale, eps))
+
+
+def adaptive_step(p: Any, m: Any, v: Any, g: Any, beta1: float, beta2: float, *rates: Any) -> Any:
+    """See `xbp.primitives.adaptive_step`."""
+    betas = updates.betas(beta1, beta2)
+    return _in_place("adaptive_step", (p, m, v, g), rates, betas, changed=3)
 
 
 def cross_entropy(logits: Any, target: Any, scale: float) -> Any:
@@ -200,7 +216,7 @@ def _rows_task(to: Any, sources: Any, tables: Any, at: Any, order: Any, span: ra
 chain = accelerated({match: seen(function) for match, function in cpu.FUSIONS.items()})
 
 OWN = (
-    *(add_scaled, average, accumulate, rescale, normalized_step),
+    *(add_scaled, average, accumulate, rescale, normalized_step, adaptive_step),
     *(cross_entropy, end_unless_finite, take_row, gather, append_row, chain),
 )
 

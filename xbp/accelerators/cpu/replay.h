@@ -27,6 +27,19 @@ int NAME(update_task_run)(const NAME(update_task) * t) {
 }
 
 typedef struct {
+    const layout *l;
+    const void *list;
+    const real *rate, *scale, *eps;
+    real betas[4]; /* β₁, 1 - β₁, β₂, 1 - β₂ */
+    int number, threads;
+} NAME(adaptive_task);
+
+int NAME(adaptive_task_run)(const NAME(adaptive_task) * t) {
+    const real *b = t->betas, numbers[] = {b[0], b[1], b[2], b[3], *t->rate, *t->scale, *t->eps};
+    return NAME(adaptive_step)(t->l, t->list, t->number, numbers, t->threads);
+}
+
+typedef struct {
     void (*pass)(real *, const real *, const real *, real, real, real, int64_t, int);
     real *to;
     const real *a, *b;

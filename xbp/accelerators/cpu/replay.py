@@ -41,6 +41,20 @@ class UpdateTask(ctypes.Structure):
     )
 
 
+def adaptive_task(kind: Any) -> type[ctypes.Structure]:
+    """`adaptive_task` in replay.h, for numbers of a ctypes type."""
+
+    class AdaptiveTask(ctypes.Structure):
+        _fields_ = (
+            ("layout", ctypes.POINTER(Layout)),
+            *((name, Pointer) for name in ("list", "rate", "scale", "eps")),
+            ("betas", kind * 4),
+            *((name, ctypes.c_int) for name in ("number", "threads")),
+        )
+
+    return AdaptiveTask
+
+
 class PassTask(ctypes.Structure):
     """`pass_task` in replay.h."""
 

@@ -24,6 +24,15 @@ static inline void wait_for(condition_t *condition, lock_t *lock) {
 static inline void wake_all(condition_t *condition) { WakeAllConditionVariable(condition); }
 static inline void give_way(void) { SwitchToThread(); }
 
+/* A clock that never goes back. */
+static inline int64_t nanoseconds(void) {
+    LARGE_INTEGER ticks, second;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&second);
+    return ticks.QuadPart / second.QuadPart * 1000000000 +
+           ticks.QuadPart % second.QuadPart * 1000000000 / second.QuadPart;
+}
+
 typedef DWORD WINAPI thread_function(void *argument);
 #define THREAD static DWORD WINAPI
 
@@ -46,6 +55,7 @@ static inline void set_slot(slot_t slot, void *memory) { FlsSetValue(slot, memor
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 
 typedef pthread_mutex_t lock_t;
 typedef pthread_cond_t condition_t;
@@ -58,6 +68,13 @@ static inline void release(lock_t *lock) { pthread_mutex_unlock(lock); }
 static inline void wait_for(condition_t *condition, lock_t *lock) { pthread_cond_wait(condition, lock); }
 static inline void wake_all(condition_t *condition) { pthread_cond_broadcast(condition); }
 static inline void give_way(void) { sched_yield(); }
+
+/* A clock that never goes back. */
+static inline int64_t nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 typedef void *thread_function(void *argument);
 #define THREAD static void *

@@ -50,8 +50,22 @@ def normalized_step(p: Real, rate: float, m: Real, scale: float, v: Real, eps: f
     return _in_place("normalized_step", (p, m, v), (rate, scale, eps))
 
 
-def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[float, ...]) -> Any:
-    """A pass that changes the first array, or each array of a first list."""
+def adaptive_step(
+    p: Real, m: Real, v: Real, g: Real, beta1: float, beta2: float, *numbers: float
+) -> Any:
+    """See `xbp.primitives.adaptive_step`; all of it in one pass."""
+    return _in_place("adaptive_step", (p, m, v, g), (*betas(beta1, beta2), *numbers), changed=3)
+
+
+def betas(beta1: float, beta2: float) -> tuple[float, float, float, float]:
+    """The first numbers of `adaptive_step` in updates.h."""
+    return beta1, 1 - beta1, beta2, 1 - beta2
+
+
+def _in_place(
+    name: str, arrays: tuple[Any, ...], numbers: tuple[float, ...], changed: int = 1
+) -> Any:
+    """A pass that changes the first arrays, or each array of the first lists."""
     for number in numbers:
         if not isinstance(number, float | int):
             return NotImplemented
@@ -63,21 +77,26 @@ def _in_place(name: str, arrays: tuple[Any, ...], numbers: tuple[float, ...]) ->
     dtype = everything[0].dtype
     if dtype not in KINDS or not is_known():
         return NotImplemented
-    s, t, u = (*numbers, 0.0, 0.0)[:3]
-    update, threads = _update(name, dtype), native.threads()
-    if update(LAYOUT, id(everything), dtype.num, s, t, u, threads):
-        count = len(everything) // len(arrays)  # partners of another memory order, or declined
+    update, threads, kind = _update(name, dtype), native.threads(), KINDS[dtype]
+    given: tuple[Any, ...] = (*numbers, 0.0, 0.0)[:3]
+    if name == "adaptive_step":
+        given = ((kind * len(numbers))(*numbers),)
+    if update(LAYOUT, id(everything), dtype.num, *given, threads):
+        # partners of another memory order, or declined
+        count = changed * (len(everything) // len(arrays))
         everything[count:] = map(contiguous, everything[count:])
-        if update(LAYOUT, id(everything), dtype.num, s, t, u, threads):
+        if update(LAYOUT, id(everything), dtype.num, *given, threads):
             return NotImplemented
     return None
 
 
 @cache
 def _update(name: str, dtype: np.dtype[Any]) -> Callable[..., int]:
-    arguments = (*ARGUMENTS, *(KINDS[dtype],) * 3, ctypes.c_int)
+    kind = KINDS[dtype]
+    numbers = (ctypes.POINTER(kind),) if name == "adaptive_step" else (kind,) * 3
+    arguments = (*ARGUMENTS, *numbers, ctypes.c_int)
     update: Callable[..., int] = native.function(f"{name}_{dtype.name}", arguments)
     return update
 
 
-ACCELERATORS = (add_scaled, average, accumulate, rescale, normalized_step)
+ACCELERATORS = (add_scaled, average, accumulate, rescale, normalized_step, adaptive_step)
