@@ -30,6 +30,12 @@ LARGEST = "Number(/by (\\S+) at most/.exec(%s)?.[1] ?? NaN)" % STATE  # noqa: UP
 
 
 class Quiet(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path != "/favicon.ico":  # which a browser asks for unasked, and the site lacks
+            return super().do_GET()
+        self.send_response(204)
+        return self.end_headers()
+
     def log_message(self, *args: Any) -> None:
         """Say nothing of each request."""
 

@@ -281,6 +281,9 @@ page("teach").addEventListener("click", () => {
   say(told("A quarter of each batch are now your digits ({0}).", taught.length));
 });
 page("compare").addEventListener("click", compare);
+const shown = () => inference && show(); // in the colours of the page, which may change
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", shown);
+new MutationObserver(shown).observe(document.body, { attributeFilter: ["data-theme"] });
 wipe();
 load().then(async () => {
   for (const name of ["train", "anew", "teach", "compare"]) page(name).disabled = false;

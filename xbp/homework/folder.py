@@ -11,8 +11,9 @@ from xbp.training.files import write_text
 
 README = """# Homework
 
-Each file has a class to be completed. Replace every TODO, then check what you wrote (it needs
-`pip install xbackprop array-api-strict`):
+Each file has a class to be completed. Replace every TODO, then check what you wrote. It needs
+`pip install xbackprop array-api-strict`; as long as xbackprop is not published, give pip the folder
+of its checkout in place of the name, here and in the workflow:
 
     xbp homework check {files}
 

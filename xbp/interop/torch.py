@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
-import torch.utils.dlpack
-from torch.autograd.function import once_differentiable
 
 from xbp.backend import (
     Array,
@@ -34,6 +31,13 @@ from xbp.nn.backward import Backward, Rng, TwoPartBackward, run_forward
 from xbp.nn.layer import Layer
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.random import RandomStream, as_stream
+
+try:
+    import torch
+    import torch.utils.dlpack
+    from torch.autograd.function import once_differentiable
+except ImportError as error:
+    raise BackendError(f"xbp.interop.torch needs PyTorch ({error}); pip install torch") from None
 
 # --- a layer as a module -------------------------------------------------------------------------
 
