@@ -120,4 +120,4 @@ class EpochLines(Callback):
     """One plain line for each epoch, for logs."""
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
-        typer.echo(epoch_line(trainer, epoch, record))
+        typer.echo(epoch_line(trainer, epoch, record, "test"))

@@ -81,7 +81,7 @@ def fit(
         validation_data=test,
         callbacks=[
             *(stopwatch, *others, *saving),
-            ProgressBar() if on_terminal() else lines or EpochLines(),
+            ProgressBar("test") if on_terminal() else lines or EpochLines(),
         ],
         verbose=False,
         resume=options.resume and checkpoints_of(options.resume),

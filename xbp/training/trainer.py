@@ -17,7 +17,7 @@ from xbp.optim import Optimizer
 from xbp.parallel import Group
 from xbp.random import Seed
 from xbp.training.callbacks.base import Callback
-from xbp.training.callbacks.progress import ProgressBar, on_terminal
+from xbp.training.callbacks.progress import progress
 from xbp.training.capture import stepper_for
 from xbp.training.door.batches import Gate
 from xbp.training.door.data import admit_alone, on_device_of_model
@@ -233,7 +233,8 @@ class Trainer(Stateful):
             ``data.Compose(data.Flip(), data.ShiftedCrop(4))``; `rng` is the stream of the step.
             Metrics look at the targets as they were.
         verbose : bool, optional
-            Whether to show a progress bar; by default if the output is a terminal.
+            Whether to show progress: a bar, or in a notebook growing curves; by default there, and
+            if the output is a terminal.
         resume : path-like, optional
             A checkpoint, or a folder of `Checkpoints`, which stands for its last one. Training goes
             on from there, with the result of a run that was never interrupted (see
@@ -300,8 +301,8 @@ class Trainer(Stateful):
                 resume=resume,
             )
             plan.feed.make_room()
-        if on_terminal() if verbose is None else verbose:
-            plan.callbacks.append(ProgressBar())
+        if (shown := progress(verbose)) is not None:
+            plan.callbacks.append(shown)
         self._follow(plan)
         self.share.align(self.model, {"the seed": self.seed, **facts(plan)})
         feed, validation = plan.feed, plan.validation

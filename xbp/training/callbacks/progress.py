@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from xbp.backend import to_numpy
 from xbp.training.callbacks.base import Callback, Training
+from xbp.training.callbacks.notebook import NotebookCurves, in_notebook
 from xbp.training.history import Record
 from xbp.training.results import rate_names
 
@@ -18,9 +19,17 @@ class ProgressBar(Callback):
     """A bar for the current epoch with samples per second, loss and time left; then one line.
 
     The loss, which the device must finish first, is read a few times a second at most.
+
+    Parameters
+    ----------
+    held_out : str, default "validation"
+        What the lines call the validation data.
     """
 
     first_rank_only = True
+
+    def __init__(self, held_out: str = "validation") -> None:
+        self.held_out = held_out
 
     def on_fit_begin(self, trainer: Training) -> None:
         from rich.console import Console
@@ -60,20 +69,35 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, trainer: Training, epoch: int, record: Record) -> None:
         self.progress.remove_task(self.task)
-        self.progress.console.print(epoch_line(trainer, epoch, record), highlight=False)
+        line = epoch_line(trainer, epoch, record, self.held_out)
+        self.progress.console.print(line, highlight=False)
 
     def on_fit_end(self, trainer: Training) -> None:
         self.progress.stop()
 
 
-def epoch_line(trainer: Training, epoch: int, record: Record) -> str:
-    """The record of an epoch as one line."""
+def progress(verbose: bool | None) -> Callback | None:
+    """What shows the progress of a `fit`: curves in a notebook, else a bar, or nothing.
+
+    Parameters
+    ----------
+    verbose : bool, optional
+        By default progress is shown in a notebook, and if the output is a terminal.
+    """
+    notebook = in_notebook()
+    if not (notebook or on_terminal() if verbose is None else verbose):
+        return None
+    return NotebookCurves() if notebook else ProgressBar()
+
+
+def epoch_line(trainer: Training, epoch: int, record: Record, held_out: str = "validation") -> str:
+    """The record of an epoch as one line; `held_out` is what the validation data are."""
     names = [name for name in record if name not in ("epoch", *rate_names(trainer.optimizer))]
     training = ", ".join(f"{n} {_shown(n, record)}" for n in names if not n.startswith("val_"))
-    test = ", ".join(_shown(name, record) for name in names if name.startswith("val_"))
-    test = f" (test {test})" if test else ""  # missing if the epoch was interrupted
+    others = ", ".join(_shown(name, record) for name in names if name.startswith("val_"))
+    others = f" ({held_out} {others})" if others else ""  # missing if the epoch was interrupted
     seconds = trainer.history.seconds[-1]
-    return f"epoch {epoch}/{trainer.last_epoch}: {training}{test}, {seconds:.1f} s"
+    return f"epoch {epoch}/{trainer.last_epoch}: {training}{others}, {seconds:.1f} s"
 
 
 def _shown(name: str, record: Record) -> str:
