@@ -32,3 +32,16 @@ class TestSummary:
     def test_wrong_shape(self, shape):
         with pytest.raises(InputError):
             summary(nn.Sequential(nn.Conv2d(1, 1, 3, rng=0)), shape)
+
+
+def test_a_summary_is_shown_as_a_table() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 40, 3, rng=0), nn.Flatten(), nn.Linear(1440, 2, rng=0))
+    found = nn.summary(model, (1, 8, 8))
+    assert repr(found).splitlines() == [
+        "   layer    output      parameters",
+        "0  Conv2d   40 × 6 × 6         400",
+        "1  Flatten  1440                 0",
+        "2  Linear   2                2,882",
+        "                             3,282",
+    ]
+    assert repr(nn.summary(nn.ReLU(), (3,))).splitlines()[1] == "   ReLU   3                0"

@@ -43,7 +43,15 @@ class LayerSummary(NamedTuple):
 
 
 class Summary(list[LayerSummary]):
-    """The rows of a `summary`; a notebook shows them as a table with the sum of the parameters."""
+    """The rows of a `summary`, shown as a table with the sum of the parameters."""
+
+    def __repr__(self) -> str:
+        total = sum(row.parameters for row in self)
+        rows = [(row.name, row.kind, row.sizes, f"{row.parameters:,}") for row in self]
+        cells = [("", "layer", "output", "parameters"), *rows, ("", "", "", f"{total:,}")]
+        widths = [max(1, *(len(row[column]) for row in cells)) for column in range(4)]
+        line = "{{:{}}}  {{:{}}}  {{:{}}}  {{:>{}}}".format(*widths)
+        return "\n".join(line.format(*row) for row in cells)
 
     def _repr_html_(self) -> str:
         from html import escape  # in a notebook alone
@@ -77,7 +85,7 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> Summary:
     Returns
     -------
     Summary
-        A list of LayerSummary, in the order of the forward. A notebook shows it as a table.
+        A list of LayerSummary, in the order of the forward, shown as a table.
 
     Raises
     ------
@@ -88,11 +96,12 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> Summary:
     --------
     >>> from xbp import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.Flatten(), nn.Linear(144, 2, rng=0))
-    >>> for row in summary(model, (1, 8, 8)):
-    ...     print(*row)
-    0 Conv2d (4, 6, 6) 40
-    1 Flatten (144,) 0
-    2 Linear (2,) 290
+    >>> summary(model, (1, 8, 8))
+       layer    output     parameters
+    0  Conv2d   4 × 6 × 6          40
+    1  Flatten  144                 0
+    2  Linear   2                 290
+                                  330
     >>> sum(row.parameters for row in summary(model, (1, 8, 8)))
     330
     """
