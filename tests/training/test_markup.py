@@ -94,6 +94,7 @@ def test_a_live_curve_is_drawn_once_and_then_in_its_place(monkeypatch: pytest.Mo
     shown.display = display
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    monkeypatch.setattr("xbp.training.callbacks.live.SECONDS", 0)
     fitted()
     assert seen == [("display", 1), ("update", 2), ("update", 3)]
     ipython.get_ipython = lambda: types.SimpleNamespace()  # a shell in a terminal

@@ -301,7 +301,8 @@ class Trainer(Stateful):
                 resume=resume,
             )
             plan.feed.make_room()
-        if (shown := progress(verbose)) is not None:
+        shown = progress(verbose)
+        if shown is not None and type(shown) not in map(type, plan.callbacks):
             plan.callbacks.append(shown)
         self._follow(plan)
         self.share.align(self.model, {"the seed": self.seed, **facts(plan)})

@@ -11,7 +11,8 @@ import pytest
 
 import xbp
 from xbp import nn, optim
-from xbp.training.callbacks import notebook, progress
+from xbp.training import LiveCurve, ProgressBar
+from xbp.training.callbacks import live, progress
 
 X, Y = np.eye(4, dtype="float32"), np.arange(4) % 2
 
@@ -24,62 +25,59 @@ def fit(epochs: int = 3, **options: Any) -> xbp.History:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A notebook's kernel, as far as xbp looks at it: the pictures of its single output."""
-    pictures: list[str] = []
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A notebook's kernel: how many epochs each drawing in the single output of a `fit` has."""
+    epochs: list[int] = []
 
-    def display(picture: str, *, display_id: bool) -> SimpleNamespace:
+    def display(history: xbp.History, *, display_id: bool) -> SimpleNamespace:
         assert display_id
-        assert not pictures, "a second output"
-        pictures.append(picture)
-        return SimpleNamespace(update=pictures.append)
+        assert not epochs, "a second output"
+        epochs.append(len(history))
+        return SimpleNamespace(update=lambda history: epochs.append(len(history)))
 
     module, displays = ModuleType("IPython"), ModuleType("IPython.display")
     vars(module)["get_ipython"] = lambda: SimpleNamespace(kernel=object())
-    vars(displays).update(HTML=str, display=display)
+    vars(displays)["display"] = display
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setitem(sys.modules, "IPython.display", displays)
-    monkeypatch.setattr(notebook, "SECONDS", 0)
-    return pictures
+    monkeypatch.setattr(live, "SECONDS", 0)
+    return epochs
 
 
-def test_in_a_notebook_curves_grow_in_one_output(shown: list[str], capsys: Any) -> None:
-    fit()
-    assert [f"<p>epoch {epoch}/3</p>" in shown[epoch - 1] for epoch in (1, 2, 3)] == [True] * 3
-    assert shown[3:] == shown[2:3], "the last picture, once more at the end"
-    assert "val_loss" in shown[-1]
-    assert "<polyline" in shown[-1]
+@pytest.mark.parametrize("options", [{}, {"verbose": True}, {"callbacks": [LiveCurve()]}])
+def test_in_a_notebook_curves_grow_in_one_output(
+    drawn: list[int], options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(**options)
+    assert drawn == [1, 2, 3]
     assert capsys.readouterr() == ("", "")
 
 
-def test_pictures_that_come_too_fast_are_left_out(
-    shown: list[str], monkeypatch: pytest.MonkeyPatch
+def test_drawings_that_come_too_fast_are_left_out_but_for_the_last(
+    drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notebook, "SECONDS", 1e9)
-    monkeypatch.setattr(notebook, "perf_counter", lambda: 2e9)
+    monkeypatch.setattr(live, "SECONDS", 1e9)
     fit(epochs=5)
-    assert len(shown) == 2
-    assert "<p>epoch 5/5</p>" in shown[-1]
+    assert drawn == [1, 5]
 
 
-def test_a_quiet_fit_shows_nothing_in_a_notebook(shown: list[str]) -> None:
+def test_a_quiet_fit_shows_nothing_in_a_notebook(drawn: list[int]) -> None:
     fit(verbose=False)
-    assert not shown
+    assert not drawn
 
 
 @pytest.mark.parametrize("kernel", [None, "no IPython"])
-def test_elsewhere_a_bar_is_for_terminals(
-    shown: list[str], monkeypatch: pytest.MonkeyPatch, kernel: object
-) -> None:
+@pytest.mark.usefixtures("drawn")
+def test_elsewhere_a_bar_is_for_terminals(monkeypatch: pytest.MonkeyPatch, kernel: object) -> None:
     monkeypatch.setattr(progress, "on_terminal", lambda: False)
     if kernel is None:  # the IPython of a terminal
         monkeypatch.setattr(sys.modules["IPython"], "get_ipython", SimpleNamespace)
     else:
         monkeypatch.delitem(sys.modules, "IPython")
     assert progress.progress(None) is None
-    assert isinstance(progress.progress(True), progress.ProgressBar)
+    assert isinstance(progress.progress(True), ProgressBar)
     monkeypatch.setattr(progress, "on_terminal", lambda: True)
-    assert isinstance(progress.progress(None), progress.ProgressBar)
+    assert isinstance(progress.progress(None), ProgressBar)
     assert progress.progress(False) is None
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from xbp.backend import to_numpy
 from xbp.training.callbacks.base import Callback, Training
-from xbp.training.callbacks.notebook import NotebookCurves, in_notebook
+from xbp.training.callbacks.live import LiveCurve, in_notebook
 from xbp.training.history import Record
 from xbp.training.results import rate_names
 
@@ -87,7 +87,7 @@ def progress(verbose: bool | None) -> Callback | None:
     notebook = in_notebook()
     if not (notebook or on_terminal() if verbose is None else verbose):
         return None
-    return NotebookCurves() if notebook else ProgressBar()
+    return LiveCurve() if notebook else ProgressBar()
 
 
 def epoch_line(trainer: Training, epoch: int, record: Record, held_out: str = "validation") -> str:
