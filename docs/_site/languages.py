@@ -78,6 +78,8 @@ class Furo(NullTranslations):
         "Back to top": "回到页首",
         "Skip to content": "跳到正文",
         "Home": "首页",
+        "Next": "下一页",
+        "Previous": "上一页",
         "Error": "错误",
     }
 
