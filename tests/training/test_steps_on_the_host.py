@@ -21,7 +21,7 @@ import xbp.accelerators
 from xbp import nn, optim
 from xbp.accelerators.cpu import native
 from xbp.backend import LIBRARIES, ReplayError
-from xbp.errors import BackendError, InputError, NonFiniteError
+from xbp.errors import BackendError, InputError, NonFiniteError, OutOfMemoryError
 from xbp.testing.helpers import replaced
 from xbp.training import Callback, LambdaCallback, Metric
 from xbp.training.capture import Phase, Recordings, recordings_of
@@ -472,18 +472,30 @@ def test_what_is_replaced_between_steps_is_noticed() -> None:
     assert found[0] == found[1]
 
 
-def test_a_replay_that_fails_is_no_reason_for_another_step() -> None:
+@pytest.mark.parametrize(
+    ("cause", "raised", "said"),
+    [
+        (IndexError("no row"), ReplayError, r"^a recorded step has failed \(IndexError"),
+        (MemoryError("no room"), OutOfMemoryError, "^a step with batch size 32 needs too much"),
+    ],
+)
+def test_a_replay_that_fails_is_no_reason_for_another_step(
+    cause: Exception, raised: type[Exception], said: str
+) -> None:
     """Its changes may be half made."""
+
+    def fail() -> None:
+        raise cause
 
     def spoil(trainer: xbp.Trainer, step: int) -> None:
         recordings = recording_of(trainer)
         assert recordings is not None
         assert trainer._stepper.finite  # type: ignore[union-attr]
         if step == 6:
-            recordings.by_size[32].graph.calls.append(lambda: [][0])  # type: ignore[attr-defined]
+            recordings.by_size[32].graph.calls.append(fail)  # type: ignore[attr-defined]
 
     callbacks = [LambdaCallback(on_step_end=spoil)]
-    with pytest.raises(ReplayError, match=r"^a recorded step has failed \(IndexError"):
+    with pytest.raises(raised, match=said):
         trainer_of().fit(*data((4,), "float32"), callbacks=callbacks)
 
 

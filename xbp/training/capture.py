@@ -11,7 +11,7 @@ import os
 import warnings
 import weakref
 
-from xbp.backend import Array, ReplayError, backend_of, brief, graph_for
+from xbp.backend import Array, ReplayError, backend_of, brief, graph_for, out_of_memory
 from xbp.errors import InputError
 from xbp.optim import Optimizer
 from xbp.training.callbacks.base import Training
@@ -134,8 +134,11 @@ class CapturedSteps:
                     if batch is None and self.recordings.step(k, size, rates):
                         self.finite = self.on_host
                         return
-            except ReplayError:
-                raise
+            except ReplayError as error:
+                cause = error.__cause__
+                if not isinstance(cause, Exception) or not out_of_memory(cause):
+                    raise
+                raise self.eager.too_large(cause) from None
             except Exception as error:
                 self.give_up(error)
         self.finite = False

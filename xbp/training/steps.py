@@ -6,7 +6,7 @@ import weakref
 from typing import Any, Protocol
 
 from xbp.backend import Array, out_of_memory
-from xbp.errors import InputError
+from xbp.errors import InputError, OutOfMemoryError
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
 from xbp.optim import Optimizer
@@ -153,7 +153,12 @@ class EagerSteps:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            raise step_too_large(trainer, trainer.part or trainer.batch_size, error, x, y) from None
+            raise self.too_large(error, batch) from None
+
+    def too_large(self, error: Exception, batch: Pair | None = None) -> OutOfMemoryError:
+        """The error to raise in place of `error`, for want of memory in a step."""
+        trainer, (x, y) = self.trainer, self.data if batch is None else batch
+        return step_too_large(trainer, trainer.part or trainer.batch_size, error, x, y)
 
     def flush(self) -> None:
         """Nothing to do: `step` passes on its results."""
