@@ -28,7 +28,7 @@ OF_EACH = 8
 BESIDE = 2
 """Parameters of one test in a module's mirror folder that meet what its nearest tests let pass."""
 FEW = 3
-"""A module with more users than this is proved by tests of its own."""
+"""Modules whose tests are near to a module that they use; of more users the first ones."""
 
 
 def sources() -> list[Path]:
@@ -87,7 +87,7 @@ def public(module: str) -> frozenset[str]:
 
 @functools.cache
 def users(module: str) -> frozenset[str]:
-    """The classes of the modules that import what this one defines, unless those are many.
+    """The classes of the modules that import what this one defines; of many, the first ones.
 
     Accelerators do not count: they have no layers.
     """
@@ -97,7 +97,7 @@ def users(module: str) -> frozenset[str]:
             if isinstance(node, ast.ImportFrom) and f"xbp.{module}.".startswith(f"{node.module}."):
                 if path.stem != "__init__" and {a.name for a in node.names} & public(module):
                     found.append(name_of(path))
-    names = (name for user in found if len(found) <= FEW for name in public(user))
+    names = (name for user in found[:FEW] for name in public(user))
     return frozenset(name for name in names if name[0].isupper())
 
 

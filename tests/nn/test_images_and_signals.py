@@ -245,6 +245,11 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         'padding="same" takes a stride of 1, got stride=2',
     ),
     (
+        lambda: nn.Conv1d(1, 1, 3, dilation=3, rng=0)(np.ones((1, 1, 6), np.float32)),
+        "Conv1d(1, 1, kernel_size=(3,), stride=(1,), padding=(0,), dilation=(3,), "
+        "bias=True) does not fit into signals of length 6",
+    ),
+    (
         lambda: nn.Conv2d(1, 1, 3, dilation=3, rng=0)(np.ones((1, 1, 6, 9), np.float32)),
         "Conv2d(1, 1, kernel_size=(3, 3), stride=(1, 1), padding=(0, 0), dilation=(3, 3), "
         "bias=True) does not fit into images of 6 × 9 pixels",
@@ -254,6 +259,29 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         "padding must be an integer of at least 0, got 'same'",
     ),
 ]
+
+
+CASES_OF_NAMES = (("valid", 4, 2), ("same", 4, 1), ("same", 4, 3), ("same", 3, 2))
+"""Padding, size of the kernel, dilation."""
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize(("kind", "shape"), [("Conv1d", (2, 3, 9)), ("Conv2d", (2, 3, 8, 9))])
+def test_valid_is_no_padding_and_same_keeps_the_size(kind: str, shape: tuple[int, ...]) -> None:
+    """As in PyTorch: of an odd number of zeros the larger half comes last."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=shape)
+    for padding, kernel, dilation in CASES_OF_NAMES:
+        ours = getattr(nn, kind)(
+            *(3, 2, kernel, 1, padding), dilation=dilation, dtype="float64", rng=0
+        )
+        options = {"padding": padding, "dilation": dilation, "dtype": torch.float64}
+        theirs = getattr(torch.nn, kind)(3, 2, kernel, **options)
+        state = {name: torch.asarray(value) for name, value in ours.state_dict().items()}
+        theirs.load_state_dict(state)
+        expected = theirs(torch.asarray(x)).detach().numpy()
+        np.testing.assert_allclose(ours(x), expected, rtol=0, atol=1e-13)  # sums of 48 products
+        assert ours.output_shape(x.shape) == expected.shape
 
 
 @pytest.mark.parametrize(("make", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])

@@ -107,6 +107,27 @@ def test_a_group_is_an_optimizer_of_its_own(kind: str) -> None:
         assert whole.state[0].keys() == parts[0].state[0].keys()
 
 
+def test_groups_of_nadam_share_no_product() -> None:
+    """The product of all μ, which is kept for each pair of options that it depends on."""
+    together, alone = parameters("NAdam"), parameters("NAdam")
+    options = [{"betas": (0.9, 0.99)}, {"betas": (0.7, 0.99)}, {"momentum_decay": 0.1}]
+    places = [slice(0, 1), slice(1, 2), slice(2, None)]
+    pairs = list(zip(places, options, strict=True))
+    whole = optim.NAdam([{"params": together[i], **own} for i, own in pairs], lr=0.05)
+    parts = [optim.NAdam(alone[i], lr=0.05, **own) for i, own in pairs]
+    rng = default_rng(0)
+    for _ in range(4):
+        for p, q in zip(together, alone, strict=True):
+            gradient = np.asarray(rng.normal(size=p.shape))
+            p.add_grad(gradient)
+            q.add_grad(gradient)
+        for optimizer in (whole, *parts):
+            optimizer.step()
+            optimizer.zero_grad()
+    for p, q in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
 def test_a_group_with_another_rule_is_an_optimizer_of_that_class() -> None:
     together, alone = parameters(), parameters()
     own = {"rule": optim.AdamW, "betas": (0.8, 0.9), "lr": 0.01}
@@ -550,6 +571,14 @@ def test_wrong_groups_are_one_sentence(groups: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         optim.SGD(groups, lr=0.1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_group_that_is_added_is_named_by_its_place() -> None:
+    optimizer = optim.SGD([p()], lr=0.1)
+    for number in (1, 2):
+        with pytest.raises(InputError, match=f"^parameter group {number}: lr must be a finite"):
+            optimizer.add_param_group({"params": [p()], "lr": -1})
+        optimizer.add_param_group({"params": [p()]})
 
 
 def test_wrong_changes_change_nothing() -> None:

@@ -77,8 +77,7 @@ class Windowed(Layer):
             The shape has another number of axes or channels, or is smaller than the window.
         """
         axes = self.axes
-        if len(shape) != 2 + axes or channels not in (None, shape[1]):
-            check_images(self, shape, axes, channels)
+        check_images(self, shape, axes, channels)
         height, width = shape[2:] if axes == 2 else (1, shape[2])
         size = output_size((height, width), *self.window())
         if size[0] < 1 or size[1] < 1:
