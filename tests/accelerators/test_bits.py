@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from processes import search_path
 
 from xbp import primitives
-from xbp.accelerators.cpu import convolution, dense, native, product, recurrence, rows
+from xbp.accelerators.cpu import attention, convolution, dense, native, product, recurrence, rows
 from xbp.primitives import cells
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the kernels are not built")
@@ -67,6 +67,11 @@ def normalized(draw: Draw, n: int, c: int) -> list[Real]:
     return [y, *gradients(draw(n, c))]
 
 
+def attended(draw: Draw, n: int, heads: int, times: int, d: int) -> list[Real]:
+    y, gradients = attention.attention(*(draw(n, heads, times, d) for _ in range(3)), causal=True)
+    return [y, *gradients(draw(*y.shape))]
+
+
 CASES: dict[str, Callable[[Draw], list[Real]]] = {
     "convolution": lambda draw: convolved(draw, 150, 3, 5, 9, 5),
     "few images": lambda draw: convolved(draw, 7, 2, 3, 6, 3, padding=(1, 1)),
@@ -82,6 +87,8 @@ CASES: dict[str, Callable[[Draw], list[Real]]] = {
     "a stack of products": lambda draw: multiplied(draw, 20, 30, 40, 3, 2),
     "dense layers": lambda draw: connected(draw, 1000, 20, 30, 10),
     "rows": lambda draw: normalized(draw, 1000, 70),
+    "attention": lambda draw: attended(draw, 5, 3, 40, 20),
+    "with strides": lambda draw: convolved(draw, 150, 8, 9, 8, 3, stride=(2, 2)),
 }
 
 

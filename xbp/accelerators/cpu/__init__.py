@@ -16,6 +16,7 @@ from xbp.accelerators.chains import (
 )
 from xbp.accelerators.cpu import (
     affine,
+    attention,
     convolution,
     dense,
     elementwise,
@@ -43,6 +44,7 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         return ()
     return (
         *affine.ACCELERATORS,
+        *attention.ACCELERATORS,
         *convolution.ACCELERATORS,
         *elementwise.ACCELERATORS,
         *normalization.ACCELERATORS,

@@ -111,7 +111,7 @@ static void NAME(forward_part)(void *task, int part, int parts) {
     vector *line = x + t->c * plane, *inside = x + t->pad_h * row + t->pad_w;
     if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
     NAME(row_task) r = {.plane = plane, .row = row, .step = t->stride_w, .c = t->c, .kh = t->kh, .di = 1,
-                        .dj = 1, .kw = t->kw, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
+                        .kw = t->kw, .taps = t->kw, .dj = 1, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
     for (int64_t block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         if (job->terms) {
@@ -123,8 +123,8 @@ static void NAME(forward_part)(void *task, int part, int parts) {
         for (int64_t p = 0; p < rows; p++) {
             for (int64_t s = 0; s < t->pool_h; s++) {
                 const int64_t top = (p * t->pool_h + s) * t->stride_h;
-                r.in = x + top * row;
                 r.i0 = top < t->pad_h ? t->pad_h - top : 0;
+                r.in = x + (top + r.i0) * row;
                 r.i1 = top + t->kh > t->pad_h + t->h ? t->pad_h + t->h - top : t->kh;
                 r.out = line + s * window;
                 NAME(correlate)(&r, job->weight, job->bias, t->o);

@@ -101,24 +101,36 @@ static void NAME(collect)(const convolution *t, vector *dw, real *partial) {
     }
 }
 
+/* δ in a frame of zeros, for one axis of x: the first δ is at `begin`, of `size` places in all. */
+typedef struct { int64_t begin, size; } NAME(frame);
+
+static NAME(frame) NAME(frame_of)(int64_t pixels, int64_t kernel, int64_t pad, int64_t stride) {
+    const int64_t ahead = kernel - 1 - pad, begin = (ahead + stride - 1) / stride;
+    return (NAME(frame)){begin, begin + (pixels - 1 + pad) / stride + 1};
+}
+
 /* ∂L/∂x of a block is the convolution of δ, in a frame of zeros and with stride_h - 1 rows and stride_w - 1
- * columns of zeros between its own, with the kernels rotated. Every stride_w-th column takes the same columns of
- * the kernels, so that the zeros between are left out. */
+ * columns of zeros between its own, with the kernels rotated. The zeros between are left out: every stride_w-th
+ * column of x meets the same columns of the kernels, and neighbours of δ. */
 static void NAME(input_gradient)(const NAME(job) *job, int64_t first, int64_t lanes, const vector *frame,
                                  vector *line) {
     const convolution *t = job->t;
     const int64_t sh = t->stride_h, sw = t->stride_w, top = t->kh - 1 - t->pad_h, left = t->kw - 1 - t->pad_w;
-    const int64_t row = t->w + t->kw - 1, bottom = top + (t->oh - 1) * sh + 1;
-    NAME(row_task) g = {.plane = (t->h + t->kh - 1) * row, .row = row, .step = sw, .c = t->o, .kh = t->kh, .di = sh,
-                        .dj = sw, .kw = t->kw, .out = line};
+    const NAME(frame) down = NAME(frame_of)(t->h, t->kh, t->pad_h, sh);
+    const NAME(frame) across = NAME(frame_of)(t->w, t->kw, t->pad_w, sw);
+    const int64_t row = across.size, bottom = top + (t->oh - 1) * sh + 1;
+    NAME(row_task) g = {.plane = down.size * row, .row = row, .step = 1, .c = t->o, .kh = t->kh, .di = sh, .dj = sw,
+                        .kw = t->kw, .out = line};
     for (int64_t h = 0; h < t->h; h++) {
         g.i0 = h < top ? top - h : (sh - (h - top) % sh) % sh; /* no row of zeros between */
         g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
+        const vector *in = frame + ((h + g.i0 - top) / sh + down.begin) * row + across.begin;
         for (int64_t w = 0; w < sw && w < t->w; w++) { /* columns w, w + sw, … */
-            g.in = frame + h * row + w;
-            g.left = left - w;
-            g.right = g.left + (t->ow - 1) * sw + 1;
-            g.first = ((left - w) % sw + sw) % sw;
+            g.j0 = ((left - w) % sw + sw) % sw;
+            g.taps = (t->kw - g.j0 + sw - 1) / sw;
+            g.left = (left - w - g.j0) / sw; /* exact */
+            g.right = g.left + t->ow;
+            g.in = in - g.left;
             g.ow = (t->w - w + sw - 1) / sw;
             NAME(correlate)(&g, job->turned, NULL, t->c);
             const images every = {(real *)t->dx.data + w * t->dx.w, t->dx.n, t->dx.c, t->dx.h, sw * t->dx.w};
@@ -131,8 +143,7 @@ static void NAME(input_gradient)(const NAME(job) *job, int64_t first, int64_t la
 static int NAME(input_gradient_in_tiles)(const NAME(job) *job, int64_t first, int64_t lanes, const images *delta,
                                          NAME(chunks) k, vector *lines, vector *terms) {
     const convolution *t = job->t;
-    const NAME(framed) d = {*delta, (t->oh - 1) * t->stride_h + 1, (t->ow - 1) * t->stride_w + 1,
-                            t->kh - 1 - t->pad_h, t->kw - 1 - t->pad_w};
+    const NAME(framed) d = {*delta, t->oh, t->ow, t->kh - 1 - t->pad_h, t->kw - 1 - t->pad_w};
     const int64_t window = t->c * t->w, step = 4 * k.high;
     const int plain = t->dx.n == 1 && lanes == LANES;
     images dx = {lines, 1, t->w * LANES, window * LANES, LANES};
@@ -221,10 +232,12 @@ static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
     const int64_t weights = t->o * t->c * taps;
     /* δ is spread out in bands of rows that fit into the first-level cache together with those of x. For
      * ∂L/∂x, the convolution of δ with the rotated kernels, it is also spread out as a whole, with
-     * stride_h - 1 rows of zeros between rows and a frame, so that a window begins at each pixel of x. */
+     * a frame, so that a window begins at each pixel of x. */
     const int wants_dx = t->dx.data && !job->in_tiles;
-    const int64_t sh = t->stride_h, sw = t->stride_w, top = t->kh - 1 - t->pad_h, left = t->kw - 1 - t->pad_w;
-    const int64_t d_row = t->w + t->kw - 1, d_plane = wants_dx ? (t->h + t->kh - 1) * d_row : 0;
+    const int64_t sh = t->stride_h, sw = t->stride_w;
+    const NAME(frame) down = NAME(frame_of)(t->h, t->kh, t->pad_h, sh);
+    const NAME(frame) across = NAME(frame_of)(t->w, t->kw, t->pad_w, sw);
+    const int64_t d_row = across.size, d_plane = wants_dx ? down.size * d_row : 0;
     const int64_t widest = t->o < MOST_OUTPUTS ? t->o : MOST_OUTPUTS, lines = t->ow * t->pool_h;
     const NAME(chunks) cut = NAME(cut)(t->c + t->o, t->h, t->w);
     const int in_tiles = wants_dx && job->terms;
@@ -252,12 +265,11 @@ static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
         for (int64_t p = 0; p < rows; p += height) {
             const int64_t end = p + height < rows ? p + height : rows, r = p * t->pool_h;
             for (int64_t o = 0; o < t->o; o++) {
-                vector *frame = wants_dx ? d + o * d_plane + (top + r * sh) * d_row + left : NULL;
+                vector *frame = wants_dx ? d + o * d_plane + (down.begin + r) * d_row + across.begin : NULL;
                 if (t->pool_h == 2 && t->pool_w == 2)
-                    NAME(spread)(2, 2, t, &given, block, o, p, end, band, frame, sh * d_row, sw, db + o);
+                    NAME(spread)(2, 2, t, &given, block, o, p, end, band, frame, d_row, 1, db + o);
                 else
-                    NAME(spread)(t->pool_h, t->pool_w, t, &given, block, o, p, end, band, frame, sh * d_row, sw,
-                                 db + o);
+                    NAME(spread)(t->pool_h, t->pool_w, t, &given, block, o, p, end, band, frame, d_row, 1, db + o);
             }
             vector *to = dw;
             int outputs;
@@ -283,7 +295,7 @@ static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
             }
         }
         if (!wants_dx) continue;
-        const images delta = {d + top * d_row + left, 1, d_plane * LANES, d_row * LANES, LANES};
+        const images delta = {d + down.begin * d_row + across.begin, 1, d_plane * LANES, d_row * LANES, LANES};
         if (!in_tiles || !NAME(input_gradient_in_tiles)(job, first, lanes, &delta, cut, line, terms))
             NAME(input_gradient)(job, first, lanes, d, line);
     }
@@ -313,10 +325,10 @@ static void NAME(sum_part)(void *task, int part, int parts) {
 
 int NAME(convolve_backward)(const convolution *t) {
     const int64_t kernels = t->o * t->c, weights = kernels * t->kh * t->kw, size = weights + t->o;
-    /* ∂L/∂x is a convolution with steps of 1, whatever the stride */
-    const int dx_in_tiles = t->dx.data && NAME(worth_tiles)(t, t->h, t->w);
-    const int in_tiles = t->stride_h == 1 && t->stride_w == 1 && NAME(worth_tiles)(t, t->oh, t->ow) &&
-                         (dx_in_tiles || !t->dx.data);
+    /* With a stride, most products in tiles of ∂L/∂x would be with zeros. */
+    const int by_ones = t->stride_h == 1 && t->stride_w == 1;
+    const int dx_in_tiles = by_ones && t->dx.data && NAME(worth_tiles)(t, t->h, t->w);
+    const int in_tiles = by_ones && NAME(worth_tiles)(t, t->oh, t->ow) && (dx_in_tiles || !t->dx.data);
     const int64_t groups = BLOCKS(t->n) < t->groups ? BLOCKS(t->n) : t->groups;
     real *memory = malloc((size * groups + weights + dx_in_tiles * TERMS * kernels) * sizeof(real));
     if (!memory) return 1;

@@ -2,10 +2,10 @@
  * of a tile of outputs stay in registers. */
 
 typedef struct {
-    const vector *in; /* where the first window of the row begins */
+    const vector *in; /* where the first window of the row begins, in the row that meets row i0 of the kernels */
     int64_t plane, row, step, c, kh, kw, i0, i1, di; /* rows of kernels: i0, i0 + di, … below i1 */
-    int64_t first, dj;   /* columns of kernels: first, first + dj, … */
-    int64_t left, right; /* columns of `in` that are not zero: [left, right) */
+    int64_t j0, taps, dj; /* columns of kernels, `taps` in number: j0, j0 + dj, … */
+    int64_t left, right;  /* columns of `in` that are not zero: [left, right) */
     vector *out;
     int64_t ow;
 } NAME(row_task);
@@ -26,19 +26,19 @@ INLINE void NAME(row_tile)(const int O, const int T, const NAME(row_task) * t, c
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) sum[o][s] = (vector){0} + (bias ? bias[o] : 0);
     }
-    const int64_t column = q * t->step, last = column + (T - 1) * t->step;
-    const int64_t dj = t->dj, frame = t->left - last - t->first; /* leave out taps on the frame */
-    const int64_t j0 = t->first + (frame > 0 ? (frame + dj - 1) / dj * dj : 0);
-    const int64_t j1 = column + t->kw > t->right ? t->right - column : t->kw;
-    for (int64_t c = 0; c < t->c; c++)
-        for (int64_t i = t->i0; i < t->i1; i += t->di) {
-            const vector *in = t->in + c * t->plane + i * t->row + column;
-            const real *w = weight + (c * t->kh + i) * t->kw * O;
-            if (j0 == 0 && j1 == 3 && dj == 1) { /* the loop unrolled: most kernels are 3 wide */
-                UNROLL for (int64_t j = 0; j < 3; j++) NAME(tap)(O, T, in + j, t->step, w + j * O, sum);
+    const int64_t column = q * t->step, last = column + (T - 1) * t->step, dj = t->dj * O;
+    const int64_t from = last < t->left ? t->left - last : 0; /* leave out taps on the frame */
+    const int64_t end = column + t->taps > t->right ? t->right - column : t->taps;
+    for (int64_t c = 0; c < t->c; c++) {
+        const vector *in = t->in + c * t->plane + column;
+        for (int64_t i = t->i0; i < t->i1; i += t->di, in += t->row) {
+            const real *w = weight + ((c * t->kh + i) * t->kw + t->j0) * O;
+            if (from == 0 && end == 3) { /* the loop unrolled: most kernels are 3 wide */
+                UNROLL for (int64_t j = 0; j < 3; j++) NAME(tap)(O, T, in + j, t->step, w + j * dj, sum);
             } else
-                for (int64_t j = j0; j < j1; j += dj) NAME(tap)(O, T, in + j, t->step, w + j * O, sum);
+                for (int64_t j = from; j < end; j++) NAME(tap)(O, T, in + j, t->step, w + j * dj, sum);
         }
+    }
     UNROLL for (int o = 0; o < O; o++) {
         UNROLL for (int s = 0; s < T; s++) out[o * t->ow + q + s] = sum[o][s];
     }

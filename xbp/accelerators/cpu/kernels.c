@@ -28,6 +28,7 @@
 #include "normalization.h"
 #include "rows.h"
 #include "recurrence.h"
+#include "attention.h"
 #include "replay.h"
 #undef real
 #undef REAL_BYTES
@@ -61,6 +62,7 @@
 #include "normalization.h"
 #include "rows.h"
 #include "recurrence.h"
+#include "attention.h"
 #include "replay.h"
 
 const unsigned xbp_digest = DIGEST; /* of this build's sources */

@@ -110,6 +110,17 @@ typedef struct {
     int cell, reverse, threads;
 } recurrence;
 
+/* Attention; the axes N, C, H, W of images are sample, head, time step and feature. q, y, dy and dq have `times`
+ * steps, k, v, dk and dv have s; q and k have d features, v and y have e. For each sample and head, `powers` has
+ * e^(scores - their maximum), (times, s), rows taken to whole vectors, and `totals` the sums of its rows. */
+typedef struct {
+    images q, k, v, y, dy, dq, dk, dv; /* dq.data may be NULL */
+    void *powers, *totals;
+    int64_t n, heads, times, s, d, e;
+    double scale;
+    int causal, threads;
+} attention;
+
 void hold_blas(const product *t);
 void release_blas(const product *t);
 

@@ -177,6 +177,18 @@ class Recurrence(ctypes.Structure):
     )
 
 
+class Attention(ctypes.Structure):
+    """`attention` in kernels.h."""
+
+    _fields_ = (
+        *((name, Images) for name in ("q", "k", "v", "y", "dy", "dq", "dk", "dv")),
+        *((name, ctypes.c_void_p) for name in ("powers", "totals")),
+        *((name, ctypes.c_int64) for name in ("n", "heads", "times", "s", "d", "e")),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_int) for name in ("causal", "threads")),
+    )
+
+
 class Flattening(ctypes.Structure):
     """`flattening` in kernels.h."""
 
