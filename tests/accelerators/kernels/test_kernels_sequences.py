@@ -192,7 +192,8 @@ def test_attention_declines_what_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "width", "shape"), [(7, 3, (9,)), (65, 140, (30, 40)), (1, 1, (1,))]
+    ("length", "width", "shape"),
+    [(7, 3, (9,)), (65, 140, (30, 40)), (1, 1, (1,)), (90, 3, (9,)), (255, 140, (11, 20))],
 )
 @pytest.mark.parametrize("kind", ["int64", "int32", "uint8"])
 @pytest.mark.parametrize("padding", [None, 0])
@@ -227,12 +228,32 @@ def test_rows_that_share_an_index(
     assert machine.launches == ["scatter_add", "add_up"][: 1 + (blocks > 1)]
 
 
+def test_rows_without_an_index_are_cleared(
+    dtype: str, machine: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more rows than values; the bits are those of blocks for each row."""
+    values, index = normal(600, 130, dtype=dtype), np.arange(600) ** 2 % 301 * 2
+    index[5::50] = 602  # often, and 17 out of range
+    index[7::100] = -1
+    index[9::100] = 700
+    given = machine.guarded(values), machine.guarded(index)
+    few = embedding.scatter_add(*given, 603)
+    assert machine.launches == ["clear", "scatter_few"]
+    assert not few[1::2].any()
+    np.testing.assert_array_equal(embedding.scatter_add(*given, 599), few[:599])
+    assert machine.launches[2:] == ["scatter_add"]
+    truth = np.zeros((603, 130))
+    kept = (index >= 0) & (index < 603)
+    np.add.at(truth, index[kept], values[kept].astype("f8"))
+    assert_close(few, truth, 600)
+
+
 def test_embedding_declines_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, weight = np.arange(3), normal(4, 5)
     assert embedding.embedding(tokens, weight.astype("f2")) is NotImplemented
     assert embedding.embedding(tokens[:0], weight) is NotImplemented
     assert embedding.scatter_add(weight, tokens[:0].astype("f8"), 3) is NotImplemented
     assert embedding.scatter_add(weight[:0], tokens[:0], 3) is NotImplemented
-    monkeypatch.setattr(embedding, "MOST_SCANNED", 11)
+    monkeypatch.setattr(embedding, "MOST_SCANNED", 8)
     assert embedding.embedding(tokens, weight) is NotImplemented
     assert embedding.scatter_add(weight[:3], tokens, 4) is NotImplemented

@@ -113,6 +113,8 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         np.arange(300) ** 2 % 3, machine.guarded(dy[:, :140].copy()), 2
     )
     yield from (y, backward(y)[1])
+    values = machine.guarded(rng.normal(size=(300, 140)).astype(dtype))
+    yield embedding.scatter_add(values, np.arange(300) ** 2 % 350, 360)
     p, m = (machine.guarded(rng.normal(size=3000).astype(dtype)) for _ in range(2))
     passes.average(p, 0.5, m)
     passes.average(p, 0.5, m, m)

@@ -44,3 +44,42 @@ extern "C" __global__ void __launch_bounds__(THREADS) scatter_add(const looking_
     }
     if (column < p.width) p.to[((long long)blockIdx.y * p.length + row) * p.width + column] = sum;
 }
+
+/* to[row] = 0 for all rows. */
+extern "C" __global__ void __launch_bounds__(THREADS) clear(const looking_up p) {
+    const long long size = (long long)p.length * p.width, step = (long long)gridDim.x * THREADS;
+    for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < size; k += step) p.to[k] = 0;
+}
+
+/* The same sums as `scatter_add`, in the same order, where most rows of `to` get none: the blocks of row i write them
+ * if it is the first one with its index. `to` has been cleared. */
+extern "C" __global__ void __launch_bounds__(THREADS) scatter_few(const looking_up p) {
+    __shared__ bool counts[THREADS];
+    __shared__ int found;
+    const int tiles = (p.width + THREADS - 1) / THREADS, i = blockIdx.x / tiles;
+    const int column = blockIdx.x % tiles * THREADS + threadIdx.x;
+    const long long row = (long long)p.index[i];
+    if (row < 0 || row >= p.length || row == p.padding) return; /* the whole block, and below */
+    if (threadIdx.x == 0) found = 0;
+    __syncthreads();
+    bool earlier = false;
+    for (int k = threadIdx.x; k < i; k += THREADS) earlier = earlier || (long long)p.index[k] == row;
+    if (earlier) found = 1; /* whoever writes, it is 1 */
+    __syncthreads();
+    if (found) return;
+    real sum = 0;
+    for (int first = i; first < p.n; first += THREADS) {
+        const int k = first + threadIdx.x;
+        const bool mine = k < p.n && (long long)p.index[k] == row;
+        __syncthreads();
+        if (threadIdx.x == 0) found = 0;
+        __syncthreads();
+        counts[threadIdx.x] = mine;
+        if (mine) found = 1;
+        __syncthreads();
+        if (!found || column >= p.width) continue;
+        #pragma unroll 8
+        for (int j = 0; j < THREADS; j++) sum += counts[j] ? p.from[(long long)(first + j) * p.width + column] : 0;
+    }
+    if (column < p.width) p.to[row * p.width + column] = sum;
+}

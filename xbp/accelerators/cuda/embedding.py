@@ -32,6 +32,8 @@ ENOUGH_BLOCKS = 8 * PROCESSORS
 """Blocks that keep a GPU busy."""
 MOST_SCANNED = 2**30
 """Blocks times rows: beyond it, as each block reads the index of each row, sorting is faster."""
+MOST_CLEARING = 16 * PROCESSORS
+"""The most blocks that write zeros."""
 
 
 def embedding(tokens: Array, weight: Array, padding: int | None = None) -> Any:
@@ -39,7 +41,7 @@ def embedding(tokens: Array, weight: Array, padding: int | None = None) -> Any:
     if not fits(weight) or tokens.dtype.name not in LABELS or weight.ndim != 2:
         return NotImplemented
     (length, width), n = weight.shape, tokens.size
-    if not 0 < n * width < MOST_ENTRIES or n * length > MOST_SCANNED:
+    if not 0 < n * width < MOST_ENTRIES or n * min(n, length) > MOST_SCANNED:
         return NotImplemented
     machine, dtype, index, weight = machine_of(weight), weight.dtype, dense(tokens), dense(weight)
     y, shape = machine.empty((n, width), dtype), (*tokens.shape, width)
@@ -57,13 +59,20 @@ def scatter_add(values: Array, index: Array, length: int) -> Any:
     """See `xbp.primitives.scatter_add`."""
     if not fits(values) or index.dtype.name not in LABELS or length < 1:
         return NotImplemented
-    if index.size * length > MOST_SCANNED:
+    if index.size * min(index.size, length) > MOST_SCANNED:
         return NotImplemented
     return _sums(dense(values), dense(index), length, -1)
 
 
 def _sums(values: Array, index: Array, length: int, padding: int) -> Array:
+    """∂L/∂W. With more rows than values the blocks are those of the values, else of the rows."""
     (n, width), machine = values.shape, machine_of(values)
+    if length > n:
+        total = machine.empty((length, width), values.dtype)
+        clearing = min(blocks(total.size, THREADS), MOST_CLEARING)
+        _run("clear", total, values, index, length, (clearing, 1))
+        _run("scatter_few", total, values, index, length, (n * blocks(width, THREADS), 1), padding)
+        return total
     each = length * blocks(width, THREADS)
     parts = max(1, min(blocks(ENOUGH_BLOCKS, each), blocks(n, THREADS), MOST_ROWS))
     sums = machine.empty((parts, length, width), values.dtype)
