@@ -96,7 +96,7 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
     def whole_networks() -> None:
         registry.register(np.ndarray, (accelerated({whole.whole_chain: whole.network}),))
         for model, shape in (
-            (models.LeNet5(rng=0), (64, 1, 28, 28)),  # in float64 too large for one kernel
+            (models.LeNet5(rng=0), (64, 1, 28, 28)),
             (models.LeNet5(activation="tanh", pool="average", rng=0), (64, 1, 28, 28)),
             (models.MLP(40, 36, 20, 10, rng=0), (300, 40)),
             (nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),

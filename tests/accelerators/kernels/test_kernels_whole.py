@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -232,35 +233,31 @@ def test_what_is_declined() -> None:
     assert declined(*wide, shape=(16, 3, 3))
 
 
-def test_it_is_chosen_where_launches_cost_more_than_weights(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(whole_plan, "PROCESSORS", launch.PROCESSORS)
-
-    def layers(model: nn.Layer, shape: tuple[int, ...]) -> Any:
+def plan_for(model: nn.Layer, shape: tuple[int, ...], itemsize: int = 4) -> Any:
+    """The plan of a network on an H100 or H200."""
+    with mock.patch.multiple(whole_plan, THREADS=512, PROCESSORS=132):
         (part,) = plan_of(model).parts  # type: ignore[arg-type]
-        found = [array.data.shape for array in model.parameters()]
-        return whole.layers_of(part.operations[True], shape, tuple(found))  # type: ignore[union-attr]
-
-    lenet = layers(models.LeNet5(rng=0), (128, 1, 28, 28))
-    assert all(whole.pays(lenet, n, 4) for n in (1, 128, 512))
-    narrow = layers(models.MLP(64, 128, 128, 128, 10, rng=0), (128, 64))
-    assert whole.pays(narrow, 128, 4)
-    assert not whole.pays(layers(models.MLP(784, 128, 10, rng=0), (128, 784)), 128, 4)
+        shapes = tuple(parameter.data.shape for parameter in model.parameters())
+        layers = whole.layers_of(part.operations[True], shape, shapes)  # type: ignore[union-attr]
+        assert layers is not None
+        return whole_plan.plan(layers, shape[0], itemsize, (1,) * len(whole.learned(layers)))
 
 
-def test_lenet_5_has_a_plan_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("THREADS", "PROCESSORS"):
-        monkeypatch.setattr(whole_plan, name, {"THREADS": 512, "PROCESSORS": 132}[name])
-    (part,) = plan_of(models.LeNet5(rng=0)).parts
-    shapes = tuple(array.data.shape for array in models.LeNet5(rng=0).parameters())
-    layers = whole.layers_of(part.operations[True], (128, 1, 28, 28), shapes)  # type: ignore[union-attr]
-    assert layers is not None
+def test_it_is_chosen_where_launches_cost_more_than_weights() -> None:
+    def pays(model: nn.Layer, *shape: int) -> bool:
+        return whole.pays(plan_for(model, shape), shape[0], 4)
+
+    assert all(pays(models.LeNet5(rng=0), n, 1, 28, 28) for n in (1, 128, 512, 2048))
+    assert pays(models.MLP(64, 128, 128, 128, 10, rng=0), 128, 64)
+    assert not pays(models.MLP(784, 128, 10, rng=0), 128, 784)
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_lenet_5_has_a_plan(itemsize: int) -> None:
     for n, samples in ((1, 1), (128, 1), (512, 4), (2048, 8)):
-        plan = whole_plan.plan(layers, n, 4, (1, 1, 4, 4, 4))
-        assert plan is not None
-        assert plan.samples == samples
-        assert max(it["SHARED"] for it in (plan.forward, *plan.backward)) * 4 <= 48 * 1024
+        plan = plan_for(models.LeNet5(rng=0), (n, 1, 28, 28), itemsize)
+        assert plan.samples == (samples if itemsize == 4 else 1)
+        assert max(it["SHARED"] for it in (plan.forward, *plan.backward)) * itemsize <= 48 * 1024
 
 
 def test_gradients_of_another_shape_are_refused(machine: Emulation) -> None:

@@ -1,6 +1,6 @@
-/* A small network in one kernel, and its backward for the data in another one: what both share. A block takes SAMPLES samples through
- * all layers, its activations in shared memory: through the leading layers on IMAGES one after the other, through the
- * VECTORS, linear layers, together. The layers' types, with their sizes, are macros.
+/* A small network in one kernel, and its backward for the data in another one: what both share. A block takes SAMPLES
+ * samples through all layers, its activations in shared memory: through the leading layers on IMAGES one after the
+ * other, through the VECTORS, linear layers, together. The layers' types, with their sizes, are macros.
  *
  * Each layer's output is kept for the backward. That leaves ∂L/∂(W x + b) of linear layers, and of convolutions each
  * block's share of ∂L/∂W and ∂L/∂b; whole_weights.cu makes all layers' ∂L/∂W of them. */
@@ -36,8 +36,8 @@ template <int K, typename Layers> struct images {
     static __device__ void load(const whole &, real *) {}
     static __device__ void load_back(const whole &, real *) {}
     static __device__ void forward(const whole &, int, const real *, real *, real *, real *, real *) {}
-    static __device__ void backward(const whole &, int, bool, const real *, real *, real *, real *, real *,
-                                    unsigned char *, real *) {}
+    static __device__ void backward(const whole &, int, bool, const real *, real *, real *, real *, unsigned char *,
+                                    real *) {}
 };
 
 template <int K, typename First, typename... Rest> struct images<K, layers<First, Rest...>> {
@@ -63,13 +63,15 @@ template <int K, typename First, typename... Rest> struct images<K, layers<First
         rest::forward(p, sample, kernels + First::KERNELS, y, from, end, sums);
     }
 
-    static __device__ void backward(const whole &p, int sample, bool fresh, const real *kernels, real *x, real *from,
-                                    real *to, real *end, unsigned char *places, real *sums) {
-        rest::backward(p, sample, fresh, kernels + WANTED * First::KERNELS_BACK, x, to, from, end, places, sums);
+    /* A layer's input is where its gradient comes next. */
+    static __device__ void backward(const whole &p, int sample, bool fresh, const real *kernels, real *from, real *to,
+                                    real *end, unsigned char *places, real *sums) {
+        rest::backward(p, sample, fresh, kernels + WANTED * First::KERNELS_BACK, to, from, end, places, sums);
         const bool outer = K == 0; /* x is that of the network, else the output of the layer before */
-        const real *const own = outer ? p.x + sample * p.sample : p.of[outer ? 0 : K - 1].y + (long long)sample * First::IN;
-        EACH(k, First::READS_X ? First::IN : 0) x[k] = own[outer ? k * p.entry : k];
-        First::template backward<WANTED>(x, sizeof...(Rest) ? to : end, from, kernels, places, sums, p.of[K], sample,
+        const real *const before = p.of[outer ? 0 : K - 1].y + (long long)sample * First::IN;
+        const real *const x = outer ? p.x + sample * p.sample : before;
+        EACH(k, First::READS_X ? First::IN : 0) from[k] = x[outer ? k * p.entry : k];
+        First::template backward<WANTED>(sizeof...(Rest) ? to : end, from, kernels, places, sums, p.of[K], sample,
                                          blockIdx.x * p.row, fresh);
         __syncthreads();
     }

@@ -107,7 +107,7 @@ def network(x: Array, *arrays: Array | None, operations: tuple[Operation, ...]) 
         return NotImplemented
     layers = layers_of(operations, x.shape, shapes)
     n, dtype, machine = x.shape[0], x.dtype, machine_of(x)
-    if layers is None or not (wanted() == "all" or pays(layers, n, dtype.itemsize)):
+    if layers is None:
         return NotImplemented
     parameters: list[Any] = [None if array is None else dense(array) for array in arrays]
     loads = tuple(
@@ -115,7 +115,7 @@ def network(x: Array, *arrays: Array | None, operations: tuple[Operation, ...]) 
         for layer, weight in zip(learned(layers), parameters[::2], strict=True)
     )
     plan = whole_plan.plan(layers, n, dtype.itemsize, loads)
-    if plan is None:
+    if plan is None or not (wanted() == "all" or pays(plan, n, dtype.itemsize)):
         return NotImplemented
     return Run(plan, x, parameters).result()
 
@@ -342,17 +342,16 @@ def learned(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.learned]
 
 
-def pays(layers: Sequence[Layer], n: int, itemsize: int) -> bool:
+def pays(plan: Plan, n: int, itemsize: int) -> bool:
     """Whether fewer launches save more time than reading the weights once a block takes.
 
     An estimate, not yet measured.
     """
-    saved = sum(layer.launches for layer in layers) - 3
+    saved = sum(layer.launches for layer in plan.layers) - 3
     both = sum(
         layer.parameters * (2 if k else 1)  # the backward of the first layer reads no weights
-        for k, layer in enumerate(layers)
+        for k, layer in enumerate(plan.layers)
         if layer.learned
     )
-    count = blocks(n, whole_plan.samples_for(n))
-    cost: float = count * both * itemsize / BYTES_PER_SECOND
+    cost: float = blocks(n, plan.samples) * both * itemsize / BYTES_PER_SECOND
     return saved * SECONDS_OF_LAUNCH > cost

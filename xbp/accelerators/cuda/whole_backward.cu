@@ -12,7 +12,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) whole_backward(const whole
     __syncthreads();
     of_vectors::backward(p, first, room, room + AT_VECTORS, room + AT_SUMS);
     for (int s = 0; s < SAMPLES && first + s < p.n; s++) {
-        of_images::backward(p, first + s, s == 0, room + AT_KERNELS, room + AT_X, room + AT_IMAGES, room + AT_OTHERS,
+        of_images::backward(p, first + s, s == 0, room + AT_KERNELS, room + AT_IMAGES, room + AT_OTHERS,
                             room + s * FLAT, (unsigned char *)(room + AT_PLACES), room + AT_SUMS);
         if (!WANTS_DX) continue;
         const real *const dx = of_images::COUNT ? room + AT_IMAGES : room + s * FLAT;

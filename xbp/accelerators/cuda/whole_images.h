@@ -229,15 +229,16 @@ struct convolution {
         return TEAMS_BACK == 1 ? to : sums + team * IN;
     }
 
+    /* ∂L/∂x takes the place of x. */
     template <bool WANTED>
-    static __device__ void backward(real *x, real *delta, real *to, const real *kernels, unsigned char *places,
-                                    real *sums, const whole_layer &p, int sample, long long row, bool fresh) {
+    static __device__ void backward(real *delta, real *x, const real *kernels, unsigned char *places, real *sums,
+                                    const whole_layer &p, int sample, long long row, bool fresh) {
         before_maximum(delta, places, p, sample);
         __syncthreads();
         to_weight(x, delta, places, sums, p.partial + row, fresh);
         if (!WANTED) return;
         __syncthreads();
-        to_input(delta, places, kernels, sums, to);
+        to_input(delta, places, kernels, sums, x);
     }
 };
 
@@ -273,7 +274,7 @@ struct pooling {
     }
 
     template <bool WANTED>
-    static __device__ void backward(real *, real *delta, real *to, const real *, unsigned char *places, real *,
+    static __device__ void backward(real *delta, real *to, const real *, unsigned char *places, real *,
                                     const whole_layer &p, int sample, long long, bool) {
         if (!WANTED) return;
         EACH(e, OUT) {

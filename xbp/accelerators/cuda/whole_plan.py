@@ -306,13 +306,12 @@ def backward_arrays(
     """The same for the backward."""
     images, linear = _split(layers)
     convolutions = {k: it for k, it in enumerate(images) if isinstance(it, Convolution)}
-    into = [layer.inputs if k or wants_dx else 0 for k, layer in enumerate(images)]
+    into = [it.inputs if k or wants_dx or k in convolutions else 0 for k, it in enumerate(images)]
     kept = max((layer.outputs for layer in images if layer.has_places), default=0)
     yield from _vectors(linear, samples)
     yield "AT_KERNELS", sum(it.kernels_back for k, it in convolutions.items() if k or wants_dx)
     yield "AT_IMAGES", max(into[::2], default=0)
     yield "AT_OTHERS", max(into[1::2], default=0)
-    yield "AT_X", max((it.inputs for it in convolutions.values()), default=0)
     yield "AT_PLACES", blocks(kept, itemsize)
 
 

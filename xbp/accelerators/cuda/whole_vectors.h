@@ -47,7 +47,7 @@ template <int IN, int OUT, int VECTOR, int AT_ONCE, int TEAMS, typename KIND> st
         EACH(k, SAMPLES * OUT) {
             const bool there = first + k / OUT < n;
             const long long at = (long long)first * OUT + k;
-            const real d = there ? KIND::through(p.y[there ? at : 0], delta[k]) : 0;
+            const real d = KIND::through(p.y[there ? at : 0], delta[k]); /* beyond the last sample delta is 0 */
             delta[k] = d;
             if (there) p.delta[at] = d;
         }
