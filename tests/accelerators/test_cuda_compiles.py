@@ -84,6 +84,8 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
             y, backward = cell(28, 128, rng=0, dtype=dtype).forward(np.zeros((128, 28, 28), dtype))
             backward(y)
 
+        norm, x = nn.GroupNorm(2, 8, dtype=dtype), np.zeros((4, 8, 6, 6), dtype)
+        norm.forward(x)[1](x)
         tokens = nn.Embedding(9, 8, rng=0).astype(dtype)
         y, backward = tokens.forward(np.zeros((2, 5), "int64"))
         backward(y)

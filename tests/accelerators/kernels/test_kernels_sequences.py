@@ -61,6 +61,38 @@ def test_layer_norm(
     )
 
 
+@pytest.mark.parametrize(
+    "shape", [(5, 3, 2, 4, 3), (70, 2, 3, 16), (9, 4, 1), (2, 1, 5, 30, 20), (3, 2, 1, 1)], ids=str
+)
+@pytest.mark.parametrize("has", [(True, True), (True, False), (False, True)])
+def test_group_norm(shape: Any, has: Any, dtype: str, machine: Emulation) -> None:
+    """(N, groups, channels of a group, …), with parameters of (groups, channels, 1, …)."""
+    own = (*shape[1:3], *(1 for _ in shape[3:]))
+    x, dy = (machine.guarded(normal(*shape, seed=seed, dtype=dtype)) for seed in (0, 1))
+    both = (machine.guarded(normal(*own, seed=seed, dtype=dtype)) for seed in (2, 3))
+    given = [it if wanted else None for it, wanted in zip(both, has, strict=True)]
+    options = {"axes": tuple(range(2, len(shape))), "eps": 1e-3}
+    y, backward = layer_norm.normalize(x, *given, **options)
+    double = [None if it is None else it.astype("f8") for it in given]
+    reference = primitives.normalize.reference  # type: ignore[attr-defined]
+    truth, true_backward = reference(x.astype("f8"), *double, **options)
+    assert_close(y, truth, 4)
+    found, true = backward(dy), true_backward(dy.astype("f8"))
+    terms = x.size // (shape[1] * shape[2])
+    alone = 1000 if shape[2:] in {(1,), (1, 1)} else 16  # one number: r is up to 1/√ε
+    for a, b, count in zip(found, true, (alone, terms, terms), strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            assert a.shape == b.shape
+            assert_close(a, b, count * 8)
+    without = backward(dy, False)
+    assert without[0] is None
+    assert all(
+        np.array_equal(a, b) for a, b in zip(without[1:], found[1:], strict=True) if any(has)
+    )
+    assert "normalize_to_channel" in machine.launches
+
+
 def test_layer_norm_of_numbers_far_from_zero(dtype: str) -> None:
     x = (1e6 + normal(6, 200)).astype(dtype)
     y, _ = layer_norm.normalize(x, None, None, axes=(1,), eps=0.0)
@@ -96,6 +128,9 @@ def test_layer_norm_declines_what_does_not_fit() -> None:
         (x.astype("f2"), None, (2,)),
         (x, w.astype("f4"), (2,)),
         (x[:0], w, (2,)),
+        (x, normal(4, 1), (1, 2)),
+        (x, normal(3, 1), (2,)),
+        (x[0], normal(5, 1), (0, 1)),
     ]:
         assert layer_norm.normalize(given, weight, None, axes=axes, eps=0.1) is NotImplemented
 

@@ -104,6 +104,11 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         yield from (y, *backward(dy))
         y, backward = softmax.softmax(x, axis=1)
         yield from (y, *backward(dy))
+        images, own = (it.reshape(3, 2, 5, -1) for it in (x, dy))
+        y, backward = layer_norm.normalize(
+            images, own[0, :, :, :1], own[1, :, :, :1], axes=(2, 3), eps=1e-3
+        )
+        yield from (y, *backward(own))
     q, k, mask = (
         rng.normal(size=size).astype(dtype) for size in ((2, 2, 9, 4),) * 2 + ((2, 2, 9, 9),)
     )

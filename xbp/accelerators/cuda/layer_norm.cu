@@ -3,7 +3,8 @@
  *     y = w x̂ + b,   x̂ = (x - μ) r;   ∂L/∂x = r (g - mean g - x̂ mean(g x̂)) with g = w δ, δ = ∂L/∂y;
  *     ∂L/∂w = Σ δ x̂ and ∂L/∂b = Σ δ over the rows.
  *
- * Without CENTRE μ is 0, and so is "mean g". A row is in the first-level cache when it is read again. */
+ * Without CENTRE μ is 0, and so is "mean g". A row is in the first-level cache when it is read again. In a group norm
+ * GROUPS rows are a sample, and PIXELS neighbouring columns a channel, which have one w and one b; else both are 1. */
 
 #include "several.h"
 #include "along_rows.h"
@@ -26,6 +27,8 @@ struct row {
         size = at < p.rows ? p.size : 0;
         begin = (long long)at * p.size;
     }
+    /* of a column, where its w and b are */
+    __device__ int parameter(int j) const { return at % GROUPS * (size / PIXELS) + j / PIXELS; }
 };
 #define COLUMNS(j) for (int j = own.lane; j < own.size; j += LANES * VECTOR)
 
@@ -77,8 +80,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize(const layer_norm
         #pragma unroll
         for (int k = 0; k < VECTOR; k++) {
             y.at[k] = with.of(y.at[k]);
-            if (p.weight) y.at[k] *= p.weight[j + k];
-            if (p.bias) y.at[k] += p.bias[j + k];
+            if (p.weight) y.at[k] *= p.weight[own.parameter(j + k)];
+            if (p.bias) y.at[k] += p.bias[own.parameter(j + k)];
         }
         *(several<VECTOR> *)(p.y + own.begin + j) = y;
     }
@@ -93,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_input(const l
         const several<VECTOR> x = load(p.x + own.begin + j), d = load(p.dy + own.begin + j);
         #pragma unroll
         for (int k = 0; k < VECTOR; k++) {
-            const real g = p.weight ? p.weight[j + k] * d.at[k] : d.at[k];
+            const real g = p.weight ? p.weight[own.parameter(j + k)] * d.at[k] : d.at[k];
             along += g * with.of(x.at[k]), level += g;
         }
     }
@@ -104,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_input(const l
         several<VECTOR> d = load(p.dy + own.begin + j);
         #pragma unroll
         for (int k = 0; k < VECTOR; k++) {
-            const real g = p.weight ? p.weight[j + k] * d.at[k] : d.at[k];
+            const real g = p.weight ? p.weight[own.parameter(j + k)] * d.at[k] : d.at[k];
             d.at[k] = (g - with.of(x.at[k]) * along - level) * with.r;
         }
         *(several<VECTOR> *)(p.dx + own.begin + j) = d;
@@ -133,4 +136,26 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_weight(const 
     #pragma unroll
     for (int k = 0; k < WARPS; k++) total += sums[warp][k][lane];
     p.partial[(blockIdx.y * 2 + warp) * p.size + column] = total;
+}
+
+/* partial [part][2][channel]: the same sums over a part of a channel's pixels in all samples, for a group norm. */
+extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_channel(const layer_norm p) {
+    __shared__ real sums[2][THREADS];
+    const int channel = blockIdx.x, each = p.size / PIXELS, count = p.rows / GROUPS * PIXELS;
+    real along = 0, level = 0;
+    #pragma unroll 4
+    for (int k = blockIdx.y * THREADS + threadIdx.x; k < count; k += gridDim.y * THREADS) {
+        const int at = k / PIXELS * GROUPS + channel / each;
+        const long long place = (long long)at * p.size + channel % each * PIXELS + k % PIXELS;
+        const real d = p.dy[place];
+        along += d * recalled(p, at).of(p.x[place]), level += d;
+    }
+    sums[0][threadIdx.x] = along, sums[1][threadIdx.x] = level;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            for (int k = 0; k < 2; k++) sums[k][threadIdx.x] += sums[k][threadIdx.x + half];
+    }
+    __syncthreads();
+    if (threadIdx.x < 2) p.partial[(blockIdx.y * 2 + threadIdx.x) * gridDim.x + channel] = sums[threadIdx.x][0];
 }

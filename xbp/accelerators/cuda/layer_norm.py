@@ -1,4 +1,4 @@
-"""Layer norm and RMS norm: one pass forward, one backward, and one for the parameters."""
+"""Layer, RMS and group norm: one pass forward, one backward, and one for the parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xbp.accelerators.cuda.launch import (
     structure,
 )
 from xbp.accelerators.cuda.passes import add_up
-from xbp.accelerators.shared import Array, incoming
+from xbp.accelerators.shared import Array, Shape, incoming
 
 Task = structure(
     "Task",
@@ -44,15 +44,25 @@ def normalize(
     eps: float,
     centre: bool = True,
 ) -> Any:
-    """See `xbp.primitives.normalize`; over the last axes, with parameters of their shape."""
-    last = x.shape[x.ndim - len(axes) :]
+    """See `xbp.primitives.normalize`; over the last axes, with parameters of their shape.
+
+    Or, as in group norm, with parameters for the indices of two axes, the first of these and the
+    one before it.
+    """
+    first = x.ndim - len(axes)
+    last = x.shape[first:]
+    own = {array.shape for array in (weight, bias) if array is not None}
     if (
         not fits(x, weight, bias)
-        or tuple(axes) != tuple(range(x.ndim - len(axes), x.ndim))
-        or any(array is not None and array.shape != last for array in (weight, bias))
+        or tuple(axes) != tuple(range(first, x.ndim))
+        or own - {last, by_channel(x.shape, first)}
+        or len(own) > 1
     ):
         return NotImplemented
     machine, dtype, shape, size = machine_of(x), x.dtype, x.shape, math.prod(last)
+    grouped = bool(own) and own != {last}
+    groups, pixels = (shape[first - 1], math.prod(last[1:])) if grouped else (1, 1)
+    count = groups * size // pixels  # parameters
     x, rows = dense(x), x.size // size
     parameters = {
         name: dense(it) for name, it in (("weight", weight), ("bias", bias)) if it is not None
@@ -68,7 +78,7 @@ def normalize(
         vector = lanes(dtype, size, *(given.get(key) for key in ("x", "y", "dy", "dx")))
         macros = {"real": REALS[dtype.name], "VECTOR": vector, "LANES": threads}
         task = Task(eps=eps, rows=rows, size=size, **given)
-        macros["CENTRE"] = int(centre)
+        macros |= {"CENTRE": int(centre), "GROUPS": groups, "PIXELS": pixels}
         machine.launch(("layer_norm.cu", name), macros, grid, THREADS, task)
 
     each = (blocks(rows * threads, THREADS), 1)
@@ -80,14 +90,17 @@ def normalize(
         def to_weight() -> tuple[Array | None, ...]:
             if not parameters:
                 return None, None
-            stripes = blocks(size, LINE)
-            most = min(blocks(ENOUGH_BLOCKS, stripes), rows * LINE // (THREADS * LEAST), MOST_ROWS)
-            parts = max(1, most)
-            partial = machine.empty((parts, 2 * size), dtype)
-            launch("normalize_to_weight", (stripes, parts), dy=dy, partial=partial)
+            stripes = count if grouped else blocks(count, LINE)
+            terms = x.size // count if grouped else rows * LINE  # of a block
+            parts = max(
+                1, min(blocks(ENOUGH_BLOCKS, stripes), terms // (THREADS * LEAST), MOST_ROWS)
+            )
+            partial = machine.empty((parts, 2 * count), dtype)
+            name = "normalize_to_channel" if grouped else "normalize_to_weight"
+            launch(name, (stripes, parts), dy=dy, partial=partial)
             sums = partial[0] if parts == 1 else add_up(partial)
             return tuple(
-                None if it is None else sums[k * size : (k + 1) * size].reshape(last)
+                None if it is None else sums[k * count : (k + 1) * count].reshape(it.shape)
                 for k, it in enumerate((weight, bias))
             )
 
@@ -102,6 +115,11 @@ def normalize(
         return dx, *of_parameters
 
     return y, gradients
+
+
+def by_channel(shape: Shape, first: int) -> Shape | None:
+    """The shape of parameters for each index of the axes `first` - 1 and `first`."""
+    return (*shape[first - 1 : first + 1], *(1 for _ in shape[first + 1 :])) if first else None
 
 
 ACCELERATORS = (normalize,)

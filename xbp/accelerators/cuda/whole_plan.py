@@ -21,7 +21,7 @@ suffice. Not yet measured."""
 MOST_BYTES = 48 * 1024
 """Shared memory of a block that every GPU has."""
 MOST_SAMPLES = 8
-MOST_SUMS = 32
+MOST_SUMS = 16
 """Sums of a thread in a linear layer."""
 MOST_TEAMS = 16
 """The most threads that share a sum, if their sums fit into shared memory."""
