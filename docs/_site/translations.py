@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "zh" / "translated.toml"
 SAME = "```{same}\n```"
 
+NOT_TRANSLATED: tuple[str, ...] = ()
+"""Pages of Start and Learn that exist in English alone until someone translates them."""
+
 FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 FENCE = re.compile(r"(`{3,})(.*)")
 STRUCTURE = ("{toctree}",)
@@ -125,9 +128,12 @@ def filled(chinese: str, english: str) -> str:
 
 def differences(page: str) -> Iterator[str]:
     """In what a translation differs from the English page as it is now: a sentence each."""
+    where = chinese_of(page).relative_to(ROOT).as_posix()
+    if not english_of(page).exists():
+        yield f"{where} translates a page that is not there any more; move it, or remove it"
+        return
     english = sections(english_of(page).read_text(encoding="utf-8"))
     chinese = sections(chinese_of(page).read_text(encoding="utf-8"))
-    where = chinese_of(page).relative_to(ROOT).as_posix()
     levels = [section.level for section in english], [section.level for section in chinese]
     if levels[0] != levels[1]:
         yield f"{where}: headings of levels {levels[1]}, where the English page has {levels[0]}"
@@ -217,6 +223,8 @@ def hashes(page: str) -> dict[str, str]:
 
 def outdated(page: str) -> list[str]:
     """A sentence for each section that has changed since it was translated."""
+    if not english_of(page).exists():
+        return []
     now, then = hashes(page), recorded().get(page, {})
     english = english_of(page).relative_to(ROOT).as_posix()
     chinese = chinese_of(page).relative_to(ROOT).as_posix()
