@@ -1,5 +1,7 @@
 """Layers and losses. Nothing in here knows which array library it runs on."""
 
+from typing import TYPE_CHECKING
+
 from xbp.nn.activations import (
     ELU,
     GELU,
@@ -142,3 +144,6 @@ __all__ = [
     "summary",
     "update_statistics",
 ]
+
+if not TYPE_CHECKING:  # a type checker shall see the names above alone
+    from xbp.nn.elsewhere import missing_from_nn as __getattr__  # noqa: F401

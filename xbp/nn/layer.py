@@ -8,7 +8,7 @@ the closure frees the memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xbp.arguments import described
 from xbp.backend import (
@@ -27,6 +27,7 @@ from xbp.backend import (
 )
 from xbp.errors import BackendError, InputError, XBPError
 from xbp.nn.backward import Backward, Rng, goes_by_forward, not_both, placed, shown
+from xbp.nn.elsewhere import missing_from_layer
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.nn.parts import PLAIN, check_nothing_hidden, parts, within
 
@@ -66,6 +67,9 @@ class Layer:
     >>> Scale(2)(xbp.asarray([[1.0, 2.0]])).tolist()
     [[1.0, 2.0]]
     """
+
+    if not TYPE_CHECKING:  # for a type checker, a layer has no other attributes
+        __getattr__ = missing_from_layer
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
