@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 
-from xbp import models, nn, optim, registry
-from xbp.accelerators.chains import accelerated
-from xbp.accelerators.cuda import launch, whole
+from xbp import models, nn, optim
+from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.ahead import Program, programs
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
@@ -96,7 +95,6 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
         backward(y)
 
     def whole_networks() -> None:
-        registry.register(np.ndarray, (accelerated({whole.whole_chain: whole.network}),))
         for model, shape in (
             (models.LeNet5(rng=0), (64, 1, 28, 28)),
             (models.LeNet5(activation="tanh", pool="average", rng=0), (64, 1, 28, 28)),

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 import benchmarks.gpu.__main__ as command
+from benchmarks.gpu.compile import step as training_step
 from benchmarks.gpu.compile import wanted
 from benchmarks.gpu.page import page
 from benchmarks.gpu.parts import GPU_ONLY, Part, Settings, parts
 from benchmarks.gpu.running import Outcome, Running
 from benchmarks.gpu.schedule import END, allowance, forecast
 from xbp.accelerators.cuda import launch
+from xbp.accelerators.cuda.ahead import programs
 from xbp.benchmarks.workloads import WORKLOADS, takes_part
 
 FACTS = {"device": "NVIDIA H200, compute capability 9.0, 140 GiB", "commit": "abc"}
@@ -69,11 +71,25 @@ def test_every_workload_of_a_gpu_is_in_a_part(settings: Settings) -> None:
     assert measured == usual - {"import", "call"}  # which need no GPU
 
 
+WHOLE = {"whole_forward.cu", "whole_backward.cu", "whole_weights.cu"}
+
+
+def test_those_of_small_networks_in_one_kernel_only_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = WORKLOADS["lenet5-train"].model
+    monkeypatch.setenv("XBP_WHOLE", "1")
+    found = programs(lambda: training_step(model, 128, "uint8"))
+    assert {file for file, _ in found} == WHOLE | {"cross_entropy.cu", "passes.cu"}
+    monkeypatch.delenv("XBP_WHOLE")
+    assert not WHOLE & {file for file, _ in programs(lambda: training_step(model, 128, "uint8"))}
+
+
 def test_the_kernels_of_the_benchmarks_are_known_beforehand() -> None:
     found = wanted()
     assert len(found) == len(set(found))
     files = {path.name for path in Path(launch.__file__).parent.glob("*.cu")}
-    assert {file for file, _ in found} == files - {"philox.cu", "rows.cu"}
+    assert {file for file, _ in found} == files - {"philox.cu", "rows.cu"} - WHOLE
     labels = {dict(macros).get("LABEL") for _, macros in found}
     assert labels == {None, "unsigned char", "long long"}
     assert {dict(macros).get("C") for _, macros in found} >= {None, 1, 6}

@@ -14,8 +14,8 @@ from accelerators.kernels.reference import batch_innermost, needs_a_compiler
 from layouts import assert_close
 
 from xbp import accelerators, models, nn, optim, primitives, registry
-from xbp.accelerators import chains, cuda
-from xbp.accelerators.cuda import convolution, launch, product, whole, whole_plan
+from xbp.accelerators import cuda
+from xbp.accelerators.cuda import launch, whole, whole_plan
 from xbp.errors import InputError
 from xbp.nn.sequential import plan_of
 
@@ -267,15 +267,6 @@ def test_gradients_of_another_shape_are_refused(machine: Emulation) -> None:
         problem.solve(machine)
 
 
-CHAIN = chains.accelerated(
-    {
-        whole.whole_chain: whole.network,
-        chains.convolution_block: convolution.convolve,
-        chains.rectified_affine: product.affine,
-    }
-)
-
-
 STEP = {
     **dict.fromkeys(("whole_forward", "whole_backward", "whole_weights"), 1),
     **{"cross_entropy": 1, "adaptive_step": 1},
@@ -297,7 +288,7 @@ def train(steps: int) -> list[float]:
 
 
 def test_a_training_and_its_launches(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {function.__name__: function for function in (*cuda.implementations(), CHAIN)}
+    table = {function.__name__: function for function in cuda.implementations()}
     monkeypatch.setitem(registry._tables, np.ndarray, table)
     losses = train(3)
     assert {name: machine.launches.count(name) / 3 for name in machine.launches} == STEP
@@ -307,7 +298,8 @@ def test_a_training_and_its_launches(machine: Emulation, monkeypatch: pytest.Mon
 
 
 def test_it_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda.implementations()[-1] is cuda.chain_in_one
     monkeypatch.delenv("XBP_WHOLE")
-    assert not whole.wanted()
+    assert cuda.implementations()[-1] is cuda.chain
     monkeypatch.setenv("XBP_WHOLE", "yes")
     assert not whole.wanted()

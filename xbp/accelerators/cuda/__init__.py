@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xbp.accelerators.chains import (
+    Fusions,
     accelerated,
     activated_batch_norm,
     convolution_block,
@@ -34,14 +35,13 @@ from xbp.accelerators.cuda import (
     whole,
 )
 
-chain = accelerated(
-    {
-        **({whole.whole_chain: whole.network} if whole.wanted() else {}),
-        convolution_block: convolution.convolve,
-        rectified_affine: product.affine,
-        activated_batch_norm: batch_norm.batch_normalize,
-    }
-)
+BY_OPERATION: Fusions = {
+    convolution_block: convolution.convolve,
+    rectified_affine: product.affine,
+    activated_batch_norm: batch_norm.batch_normalize,
+}
+chain = accelerated(BY_OPERATION)
+chain_in_one = accelerated({whole.whole_chain: whole.network, **BY_OPERATION})
 
 
 def implementations() -> tuple[Callable[..., Any], ...]:
@@ -60,5 +60,5 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *product.ACCELERATORS,
         *recurrence.ACCELERATORS,
         *rows.ACCELERATORS,
-        chain,
+        chain_in_one if whole.wanted() else chain,
     )

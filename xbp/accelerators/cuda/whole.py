@@ -5,9 +5,9 @@ few samples through all layers of a chain, with activations in shared memory. La
 one sample after the other; linear layers see a block's samples together, so that a weight read from
 the second-level cache serves all of them.
 
-Off by default, as it was not yet run on a GPU: ``XBP_WHOLE=1`` in the environment, when xbp is
-imported, switches it on for the chains where it pays by an estimate (`pays`), ``XBP_WHOLE=all`` for
-all that it can compute. Other chains are left to kernels by operation.
+Off by default, as it was not yet run on a GPU: ``XBP_WHOLE=1`` in the environment, when CuPy's
+first array meets a primitive, switches it on for the chains where it pays by an estimate (`pays`),
+``XBP_WHOLE=all`` for all that it can compute. Other chains are left to kernels by operation.
 """
 
 from __future__ import annotations
