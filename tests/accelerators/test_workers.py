@@ -74,10 +74,10 @@ def together(threads: int) -> None:
     assert len(set(where.values())) == threads and where[0] == threading.get_ident()
 
 
-def alone(threads: int, until: int = 0) -> None:
+def alone(threads: int) -> None:
     """All parts in turn, on the calling thread."""
     done: list[tuple[int, int]] = []
-    in_parallel(lambda part, parts: done.append((part, threading.get_ident())), threads, until)
+    in_parallel(lambda part, parts: done.append((part, threading.get_ident())), threads)
     assert done == [(part, threading.get_ident()) for part in range(threads)]
 
 
@@ -168,8 +168,14 @@ def test_after_a_stall_the_caller_works_alone_for_a_while() -> None:
 
     in_parallel(stalled, 2)
     assert alone_until().value > 0
-    for threads in (2, 3):
-        alone(threads, 2**63 - 1)
+    where: list[int] = []
+
+    def work(part: int, _: int) -> None:
+        where.append(threading.get_ident())
+        time.sleep(0.05 * (part == 0))  # time for workers to take the others
+
+    in_parallel(work, 3, 2**63 - 1)
+    assert where == [threading.get_ident()] * 3
     together(3)  # at another time
 
 

@@ -53,5 +53,7 @@ def is_own(thing: Any) -> bool:
     """Whether a function, or the class of an object, is xbp's."""
     if isinstance(thing, Mean):
         return thing.function is None or is_own(thing.function)
+    if isinstance(thing, property):
+        return is_own(thing.fget)
     home = getattr(thing if hasattr(thing, "__name__") else type(thing), "__module__", None)
     return str(home).startswith("xbp.")

@@ -177,6 +177,21 @@ def note(
     return call
 
 
+def call(function: Callable[[], object], read: Iterable[Real], written: Iterable[Real]) -> None:
+    """Call a function of numpy, and note the call if this thread records.
+
+    Parameters
+    ----------
+    function : callable
+        Such as a `functools.partial` of a function with its result's memory, ``out``.
+    read, written : arrays
+        All memory that it reads and writes; nothing from before the recording may be written.
+    """
+    function()
+    if RECORDING.tape is not None:
+        RECORDING.tape.add(function, read, written)
+
+
 def copied(found: Real, array: Real) -> Real:
     """`found`, a copy of `array` or the array itself; a copy is made anew in each replay."""
     tape = RECORDING.tape
