@@ -191,6 +191,8 @@ class Concatenate(Layer):
     ([[1.0, 2.0, 3.0]], [[[1.0, 2.0]], [[3.0]]])
     """
 
+    complex_gradients = True
+
     def __init__(self, axis: int = 1) -> None:
         if not isinstance(axis, int) or isinstance(axis, bool) or axis == 0:
             msg = f"axis must be an integer, and not 0, along which samples lie; got {axis!r}"

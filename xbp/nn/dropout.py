@@ -40,6 +40,8 @@ class Dropout(Layer):
     True
     """
 
+    complex_gradients = True
+
     def __init__(self, p: float = 0.5) -> None:
         self.p = number("p", p, least=0, most=1)
 

@@ -7,7 +7,7 @@ the closure frees the memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xbp.arguments import described
@@ -176,20 +176,38 @@ class Layer:
 
     namespace = check_input  # its earlier name
 
-    def check_gradient(self, xp: Namespace, dy: Array, shape: tuple[int, ...]) -> None:
+    complex_gradients = False
+    """Whether the backward is right for complex numbers, too.
+
+    It is where each entry of y is a sum of entries of x with real factors. Then ∂L/∂x has the same
+    factors, with ∂L/∂z = ∂L/∂(Re z) + i ∂L/∂(Im z), as in PyTorch. Any other formula would need the
+    conjugates of its factors."""
+
+    def check_gradient(
+        self, xp: Namespace, dy: Array, shape: tuple[int, ...], *, chained: Sequence[Layer] = ()
+    ) -> None:
         """Refuse a ∂L/∂y of another library than `xp`, or of another shape than the output.
 
         The first line of a backward: most formulas would broadcast another shape, or fail with the
         array library's message. `CheckedBackward` has checked the device already.
+
+        Parameters
+        ----------
+        xp : Namespace
+        dy : array
+        shape : tuple of int
+            The output's.
+        chained : sequence of Layer, optional
+            All layers of the same backward, of which this one is the last.
 
         Raises
         ------
         BackendError
             Another library.
         InputError
-            Another shape, or no array.
+            Another shape, no array, or complex numbers, unless `complex_gradients`.
         """
-        if type(dy) is HostArray and xp is HOST and dy.shape == shape:
+        if type(dy) is HostArray and xp is HOST and dy.shape == shape and dy.dtype.kind == "f":
             return
         if getattr(dy, "shape", None) != shape:
             msg = (
@@ -203,6 +221,11 @@ class Layer:
                 f"{whereabouts(xp.empty(0))}; move the gradient with xbp.asarray(…)"
             )
             raise BackendError(msg)
+        kind = getattr(dy.dtype, "kind", None)  # that of numpy's and CuPy's dtypes
+        if kind == "c" or (kind is None and "complex" in str(dy.dtype)):
+            for layer in chained or (self,):
+                if not layer.complex_gradients:
+                    raise _only_real(layer)
 
     def checked(self, xp: Namespace, shape: tuple[int, ...], backward: Backward) -> Backward:
         """`backward`, preceded by `check_gradient`."""
@@ -400,6 +423,15 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options()})"
+
+
+def _only_real(layer: Layer) -> InputError:
+    """The error for complex numbers in a backward of real ones."""
+    return InputError(
+        f"{shown(layer)} has no backward for complex numbers; only layers that move, add or "
+        "average entries have one, such as Flatten and AvgPool2d: give real and imaginary parts as "
+        "features of their own"
+    )
 
 
 PARTS: tuple[type[Layer | Parameter], ...] = (Parameter, Layer)

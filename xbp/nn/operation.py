@@ -225,7 +225,8 @@ class OperationChain:
         """The result of the layers' forwards, one after the other."""
         xp, arrays, takes = self._lent(x, training)
         y, gradients = chain(x, self.operations[training], arrays)
-        check = partial(self.layers[-1].check_gradient, xp, shape=y.shape)
+        last = self.layers[-1]
+        check = partial(last.check_gradient, xp, shape=y.shape, chained=self.layers)
         return y, TwoPartBackward(gradients, *takes, check=check)
 
     def infer(self, x: Array) -> Iterator[Array]:

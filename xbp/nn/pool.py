@@ -102,6 +102,8 @@ class AvgPool2d(_Pool):
     [[[[2.5]]]]
     """
 
+    complex_gradients = True
+
     primitive = average_pool
 
 
@@ -165,6 +167,8 @@ class AvgPool1d(_Pool):
     [[[1.5, 3.5]]]
     """
 
+    complex_gradients = True
+
     axes = 1
     primitive = average_pool1d
 
@@ -197,6 +201,8 @@ class AdaptiveAvgPool2d(OperationLayer):
     >>> nn.AdaptiveAvgPool2d((1, 3))(np.array([[[[1.0, 3.0, 5.0, 7.0, 9.0]]]])).tolist()
     [[[[2.0, 5.0, 8.0]]]]
     """
+
+    complex_gradients = True
 
     def __init__(self, output_size: int | tuple[int | None, int | None] | None) -> None:
         values = output_size if isinstance(output_size, tuple | list) else (output_size,) * 2

@@ -14,6 +14,8 @@ from xbp.nn.layer import Layer
 class Identity(Layer):
     """y = x, of any shape; for example one branch of `Parallel`."""
 
+    complex_gradients = True
+
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
     ) -> tuple[Array, Backward]:
@@ -41,6 +43,8 @@ class Reshape(Layer):
     >>> nn.Reshape(3, -1)(np.zeros((5, 12))).shape
     (5, 3, 4)
     """
+
+    complex_gradients = True
 
     def __init__(self, *shape: int) -> None:
         if shape.count(-1) > 1:
@@ -92,6 +96,8 @@ class Permute(Layer):
     >>> nn.Permute(0, 2, 1)(np.zeros((2, 3, 4))).shape
     (2, 4, 3)
     """
+
+    complex_gradients = True
 
     def __init__(self, *axes: int) -> None:
         axes = tuple(integer("an axis", axis, least=0) for axis in axes)

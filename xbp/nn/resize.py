@@ -56,6 +56,8 @@ class Upsample(OperationLayer):
     [[[[1.0, 1.25, 1.75, 2.0]]]]
     """
 
+    complex_gradients = True
+
     def __init__(
         self,
         size: int | tuple[int, int] | None = None,
@@ -130,6 +132,8 @@ class ZeroPad2d(OperationLayer):
     >>> nn.ZeroPad2d((1, 0, 0, 1))(np.array([[[[1.0, 2.0]]]])).tolist()
     [[[[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]]]
     """
+
+    complex_gradients = True
 
     def __init__(self, padding: int | tuple[int, int, int, int]) -> None:
         values = padding if isinstance(padding, tuple | list) else (padding,) * 4

@@ -28,6 +28,8 @@ class Flatten(OperationLayer):
     (2, 400)
     """
 
+    complex_gradients = True
+
     def operation(self) -> Operation:
         return Operation(flatten)
 
@@ -57,6 +59,8 @@ class LastTimeStep(Layer):
     >>> y.tolist(), backward(y).tolist()
     ([[2.0]], [[[0.0], [2.0]]])
     """
+
+    complex_gradients = True
 
     def forward(
         self, x: Array, *, training: bool = False, rng: Rng = None
