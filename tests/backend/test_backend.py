@@ -348,6 +348,34 @@ def test_a_gpu_that_does_not_exist_is_one_sentence_that_names_those_that_do(
     assert_one_sentence(str(caught.value), "'cupy'", repr(device), "0 to 1")
 
 
+def test_cupy_takes_the_memory_of_an_array_on_its_gpu(fake_cupy: types.SimpleNamespace) -> None:
+    class Theirs:
+        """An array of Numba's, say, on the first GPU."""
+
+        __cuda_array_interface__: ClassVar[dict[str, Any]] = {"shape": (2,)}
+
+    first, second = FakeDevice(0), FakeDevice(1)
+
+    class ndarray:  # noqa: N801 - CuPy's name
+        __module__ = "cupy"
+        dtype, device = np.dtype("float32"), first
+
+        def __init__(self, memory: Any) -> None:
+            self.memory = memory
+
+    def asarray(obj: Any, dtype: Any = None) -> Any:
+        assert FakeDevice.current == 0 or isinstance(obj, Theirs)
+        return obj if isinstance(obj, ndarray) else ndarray(obj)
+
+    fake_cupy.asarray, theirs = asarray, Theirs()
+    made = Backend("cupy", fake_cupy, first).asarray(theirs)
+    assert isinstance(made, ndarray) and made.memory is theirs
+    library = LIBRARIES["cupy"]
+    assert library.adopted(theirs, second) is None  # it lies on the first
+    assert library.adopted(np.ones(2), first) is None
+    assert LIBRARIES["numpy"].adopted(theirs, "cpu") is None
+
+
 def test_a_driver_without_a_gpu_is_one_sentence(fake_cupy: types.SimpleNamespace) -> None:
     fake_cupy.cuda.is_available = lambda: False
     assert_one_sentence(why_unavailable("cupy") or "", "no CUDA device", "nvidia-smi")

@@ -118,8 +118,9 @@ def asarray(obj: Any, *, dtype: Any = None) -> Array:
         Also an object with ``__array__``, a buffer, DLPack or ``__cuda_array_interface__``, such as
         a data frame or a memory map. Floats of fewer bits become float32; a tensor that requires a
         gradient is detached. On the CPU the result shares memory with arrays of numpy, PyTorch and
-        JAX, with buffers and with DLPack, if the dtype stays; PyTorch copies read-only ones. What
-        lies on another device is copied by way of the host, unless it is the library's own.
+        JAX, with buffers and with DLPack, if the dtype stays; PyTorch copies read-only ones. CuPy
+        shares the memory of any array on its GPU that has ``__cuda_array_interface__`` (PyTorch's,
+        Numba's; not yet run on a GPU). What lies on another device is copied by way of the host.
     dtype : str or dtype of any library, optional
         ``"float32"``, ``numpy.float32``, …; None keeps the dtype of `obj` (Python floats: float64).
 

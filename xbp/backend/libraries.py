@@ -94,6 +94,10 @@ class Library:
         """
         return array
 
+    def adopted(self, obj: Any, device: Any) -> Array | None:
+        """An array on the memory of `obj`, if that lies on the GPU `device`; else None."""
+        return None
+
     def to_numpy(self, array: Array) -> NDArray[Any]:
         return np.asarray(array)
 
@@ -201,6 +205,16 @@ class CuPy(Library):
     def place(self, xp: Namespace, array: NDArray[Any], device: Any) -> Array:
         with device:
             return xp.asarray(array)
+
+    def adopted(self, obj: Any, device: Any) -> Array | None:
+        # Not yet run on a GPU.
+        owner = library_of(obj)
+        obj = obj if owner is None else owner.plain(obj)  # without what PyTorch adds
+        if not hasattr(obj, "__cuda_array_interface__"):
+            return None
+        with device:
+            array = self.namespace().asarray(obj)
+        return array if array.device == device else None
 
     def to_numpy(self, array: Array) -> NDArray[Any]:
         with array.device:  # waits for its current stream

@@ -35,7 +35,10 @@ class Backend:
     def asarray(self, obj: Any, *, dtype: Any = None) -> Array:
         """`obj` as an array of this backend; see `xbp.asarray`."""
         library, name = LIBRARIES[self.name], None if dtype is None else dtype_name(dtype)
-        if self.xp is not np and library_of(obj) is library and obj.device == self.device:
+        own = self.xp is not np and library_of(obj) is library and obj.device == self.device
+        adopted = None if own else library.adopted(obj, self.device)
+        if own or adopted is not None:
+            obj = obj if own else adopted
             with library.on(self.device):
                 obj = library.plain(obj)
                 name = _target(obj, obj.dtype, name)
