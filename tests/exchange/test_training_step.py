@@ -16,7 +16,7 @@ ndonnx = pytest.importorskip("ndonnx")
 import xbp  # noqa: E402
 from xbp import nn, optim  # noqa: E402
 from xbp.errors import DataError, InputError  # noqa: E402
-from xbp.exchange import export_training_step, step, to_onnx  # noqa: E402
+from xbp.exchange import export_training_step, onnx_graph, step, to_onnx  # noqa: E402
 from xbp.exchange.survey import items  # noqa: E402
 
 ITEMS = {item.case: item for item in items()}
@@ -337,3 +337,14 @@ def test_without_onnxruntime_nothing_is_compared(
     optimizer = optim.SGD(model.parameters(), 0.1)
     exported = export_training_step(model, loss, optimizer, tmp_path / "step.onnx", x, y)
     assert exported.difference is None and (tmp_path / "step.onnx").exists()
+
+
+def test_two_outputs_may_be_one_array() -> None:
+    """One takes the place of the array's own name, the other stays a copy."""
+    make = onnx.helper.make_node
+    nodes = [make("Relu", ["x"], ["a"]), *(make("Identity", ["a"], [name]) for name in "yz")]
+    found = onnx_graph.with_outputs_named(nodes, {"y", "z"})
+    assert [(n.op_type, *n.input, *n.output) for n in found] == [
+        ("Relu", "x", "y"),
+        ("Identity", "y", "z"),
+    ]
