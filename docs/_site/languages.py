@@ -26,6 +26,7 @@ def fill(app: Any, name: str, source: list[str]) -> None:
     page = f"{name}.md"
     if page not in pages():
         return
+    app.env.note_dependency(str(english_of(page)))
     try:
         source[0] = filled(source[0], english_of(page).read_text(encoding="utf-8"))
     except ValueError as error:
