@@ -26,15 +26,16 @@ ABOUT = {  # the tests that use a file
     "passes": "update or parameters or scaled or average or step or conv",
     "activations": "activation or rectify or wide",
     "batch_norm": "batch_norm or running_statistics",
-    "layer_norm": "layer_norm",
+    "layer_norm": "layer_norm or group_norm",
     "softmax": "softmax or attention",
-    "embedding": "embedding or rows_that_share",
+    "embedding": "embedding or rows_that_share or rows_without",
     "cross_entropy": "entropy or label or infinity or overflow",
     "philox": "random_bits",
     "product": "matmul or affine or product or tile",
     "rows": "rows or gather or row",
     **dict.fromkeys(("recurrence", "recurrence_backward"), "recurrence"),
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "every_tile"),
+    **dict.fromkeys(("whole_forward", "whole_backward", "whole_weights"), "networks or division"),
 }
 TWINS = [("KH", "KW"), ("H", "W"), ("ROWS", "COLUMNS"), ("REACH_H", "REACH_W"), ("C", "O")]
 TWINS += [(f"{name}_H", f"{name}_W") for name in ("STRIDE", "PAD", "POOL", "PATCH")]
@@ -77,6 +78,7 @@ def main() -> int:
     kernels.TWINS[:] = TWINS
     folder = Path(launch.__file__).parent
     texts = {path.name: launch.source(path.name) for path in sorted(folder.glob("*.cu"))}
+    assert {Path(file).stem for file in texts} <= set(ABOUT)
     faults = [fault for file in texts for fault in kernels.kernel_faults(file, texts[file])]
     named = options.names or [""]
     faults = [fault for fault in faults if any(name in str(fault) for name in named)]
