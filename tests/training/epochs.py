@@ -25,6 +25,7 @@ CALLBACKS: dict[str, Callable[[Path], Any]] = {
     "ExponentialMovingAverage": lambda path: training.ExponentialMovingAverage(0.9),
     "LambdaCallback": lambda path: training.LambdaCallback(on_step_end=lambda t, s: t.current_loss),
     "LearningRateScheduler": lambda path: training.LearningRateScheduler(lambda epoch: 0.01),
+    "LiveCurve": lambda path: training.LiveCurve(),
     "MLflow": lambda path: training.MLflow(tracking_uri=f"sqlite:///{path}/mlflow.db"),
     "ModelCheckpoint": lambda path: training.ModelCheckpoint(path / "best.safetensors", "loss"),
     "ProgressBar": lambda path: training.ProgressBar(),

@@ -302,7 +302,7 @@ def test_a_recording_keeps_its_memory_and_takes_no_more() -> None:
     taken: list[int] = []
 
     def look(trainer: xbp.Trainer, step: int) -> None:
-        if step % 50 == 49:  # not where results of 50 steps have just come
+        if step % 400 == 399:  # seldom, as a collection takes long in a process of many tests
             gc.collect()
             taken.append(tracemalloc.get_traced_memory()[0])
 
@@ -311,8 +311,8 @@ def test_a_recording_keeps_its_memory_and_takes_no_more() -> None:
         trainer.fit(x, y, epochs=4, batch_size=4, callbacks=[LambdaCallback(on_step_end=look)])
     finally:
         tracemalloc.stop()
-    assert len(taken) == 4 * 16
-    assert max(taken[3:]) - taken[2] < 100_000  # numbers of losses, 40 bytes each
+    assert len(taken) == 4 * 2
+    assert max(taken[2:]) - taken[1] < 100_000  # numbers of losses, 40 bytes each
     trainer._stepper = None
 
 
