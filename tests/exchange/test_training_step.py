@@ -306,7 +306,10 @@ def reading(prediction: Any, target: Any) -> Any:
         ({"x": np.float32(1)}, "x must be a batch"),
         ({"y": normal(3, 2)}, "targets|shape"),
         ({"rng": -1}, "rng must be an integer of at least 0"),
-        ({"model": ThroughAView()}, "after 3 steps of this Sequential the [mv] differs by .* nothing"),
+        (
+            {"model": ThroughAView()},
+            "after 3 steps of this Sequential the [mv] differs by .* nothing",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
