@@ -164,7 +164,7 @@ class ShiftedCrop(Augmentation):
 
     def images(self, xp: Namespace, x: Array, stream: RandomStream) -> Array:
         (n, c, height, width), p = x.shape, self.padding
-        x = _padded(xp, _padded(xp, x, 2, p, self.mode), 3, p, self.mode)
+        x = padded(xp, padded(xp, x, 2, p, self.mode), 3, p, self.mode)
         here = {"dtype": xp.int64, "device": x.device}
         down, right = (_below(stream, n, 2 * p + 1, x) for _ in range(2))
         rows = xp.arange(height, **here)[None, :] + down[:, None]
@@ -330,7 +330,7 @@ def _as_before(xp: Namespace, values: Array, x: Array) -> Array:
     return xp.astype(xp.minimum(xp.round(values), 255.0), x.dtype)
 
 
-def _padded(xp: Namespace, x: Array, axis: int, padding: int, mode: str) -> Array:
+def padded(xp: Namespace, x: Array, axis: int, padding: int, mode: str) -> Array:
     """`x` with `padding` more rows or columns on both sides."""
     length = x.shape[axis]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from xbp.arguments import described, integer
 from xbp.backend import Array, array_namespace
+from xbp.data.augment import padded
 from xbp.errors import InputError
 from xbp.nested import first_of, tree_map
 
@@ -68,21 +69,12 @@ def moved(x: Array, shift: int) -> Array:
     ``moved(x, s)[..., i, j]`` is ``x[..., i + s, j + s]``, where an index beyond the border is
     reflected at the outermost pixel.
     """
-    xp = array_namespace(x)
-    size = abs(shift)
+    xp, size = array_namespace(x), abs(shift)
+    height, width = x.shape[2:]
     for axis in (2, 3):
-        end = x.shape[axis]
-
-        def part(first: int, last: int, axis: int = axis) -> Any:
-            return (slice(None),) * axis + (slice(first, last), ...)
-
-        if shift > 0:
-            border = xp.flip(x[part(end - 1 - size, end - 1)], axis=axis)
-            x = xp.concat([x[part(size, end)], border], axis=axis)
-        else:
-            border = xp.flip(x[part(1, size + 1)], axis=axis)
-            x = xp.concat([border, x[part(0, end - size)]], axis=axis)
-    return x
+        x = padded(xp, x, axis, size, "reflect")
+    first = size + shift
+    return x[:, :, first : first + height, first : first + width]
 
 
 def _check(x: Any, shift: int) -> None:
