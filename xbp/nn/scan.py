@@ -286,7 +286,7 @@ class Recurrent(Layer):
         """One direction of one layer: x (T, N, in) → h (T, N, hidden_size) and the last states."""
         (W_ih, W_hh, b_ih, b_hh), adders = zip(
             *(
-                lent(getattr(self, f"{name}_{suffix}", None))
+                lent(vars(self).get(f"{name}_{suffix}"))
                 for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ),
             strict=True,
