@@ -19,6 +19,10 @@ class UnknownNameError(InputError, KeyError):
     __str__ = Exception.__str__  # KeyError's would quote the sentence
 
 
+class UnknownIndexError(InputError, IndexError):
+    """An index is out of range."""
+
+
 class DataError(InputError):
     """A file is missing, malformed, or does not fit its companions."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from xbp.arguments import described
 from xbp.backend import Array, array_namespace, check_beside
-from xbp.errors import InputError
+from xbp.errors import InputError, UnknownNameError
 from xbp.nn.backward import (
     Backward,
     Rng,
@@ -160,6 +160,23 @@ class Parallel(Layer):
 
     def __len__(self) -> int:
         return len(self.branches)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.branches.values())
+
+    def __getitem__(self, name: str | int) -> Layer:
+        """A branch by its name; the i-th of those without a name has the name ``"i"``.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no branch of this name.
+        """
+        try:
+            return self.branches[str(name)]
+        except KeyError:
+            msg = f"there is no branch {name!r}; there are {', '.join(self.branches)}"
+            raise UnknownNameError(msg) from None
 
     def __repr__(self) -> str:
         return _with_children(self)

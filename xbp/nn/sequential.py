@@ -7,8 +7,9 @@ from itertools import groupby
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
+from xbp.arguments import described
 from xbp.backend import Array
-from xbp.errors import InputError
+from xbp.errors import InputError, UnknownIndexError
 from xbp.nn.backward import (
     Backward,
     Rng,
@@ -108,10 +109,26 @@ class Sequential(Layer):
         return iter(self.layers)
 
     def __getitem__(self, index: int | slice) -> Layer:
-        """A layer, or for a slice a Sequential of the same layers, with shared parameters."""
-        if isinstance(index, slice):
-            return Sequential(*self.layers[index])
-        return self.layers[index]
+        """A layer, or for a slice a Sequential of the same layers, with shared parameters.
+
+        Raises
+        ------
+        UnknownIndexError
+            There is no layer of this index.
+        InputError
+            `index` is neither an integer nor a slice of integers.
+        """
+        name, n = type(self).__name__, len(self.layers)
+        try:
+            found = self.layers[index]
+        except IndexError:
+            msg = f"there is no layer {index}: {name} has {n or 'none'}"
+            msg += f", 0 to {n - 1}, or from the end -1 to -{n}" if n else ""
+            raise UnknownIndexError(msg) from None
+        except TypeError:
+            msg = f"{name} is indexed by an integer or a slice of integers, got {described(index)}"
+            raise InputError(msg) from None
+        return Sequential(*found) if isinstance(found, tuple) else found
 
     def __repr__(self) -> str:
         lines = [f"  ({name}): {layer!r}".replace("\n", "\n  ") for name, layer in self.children()]

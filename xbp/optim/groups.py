@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from xbp.arguments import described
-from xbp.errors import InputError
+from xbp.errors import InputError, UnknownNameError
 from xbp.nn.layer import Layer
 from xbp.nn.norm import LayerNorm
 from xbp.nn.parameter import Parameter
@@ -83,8 +83,11 @@ class Group(MutableMapping[str, Any]):
         if name == "params":
             everyone = self._optimizer.parameters
             return everyone if self._kept is None else [everyone[i] for i in self._kept.indices]
-        if name not in arguments_of(self._source._kind):
-            raise KeyError(name)
+        kind = self._source._kind
+        if name not in arguments_of(kind):
+            known = ", ".join(["params", *arguments_of(kind)])
+            msg = f"a parameter group of {kind.__name__} has no {name!r}; it has {known}"
+            raise UnknownNameError(msg)
         return vars(self._source)[attribute(name)]
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -99,7 +102,8 @@ class Group(MutableMapping[str, Any]):
     def __delitem__(self, name: str) -> None:
         """Return to the optimizer's value."""
         if self._kept is None or attribute(name) not in self._kept.own:
-            raise KeyError(name)
+            msg = f"{name!r} is not set for this group, which has the optimizer's"
+            raise UnknownNameError(msg)
         del self._kept.own[attribute(name)]
 
     def __iter__(self) -> Iterator[str]:
