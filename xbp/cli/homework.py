@@ -11,6 +11,7 @@ from xbp.arguments import positive
 from xbp.cli.files import prepare_file
 from xbp.homework import as_json, as_junit, as_text, check_apart
 from xbp.homework.folder import write_folder
+from xbp.homework.source import given, installed
 from xbp.homework.table import EXERCISES
 from xbp.training.files import write_text
 
@@ -22,6 +23,15 @@ Only = Annotated[
     typer.Option(
         metavar="NAME",
         help=f"One of {', '.join(EXERCISES)}; may be given several times. By default all.",
+    ),
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--xbp",
+        metavar="SOURCE",
+        help="Where students and the workflow install xbp from: git+https://…, or a wheel for any "
+        "system, which is copied into DIR. By default where this installation is from.",
     ),
 ]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Students' Python files.")]
@@ -45,12 +55,15 @@ def homework() -> None:
 
 
 @app.command()
-def new(folder: NewFolder, exercise: Only = None) -> None:
+def new(folder: NewFolder, exercise: Only = None, source: From = None) -> None:
     """Write a folder of exercises: layers, losses and an optimizer to be completed, a page about
     them, and a workflow that checks every push.
     """
-    for path in write_folder(folder, exercise or ()):
+    found = installed() if source is None else given(source)
+    for path in write_folder(folder, exercise or (), found):
         typer.echo(f"wrote {path}")
+    if found.note:
+        typer.echo(found.note)
 
 
 @app.command()

@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xbp.errors import DataError, InputError
+from xbp.homework.source import Source, installed
 from xbp.homework.table import EXERCISES
 from xbp.training.files import write_text
 
 README = """# Homework
 
-Each file has a class to be completed. Replace every TODO, then check what you wrote. It needs
-`pip install xbackprop array-api-strict`; as long as xbackprop is not published, give pip the folder
-of its checkout in place of the name, here and in the workflow:
+Each file has a class to be completed. In this folder, once:
+
+    python -m pip install "{xbp}" array-api-strict
+
+Replace every TODO, then check what you wrote:
 
     xbp homework check {files}
 
@@ -39,7 +42,7 @@ jobs:
       - uses: actions/setup-python@v5
         with:
           python-version: "3.12"
-      - run: python -m pip install xbackprop array-api-strict
+      - run: python -m pip install "{xbp}" array-api-strict
       - run: xbp homework check {files} --json homework.json --junit homework.xml
       - if: always()
         uses: actions/upload-artifact@v4
@@ -49,8 +52,12 @@ jobs:
 """
 
 
-def write_folder(folder: Path, names: Iterable[str] = ()) -> list[Path]:
+def write_folder(
+    folder: Path, names: Iterable[str] = (), source: Source | None = None
+) -> list[Path]:
     """Write the files of some exercises, by default of all.
+
+    Students and the workflow install xbp from `source`, by default that of this installation.
 
     Raises
     ------
@@ -68,8 +75,10 @@ def write_folder(folder: Path, names: Iterable[str] = ()) -> list[Path]:
     files = " ".join(f"{name}.py" for name in names)
     rows = "\n".join(f"| `{it.name}.py` | `{it.wanted}` | {it.task} |" for it in chosen)
     texts = {f"{exercise.name}.py": exercise.text() for exercise in chosen}
-    texts["README.md"] = README.format(files=files, rows=rows)
-    texts[".github/workflows/homework.yml"] = WORKFLOW.format(files=files)
+    source = source or installed()
+    texts["README.md"] = README.format(files=files, rows=rows, xbp=source.requirement)
+    workflow = WORKFLOW.format(files=files, xbp=source.requirement)
+    texts[".github/workflows/homework.yml"] = workflow
     there = [name for name in texts if (folder / name).exists()]
     if there:
         msg = f"{folder / there[0]} is there already; give a new folder"
@@ -77,4 +86,5 @@ def write_folder(folder: Path, names: Iterable[str] = ()) -> list[Path]:
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / name, text)
-    return [folder / name for name in texts]
+    wheels = source.copied(folder)
+    return [*(folder / name for name in texts), *wheels]

@@ -60,10 +60,10 @@ static int NAME(run_update)(NAME(update) u, const void *list, int number, int th
             of[k] = array_of(u.arrays[k * u.count + i], u.l, number, k < changed ? PLAIN | IS_WRITEABLE : PLAIN);
             if (!of[k] || !of_one_shape(of[0], of[k])) return 1;
             const int64_t bytes = entries_of(of[0]) * sizeof(real);
+            if (k == 0) total += entries_of(of[0]);
             for (int64_t other = 0; other < k && other < changed; other++)
                 if (overlap(of[other]->data, of[k]->data, bytes)) return 1;
         }
-        total += entries_of(of[0]);
     }
     in_parallel(NAME(update_part), &u, total < 32768 ? 1 : threads);
     return 0;
