@@ -267,7 +267,10 @@ class Campaign:
         self.tell(f"{len(indices)} tests to be watched")
         seen = self.suite.watch(indices, self.options.jobs, self.tell_now_and_then)
         self.orders = Orders(seen, [item.nodeid for item in self.suite.items])
-        self.failing += [self.suite.items[i].nodeid for i, what in seen.items() if not what.passed]
+        failing = [self.suite.items[i].nodeid for i, what in seen.items() if not what.passed]
+        if failing:  # such tests are of no use; better stop now than read it at the end
+            self.tell(f"{len(failing)} tests fail, though nothing is broken, such as {failing[0]}")
+        self.failing += failing
 
     def attempts(self, faults: Sequence[Fault | KernelFault]) -> None:
         left = Counter(fault.module for fault in faults)

@@ -220,6 +220,11 @@ class Exchangeable:
         value = getattr(self._library, name)  # an AttributeError if there is none
         if name.startswith("_"):
             return value
+        return self[name]
+
+    def __getitem__(self, name: str) -> Any:
+        """Like ctypes, a new object with types of its own, and an AttributeError without one."""
+        getattr(self._library, name)
         return Function(self._switch, self._library, name)
 
 

@@ -42,6 +42,7 @@ from mutation.modules import (
     sources,
 )
 from mutation.suite import processes, without_torch
+from xbp.accelerators.cpu import native
 
 ROOT = Path(__file__).parents[2]
 
@@ -310,6 +311,40 @@ def test_faults_of_c_are_in_its_code_only() -> None:
         f"dot.c, sign: `+=` as `-=` in `{term}`",
         f"dot.c, dropped: `+=` as `=` in `{term}`",
     } <= texts
+
+
+WITHOUT_FAULT = """
+import importlib, sys
+from mutation.suite import Suite
+
+failing = ["no test was run"]
+
+def run(suite):
+    global failing
+    importlib.import_module("xbp.accelerators").registered()
+    seen = [suite.watched(index) for index in range(len(suite.items))]
+    failing = [item.nodeid for item, what in zip(suite.items, seen) if not what.passed]
+    if not any(what.kernels for what in seen):
+        failing.append("no test called a kernel")
+
+Suite(["tests/accelerators/test_updates.py"], run)
+sys.exit("\\n".join(failing) or 0)
+"""
+
+
+@pytest.mark.skipif(native.library() is None, reason="the kernels are not built here")
+def test_tests_of_kernels_pass_where_kernels_can_be_exchanged() -> None:
+    """A test that fails without a fault catches none."""
+    paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "tests"))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FAULT],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
