@@ -4,29 +4,53 @@ It lies below the primitives: a reference asks here for a rival, and imports non
 offers a module for an array library, which is imported when the first array of that library meets a
 primitive, or registers functions for a type of arrays.
 
-``XBP_ACCELERATE=0`` in the environment, or `disabled`, leaves everything to the references.
+``XBP_ACCELERATE=0`` in the environment, or `disabled`, leaves everything to the references. `using`
+replaces some primitives in one context, whatever arrays they are given.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 Function = Callable[..., Any]
 
 _allowed = os.environ.get("XBP_ACCELERATE", "1") != "0"
 _disabling: list[object] = []  # one entry for each open block of `disabled`, in all threads
+_open: list[object] = []  # the same, with the blocks of `using`: without any, `find` asks no further
 _offers: dict[str, str] = {}  # array library to the module of its accelerators
 _tables: dict[type, dict[str, Function]] = {}  # array type to {primitive: accelerator}
 
 
+class Arithmetic(NamedTuple):
+    """How products are computed where it is not in the dtype of the arrays."""
+
+    name: str
+    """The format of the factors."""
+    functions: Mapping[str, Function | None]
+    """What stands in for primitives, by their names; None for the reference."""
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the factors have been rounded, and nothing stands in any more."""
+        return not self.functions
+
+
+_arithmetic: ContextVar[Arithmetic | None] = ContextVar("xbp_arithmetic", default=None)
+
+
 def find(name: str, kind: type) -> Function | None:
-    """The accelerator of the primitive `name` for arrays of type `kind`, or None."""
-    if _disabling or not _allowed:
-        return None
+    """What computes the primitive `name` for arrays of type `kind`; None for the reference."""
+    if _open or not _allowed:
+        arithmetic = _arithmetic.get()
+        if arithmetic is not None and name in arithmetic.functions:
+            return arithmetic.functions[name]
+        if _disabling or not _allowed:
+            return None
     table = _tables.get(kind)
     if table is None:
         table = _tables[kind] = offered(kind)
@@ -90,7 +114,27 @@ def disabled() -> Iterator[None]:
     """
     block = object()
     _disabling.append(block)
+    _open.append(block)
     try:
         yield
     finally:
+        _open.remove(block)
         _disabling.remove(block)
+
+
+@contextmanager
+def using(arithmetic: Arithmetic | None) -> Iterator[None]:
+    """Within the block, in this context alone (`contextvars`), products are computed so."""
+    block, before = object(), _arithmetic.get()
+    _open.append(block)
+    _arithmetic.set(arithmetic)
+    try:
+        yield
+    finally:
+        _arithmetic.set(before)
+        _open.remove(block)
+
+
+def arithmetic() -> Arithmetic | None:
+    """The innermost open block's of `using`; None for that of the arrays."""
+    return _arithmetic.get() if _open else None

@@ -17,7 +17,7 @@ from xbp.nn.positions import LearnedPositions
 from xbp.optim.adam import AdamW
 from xbp.optim.groups import held_by, nonempty, parameters_of
 from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
-from xbp.primitives import matmul
+from xbp.primitives import matmul, precision
 from xbp.primitives.updates import Scalar, add_scaled, average
 
 
@@ -141,9 +141,10 @@ def orthogonalized(
     tall = g.shape[0] > g.shape[1]
     x = g.T if tall else g  # x xᵀ is the smaller product
     x = x / xp.maximum(xp.sqrt(xp.sum(x * x)), eps)
-    for _ in range(steps):
-        square = matmul(x, x.T)
-        x = a * x + matmul(b * square + c * matmul(square, square), x)
+    with precision("float32"):  # also within a block of reduced precision
+        for _ in range(steps):
+            square = matmul(x, x.T)
+            x = a * x + matmul(b * square + c * matmul(square, square), x)
     return x.T if tall else x
 
 

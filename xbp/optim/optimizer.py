@@ -315,8 +315,7 @@ class Optimizer:
             p, t = parameter.data, self.counts[index] + 1
             self.counts[index] = t
             if not self.state[index]:
-                with on_device_of(p):
-                    self.state[index] = self.start(array_namespace(p), p)
+                self._begin_state(index)
             kind = (t, type(p), p.dtype, p.device)
             for other, those in alike:
                 if kind == other:
@@ -332,6 +331,18 @@ class Optimizer:
                     self._update(together, *own)
             for index in those:
                 self.parameters[index].changed()
+
+    def begin_states(self) -> None:
+        """Make the arrays, as the next step would, of all parameters with a gradient and none."""
+        for rule, indices in self.rules():
+            for index in indices:
+                if self.parameters[index].grad is not None and not self.state[index]:
+                    rule._begin_state(index)
+
+    def _begin_state(self, index: int) -> None:
+        p = self.parameters[index].data
+        with on_device_of(p):
+            self.state[index] = self.start(array_namespace(p), p)
 
     def all_coefficients(self, lr: float, t: int) -> Coefficients:
         """The factor of decoupled weight decay, and the `coefficients` of the rule."""

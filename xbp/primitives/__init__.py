@@ -29,7 +29,14 @@ from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.recurrence import recurrence
+from xbp.primitives.reduced import (
+    PRECISIONS,
+    check_precision,
+    current_precision,
+    precision,
+)
 from xbp.primitives.resampling import adaptive_average_pool, upsample
+from xbp.primitives.rounding import FORMATS, round_to
 from xbp.primitives.rows import append_row, gather, take_row
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
 from xbp.primitives.softmax import softmax
@@ -44,6 +51,8 @@ from xbp.primitives.updates import (
 )
 
 __all__ = [
+    "FORMATS",
+    "PRECISIONS",
     "accumulate",
     "adaptive_average_pool",
     "adaptive_step",
@@ -58,10 +67,12 @@ __all__ = [
     "batch_normalize",
     "bincount",
     "chain",
+    "check_precision",
     "convolve",
     "convolve1d",
     "convolve_transposed",
     "cross_entropy",
+    "current_precision",
     "embedding",
     "erf",
     "erfc",
@@ -78,10 +89,12 @@ __all__ = [
     "output_size",
     "pad2d",
     "philox4x32",
+    "precision",
     "random_bits",
     "rectify",
     "recurrence",
     "rescale",
+    "round_to",
     "scatter_add",
     "sigmoid",
     "silu",

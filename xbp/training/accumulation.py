@@ -65,6 +65,8 @@ def accumulated(
         if share.hopeless(value):
             return whole, value, False
         sums = (value, weight) if sums is None else (sums[0] + value, _sum(sums[1], weight))
+        if pieces.scaling is not None:
+            gradient = pieces.scaling.scaled(gradient)
         for_parameters(backward)(gradient)
     assert sums is not None
     return whole, share.reduce(pieces.optimizer.parameters, *sums), True

@@ -56,6 +56,8 @@ class Fingerprint:
         }
         if part:  # a key that older files do not have, as the following
             self.options["the batch_size that is accumulated"] = part
+        if pieces.precision != "float32":
+            self.options["the precision"] = pieces.precision
         if data.drop_last:
             self.options["drop_last"] = True
         if pieces.augment is not None:

@@ -58,7 +58,9 @@ class Frozen:
             found += (indices.start, indices.stop, type(rule))
         trainer = self.trainer
         found += (trainer.model, trainer.loss, trainer.augment, *trainer.state.stream.key)
-        found.append(enabled())
+        found += (enabled(), trainer.precision)
+        if trainer.scaling is not None:
+            found += trainer.scaling.arrays()
         found += map(_DATA, self.parameters)
         found += map(_TRAINABLE, self.parameters)
         found += chain.from_iterable(map(dict.values, self.optimizer.state))

@@ -21,7 +21,7 @@ def lent(graph: Graph, steps: Any, recording: Any) -> Iterator[None]:
     ----------
     graph : Graph
     steps : Recordings
-        Their data, rows, parameters, and the optimizer's state.
+        Their data, rows, parameters, the optimizer's state, and that of a scaled loss.
     recording : Recording
         Its rows of results.
     """
@@ -30,11 +30,13 @@ def lent(graph: Graph, steps: Any, recording: Any) -> Iterator[None]:
         return
     rows, optimizer, lend, back = steps.rows, steps.optimizer, graph.lend, graph.take_back
     before = [(parameter, parameter.data) for parameter in steps.frozen.parameters]
-    data = steps.data
+    data, scaling = steps.data, steps.trainer.scaling
 
     def exchange(function: Any) -> None:
         for name in ("order", "slot", "places"):
             setattr(rows, name, function(getattr(rows, name)))
+        if scaling is not None:
+            scaling.scale, scaling.good = map(function, (scaling.scale, scaling.good))
         for held in (rows.coefficients, recording.rows, *optimizer.state):
             held.update({name: function(array) for name, array in held.items()})
 

@@ -71,6 +71,8 @@ class Recordings:
     def __init__(self, trainer: Training, given: Pair, data: Pair, on_host: bool = False) -> None:
         self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
         self.arguments = _arguments(trainer)
+        if trainer.scaling is not None:
+            trainer.scaling.place(data[0])
         self.batch_size, self.given, self.data = trainer.batch_size, given, data
         self.xp = array_namespace(data[0])
         self.optimizer = trainer.optimizer
@@ -170,6 +172,11 @@ class Recordings:
             self.used = recording
         return recording
 
+    def scaling(self) -> tuple[Array, ...]:
+        """The arrays of a scaled loss."""
+        scaling = self.trainer.scaling
+        return () if scaling is None else scaling.arrays()
+
     def captured(self, metric: Metric) -> bool:
         """Whether a captured step computes what the metric needs, for `flush` to pass on later."""
         known = type(metric).update in (Mean.update, CountingMetric.update)
@@ -242,7 +249,7 @@ class Recording:
     def warm_up(self) -> None:
         """Make an eager step with coefficients on the device, and note the values that it froze."""
         frozen = self.steps.frozen
-        with frozen.undone_on_error(self.steps.rows.slot):
+        with frozen.undone_on_error(self.steps.rows.slot, *self.steps.scaling()):
             self.graph.warm_up(self.run)
             self.frozen = frozen.values()
         self.phase = Phase.RECORD
@@ -256,7 +263,7 @@ class Recording:
             The step changes a value that would be frozen.
         """
         frozen, optimizer = self.steps.frozen, self.steps.optimizer
-        with frozen.undone_on_error(self.steps.rows.slot):
+        with frozen.undone_on_error(self.steps.rows.slot, *self.steps.scaling()):
             steps, counts = optimizer.steps, list(optimizer.counts)
             self.graph.record(self.run)
             optimizer.steps, optimizer.counts = steps, counts
@@ -333,7 +340,7 @@ class Recording:
 def _arguments(trainer: Training) -> list[Any]:
     metrics = trainer.metrics.values()
     pieces = [trainer.model, trainer.loss, trainer.optimizer, trainer.augment]
-    return [*pieces, trainer.batch_size, trainer.part, *metrics]
+    return [*pieces, trainer.batch_size, trainer.part, trainer.precision, *metrics]
 
 
 def _observed(metric: Metric, prediction: Array, target: Array) -> Array:

@@ -13,6 +13,7 @@ from xbp.random import RandomStream
 from xbp.training.history import History
 from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.counting import Metric
+from xbp.training.scaling import LossScaling
 from xbp.training.share import Whole
 
 Pair = tuple[Array, Array]
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class Pieces(Protocol):
-    """What is trained, and how; a `Trainer` has these six."""
+    """What is trained, and how; a `Trainer` has these eight."""
 
     model: Layer
     loss: Any
@@ -30,6 +31,8 @@ class Pieces(Protocol):
     metrics: dict[str, Metric]
     augment: Callable[..., tuple[Array, Any]] | None
     share: Whole
+    precision: str
+    scaling: LossScaling | None
 
 
 class TrainingState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any, Protocol
 
 from xbp.backend import Array, out_of_memory
@@ -17,6 +18,7 @@ from xbp.training.diagnosis import batch_of
 from xbp.training.memory import step_too_large
 from xbp.training.metrics.counting import len_of
 from xbp.training.results import CheckedLoss
+from xbp.training.scaling import computing
 from xbp.training.state import Pair, Pieces
 
 
@@ -53,25 +55,30 @@ def update(
     share.draw(rng, 0, total)
     if pieces.augment is not None:
         x, y = pieces.augment(x, y, rng=rng)
-    if part and total > part:
-        prediction, value, finite = accumulated(pieces, loss, x, y, rng, part)
-        if not finite:
-            return prediction, value  # `fit` ends, and clears the gradients of earlier parts
-    else:
-        prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
-        value, gradient, weight = share.loss(loss, prediction, y)
-        if share.hopeless(value):
-            return prediction, value
-        for_parameters(backward)(gradient)
-        value = share.reduce(pieces.optimizer.parameters, value, weight)
+    optimizer, scaling = pieces.optimizer, pieces.scaling
+    with computing(pieces.precision):
+        if part and total > part:
+            prediction, value, finite = accumulated(pieces, loss, x, y, rng, part)
+            if not finite:
+                return prediction, value  # `fit` ends, and clears the gradients of earlier parts
+        else:
+            prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
+            value, gradient, weight = share.loss(loss, prediction, y)
+            if share.hopeless(value):
+                return prediction, value
+            if scaling is not None:
+                gradient = scaling.scaled(gradient)
+            for_parameters(backward)(gradient)
+            value = share.reduce(optimizer.parameters, value, weight)
     if share.spoiled(value):
-        pieces.optimizer.zero_grad()
+        optimizer.zero_grad()
         return prediction, value
-    if coefficients is None:
-        pieces.optimizer.step()
+    step = optimizer.step if coefficients is None else partial(optimizer.step, coefficients)
+    if scaling is None:
+        step()
     else:
-        pieces.optimizer.step(coefficients)
-    pieces.optimizer.zero_grad()
+        scaling.step(optimizer, step)
+    optimizer.zero_grad()
     return prediction, value
 
 

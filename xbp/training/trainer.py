@@ -32,6 +32,7 @@ from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.names import MetricLike, find_metrics
 from xbp.training.plan import Plan, facts, make_plan
 from xbp.training.results import CheckedLoss
+from xbp.training.scaling import scaling_for
 from xbp.training.share import share_of
 from xbp.training.state import Pair, Stateful, TrainingState
 from xbp.training.steps import Stepper, update
@@ -69,12 +70,16 @@ class Trainer(Stateful):
         the same methods with the same data; see the notes.
     compare_ranks : bool, default True
         Whether to compare the ranks' parameters and buffers after each epoch, by their hashes.
+    precision : {"float32", "tf32", "float16", "bfloat16"}, default "float32"
+        The format to which forward and backward round the factors of products, as `xbp.precision`
+        does; parameters, sums, updates, evaluation and prediction keep their dtype. In float16 the
+        loss is scaled by a factor that is searched during training; see the notes.
 
     Raises
     ------
     InputError
         A model, loss, optimizer or metric has the wrong type, or the optimizer has none of the
-        model's parameters.
+        model's parameters; there is no precision of that name.
 
     Warns
     -----
@@ -100,6 +105,12 @@ class Trainer(Stateful):
     classes are not captured yet.
 
     Run on a GPU with CuPy; not yet with PyTorch on CUDA.
+
+    In float16, the loss is multiplied by 2¹⁶ before the backward, and the gradients are divided by
+    it, as small ones would be rounded to 0. If a gradient is infinite or nan, the step changes
+    nothing, and the factor is halved; after 2,000 good steps in a row it is doubled. That is decided
+    on the device. An omitted step counts, for schedules and Adam's corrections, too, and running
+    statistics have moved. The factor is `loss_scale`, and part of a checkpoint.
 
     With several ranks, rank r of n computes the rows r, r + n, … of each batch, and one sum over
     all ranks a step makes gradients and loss those of the batch.
@@ -136,8 +147,11 @@ class Trainer(Stateful):
         capture: bool | None = None,
         group: str | Group | None = None,
         compare_ranks: bool = True,
+        precision: str = "float32",
     ) -> None:
         check_pieces(model, loss, optimizer)
+        self.scaling = scaling_for(precision)
+        self.precision = precision
         self.group = parallel.group(group)
         self.share = share_of(self.group)
         with self.share.quiet():
@@ -406,6 +420,11 @@ class Trainer(Stateful):
         self.state.loss = value
 
     @property
+    def loss_scale(self) -> float:
+        """The factor of the loss in the next backward, read from the device; 1 but in float16."""
+        return 1.0 if self.scaling is None else self.scaling.state()[0]
+
+    @property
     def run(self) -> Fingerprint | None:
         """An older name of `fingerprint`."""
         return self.fingerprint
@@ -429,6 +448,8 @@ class Trainer(Stateful):
         if loss.loss is not self.loss:
             loss = self._checked = CheckedLoss(self.loss)
         part = 0 if self.fingerprint is None else self.part  # a step by hand is whole
+        if self.scaling is not None:
+            self.scaling.place(self.optimizer.parameters[0].data)
         with on_device_of(x), self.share.entered(self.model, x, y) as (x, y):
             stream.advance(self.optimizer.steps)
             prediction, self.current_loss = update(self, loss, x, y, stream, part=part)

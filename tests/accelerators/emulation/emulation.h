@@ -24,6 +24,18 @@ using std::tanh;
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shared_memory")))
 
+static inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float __uint_as_float(unsigned bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 struct dim3 {
     unsigned x, y, z;
 };

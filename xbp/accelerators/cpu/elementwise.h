@@ -37,6 +37,29 @@ LOOP(add, to[i] = a[i] + b[i])
 LOOP(rectify, to[i] = a[i] <= 0 ? 0 : a[i]) /* nan stays nan */
 LOOP(rectify_backward, to[i] = a[i] <= 0 ? 0 : b[i])
 
+#if REAL_BYTES == 4
+/* The nearest number with so many bits of the mantissa less, ties to even; overflow is infinite. */
+INLINE float rounded(float x, int bits) {
+    uint32_t all, half = 1u << (bits - 1);
+    memcpy(&all, &x, 4);
+    const uint32_t even = all + half - 1 + (all >> bits & 1);
+    const uint32_t found = (all & 0x7fffffff) > 0x7f800000 ? all : even & ~(2 * half - 1); /* nan stays nan */
+    memcpy(&x, &found, 4);
+    return x;
+}
+
+/* Below 2⁻¹⁴ the numbers of float16 are multiples of 2⁻²⁴, as those of float32 are next to ½. */
+INLINE float rounded_to_float16(float x) {
+    const float size = fabsf(x), small = (size + 0.5f) - 0.5f, normal = rounded(size, 13);
+    const float large = normal > 65504 ? INFINITY : normal;
+    return copysignf(size < 0x1p-14f ? small : large, x);
+}
+
+LOOP(round_to_tf32, to[i] = rounded(a[i], 13))
+LOOP(round_to_float16, to[i] = rounded_to_float16(a[i]))
+LOOP(round_to_bfloat16, to[i] = rounded(a[i], 16))
+#endif
+
 /* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], in double
  * precision, and gradient = scale · (p - one-hot). Returns nan for a label out of range. */
 double NAME(cross_entropy)(const real *logits, const int64_t *labels, real *gradient, real scale, int64_t n,

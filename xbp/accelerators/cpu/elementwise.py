@@ -1,4 +1,4 @@
-"""Compiled passes over numpy arrays: sum, rectifier, cross-entropy."""
+"""Compiled passes over numpy arrays: sum, rectifier, rounding, cross-entropy."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ def add(x: Real, other: Real) -> Any:
 def rectify(x: Real) -> Any:
     """See `xbp.primitives.rectify`."""
     return entrywise("rectify", x, LEAST_FOR_THREADS, of_output=True)
+
+
+def round_to(x: Real, name: str) -> Any:
+    """See `xbp.primitives.round_to`; from float32, in the memory order of `x`."""
+    if x.dtype != np.float32:
+        return NotImplemented
+    order = dense_order(x)
+    if order is None or not x.flags.aligned:
+        x = replay.copied(np.array(x, order="C"), x)
+        order = tuple(range(x.ndim))
+    y = empty_in(order, x)
+    _call(f"round_to_{name}", y, x)
+    return y
 
 
 def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
@@ -122,4 +135,4 @@ def empty_in(order: tuple[int, ...], like: Real) -> Real:
     return aligned(tuple(shape), like.dtype).transpose(inverse(order))
 
 
-ACCELERATORS = (add, rectify, cross_entropy)
+ACCELERATORS = (add, rectify, round_to, cross_entropy)

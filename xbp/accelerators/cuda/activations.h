@@ -57,3 +57,29 @@ struct gelu_by_tanh {
         return (g + x * (g * (1 - g) * (TWICE * (1 + 3 * CUBIC * x * x)))) * d;
     }
 };
+
+/* Numbers of float32 rounded to other formats, ties to even; nan stays nan. */
+
+template <int BITS> struct shorter { /* so many bits of the mantissa less; overflow is infinite */
+    static constexpr bool KEEPS_Y = false;
+    static __device__ float of(float x) {
+        const unsigned all = __float_as_uint(x), even = all + (1u << (BITS - 1)) - 1 + (all >> BITS & 1);
+        return (all & 0x7fffffff) > 0x7f800000 ? x : __uint_as_float(even & ~((1u << BITS) - 1));
+    }
+    static __device__ float through(float, float d) { return d; }
+};
+
+struct round_to_tf32 : shorter<13> {};
+struct round_to_bfloat16 : shorter<16> {};
+
+struct round_to_float16 {
+    static constexpr bool KEEPS_Y = false;
+    static __device__ float of(float x) {
+        const float size = fabsf(x), normal = shorter<13>::of(size);
+        /* below 2^-14 multiples of 2^-24, as numbers of float32 are next to 1/2 */
+        const float small = (size + 0.5f) - 0.5f;
+        const float large = normal > 65504.0f ? __uint_as_float(0x7f800000) : normal;
+        return copysignf(size < 0x1p-14f ? small : large, x);
+    }
+    static __device__ float through(float, float d) { return d; }
+};

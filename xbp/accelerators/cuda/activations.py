@@ -1,4 +1,4 @@
-"""Sums, ReLU, tanh, the logistic function, SiLU, GELU: one pass forward and one backward."""
+"""Sums, ReLU, tanh, the logistic function, SiLU, GELU, rounding: one pass in each direction."""
 
 from __future__ import annotations
 
@@ -69,6 +69,19 @@ def gelu(x: Array, *, approximate: str = "none") -> Any:
     return _activate(kernel_of("gelu", approximate), x)
 
 
+def round_to(x: Array, name: str) -> Any:
+    """See `xbp.primitives.round_to`; from float32, in the memory order of `x`."""
+    if x.dtype.name != "float32" or not fits(x):
+        return NotImplemented
+    order = dense_order(x)
+    if order is None:
+        x, order = dense(x), tuple(range(x.ndim))
+    laid_out = x.transpose(order)
+    y = machine_of(x).empty(laid_out.shape, x.dtype)
+    _run("activate", f"round_to_{name}", y, laid_out)
+    return y.transpose(inverse(order))
+
+
 def kernel_of(name: str, approximate: str = "none") -> str:
     """The struct in activations.h of a primitive with its options."""
     if approximate != "none":
@@ -114,4 +127,4 @@ def _run(name: str, kernel: str, to: Array, x: Array, dy: Array | None = None) -
     machine.launch(("activations.cu", name), macros, grid, THREADS, task)
 
 
-ACCELERATORS = (add, rectify, tanh, logistic, sigmoid, silu, gelu)
+ACCELERATORS = (add, rectify, tanh, logistic, sigmoid, silu, gelu, round_to)

@@ -45,6 +45,7 @@ class Checkpoint:
         except InputError as error:
             self.file.refuse(f"is malformed: {error}")
         self.stopped = self.position.get("stopped")
+        self.scaling = self.section("scaling", dict, {})
         self.fingerprint = self.section("run", dict)
         self.callbacks = self.section("callbacks", list)
         self.counts = self.section("optimizer", dict)

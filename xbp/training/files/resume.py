@@ -77,6 +77,7 @@ def snapshot(trainer: Training) -> tuple[dict[str, Array], dict[str, Any]]:
         "optimizer": counts,
         "lr": None if callable(optimizer._lr) else optimizer.lr,
         **({"own_rates": own_rates} if own_rates else {}),
+        **({"scaling": trainer.scaling.state_dict()} if trainer.scaling else {}),
         "history": {"records": state.history.records, "seconds": state.history.seconds},
         "callbacks": callbacks,
     }
@@ -141,6 +142,8 @@ def restore(trainer: Training, checkpoint: Checkpoint) -> None:
         trainer.optimizer.load_state_dict(counts | part(arrays, "optimizer."))
         if checkpoint.lr is not None:
             trainer.optimizer.lr = checkpoint.lr
+        if trainer.scaling is not None:
+            trainer.scaling.load_state_dict(checkpoint.scaling)
         if checkpoint.own_rates:
             trainer.optimizer.set_own_rates(checkpoint.own_rates)
         if checkpoint.steps_done:
