@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 
 _allowed = os.environ.get("XBP_ACCELERATE", "1") != "0"
 _disabling: list[object] = []  # one entry for each open block of `disabled`, in all threads
-_open: list[object] = []  # the same, with the blocks of `using`: without any, `find` asks no further
+_open: list[object] = []  # the same, and those of `using`; without any, `find` asks no further
 _offers: dict[str, str] = {}  # array library to the module of its accelerators
 _tables: dict[type, dict[str, Function]] = {}  # array type to {primitive: accelerator}
 

@@ -106,7 +106,7 @@ WITH_PRODUCTS = [
 ]
 
 
-@pytest.mark.parametrize("layer, shape", WITH_PRODUCTS, ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize(("layer", "shape"), WITH_PRODUCTS, ids=lambda it: type(it).__name__)
 def test_no_product_has_other_factors(layer: nn.Layer, shape: Any, watched: str) -> None:
     x = np.random.default_rng(0).normal(size=shape).astype("f4")
     with xbp.precision(watched):
@@ -137,7 +137,7 @@ def test_layers_are_near_to_the_same_in_float64(case: Case, name: str) -> None:
 
 @pytest.mark.parametrize("backend", ["array_api_strict", "torch"])
 @pytest.mark.parametrize("name", REDUCED)
-@pytest.mark.parametrize("layer, shape", WITH_PRODUCTS, ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize(("layer", "shape"), WITH_PRODUCTS, ids=lambda it: type(it).__name__)
 def test_backends_agree(layer: nn.Layer, shape: Any, name: str, backend: str) -> None:
     """Up to another neighbour, as in `test_layers_are_near_to_the_same_in_float64`."""
     if reason := why_unavailable(backend):

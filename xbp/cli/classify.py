@@ -161,9 +161,8 @@ def perform(task: Task, options: Options, backend: Backend, group: Group | None)
         options.learning_rate, options.epochs * -(-task.count // options.batch_size)
     )
     optimizer = task.make_optimizer(task.model, schedule)
-    trainer = Trainer(
-        task.model, task.loss, optimizer, ("accuracy",), rng=options.seed, group=group
-    )
+    pieces = (task.model, task.loss, optimizer, ("accuracy",))
+    trainer = Trainer(*pieces, rng=options.seed, group=group, precision=options.precision)
 
     steps = StepCurve()
     # The trainer checks for infinite and nan values, and names the layer.

@@ -82,7 +82,8 @@ def train_language(text: Path, unit: str, steps: int, sizes: Sizes, options: Opt
     groups = optim.decay_groups(model, weight_decay=0.1)
     schedule = optim.OneCycleLR(options.learning_rate, steps, pct_start=0.05)
     optimizer = optim.AdamW(groups, schedule, betas=(0.9, 0.99))
-    trainer = Trainer(model, NextTokenLoss(), optimizer, rng=options.seed, group=group)
+    seed, precision = options.seed, options.precision
+    trainer = Trainer(model, NextTokenLoss(), optimizer, rng=seed, group=group, precision=precision)
 
     # One epoch, whose windows are drawn beforehand: so a run resumes within it.
     starts = generator(options.seed).integers(len(train), size=steps * options.batch_size)

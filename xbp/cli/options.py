@@ -11,6 +11,7 @@ import typer
 
 from xbp.arguments import choice, integer, number
 from xbp.cli.resume import notes_of, take_options
+from xbp.primitives import PRECISIONS
 from xbp.report import check_packages
 
 BackendName = Annotated[
@@ -41,6 +42,13 @@ Seed = Annotated[
     ),
 ]
 DType = Annotated[str, typer.Option(help="The type of all numbers: float32 or float64.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="The format of the factors of products in training: float32, tf32, bfloat16 or "
+        "float16. Sums, parameters and the test keep the type of all numbers."
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option(help="Use only the first training images; the test is on all.")
 ]
@@ -191,6 +199,7 @@ class Options:
     mirror: bool = False
     shift: int = 0
     weights: Path | None = None
+    precision: str = "float32"
 
     @classmethod
     def of(cls, context: typer.Context) -> Options:
@@ -215,6 +224,7 @@ class Options:
         number("--learning-rate", self.learning_rate, least=0)
         integer("--seed", self.seed, least=0)
         choice("--dtype", self.dtype, ("float32", "float64"))
+        choice("--precision", self.precision, PRECISIONS)
         if self.limit is not None:
             integer("--limit", self.limit, least=1)
         integer("--classes", self.classes, least=2)

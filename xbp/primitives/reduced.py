@@ -32,9 +32,9 @@ PRECISIONS = ("float32", *FORMATS)
 """The names that `precision` takes; "float32" leaves products as they are."""
 
 CHANNELS = {affine: -1, convolve: 1, convolve1d: 1, convolve_transposed: 1}
-"""Operations that are linear in x and in the weight, with the axis of y along which a bias is added.
+"""Operations that are linear in x and in the weight, with the axis of the bias in y.
 
-Such an operation of rounded arrays multiplies rounded numbers in all of its three products.
+All three products of such an operation have rounded factors if its arguments are rounded.
 """
 
 COMPOSED = (attention, recurrence)
@@ -63,8 +63,8 @@ def precision(name: str) -> Iterator[None]:
     Notes
     -----
     On numpy and other libraries without such arithmetic the numbers are those of a GPU, up to the
-    order of sums, at some cost of time. A result that differs from another backend's by rounding may
-    be rounded to another number when it becomes a factor.
+    order of sums, at some cost of time. A result that differs from another backend's by rounding
+    may be rounded to another number when it becomes a factor.
 
     Examples
     --------
@@ -107,8 +107,8 @@ def arithmetic_of(name: str) -> registry.Arithmetic:
     functions: dict[str, Callable[..., Any] | None] = {"chain": None, "matmul": _product(name)}
     for operation, axis in CHANNELS.items():
         functions[_name(operation)] = _bilinear(operation, axis, name)
-    for operation in COMPOSED:
-        functions[_name(operation)] = _composed(operation, name)
+    for composed in COMPOSED:
+        functions[_name(composed)] = _composed(composed, name)
     return registry.Arithmetic(name, functions)
 
 

@@ -38,10 +38,10 @@ def round_to(x: Array, name: str) -> Array:
     """The nearest numbers of a format, ties to even, in the dtype of `x`.
 
     With 2^e the least power of two ≥ |x|, the format's numbers near x are multiples of q = 2^e /
-    2^digits, or of its smallest number where that is more. In float64 (x + C) - C with C = 1.5 · 2⁵²
-    q is the nearest multiple, as sums between 2⁵² q and 2⁵³ q are rounded to multiples of q. And
-    |(a + |x|) - a| with a = 2⁵³ |x| is 2^e, or 0 for powers of two (Rump, Ogita & Oishi 2008,
-    algorithm 3.6).
+    2^digits, or of its smallest number where that is more. In float64 (x + C) - C with
+    C = 1.5 · 2⁵² q is the nearest multiple, as sums between 2⁵² q and 2⁵³ q are rounded to
+    multiples of q. And |(a + |x|) - a| with a = 2⁵³ |x| is 2^e, or 0 for powers of two (Rump, Ogita
+    & Oishi 2008, algorithm 3.6).
 
     Parameters
     ----------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ class LossScaling:
     The loss is multiplied by a power of two S before the backward, and the gradients are divided by
     it. If one of them is infinite or nan, the step changes neither parameters nor the optimizer's
     arrays, and S is halved; after `PATIENCE` good steps in a row it is doubled (Micikevicius et al.
-    2018, section 3.2; PyTorch's GradScaler). S, the count and the decision lie on the device, so that
-    no step waits for them, and a recorded step takes them along.
+    2018, section 3.2; PyTorch's GradScaler). S, the count and the decision lie on the device: no
+    step waits for them, and a recorded step contains them.
 
     The host does not know of the decision: an omitted step counts as one, for schedules and for the
     corrections of Adam, too.
@@ -137,13 +137,11 @@ def scaling_for(name: Any) -> LossScaling | None:
     return LossScaling() if check_precision(name) == "float16" else None
 
 
+def expecting_overflow(scaling: LossScaling | None) -> AbstractContextManager[object]:
+    """A context without numpy's warnings of overflow, which the search of a scale provokes."""
+    return _NO_CHANGE if scaling is None else np.errstate(over="ignore", invalid="ignore")
+
+
 def computing(name: str) -> AbstractContextManager[object]:
     """A context in which forward and backward have this precision."""
-    return _NO_CHANGE if name == current_precision() else _reduced(name)
-
-
-@contextmanager
-def _reduced(name: str) -> Iterator[None]:
-    """The same, without warnings of numpy for overflows, which the search expects."""
-    with np.errstate(over="ignore", invalid="ignore"), precision(name):
-        yield
+    return _NO_CHANGE if name == current_precision() else precision(name)

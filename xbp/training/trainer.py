@@ -32,7 +32,7 @@ from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.names import MetricLike, find_metrics
 from xbp.training.plan import Plan, facts, make_plan
 from xbp.training.results import CheckedLoss
-from xbp.training.scaling import scaling_for
+from xbp.training.scaling import expecting_overflow, scaling_for
 from xbp.training.share import share_of
 from xbp.training.state import Pair, Stateful, TrainingState
 from xbp.training.steps import Stepper, update
@@ -108,8 +108,8 @@ class Trainer(Stateful):
 
     In float16, the loss is multiplied by 2¹⁶ before the backward, and the gradients are divided by
     it, as small ones would be rounded to 0. If a gradient is infinite or nan, the step changes
-    nothing, and the factor is halved; after 2,000 good steps in a row it is doubled. That is decided
-    on the device. An omitted step counts, for schedules and Adam's corrections, too, and running
+    nothing, and the factor is halved; after 2,000 good steps in a row it is doubled. The device
+    decides that. An omitted step counts, for schedules and Adam's corrections, too, and running
     statistics have moved. The factor is `loss_scale`, and part of a checkpoint.
 
     With several ranks, rank r of n computes the rows r, r + n, … of each batch, and one sum over
@@ -150,7 +150,6 @@ class Trainer(Stateful):
         precision: str = "float32",
     ) -> None:
         check_pieces(model, loss, optimizer)
-        self.scaling = scaling_for(precision)
         self.precision = precision
         self.group = parallel.group(group)
         self.share = share_of(self.group)
@@ -324,7 +323,7 @@ class Trainer(Stateful):
         stepper = self._new_stepper(feed.data if is_stream(x) else (x, y), feed.data)
         try:
             self.fingerprint = Fingerprint(self, self.batch_size, feed, validation, part=self.part)
-            with self.share.pooled(self.model):
+            with self.share.pooled(self.model), expecting_overflow(self.scaling):
                 train(self, stepper, feed, validation)
         finally:
             self.fingerprint = None  # it holds the data
@@ -420,6 +419,16 @@ class Trainer(Stateful):
         self.state.loss = value
 
     @property
+    def precision(self) -> str:
+        """The format of the factors of products in training, which can be set between two `fit`."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, name: str) -> None:
+        self.scaling = scaling_for(name)
+        self._precision = name
+
+    @property
     def loss_scale(self) -> float:
         """The factor of the loss in the next backward, read from the device; 1 but in float16."""
         return 1.0 if self.scaling is None else self.scaling.state()[0]
@@ -452,7 +461,8 @@ class Trainer(Stateful):
             self.scaling.place(self.optimizer.parameters[0].data)
         with on_device_of(x), self.share.entered(self.model, x, y) as (x, y):
             stream.advance(self.optimizer.steps)
-            prediction, self.current_loss = update(self, loss, x, y, stream, part=part)
+            with expecting_overflow(self.scaling):
+                prediction, self.current_loss = update(self, loss, x, y, stream, part=part)
         return prediction
 
     def _new_stepper(self, given: Pair, data: Pair) -> Stepper:
