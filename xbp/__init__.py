@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         to_numpy,
         use_backend,
     )
-    from xbp.primitives import precision
+    from xbp.primitives.reduced import precision
     from xbp.training import History, Trainer
 
 __all__ = [
@@ -75,7 +75,7 @@ registry.offer("numpy", "xbp.accelerators.cpu")
 registry.offer("xbp.backend.recorded", "xbp.accelerators.cpu.recorded")
 registry.offer("cupy", "xbp.accelerators.cuda")
 
-_HOMES = {"History": "training", "Trainer": "training", "precision": "primitives"}
+_HOMES = {"History": "training", "Trainer": "training", "precision": "primitives.reduced"}
 """The rooms of public names; of those in neither table, `backend`."""
 
 

@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 
 _allowed = os.environ.get("XBP_ACCELERATE", "1") != "0"
 _disabling: list[object] = []  # one entry for each open block of `disabled`, in all threads
-_open: list[object] = []  # the same, and those of `using`; without any, `find` asks no further
+_open: list[object] = []  # these and those of `using`; if there is none, `find` asks no further
 _offers: dict[str, str] = {}  # array library to the module of its accelerators
 _tables: dict[type, dict[str, Function]] = {}  # array type to {primitive: accelerator}
 
@@ -32,12 +32,8 @@ class Arithmetic(NamedTuple):
     name: str
     """The format of the factors."""
     functions: Mapping[str, Function | None]
-    """What stands in for primitives, by their names; None for the reference."""
-
-    @property
-    def rounded(self) -> bool:
-        """Whether the factors have been rounded, and nothing stands in any more."""
-        return not self.functions
+    """What stands in for primitives, by their names; None for the reference. Empty where the
+    factors have been rounded already."""
 
 
 _arithmetic: ContextVar[Arithmetic | None] = ContextVar("xbp_arithmetic", default=None)
@@ -138,3 +134,9 @@ def using(arithmetic: Arithmetic | None) -> Iterator[None]:
 def arithmetic() -> Arithmetic | None:
     """The innermost open block's of `using`; None for that of the arrays."""
     return _arithmetic.get() if _open else None
+
+
+def rounded() -> bool:
+    """Whether the factors of products have been rounded to the format of `arithmetic`."""
+    found = arithmetic()
+    return found is not None and not found.functions

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from accelerators.emulation.machine import compiler
 
+import xbp
 from xbp import primitives, registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import cublas, launch, passes, product
+from xbp.primitives.reduced import PRECISIONS
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="it needs Linux and a C++ compiler")
 
@@ -271,6 +273,38 @@ def test_tf32_as_cupy_is_told(
     ctypes.c_int.in_dll(blas, "mode").value = 0
     cublas.Handle(blas)
     assert ctypes.c_int.in_dll(blas, "mode").value == mode
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_rounded_factors_are_for_tensor_cores(
+    name: str, blas: ctypes.CDLL, cupy: CuPy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The large products of a block of `precision`, and no others, are multiplied in TF32."""
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    monkeypatch.setattr(cublas, "library", lambda: blas)
+    monkeypatch.setattr(product, "LEAST_LARGE", 0)
+    mode = ctypes.c_int.in_dll(blas, "mode")
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(6, 6)).astype("f4").view(Array) for _ in range(2))
+    mode.value = 0
+
+    def round_to(x: Any, name: str) -> Any:
+        return primitives.round_to.reference(np.asarray(x), name).view(Array)  # type: ignore[attr-defined]
+
+    registry.register(Array, [product.matmul, round_to])
+    try:
+        for _ in range(2):
+            with xbp.precision(name):
+                c = primitives.matmul(a, b)
+            assert mode.value == (0 if name == "float32" else 3)
+            near = (a, b) if name == "float32" else [primitives.round_to(x, name) for x in (a, b)]
+            # Sums of six products of order 1.
+            np.testing.assert_allclose(c, near[0] @ near[1], rtol=0, atol=1e-5)
+            primitives.matmul(a, b)
+            assert mode.value == 0
+    finally:
+        del registry._tables[Array]
 
 
 def test_an_error_of_cublas_is_one_sentence(blas: ctypes.CDLL) -> None:

@@ -17,7 +17,9 @@ import xbp
 from xbp import accelerators, nn, optim, primitives
 from xbp.backend import why_unavailable
 from xbp.errors import InputError
-from xbp.primitives import FORMATS, PRECISIONS, current_precision, round_to
+from xbp.primitives import round_to
+from xbp.primitives.reduced import PRECISIONS, current_precision
+from xbp.primitives.rounding import FORMATS
 from xbp.testing.cases import Case
 from xbp.testing.subject import Subject
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 import xbp
 from xbp.backend import why_unavailable
-from xbp.primitives import FORMATS, round_to
+from xbp.primitives import round_to
+from xbp.primitives.rounding import FORMATS
 
 Real = NDArray[Any]
 BACKENDS = ["numpy", "array_api_strict", "torch"]

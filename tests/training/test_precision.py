@@ -11,7 +11,8 @@ import pytest
 import xbp
 from xbp import models, nn, optim
 from xbp.errors import InputError, NonFiniteError
-from xbp.primitives import FORMATS, PRECISIONS
+from xbp.primitives.reduced import PRECISIONS
+from xbp.primitives.rounding import FORMATS
 from xbp.training import Checkpoints, LambdaCallback, scaling
 
 REDUCED = list(FORMATS)

@@ -11,7 +11,7 @@ import typer
 
 from xbp.arguments import choice, integer, number
 from xbp.cli.resume import notes_of, take_options
-from xbp.primitives import PRECISIONS
+from xbp.primitives.reduced import PRECISIONS
 from xbp.report import check_packages
 
 BackendName = Annotated[

@@ -17,7 +17,8 @@ from xbp.nn.positions import LearnedPositions
 from xbp.optim.adam import AdamW
 from xbp.optim.groups import held_by, nonempty, parameters_of
 from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
-from xbp.primitives import matmul, precision
+from xbp.primitives import matmul
+from xbp.primitives.reduced import precision
 from xbp.primitives.updates import Scalar, add_scaled, average
 
 

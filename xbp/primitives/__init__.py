@@ -29,14 +29,8 @@ from xbp.primitives.philox import philox4x32, random_bits
 from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.recurrence import recurrence
-from xbp.primitives.reduced import (
-    PRECISIONS,
-    check_precision,
-    current_precision,
-    precision,
-)
 from xbp.primitives.resampling import adaptive_average_pool, upsample
-from xbp.primitives.rounding import FORMATS, round_to
+from xbp.primitives.rounding import round_to
 from xbp.primitives.rows import append_row, gather, take_row
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
 from xbp.primitives.softmax import softmax
@@ -51,8 +45,6 @@ from xbp.primitives.updates import (
 )
 
 __all__ = [
-    "FORMATS",
-    "PRECISIONS",
     "accumulate",
     "adaptive_average_pool",
     "adaptive_step",
@@ -67,12 +59,10 @@ __all__ = [
     "batch_normalize",
     "bincount",
     "chain",
-    "check_precision",
     "convolve",
     "convolve1d",
     "convolve_transposed",
     "cross_entropy",
-    "current_precision",
     "embedding",
     "erf",
     "erfc",
@@ -89,7 +79,6 @@ __all__ = [
     "output_size",
     "pad2d",
     "philox4x32",
-    "precision",
     "random_bits",
     "rectify",
     "recurrence",

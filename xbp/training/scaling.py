@@ -13,7 +13,7 @@ from xbp.backend import Array, array_namespace, on_device_of, to_numpy
 from xbp.nested import tree_map
 from xbp.optim import Optimizer
 from xbp.parallel.gradients import times
-from xbp.primitives import check_precision, current_precision, precision
+from xbp.primitives.reduced import check_precision, current_precision, precision
 
 FIRST = 2.0**16
 LEAST = 2.0**-24

@@ -13,6 +13,7 @@ from layouts import assert_close
 
 from xbp import primitives
 from xbp.accelerators.cuda import activations
+from xbp.primitives.rounding import FORMATS
 
 pytestmark = needs_a_compiler
 
@@ -101,6 +102,27 @@ def test_sigmoid_is_the_logistic_function(dtype: str) -> None:
     # Three roundings, an exponential, and the float32 subnormals among the values.
     np.testing.assert_allclose(y, truth, rtol=8 * np.finfo(dtype).eps, atol=1e-44)
     assert activations.sigmoid(x.astype("f2")) is NotImplemented
+
+
+def test_rounding(dtype: str, machine: Emulation) -> None:
+    """To the bits of the reference: the ends of each format, ties, numbers that are not finite."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 255 << 23, 3000, dtype=np.uint32).view("f4")
+    ends = [0, 2.0**-25, 2.0**-24, 3 * 2.0**-25, 2.0**-14, 65504, 65519, 65520, 3.4e38, np.inf]
+    ties = np.ldexp(1 + np.arange(64) / 2**12, 3)
+    x = np.concatenate([drawn, ends, ties, 1 + np.arange(1, 40, 2) / 2**9]).astype("f4")
+    x = np.concatenate([x, -x, [np.nan]]).astype("f4")
+    x = x[: x.size // 4 * 4].reshape(2, -1, 2).astype(dtype)
+    for name in FORMATS:
+        for some in (x, x.transpose(2, 0, 1), x[:, ::2], x[:, 1:, 1]):
+            found = activations.round_to(machine.guarded(some), name)
+            if dtype == "float64":
+                assert found is NotImplemented
+                continue
+            expected = primitives.round_to.reference(some, name)  # type: ignore[attr-defined]
+            np.testing.assert_array_equal(found, expected)
+            assert np.array_equal(np.signbit(found), np.signbit(expected))
+    assert set(machine.launches) == ({"activate"} if dtype == "float32" else set())
 
 
 def test_what_has_gaps_or_another_dtype_is_declined(pair: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from training.capture.trainers import BATCH, data, trainer_of
 
 import xbp
-from xbp.primitives import PRECISIONS
+from xbp.primitives.reduced import PRECISIONS
 from xbp.testing import assert_no_host_sync
 from xbp.training import LambdaCallback, scaling
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from xbp import registry
 from xbp.accelerators.cuda import wide
 from xbp.accelerators.cuda.launch import (
     FILL,
@@ -82,6 +83,8 @@ def convolve(
     ):
         return NotImplemented
     if wide.suits(weight.shape, stride, groups):
+        if registry.rounded():  # the reference's products, which tensor cores compute
+            return NotImplemented
         pooled = pool != (1, 1)
         if pooled and math.prod(pool) > MOST_OF_POOL:
             return NotImplemented

@@ -3,7 +3,7 @@
 CuPy's own handle has no workspace, so that cuBLAS might allocate one during a capture, which CuPy
 therefore refuses. A handle with a workspace and a stream meets the conditions in CUDA's manual
 (cuBLAS, section "CUDA Graphs Support"). Calls go by ctypes to the library that CuPy has loaded, to
-five functions whose signatures have not changed since CUDA 11. (nvmath-python's bindings of the
+six functions whose signatures have not changed since CUDA 11. (nvmath-python's bindings of the
 same calls are marked experimental, and would be a further dependency.)
 """
 
@@ -23,7 +23,8 @@ from xbp.accelerators.shared import Array, stored
 WORKSPACE = 32 << 20
 """Bytes, cuBLAS's own default on a Hopper GPU, used by one product at a time."""
 PER_THREAD = 2  # cudaStreamPerThread
-TF32 = 3  # as in cublas_api.h, where 0 and 1 say whether an operand is transposed
+ORDINARY, TF32 = 0, 3  # math modes, as in cublas_api.h, where 0 and 1 also say whether an
+# operand is transposed
 
 
 @cache
@@ -39,7 +40,9 @@ def library() -> ctypes.CDLL | None:
 class Handle:
     """A cuBLAS handle on the current device, for the thread that makes it.
 
-    With CUPY_TF32=1 in the environment it multiplies float32 in TF32, as CuPy does.
+    It multiplies float32 in TF32, on tensor cores, where the factors have been rounded to a format
+    of no more digits (`xbp.primitives.precision`), so that they are not rounded again; or always,
+    with CUPY_TF32=1 in the environment, as CuPy does.
 
     Parameters
     ----------
@@ -49,17 +52,33 @@ class Handle:
     def __init__(self, blas: ctypes.CDLL) -> None:
         self.blas, self.handle = blas, ctypes.c_void_p()
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
-        if os.environ.get("CUPY_TF32") == "1":  # as in CuPy
-            self.call("cublasSetMathMode", self.handle, TF32)
+        self.mode = ORDINARY
+        self.usual = TF32 if os.environ.get("CUPY_TF32") == "1" else ORDINARY  # as in CuPy
+        self.use(self.usual)
+
+    def use(self, mode: int) -> None:
+        """Set the math mode, if it is another one."""
+        if mode != self.mode:
+            self.call("cublasSetMathMode", self.handle, mode)
+            self.mode = mode
 
     def multiply(
-        self, stream: int, workspace: int, a: Array, b: Array, c: Array, address: Any
+        self,
+        stream: int,
+        workspace: int,
+        a: Array,
+        b: Array,
+        c: Array,
+        address: Any,
+        *,
+        rounded: bool = False,
     ) -> bool:
         """c ← a b, for a dense `c`; False for operands that BLAS cannot read.
 
         Of arrays with three axes, for each entry of the first.
 
-        `workspace` is the address of `WORKSPACE` bytes that no other stream uses.
+        `workspace` is the address of `WORKSPACE` bytes that no other stream uses. `rounded` says
+        that numbers of a and b have no more digits than TF32.
 
         As BLAS is column-major, the call computes cᵀ = bᵀ aᵀ.
         """
@@ -69,6 +88,7 @@ class Handle:
         (m, k), n = a.shape[-2:], b.shape[-1]
         kind, number = {4: ("S", ctypes.c_float), 8: ("D", ctypes.c_double)}[size]
         one, zero = number(1), number(0)
+        self.use(TF32 if rounded else self.usual)
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
         # cublasSetStream resets the workspace.
         where = ctypes.c_void_p(workspace)

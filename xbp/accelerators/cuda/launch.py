@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from xbp import registry
 from xbp.accelerators.cuda import cublas
 from xbp.accelerators.shared import Array, Shape
 from xbp.backend.graphs import side_by_side
@@ -113,7 +114,8 @@ class CuPy:
             self.handles.of[device] = cublas.Handle(blas)
         stream = cuda.get_current_stream()
         workspace = self.workspaces.get(device, stream, cuda.alloc)
-        return self.handles.of[device].multiply(stream.ptr, workspace, a, b, c, self.address)
+        handle, rounded = self.handles.of[device], registry.rounded()
+        return handle.multiply(stream.ptr, workspace, a, b, c, self.address, rounded=rounded)
 
 
 def options(macros: dict[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from xbp import primitives
 from xbp.backend import Array, array_namespace
+from xbp.primitives.rounding import FORMATS
 from xbp.testing.cases.arrays import ends, masked, normal, scattered, wide, words
 
 Shape: TypeAlias = "tuple[int, ...]"
@@ -88,6 +89,10 @@ def _tracked(count: Array, *arrays: Array) -> Array:
     mean, variance = arrays[:2]
     primitives.track(mean, variance, count, *arrays[2:], share=0.25, correction=1.5)
     return _joined((mean, variance, array_namespace(count).astype(count, mean.dtype)))
+
+
+def _rounded(name: str, x: Array) -> Array:
+    return primitives.round_to(x, name)
 
 
 def _row_taken(index: Array, *tables: Array) -> Array:
@@ -178,6 +183,11 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         for a, n in (((7, 9), 5), ((3, 4, 5), 2), ((129, 70), 90), ((2, 600), 300))
     ),
     *(("matmul", primitives.matmul, (ends(m, 70), (70, 90))) for m in (5, 129)),
+    *(
+        ("round_to", partial(_rounded, name), (x,))
+        for name in FORMATS
+        for x in ((7, 9), wide(5, 6), ends(37, 29))
+    ),
     *(
         ("scatter_add", partial(primitives.scatter_add, length=length), (values, index))
         for values, length in ((normal(50, 3), 9), (normal(7, 1), 2), (ends(33, 5), 40))
