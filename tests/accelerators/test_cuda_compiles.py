@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 
+import xbp
 from xbp import models, nn, optim
 from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.ahead import Program, programs
+from xbp.primitives.rounding import FORMATS
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 
@@ -93,6 +95,9 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
         backward(y)
         y, backward = nn.Softmax().forward(y)
         backward(y)
+        for name in FORMATS:
+            with xbp.precision(name):
+                nn.Linear(8, 4, dtype=dtype).forward(y)
 
     def whole_networks() -> None:
         for model, shape in (
