@@ -144,9 +144,19 @@ def few_bits() -> Any:
     return pytest.importorskip("ml_dtypes")
 
 
+def numba_() -> Any:
+    return pytest.importorskip("numba")
+
+
 def memory_map(folder: Path) -> Any:
     np.save(folder / "x.npy", PLAIN)
     return np.load(folder / "x.npy", mmap_mode="r")
+
+
+def numbas_dict() -> Any:
+    made = numba_().typed.Dict()
+    made[0] = 1.0
+    return made
 
 
 def loop() -> Any:
@@ -185,6 +195,7 @@ CONVERTED: dict[str, Callable[[], Any]] = {
     "a list of DLPack": lambda: [Exported([1.0, 2.0])] * 2,
     "bfloat16 of numpy": lambda: PLAIN.astype(few_bits().bfloat16),
     "float8 of numpy": lambda: PLAIN.astype(few_bits().float8_e4m3fn),
+    "a list of Numba's": lambda: numba_().typed.List(list(PLAIN)),
     "a list of numpy's bfloat16": lambda: [[few_bits().bfloat16(1), few_bits().bfloat16(2)]] * 2,
 }
 
@@ -206,6 +217,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "what counts for ever": (itertools.count, "collect"),
     "a set": (lambda: {1.0}, "collect"),
     "itself": (loop, "of this list"),
+    "a dict": (lambda: {0: 1.0}, "of this dict"),
+    "a dict of one's own": (lambda: collections.UserDict({0: 1.0}), "of this UserDict"),
+    "dicts in a list": (lambda: [collections.ChainMap({0: 1.0})] * 2, "of this ChainMap"),
+    "a dict of Numba's": (numbas_dict, "of this Dict"),
     "a failing __array__": (lambda: Converted(RuntimeError), "RuntimeError: not here, not now"),
     "a wrong __array__": (lambda: Converted(ValueError), "not here, not now"),
     "on a GPU": (OnGPU, "is on a GPU"),
@@ -258,12 +273,17 @@ def jax_array() -> Any:
     return pytest.importorskip("jax").numpy.asarray(np.arange(64.0, dtype="float32"))
 
 
+def numbas_array() -> Any:
+    return numba_().njit(lambda: np.arange(64.0))()
+
+
 SHARED: dict[str, Callable[[], Any]] = {
     "numpy": lambda: np.arange(64.0),
     "DLPack alone": lambda: Exported(np.arange(64.0)),
     "memoryview": lambda: memoryview(np.arange(64.0)),
     "torch": lambda: torch_().arange(64.0),
     "jax": jax_array,
+    "numba": numbas_array,
 }
 """Arrays on the CPU that need not be copied, as their dtype is one of xbp's."""
 

@@ -139,7 +139,7 @@ def _readable(obj: Any, depth: int, convert: Callable[[Any], NDArray[Any] | None
     """`obj`, or a list of its items that numpy can read in finite time.
 
     numpy reads any object with ``__len__`` and ``__getitem__`` as a sequence, item by item until an
-    IndexError, whatever its length.
+    IndexError, whatever its length; of a mapping it reads the keys.
     """
     kind = type(obj)
     if isinstance(obj, PLAIN) or kind is np.ndarray:
@@ -159,8 +159,9 @@ def _readable(obj: Any, depth: int, convert: Callable[[Any], NDArray[Any] | None
         if not depth:
             return obj
         return [_readable(obj[index], depth - 1, convert) for index in range(len(obj))]
-    if hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not isinstance(obj, Mapping):
-        raise _refusal(obj, "", "; collect in an array what it holds")
+    if hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+        is_named = isinstance(obj, Mapping)
+        raise _refusal(obj, "", "" if is_named else "; collect in an array what it holds")
     return obj
 
 
