@@ -62,3 +62,26 @@ def test_one_function_says_where_processes_find_xbp() -> None:
     assert {
         path.name: found for path, text in texts.items() if (found := settings.findall(text))
     } == {}
+
+
+def test_every_script_that_is_named_exists() -> None:
+    """In workflows, documents for contributors, and each other."""
+    named = re.compile(r"(?:python3?|sudo \S+ \S+|XBP_\w+=\S+) ((?:tests|docs|benchmarks)/[\w/.]+)")
+    files = [
+        *(ROOT / ".github").rglob("*.yml"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / ".ci" / "run",
+    ]
+    files += [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *(ROOT / "tests").glob("*.py")]
+    found = {
+        (file.name, name.rstrip("."))
+        for file in files
+        for name in named.findall(file.read_text(encoding="utf-8"))
+    }
+    assert len(found) > 30
+    missing = [
+        (file, name)
+        for file, name in sorted(found)
+        if not (ROOT / name).is_file() and not (ROOT / name / "__main__.py").is_file()
+    ]
+    assert not missing

@@ -27,6 +27,7 @@ from sklearn.model_selection import (
     cross_val_score,
     train_test_split,
 )
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -514,6 +515,15 @@ def test_a_regressor_of_several_outputs() -> None:
     model = NeuralNetRegressor(50, learning_rate=0.01, random_state=0).fit(X, targets)
     assert model.predict(X).shape == (150, 2)
     assert model.score(X, targets) > 0.98
+
+
+def test_several_labels_are_a_network_for_each() -> None:
+    several = np.stack([Y == 0, Y > 1], axis=1)
+    model = NeuralNetClassifier(8, random_state=0, **QUICK)
+    with pytest.raises(InputError, match=r"one label for each sample; for several, .*MultiOutput"):
+        model.fit(X, several)
+    found = MultiOutputClassifier(model).fit(X, several).predict(X)
+    np.testing.assert_array_equal(found[:, 1], model.fit(X, several[:, 1]).predict(X))
 
 
 def test_a_pickle_predicts_the_same_and_trains_on() -> None:

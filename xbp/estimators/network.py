@@ -248,6 +248,14 @@ class NeuralNet(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         elif self.dtype is not None:
             dtype = choice("dtype", dtype_name(self.dtype), ("float32", "float64"))
         free = isinstance(self, RegressorMixin)  # y holds numbers in one column or more
+        columns = getattr(y, "shape", ())[1:]
+        if not free and columns and columns != (1,):
+            msg = (
+                f"y has the shape {tuple(y.shape)}, and {type(self).__name__} takes one label for "
+                "each sample; for several, sklearn.multioutput.MultiOutputClassifier makes a "
+                "network for each column, and xbp.Trainer trains one by nn.BCEWithLogitsLoss"
+            )
+            raise InputError(msg)
         X, y = validate_data(
             self, X, y, reset=reset, dtype=dtype, multi_output=free, y_numeric=free
         )
