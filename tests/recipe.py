@@ -5,8 +5,8 @@
 renders ``conda/recipe.yaml`` for each system by rattler-build's own library, which refuses unknown
 or misspelt fields. Then it does here, with virtual environments in place of conda's, what
 ``rattler-build build --recipe conda/recipe.yaml`` does with packages of conda-forge: the script of
-the recipe, in a copy of the sources and with the packages that it needs at the host alone; then, with
-those that it needs at run time, the tests of the recipe. Exit status 1 if something fails.
+the recipe, in a copy of the sources and with the packages of "host" alone; then, with those of
+"run", the tests of the recipe. Exit status 1 if something fails.
 """
 
 from __future__ import annotations
