@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 Function = Callable[..., Any]
 
@@ -26,25 +25,31 @@ _offers: dict[str, str] = {}  # array library to the module of its accelerators
 _tables: dict[type, dict[str, Function]] = {}  # array type to {primitive: accelerator}
 
 
-class Arithmetic(NamedTuple):
-    """How products are computed where it is not in the dtype of the arrays."""
+class Arithmetic:
+    """How products are computed where it is not in the dtype of the arrays.
 
-    name: str
-    """The format of the factors."""
-    functions: Mapping[str, Function | None]
-    """What stands in for primitives, by their names; None for the reference. Empty where the
-    factors have been rounded already."""
+    Parameters
+    ----------
+    name : str
+        The format of the factors.
+    functions : mapping
+        What stands in for primitives, by their names; None for the reference. Empty where the
+        factors have been rounded already.
+    """
+
+    def __init__(self, name: str, functions: Mapping[str, Function | None]) -> None:
+        self.name, self.functions = name, functions
 
 
-_arithmetic: ContextVar[Arithmetic | None] = ContextVar("xbp_arithmetic", default=None)
+_variable: list[Any] = []  # the ContextVar of `using`, made by its first block
 
 
 def find(name: str, kind: type) -> Function | None:
     """What computes the primitive `name` for arrays of type `kind`; None for the reference."""
     if _open or not _allowed:
-        arithmetic = _arithmetic.get()
-        if arithmetic is not None and name in arithmetic.functions:
-            return arithmetic.functions[name]
+        found = arithmetic()
+        if found is not None and name in found.functions:
+            return found.functions[name]
         if _disabling or not _allowed:
             return None
     table = _tables.get(kind)
@@ -121,19 +126,24 @@ def disabled() -> Iterator[None]:
 @contextmanager
 def using(arithmetic: Arithmetic | None) -> Iterator[None]:
     """Within the block, in this context alone (`contextvars`), products are computed so."""
-    block, before = object(), _arithmetic.get()
+    if not _variable:
+        from contextvars import ContextVar  # here, as it takes a tenth of the time of `import xbp`
+
+        _variable.append(ContextVar("xbp_arithmetic", default=None))
+    block, before = object(), _variable[0].get()
     _open.append(block)
-    _arithmetic.set(arithmetic)
+    _variable[0].set(arithmetic)
     try:
         yield
     finally:
-        _arithmetic.set(before)
+        _variable[0].set(before)
         _open.remove(block)
 
 
 def arithmetic() -> Arithmetic | None:
     """The innermost open block's of `using`; None for that of the arrays."""
-    return _arithmetic.get() if _open else None
+    found: Arithmetic | None = _variable[0].get() if _open and _variable else None
+    return found
 
 
 def rounded() -> bool:

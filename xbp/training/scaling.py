@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -143,5 +143,11 @@ def expecting_overflow(scaling: LossScaling | None) -> AbstractContextManager[ob
 
 
 def computing(name: str) -> AbstractContextManager[object]:
-    """A context in which forward and backward have this precision."""
-    return _NO_CHANGE if name == current_precision() else precision(name)
+    """A context in which forward and backward have this precision, without such warnings."""
+    return _NO_CHANGE if name == current_precision() == "float32" else _reduced(name)
+
+
+@contextmanager
+def _reduced(name: str) -> Iterator[None]:
+    with np.errstate(over="ignore", invalid="ignore"), precision(name):
+        yield

@@ -461,8 +461,7 @@ class Trainer(Stateful):
             self.scaling.place(self.optimizer.parameters[0].data)
         with on_device_of(x), self.share.entered(self.model, x, y) as (x, y):
             stream.advance(self.optimizer.steps)
-            with expecting_overflow(self.scaling):
-                prediction, self.current_loss = update(self, loss, x, y, stream, part=part)
+            prediction, self.current_loss = update(self, loss, x, y, stream, part=part)
         return prediction
 
     def _new_stepper(self, given: Pair, data: Pair) -> Stepper:
