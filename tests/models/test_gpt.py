@@ -270,6 +270,15 @@ def test_the_divisor_of_its_mean_counts_what_counts(
         assert found.dtype == LOGITS.dtype
 
 
+def test_its_loss_waits_for_nothing() -> None:
+    pytest.importorskip("array_api_strict")
+    with xbp.use_backend("array_api_strict"):
+        loss, arrays = NextTokenLoss(ignore_index=2), (xbp.asarray(LOGITS), xbp.asarray(TARGETS))
+        with assert_no_host_sync():
+            loss(*arrays)
+            loss.denominator(*arrays)
+
+
 def test_its_loss_needs_one_row_a_token() -> None:
     for shape in ((2, 5), (2, 3, 5, 1)):
         with pytest.raises(InputError, match="vocabulary"):

@@ -284,6 +284,35 @@ def test_valid_is_no_padding_and_same_keeps_the_size(kind: str, shape: tuple[int
         assert ours.output_shape(x.shape) == expected.shape
 
 
+@pytest.mark.parametrize(
+    ("padding", "kernel", "dilation", "zeros"),
+    [
+        ("valid", 4, 2, (0, 0)),
+        ("same", 3, 2, (2, 2)),
+        ("same", 4, 1, (1, 2)),
+        ("same", 6, 1, (2, 3)),  # 5 zeros in all
+        ("same", 2, 5, (2, 3)),
+    ],
+)
+@pytest.mark.parametrize(("kind", "shape"), [("Conv1d", (2, 3, 13)), ("Conv2d", (2, 3, 14, 13))])
+def test_a_name_stands_for_so_many_zeros(
+    kind: str,
+    shape: tuple[int, ...],
+    padding: str,
+    kernel: int,
+    dilation: int,
+    zeros: tuple[int, int],
+) -> None:
+    x, axes = np.random.default_rng(0).normal(size=shape), len(shape) - 2
+    named, plain = (
+        getattr(nn, kind)(3, 2, kernel, 1, p, dilation=dilation, dtype="float64", rng=0)
+        for p in (padding, 0)
+    )
+    expected = plain(np.pad(x, [(0, 0), (0, 0), *[zeros] * axes]))
+    np.testing.assert_allclose(named(x), expected, rtol=0, atol=1e-13)  # sums of 108 products
+    assert named.output_shape(shape) == expected.shape
+
+
 @pytest.mark.parametrize(("make", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
 def test_wrong_options_are_refused_in_one_sentence(make: Callable[[], Any], sentence: str) -> None:
     with pytest.raises(InputError) as error:

@@ -8,7 +8,7 @@ from xbp.errors import InputError
 from xbp.initializers import Initializer, fan_in_uniform
 from xbp.nn.conv import Convolution
 from xbp.nn.operation import Operation, Shape
-from xbp.nn.windowed import Size, as_pair, check_images, described
+from xbp.nn.windowed import Size, check_images, described
 from xbp.primitives.convolution import convolve_transposed, transposed_size
 from xbp.random import Seed
 
@@ -124,7 +124,7 @@ class ConvTranspose2d(Convolution):
     def output_size(self, shape: Shape, channels: int | None = None) -> tuple[int, ...]:
         check_images(self, shape, self.axes, channels)
         window = self.kernel_size, self.stride, self.padding, self.output_padding, self.dilation
-        size = transposed_size(as_pair(shape[2:], 1), *(as_pair(each, 1) for each in window))
+        size = transposed_size(shape[2:], *window)
         if min(*size, *shape[2:]) < 1:
             raise InputError(f"{self} leaves nothing of {described(shape)}")
         return size

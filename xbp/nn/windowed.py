@@ -109,8 +109,3 @@ def described(shape: Shape) -> str:
     if len(shape) == 4:
         return f"images of {shape[2]} × {shape[3]} pixels"
     return f"signals of length {shape[2]}"
-
-
-def as_pair(sizes: Any, missing: int) -> Pair:
-    """(height, width); for the one number of a signal, (`missing`, number)."""
-    return (missing, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])

@@ -24,15 +24,21 @@ def trainer(optimizer: Any = None) -> xbp.Trainer:
 
 DATA = np.ones((2, 1)), np.ones((2, 1))
 CURVE = [5.0, 4.0, 4.0, 3.9999, 4.1, 3.0, 3.0, float("nan"), 3.0, 2.9, 2.9, 2.9, 2.9, 2.9, 2.9, 1.0]
-OPTIONS: list[dict[str, Any]] = [
-    {"patience": 2},
-    {"patience": 0, "factor": 0.5},
-    {"patience": 1, "cooldown": 2},
-    {"patience": 1, "threshold": 0.5, "threshold_mode": "abs"},
-    {"patience": 1, "threshold": 0.2},
-    {"patience": 0, "min_lr": 0.02},
-    {"patience": 0, "eps": 0.02},
+OPTIONS: list[tuple[dict[str, Any], list[int], list[int]]] = [
+    ({"patience": 2}, [5, 9, 13], [5, 9, 13]),
+    ({"patience": 0, "factor": 0.5}, [3, 4, 5, *range(7, 10), *range(11, 16)], []),
+    ({"patience": 1, "cooldown": 2}, [4, 8, 12], [4, 8, 12]),
+    (
+        {"patience": 1, "threshold": 0.5, "threshold_mode": "abs"},
+        [4, 8, 10, 12, 14],
+        [3, 5, 7, 9, 11, 13, 15],
+    ),
+    ({"patience": 1, "threshold": 0.2}, [3, 8, 10, 12, 14], [4, 8, 10, 12, 14]),
+    ({"patience": 0, "min_lr": 0.02}, [3], [3]),  # 0.02 in place of 0.01
+    ({"patience": 0, "eps": 0.02}, [3], [3]),  # 0.009 less would be less than eps
 ]
+"""And the epochs after which the rate falls in PyTorch 2.13: for the curve, and for its inverse
+where that differs."""
 
 
 def rates(callback: ReduceLROnPlateau, values: list[float], one: xbp.Trainer) -> list[list[float]]:
@@ -50,18 +56,37 @@ def rates(callback: ReduceLROnPlateau, values: list[float], one: xbp.Trainer) ->
     return found
 
 
-@pytest.mark.parametrize("mode", ["min", "max"])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def values_for(mode: str) -> list[float]:
+    return CURVE if mode == "min" else [1 / value for value in CURVE]
+
+
+modes = pytest.mark.parametrize("mode", ["min", "max"])
+
+
+@modes
+@pytest.mark.parametrize(("options", "low", "high"), OPTIONS)
+def test_the_rate_falls_where_it_should(
+    options: dict[str, Any], low: list[int], high: list[int], mode: str
+) -> None:
+    falls, rate, expected = (high or low) if mode == "max" else low, 0.1, []
+    for epoch in range(1, len(CURVE) + 1):
+        if epoch in falls:
+            rate = max(options.get("factor", 0.1) * rate, options.get("min_lr", 0.0))
+        expected.append([rate])
+    assert rates(ReduceLROnPlateau(mode=mode, **options), values_for(mode), trainer()) == expected
+
+
+@modes
+@pytest.mark.parametrize("options", [options for options, _, _ in OPTIONS], ids=str)
 def test_the_rates_are_pytorchs(options: dict[str, Any], mode: str) -> None:
     torch = pytest.importorskip("torch")
-    values = CURVE if mode == "min" else [1 / value for value in CURVE]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     peer = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, **{"factor": 0.1, **options})
     expected = []
-    for value in values:
+    for value in values_for(mode):
         peer.step(value)
         expected.append([optimizer.param_groups[0]["lr"]])
-    found = rates(ReduceLROnPlateau(mode=mode, **options), values, trainer())
+    found = rates(ReduceLROnPlateau(mode=mode, **options), values_for(mode), trainer())
     assert len({rate for (rate,) in found}) > 1
     assert found == expected
 
