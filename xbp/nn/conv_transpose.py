@@ -124,7 +124,8 @@ class ConvTranspose2d(Convolution):
     def output_size(self, shape: Shape, channels: int | None = None) -> tuple[int, ...]:
         check_images(self, shape, self.axes, channels)
         window = self.kernel_size, self.stride, self.padding, self.output_padding, self.dilation
-        size = transposed_size(shape[2:], *window)
+        pairs: Any = shape[2:], *window
+        size = transposed_size(*pairs)
         if min(*size, *shape[2:]) < 1:
             raise InputError(f"{self} leaves nothing of {described(shape)}")
         return size
