@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -106,8 +107,14 @@ class Harness(Turns):
             side: [r["seconds"] if r["accuracy"] >= (target or 0) else None for r in last]
             for side, last in after_last_epoch(trained).items()
         }
-        if trained:
-            self._add(name, str(batch), costs, checked, epochs=trained)
+        if not trained:
+            return
+        self._add(name, str(batch), costs, checked, epochs=trained)
+        for side, runs in trained.items() if WORKLOADS[name].averaged else ():
+            mean = statistics.fmean(epochs[-1]["accuracy"] for epochs in runs)
+            if mean < self.scale.target:
+                what = f"{SIDES[side].title} reaches {mean:.3%} in the mean of {len(runs)} seeds"
+                self._fail(f"{WORKLOADS[name].title}: {what}, not {self.scale.target:.0%}")
 
     def _seeds(self, name: str, sides: list[str], batch: int) -> None:
         """The errors after whole trainings: backends may differ by no more than seeds do."""
@@ -134,7 +141,9 @@ class Harness(Turns):
         job = self._job(name, batch) | {"optimizer": "adam", "lr": rates[0]}
         workers, checked = self._prepare(name, str(batch), "train", job, self._of(sides))
         trained: dict[str, list[list[Epoch]]] = {side: [] for side in workers}
-        for seed in range(min(self.rounds, scale.long_rounds)):
+        averaged = WORKLOADS[name].averaged
+        job["evaluation_counts"] = averaged
+        for seed in range(scale.seeds if averaged else min(self.rounds, scale.long_rounds)):
             np.save(orders, [permutation(seed, e, scale.images) for e in range(epochs)])
             job |= {"weights": self._weights(job["model"], seed), "orders": str(orders)}
             job |= {"rates": rates, "target": target, "images": scale.images, "seed": seed}

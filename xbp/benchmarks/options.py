@@ -21,6 +21,8 @@ class Scale:
         Steps whose losses must be equal before anything is timed.
     images, epochs, target
         Of a whole training, which may end at a test accuracy of `target`.
+    seeds : int
+        Of a training whose mean accuracy must reach the target.
     square, copied, hidden : int
         Rows of a square matrix, bytes of a copy, and hidden units of the wide network.
     imports : int
@@ -40,6 +42,7 @@ class Scale:
     images: int = 60_000
     epochs: int = 5
     target: float = 0.99
+    seeds: int = 30
     square: int = 2048
     copied: int = 2**28
     hidden: int = 4096
@@ -59,6 +62,7 @@ QUICK = Scale(
     images=1024,
     epochs=1,
     target=0.0,
+    seeds=2,
     square=64,
     copied=2**20,
     hidden=64,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xbp.benchmarks.harness import Harness, precision, threads_label
@@ -134,7 +135,11 @@ def _remarks(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         for side, runs in row.get("epochs", {}).items():
             last = [epochs[-1]["accuracy"] for epochs in runs]
-            yield f"{SIDES[side].title}: test accuracy {min(last):.2%} to {max(last):.2%}"
+            said = f"{SIDES[side].title}: test accuracy {min(last):.2%} to {max(last):.2%}"
+            if WORKLOADS[row["workload"]].averaged:
+                spent = fmean(epochs[-1]["seconds"] for epochs in runs)
+                said += f"; in the mean of {len(runs)} seeds {fmean(last):.3%} in {spent:.2f} s"
+            yield said
         for side, seen in row.get("timeline", {}).items():
             name, count, spent = seen["largest"][0]
             yield (

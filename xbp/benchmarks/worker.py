@@ -163,8 +163,9 @@ class Worker:
     def learn(self, job: dict[str, Any]) -> list[dict[str, float]]:
         """Train until `target` is reached; seconds so far and test accuracy after each epoch.
 
-        Without a target all epochs are made, and the accuracy is measured once, after the clock has
-        been read. The network is the one of `train`, already warmed up, with new weights.
+        Without a target all epochs are made, and the accuracy is measured once: after the clock has
+        been read, unless the evaluation is to count, too. The network is the one of `train`, already
+        warmed up, with new weights.
         """
         network, batch = self.network, job["batch"]
         # The same arrays for each seed, so that captured graphs stay valid.
@@ -183,7 +184,7 @@ class Worker:
             self.side.wait(loss)
             seconds = time.perf_counter() - start
             accuracy = self._accuracy(x_test, labels)
-            if job["target"] is not None:
+            if job["target"] is not None or job["evaluation_counts"]:
                 seconds = time.perf_counter() - start
             found.append({"seconds": seconds, "accuracy": accuracy})
             return job["target"] is not None and accuracy >= job["target"]

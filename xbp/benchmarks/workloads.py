@@ -94,6 +94,9 @@ class Workload:
         Of a whole training; 0 for the number in `Scale`, until the accuracy has been reached.
     rate : float
         The maximum of a one-cycle schedule, in a whole training by Adam.
+    averaged : bool
+        Whether all epochs are made with `Scale.seeds` seeds, whose mean accuracy must reach the
+        target. The time is then that of the training and of one evaluation.
     optimizer : {"sgd", "adam"}
         Of a training step.
     same : float
@@ -109,6 +112,7 @@ class Workload:
     where: str = ""
     epochs: int = 0
     rate: float = 0.004
+    averaged: bool = False
     optimizer: str = "sgd"
     same: float = SAME
 
@@ -174,6 +178,13 @@ WORKLOADS = {
     **NEXT,
     "accuracy": Workload(
         *("LeNet-5, time to 99 % test accuracy", "s", "learn", EVERY, (128,), LENET)
+    ),
+    "two-epochs": Workload(
+        *("LeNet-5, two epochs and an evaluation: 99 % in the mean of 30 seeds", "s", "learn"),
+        *(("xbp", "torch"), (128,), LENET),
+        epochs=2,
+        rate=0.01,
+        averaged=True,
     ),
     "ten-epochs": Workload(
         *("LeNet-5, ten epochs of MNIST", "s", "learn", REPLAYED, (2048,), LENET),

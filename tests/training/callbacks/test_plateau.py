@@ -36,6 +36,7 @@ OPTIONS: list[tuple[dict[str, Any], list[int], list[int]]] = [
     ({"patience": 1, "threshold": 0.2}, [3, 8, 10, 12, 14], [4, 8, 10, 12, 14]),
     ({"patience": 0, "min_lr": 0.02}, [3], [3]),  # 0.02 in place of 0.01
     ({"patience": 0, "eps": 0.02}, [3], [3]),  # 0.009 less would be less than eps
+    ({"patience": 0, "factor": 0.9, "eps": 0.0095}, [3], [3]),  # to 0.09, and then 0.009 less
 ]
 """And the epochs after which the rate falls in PyTorch 2.13: for the curve, and for its inverse
 where that differs."""
