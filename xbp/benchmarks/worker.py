@@ -164,7 +164,7 @@ class Worker:
         """Train until `target` is reached; seconds so far and test accuracy after each epoch.
 
         Without a target all epochs are made, and the accuracy is measured once: after the clock has
-        been read, unless the evaluation is to count, too. The network is the one of `train`, already
+        been read, unless the evaluation is to count. The network is the one of `train`, already
         warmed up, with new weights.
         """
         network, batch = self.network, job["batch"]

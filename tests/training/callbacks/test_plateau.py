@@ -78,6 +78,15 @@ def test_the_rate_falls_where_it_should(
 
 
 @modes
+def test_of_negative_values_a_share_of_their_size_is_taken(mode: str) -> None:
+    sign = 1 if mode == "min" else -1
+    values = [sign * value for value in (-10.0, -9.95, -10.05, -11.0)]  # the last one improves
+    callback = ReduceLROnPlateau(mode=mode, patience=1, threshold=0.01, factor=0.5)
+    assert rates(callback, values, trainer()) == [[0.1], [0.1], [0.05], [0.05]]
+    assert callback.best == values[-1]
+
+
+@modes
 @pytest.mark.parametrize("options", [options for options, _, _ in OPTIONS], ids=str)
 def test_the_rates_are_pytorchs(options: dict[str, Any], mode: str) -> None:
     torch = pytest.importorskip("torch")

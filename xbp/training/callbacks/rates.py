@@ -78,7 +78,8 @@ class ReduceLROnPlateau(Callback):
     threshold : float, default 1e-4
         By how much a value must be better than the best one to count as an improvement.
     threshold_mode : {"rel", "abs"}, default "rel"
-        Whether the threshold is a share of the best value.
+        Whether the threshold is a share of the best value, of its size where that is negative.
+        (PyTorch's rule would then take a value that is a little worse for an improvement.)
     cooldown : int, default 0
     min_lr : float, default 0
     eps : float, default 1e-8
