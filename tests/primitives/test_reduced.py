@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import threading
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nn.cases import LAYERS
+from nn.cases import CALLS, LAYERS
 from numpy.typing import NDArray
 
 import xbp
@@ -20,6 +19,7 @@ from xbp.errors import InputError
 from xbp.primitives import round_to
 from xbp.primitives.reduced import PRECISIONS, current_precision
 from xbp.primitives.rounding import FORMATS
+from xbp.testing import check_parity
 from xbp.testing.cases import Case
 from xbp.testing.subject import Subject
 
@@ -137,27 +137,34 @@ def test_layers_are_near_to_the_same_in_float64(case: Case, name: str) -> None:
         assert np.all(abs(found[key] - exact) <= 32 * FORMATS[name].unit * largest), key
 
 
-@pytest.mark.parametrize("backend", ["array_api_strict", "torch"])
+OTHERS = [name for name in ("array_api_strict", "torch") if why_unavailable(name) is None]
+
+
+@pytest.mark.parametrize("backends", [OTHERS, ["cupy"]], ids=["others", "cupy"])
 @pytest.mark.parametrize("name", REDUCED)
-@pytest.mark.parametrize(("layer", "shape"), WITH_PRODUCTS, ids=lambda it: type(it).__name__)
-def test_backends_agree(layer: nn.Layer, shape: Any, name: str, backend: str) -> None:
-    """Up to another neighbour, as in `test_layers_are_near_to_the_same_in_float64`."""
-    if reason := why_unavailable(backend):
+@pytest.mark.parametrize("case", [case for case in CALLS if case.kind == "layer"], ids=str)
+def test_backends_agree(case: Case, name: str, backends: list[str]) -> None:
+    """Within the bounds of float32's rounding, and what follows where a factor is rounded."""
+    if backends == ["cupy"] and (reason := why_unavailable("cupy")):
         pytest.skip(reason)
-    x = np.random.default_rng(0).normal(size=shape).astype("f4")
+    with xbp.precision(name):
+        check_parity(case.make, *case.inputs(), backends=backends)
 
-    def run(place: str) -> list[Real]:
-        own = copy.deepcopy(layer).to(place)
-        with xbp.use_backend(place) as there, xbp.precision(name):
-            y, backward = own.forward(there.asarray(x), training=True)
-            dx = backward(y)
-        grads = [p.grad for p in own.parameters()]
-        return [xbp.to_numpy(array) for array in (y, dx, *grads)]
 
-    here, there = run("numpy"), run(backend)
-    for one, other in zip(here, there, strict=True):
-        bound = 32 * FORMATS[name].unit * np.max(abs(one), initial=1e-3)
-        assert np.all(abs(one - other) <= bound)
+@pytest.mark.skipif("array_api_strict" not in OTHERS, reason="it plants a fault there")
+@pytest.mark.parametrize("name", REDUCED)
+def test_a_backend_whose_products_are_not_rounded_is_found(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = primitives.round_to.reference  # type: ignore[attr-defined]
+
+    def here_alone(x: Any, name: str) -> Any:
+        return right(x, name) if isinstance(x, np.ndarray) else x
+
+    monkeypatch.setattr(primitives.round_to, "reference", here_alone)
+    x = np.random.default_rng(0).normal(size=(4, 5))
+    with xbp.precision(name), pytest.raises(AssertionError, match="array_api_strict in float32"):
+        check_parity(lambda: nn.Linear(5, 3, rng=0), x, backends=["array_api_strict"])
 
 
 def test_one_product_agrees_to_the_rounding_of_its_sum() -> None:
@@ -165,9 +172,7 @@ def test_one_product_agrees_to_the_rounding_of_its_sum() -> None:
     a, b = rng.normal(size=(30, 200)).astype("f4"), rng.normal(size=(200, 20)).astype("f4")
     for name in REDUCED:
         near = [round_to(factor, name).astype("f8") for factor in (a, b)]
-        for backend in ("numpy", "array_api_strict", "torch"):
-            if why_unavailable(backend):
-                continue
+        for backend in ("numpy", *OTHERS):
             with xbp.use_backend(backend), xbp.precision(name):
                 c = xbp.to_numpy(primitives.matmul(xbp.asarray(a), xbp.asarray(b)))
             assert np.all(abs(c - near[0] @ near[1]) <= 200 * EPS * (abs(near[0]) @ abs(near[1])))

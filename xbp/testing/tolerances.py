@@ -20,6 +20,8 @@ sum of n numbers, product of matrices        ±u √n Σ|terms|: in any order, w
 solve, inv, svd, … of matrices               exact for operands moved by ±u √n max|operand|: these
                                              algorithms are backward stable, or nearly (§1.5)
 max, where, reshape, …, comparisons          none
+rounding to a shorter format                 none: the error of its input, which may lead to another
+                                             number
 a constant that the dtype cannot hold        the rounding of the constant, the same each time
 ===========================================  ======================================================
 
@@ -49,6 +51,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.backend import arrays
+from xbp.primitives import round_to
 from xbp.testing.helpers import replaced
 
 SAMPLES = 8
@@ -215,8 +218,18 @@ def _arithmetic(dtype: str, unit: float, seed: int) -> Iterator[None]:
     Rounded.rng = np.random.default_rng(seed)
     kinds = (Rounded, np.ndarray, np.float64, np.bool, np.int64)
     namespaces = {**arrays._NAMESPACE_OF_TYPE, **dict.fromkeys(kinds, _Namespace())}
-    with replaced(arrays, _NAMESPACE_OF_TYPE=namespaces), np.errstate(all="ignore"):
+    exact = replaced(round_to, reference=_rounded_to)
+    with replaced(arrays, _NAMESPACE_OF_TYPE=namespaces), exact, np.errstate(all="ignore"):
         yield
+
+
+_round_to: Any = round_to.reference  # type: ignore[attr-defined]
+
+
+def _rounded_to(x: Any, name: str) -> Any:
+    """The reference of `round_to`, which is exact: only its input has errors."""
+    found = _round_to(_plain(x), name)
+    return _rounded(found) if isinstance(x, Rounded) else found
 
 
 def bounds(
