@@ -62,6 +62,7 @@ def test_a_sample_of_the_faults_is_caught() -> None:
 def test_every_survivor_has_a_reason_and_stands_once() -> None:
     listed = expected()
     assert all(len(group["reason"]) >= 20 for group in listed.values())
+    assert len(listed) == SURVIVORS.read_text(encoding="utf-8").count("\n  '''")
 
 
 def test_a_survivor_that_is_no_more_there_is_found_and_removed() -> None:
