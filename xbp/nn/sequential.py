@@ -122,8 +122,8 @@ class Sequential(Layer):
         try:
             found = self.layers[index]
         except IndexError:
-            msg = f"there is no layer {index}: {name} has {n or 'none'}"
-            msg += f", 0 to {n - 1}, or from the end -1 to -{n}" if n else ""
+            last = f"; the last of its {n} is {n - 1}" if n else ", as it has none"
+            msg = f"{name} has no layer {index}{last}"
             raise UnknownIndexError(msg) from None
         except TypeError:
             msg = f"{name} is indexed by an integer or a slice of integers, got {described(index)}"

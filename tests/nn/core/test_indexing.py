@@ -30,10 +30,10 @@ def history() -> Any:
 
 
 WRONG = [
-    (model, 99, UnknownIndexError, "no layer 99: Sequential has 3, 0 to 2, or from the end -1 to"),
+    (model, 99, UnknownIndexError, "Sequential has no layer 99; the last of its 3 is 2"),
     (model, 3, IndexError, "no layer 3"),
     (model, -4, IndexError, "no layer -4"),
-    (nn.Sequential, 0, UnknownIndexError, "no layer 0: Sequential has none"),
+    (nn.Sequential, 0, UnknownIndexError, "Sequential has no layer 0, as it has none"),
     (model, "0", InputError, "by an integer or a slice of integers, got '0'"),
     (model, slice("a", None), InputError, "by an integer or a slice of integers, got a slice"),
     (model, 1.0, InputError, "got a float"),
