@@ -275,6 +275,7 @@ def test_frozen_parameters_stay_frozen() -> None:
     [
         (lambda: as_module(torch.nn.Linear(2, 1)), "as_module takes a layer of xbp"),
         (lambda: as_module(nn.ReLU), "got the class ReLU"),
+        (lambda: nn.Sequential(torch.nn.Linear(2, 1)), r"as_layer\(…\)$"),
         (lambda: as_layer(nn.ReLU()), "as_layer takes a torch.nn.Module; got ReLU"),
         (lambda: as_layer(torch.nn.LSTM(2, 3))(normal(1, 2, 2).astype("float32")), "one output"),
         (lambda: as_layer(torch.nn.Linear(2, 1))(normal(3, 2)), "float64 input"),

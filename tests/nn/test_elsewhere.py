@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from xbp import nn
-from xbp.nn.elsewhere import OF_LAYERS, OF_NN
+from xbp import nn, optim
+from xbp.nn.elsewhere import OF_LAYERS, OF_NN, OF_OPTIM
 
 
 @pytest.mark.parametrize("name", OF_LAYERS)
@@ -25,6 +25,15 @@ def test_a_name_of_another_library_says_what_to_write(name: str) -> None:
 def test_a_class_of_another_library_says_what_to_use(name: str) -> None:
     with pytest.raises(AttributeError, match=f"'xbp.nn' has no attribute '{name}'; in xbp it is "):
         getattr(nn, name)
+
+
+@pytest.mark.parametrize("name", OF_OPTIM)
+def test_a_name_of_torch_optim_says_what_to_write(name: str) -> None:
+    said = f"'xbp.optim' has no attribute '{name}'; in xbp it is "
+    with pytest.raises(AttributeError, match=said):
+        getattr(optim, name)
+    with pytest.raises(AttributeError, match=r"^module 'xbp\.optim' has no attribute 'Adan'$"):
+        optim.Adan  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_any_other_name_is_missing_as_ever() -> None:

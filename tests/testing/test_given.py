@@ -93,6 +93,40 @@ def test_a_complex_layer_does_not_lose_its_imaginary_parts() -> None:
         Turned("parameter").astype("float32")
 
 
+class Doubled(nn.Layer):
+    """With a wrong gradient."""
+
+    def forward(
+        self, x: Any, *, training: bool = False, rng: Any = None
+    ) -> tuple[Any, nn.Backward]:
+        return 2 * x, lambda dy: dy
+
+
+class Single(nn.Layer):
+    """With an output of another dtype."""
+
+    def forward(
+        self, x: Any, *, training: bool = False, rng: Any = None
+    ) -> tuple[Any, nn.Backward]:
+        return np.asarray(x, np.float32), lambda dy: np.asarray(dy, x.dtype)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda: check_gradients(nn.Sequential(nn.Tanh(), nn.ReLU()), X + 1j),
+        lambda: check_gradients(nn.Sequential(nn.Tanh(), nn.ReLU()), X, X),
+        lambda: check_gradients(nn.Sequential(nn.Tanh(), nn.ReLU()), X * np.nan),
+        lambda: check_gradients(nn.Sequential(nn.Tanh(), Doubled()), X),
+        lambda: check_parity(lambda: nn.Sequential(nn.Tanh(), Single()), X, backends=["numpy"]),
+    ],
+)
+def test_what_is_said_of_a_container_is_on_one_line(check: Callable[[], object]) -> None:
+    with pytest.raises((InputError, AssertionError), match=r"Sequential\( \(0\): Tanh") as caught:
+        check()
+    assert "\n" not in str(caught.value)
+
+
 GIVEN: dict[str, tuple[Any, str]] = {
     "a class": (nn.Linear, "got the class Linear"),
     "a loss class": (nn.MSELoss, "got the class MSELoss"),

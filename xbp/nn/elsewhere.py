@@ -9,6 +9,7 @@ _PHASES = "forward(x, training=True) trains, and model(x) is inference"
 _FIT = "xbp.Trainer(model, loss, optimizer) has fit, evaluate and predict"
 _DEVICES = 'model.to("cupy") moves it to a GPU, model.to("numpy") back'
 _DTYPES = 'model.astype("float64") converts its parameters'
+_LONGER = "nn.Sequential(*model, layer) is a longer one, with the same layers"
 
 OF_LAYERS = {
     **dict.fromkeys(("train", "eval"), _PHASES),
@@ -19,6 +20,7 @@ OF_LAYERS = {
     "zero_grad": "the optimizer has it: optimizer.zero_grad()",
     "requires_grad_": "parameter.trainable = False freezes a parameter",
     "summary": "nn.summary(model, (1, 28, 28)) lists the layers",
+    **dict.fromkeys(("append", "extend", "insert", "add"), _LONGER),
     "register_buffer": "self.name = nn.Buffer(array) makes a buffer",
     "register_parameter": "self.name = nn.Parameter(array) makes a parameter",
     "add_module": "a layer as an attribute, or in a list or dict, is a part of the model",
@@ -38,6 +40,12 @@ OF_NN = {
     "functional": "it is a layer, called at once: nn.ReLU()(x)",
     "init": "it is xbp.initializers, for the argument weight_init of layers",
     "Model": "it is nn.Sequential, or an nn.Composite",
+    "TransformerEncoderLayer": "it is nn.TransformerBlock",
+    **dict.fromkeys(("InstanceNorm1d", "InstanceNorm2d"), "it is nn.GroupNorm(channels, channels)"),
+}
+
+OF_OPTIM = {
+    "lr_scheduler": "it is the rate itself: optim.SGD(parameters, lr=optim.StepLR(0.1, 30))",
 }
 
 
@@ -49,8 +57,17 @@ def missing_from_layer(layer: object, name: str) -> NoReturn:
 
 def missing_from_nn(name: str) -> NoReturn:
     """The same for the module `xbp.nn`."""
-    msg = f"module 'xbp.nn' has no attribute {name!r}{_advice(name, OF_NN)}"
-    raise AttributeError(msg, name=name, obj=sys.modules["xbp.nn"])
+    _missing_from("xbp.nn", name, OF_NN)
+
+
+def missing_from_optim(name: str) -> NoReturn:
+    """The same for the module `xbp.optim`."""
+    _missing_from("xbp.optim", name, OF_OPTIM)
+
+
+def _missing_from(module: str, name: str, known: dict[str, str]) -> NoReturn:
+    msg = f"module {module!r} has no attribute {name!r}{_advice(name, known)}"
+    raise AttributeError(msg, name=name, obj=sys.modules[module])
 
 
 def _advice(name: str, known: dict[str, str]) -> str:

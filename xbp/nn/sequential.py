@@ -55,6 +55,8 @@ class Sequential(Layer):
                     kind = f"type; make a layer of it, {layer.__name__}(…)"
                 elif isinstance(layer, list | tuple):
                     kind = f"{kind}; give its layers one by one, Sequential(*layers)"
+                elif hasattr(layer, "register_forward_hook"):
+                    kind = "module of PyTorch; make a layer of it, xbp.interop.torch.as_layer(…)"
                 msg = f"Sequential takes layers; argument {index} is a {kind}"
                 raise InputError(msg)
         self.layers = layers

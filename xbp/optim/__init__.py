@@ -1,5 +1,7 @@
 """Optimizers and learning-rate schedules, independent of the array library."""
 
+from typing import TYPE_CHECKING
+
 from xbp.optim.adagrad import Adadelta, Adagrad, RMSprop
 from xbp.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from xbp.optim.clip import clip_grad_norm, clip_grad_value
@@ -56,3 +58,6 @@ __all__ = [
     "decay_groups",
     "muon_groups",
 ]
+
+if not TYPE_CHECKING:  # a type checker shall see the names above alone
+    from xbp.nn.elsewhere import missing_from_optim as __getattr__  # noqa: F401

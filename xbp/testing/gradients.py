@@ -19,7 +19,7 @@ from xbp.nested import tree_leaves, tree_map
 from xbp.nn.backward import run_forward
 from xbp.nn.statistics import buffers_kept
 from xbp.nn.watch import watched
-from xbp.testing.helpers import check_instance, check_unchanged, copies, numbered
+from xbp.testing.helpers import check_instance, check_unchanged, copies, numbered, shown
 from xbp.testing.tolerances import LAMBDA, roundoff
 
 Host: TypeAlias = "NDArray[Any]"
@@ -108,18 +108,20 @@ def check_gradients(
     )
     gradients = function.gradients()
     middle = function(function.values)
-    assert np.isfinite(middle[0]), f"{subject!r}: its forward is not finite for this input"
+    assert np.isfinite(middle[0]), f"{shown(subject)}: its forward is not finite for this input"
     for name, array in function.values.items():
-        assert np.all(np.isfinite(array)), f"{subject!r}: {name} is not finite; choose other values"
+        assert np.all(np.isfinite(array)), (
+            f"{shown(subject)}: {name} is not finite; choose other values"
+        )
     generator = np.random.default_rng(rng)
     for name, array in function.values.items():
         gradient = gradients[name]
         assert gradient.shape == array.shape and gradient.dtype == array.dtype, (
-            f"{subject!r}: the gradient of {name} has shape {gradient.shape} and dtype "
+            f"{shown(subject)}: the gradient of {name} has shape {gradient.shape} and dtype "
             f"{gradient.dtype} in place of {array.shape} and {array.dtype}"
         )
         assert np.all(np.isfinite(gradient)), (
-            f"{subject!r}: the gradient of {name} is not finite at entry "
+            f"{shown(subject)}: the gradient of {name} is not finite at entry "
             f"{_entry(int(np.argmin(np.isfinite(gradient))), array.shape)}"
         )
         check = _Check(function, name, array, gradient, middle, tolerance)
@@ -137,7 +139,7 @@ def _check_real(subject: Any, name: str, array: Any) -> None:
     dtype = dtype_name(array.dtype)
     if dtype.startswith("complex"):
         msg = (
-            f"{subject!r}: {name} is {dtype}, and check_gradients knows real functions alone; "
+            f"{shown(subject)}: {name} is {dtype}, and check_gradients knows real functions alone; "
             "give real and imaginary parts as arrays of their own"
         )
         raise InputError(msg)
@@ -153,8 +155,8 @@ class _Layer:
         self.original, self.place, self.rng = layer, place, rng
         if rest:
             msg = (
-                f"check_gradients got {1 + len(rest)} inputs for {layer!r}, and a layer takes one; "
-                "give a tuple if it takes that"
+                f"check_gradients got {1 + len(rest)} inputs for {shown(layer)}, and a layer takes "
+                "one; give a tuple if it takes that"
             )
             raise InputError(msg)
         for name, parameter in self.named(layer):
@@ -408,7 +410,7 @@ class _Check:
     def entries(self, most: int, rng: np.random.Generator, along: _Found) -> None:
         """Check entries one by one; raise if one is wrong, or if only the direction `along` was."""
         wrong: dict[tuple[int, ...], _Found] = {}
-        subject = f"{self.function.original!r}"
+        subject = shown(self.function.original)
         chosen = list(_entries(self.array.shape, most, rng))
         for entry in chosen:
             direction = np.zeros(self.array.shape)

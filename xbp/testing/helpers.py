@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xbp.arguments import described
 from xbp.backend import to_numpy
-from xbp.errors import InputError
+from xbp.errors import InputError, on_one_line
 from xbp.nested import tree_leaves
 
 
@@ -25,6 +25,16 @@ def numbered(name: str, tree: Any) -> list[str]:
     if not isinstance(tree, tuple):
         return [name]
     return [leaf for i, part in enumerate(tree) for leaf in numbered(f"{name}[{i}]", part)]
+
+
+def shown(subject: Any) -> str:
+    """Its repr on one line; that of a container has a line for each layer.
+
+    >>> from xbp import nn
+    >>> shown(nn.Sequential(nn.ReLU(), nn.Flatten()))
+    'Sequential( (0): ReLU() (1): Flatten() )'
+    """
+    return on_one_line(" ".join(repr(subject).split()), 200)
 
 
 def check_instance(check: str, subject: Any) -> None:
@@ -58,7 +68,7 @@ def check_unchanged(layer: Any, method: str, what: str, before: list[Any], tree:
     """
     for old, new in zip(before, copies(tree) if before else [], strict=True):
         assert np.array_equal(old, new, equal_nan=old.dtype.kind in "fc"), (
-            f"{layer!r}: its {method} changes its {what} in place; compute a new array"
+            f"{shown(layer)}: its {method} changes its {what} in place; compute a new array"
         )
 
 

@@ -19,6 +19,7 @@ from xbp.nested import tree_leaves, tree_map
 from xbp.nn import Layer, Loss
 from xbp.optim import Optimizer
 from xbp.testing.finding import Finding, Host, compare
+from xbp.testing.helpers import shown
 from xbp.testing.host_sync import assert_no_host_sync
 from xbp.testing.subject import Subject, as_dtype, takes_parameters
 from xbp.testing.tolerances import bounds
@@ -117,7 +118,7 @@ def check_parity(
         if not finding.passed
     ]
     if wrong:
-        subject = "the optimizer" if takes_parameters(make) else repr(make())
+        subject = "the optimizer" if takes_parameters(make) else shown(make())
         raise AssertionError("; ".join([f"{subject}: {wrong[0]}", *map(str, wrong[1:])]))
     if backends is None and names == ("numpy",):
         msg = (

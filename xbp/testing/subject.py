@@ -20,7 +20,7 @@ from xbp.nn.backward import run_forward
 from xbp.nn.parameter import Parameter
 from xbp.nn.watch import watched
 from xbp.testing.finding import Host, Quantities, Quantity
-from xbp.testing.helpers import check_unchanged, copies, numbered, replaced
+from xbp.testing.helpers import check_unchanged, copies, numbered, replaced, shown
 
 
 def _unchanged(array: Any) -> Any:
@@ -111,7 +111,7 @@ class Subject:
         shapes = [getattr(part, "shape", None) for part in tree_leaves(dx)]
         wanted = [part.shape if is_floating(part) else None for part in tree_leaves(x)]
         assert not looked_at or shapes == wanted, (
-            f"{layer!r}: its backward must return ∂L/∂x, of the shape of the input, "
+            f"{shown(layer)}: its backward must return ∂L/∂x, of the shape of the input, "
             f"{' and '.join(map(_shape, wanted))}; it returned "
             f"{' and '.join(map(described, tree_leaves(dx)))}"
         )

@@ -89,7 +89,7 @@ def _layer(pieces: Pieces, seed: int, batch: Any) -> str:
     stream = RandomStream(seed, step=pieces.optimizer.steps)
     for name, layer, output in named_outputs(pieces.model, batch, training=True, rng=stream):
         if not all(map(_finite, tree_leaves(output))):
-            return f"the output of layer {name!r}, {layer}"
+            return f"the output of layer {name!r}, {' '.join(str(layer).split())}"
     return ""
 
 
