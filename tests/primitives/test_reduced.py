@@ -13,7 +13,7 @@ from nn.cases import CALLS, LAYERS
 from numpy.typing import NDArray
 
 import xbp
-from xbp import accelerators, nn, optim, primitives
+from xbp import accelerators, models, nn, optim, primitives
 from xbp.backend import why_unavailable
 from xbp.errors import InputError
 from xbp.primitives import round_to
@@ -176,6 +176,38 @@ def test_one_product_agrees_to_the_rounding_of_its_sum() -> None:
             with xbp.use_backend(backend), xbp.precision(name):
                 c = xbp.to_numpy(primitives.matmul(xbp.asarray(a), xbp.asarray(b)))
             assert np.all(abs(c - near[0] @ near[1]) <= 200 * EPS * (abs(near[0]) @ abs(near[1])))
+
+
+LARGE: dict[str, tuple[Any, Any]] = {
+    "linear layers": (lambda: models.MLP(20, 16, 12, 4, rng=0), (40, 20)),
+    "LeNet-5": (lambda: models.LeNet5(rng=0), (8, 1, 28, 28)),
+    "RNN": (lambda: nn.RNN(8, 16, rng=0), (16, 12, 8)),
+    "LSTM": (lambda: nn.LSTM(8, 16, rng=0), (16, 12, 8)),
+    "GRU": (lambda: nn.GRU(8, 16, rng=0), (16, 12, 8)),
+    "attention": (lambda: nn.MultiheadAttention(32, 4, causal=True, rng=0), (4, 24, 32)),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.parametrize("model", LARGE)
+def test_no_compiled_kernel_is_left_with_other_factors(model: str, name: str) -> None:
+    """The references' numbers, but for rare factors that are rounded to the other neighbour."""
+    make, shape = LARGE[model]
+    x = np.random.default_rng(0).normal(size=shape).astype("f4")
+
+    def run(precision: str) -> list[Real]:
+        layer = make()
+        with xbp.precision(precision):
+            y, backward = layer.forward(x, training=True)
+            dx = backward(np.cos(y))
+        return [y, dx, *(p.grad for p in layer.parameters())]
+
+    found, plain = run(name), run("float32")
+    with accelerators.disabled():
+        expected = run(name)
+    for one, right, wrong in zip(found, expected, plain, strict=True):
+        off, away = (np.sqrt(np.mean((it - right) ** 2)) for it in (one, wrong))
+        assert off < 0.2 * away
 
 
 # --- blocks --------------------------------------------------------------------------------------
