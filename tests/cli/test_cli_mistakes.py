@@ -39,6 +39,7 @@ class TestMistakes:
             ("lr", -1, ("--learning-rate", "from 0", "-1")),
             ("seed", -1, ("--seed", "at least 0", "-1")),
             ("dtype", "int8", ("--dtype", "'float32'", "'float64'", "'int8'")),
+            ("precision", "half", ("--precision", "'float32'", "'bfloat16'", "'half'")),
             ("limit", 0, ("--limit", "at least 1", "0")),
             ("classes", 1, ("--classes", "at least 2", "1")),
             ("activation", "sine", ("activation", "'relu'", "'tanh'", "'sine'")),

@@ -122,6 +122,7 @@ class TestTraining:
             {"lr": 0.001},
             {"limit": 200},
             {"dtype": "float64"},
+            {"precision": "bfloat16"},
             {"batch_size": 60},
             {"activation": "tanh"},
             {"pool": "average"},

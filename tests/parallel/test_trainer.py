@@ -50,6 +50,28 @@ def test_lenet5() -> None:
     agree(found, fits.lenet5(None, 24), rtol=1e-9, atol=1e-11)
 
 
+def test_ranks_scale_the_loss_alike_and_leave_out_the_same_steps() -> None:
+    """Some gradients overflow on one rank alone; their sum is infinite on all."""
+
+    def run(group: Any) -> dict[str, Any]:
+        model = dropped()
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        trainer = xbp.Trainer(
+            model, nn.CrossEntropyLoss(), optimizer, rng=7, group=group, precision="float16"
+        )
+        assert trainer.scaling is not None
+        trainer.scaling.load_state_dict({"scale": 2.0**21, "good_steps": 0})
+        scales: list[float] = []
+        watch = LambdaCallback(on_step_end=lambda trainer, _: scales.append(trainer.loss_scale))
+        trainer.fit(X, Y, 4, 8, callbacks=[watch], verbose=False)
+        return {**model.state_dict(), "scales": np.asarray(scales)}
+
+    expected = run(None)
+    assert 3 <= len(set(expected["scales"])) < len(expected["scales"])
+    # A factor that differs by 2⁻⁵³ is rounded to another number once in 2⁴².
+    agree(by_threads(3, run), expected)
+
+
 @needs_mpi
 @pytest.mark.parametrize("size", [2, 3, 5] if NIGHTLY else [2, 5])
 def test_by_mpi(size: int, tmp_path: Path) -> None:
