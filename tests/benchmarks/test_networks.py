@@ -21,6 +21,7 @@ from xbp.benchmarks.workloads import WORKLOADS
 MODELS = {tuple(w.model) for w in WORKLOADS.values() if w.model}
 SMALL = [
     *(("lenet5",), ("mlp", 784, 16, 10), ("tanh", 4, 8, 4), ("vgg", 4, 6), ("plain", 14)),
+    ("convolutions", 3, 4, 6, 3),
     *(
         ("resnet", 14),
         ("fastcifar", 3, 4, 5),
@@ -78,7 +79,12 @@ def test_peers_build_the_same_network(spec, peer):
 
 
 @pytest.mark.parametrize(
-    "spec", sorted(m for m in MODELS if m[0] not in ("rnn", "lstm", "gru", "gpt")), ids=str
+    "spec",
+    [
+        *sorted(m for m in MODELS if m[0] not in ("rnn", "lstm", "gru", "gpt")),
+        *(("convolutions", 3, 4, 6, 3), ("convolutions", 8, 16, 5, 5)),
+    ],
+    ids=str,
 )
 def test_multiplications_are_those_that_pytorch_counts(spec):
     torch = pytest.importorskip("torch")

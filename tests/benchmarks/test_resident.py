@@ -8,6 +8,7 @@ import pytest
 from quickly import INSTALLED, quick
 
 import xbp
+from xbp.benchmarks import harness as harnesses
 from xbp.benchmarks import turns
 from xbp.benchmarks.comparison import disagreements
 from xbp.benchmarks.harness import Harness
@@ -165,6 +166,31 @@ class TestResident:
         seconds = (one["seconds"] + two["seconds"]) / 2
         said = f"; in the mean of 2 seeds {mean:.3%} in {seconds:.2f} s\n"
         assert said in markdown(results(harness))
+
+    def test_memory_is_that_of_a_new_process_for_each_network(self, monkeypatch):
+        monkeypatch.setattr(harnesses, "NEXT", {"mlp-100": WORKLOADS["mlp-100"]})
+        with Harness(quick(), ["xbp"]) as harness:
+            harness.measure("memory-next")
+        assert [row["label"] for row in harness.rows] == [
+            *("LeNet-5, batch 4", "MLP 784-4096-4096-10, batch 4"),
+            *("RNN of 128, MNIST row by row, batch 4", "MLP 784-100-10, batch 4"),
+        ]
+        assert all(2**24 < row["costs"]["xbp"][0] < 2**30 for row in harness.rows)
+
+    def test_a_sweep_lists_slow_shapes(self):
+        with Harness(quick(), ["xbp", *(["torch"] if "torch" in INSTALLED else [])]) as harness:
+            harness.measure("sweep")
+        assert harness.failures == [] and len(harness.rows) == QUICK.shapes
+        assert harness.rounds == QUICK.rounds and harness.scale == QUICK
+        assert all(row["flop"] > 0 and row["bytes"] > 0 for row in harness.rows)
+        if "torch" not in INSTALLED:
+            return
+        first, second = harness.rows
+        for row, ratio in ((first, 0.5), (second, 2.0)):
+            row["ratios"]["xbp"]["torch"] = [ratio, ratio, ratio]
+        text = markdown(results(harness))
+        assert "- 2 shapes: in the median PyTorch takes 1.25 times as long" in text
+        assert f"- below 0.8: {first['label']}: 0.50\n" in text
 
     def test_seeds(self, trainer):
         with trainer(["xbp", "xbp-numpy"], rounds=2) as harness:

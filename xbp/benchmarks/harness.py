@@ -7,15 +7,17 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from xbp.benchmarks.comparison import Costs, Epoch, after_last_epoch, disagreements
-from xbp.benchmarks.networks import DATA, NETWORKS
+from xbp.benchmarks.networks import DATA, NETWORKS, input_shape
 from xbp.benchmarks.process import SideError, environment
+from xbp.benchmarks.sweep import draw_shapes
 from xbp.benchmarks.turns import Sides, Turns
-from xbp.benchmarks.workloads import SIDES, WORKLOADS, flop, step_products, traffic
+from xbp.benchmarks.workloads import NEXT, SIDES, WORKLOADS, flop, step_products, traffic
 from xbp.optim import OneCycleLR
 from xbp.random import permutation
 
@@ -179,6 +181,38 @@ class Harness(Turns):
                     self._drop(where, side, error, costs, held)
         if costs:
             self._add(name, str(batch), costs, **{"held": held} if self.on_gpu else {})
+
+    def _memories(self, name: str, sides: list[str], _: int) -> None:
+        """A few steps of each network in a new process."""
+        for other in ("lenet5-train", "mlp", "rnn", *NEXT):
+            batch = min(WORKLOADS[other].sizes[-1], self.scale.drawn)
+            job, costs = self._job(other, batch), dict[str, list[float | None]]()
+            for side in sides:
+                with ExitStack() as stack:
+                    worker = self._worker(stack, side)
+                    worker.ask("train", **job)
+                    worker.ask("run", steps=self.scale.guard)
+                    costs[side] = [worker.ask("peak")]
+            title = WORKLOADS[other].title.partition(", training step")[0]
+            self._add(name, f"{title}, batch {batch}", costs)
+
+    def _sweep(self, name: str, sides: list[str], _: int) -> None:
+        """Short turns for each shape."""
+        scale, rounds = self.scale, self.rounds
+        self.scale = replace(scale, seconds=min(scale.seconds, 0.2))
+        self.rounds = min(rounds, scale.long_rounds)
+        try:
+            for shape in draw_shapes(scale.shapes, scale.work):
+                self.say(f"  {shape}")
+                model, rng = shape.model, np.random.default_rng(0)
+                x = rng.standard_normal((2 * shape.batch, *input_shape(*model)), np.float32)
+                self._save("maps", "train", x, rng.integers(10, size=len(x)))
+                job = self._job_of(model, "maps", len(x), shape.batch, "sgd")
+                needed = {"flop": flop("train", model, shape.batch)}
+                needed |= {"bytes": traffic("train", model, shape.batch)}
+                self._turns(name, str(shape), "train", job, self._of(sides), **needed)
+        finally:
+            self.scale, self.rounds = scale, rounds
 
     def _on_device(self) -> int:
         """Device memory that all processes hold, their contexts included, in bytes.

@@ -99,6 +99,12 @@ def fastcifar(p: Parameters, x: Any, sizes: Any) -> Any:
     return x.reshape(x.shape[0], -1) @ p[f"{index + 2}.weight"].T
 
 
+def convolutions(p: Parameters, x: Any, sizes: Any) -> Any:
+    for name in ("0", "2"):
+        x = nn.relu(convolve(p, name, x, sizes[3] // 2))
+    return linear(p, "6", x.mean((2, 3)))
+
+
 # --- over time ------------------------------------------------------------------------------------
 
 
@@ -164,6 +170,7 @@ FORWARDS: dict[str, Callable[..., Any]] = {
     "plain": plain,
     "resnet": resnet,
     "fastcifar": fastcifar,
+    "convolutions": convolutions,
     "rnn": partial(recurrent, rnn_cell),
     "lstm": partial(recurrent, lstm_cell),
     "gru": partial(recurrent, gru_cell),

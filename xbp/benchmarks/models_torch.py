@@ -101,6 +101,13 @@ def fastcifar(*widths: int) -> nn.Module:
     return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(before, 10, bias=False))
 
 
+def convolutions(channels: int, outputs: int, size: int, kernel: int) -> nn.Module:
+    layers = list[nn.Module]()
+    for before in (channels, outputs):
+        layers += [nn.Conv2d(before, outputs, kernel, padding=kernel // 2), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AvgPool2d(size), nn.Flatten(), nn.Linear(outputs, 10))
+
+
 def recurrent(layer: Any, inputs: int, hidden: int, classes: int) -> nn.Module:
     cell = layer(inputs, hidden, batch_first=True)
     return nn.Sequential(cell, LastTimeStep(), nn.Linear(hidden, classes))
@@ -141,6 +148,7 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
     "plain": plain,
     "resnet": resnet,
     "fastcifar": fastcifar,
+    "convolutions": convolutions,
     "rnn": partial(recurrent, nn.RNN),
     "lstm": partial(recurrent, nn.LSTM),
     "gru": partial(recurrent, nn.GRU),

@@ -37,7 +37,7 @@ class Architecture(NamedTuple):
     multiplications : callable ``(*sizes) -> tuple of int``
         In the forward of one sample, layer by layer from the input.
     data : str
-        A key of `DATA`, or "digits".
+        A key of `DATA`, or "digits", or "maps" of the network's own shape.
     loss : callable ``() -> Loss``
     """
 
@@ -98,6 +98,24 @@ def convolutions(depth: int) -> list[tuple[int, int, int]]:
     widths = [16] + [width for width in (16, 32, 64) for _ in range((depth - 2) // 3)]
     pairs = pairwise([3, *widths])
     return [(i, o, 1 + (3 != i != o)) for i, o in pairs]
+
+
+def convolutions_of(
+    channels: int, outputs: int, size: int, kernel: int, rng: np.random.Generator
+) -> nn.Layer:
+    """Two convolutions with ReLU that keep the size, and the mean of each channel."""
+    layers = list[nn.Layer]()
+    for before in (channels, outputs):
+        layers += [nn.Conv2d(before, outputs, kernel, padding=kernel // 2, rng=rng), nn.ReLU()]
+    last = nn.Linear(outputs, 10, rng=rng)
+    return nn.Sequential(*layers, nn.AvgPool2d(size), nn.Flatten(), last)
+
+
+def _convolutions_multiplications(
+    channels: int, outputs: int, size: int, kernel: int
+) -> tuple[int, ...]:
+    each = size**2 * kernel**2 * outputs
+    return each * channels, each * outputs, outputs * 10
 
 
 def _vgg_multiplications(*widths: int) -> tuple[int, ...]:
@@ -180,6 +198,10 @@ NETWORKS = {
     "fastcifar": Architecture(
         fastcifar, lambda *_: (3, 32, 32), _fastcifar_multiplications, "photographs"
     ),
+    "convolutions": Architecture(
+        *(convolutions_of, lambda channels, _, size, __: (channels, size, size)),
+        *(_convolutions_multiplications, "maps"),
+    ),
     **{cell: recurrent(cell) for cell in CELLS},
     "gpt": Architecture(
         *(models.GPT, lambda _, context, *__: (context,), _gpt_multiplications, "text"),
@@ -187,8 +209,8 @@ NETWORKS = {
     ),
 }
 """LeNet-5; MLPs with ReLU and tanh (sizes); VGG and FastCIFAR (widths); a plain network and
-ResNet (depth); recurrent layers (inputs, hidden, classes); GPT (vocabulary, context, layers, heads,
-width)."""
+ResNet (depth); two convolutions (channels, outputs, size, kernel); recurrent layers (inputs,
+hidden, classes); GPT (vocabulary, context, layers, heads, width)."""
 
 
 # --- data -----------------------------------------------------------------------------------------

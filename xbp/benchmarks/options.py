@@ -29,6 +29,8 @@ class Scale:
         Imports are timed this many times as often.
     counted : int
         Steps whose kernels are counted.
+    shapes, work : int
+        Of a sweep over shapes, and most FLOP of a step there.
     grown, most_epochs : int
         Images of an epoch where the growth of memory is measured, and most epochs of any training.
     """
@@ -48,6 +50,8 @@ class Scale:
     hidden: int = 4096
     imports: int = 5
     counted: int = 64
+    shapes: int = 60
+    work: int = 4_000_000_000
     grown: int = 2048
     most_epochs: int = 50
 
@@ -68,6 +72,8 @@ QUICK = Scale(
     hidden=64,
     imports=1,
     counted=2,
+    shapes=2,
+    work=1_000_000,
     grown=256,
     most_epochs=2,
 )

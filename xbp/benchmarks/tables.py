@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from statistics import fmean
+from statistics import fmean, median, quantiles
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xbp.benchmarks.harness import Harness, precision, threads_label
@@ -34,6 +34,10 @@ UNITS: dict[str, Callable[[Row, float], str]] = {
 FLOORS = ("sgemm", "copy", "launch", "mlp-products")
 RIVALS = ("torch", "numpy")
 """Peers to compare with: the first that is installed."""
+
+
+SLOW = 0.8
+"""A ratio to PyTorch that is listed by name."""
 
 
 def results(harness: Harness) -> dict[str, Any]:
@@ -150,6 +154,23 @@ def _remarks(rows: list[Row]) -> Iterator[str]:
         for side, held in row.get("held", {}).items() if "grown" not in row else ():
             most = max(h["most"] for h in held) / 1e6
             yield f"{SIDES[side].title}: of this {most:,.0f} MB in the memory pool of its library"
+    if WORKLOADS[rows[0]["workload"]].kind == "sweep":
+        yield from _distribution(rows)
+
+
+def _distribution(rows: list[Row]) -> Iterator[str]:
+    """The spread of a sweep's ratios, and its slowest shapes."""
+    found = {row["label"]: row["ratios"].get("xbp", {}).get("torch") for row in rows}
+    ratios = {label: ratio[0] for label, ratio in found.items() if ratio is not None}
+    if len(ratios) > 1:
+        tenths = quantiles(ratios.values(), n=10, method="inclusive")
+        yield (
+            f"{len(ratios)} shapes: in the median PyTorch takes {median(ratios.values()):.2f} times"
+            f" as long, at the worst tenth {tenths[0]:.2f}, at the best {tenths[-1]:.2f}"
+        )
+    slow = sorted((ratio, label) for label, ratio in ratios.items() if ratio < SLOW)
+    listed = "; ".join(f"{label}: {ratio:.2f}" for ratio, label in slow)
+    yield f"below {SLOW}: {listed or 'none'}"
 
 
 def _table(name: str, rows: list[Row]) -> str:

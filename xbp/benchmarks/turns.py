@@ -156,9 +156,15 @@ class Turns:
             raise InputError(msg)
         if drawn:
             self._draw(data, most)
-        resident: dict[str, Any] = {}
         if self.resident:  # whole epochs of whole batches
             images = most // batch * batch
+        return self._job_of(model, data, images, batch, WORKLOADS[name].optimizer)
+
+    def _job_of(
+        self, model: list[Any], data: str, images: int, batch: int, optimizer: str
+    ) -> dict[str, Any]:
+        resident: dict[str, Any] = {}
+        if self.resident:
             guard = min(self.scale.guard, images // batch) * batch
             resident = {"order": self._orders(images, 1), "guard_orders": self._orders(guard, 2)}
         return resident | {
@@ -168,8 +174,8 @@ class Turns:
             "weights": self._weights(model, 0),
             "images": images,
             "batch": batch,
-            "optimizer": WORKLOADS[name].optimizer,
-            "lr": RATES[WORKLOADS[name].optimizer],
+            "optimizer": optimizer,
+            "lr": RATES[optimizer],
             "guard": self.scale.guard,
         }
 

@@ -89,7 +89,8 @@ class Workload:
     model : list
         Name and sizes of a network.
     where : str
-        "gpu" for one that is measured there only, unless it is named explicitly.
+        "gpu" for one that is measured there only, "named" for one that is measured nowhere, unless
+        it is named explicitly.
     epochs : int
         Of a whole training; 0 for the number in `Scale`, until the accuracy has been reached.
     rate : float
@@ -206,6 +207,15 @@ WORKLOADS = {
     "memory": Workload(
         *("LeNet-5, peak memory of training", "MB", "memory"),
         *(("xbp", "xbp-eager", "reference", "torch", "torch-graph", "jax"), (512,), LENET),
+    ),
+    "memory-next": Workload(
+        *("peak memory of training, network by network", "MB", "memories", ("xbp", "torch")),
+        where="named",
+    ),
+    "sweep": Workload(
+        *("two convolutions of many shapes, training step", "ms", "sweep", ("xbp", "torch")),
+        where="named",
+        same=SAME_DEEP,
     ),
     "growth": Workload(
         *("LeNet-5, growth of memory over 50 epochs", "MB", "growth", ("xbp",), (128,), LENET),
