@@ -329,7 +329,7 @@ def test_matmul_gives_the_blas_its_threads_back() -> None:
         assert all(np.array_equal(c, a @ a) for c in results)
 
 
-@pytest.mark.parametrize("labels", ["int64", "uint8", "int32"])
+@pytest.mark.parametrize("labels", ["int64", "uint8", "int32", "longlong", ">i8"])
 def test_cross_entropy(labels: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
     logits = contiguous((10 * rng.normal(size=(13, 7))).astype(dtype))
@@ -346,6 +346,27 @@ def test_cross_entropy(labels: str, dtype: str) -> None:
         target = target.astype("int64")
         target[5] = wrong
         assert elementwise.cross_entropy(logits, target, 0.5) is NotImplemented
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 5), (64, 4), (16, 16), (5, 17), (2, 70)])
+def test_cross_entropy_of_any_size_and_memory_order(shape: tuple[int, int], dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    logits, target = (
+        (30 * rng.normal(size=shape)).astype(dtype),
+        rng.integers(0, shape[1], shape[0]),
+    )
+    if shape[1] > 4:
+        logits[0, (target[0] + 1) % shape[1]] = -np.inf  # p = 0
+        logits[-1, (target[-1] + 2) % shape[1]] -= 1000
+    reference = primitives.cross_entropy.reference  # type: ignore[attr-defined]
+    with np.errstate(invalid="ignore"):  # 0 · ∞, which it leaves out afterwards
+        truth, true_gradient = reference(logits.astype("f8"), target, 0.5)
+    apart = np.repeat(target, 2)[::2]
+    for z, t in ((contiguous(logits), target), (np.asfortranarray(logits), apart)):
+        value, gradient = elementwise.cross_entropy(z, t, 0.5)
+        assert_close(np.asarray(value), truth, shape[0])
+        # e^d errs by |d| ulp, d = z - top being rounded, and is at most 1/|d| e⁻¹ of the largest
+        assert_close(gradient, true_gradient, shape[1] + 3)
 
 
 def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str) -> None:

@@ -75,3 +75,40 @@ def test_arrays_of_another_type_are_checked_each_time(monkeypatch: pytest.Monkey
     for kind in (np.ndarray, np.ndarray, Own, Own):
         chain.forward(np.ones((2, 3)).view(kind))
     assert checked == [np.ndarray, Own, Own]
+
+
+def test_a_chain_lends_the_same_arrays_until_a_parameter_has_a_new_one() -> None:
+    first, last = nn.Linear(3, 4, dtype="float64", rng=0), nn.Linear(4, 2, dtype="float64", rng=1)
+    chain, x = OperationChain([first, nn.Tanh(), last]), np.ones((2, 3))
+    for training in (False, True):
+        lender = chain.lenders[training]
+        y = chain.forward(x, training)[0]
+        lent, beside = lender.lend(x)
+        assert beside and lender.lend(x)[0] is lent
+        assert not lender.lend(x.astype("float32"))[1] and not lender.lend([1.0])[1]
+        last.bias.data = last.bias.data + 1
+        np.testing.assert_allclose(chain.forward(x, training)[0], y + 1, rtol=1e-15)
+        assert lender.lend(x)[0] is not lent
+
+
+def test_a_parameter_of_another_dtype_is_refused_by_a_chain_that_has_run() -> None:
+    first, last = nn.Linear(3, 4, dtype="float64", rng=0), nn.Linear(4, 2, dtype="float64", rng=1)
+    chain, x = OperationChain([first, nn.Tanh(), last]), np.ones((2, 3))
+    chain.forward(x)
+    last.astype("float32")
+    for _ in range(2):
+        with pytest.raises(InputError, match="float64 input, but its parameters are float32"):
+            chain.forward(x)
+
+
+def test_the_backward_of_a_chain_adds_nothing_if_a_parameter_has_changed() -> None:
+    first, last = nn.Linear(3, 4, dtype="float64", rng=0), nn.Linear(4, 2, dtype="float64", rng=1)
+    y, backward = nn.Sequential(first, nn.Tanh(), last).forward(np.ones((2, 3)), training=True)
+    last.bias.changed()  # is only added
+    nn.for_parameters(backward)(np.ones_like(y))
+    grads = [p.grad.copy() for p in (first.weight, last.weight)]
+    first.weight.changed()
+    with pytest.raises(InputError, match="changed between a forward and its backward"):
+        backward(np.ones_like(y))
+    for parameter, grad in zip((first.weight, last.weight), grads, strict=True):
+        assert parameter.grad.tobytes() == grad.tobytes()

@@ -11,6 +11,7 @@ from twin import twin
 import xbp.accelerators
 from xbp import nn, optim, primitives
 from xbp.backend import Array, Namespace, array_namespace, find_backend
+from xbp.errors import InputError
 from xbp.primitives.dispatch import update
 from xbp.testing.cases import RULES, Rule
 
@@ -161,3 +162,63 @@ def test_a_primitive_of_ones_own() -> None:
     double([a, b], 2)
     assert a.tolist() == [8.0, 8.0]
     assert b.tolist() == [4.0, 4.0, 4.0]
+
+
+BETWEEN: dict[str, Any] = {
+    "nothing": lambda o: None,
+    "a new array": lambda o: setattr(o.parameters[1], "data", o.parameters[1].data + 1),
+    "a new parameter": lambda o: o.parameters.__setitem__(1, nn.Parameter(np.ones((5, 6)))),
+    "a new state": lambda o: o.state[1].update(m=np.ones((5, 6))),
+    "no state": lambda o: o.state.__setitem__(1, {}),
+    "a loaded state": lambda o: o.load_state_dict(o.state_dict()),
+    "another count": lambda o: o.counts.__setitem__(1, 7),
+    "a frozen parameter": lambda o: setattr(o.parameters[1], "trainable", False),
+    "another rate": lambda o: setattr(o, "lr", 0.5),
+    "another option": lambda o: o.param_groups[0].update(weight_decay=0.1),
+    "another rule": lambda o: (
+        o.param_groups[0].update(amsgrad=True),
+        [state.update(v_max=np.zeros_like(state["v"])) for state in o.state],
+    ),
+    "a group": lambda o: o.add_param_group({"params": nn.Parameter(np.ones(4))}),
+    "float32": lambda o: [
+        o.parameters[1].astype("float32"),
+        o.state[1].update({name: array.astype("float32") for name, array in o.state[1].items()}),
+    ],
+}
+
+
+@pytest.mark.parametrize("what", BETWEEN)
+def test_what_a_step_remembers_is_noticed_to_be_out_of_date(what: str) -> None:
+    """An optimizer that forgets is the oracle."""
+    found = []
+    for forgetful in (False, True):
+        optimizer = optim.Adam([nn.Parameter(np.full((5, 6), float(k))) for k in range(3)], lr=0.1)
+        for step in range(5):
+            if step == 2:
+                BETWEEN[what](optimizer)
+            if forgetful:
+                optimizer._joints.clear()
+            for k, parameter in enumerate(optimizer.parameters):
+                parameter.add_grad(np.cos(step + k + parameter.data))
+            versions = [parameter.version for parameter in optimizer.parameters]
+            optimizer.step()
+            changed = [p.version > v for p, v in zip(optimizer.parameters, versions, strict=True)]
+            assert changed == [p.trainable for p in optimizer.parameters]
+            optimizer.zero_grad()
+        forgotten = ("another rule", "a frozen parameter", "float32")
+        assert bool(optimizer._joints) == (what not in forgotten)
+        found.append([optimizer.counts, *(p.data.tobytes() for p in optimizer.parameters)])
+    assert found[0] == found[1]
+
+
+def test_arrays_of_another_place_are_refused_after_a_step_that_remembers() -> None:
+    optimizer = optim.Adam([nn.Parameter(np.ones(3)), nn.Parameter(np.ones(2))])
+    for _ in range(2):
+        for parameter in optimizer.parameters:
+            parameter.add_grad(np.ones_like(parameter.data))
+        optimizer.step()
+    optimizer.parameters[1].astype("float32")
+    before = optimizer.parameters[0].data.copy()
+    with pytest.raises(InputError, match="its state in float64, but parameter 1 is now float32"):
+        optimizer.step()
+    assert optimizer.parameters[0].data.tobytes() == before.tobytes()

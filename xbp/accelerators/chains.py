@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import chain as _chain
 from typing import Any, NamedTuple, TypeAlias
 
 from xbp.primitives.chain import Arrays, Operation, Pass
@@ -19,6 +20,7 @@ from xbp.primitives.normalization import batch_normalize
 from xbp.primitives.pooling import max_pool
 from xbp.primitives.product import affine
 
+chained = _chain.from_iterable
 Function: TypeAlias = Callable[..., Any]
 Match: TypeAlias = "tuple[int, dict[str, Any]] | None"
 """How many operations, from the first on, are one pass, and the options of its function."""
@@ -81,7 +83,7 @@ def run(
     for function, options, length, check, otherwise in steps:
         own = parameters[start]
         if length > 1:
-            own = [array for each in parameters[start : start + length] for array in each]
+            own = list(chained(parameters[start : start + length]))
         if check is not None:
             check(x, own)
         done = function(x, *own, **options)

@@ -79,15 +79,19 @@ _NAMESPACE_OF_TYPE: dict[type, Namespace] = {}
 
 def is_floating(array: Array) -> bool:
     """Whether an array holds floating-point numbers, real or complex; cached by dtype."""
-    key = type(array), array.dtype
-    floating = _IS_FLOATING.get(key)
-    if floating is None:
-        xp, kinds = array_namespace(array), ("real floating", "complex floating")
-        floating = _IS_FLOATING[key] = xp.isdtype(array.dtype, kinds)
-    return floating
+    return is_kind(array, ("real floating", "complex floating"))
 
 
-_IS_FLOATING: dict[tuple[type, Any], bool] = {}
+def is_kind(array: Array, kind: str | tuple[str, ...]) -> bool:
+    """`isdtype` of an array's dtype; cached."""
+    key = type(array), array.dtype, kind
+    found = _IS_KIND.get(key)
+    if found is None:
+        found = _IS_KIND[key] = bool(array_namespace(array).isdtype(array.dtype, kind))
+    return found
+
+
+_IS_KIND: dict[tuple[type, Any, Any], bool] = {}
 
 
 # --- values on the host --------------------------------------------------------------------------
@@ -168,6 +172,8 @@ def there(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> R:
         for array in (*args, *options.values()):
+            if type(array) is HostArray:  # no device to choose
+                break
             if type(array) is tuple and array:
                 array = array[0]
             if library_of(array) is not None:

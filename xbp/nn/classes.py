@@ -13,6 +13,7 @@ from xbp.backend import (
     as_numbers,
     backend_of,
     dtype_name,
+    is_kind,
     to_numpy,
 )
 from xbp.errors import InputError, on_one_line
@@ -190,7 +191,7 @@ class ClassLoss(Loss):
         got = tuple(target.shape)
         labelled = len(got) == len(shape) - 1 or not self.shares_too
         wanted = shape[:1] + shape[2:] if labelled else shape
-        integer = array_namespace(target).isdtype(target.dtype, "integral")
+        integer = is_kind(target, "integral")
         fits = got[1:] == wanted[1:] and len(got) == len(wanted) and (integer or not labelled)
         if not fits or (same_length and got[0] != shape[0]):
             n = shape[0] if same_length else "N"

@@ -10,7 +10,17 @@ import math
 from typing import Any
 
 from xbp.arguments import choice, number, positive
-from xbp.backend import Array, Namespace, array_namespace, check_beside, dtype_name, there, to_numpy
+from xbp.backend import (
+    Array,
+    HostArray,
+    Namespace,
+    array_namespace,
+    check_beside,
+    dtype_name,
+    is_kind,
+    there,
+    to_numpy,
+)
 from xbp.errors import InputError
 from xbp.nested import first_of
 
@@ -89,11 +99,12 @@ class Loss:
     def namespace(self, prediction: Array, target: Array, name: str = "target") -> Namespace:
         """The common Array API namespace of both; mixing libraries or devices is an error."""
         xp = array_namespace(prediction)
-        check_beside(self, "a prediction", prediction, f"the {name} is", target)
+        if not type(prediction) is type(target) is HostArray:
+            check_beside(self, "a prediction", prediction, f"the {name} is", target)
         if prediction.ndim == 0 or prediction.shape[0] == 0:
             msg = f"{self} needs at least one sample, got shape {tuple(prediction.shape)}"
             raise InputError(msg)
-        if not xp.isdtype(prediction.dtype, "real floating"):
+        if not is_kind(prediction, "real floating"):
             msg = f"{self} needs floating-point predictions, got {dtype_name(prediction.dtype)}"
             raise InputError(msg)
         return xp

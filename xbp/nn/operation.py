@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
-from xbp.backend import Array, HostArray, Namespace, on_device_of
+from xbp.backend import HOST, Array, Namespace, on_device_of
 from xbp.nn.backward import Backward, Rng, TwoPartBackward
 from xbp.nn.layer import Layer
+from xbp.nn.lender import Arrays, ChainBackward, Lender, once
 from xbp.nn.parameter import Buffer, Parameter, lent
 from xbp.nn.parts import PLAIN
 from xbp.primitives.chain import chain
@@ -152,17 +153,6 @@ def lend(
         takes.append(once(statistics.commit) if training else None)
 
 
-def once(commit: Callable[[Any], None]) -> Callable[[Any], None]:
-    """`commit`, limited to a single call; later calls do nothing."""
-    pending = [commit]
-
-    def first(found: Any) -> None:
-        while pending:
-            pending.pop()(found)
-
-    return first
-
-
 def is_operation(layer: Layer) -> TypeGuard[OperationLayer]:
     """Whether a layer may join others: its forward and call are those of `OperationLayer`."""
     kind = type(layer)
@@ -197,11 +187,7 @@ class OperationChain:
             tuple((it.primitive, tuple(it.options_in(training).items())) for it in said)
             for training in (False, True)
         ]
-        self.learning = [  # from the last on, the order of `chain`'s gradients
-            (index, it)
-            for index, it in reversed(list(enumerate(said)))
-            if it.read or it.added or it.statistics
-        ]
+        self.lenders = [Lender(said, training) for training in (False, True)]
         self.fitting: set[Any] = set()  # shapes of x, in inference or in training
 
     def holds(self) -> bool:
@@ -223,37 +209,25 @@ class OperationChain:
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         """The result of the layers' forwards, one after the other."""
-        xp, arrays, takes = self._lent(x, training)
+        xp, arrays = self._lent(x, training)
         y, gradients = chain(x, self.operations[training], arrays)
-        last = self.layers[-1]
-        check = partial(last.check_gradient, xp, shape=y.shape, chained=self.layers)
-        return y, TwoPartBackward(gradients, *takes, check=check)
+        return y, ChainBackward(gradients, self.lenders[training], self.layers, xp, y.shape)
 
     def infer(self, x: Array) -> Iterator[Array]:
         """The intermediate outputs and the last one; each is freed when the next is computed."""
-        _, arrays, _ = self._lent(x, False)
+        _, arrays = self._lent(x, False)
         with on_device_of(x):
             for x in chain.outputs(x, self.operations[False], arrays):  # noqa: B020
                 yield x
 
-    def _lent(self, x: Array, training: bool) -> tuple[Namespace, list[Any], list[Take]]:
-        """The namespace of a checked `x`, the layers' arrays, and the receivers of gradients."""
+    def _lent(self, x: Array, training: bool) -> tuple[Namespace, Arrays]:
+        """The namespace of a checked `x`, and the arrays of each operation."""
+        arrays, beside = self.lenders[training].lend(x)
+        if beside and x.dtype.kind == "f" and (x.shape, training) in self.fitting:
+            return HOST, arrays
         xp = self.layers[0].check_input(x)
-        host, dtype, fits = type(x) is HostArray, x.dtype, (x.shape, training) in self.fitting
-        arrays: list[Any] = [()] * len(self.layers)
-        takes: list[Take] = []
-        for index, operation in self.learning:
-            own: list[Array | None] = []
-            lend(operation, training, own, takes)
-            for array in own:
-                if array is not None and not (
-                    host and type(array) is HostArray and array.dtype == dtype
-                ):
-                    fits = False
-            arrays[index] = own
-        if not fits:
-            self._check(x, training)
-        return xp, arrays, takes
+        self._check(x, training)
+        return xp, arrays
 
     def _check(self, x: Array, training: bool) -> None:
         """Check the library, device, dtype and shape of `x` by each layer."""

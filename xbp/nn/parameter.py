@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from xbp.backend import (
@@ -116,16 +116,24 @@ class Parameter:
         data, version = self.data, self.version
 
         def add_grad(grad: Array) -> None:
-            if self.version != version:
-                msg = (
-                    f"{self!r} was changed between a forward and its backward, whose gradients "
-                    "would be wrong; run the backward before the optimizer's step, or the forward "
-                    "again"
-                )
-                raise InputError(msg)
+            self.check_unchanged(version)
             self.add_grad(grad)
 
         return data, add_grad
+
+    def check_unchanged(self, version: int) -> None:
+        """Refuse a backward whose forward read `data` at an earlier `version`.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.version != version:
+            msg = (
+                f"{self!r} was changed between a forward and its backward, whose gradients would "
+                "be wrong; run the backward before the optimizer's step, or the forward again"
+            )
+            raise InputError(msg)
 
     def add_grad(self, grad: Array) -> None:
         """Add the contribution of a backward pass; a shared parameter sums several.
@@ -139,25 +147,25 @@ class Parameter:
         InputError
             `grad` does not have the shape or dtype of `data`, an error in a layer's backward.
         """
-        if not type(grad) is type(self.data) is HostArray:
-            what = "a gradient", grad, "its data are", self.data
-            check_beside("a parameter", *what, CHECK_BACKWARD)
-        if grad.shape != self.data.shape or grad.dtype != self.data.dtype:
+        data, before = self.data, self.grad
+        if not type(grad) is type(data) is HostArray:
+            check_beside("a parameter", "a gradient", grad, "its data are", data, CHECK_BACKWARD)
+        if grad.shape != data.shape or grad.dtype != data.dtype:
             msg = (
                 f"a gradient of shape {tuple(grad.shape)} and dtype {grad.dtype} does not fit its "
                 f"parameter of shape {self.shape} and dtype {self.data.dtype}; "
                 f"{CHECK_BACKWARD}"
             )
             raise InputError(msg)
-        if not (self.grad is None or type(grad) is type(self.grad) is HostArray):
-            check_beside("a parameter", "a gradient", grad, "its other gradient is", self.grad)
+        if not (before is None or type(grad) is type(before) is HostArray):
+            check_beside("a parameter", "a gradient", grad, "its other gradient is", before)
         if not self.trainable:
             return
-        if self.grad is None:
+        if before is None:
             _set_grad(self, grad)
         else:
             with on_device_of(grad):
-                _set_grad(self, self.grad + grad)
+                _set_grad(self, before + grad)
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
@@ -250,6 +258,12 @@ class Buffer(Parameter):
             )
             raise InputError(msg)
         super().__setattr__(name, value)
+
+
+def note_changes(parameters: Iterable[Parameter]) -> None:
+    """`Parameter.changed` of each."""
+    for parameter in parameters:
+        _set_version(parameter, parameter.version + 1)
 
 
 def lent(

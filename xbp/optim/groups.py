@@ -14,7 +14,7 @@ from xbp.nn.parameter import Parameter
 
 Options = dict[str, Any]
 
-SHARED = ("parameters", "steps", "state", "counts")
+SHARED = ("parameters", "steps", "state", "counts", "_joints")
 """Attributes of an optimizer that all of its groups share."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeAlias
 
 from xbp.arguments import described, number, takes
@@ -20,6 +20,7 @@ from xbp.backend import (
 from xbp.errors import InputError
 from xbp.nn.parameter import Buffer, Parameter
 from xbp.optim.groups import SHARED, Group, Kept, Options, constructor_of, keep, split
+from xbp.optim.joint import Joint, joined
 from xbp.optim.schedules import rate_of
 from xbp.primitives import rescale
 from xbp.primitives.updates import Scalar
@@ -101,6 +102,7 @@ class Optimizer:
         self.steps = 0
         self.state: list[State] = [{} for _ in self.parameters]
         self.counts = [0] * len(self.parameters)  # updates of each parameter
+        self._joints: dict[range, Joint] = {}  # of the last step
         self._kind, given = constructor_of(type(self), *vars(self).pop("_given", ((), {})))
         self._groups = [
             keep(self, index, indices, own, Optimizer, given)
@@ -292,45 +294,53 @@ class Optimizer:
         coefficients : sequence of tuples, optional
             The `all_coefficients` of each parameter, as 0-d arrays; by default those of this step.
         """
-        for index, parameter in enumerate(self.parameters):
-            self._check_place(index, parameter)  # all before any change
         rules = self.rules()
+        joints = [self._joint(indices) for _, indices in rules]  # all checks before any change
         # In a captured step the rate is part of the coefficients.
         rates = [rule.lr if coefficients is None else 0.0 for rule, _ in rules]
-        for (rule, indices), lr in zip(rules, rates, strict=True):
-            rule._step(indices, lr, coefficients)
+        for (rule, indices), lr, joint in zip(rules, rates, joints, strict=True):
+            rule._step(indices, lr, coefficients, joint)
         self.steps += 1
 
+    def _joint(self, indices: range) -> Joint | None:
+        """These parameters, if their arrays are those of the last step; else they are checked."""
+        joint, some = self._joints.get(indices), slice(indices.start, indices.stop)
+        if joint is not None and joint.holds(self.parameters[some], self.state[some]):
+            return joint
+        self._joints.pop(indices, None)
+        for index in indices:
+            self._check_place(index, self.parameters[index])
+        return None
+
     def _step(
-        self, indices: range, lr: float, coefficients: Sequence[tuple[Scalar, ...]] | None
+        self,
+        indices: range,
+        lr: float,
+        coefficients: Sequence[tuple[Scalar, ...]] | None,
+        joint: Joint | None,
     ) -> None:
         """Update some parameters, as far as they have a gradient."""
-        # Parameters that can be updated at once, usually all. Devices are compared, not hashed, as
-        # CuPy's have no hash and are new objects each time.
-        alike: list[tuple[tuple[Any, ...], list[int]]] = []
+        at_once, counts, some = self.multi_tensor(), self.counts, slice(indices.start, indices.stop)
+        if joint is not None and at_once and len(set(counts[some])) == 1:
+            t = counts[indices.start] + 1
+            counts[some] = [t] * len(indices)
+            self._update(joint, lr, t, coefficients)
+            return
+        for t, joint in joined(self.parameters, self.state, self._counted(indices), at_once):
+            with on_device_of(joint.p[0]):
+                self._update(joint, lr, t, coefficients)
+            if at_once and len(joint.p) == len(indices) and joint.on_host():
+                self._joints[indices] = joint
+
+    def _counted(self, indices: range) -> Iterator[tuple[int, int]]:
+        """The index and new count of each parameter with a gradient, its state started."""
         for index in indices:
-            parameter = self.parameters[index]
-            if parameter.grad is None:
+            if self.parameters[index].grad is None:
                 continue
-            p, t = parameter.data, self.counts[index] + 1
-            self.counts[index] = t
+            self.counts[index] += 1
             if not self.state[index]:
                 self._begin_state(index)
-            kind = (t, type(p), p.dtype, p.device)
-            for other, those in alike:
-                if kind == other:
-                    those.append(index)
-                    break
-            else:
-                alike.append((kind, [index]))
-        at_once = self.multi_tensor()
-        for (t, *_), those in alike:
-            own = self.all_coefficients(lr, t) if coefficients is None else coefficients[those[0]]
-            with on_device_of(self.parameters[those[0]].data):
-                for together in [those] if at_once else [[index] for index in those]:
-                    self._update(together, *own)
-            for index in those:
-                self.parameters[index].changed()
+            yield index, self.counts[index]
 
     def begin_states(self) -> None:
         """Make the arrays, as the next step would, of all parameters with a gradient and none."""
@@ -348,19 +358,21 @@ class Optimizer:
         """The factor of decoupled weight decay, and the `coefficients` of the rule."""
         return 1 - lr * self.weight_decay, *self.coefficients(lr, t)
 
-    def _update(self, indices: Sequence[int], decay: Scalar, *coefficients: Scalar) -> None:
+    def _update(
+        self, joint: Joint, lr: float, t: int, coefficients: Sequence[tuple[Scalar, ...]] | None
+    ) -> None:
         """Apply the rule to these parameters."""
-        p: list[Array] = [self.parameters[index].data for index in indices]
-        g: list[Array] = [self.parameters[index].grad for index in indices]
-        states = [self.state[index] for index in indices]
-        xp = array_namespace(p[0])
+        own = self.all_coefficients(lr, t) if coefficients is None else coefficients[joint.first]
+        decay, *others = own
+        p, g = joint.p, joint.gradients()
         if self.weight_decay:
             g = self.decayed(p, g, decay)
+        xp = array_namespace(p[0])
         if self.multi_tensor():
-            joint = {name: [state[name] for state in states] for name in states[0]}
-            self.update(xp, p, g, joint, *coefficients)
+            self.update(xp, p, g, joint.state, *others)
         else:
-            self.update(xp, p[0], g[0], states[0], *coefficients)
+            self.update(xp, p[0], g[0], joint.states[0], *others)
+        joint.changed()
 
     def decayed(self, p: list[Array], g: list[Array], decay: Scalar) -> list[Array]:
         """The gradients for the rule, after weight decay.

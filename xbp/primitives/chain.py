@@ -53,6 +53,9 @@ class Chain(Primitive[Callable[..., Iterator[Pass]]]):
             if done <= without:
                 first += 1
 
+        if len(steps) == 1:
+            return y, _checked(*steps[0])
+
         def through(dy: Array, wants_dx: bool = True) -> tuple[Array | None, ...]:
             found: list[Array | None] = []
             last = 0 if wants_dx else first
@@ -83,6 +86,16 @@ class Chain(Primitive[Callable[..., Iterator[Pass]]]):
             x = each[0]
             del each
             yield x
+
+
+def _checked(gradients: Gradients, shape: tuple[int, ...]) -> Gradients:
+    """The gradients of a single pass, preceded by a check of ∂L/∂y."""
+
+    def checked(dy: Array, wants_dx: bool = True) -> tuple[Array | None, ...]:
+        check_gradient(dy, shape)
+        return gradients(dy, wants_dx)
+
+    return checked
 
 
 @Chain

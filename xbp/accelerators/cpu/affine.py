@@ -59,6 +59,9 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
 
 def contiguous(array: Real) -> Real:
     """`array`, or a copy in row-major order and aligned."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
     return replay.copied(np.require(array, requirements=["C", "A"]), array)
 
 

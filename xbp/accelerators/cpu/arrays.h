@@ -33,12 +33,17 @@ static inline const list_fields *list_of(const void *list, const layout *l) {
     return (const void *)((const char *)list + l->header);
 }
 
+/* The fields of an object that is known to be an array. */
+static inline const array_fields *fields_of(const void *object, const layout *l) {
+    return (const void *)((const char *)object + l->header);
+}
+
 /* The fields of an array with this dtype's number in the machine's byte order and with these flags; NULL
  * for another object. */
 static inline const array_fields *array_of(const void *object, const layout *l, int number, int flags) {
     const char *fields = (const char *)object + l->header;
     if (((void *const *)fields)[-1] != l->array) return NULL;
-    const array_fields *array = (const void *)fields;
+    const array_fields *array = fields_of(object, l);
     const dtype_fields *dtype = (const void *)((const char *)array->dtype + l->header);
     const int fits = dtype->number == number && dtype->order == '=' && (array->flags & flags) == flags;
     return fits ? array : NULL;

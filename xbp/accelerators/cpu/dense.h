@@ -175,8 +175,11 @@ static void NAME(dense_group)(const NAME(dense_net) * d, int64_t group, const re
             NAME(multiply_small)(&(NAME(small_product)){
                 .a = delta, .a_row = 1, .a_step = out, .b = below, .b_step = in, .b_vector = LANES,
                 .c = dweight, .c_row = in, .m = layer->out, .k = rows, .n = in, .added = 1});
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t o = 0; o < out; o++) dbias[o] += delta[r * out + o];
+            for (int64_t o = 0; o < out; o += LANES) {
+                vector sum = NAME(load)(dbias + o, 1, LANES);
+                for (int64_t r = 0; r < rows; r++) sum += NAME(load)(delta + r * out + o, 1, LANES);
+                NAME(store)(dbias + o, 1, LANES, sum);
+            }
             if (is_first && !d->dx) break;
             NAME(multiply_small)(&(NAME(small_product)){
                 .a = delta, .a_row = out, .a_step = 1, .b = weights + layer->weights, .b_step = in,

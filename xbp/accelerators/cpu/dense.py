@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,28 +44,14 @@ def dense(x: Real, *parameters: Real | None, activations: tuple[str | None, ...]
         From ∂L/∂y to ∂L/∂x, and ∂L/∂W and ∂L/∂b of the last layer, of the one before, ….
     """
     dtype, count = x.dtype, len(activations)
-    weights = parameters[::2]
-    if (
-        len(parameters) != 2 * count
-        or dtype not in DTYPES
-        or not x.size
-        or not x.ndim
-        or not is_known()
-    ):
+    if len(parameters) != 2 * count or dtype not in DTYPES or not is_known():
         return NotImplemented
-    rows, products, kept, lanes = x.size // x.shape[-1], 0, 0, native.lanes(dtype.itemsize)
-    most = MOST_WEIGHTS if rows >= LEAST_ROWS else MOST_WEIGHTS_OF_FEW_ROWS
-    for weight in weights:
-        if weight is None or weight.ndim != 2 or not 0 < weight.size <= most:
-            return NotImplemented
-        products += rows * weight.size
-        out = len(weight)
-        wide = -(-out // lanes) * lanes * rows
-        kept += wide
-    if kept * dtype.itemsize > MOST_KEPT:
+    shapes = tuple([None if weight is None else weight.shape for weight in parameters[::2]])
+    found = _sizes(x.shape, shapes, dtype.itemsize, native.lanes(dtype.itemsize))
+    if found is None:
         return NotImplemented
-    hidden = np.empty(kept - wide, dtype)
-    y = np.empty((*x.shape[:-1], out), dtype)
+    shape, kept, products = found
+    y, hidden = np.empty(shape, dtype), np.empty(kept, dtype)
     threads = native.threads() if products >= LEAST_FOR_THREADS else 1
     known = dtype.num, _codes(activations), count, threads
     arrays: list[Any] = [x, y, hidden, *parameters]
@@ -79,8 +66,8 @@ def dense(x: Real, *parameters: Real | None, activations: tuple[str | None, ...]
 
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, ...]:
         dy = contiguous(incoming(dy, y.shape, dtype))
-        dx = np.empty_like(arrays[0]) if wants_dx else None
-        found = [None if array is None else np.empty_like(array) for array in arrays[3:]]
+        dx = np.empty(x.shape, dtype) if wants_dx else None
+        found = [None if array is None else np.empty(array.shape, dtype) for array in parameters]
         everything = [*arrays, dy, dx, *found]
         if failed := _kernel("dense_backward", dtype)(LAYOUT, id(everything), *known):
             _refused(failed)
@@ -108,6 +95,31 @@ def _note(
         ctypes.pointer(LAYOUT), id(arrays), codes, count, number, threads, backward
     )
     replay.note(f"dense_task_run_{dtype.name}", task, read, written, arrays, codes)
+
+
+@lru_cache(256)
+def _sizes(
+    shape: tuple[int, ...], weights: tuple[tuple[int, ...] | None, ...], itemsize: int, lanes: int
+) -> tuple[tuple[int, ...], int, int] | None:
+    """The output's shape, the numbers of hidden layers to keep, and the products.
+
+    None for other sizes than those at which one call is faster than one for each layer.
+    """
+    if not shape or 0 in shape:
+        return None
+    rows, products, kept = math.prod(shape[:-1]), 0, 0
+    most = MOST_WEIGHTS if rows >= LEAST_ROWS else MOST_WEIGHTS_OF_FEW_ROWS
+    out = wide = 0
+    for weight in weights:
+        if weight is None or len(weight) != 2 or not 0 < math.prod(weight) <= most:
+            return None
+        products += rows * math.prod(weight)
+        out = weight[0]
+        wide = -(-out // lanes) * lanes * rows
+        kept += wide
+    if kept * itemsize > MOST_KEPT:
+        return None
+    return (*shape[:-1], out), kept - wide, products
 
 
 @cache

@@ -59,22 +59,3 @@ LOOP(round_to_tf32, to[i] = rounded(a[i], 13))
 LOOP(round_to_float16, to[i] = rounded_to_float16(a[i]))
 LOOP(round_to_bfloat16, to[i] = rounded(a[i], 16))
 #endif
-
-/* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], in double
- * precision, and gradient = scale · (p - one-hot). Returns nan for a label out of range. */
-double NAME(cross_entropy)(const real *logits, const int64_t *labels, real *gradient, real scale, int64_t n,
-                           int64_t c) {
-    double total = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (labels[i] < 0 || labels[i] >= c) return NAN;
-        const real *z = logits + i * c;
-        real *g = gradient + i * c, top = z[0], sum = 0;
-        for (int64_t j = 1; j < c; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top;
-        for (int64_t j = 0; j < c; j++) sum += g[j] = EXP(z[j] - top);
-        const real share = scale / sum;
-        for (int64_t j = 0; j < c; j++) g[j] *= share;
-        g[labels[i]] -= scale;
-        total += LOG(sum) - (z[labels[i]] - top);
-    }
-    return total;
-}

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native, replay
+from xbp.accelerators.cpu.affine import contiguous
+from xbp.accelerators.cpu.arrays import ARGUMENTS, LAYOUT, is_known
 from xbp.accelerators.cpu.calls import address, aligned
 from xbp.accelerators.shared import dense_order, inverse
 from xbp.backend import RECORDING
@@ -18,6 +20,7 @@ from xbp.primitives.dispatch import check_gradient, of_input
 
 Real = NDArray[Any]
 LEAST_FOR_THREADS = 32768  # as in elementwise.h
+LABELS = np.dtype("int64")
 DTYPES = {np.dtype("float32"): ctypes.c_float, np.dtype("float64"): ctypes.c_double}
 
 
@@ -53,14 +56,14 @@ def round_to(x: Real, name: str) -> Any:
 def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
     """See `xbp.primitives.cross_entropy`; for valid labels only."""
     dtype = logits.dtype
-    if not fits(logits, target):
+    if not fits(logits, target) or not is_known():
         return NotImplemented
-    n, classes = logits.shape
-    labels = np.ascontiguousarray(target, np.int64)
-    logits, gradient = np.ascontiguousarray(logits), np.empty((n, classes), dtype)
-    total = _cross_entropy(dtype)(
-        address(logits), address(labels), address(gradient), scale, n, classes
-    )
+    if target.dtype != LABELS:
+        target = target.astype(LABELS)
+    logits, target = contiguous(logits), contiguous(target)
+    gradient = np.empty(logits.shape, dtype)
+    arrays = [logits, target, gradient]
+    total = _cross_entropy(dtype)(LAYOUT, id(arrays), scale)
     if total != total:
         return NotImplemented  # a nan among the logits or a label out of range; rare
     return dtype.type(scale * total), gradient
@@ -123,9 +126,9 @@ def _pass(name: str, dtype: np.dtype[Any]) -> Callable[..., None]:
 
 @cache
 def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
-    arguments = (*(ctypes.c_void_p,) * 3, DTYPES[dtype], ctypes.c_int64, ctypes.c_int64)
+    arguments = (*ARGUMENTS[:2], DTYPES[dtype])
     kernel: Callable[..., float]
-    kernel = native.function(f"cross_entropy_{dtype.name}", arguments, ctypes.c_double)
+    kernel = native.function(f"listed_cross_entropy_{dtype.name}", arguments, ctypes.c_double)
     return kernel
 
 
