@@ -164,6 +164,17 @@ def test_what_an_adaptive_step_declines(dtype: str) -> None:
     np.testing.assert_allclose(strided[1], 0.9 + 0.1 * 2, rtol=1e-6)
 
 
+def test_lists_of_different_lengths_and_numbers_beyond_the_dtype_are_declined(dtype: str) -> None:
+    lists = [[np.ones(4, dtype) for _ in range(length)] for length in (2, 1, 2, 3)]
+    assert updates.adaptive_step(*lists, *RATES) is NotImplemented
+    assert all(np.all(array == 1) for group in lists for array in group)
+    p, m, v, g = ([np.ones(4, dtype)] for _ in range(4))
+    with np.errstate(over="ignore"):
+        primitives.adaptive_step(p, m, v, g, 0.9, 0.99, 1e39, 1.0, 1e-8)
+    np.testing.assert_allclose(m[0], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(p[0], -np.inf if dtype == "float32" else -1e39, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["turned", "every second", "not aligned"])
 def test_partners_may_lie_anywhere(kind: str, dtype: str) -> None:
     p = [np.ones((6, 4), dtype)]

@@ -171,7 +171,7 @@ def placed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def placed_forward(self: object, x: Array, *, training: bool = False, rng: Rng = None) -> Any:
-        if training and type(rng) is not RandomStream:
+        if training and rng is not None and type(rng) is not RandomStream:
             rng = as_stream(rng)
         if type(x) is HostArray:
             return forward(self, x, training=training, rng=rng)

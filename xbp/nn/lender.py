@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from xbp.backend import Array, HostArray, Namespace
 from xbp.nn.backward import TwoPartBackward
+from xbp.nn.layer import Layer
 from xbp.nn.parameter import Parameter
-
-if TYPE_CHECKING:
-    from xbp.nn.operation import Operation, OperationLayer
 
 Commit: TypeAlias = "Callable[[Any], None]"
 Receiver: TypeAlias = "Parameter | Commit | None"
@@ -34,7 +32,7 @@ class Lender:
         Those that must not change between forward and backward.
     """
 
-    def __init__(self, operations: Sequence[Operation], training: bool) -> None:
+    def __init__(self, operations: Sequence[Any], training: bool) -> None:
         self.given: list[tuple[Parameter | None, ...]] = []  # to each operation
         self.read: list[Parameter] = []
         self._receivers: list[Receiver] = []  # from the last operation on
@@ -49,9 +47,12 @@ class Lender:
                 self._receivers.append(statistics.commit if training else None)
                 self.once += [len(self._receivers) - 1] * training
         self.held = [parameter for own in self.given for parameter in own if parameter is not None]
-        self._lent: tuple[list[Array], Arrays, Any] = ([None] * len(self.held), (), None)
-        if not self.held:
-            self._lent = ([], self.given, None)
+        self._nothing: tuple[list[Array], Arrays, Any] = (
+            [None] * len(self.held),
+            [()] * len(operations),
+            None,
+        )
+        self._lent: tuple[list[Array], Arrays, Any] = self._nothing
 
     def lend(self, x: Array) -> tuple[Arrays, bool]:
         """The arrays for each operation, and whether they are known to be beside `x` on the host.
@@ -66,6 +67,7 @@ class Lender:
         dtypes = {array.dtype if type(array) is HostArray else None for array in data}
         dtype = dtypes.pop()
         if dtypes or dtype is None:
+            self._lent = self._nothing  # keeps no array alive
             return arrays, False
         self._lent = (data, arrays, dtype)
         return arrays, type(x) is HostArray and dtype == x.dtype
@@ -75,7 +77,7 @@ class Lender:
         return list(map(_version, self.read))
 
     def receivers(self) -> list[Receiver]:
-        """The receivers of the gradients of one forward."""
+        """The receivers of the gradients of a forward."""
         if not self.once:
             return self._receivers
         receivers = list(self._receivers)
@@ -92,7 +94,7 @@ class ChainBackward(TwoPartBackward):
     gradients : callable
         As for `TwoPartBackward`.
     lender : Lender
-    layers : list of OperationLayer
+    layers : list of Layer
     xp : Namespace
         That of the output.
     shape : tuple of int
@@ -105,7 +107,7 @@ class ChainBackward(TwoPartBackward):
         self,
         gradients: Callable[[Array, bool], tuple[Any, ...]],
         lender: Lender,
-        layers: list[OperationLayer],
+        layers: Sequence[Layer],
         xp: Namespace,
         shape: tuple[int, ...],
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 from xbp.backend import Array
@@ -41,20 +42,17 @@ class Chain(Primitive[Callable[..., Iterator[Pass]]]):
             From ∂L/∂y to ∂L/∂x and the parameters' gradients, those of the last operation first.
             Without ∂L/∂x, it stops at the first operation that has parameters.
         """
-        without = 0  # operations before the first one that has parameters
-        while without < len(parameters) and not parameters[without]:
-            without += 1
         steps: list[tuple[Gradients, tuple[int, ...]]] = []
-        first = done = 0  # first: the pass of that operation
+        counts: list[int] = []
         y = x
         for y, gradients, count in self.passes(x, operations, parameters):
+            if count == len(operations):  # all at once
+                return y, _checked(gradients, y.shape)
             steps.append((gradients, y.shape))
-            done += count
-            if done <= without:
-                first += 1
-
-        if len(steps) == 1:
-            return y, _checked(*steps[0])
+            counts.append(count)
+        without = next((i for i, own in enumerate(parameters) if own), len(parameters))
+        # the pass of the first operation that has parameters
+        first = sum(done <= without for done in accumulate(counts))
 
         def through(dy: Array, wants_dx: bool = True) -> tuple[Array | None, ...]:
             found: list[Array | None] = []

@@ -24,6 +24,7 @@ import operator
 import weakref
 from enum import Enum
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from xbp.backend import (
@@ -36,6 +37,7 @@ from xbp.backend import (
 )
 from xbp.errors import InputError
 from xbp.nested import tree_map
+from xbp.nn.parameter import note_changes
 from xbp.primitives import append_row
 from xbp.training.callbacks.base import Training
 from xbp.training.frozen import Frozen, same
@@ -50,6 +52,8 @@ from xbp.training.steps import update
 
 CHANCES = 5
 """Give up capturing after more than this many consecutive recordings went stale unused."""
+
+_grad = operator.attrgetter("grad")
 
 
 class Recordings:
@@ -123,7 +127,7 @@ class Recordings:
         Exception
             The step cannot be captured; nothing has changed.
         """
-        if any(parameter.grad is not None for parameter in self.frozen.parameters):
+        if any(map(operator.is_not, map(_grad, self.frozen.parameters), repeat(None))):
             return False  # the user accumulates gradients
         recording = self._recording(size)
         if not self.rows.ready(k, rates):
@@ -279,7 +283,7 @@ class Recording:
         self.graph.replay()
         for index in self.moved:
             counts[index] += 1
-            optimizer.parameters[index].changed()
+        note_changes(optimizer.parameters[index] for index in self.moved)
         optimizer.steps, optimizer.counts = steps + 1, counts
 
     def compare(self) -> None:

@@ -88,16 +88,27 @@ static void NAME(times_slope)(real *delta, const real *y, int64_t n, int activat
     }
 }
 
-/* Rows of `wide` numbers from rows of `narrow` ones and back. */
+/* Rows of `wide` numbers from rows of `narrow` ones and back. Where a row is one vector, whole vectors are read
+ * and written, with what follows the row; the last rows apart. */
 static void NAME(widen)(real *to, int64_t wide, const real *from, int64_t narrow, int64_t rows) {
-    for (int64_t i = 0; i < rows; i++, to += wide, from += narrow) {
-        memcpy(to, from, narrow * sizeof(real));
-        memset(to + narrow, 0, (wide - narrow) * sizeof(real));
+    int64_t i = 0;
+    if (wide == LANES) {
+        const mask own = NAME(numbered)() < (whole)narrow;
+        for (; i * narrow + LANES <= rows * narrow; i++)
+            NAME(store)(to + i * wide, 1, LANES, (vector)((mask)NAME(load)(from + i * narrow, 1, LANES) & own));
+    }
+    for (; i < rows; i++) {
+        memcpy(to + i * wide, from + i * narrow, narrow * sizeof(real));
+        memset(to + i * wide + narrow, 0, (wide - narrow) * sizeof(real));
     }
 }
 
 static void NAME(narrow)(real *to, int64_t narrow, const real *from, int64_t wide, int64_t rows) {
-    for (int64_t i = 0; i < rows; i++) memcpy(to + i * narrow, from + i * wide, narrow * sizeof(real));
+    int64_t i = 0;
+    if (wide == LANES)
+        for (; i * narrow + LANES <= rows * narrow; i++)
+            NAME(store)(to + i * narrow, 1, LANES, NAME(load)(from + i * wide, 1, LANES));
+    for (; i < rows; i++) memcpy(to + i * narrow, from + i * wide, narrow * sizeof(real));
 }
 
 /* The transpose of each layer's weights, (in, padded out), and its bias. */

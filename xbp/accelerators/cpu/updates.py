@@ -21,8 +21,6 @@ from xbp.accelerators.cpu.arrays import ARGUMENTS, LAYOUT, is_known
 
 Real = NDArray[Any]
 KINDS: dict[Any, Any] = {np.dtype("float32"): ctypes.c_float, np.dtype("float64"): ctypes.c_double}
-
-
 NUMBERS = (float, int)
 PACK = {dtype: struct.Struct(f"7{dtype.char}").pack for dtype in KINDS}
 """The numbers of `adaptive_step` as bytes, in a tenth of the time that an array of ctypes takes."""
@@ -78,11 +76,9 @@ def _in_place(
     # a list of our own, which nobody else changes during the call
     everything = list(arrays)
     if isinstance(arrays[0], list):
-        if set(map(type, arrays)) != {list}:
+        if set(map(type, arrays)) != {list} or len(set(map(len, arrays))) > 1:
             return NotImplemented
         everything = list(chain.from_iterable(arrays))
-        if len(everything) != len(arrays) * len(arrays[0]):
-            return NotImplemented
     dtype = everything[0].dtype
     if dtype not in KINDS or not is_known():
         return NotImplemented
