@@ -30,6 +30,7 @@ EPS = 2.0**-24
 OPERATIONS: dict[str, tuple[Any, ...]] = {  # operation, x, weight, bias, options
     "affine": (primitives.affine, (37, 90), (21, 90), 21, {}),
     "affine of sequences": (primitives.affine, (3, 7, 12), (5, 12), 5, {}),
+    "affine of one sample": (primitives.affine, (12,), (5, 12), 5, {}),
     "affine, large": (primitives.affine, (64, 400), (120, 400), 120, {}),
     "convolve": (primitives.convolve, (9, 3, 11, 9), (8, 3, 3, 2), 8, {"stride": (2, 1)}),
     "convolve, with many channels": (

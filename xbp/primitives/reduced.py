@@ -23,7 +23,7 @@ from xbp.backend import Array, array_namespace
 from xbp.errors import InputError
 from xbp.primitives.attention import attention
 from xbp.primitives.convolution import convolve, convolve_transposed
-from xbp.primitives.product import affine, matmul
+from xbp.primitives.product import affine, matmul, rows_of
 from xbp.primitives.recurrence import recurrence
 from xbp.primitives.rounding import FORMATS, round_to
 from xbp.primitives.signals import convolve1d
@@ -146,13 +146,20 @@ def _bilinear(operation: Callable[..., Any], axis: int, name: str) -> Callable[.
             with registry.using(of_rounded(name)):
                 dx, dweight, dbias = gradients(round_to(dy, name), wants_dx)
             if bias is not None:
-                others = tuple(i for i in range(dy.ndim) if i != axis % dy.ndim)
-                dbias = array_namespace(dy).sum(dy, axis=others)
+                dbias = _sum_but_along(axis, dy)
             return dx, dweight, dbias
 
         return y, backward
 
     return rounded
+
+
+def _sum_but_along(axis: int, array: Array) -> Array:
+    """The sums over all axes but one, which is the last one or has a number from 0 on."""
+    xp = array_namespace(array)
+    if axis == -1:
+        return xp.sum(rows_of(xp, array), axis=0)
+    return xp.sum(array, axis=tuple(i for i in range(array.ndim) if i != axis))
 
 
 def _composed(operation: Any, name: str) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from xbp.backend import Array, array_namespace
@@ -62,5 +63,5 @@ def round_to(x: Array, name: str) -> Array:
     power = xp.maximum(xp.abs((above + size) - above), size)
     shift = 1.5 * 2.0**52 * xp.maximum(2.0**-digits * power, 2.0**least)
     near = (size + shift) - shift
-    near = xp.where(near > largest, xp.inf, near)
+    near = xp.where(near > largest, math.inf, near)
     return xp.astype(xp.where(finite, xp.copysign(near, wide), wide), x.dtype)

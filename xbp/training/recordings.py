@@ -47,6 +47,7 @@ from xbp.training.metrics.counting import CountingMetric, Metric
 from xbp.training.own import is_own
 from xbp.training.results import CheckedLoss
 from xbp.training.rows import Rows
+from xbp.training.scaling import expecting_overflow
 from xbp.training.state import Pair
 from xbp.training.steps import update
 
@@ -75,8 +76,6 @@ class Recordings:
     def __init__(self, trainer: Training, given: Pair, data: Pair, on_host: bool = False) -> None:
         self.trainer: Training = weakref.proxy(trainer)  # no reference cycle
         self.arguments = _arguments(trainer)
-        if trainer.scaling is not None:
-            trainer.scaling.place(data[0])
         self.batch_size, self.given, self.data = trainer.batch_size, given, data
         self.xp = array_namespace(data[0])
         self.optimizer = trainer.optimizer
@@ -168,6 +167,8 @@ class Recordings:
                     raise InputError(msg)
                 recording = None
         if recording is None:
+            if self.trainer.scaling is not None:
+                self.trainer.scaling.place(self.data[0])
             self.frozen.collect()
             recording = self.by_size[size] = Recording(self, size)
             self.rows.forget()  # the coefficients may depend on the options that changed
@@ -241,6 +242,7 @@ class Recording:
         assert graph is not None
         self.steps: Recordings = weakref.proxy(steps)  # no reference cycle
         self.size, self.graph = size, graph
+        self.scaled = steps.trainer.scaling is not None
         self.phase = Phase.WARM_UP
         self.frozen: list[Any] = []  # from the warm-up on
         self.rows: dict[str, Array] = {}  # results, a row for each step
@@ -280,7 +282,11 @@ class Recording:
         """Launch the graph, which makes one step, and update the counts on the host."""
         optimizer = self.steps.optimizer
         steps, counts = optimizer.steps, list(optimizer.counts)
-        self.graph.replay()
+        if self.scaled:
+            with expecting_overflow():
+                self.graph.replay()
+        else:
+            self.graph.replay()
         for index in self.moved:
             counts[index] += 1
         note_changes(optimizer.parameters[index] for index in self.moved)

@@ -137,9 +137,9 @@ def scaling_for(name: Any) -> LossScaling | None:
     return LossScaling() if check_precision(name) == "float16" else None
 
 
-def expecting_overflow(scaling: LossScaling | None) -> AbstractContextManager[object]:
+def expecting_overflow() -> AbstractContextManager[object]:
     """A context without numpy's warnings of overflow, which the search of a scale provokes."""
-    return _NO_CHANGE if scaling is None else np.errstate(over="ignore", invalid="ignore")
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def computing(name: str) -> AbstractContextManager[object]:
@@ -149,5 +149,5 @@ def computing(name: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def _reduced(name: str) -> Iterator[None]:
-    with np.errstate(over="ignore", invalid="ignore"), precision(name):
+    with expecting_overflow(), precision(name):
         yield

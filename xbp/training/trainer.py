@@ -32,7 +32,7 @@ from xbp.training.metrics.averages import Averages
 from xbp.training.metrics.names import MetricLike, find_metrics
 from xbp.training.plan import Plan, facts, make_plan
 from xbp.training.results import CheckedLoss
-from xbp.training.scaling import expecting_overflow, scaling_for
+from xbp.training.scaling import scaling_for
 from xbp.training.share import share_of
 from xbp.training.state import Pair, Stateful, TrainingState
 from xbp.training.steps import Stepper, update
@@ -323,7 +323,7 @@ class Trainer(Stateful):
         stepper = self._new_stepper(feed.data if is_stream(x) else (x, y), feed.data)
         try:
             self.fingerprint = Fingerprint(self, self.batch_size, feed, validation, part=self.part)
-            with self.share.pooled(self.model), expecting_overflow(self.scaling):
+            with self.share.pooled(self.model):
                 train(self, stepper, feed, validation)
         finally:
             self.fingerprint = None  # it holds the data

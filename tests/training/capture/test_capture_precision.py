@@ -113,6 +113,29 @@ def test_a_new_precision_is_a_new_recording() -> None:
         assert_same(*(trainer.model.state_dict() for trainer in both))
 
 
+def test_a_precision_that_a_callback_sets() -> None:
+    """In the middle of an epoch; and the same name again is a search that begins anew."""
+
+    def run(capture: bool) -> tuple[dict[str, Any], list[float]]:
+        trainer, seen = trainer_of(capture), []
+
+        def change(trainer: Any, step: int) -> None:
+            if trainer.optimizer.steps in (3, 6):
+                trainer.precision = "float16"
+                trainer.scaling.load_state_dict({"scale": 2.0**30, "good_steps": 0})
+            seen.append(trainer.loss_scale)
+
+        x, y = data()
+        watch = LambdaCallback(on_step_end=change)
+        trainer.fit(x, y, epochs=2, batch_size=BATCH, callbacks=[watch], verbose=False)
+        return trainer.model.state_dict(), seen
+
+    (one, scales), (other, wanted) = run(True), run(False)
+    assert scales == wanted
+    assert scales[2:6] == [2.0**30, 2.0**29, 2.0**28, 2.0**30]
+    assert_same(one, other)
+
+
 def test_the_scale_grows_no_further_than_the_gradients_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
