@@ -164,7 +164,9 @@ def test_what_an_adaptive_step_declines(dtype: str) -> None:
     np.testing.assert_allclose(strided[1], 0.9 + 0.1 * 2, rtol=1e-6)
 
 
-def test_lists_of_different_lengths_and_numbers_beyond_the_dtype_are_declined(dtype: str) -> None:
+def test_lists_of_different_lengths_are_declined_and_numbers_beyond_the_dtype_infinite(
+    dtype: str,
+) -> None:
     lists = [[np.ones(4, dtype) for _ in range(length)] for length in (2, 1, 2, 3)]
     assert updates.adaptive_step(*lists, *RATES) is NotImplemented
     assert all(np.all(array == 1) for group in lists for array in group)

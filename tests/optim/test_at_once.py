@@ -168,6 +168,9 @@ BETWEEN: dict[str, Any] = {
     "nothing": lambda o: None,
     "a new array": lambda o: setattr(o.parameters[1], "data", o.parameters[1].data + 1),
     "a new parameter": lambda o: o.parameters.__setitem__(1, nn.Parameter(np.ones((5, 6)))),
+    "a new parameter of the same array": lambda o: o.parameters.__setitem__(
+        1, nn.Parameter(o.parameters[1].data)
+    ),
     "a new state": lambda o: o.state[1].update(m=np.ones((5, 6))),
     "no state": lambda o: o.state.__setitem__(1, {}),
     "a loaded state": lambda o: o.load_state_dict(o.state_dict()),
@@ -175,6 +178,7 @@ BETWEEN: dict[str, Any] = {
     "a frozen parameter": lambda o: setattr(o.parameters[1], "trainable", False),
     "another rate": lambda o: setattr(o, "lr", 0.5),
     "another option": lambda o: o.param_groups[0].update(weight_decay=0.1),
+    "one by one": lambda o: setattr(o, "together", False),
     "another rule": lambda o: (
         o.param_groups[0].update(amsgrad=True),
         [state.update(v_max=np.zeros_like(state["v"])) for state in o.state],
@@ -187,12 +191,21 @@ BETWEEN: dict[str, Any] = {
 }
 
 
+class Switched(optim.Adam):
+    """Adam, which may be told to update its parameters one by one."""
+
+    together = True
+
+    def multi_tensor(self) -> bool:
+        return self.together and super().multi_tensor()
+
+
 @pytest.mark.parametrize("what", BETWEEN)
 def test_what_a_step_remembers_is_noticed_to_be_out_of_date(what: str) -> None:
     """An optimizer that forgets is the oracle."""
     found = []
     for forgetful in (False, True):
-        optimizer = optim.Adam([nn.Parameter(np.full((5, 6), float(k))) for k in range(3)], lr=0.1)
+        optimizer = Switched([nn.Parameter(np.full((5, 6), float(k))) for k in range(3)], lr=0.1)
         for step in range(5):
             if step == 2:
                 BETWEEN[what](optimizer)
@@ -206,7 +219,7 @@ def test_what_a_step_remembers_is_noticed_to_be_out_of_date(what: str) -> None:
             assert changed == [p.trainable for p in optimizer.parameters]
             optimizer.zero_grad()
         forgotten = ("another rule", "a frozen parameter", "float32")
-        if what != "another count":
+        if what not in ("another count", "one by one"):
             assert bool(optimizer._joints) == (what not in forgotten)
         found.append([optimizer.counts, *(p.data.tobytes() for p in optimizer.parameters)])
     assert found[0] == found[1]

@@ -85,10 +85,7 @@ def _in_place(
     update, threads = _update(name, dtype), native.threads()
     given: tuple[Any, ...] = (*numbers, 0.0, 0.0)[:3]
     if name == "adaptive_step":
-        try:
-            given = (PACK[dtype](*numbers),)
-        except OverflowError:  # beyond float32
-            return NotImplemented
+        given = (PACK[dtype](*numbers),)
     if update(LAYOUT, id(everything), dtype.num, *given, threads):
         # partners of another memory order, or declined
         count = changed * (len(everything) // len(arrays))
