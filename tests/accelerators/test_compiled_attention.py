@@ -24,6 +24,8 @@ Real = NDArray[Any]
 SHAPES = [
     *((2, 3, 16, 16, 16, 16), (1, 2, 5, 18, 3, 7), (3, 1, 33, 4, 9, 1), (2, 2, 7, 1, 1, 5)),
     (1, 1, 4, 70, 40, 33),
+    # several blocks of queries and keys
+    *((1, 2, 50, 50, 8, 8), (1, 1, 20, 53, 4, 5), (1, 1, 53, 20, 4, 5)),
 ]
 
 
@@ -98,6 +100,20 @@ def test_numbers_that_are_not_finite(causal: bool, dtype: str) -> None:
         found = [y, *backward(arrays[3])]
     assert np.all(found[0][1, :2, 2] == 0)
     for own, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_nothing_is_left_out_beside_numbers_that_are_not_finite(place: int, dtype: str) -> None:
+    """0 · ∞ is nan, in products with keys that a query does not see, too."""
+    arrays = drawn((1, 1, 40, 40, 4, 4), dtype)
+    arrays[place][0, 0, 38, 1] = np.inf
+    with np.errstate(all="ignore"):
+        expected = truth(arrays, causal=True)
+        y, backward = attention.attention(*arrays[:3], causal=True)
+        found = [y, *backward(arrays[3])]
+    for own, other in zip(found, expected, strict=True):
+        assert np.array_equal(np.isnan(own), np.isnan(other))
         np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-4)
 
 

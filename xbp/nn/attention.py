@@ -271,7 +271,8 @@ class MultiheadAttention(Layer):
         """The inverse of `_split`."""
         by_time = [xp.permute_dims(part, (0, 2, 1, 3)) for part in heads]
         shape = (-1, heads[0].shape[2], len(heads) * self.embed_dim)
-        return xp.reshape(xp.stack(by_time, axis=2), shape)
+        whole = by_time[0] if len(heads) == 1 else xp.stack(by_time, axis=2)
+        return xp.reshape(whole, shape)
 
     def _checked(self, x: Array, what: str) -> Namespace:
         xp = self.check_input(x)

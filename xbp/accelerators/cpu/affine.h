@@ -65,6 +65,25 @@ static void NAME(multiply_small)(const NAME(small_product) * t) {
     }
 }
 
+/* to += Σ rows: n of them, of `width` numbers, `stride` apart, one after the other. */
+static void NAME(add_rows)(const real *rows, int64_t n, int64_t stride, int64_t width, real *to) {
+    int64_t j = 0;
+    for (; j + 4 * LANES <= width; j += 4 * LANES) {
+        vector sum[4];
+        memcpy(sum, to + j, sizeof sum);
+        for (int64_t i = 0; i < n; i++) {
+            UNROLL for (int v = 0; v < 4; v++) sum[v] += NAME(load)(rows + i * stride + j + v * LANES, 1, LANES);
+        }
+        memcpy(to + j, sum, sizeof sum);
+    }
+    for (; j < width; j += LANES) {
+        const int64_t lanes = width - j < LANES ? width - j : LANES;
+        vector sum = NAME(load)(to + j, 1, lanes);
+        for (int64_t i = 0; i < n; i++) sum += NAME(load)(rows + i * stride + j, 1, lanes);
+        NAME(store)(to + j, 1, lanes, sum);
+    }
+}
+
 typedef struct {
     const affine *t;
     const real *delta; /* backward: ∂L/∂y, with relu times its slope */
@@ -111,8 +130,7 @@ static void NAME(affine_backward_part)(void *task, int part, int parts) {
     real *db = t->dbias;
     if (!db) return;
     memset(db + o, 0, (end - o) * sizeof(real));
-    for (int64_t n = 0; n < t->n; n++)
-        for (int64_t u = o; u < end; u++) db[u] += dy[n * t->out + u];
+    NAME(add_rows)(dy + o, t->n, t->out, end - o, db + o);
 }
 
 /* Some rows of c of a matrix product. */

@@ -57,12 +57,12 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
     return y, gradients
 
 
-def contiguous(array: Real) -> Real:
-    """`array`, or a copy in row-major order and aligned."""
+def contiguous(array: Real, given: Real | None = None) -> Real:
+    """`array`, or a copy in row-major order and aligned; it may be a conversion of one `given`."""
     flags = array.flags
     if flags.c_contiguous and flags.aligned:
-        return array
-    return replay.copied(np.require(array, requirements=["C", "A"]), array)
+        return array if given is None else replay.copied(array, given)
+    return replay.copied(np.array(array, order="C"), array if given is None else given)
 
 
 ACCELERATORS = (affine,)

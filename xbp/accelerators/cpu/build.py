@@ -18,7 +18,7 @@ HEADERS = (
     *("winograd_weight.h", "convolution.h", "convolution_backward.h", "pooling.h"),
     *("elementwise.h", "updates.h", "product.h", "affine.h"),
     *("special.h", "normalization.h", "rows.h", "dense.h", "recurrence.h", "attention.h"),
-    "replay.h",
+    *("embedding.h", "replay.h"),
 )
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared")
 POSIX = ("-fPIC", "-pthread")

@@ -5,6 +5,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 #ifdef __AVX512F__
+#include <immintrin.h>
 #define VECTOR_BYTES 64
 #define VECTOR_REGISTER "v"
 #elif defined(__AVX__)
@@ -45,6 +46,9 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #define UNROLL_IF_KNOWN UNROLL
 #endif
+
+/* Bring a line of memory near that will be needed soon; any address is allowed. */
+#define FETCH(p) __builtin_prefetch(p)
 
 /* The lanes of two vectors, numbered throughout, in the order of constants that follow. */
 #if defined(__clang__) || __GNUC__ >= 12

@@ -9,7 +9,6 @@
 #define REAL_BYTES 4
 #define whole int32_t
 #define NAME(name) name##_float32
-#define EXP expf
 #define LOG logf
 #define SQRT sqrtf
 #include "lanes.h"
@@ -29,12 +28,12 @@
 #include "rows.h"
 #include "recurrence.h"
 #include "attention.h"
+#include "embedding.h"
 #include "replay.h"
 #undef real
 #undef REAL_BYTES
 #undef whole
 #undef NAME
-#undef EXP
 #undef LOG
 #undef SQRT
 #undef LOOP
@@ -43,7 +42,6 @@
 #define REAL_BYTES 8
 #define whole int64_t
 #define NAME(name) name##_float64
-#define EXP exp
 #define LOG log
 #define SQRT sqrt
 #include "lanes.h"
@@ -63,6 +61,7 @@
 #include "rows.h"
 #include "recurrence.h"
 #include "attention.h"
+#include "embedding.h"
 #include "replay.h"
 
 const unsigned xbp_digest = DIGEST; /* of this build's sources */

@@ -110,6 +110,15 @@ typedef struct {
     int cell, reverse, threads;
 } recurrence;
 
+/* Rows of a table (length, width), by index, are rows (n, width): copies of them, or terms of sums over those
+ * with the same index but for `left_out`. */
+typedef struct {
+    const int64_t *index; /* (n) */
+    void *table, *rows;
+    int64_t n, length, width, left_out;
+    int threads;
+} lookup;
+
 /* Attention; the axes N, C, H, W of images are sample, head, time step and feature. q, y, dy and dq have `times`
  * steps, k, v, dk and dv have s; q and k have d features, v and y have e. For each sample and head, `powers` has
  * e^(scores - their maximum), (times, s), rows taken to whole vectors, and `totals` the sums of its rows. */

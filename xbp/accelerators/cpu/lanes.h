@@ -22,11 +22,24 @@ typedef uint8_t NAME(bytes) __attribute__((vector_size(VECTOR_BYTES / REAL_BYTES
         f(11, n), f(12, n), f(13, n), f(14, n), f(15, n)
 #endif
 
+#ifdef __AVX512F__
+#undef INTRINSIC
+#if REAL_BYTES == 4
+#define INTRINSIC(name) _mm512_##name##_ps
+#else
+#define INTRINSIC(name) _mm512_##name##_pd
+#endif
+#define FIRST_LANES(lanes) ((1u << (lanes)) - 1)
+#endif
+
 /* --- lanes to and from memory: `lanes` images whose neighbours are `stride` apart --- */
 
 INLINE vector NAME(load)(const real *from, int64_t stride, int64_t lanes) {
     vector v = {0};
     if (stride == 1 && lanes == LANES) memcpy(&v, from, sizeof v);
+#ifdef __AVX512F__
+    else if (stride == 1) v = (vector)INTRINSIC(maskz_loadu)(FIRST_LANES(lanes), from);
+#endif
     else
         for (int64_t lane = 0; lane < lanes; lane++) v[lane] = from[lane * stride];
     return v;
@@ -34,6 +47,9 @@ INLINE vector NAME(load)(const real *from, int64_t stride, int64_t lanes) {
 
 INLINE void NAME(store)(real *to, int64_t stride, int64_t lanes, vector v) {
     if (stride == 1 && lanes == LANES) memcpy(to, &v, sizeof v);
+#ifdef __AVX512F__
+    else if (stride == 1) INTRINSIC(mask_storeu)(to, FIRST_LANES(lanes), v);
+#endif
     else
         for (int64_t lane = 0; lane < lanes; lane++) to[lane * stride] = v[lane];
 }

@@ -189,6 +189,16 @@ class Attention(ctypes.Structure):
     )
 
 
+class Lookup(ctypes.Structure):
+    """`lookup` in kernels.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("index", "table", "rows")),
+        *((name, ctypes.c_int64) for name in ("n", "length", "width", "left_out")),
+        ("threads", ctypes.c_int),
+    )
+
+
 class Flattening(ctypes.Structure):
     """`flattening` in kernels.h."""
 

@@ -8,6 +8,7 @@
 #ifndef MOST_ROWS
 #define MOST_ROWS (PANEL > 2 ? 6 : 3) /* samples of a tile: 24 or 12 sums, and weights, in registers */
 #define SUMS 4
+#define AHEAD 2 /* samples between the one that is computed and the one that is fetched */
 
 /* How many vectors of weights a panel has, and of what: gates of the same units, or more units. */
 static int64_t gates_of(int cell) { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
@@ -100,6 +101,18 @@ static __attribute__((noinline)) void NAME(new_state)(const recurrence *t, const
         for (int64_t i = 0; i < 4; i++) NAME(store)((real *)t->kept + now + i * t->hidden, 1, lanes, kept[i]);
 }
 
+/* Fetch what a tile will write while its products are computed. */
+INLINE void NAME(fetch_written)(const recurrence *t, const int cell, const int R, int64_t before, int64_t after,
+                                int64_t now) {
+    if (cell == ELMAN) return;
+    for (int64_t r = 0; r < R; r++) {
+        for (int64_t i = 0; i < 4; i++) FETCH((const real *)t->kept + now + (4 * r + i) * t->hidden);
+        FETCH((const real *)t->h + after + r * t->hidden);
+        if (cell == LSTM) FETCH((const real *)t->c + after + r * t->hidden);
+        if (cell == LSTM) FETCH((const real *)t->c + before + r * t->hidden);
+    }
+}
+
 /* R samples and one panel of a time step. */
 INLINE void NAME(recurrence_tile)(const int cell, const int R, const int V, const NAME(recurrence_job) * job,
                                   int64_t time, int64_t row, int64_t panel) {
@@ -109,6 +122,8 @@ INLINE void NAME(recurrence_tile)(const int cell, const int R, const int V, cons
     const vector *bias = job->weights + panel * job->weights_of_panel, *w = bias + SUMS;
     const int sums = cell == GRU ? SUMS : V;
     vector sum[MOST_ROWS][SUMS], done[MOST_ROWS][SUMS];
+    const int64_t first = panel * LANES;
+    NAME(fetch_written)(t, cell, R, before * H + first, after * H + first, (time * n + row) * 4 * H + first);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int v = 0; v < sums; v++) sum[r][v] = bias[v];
     }
@@ -210,6 +225,43 @@ INLINE void NAME(cell_backward)(const recurrence *t, int64_t before, int64_t aft
         delta[0] = cell == RECTIFIED ? NAME(choose)(h <= 0, (vector){0}, dh) : (1 - h * h) * dh;
 }
 
+/* The same for all units of a sample; `to` gets the rows of `delta`. */
+static void NAME(sample_backward)(const recurrence *t, int64_t time, int64_t before, int64_t after, int64_t row,
+                                  int start, real *to) {
+    const int64_t H = t->hidden;
+    const int padded = t->padding && t->padding[time * t->n + row];
+    const real *dh_now = (const real *)t->dh + time * t->dh_step + row * t->dh_row;
+    real *dh_all = t->dh_before, *dc_all = t->dc_before, *around_all = t->around;
+    for (int64_t unit = 0; unit < H; unit += LANES) {
+        const int64_t lanes = H - unit < LANES ? H - unit : LANES, here = row * H + unit;
+        vector dc = {0}, around, delta[4];
+        vector dh = NAME(load)(dh_all + here, 1, lanes);
+        if (around_all) dh += NAME(load)(around_all + here, 1, lanes);
+        dh += NAME(load)(dh_now + unit, 1, lanes);
+        if (dc_all) dc = NAME(load)(dc_all + here, 1, lanes);
+        NAME(cell_backward)(t, before * H + here, after * H + here, 4 * (time * t->n + row) * H + unit, lanes,
+                            padded, dh, &dc, &around, delta);
+        for (int64_t i = 0; i < width_of(t->cell); i++) NAME(store)(to + i * H + unit, 1, lanes, delta[i]);
+        if (dc_all) NAME(store)(dc_all + here, 1, lanes, start ? (vector){0} : dc);
+        if (around_all) NAME(store)(around_all + here, 1, lanes, start ? (vector){0} : around);
+    }
+}
+
+/* Fetch what `sample_backward` will read. */
+static void NAME(fetch_sample)(const recurrence *t, int64_t time, int64_t before, int64_t after, int64_t row) {
+    const int64_t H = t->hidden;
+    for (int64_t unit = 0; unit < H; unit += LANES) {
+        const int64_t here = row * H + unit;
+        FETCH((const real *)t->dh + time * t->dh_step + row * t->dh_row + unit);
+        if (t->kept)
+            for (int64_t i = 0; i < 4; i++) FETCH((const real *)t->kept + (4 * (time * t->n + row) + i) * H + unit);
+        FETCH((const real *)t->h + (t->cell == GRU ? before : after) * H + here);
+        if (!t->c) continue;
+        FETCH((const real *)t->c + before * H + here);
+        FETCH((const real *)t->c + after * H + here);
+    }
+}
+
 /* Sums of products of rows of ∂L/∂(sums) with rows of what was multiplied by the weights. */
 typedef struct {
     const real *delta, *factor;
@@ -234,7 +286,7 @@ static void NAME(recurrence_backward_group)(NAME(recurrence_job) * job, int64_t 
     const int64_t H = t->hidden, n = t->n, width = width_of(cell) * H, gates = gates_of(cell) * H;
     const int64_t rows = end - from, at_once = !t->delta, stride = at_once ? width + LANES : width;
     const int64_t of_input = width - gates; /* the first row of ∂L/∂p */
-    real *dh_all = t->dh_before, *dc_all = t->dc_before, *around_all = t->around;
+    real *dh_all = t->dh_before;
     real *workspace = at_once ? take_scratch(rows * stride * sizeof(real)) : NULL;
     real *sums = at_once ? (real *)t->sums + group * (gates * (H + t->in) + width) : NULL;
     real *dbias = at_once ? sums + gates * (H + t->in) : NULL;
@@ -245,23 +297,8 @@ static void NAME(recurrence_backward_group)(NAME(recurrence_job) * job, int64_t 
         real *deltas = at_once ? workspace : (real *)t->delta + (time * n + from) * width;
         const int64_t before = (time + !!t->reverse) * n, after = (time + !t->reverse) * n;
         for (int64_t row = from; row < end; row++) {
-            const int padded = t->padding && t->padding[time * n + row];
-            const real *dh_now = (const real *)t->dh + time * t->dh_step + row * t->dh_row;
-            real *to = deltas + (row - from) * stride;
-            for (int64_t unit = 0; unit < H; unit += LANES) {
-                const int64_t lanes = H - unit < LANES ? H - unit : LANES, here = row * H + unit;
-                vector dc = {0}, around, delta[4];
-                vector dh = NAME(load)(dh_all + here, 1, lanes);
-                if (around_all) dh += NAME(load)(around_all + here, 1, lanes);
-                dh += NAME(load)(dh_now + unit, 1, lanes);
-                if (cell == LSTM) dc = NAME(load)(dc_all + here, 1, lanes);
-                NAME(cell_backward)(t, before * H + here, after * H + here, 4 * (time * n + row) * H + unit,
-                                    lanes, padded, dh, &dc, &around, delta);
-                for (int64_t i = 0; i < width_of(cell); i++)
-                    NAME(store)(to + i * H + unit, 1, lanes, delta[i]);
-                if (cell == LSTM) NAME(store)(dc_all + here, 1, lanes, start ? (vector){0} : dc);
-                if (around_all) NAME(store)(around_all + here, 1, lanes, start ? (vector){0} : around);
-            }
+            if (row + AHEAD < end) NAME(fetch_sample)(t, time, before, after, row + AHEAD);
+            NAME(sample_backward)(t, time, before, after, row, start, deltas + (row - from) * stride);
         }
         if (start)
             memset(dh_all + from * H, 0, rows * H * sizeof(real));
@@ -275,8 +312,7 @@ static void NAME(recurrence_backward_group)(NAME(recurrence_job) * job, int64_t 
             deltas, (const real *)t->h + (before + from) * H, sums, rows, stride, gates, H});
         NAME(add_weight_gradient)((NAME(weight_gradient)){
             deltas + of_input, x, sums + gates * H, rows, stride, gates, t->in});
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t i = 0; i < width; i++) dbias[i] += deltas[row * stride + i];
+        NAME(add_rows)(deltas, rows, stride, width, dbias);
         if (t->dx)
             NAME(multiply_small)(&(NAME(small_product)){
                 .a = deltas + of_input, .a_row = stride, .a_step = 1, .b = t->weight_ih, .b_step = t->in,

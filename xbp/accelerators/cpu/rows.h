@@ -16,8 +16,12 @@ static void NAME(along_rows)(part_function *work, rows *t) {
 INLINE vector NAME(load_end)(const real *from, int64_t lanes, real pad) {
     vector v = (vector){0} + pad;
     if (lanes == LANES) memcpy(&v, from, sizeof v);
+#ifdef __AVX512F__
+    else v = (vector)INTRINSIC(mask_loadu)(v, FIRST_LANES(lanes), from);
+#else
     else
         for (int64_t lane = 0; lane < lanes; lane++) v[lane] = from[lane];
+#endif
     return v;
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbp.accelerators.cpu import native, replay
+from xbp.accelerators.cpu.affine import contiguous
 from xbp.accelerators.cpu.calls import DTYPES, address, addressable, incoming, run
 from xbp.accelerators.cpu.elementwise import empty_in
 from xbp.accelerators.shared import dense_order
@@ -70,8 +71,8 @@ def normalize(
     c = math.prod(shape)
     if c < native.lanes(dtype.itemsize):
         return NotImplemented
-    x, n = _contiguous(x), x.size // c
-    w, b = (None if array is None else _contiguous(array) for array in (weight, bias))
+    x, n = contiguous(x), x.size // c
+    w, b = (None if array is None else contiguous(array) for array in (weight, bias))
     y, moments = np.empty(x.shape, dtype), np.empty((n, 3), dtype)
     blocks = min(-(-n // ROWS_OF_BLOCK), MOST_BLOCKS)
 
@@ -83,7 +84,7 @@ def normalize(
     run("normalize", dtype, task(y=address(y), bias=address(b), eps=eps), (x, w, b), (y, moments))
 
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, ...]:
-        dy = _contiguous(incoming(dy, x.shape, dtype))
+        dy = contiguous(incoming(dy, x.shape, dtype))
         dx = np.empty(x.shape, dtype) if wants_dx else None
         sums = np.empty((blocks, 2, c), dtype)
         wanted = task(dy=address(dy), dx=address(dx), sums=address(sums))
@@ -92,10 +93,6 @@ def normalize(
         return dx, None if weight is None else along, None if bias is None else level
 
     return y, gradients
-
-
-def _contiguous(array: Real) -> Real:
-    return addressable(replay.copied(np.ascontiguousarray(array), array))
 
 
 ACCELERATORS = (softmax, normalize)

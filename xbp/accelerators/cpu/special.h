@@ -58,20 +58,31 @@ INLINE vector NAME(polynomial)(const real *coefficients, const int64_t count, ve
 }
 
 #define SIGN ((mask)(-(vector){0})) /* the sign bit alone */
+#define NOTHING (-(vector){0})      /* t + NOTHING is t, which compilers know; t + 0 is not, for -0 */
 
 INLINE vector NAME(magnitude)(vector x) { return (vector)((mask)x & ~SIGN); }
 
 /* |size| with the sign of x. */
 INLINE vector NAME(with_sign)(vector size, vector x) {
-    return (vector)(((mask)size & ~SIGN) | ((mask)x & SIGN));
+    return (vector)((mask)x ^ (((mask)x ^ (mask)size) & ~SIGN));
 }
 
 /* The greater and the less of x and a number; nan stays nan. */
 INLINE vector NAME(at_least)(vector x, real low) {
-    return NAME(choose)(x < low, (vector){0} + low, x);
+    const vector bound = (vector){0} + low;
+#ifdef __AVX512F__
+    return (vector)INTRINSIC(max)(bound, x); /* the second one if either is nan */
+#else
+    return NAME(choose)(x < low, bound, x);
+#endif
 }
 INLINE vector NAME(at_most)(vector x, real high) {
-    return NAME(choose)(x > high, (vector){0} + high, x);
+    const vector bound = (vector){0} + high;
+#ifdef __AVX512F__
+    return (vector)INTRINSIC(min)(bound, x);
+#else
+    return NAME(choose)(x > high, bound, x);
+#endif
 }
 
 /* 2^k for an integer k from -bias, which gives 0, to bias. */
@@ -102,13 +113,13 @@ INLINE vector NAME(times)(vector factor, NAME(power) e) {
 }
 
 INLINE vector NAME(exp_below_0)(vector t) {
-    return NAME(times)((vector){0} + 1, NAME(exponential)(NAME(at_least)(t, C(least)), (vector){0}));
+    return NAME(times)((vector){0} + 1, NAME(exponential)(NAME(at_least)(t, C(least)), NOTHING));
 }
 
 /* --- σ(x) and x σ(v), where v has the sign of x: by e = e^-|v|, σ(v) = 1/(1 + e) or e/(1 + e) --- */
 
 INLINE NAME(power) NAME(decay)(vector v) {
-    return NAME(exponential)(NAME(at_least)(-NAME(magnitude)(v), C(least)), (vector){0});
+    return NAME(exponential)(NAME(at_least)(-NAME(magnitude)(v), C(least)), NOTHING);
 }
 
 INLINE vector NAME(logistic_of)(vector x) {
@@ -143,7 +154,7 @@ INLINE vector NAME(cubic_slope)(vector x) {
 INLINE vector NAME(tanh_of)(vector x) {
     vector k; /* from -58 on; tanh is 1 where it is less */
     const vector t = NAME(at_least)(-2 * NAME(magnitude)(x), -40);
-    const vector q = NAME(reduced)(t, (vector){0}, &k), s = NAME(power_of_two)(k);
+    const vector q = NAME(reduced)(t, NOTHING, &k), s = NAME(power_of_two)(k);
     const vector m = s * q + (s - 1);
     return NAME(with_sign)(m / (2 + m), x);
 }
@@ -213,5 +224,6 @@ PASS(gelu_tanh_backward, NAME(gated_slope)(a, NAME(cubic)(a), NAME(cubic_slope)(
 
 #undef C
 #undef SIGN
+#undef NOTHING
 #undef COUNT
 #undef PASS
