@@ -77,8 +77,6 @@ def test_rows_and_their_gradient(
         assert_close(gradient, sums(dy, tokens, length, padding), tokens.size)
         first = gradient if first is None else first  # the number of threads changes no bit
         assert np.array_equal(gradient, first)
-        added = elsewhere(embedding.scatter_add, dy.reshape(-1, width), tokens.ravel(), length)
-        assert_close(added, sums(dy, tokens, length), tokens.size)
     for own, other in zip(
         (tokens, weight, dy), drawn(shape, length, width, dtype, "as such"), strict=True
     ):
@@ -97,14 +95,14 @@ def test_integers_of_any_dtype(kind: str, dtype: str) -> None:
 def test_long_sums_round_like_short_ones() -> None:
     """10⁵ equal terms one after the other lose 1e-5 and more; a tree has 17 roundings at most."""
     values = np.full((10**5, 1), 0.1, "f4")
-    total = embedding.scatter_add(values, np.zeros(10**5, np.int64), 1)
+    total = embedding.sums(values, np.zeros(10**5, np.int64), 1)
     assert abs(float(total[0, 0]) / (10**5 * float(np.float32(0.1))) - 1) < 17 * 2**-24
 
 
 def test_numbers_that_are_not_finite_stay_in_their_row(dtype: str) -> None:
     _, _, dy = drawn((9,), 3, 7, dtype, "as such")
     dy[4, 2], dy[7, 3] = np.nan, np.inf
-    total = embedding.scatter_add(dy, np.arange(9) % 3, 3)
+    total = embedding.sums(dy, np.arange(9) % 3, 3)
     assert np.isnan(total[1, 2]) and total[1, 3] == np.inf
     assert np.isfinite(total).sum() == total.size - 2
 
@@ -119,15 +117,12 @@ def test_what_is_declined(dtype: str) -> None:
         (tokens.astype("f4"), weight),
     ]:
         assert embedding.embedding(*arguments) is NotImplemented
-    assert embedding.scatter_add(dy[:0], tokens[:0], 3) is NotImplemented
-    assert embedding.scatter_add(dy, tokens, 0) is NotImplemented
     _, backward = embedding.embedding(tokens, weight)
     with pytest.raises(InputError, match="shape"):
         backward(dy[1:])
 
 
-def test_they_are_what_the_primitives_call(dtype: str) -> None:
+def test_it_is_what_the_primitive_calls(dtype: str) -> None:
     tokens, weight, dy = drawn((9,), 3, 7, dtype, "as such")
     found = primitives.embedding(tokens, weight)[1](dy)[1]
     assert np.array_equal(found, embedding.embedding(tokens, weight)[1](dy)[1])
-    assert np.array_equal(found, primitives.scatter_add(dy, tokens, 3))

@@ -17,9 +17,12 @@ LEAST_FOR_THREADS = 2**16
 
 def embedding(tokens: Real, weight: Real, padding: int | None = None) -> Any:
     """See `xbp.primitives.embedding`."""
-    if not fits(weight, tokens):
+    dtype = weight.dtype
+    if dtype not in DTYPES or weight.ndim != 2 or tokens.dtype.kind not in "iu":
         return NotImplemented
-    (length, width), dtype, index = weight.shape, weight.dtype, indices(tokens)
+    if not (weight.size and tokens.size):
+        return NotImplemented
+    (length, width), index = weight.shape, contiguous(tokens.astype(np.int64, copy=False), tokens)
     weight, y = contiguous(weight), np.empty((*tokens.shape, width), weight.dtype)
     task = task_of(index, weight, y, None)
     run("look_up", dtype, task, (index, weight), (y,))
@@ -31,14 +34,8 @@ def embedding(tokens: Real, weight: Real, padding: int | None = None) -> Any:
     return y, backward
 
 
-def scatter_add(values: Real, index: Real, length: int) -> Any:
-    """See `xbp.primitives.scatter_add`."""
-    if not fits(values, index) or length < 1:
-        return NotImplemented
-    return sums(values, indices(index), length, None)
-
-
-def sums(values: Real, index: Real, length: int, left_out: int | None) -> Real:
+def sums(values: Real, index: Real, length: int, left_out: int | None = None) -> Real:
+    """`xbp.primitives.scatter_add`, without the rows of an index that is left out."""
     values, total = contiguous(values), np.empty((length, values.shape[1]), values.dtype)
     task = task_of(index, total, values, left_out)
     run("scatter_add", values.dtype, task, (index, values), (total,))
@@ -54,14 +51,4 @@ def task_of(index: Real, table: Real, rows: Real, left_out: int | None) -> nativ
     )  # fmt: skip
 
 
-def fits(values: Real, index: Real) -> bool:
-    whole = values.ndim == 2 and values.size > 0 and index.size > 0
-    return whole and values.dtype in DTYPES and index.dtype.kind in "iu"
-
-
-def indices(tokens: Real) -> Real:
-    """Tokens as int64 in row-major order."""
-    return contiguous(tokens.astype(np.int64, copy=False), tokens)
-
-
-ACCELERATORS = (embedding, scatter_add)
+ACCELERATORS = (embedding,)
