@@ -28,7 +28,7 @@ def embedding(tokens: Real, weight: Real, padding: int | None = None) -> Any:
     run("look_up", dtype, task, (index, weight), (y,))
 
     def backward(dy: Real, wants_dx: bool = True) -> tuple[None, Real]:
-        dy = incoming(dy, y.shape, dtype)
+        dy = contiguous(incoming(dy, y.shape, dtype))
         return None, sums(dy.reshape(-1, width), index, length, padding)
 
     return y, backward
