@@ -52,6 +52,7 @@ CONVOLUTIONS = [
     (18, 9, 6, 7, 17, (3, 3), (1, 1), (1, 1), True, (2, 2)),
     (5, 10, 8, 5, 12, (2, 3), (2, 1), (1, 2), True, (1, 1)),
     (16, 8, 7, 11, 9, (3, 3), (1, 1), (0, 0), False, (1, 1)),
+    (33, 8, 9, 8, 8, (3, 3), (1, 1), (1, 1), True, (1, 2)),
     (20, 11, 9, 9, 8, (4, 3), (1, 1), (3, 0), True, (3, 1)),
     (3, 8, 8, 8, 8, (3, 3), (2, 2), (1, 1), False, (1, 1)),  # only backward
     (2, 8, 12, 6, 8, (1, 3), (3, 1), (0, 1), False, (1, 1)),  # rows that no kernel sees
@@ -94,6 +95,27 @@ def test_convolution(case: Any, layout: str, dtype: str) -> None:
     assert without is None
     assert np.array_equal(dw, dw_again)
     assert np.array_equal(db, db_again)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("pool", [(2, 2), (3, 1)])
+def test_the_first_of_equal_maxima_has_the_gradient(
+    pool: tuple[int, int], relu: bool, dtype: str
+) -> None:
+    """Small integers, many of them equal, whose sums are exact."""
+    rng = np.random.default_rng(0)
+    x, weight, bias = (
+        rng.integers(-1, 2, shape).astype(dtype) for shape in ((19, 2, 8, 7), (3, 2, 2, 2), (3,))
+    )
+    window: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0), "relu": relu, "pool": pool}
+    y, backward = elsewhere(convolution.convolve, x, weight, bias, **window)
+    dy = rng.integers(-2, 3, y.shape).astype(dtype)
+    with accelerators.disabled():
+        truth, true_backward = convolution_block(x, weight, bias, **window)
+        expected = true_backward(dy)
+    np.testing.assert_array_equal(y, truth)
+    for found, right in zip(elsewhere(backward, dy), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
 
 
 # n, c, h, w, kernel, stride, padding
