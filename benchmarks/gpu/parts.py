@@ -120,7 +120,7 @@ def parts(settings: Settings) -> list[Part]:
         bench("launch", "kernels that do nothing", 30, "launch"),
         bench("memory", "peak memory", 60, "memory"),
         bench("tf32", "in TF32", 80, step, "mlp", batches=(128,), tf32=True),
-        bench("accuracy", "time to 99 % accuracy", 90, "accuracy"),
+        bench("accuracy", "time to 99 % accuracy", 150, "accuracy", "two-epochs"),
         bench("compiled", "beside compilers", 240, step, batches=(128,), sides=COMPILED),
     ]
     return [part for part in found if on_gpu(backend) or part.name not in GPU_ONLY]

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nightly import NIGHTLY
+from processes import search_path
 
 from mutation import plant, wrong
 from mutation.campaign import (
@@ -336,11 +337,10 @@ sys.exit("\\n".join(failing) or 0)
 @pytest.mark.skipif(native.library() is None, reason="the kernels are not built here")
 def test_tests_of_kernels_pass_where_kernels_can_be_exchanged() -> None:
     """A test that fails without a fault catches none."""
-    paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "tests"))
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_FAULT],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": paths},
+        env=os.environ | {"PYTHONPATH": search_path(ROOT / "tests")},
         capture_output=True,
         text=True,
         check=False,

@@ -39,6 +39,7 @@ def test_every_accelerator_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in test_optimizers.LINES:
         few(test_optimizers.test_it_is_its_definition)(kind=kind)
     test_primitives.test_convolution_rectifier_and_maximum_in_one_call()
+    test_primitives.test_rounding_is_to_the_nearest_of_a_format()
     assert reached == set(table)
 
 

@@ -1,5 +1,5 @@
 """Properties of primitives: windows of images by counting, special functions against the math
-module, random words against Philox in plain integers.
+module, rounding by units, random words against Philox in plain integers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from properties.drawing import Host, check, dtypes, everything_of, layouts, quar
 from properties.problems import Windows, shapes, windows
 
 from xbp import primitives
+from xbp.primitives.rounding import FORMATS
 from xbp.testing import oracles
 
 LITTLE = 1500
@@ -134,6 +135,37 @@ def test_special_functions_keep_their_relative_accuracy(
         assert found.dtype == dtype
         error = np.abs(found.astype(np.float64) - expected)
         assert np.all(error <= 16 * info.eps * np.abs(expected) + info.tiny)
+
+
+@given(
+    values=st.lists(st.floats(width=32, allow_nan=False), max_size=40),
+    name=st.sampled_from(sorted(FORMATS)),
+    dtype=dtypes,
+    layout=layouts,
+)
+def test_rounding_is_to_the_nearest_of_a_format(
+    values: list[float], name: str, dtype: str, layout: Any
+) -> None:
+    """Python rounds a number of units to an even one, exactly."""
+    digits, least, largest = FORMATS[name]
+
+    def nearest(value: float) -> float:
+        if not math.isfinite(value):
+            return value
+        unit = 2.0 ** max(math.frexp(value)[1] - digits, least)
+        found = round(abs(value) / unit) * unit
+        return math.copysign(math.inf if found > largest else found, value)
+
+    expected = np.array([nearest(value) for value in values], dtype)
+    for way in ways():
+        with way:
+            found = untouched(
+                lambda x: primitives.round_to(x, name), layout(np.array(values, dtype))
+            )
+        assert found.dtype == dtype and found.shape == expected.shape
+        assert np.array_equal(found, expected) and np.array_equal(
+            np.signbit(found), np.signbit(expected)
+        )
 
 
 words = st.integers(0, 2**32 - 1)
