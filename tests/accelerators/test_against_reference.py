@@ -61,7 +61,7 @@ CONVOLUTIONS = [
     (5, 3, 4, 2, 3, (3, 3), (2, 4), (1, 1), False, (1, 1)),  # fewer columns than a stride
     # Several chunks of tiles, of several rows or parts of one; windows across two chunks:
     (17, 24, 34, 9, 24, (3, 3), (1, 1), (1, 1), False, (1, 1)),
-    (2, 24, 34, 8, 25, (3, 3), (1, 1), (1, 1), True, (3, 2)),
+    (3, 24, 34, 8, 25, (3, 3), (1, 1), (1, 1), True, (3, 2)),
     (3, 40, 5, 50, 16, (3, 3), (1, 1), (2, 2), False, (1, 1)),
     (18, 24, 18, 9, 24, (3, 3), (1, 1), (1, 1), True, (1, 1)),
 ]
@@ -146,6 +146,11 @@ def test_pooling(case: Any, layout: str, kind: str, dtype: str) -> None:
     assert backward(dy, False) == (None,)
     if window[0] == (1, 1):
         assert np.array_equal(dx, dy)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_average_of_more_places_than_a_byte_tells_apart(layout: str, dtype: str) -> None:
+    test_pooling((3, 2, 20, 40, (18, 20), (1, 20), (0, 0)), layout, "average_pool", dtype)
 
 
 def test_a_mean_goes_back_exactly(dtype: str) -> None:
@@ -466,6 +471,18 @@ def test_what_does_not_fit_is_declined() -> None:
     assert convolution.convolve(*half) is NotImplemented
     large = {"kernel_size": (16, 16), "stride": (1, 1)}
     assert convolution.max_pool(np.ones((8, 1, 20, 20)), **large) is NotImplemented
+
+
+@pytest.mark.parametrize(("images", "size", "kernels_do_it"), [(1, 32, False), (1, 8, True)])
+def test_few_images_leave_lanes_empty(images: int, size: int, kernels_do_it: bool) -> None:
+    """With many products a BLAS is faster for them."""
+    if native.lanes(8) < 8:
+        pytest.skip("a vector holds fewer than 8 numbers here")
+    x, weight = np.ones((images, 16, size, size)), np.ones((16, 16, 3, 3))
+    for more in (0, 1):
+        x = np.concatenate([x] * (1 + more))
+        found = convolution.convolve(x, weight, padding=(1, 1))
+        assert (found is not NotImplemented) == (kernels_do_it or more > 0)
 
 
 @pytest.mark.parametrize("kind", ["convolve", "max_pool", "average_pool", "rectify"])

@@ -24,6 +24,9 @@ from xbp.primitives.images import Padding, output_size
 Real = NDArray[Any]
 MOST_SUMS = native.MOST_THREADS
 """Groups of images whose gradients are summed apart, if results must not depend on threads."""
+FEW, LEAST_FOR_FEW = 8, 2**20
+"""A vector holds one number of each of several images. With an eighth of them or less, and so many
+products or more, the reference is faster, as a BLAS fills vectors with positions."""
 LEAST_A_GROUP = 2**13
 """Least number of products in a group for which a call per group is faster than the reference."""
 
@@ -56,6 +59,8 @@ def convolve(
     if dtype not in DTYPES or n == 0 or not fits or not alike:
         return NotImplemented
     oh, ow = output_size((h, w), (kh, kw), stride, padding)
+    if FEW * n <= native.lanes(dtype.itemsize) and n * oh * ow * weight.size >= LEAST_FOR_FEW:
+        return NotImplemented
     x, weight = addressable(x), np.ascontiguousarray(weight)
     bias = None if bias is None else np.ascontiguousarray(bias)
     y = empty((n, o, oh // pool[0], ow // pool[1]), dtype)
@@ -145,7 +150,7 @@ def _pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, *, average: bool) 
     dtype = x.dtype
     n, c, h, w = x.shape
     kh, kw = kernel
-    if dtype not in DTYPES or n == 0 or kh * kw > MOST_PLACES:
+    if dtype not in DTYPES or n == 0 or (not average and kh * kw > MOST_PLACES):
         return NotImplemented
     oh, ow = output_size((h, w), kernel, stride, padding)
     x, y = addressable(x), empty((n, c, oh, ow), dtype)
