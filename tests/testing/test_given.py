@@ -124,7 +124,8 @@ class Single(nn.Layer):
 def test_what_is_said_of_a_container_is_on_one_line(check: Callable[[], object]) -> None:
     with pytest.raises((InputError, AssertionError), match=r"Sequential\( \(0\): Tanh") as caught:
         check()
-    assert "\n" not in str(caught.value)
+    sentence, _, _ = str(caught.value).partition("\nassert ")  # added where pytest rewrites xbp
+    assert "\n" not in sentence
 
 
 GIVEN: dict[str, tuple[Any, str]] = {
