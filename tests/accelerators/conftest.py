@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from guards import Guards
 from levels import use_level
+from nightly import NIGHTLY
 
 from xbp.accelerators.cpu import native
 
+THREADS = {"alone": 1, "in_pairs": 2, "in_threes": 3}
+if not NIGHTLY:
+    THREADS.pop("in_pairs")
 
-@pytest.fixture(params=[1, 2, 3], ids=["alone", "in_pairs", "in_threes"])
+
+@pytest.fixture(params=THREADS.values(), ids=THREADS)
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(native, "threads", lambda: request.param)
     return int(request.param)

@@ -24,6 +24,12 @@ AGAINST = [
 ]
 """The tests that compare kernels with references."""
 
+BY_LEVEL = [
+    str(Path(__file__).with_name(f"test_compiled_{name}.py"))
+    for name in ("attention", "embedding", "recurrence", "rows")
+]
+"""The same, at each level of the instruction set."""
+
 LAYOUTS = "not unaligned and not mirrored and not cropped"
 """The orders in memory that are enough for another build of the same sources."""
 
@@ -95,7 +101,9 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
         "native.library_path = lambda level: pathlib.Path(sys.argv[1])\n"
         "assert native.library() is not None, native.status()\n"
         "options = ['-q', '-p', 'no:cacheprovider', '-W', 'ignore:Module already imported']\n"
-        "sys.exit(pytest.main([*options, *sys.argv[2:]]))"
+        "cut = sys.argv.index('--')\n"
+        "sys.exit(pytest.main([*options, *sys.argv[2:cut]])"
+        " or pytest.main([*options, *sys.argv[cut + 1 :]]))"
     )
     chosen = [
         *without_foreign_plugins("hypothesispytest"),
@@ -103,6 +111,8 @@ def test_workspaces_are_large_enough_and_written_before_they_are_read(tmp_path: 
         f"in_threes and {LAYOUTS}",
     ]
     chosen += AGAINST
+    at_level = f"{native.status()} and {LAYOUTS}"
+    chosen += ["--", *without_foreign_plugins("hypothesispytest"), "-k", at_level, *BY_LEVEL]
     result = subprocess.run(
         [sys.executable, "-c", code, str(library), *chosen],
         cwd=tests.parents[1],

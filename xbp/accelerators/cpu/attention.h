@@ -48,7 +48,7 @@ static void NAME(turn_rows)(const real *b, int64_t n, int64_t features, int64_t 
     }
 }
 
-/* c = a bᵀ for rows of features; with `lower`, of each block of rows only the columns that its last row sees. */
+/* c = a bᵀ for rows of features; with `lower`, of each block of rows only the columns `seen` by a whole block. */
 static void NAME(products_of_rows)(const real *a, int64_t m, const vector *turned, int64_t n, int64_t features,
                                    int64_t row, int lower, real *c) {
     for (int64_t i = 0, end; i < m; i = end) {
@@ -56,7 +56,7 @@ static void NAME(products_of_rows)(const real *a, int64_t m, const vector *turne
         NAME(multiply_small)(&(NAME(small_product)){
             .a = a + i * row, .a_row = row, .a_step = 1, .b = (const real *)turned, .b_step = LANES,
             .b_vector = features * LANES, .c = c + i * PADDED(n), .c_row = PADDED(n), .m = end - i, .k = features,
-            .n = PADDED(lower && end < n ? end : n)});
+            .n = PADDED(lower && i + BLOCK < n ? i + BLOCK : n)});
     }
 }
 
