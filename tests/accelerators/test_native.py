@@ -70,7 +70,7 @@ def test_each_level_that_runs_here_passes_against_the_reference(level: str) -> N
         pytest.skip(f"{level} is not built, or this processor cannot run it")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *AGAINST]
     command += without_foreign_plugins("hypothesispytest")
-    command += ["-k", f"in_pairs and {LAYOUTS}"]
+    command += ["-k", f"in_threes and {LAYOUTS}"]
     result = subprocess.run(
         command,
         cwd=Path(__file__).parents[2],
