@@ -170,6 +170,11 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         "padding (2,) is more than half of kernel_size (3,)",
     ),
     (
+        lambda: nn.ConvTranspose2d(2, 3, 3, bias=False).output_shape((1, 2, 5)),
+        "ConvTranspose2d(2, 3, kernel_size=(3, 3), stride=(1, 1), padding=(0, 0), bias=False, "
+        "output_padding=(0, 0)) expects images of shape (N, 2, H, W), got shape (1, 2, 5)",
+    ),
+    (
         lambda: nn.ConvTranspose2d(2, 3, 3, output_padding=1),
         "output_padding (1, 1) must be smaller than stride (1, 1) or dilation (1, 1)",
     ),

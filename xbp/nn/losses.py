@@ -12,7 +12,6 @@ from typing import Any
 from xbp.arguments import choice, number, positive
 from xbp.backend import (
     Array,
-    HostArray,
     Namespace,
     array_namespace,
     check_beside,
@@ -99,8 +98,7 @@ class Loss:
     def namespace(self, prediction: Array, target: Array, name: str = "target") -> Namespace:
         """The common Array API namespace of both; mixing libraries or devices is an error."""
         xp = array_namespace(prediction)
-        if not type(prediction) is type(target) is HostArray:
-            check_beside(self, "a prediction", prediction, f"the {name} is", target)
+        check_beside(self, "a prediction", prediction, f"the {name} is", target)
         if prediction.ndim == 0 or prediction.shape[0] == 0:
             msg = f"{self} needs at least one sample, got shape {tuple(prediction.shape)}"
             raise InputError(msg)
