@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from nightly import NIGHTLY
 from numpy.typing import NDArray
 
 from xbp.datasets import read_idx
@@ -82,6 +83,13 @@ def peak_below(limit: int) -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak < limit, f"{peak / MIB:.1f} MiB were allocated"
+
+
+def others(byte: int) -> list[int]:
+    """Other values of a byte: all in a nightly run, else those of one bit and some more."""
+    flipped = {byte ^ 1 << bit for bit in range(8)}
+    some = range(256) if NIGHTLY else range(0, 256, 37)
+    return sorted({*flipped, *some} - {byte})
 
 
 class TestReads:
@@ -217,11 +225,11 @@ class TestRefuses:
             refusal(write(gzip.compress(content[:size])))
 
     def test_mutated_header(self, write):
-        """Every other value of every header byte is refused clearly, or swaps the type."""
+        """Any other value of any header byte is refused clearly, or swaps the type."""
         content = encode(np.arange(6, dtype="u1").reshape(2, 3))
         accepted = set()
         for position in range(12):
-            for value in set(range(256)) - {content[position]}:
+            for value in others(content[position]):
                 mutant = bytearray(content)
                 mutant[position] = value
                 path = write(bytes(mutant))
@@ -241,7 +249,7 @@ class TestRefuses:
         # Flags, time, system; and the last deflate byte, whose highest bits are padding.
         without_effect = {*range(3, 10), len(content) - 9}
         for position in range(len(content)):
-            for value in set(range(256)) - {content[position]}:
+            for value in others(content[position]):
                 mutant = bytearray(content)
                 mutant[position] = value
                 path = write(bytes(mutant))
