@@ -375,7 +375,10 @@ def test_cross_entropy(labels: str, dtype: str) -> None:
         assert elementwise.cross_entropy(logits, target, 0.5) is NotImplemented
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 5), (64, 4), (16, 16), (5, 17), (2, 70)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (1, 2), (3, 5), (33, 2), (64, 4), (37, 8), (259, 10), (16, 16), (5, 17), (2, 70)],
+)
 def test_cross_entropy_of_any_size_and_memory_order(shape: tuple[int, int], dtype: str) -> None:
     rng = np.random.default_rng(1)
     logits, target = (
@@ -394,6 +397,22 @@ def test_cross_entropy_of_any_size_and_memory_order(shape: tuple[int, int], dtyp
         assert_close(np.asarray(value), truth, shape[0])
         # e^d errs by |d| ulp, d = z - top being rounded, and is at most 1/|d| e⁻¹ of the largest
         assert_close(gradient, true_gradient, shape[1] + 3)
+
+
+def test_cross_entropy_has_the_same_bits_with_any_number_of_threads(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, (n, c) = np.random.default_rng(2), (3000, 7)
+    logits, target = rng.normal(size=(n, c)).astype(dtype), rng.integers(0, c, n)
+    value, gradient = elementwise.cross_entropy(logits, target, 1 / n)
+    reference = primitives.cross_entropy.reference  # type: ignore[attr-defined]
+    truth, true_gradient = reference(logits.astype("f8"), target, 1 / n)
+    assert_close(np.asarray(value), truth, 2)
+    assert_close(gradient, true_gradient, 1 / n)
+    for threads in (2, 3):
+        monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
+        again, same = elementwise.cross_entropy(logits, target, 1 / n)
+        assert again == value and np.array_equal(same, gradient)
 
 
 def test_nan_and_infinity_come_out_as_from_the_reference(dtype: str) -> None:

@@ -17,8 +17,8 @@ HEADERS = (
     *("compiler.h", "threads.h", "kernels.h", "arrays.h", "lanes.h", "correlate.h", "winograd.h"),
     *("winograd_weight.h", "convolution.h", "convolution_backward.h", "pooling.h"),
     *("elementwise.h", "updates.h", "product.h", "affine.h"),
-    *("special.h", "normalization.h", "rows.h", "dense.h", "recurrence.h", "attention.h"),
-    *("embedding.h", "replay.h"),
+    *("special.h", "normalization.h", "rows.h", "cross_entropy.h", "dense.h", "recurrence.h"),
+    *("attention.h", "embedding.h", "replay.h"),
 )
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared")
 POSIX = ("-fPIC", "-pthread")

@@ -63,7 +63,7 @@ def cross_entropy(logits: Real, target: Any, scale: float) -> Any:
     logits, target = contiguous(logits), contiguous(target)
     gradient = np.empty(logits.shape, dtype)
     arrays = [logits, target, gradient]
-    total = _cross_entropy(dtype)(LAYOUT, id(arrays), scale)
+    total = _cross_entropy(dtype)(LAYOUT, id(arrays), scale, native.threads())
     if total != total:
         return NotImplemented  # a nan among the logits or a label out of range; rare
     return dtype.type(scale * total), gradient
@@ -126,7 +126,7 @@ def _pass(name: str, dtype: np.dtype[Any]) -> Callable[..., None]:
 
 @cache
 def _cross_entropy(dtype: np.dtype[Any]) -> Callable[..., float]:
-    arguments = (*ARGUMENTS[:2], DTYPES[dtype])
+    arguments = (*ARGUMENTS[:2], DTYPES[dtype], ctypes.c_int)
     kernel: Callable[..., float]
     kernel = native.function(f"listed_cross_entropy_{dtype.name}", arguments, ctypes.c_double)
     return kernel

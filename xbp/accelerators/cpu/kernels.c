@@ -9,7 +9,6 @@
 #define REAL_BYTES 4
 #define whole int32_t
 #define NAME(name) name##_float32
-#define LOG logf
 #define SQRT sqrtf
 #include "lanes.h"
 #include "correlate.h"
@@ -26,6 +25,7 @@
 #include "dense.h"
 #include "normalization.h"
 #include "rows.h"
+#include "cross_entropy.h"
 #include "recurrence.h"
 #include "attention.h"
 #include "embedding.h"
@@ -34,7 +34,6 @@
 #undef REAL_BYTES
 #undef whole
 #undef NAME
-#undef LOG
 #undef SQRT
 #undef LOOP
 
@@ -42,7 +41,6 @@
 #define REAL_BYTES 8
 #define whole int64_t
 #define NAME(name) name##_float64
-#define LOG log
 #define SQRT sqrt
 #include "lanes.h"
 #include "correlate.h"
@@ -59,6 +57,7 @@
 #include "dense.h"
 #include "normalization.h"
 #include "rows.h"
+#include "cross_entropy.h"
 #include "recurrence.h"
 #include "attention.h"
 #include "embedding.h"

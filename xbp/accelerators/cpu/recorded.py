@@ -138,7 +138,8 @@ def cross_entropy(logits: Any, target: Any, scale: float) -> Any:
     if not (z.flags.c_contiguous and labels.flags.c_contiguous):
         msg = "cross-entropy of logits in another memory order cannot be recorded"
         raise InputError(msg)
-    task = replay.CrossEntropyTask(*map(address, (z, labels, gradient, loss)), scale, n, classes)
+    places, threads = map(address, (z, labels, gradient, loss)), native.threads()
+    task = replay.CrossEntropyTask(*places, scale, n, classes, threads)
     make = replay.note(f"cross_entropy_task_run_{dtype.name}", task, (z, labels), (gradient, loss))
     make()
     return RecordedArray(loss), RecordedArray(gradient)

@@ -58,10 +58,12 @@ typedef struct {
     real *gradient, *loss;
     double scale;
     int64_t n, c;
+    int threads;
 } NAME(cross_entropy_task);
 
 int NAME(cross_entropy_task_run)(const NAME(cross_entropy_task) * t) {
-    const double total = NAME(cross_entropy)(t->logits, t->labels, t->gradient, (real)t->scale, t->n, t->c);
+    const double total = NAME(cross_entropy)(t->logits, t->labels, t->gradient, (real)t->scale, t->n, t->c,
+                                             t->threads);
     *t->loss = (real)(t->scale * total);
     return 0;
 }

@@ -78,6 +78,7 @@ class CrossEntropyTask(ctypes.Structure):
         *((name, Pointer) for name in ("logits", "labels", "gradient", "loss")),
         ("scale", ctypes.c_double),
         *((name, ctypes.c_int64) for name in ("n", "c")),
+        ("threads", ctypes.c_int),
     )
 
 

@@ -208,39 +208,3 @@ int NAME(normalize_backward)(rows *t) {
 #undef AT
 #undef PUT
 #undef DEVIATION
-
-/* Softmax and cross-entropy of (n, c) logits with labels: the sum of -log p[label], in double
- * precision, and gradient = scale · (p - one-hot). Returns nan for a label out of range. */
-double NAME(cross_entropy)(const real *logits, const int64_t *labels, real *gradient, real scale, int64_t n,
-                           int64_t c) {
-    double total = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (labels[i] < 0 || labels[i] >= c) return NAN;
-        const real *z = logits + i * c;
-        real top = z[0];
-        for (int64_t j = 1; j < c; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top;
-        for (int64_t j = 0; j < c; j++) gradient[i * c + j] = z[j] - top;
-        total -= gradient[i * c + labels[i]];
-    }
-    for (int64_t k = 0; k < n * c; k += LANES) { /* across rows, as a row may be shorter than a vector */
-        const int64_t lanes = n * c - k < LANES ? n * c - k : LANES;
-        NAME(store)(gradient + k, 1, lanes, NAME(exp_below_0)(NAME(load)(gradient + k, 1, lanes)));
-    }
-    for (int64_t i = 0; i < n; i++) {
-        real *g = gradient + i * c, sum = 0;
-        for (int64_t j = 0; j < c; j++) sum += g[j];
-        const real share = scale / sum;
-        for (int64_t j = 0; j < c; j++) g[j] *= share;
-        g[labels[i]] -= scale;
-        total += LOG(sum);
-    }
-    return total;
-}
-
-/* The same for a list of logits, labels and gradient, each in row-major order. */
-double NAME(listed_cross_entropy)(const layout *l, const void *list, real scale) {
-    void *const *items = list_of(list, l)->items;
-    const array_fields *logits = fields_of(items[0], l), *labels = fields_of(items[1], l);
-    return NAME(cross_entropy)((const real *)logits->data, (const int64_t *)labels->data,
-                               (real *)fields_of(items[2], l)->data, scale, logits->shape[0], logits->shape[1]);
-}
