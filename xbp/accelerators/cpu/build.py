@@ -14,8 +14,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = ("kernels.c", "replay.c", "stream.c", "workers.c")
 HEADERS = (
-    *("compiler.h", "threads.h", "kernels.h", "arrays.h", "lanes.h", "correlate.h", "winograd.h"),
-    *("winograd_weight.h", "convolution.h", "convolution_backward.h", "pooling.h"),
+    *("compiler.h", "threads.h", "kernels.h", "arrays.h", "fetch.h", "lanes.h", "correlate.h"),
+    *("winograd.h", "tiles.h", "winograd_weight.h", "convolution.h"),
+    *("gradients.h", "backward_in_tiles.h", "convolution_backward.h", "pooling.h"),
     *("elementwise.h", "updates.h", "product.h", "affine.h"),
     *("special.h", "normalization.h", "rows.h", "cross_entropy.h", "dense.h", "recurrence.h"),
     *("attention.h", "embedding.h", "replay.h"),

@@ -81,8 +81,16 @@ static int NAME(forward_in_tiles)(const NAME(job) *job, int64_t block, const NAM
     int finite = 1;
     for (int64_t row = 0, p = 0; row < t->oh && finite; row += step) {
         const int64_t rows = t->oh - row < step ? t->oh - row : step;
+        fetches soon = {0};
+        if (plain) NAME(will_need)(&soon, &y, t->o, 0, rows, rows, t->ow);
+        NAME(will_need)(&soon, &x->at, t->c, row + step + 2 - x->top, row + 2 * step + 2 - x->top, x->height, t->w);
+        if (row + step >= t->oh && t->x.n == 1 && first + 2 * LANES <= t->n) {
+            const images next = {(real *)t->x.data + first + LANES, 1, t->x.c, t->x.h, t->x.w};
+            NAME(will_need)(&soon, &next, t->c, 0, step + 2 - x->top, t->h, t->w);
+        }
+        pace_fetches(&soon, NAME(calls)(t->o, t->ow, k));
         finite = NAME(rows_in_tiles)(x, k, t->c, t->o, job->terms, job->bias, row, rows, t->ow, &y, where,
-                                     t->oh * t->ow * LANES, terms);
+                                     t->oh * t->ow * LANES, terms, &soon);
         if (plain) {
             y.data = (real *)y.data + step * y.h;
             where = AFTER(where, step * t->ow * LANES);
@@ -116,7 +124,7 @@ static void NAME(forward_part)(void *task, int part, int parts) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
         if (job->terms) {
             const images seen = NAME(whole_vectors)(&t->x, first, lanes, t->c, t->h, t->w, inside, plane, row);
-            const NAME(framed) f = {seen, t->h, t->w, t->pad_h, t->pad_w};
+            const NAME(framed) f = {seen, t->h, t->w, t->pad_h, t->pad_w, 0};
             if (NAME(forward_in_tiles)(job, block, &f, cut, line, line + high * window)) continue;
         }
         NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, inside, plane, row);

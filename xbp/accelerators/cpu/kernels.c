@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "arrays.h"
+#include "fetch.h"
 
 #define real float
 #define REAL_BYTES 4
@@ -13,8 +14,11 @@
 #include "lanes.h"
 #include "correlate.h"
 #include "winograd.h"
+#include "tiles.h"
 #include "winograd_weight.h"
 #include "convolution.h"
+#include "gradients.h"
+#include "backward_in_tiles.h"
 #include "convolution_backward.h"
 #include "pooling.h"
 #include "elementwise.h"
@@ -45,8 +49,11 @@
 #include "lanes.h"
 #include "correlate.h"
 #include "winograd.h"
+#include "tiles.h"
 #include "winograd_weight.h"
 #include "convolution.h"
+#include "gradients.h"
+#include "backward_in_tiles.h"
 #include "convolution_backward.h"
 #include "pooling.h"
 #include "elementwise.h"

@@ -39,10 +39,9 @@ static void NAME(tiles_of_delta)(const NAME(framed) * d, int64_t o, int64_t outp
             const int64_t r = top + at / 4, k = left + at % 4;
             vector square[LANES] = {{0}};
             if (r < d->height && k < d->width) {
-                const real *from = (const real *)d->at.data + o * d->at.c + r * d->at.h + k * d->at.w;
+                const real *from = NAME(row_of)(d, o, r) + k * d->at.w;
                 for (int64_t s = 0; s < outputs; s++) {
                     memcpy(square + s, from + s * d->at.c, sizeof(vector));
-                    __builtin_prefetch(from + s * d->at.c + 4 * d->at.w); /* of the next tile */
                     sums[s] += square[s];
                 }
                 NAME(transpose)(square);
@@ -85,11 +84,12 @@ INLINE void NAME(weight_tile)(const int C, const int G, const real *u, int64_t p
 
 /* Add to M, [term][c][group], the products of a chunk. */
 static void NAME(add_terms)(const vector *u, int64_t plane, const vector *d, int64_t apart, int64_t c,
-                            int64_t groups, int64_t tiles, vector *m) {
+                            int64_t groups, int64_t tiles, vector *m, fetches *soon) {
     for (int term = 0; term < TERMS; term++, u += tiles, d += apart) {
         int count;
         for (int64_t first = 0; first < c; first += count, m += count * groups) {
             count = NAME(outputs)(first, c);
+            fetch(soon);
             const real *x = (const real *)(u + first * plane);
             for (int64_t g = 0; g < groups; g += 2)
                 switch (count) {
