@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from processes import search_path
 
 from xbp import primitives
-from xbp.accelerators.cpu import attention, convolution, dense, native, product, recurrence, rows
+from xbp.accelerators.cpu import (
+    affine,
+    attention,
+    convolution,
+    dense,
+    native,
+    product,
+    recurrence,
+    rows,
+)
 from xbp.primitives import cells
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the kernels are not built")
@@ -72,6 +81,11 @@ def attended(draw: Draw, n: int, heads: int, times: int, d: int) -> list[Real]:
     return [y, *gradients(draw(*y.shape))]
 
 
+def one_layer(draw: Draw, n: int, features: int, out: int) -> list[Real]:
+    y, gradients = affine.affine(draw(n, features), draw(out, features), draw(out))
+    return [y, *gradients(draw(*y.shape))]
+
+
 CASES: dict[str, Callable[[Draw], list[Real]]] = {
     "convolution": lambda draw: convolved(draw, 150, 3, 5, 9, 5),
     "few images": lambda draw: convolved(draw, 7, 2, 3, 6, 3, padding=(1, 1)),
@@ -85,6 +99,7 @@ CASES: dict[str, Callable[[Draw], list[Real]]] = {
     "small products": lambda draw: multiplied(draw, 5, 7, 6),
     "large products": lambda draw: multiplied(draw, 330, 700, 130),
     "a stack of products": lambda draw: multiplied(draw, 20, 30, 40, 3, 2),
+    "a linear layer": lambda draw: one_layer(draw, 30, 90, 40),
     "dense layers": lambda draw: connected(draw, 1000, 20, 30, 10),
     "rows": lambda draw: normalized(draw, 1000, 70),
     "attention": lambda draw: attended(draw, 5, 3, 40, 20),

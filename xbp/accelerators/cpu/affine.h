@@ -87,6 +87,7 @@ static void NAME(add_rows)(const real *rows, int64_t n, int64_t stride, int64_t 
 typedef struct {
     const affine *t;
     const real *delta; /* backward: ∂L/∂y, with relu times its slope */
+    real *terms;       /* backward by outputs: ∂L/∂x of each part's outputs, after one another */
     atomic_int failed;
 } NAME(affine_job);
 
@@ -112,14 +113,20 @@ static void NAME(affine_part)(void *task, int part, int parts) {
         .relu = t->relu});
 }
 
-/* Some rows of ∂L/∂x = δ W, of ∂L/∂W = δᵀ x, and some entries of ∂L/∂b. */
+/* Some rows of ∂L/∂x = δ W, or the terms of some rows of W in all rows; some rows of ∂L/∂W = δᵀ x, and some
+ * entries of ∂L/∂b. */
 static void NAME(affine_backward_part)(void *task, int part, int parts) {
     NAME(affine_job) *job = task;
     const affine *t = job->t;
     const real *dy = job->delta;
     const int64_t i = part * t->n / parts, j = (part + 1) * t->n / parts;
     const int64_t o = part * t->out / parts, end = (part + 1) * t->out / parts;
-    if (t->dx)
+    if (job->terms)
+        NAME(multiply_small)(&(NAME(small_product)){
+            .a = dy + o, .a_row = t->out, .a_step = 1, .b = (real *)t->weight + o * t->in, .b_step = t->in,
+            .b_vector = LANES, .c = job->terms + part * t->n * t->in, .c_row = t->in, .m = t->n, .k = end - o,
+            .n = t->in});
+    else if (t->dx)
         NAME(multiply_small)(&(NAME(small_product)){
             .a = dy + i * t->out, .a_row = t->out, .a_step = 1, .b = t->weight, .b_step = t->in,
             .b_vector = LANES, .c = (real *)t->dx + i * t->in, .c_row = t->in, .m = j - i, .k = t->out,
@@ -131,6 +138,19 @@ static void NAME(affine_backward_part)(void *task, int part, int parts) {
     if (!db) return;
     memset(db + o, 0, (end - o) * sizeof(real));
     NAME(add_rows)(dy + o, t->n, t->out, end - o, db + o);
+}
+
+/* Some rows of ∂L/∂x, from the terms of all parts. */
+static void NAME(affine_sum_part)(void *task, int part, int parts) {
+    NAME(affine_job) *job = task;
+    const affine *t = job->t;
+    const int64_t size = t->n * t->in, from = part * t->n / parts * t->in, end = (part + 1) * t->n / parts * t->in;
+    real *restrict dx = t->dx;
+    for (int64_t k = from; k < end; k++) dx[k] = job->terms[k];
+    for (int64_t other = 1; other < parts; other++) {
+        const real *restrict terms = job->terms + other * size;
+        for (int64_t k = from; k < end; k++) dx[k] += terms[k];
+    }
 }
 
 /* Some rows of c of a matrix product. */
@@ -158,13 +178,18 @@ int NAME(affine)(const affine *t) {
 int NAME(affine_backward)(const affine *t) {
     NAME(affine_job) job = {.t = t, .delta = t->dy};
     const real *y = t->y, *dy = t->dy;
-    real *delta = NULL;
-    if (t->relu) {
-        job.delta = delta = malloc(t->n * t->out * sizeof(real));
-        if (!delta) return 1;
-        for (int64_t k = 0; k < t->n * t->out; k++) delta[k] = y[k] <= 0 ? 0 : dy[k];
+    const int by_outputs = t->by_outputs && t->dx;
+    real *memory = NULL;
+    if (t->relu || by_outputs) {
+        const int64_t slopes = t->relu ? t->n * t->out : 0, terms = by_outputs ? t->threads * t->n * t->in : 0;
+        memory = malloc((slopes + terms) * sizeof(real));
+        if (!memory) return 1;
+        if (by_outputs) job.terms = memory + slopes;
+        if (t->relu) job.delta = memory;
+        for (int64_t k = 0; k < slopes; k++) memory[k] = y[k] <= 0 ? 0 : dy[k];
     }
     in_parallel(NAME(affine_backward_part), &job, t->threads);
-    free(delta);
+    if (by_outputs) in_parallel(NAME(affine_sum_part), &job, t->threads);
+    free(memory);
     return job.failed;
 }

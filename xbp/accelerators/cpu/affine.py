@@ -40,6 +40,7 @@ def affine(x: Real, weight: Real, bias: Real | None = None, *, relu: bool = Fals
     task = native.Affine(
         address(x), address(weight), address(bias), y=address(y),
         n=rows, inputs=features, outputs=out, relu=relu, threads=threads,
+        by_outputs=1 < threads <= out and rows <= out and not native.reproducible(),
     )  # fmt: skip
     run("affine", dtype, task, (x, weight, bias), (y,))
     shape = y.shape

@@ -67,7 +67,7 @@ typedef struct {
     const void *x, *weight, *bias, *dy; /* bias, dx and dbias may be NULL */
     void *y, *dx, *dweight, *dbias;
     int64_t n, in, out;
-    int relu, threads;
+    int relu, by_outputs, threads; /* by_outputs: a thread's ∂L/∂x is of its own rows of W alone */
 } affine;
 
 /* y = w (x - μ)/√(σ² + eps) + b for each channel, then max(·, 0) if `relu`. x, y, dy and dx are (outer,

@@ -133,7 +133,7 @@ class Affine(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "dy")),
         *((name, ctypes.c_void_p) for name in ("y", "dx", "dweight", "dbias")),
         *((name, ctypes.c_int64) for name in ("n", "inputs", "outputs")),
-        *((name, ctypes.c_int) for name in ("relu", "threads")),
+        *((name, ctypes.c_int) for name in ("relu", "by_outputs", "threads")),
     )
 
 
