@@ -146,7 +146,7 @@ def arithmetic() -> Arithmetic | None:
     return found
 
 
-def rounded() -> bool:
-    """Whether the factors of products have been rounded to the format of `arithmetic`."""
+def rounded() -> str:
+    """The format to which factors of products have been rounded already; "" if they were not."""
     found = arithmetic()
-    return found is not None and not found.functions
+    return found.name if found is not None and not found.functions else ""

@@ -98,6 +98,7 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
         for name in FORMATS:
             with xbp.precision(name):
                 nn.Linear(8, 4, dtype=dtype).forward(y)
+                nn.Linear(512, 512).forward(np.zeros((256, 512), "f4"))
 
     def whole_networks() -> None:
         for model, shape in (

@@ -19,7 +19,7 @@ from accelerators.emulation.machine import compiler
 import xbp
 from xbp import primitives, registry
 from xbp.accelerators import cuda
-from xbp.accelerators.cuda import cublas, launch, passes, product
+from xbp.accelerators.cuda import cublas, launch, passes, product, short
 from xbp.primitives.reduced import PRECISIONS
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="it needs Linux and a C++ compiler")
@@ -52,7 +52,10 @@ class CuPy:
             runtime=SimpleNamespace(getDevice=lambda: self.device),
             alloc=self.alloc,
             get_current_stream=lambda: self.stream,
+            Device=lambda: SimpleNamespace(compute_capability=self.capability),
         )
+        self.capability = "90"
+        self.lib = np.lib
         self.stream, self.device = Stream(77), 0
 
     def empty(self, shape: Any, dtype: Any) -> Any:
@@ -114,57 +117,14 @@ def test_a_launch(cupy: CuPy) -> None:
 
 # --- cuBLAS --------------------------------------------------------------------------------------
 
-STAND_IN = r"""
-#include <cstddef>
-#include <cstdint>
-extern "C" {
-int calls, stream; size_t workspace, at; int fails, mode;
-int cublasSetMathMode(void *handle, int wanted) { mode = wanted; return handle != (void *)42; }
-int cublasCreate_v2(void **handle) { *handle = (void *)42; return fails; }
-int cublasSetStream_v2(void *handle, void *s) { calls++; stream = (int)(intptr_t)s; workspace = 0;
-    return handle != (void *)42; }
-int cublasSetWorkspace_v2(void *handle, void *where, size_t size) {
-    workspace = where ? size : 0; at = (size_t)where;
-    return handle != (void *)42; }
-}
-/* C ← α op(A) op(B) + β C, all of them column by column, as in cublas_api.h */
-#define GEMM(name, T)                                                                      \
-    extern "C" int name(void *handle, int ta, int tb, int m, int n, int k, const T *alpha, \
-                        const T *a, int lda, const T *b, int ldb, const T *beta, T *c, int ldc) { \
-        if (handle != (void *)42 || *alpha != 1 || *beta != 0 || !workspace) return 1;     \
-        if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7;                 \
-        for (int j = 0; j < n; j++)                                                        \
-            for (int i = 0; i < m; i++) {                                                  \
-                T sum = 0;                                                                 \
-                for (int l = 0; l < k; l++)                                                \
-                    sum += (ta ? a[l + i * lda] : a[i + l * lda]) *                        \
-                           (tb ? b[j + l * ldb] : b[l + j * ldb]);                         \
-                c[i + j * ldc] = sum;                                                      \
-            }                                                                              \
-        return 0;                                                                          \
-    }
-GEMM(cublasSgemm_v2, float)
-GEMM(cublasDgemm_v2, double)
-#define STACKS(name, gemm, T)                                                                      \
-    extern "C" int name(void *handle, int ta, int tb, int m, int n, int k, const T *alpha,         \
-                        const T *a, int lda, long long next_a, const T *b, int ldb,                \
-                        long long next_b, const T *beta, T *c, int ldc, long long next_c,          \
-                        int count) {                                                               \
-        for (int i = 0; i < count; i++)                                                            \
-            if (int status = gemm(handle, ta, tb, m, n, k, alpha, a + i * next_a, lda,             \
-                                  b + i * next_b, ldb, beta, c + i * next_c, ldc)) return status;  \
-        return 0;                                                                                  \
-    }
-STACKS(cublasSgemmStridedBatched, cublasSgemm_v2, float)
-STACKS(cublasDgemmStridedBatched, cublasDgemm_v2, double)
-"""
+STAND_IN = Path(__file__).parent / "cublas.cpp"
 
 
 @pytest.fixture(scope="module")
 def blas(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     target = tmp_path_factory.mktemp("blas") / "libcublas.so"
-    command = [str(compiler()), "-shared", "-fPIC", "-x", "c++", "-", "-o", str(target)]
-    subprocess.run(command, input=STAND_IN, text=True, check=True)
+    command = [str(compiler()), "-shared", "-fPIC", str(STAND_IN), "-o", str(target)]
+    subprocess.run(command, check=True)
     return ctypes.CDLL(str(target))
 
 
@@ -277,34 +237,54 @@ def test_tf32_as_cupy_is_told(
 
 @needs_compiler
 @pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("shapes", [((6, 5), (5, 4)), ((3, 6, 5), (3, 5, 4))], ids=["one", "many"])
 def test_rounded_factors_are_for_tensor_cores(
-    name: str, blas: ctypes.CDLL, cupy: CuPy, monkeypatch: pytest.MonkeyPatch
+    shapes: Any, name: str, blas: ctypes.CDLL, cupy: CuPy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The large products of a block of `precision`, and no others, are multiplied in TF32."""
+    """The large products of a block of `precision`, and no others: in TF32, or of 16 bits."""
     monkeypatch.delenv("CUPY_TF32", raising=False)
     monkeypatch.setattr(cublas, "library", lambda: blas)
     monkeypatch.setattr(product, "LEAST_LARGE", 0)
-    mode = ctypes.c_int.in_dll(blas, "mode")
+    monkeypatch.setattr(short, "LEAST", 0)
+    factors, compute = (ctypes.c_int.in_dll(blas, key) for key in ("factors", "compute"))
     rng = np.random.default_rng(0)
-    a, b = (rng.normal(size=(6, 6)).astype("f4").view(Array) for _ in range(2))
-    mode.value = 0
+    a, b = (rng.normal(size=shape).astype("f4").view(Array) for shape in shapes)
 
     def round_to(x: Any, name: str) -> Any:
         return primitives.round_to.reference(np.asarray(x), name).view(Array)  # type: ignore[attr-defined]
 
-    registry.register(Array, [product.matmul, round_to])
+    def shorten(x: Any, name: str) -> Any:
+        near = round_to(x, name)
+        bits = near.astype("f2").view("u2") if name == "float16" else near.view("u2")[..., 1::2]
+        return np.ascontiguousarray(bits).view(Array)
+
+    monkeypatch.setattr(short, "shorten", shorten)
+    registry.register(Array, [product.matmul, round_to, short.rounded_matmul])
+    old, tf32 = (0, 0), (0, 77)
     try:
-        for _ in range(2):
+        for capability in ("90", "75", "61"):
+            cupy.capability = capability
+            kinds = {"90": {"float16": (2, 68), "bfloat16": (14, 68)}, "75": {"float16": (2, 68)}}
             with xbp.precision(name):
+                factors.value, compute.value = old
                 c = primitives.matmul(a, b)
-            assert mode.value == (0 if name == "float32" else 3)
-            near = (a, b) if name == "float32" else [primitives.round_to(x, name) for x in (a, b)]
-            # Sums of six products of order 1.
+            usual = old if name == "float32" else tf32
+            assert (factors.value, compute.value) == kinds.get(capability, {}).get(name, usual)
+            near = (a, b) if name == "float32" else [round_to(x, name) for x in (a, b)]
+            # Sums of five products of order 1.
             np.testing.assert_allclose(c, near[0] @ near[1], rtol=0, atol=1e-5)
+            factors.value, compute.value = old
             primitives.matmul(a, b)
-            assert mode.value == 0
+            assert (factors.value, compute.value) == old
     finally:
         del registry._tables[Array]
+
+
+@needs_compiler
+def test_views_of_which_rows_overlap(cupy: CuPy) -> None:
+    x = np.arange(12.0).view(Array)
+    found = launch.machine_of(x).strided(x, (3, 4), (16, 8))
+    assert found.tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]
 
 
 def test_an_error_of_cublas_is_one_sentence(blas: ctypes.CDLL) -> None:

@@ -5,12 +5,35 @@
 
 #include "machine.h"
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 using namespace machine;
 
 enum { NOT_INITIALIZED = 1, INVALID = 7, EXECUTION_FAILED = 13, BLAS_NOT_SUPPORTED = 15 };
-enum { R_32F = 0, R_64F = 1 }; /* cudaDataType */
+enum { R_32F = 0, R_64F = 1, R_16F = 2, R_16BF = 14 }; /* cudaDataType */
+enum { SUM_OF_32F = 68 }; /* cublasComputeType_t */
+
+struct bfloat16 {
+    uint16_t bits;
+    operator float() const {
+        const uint32_t all = (uint32_t)bits << 16;
+        float x;
+        std::memcpy(&x, &all, sizeof x);
+        return x;
+    }
+};
+
+struct float16 {
+    uint16_t bits;
+    operator float() const {
+        const int exponent = bits >> 10 & 31, digits = bits & 1023;
+        const float size = exponent == 31 ? (digits ? NAN : INFINITY)
+                         : std::ldexp((float)(digits + (exponent ? 1024 : 0)), (exponent ? exponent : 1) - 25);
+        return bits >> 15 ? -size : size;
+    }
+};
 
 struct blas {
     void *stream;
@@ -22,13 +45,14 @@ struct matrices {
     int transposed_a, transposed_b, m, n, k, lda, ldb, ldc;
 };
 
-template <class T> static void multiply(const matrices &of, T alpha, const T *a, const T *b, T beta, T *c) {
+template <class T, class F>
+static void multiply(const matrices &of, T alpha, const F *a, const F *b, T beta, T *c) {
     for (int j = 0; j < of.n; j++)
         for (int i = 0; i < of.m; i++) {
             T sum = 0;
             for (int l = 0; l < of.k; l++)
-                sum += (of.transposed_a ? a[l + (int64_t)i * of.lda] : a[i + (int64_t)l * of.lda]) *
-                       (of.transposed_b ? b[j + (int64_t)l * of.ldb] : b[l + (int64_t)j * of.ldb]);
+                sum += (T)a[of.transposed_a ? l + (int64_t)i * of.lda : i + (int64_t)l * of.lda] *
+                       (T)b[of.transposed_b ? j + (int64_t)l * of.ldb : l + (int64_t)j * of.ldb];
             T &entry = c[i + (int64_t)j * of.ldc];
             entry = alpha * sum + (beta == 0 ? 0 : beta * entry); /* with beta 0, C is not read */
         }
@@ -49,23 +73,23 @@ static int submit(blas *it, const matrices &of, const void *alpha, const void *b
     const int status = machine::submit(it->stream, [=]() -> int {
         for (int i = 0; i < batch; i++) {
             auto [x, y, z] = each(i);
-            multiply<T>(of, late ? *(const T *)alpha : a, x, y, late ? *(const T *)beta : b, z);
+            multiply(of, late ? *(const T *)alpha : a, x, y, late ? *(const T *)beta : b, z);
         }
         return SUCCESS;
     });
     return status ? EXECUTION_FAILED : 0;
 }
 
-template <class T> struct operands {
-    const T *a, *b;
+template <class T, class F = T> struct operands {
+    const F *a, *b;
     T *c;
 };
 
-template <class T>
+template <class T, class F = T>
 static int strided(blas *it, matrices of, const void *alpha, const void *a, long long next_a, const void *b,
                    long long next_b, const void *beta, void *c, long long next_c, int batch) {
     return submit<T>(it, of, alpha, beta, batch, [=](int i) {
-        return operands<T>{(const T *)a + i * next_a, (const T *)b + i * next_b, (T *)c + i * next_c};
+        return operands<T, F>{(const F *)a + i * next_a, (const F *)b + i * next_b, (T *)c + i * next_c};
     });
 }
 
@@ -123,8 +147,13 @@ int cublasDgemmBatched(SHAPE, const double *alpha, const double *const *a, int l
 }
 int cublasGemmStridedBatchedEx(SHAPE, const void *alpha, const void *a, int type_a, int lda, long long next_a,
                                const void *b, int type_b, int ldb, long long next_b, const void *beta, void *c,
-                               int type_c, int ldc, long long next_c, int batch, int, int) {
-    if (type_a != type_b || type_b != type_c) return BLAS_NOT_SUPPORTED;
+                               int type_c, int ldc, long long next_c, int batch, int compute, int) {
+    if (type_a != type_b) return BLAS_NOT_SUPPORTED;
+    if (type_c == R_32F && compute == SUM_OF_32F && type_a == R_16F)
+        return strided<float, float16>(it, OF, alpha, a, next_a, b, next_b, beta, c, next_c, batch);
+    if (type_c == R_32F && compute == SUM_OF_32F && type_a == R_16BF)
+        return strided<float, bfloat16>(it, OF, alpha, a, next_a, b, next_b, beta, c, next_c, batch);
+    if (type_b != type_c) return BLAS_NOT_SUPPORTED;
     if (type_c == R_32F) return strided<float>(it, OF, alpha, a, next_a, b, next_b, beta, c, next_c, batch);
     if (type_c == R_64F) return strided<double>(it, OF, alpha, a, next_a, b, next_b, beta, c, next_c, batch);
     return BLAS_NOT_SUPPORTED;

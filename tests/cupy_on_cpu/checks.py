@@ -16,6 +16,7 @@ import pytest
 
 import xbp
 from xbp import nn, optim
+from xbp.accelerators.cuda import product, short
 from xbp.backend.graphs import CuPyGraph, side_by_side
 
 double = cupy.RawKernel(
@@ -215,11 +216,13 @@ def run(
     loss: Any = None,
     optimizer: Any = optim.SGD,
     shape: tuple[int, ...] = (18, 5),
+    precision: str = "float32",
 ) -> Bits:
     """The bits of parameters and optimizer state after two epochs on the current device."""
     model = model or nn.Linear(5, 3, rng=0)
     updates = optimizer(model.parameters(), lr=0.01)
-    trainer = xbp.Trainer(model, loss or nn.MSELoss(), updates, rng=1, capture=capture)
+    how = {"rng": 1, "capture": capture, "precision": precision}
+    trainer = xbp.Trainer(model, loss or nn.MSELoss(), updates, **how)
     x = np.random.default_rng(2).normal(size=shape).astype("float32")
     trainer.fit(x, xbp.to_numpy(model(xbp.asarray(x))) + 1, epochs=2, batch_size=4)
     found = {**model.state_dict(), **updates.state_dict()}
@@ -292,6 +295,43 @@ def convolutional() -> nn.Layer:
 def test_convolutions_are_captured() -> None:
     eager, captured = (run(how, convolutional(), shape=(10, 1, 12, 12)) for how in (False, True))
     assert captured == eager
+
+
+def of_images() -> nn.Layer:
+    return nn.Sequential(
+        *(nn.Conv2d(8, 16, 3, padding=1, rng=0), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, stride=2, rng=1), nn.Flatten(), nn.Linear(64, 3, rng=2)),
+    )
+
+
+def of_sequences() -> nn.Layer:
+    return nn.Sequential(
+        *(nn.Conv1d(6, 16, 3, padding=1, rng=0), nn.ReLU()),
+        *(nn.MultiheadAttention(8, 2, rng=2), nn.LastTimeStep(), nn.Linear(8, 3, rng=3)),
+    )
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("make", "shape"), [(of_images, (8, 6, 6)), (of_sequences, (6, 8))])
+def test_reduced_precision_is_captured(
+    make: Any, shape: Any, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of 16 bits, of matrices and of stacks of them, and their branches."""
+    multiplied: list[int] = []
+
+    def multiply(a: Any, b: Any, name: str) -> Any:
+        multiplied.append(a.ndim)
+        return plainly(a, b, name)
+
+    plainly = short.product
+    monkeypatch.setattr(short, "product", multiply)
+    monkeypatch.setattr(short, "LEAST", 0)
+    monkeypatch.setattr(product, "LEAST_LARGE", 0)
+    eager, captured = (
+        run(how, make(), shape=(10, *shape), precision=precision) for how in (False, True)
+    )
+    assert captured == eager
+    assert set(multiplied) == (set() if precision == "tf32" else {2, 3})
 
 
 def rules() -> list[Any]:

@@ -30,6 +30,12 @@ from xbp.primitives.pooling import average_pool, max_pool
 from xbp.primitives.product import affine, matmul
 from xbp.primitives.recurrence import recurrence
 from xbp.primitives.resampling import adaptive_average_pool, upsample
+from xbp.primitives.rounded import (
+    rounded_affine,
+    rounded_convolve,
+    rounded_convolve_transposed,
+    rounded_matmul,
+)
 from xbp.primitives.rounding import round_to
 from xbp.primitives.rows import append_row, gather, take_row
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
@@ -84,6 +90,10 @@ __all__ = [
     "recurrence",
     "rescale",
     "round_to",
+    "rounded_affine",
+    "rounded_convolve",
+    "rounded_convolve_transposed",
+    "rounded_matmul",
     "scatter_add",
     "sigmoid",
     "silu",

@@ -14,28 +14,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from xbp import registry
 from xbp.arguments import described
-from xbp.backend import Array, array_namespace
 from xbp.errors import InputError
 from xbp.primitives.attention import attention
-from xbp.primitives.convolution import convolve, convolve_transposed
-from xbp.primitives.product import affine, matmul, rows_of
 from xbp.primitives.recurrence import recurrence
-from xbp.primitives.rounding import FORMATS, round_to
-from xbp.primitives.signals import convolve1d
+from xbp.primitives.rounded import (
+    rounded_affine,
+    rounded_convolve,
+    rounded_convolve1d,
+    rounded_convolve_transposed,
+    rounded_matmul,
+)
+from xbp.primitives.rounding import FORMATS
 
 PRECISIONS = ("float32", *FORMATS)
 """The names that `precision` takes; "float32" leaves products as they are."""
 
-CHANNELS = {affine: -1, convolve: 1, convolve1d: 1, convolve_transposed: 1}
-"""Operations that are linear in x and in the weight, with the axis of the bias in y.
-
-All three products of such an operation have rounded factors if its arguments are rounded.
-"""
+BILINEAR: dict[str, Callable[..., Any]] = {
+    "matmul": rounded_matmul,
+    "affine": rounded_affine,
+    "convolve": rounded_convolve,
+    "convolve1d": rounded_convolve1d,
+    "convolve_transposed": rounded_convolve_transposed,
+}
+"""What stands in for operations that are linear in each of two arguments."""
 
 COMPOSED = (attention, recurrence)
 """Operations whose references consist of products, with other arithmetic in between."""
@@ -104,62 +110,16 @@ def current_precision() -> str:
 @cache
 def arithmetic_of(name: str) -> registry.Arithmetic:
     """The arithmetic that rounds factors to a format."""
-    functions: dict[str, Callable[..., Any] | None] = {"chain": None, "matmul": _product(name)}
-    for operation, axis in CHANNELS.items():
-        functions[_name(operation)] = _bilinear(operation, axis, name)
+    functions: dict[str, Callable[..., Any] | None] = {"chain": None}
+    for operation, rounded in BILINEAR.items():
+        functions[operation] = partial(rounded, name=name)
     for composed in COMPOSED:
         functions[_name(composed)] = _composed(composed, name)
     return registry.Arithmetic(name, functions)
 
 
-@cache
-def of_rounded(name: str) -> registry.Arithmetic:
-    """The arithmetic for factors that have been rounded to a format: any product will do."""
-    return registry.Arithmetic(name, {})
-
-
 def _name(operation: Any) -> str:
     return str(operation.name)
-
-
-def _product(name: str) -> Callable[..., Array]:
-    """What stands in for `matmul`."""
-
-    def product(a: Array, b: Array) -> Array:
-        with registry.using(of_rounded(name)):
-            return matmul(round_to(a, name), round_to(b, name))
-
-    return product
-
-
-def _bilinear(operation: Callable[..., Any], axis: int, name: str) -> Callable[..., Any]:
-    """What stands in for an operation of `CHANNELS`: itself, of rounded arrays.
-
-    The gradient of the bias is a sum, and so is not rounded.
-    """
-
-    def rounded(x: Array, weight: Array, bias: Array | None = None, **options: Any) -> Any:
-        with registry.using(of_rounded(name)):
-            y, gradients = operation(round_to(x, name), round_to(weight, name), bias, **options)
-
-        def backward(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
-            with registry.using(of_rounded(name)):
-                dx, dweight, dbias = gradients(round_to(dy, name), wants_dx)
-            if bias is not None:
-                dbias = _sum_but_along(axis, dy)
-            return dx, dweight, dbias
-
-        return y, backward
-
-    return rounded
-
-
-def _sum_but_along(axis: int, array: Array) -> Array:
-    """The sums over all axes but one, which is the last one or has a number from 0 on."""
-    xp = array_namespace(array)
-    if axis == -1:
-        return xp.sum(rows_of(xp, array), axis=0)
-    return xp.sum(array, axis=tuple(i for i in range(array.ndim) if i != axis))
 
 
 def _composed(operation: Any, name: str) -> Callable[..., Any]:

@@ -30,7 +30,7 @@ def convolve1d(
     gradients : callable
         From ∂L/∂y to (∂L/∂x, ∂L/∂W, ∂L/∂b).
     """
-    return _of_one_row(convolve, x, weight, bias, **window)
+    return of_one_row(convolve, x, weight, bias, **window)
 
 
 @primitive
@@ -49,7 +49,7 @@ def max_pool1d(x: Array, **window: Any) -> tuple[Array, Gradients]:
     gradients : callable
         From ∂L/∂y to (∂L/∂x,).
     """
-    return _of_one_row(max_pool, x, **window)
+    return of_one_row(max_pool, x, **window)
 
 
 @primitive
@@ -68,10 +68,11 @@ def average_pool1d(x: Array, **window: Any) -> tuple[Array, Gradients]:
     gradients : callable
         From ∂L/∂y to (∂L/∂x,).
     """
-    return _of_one_row(average_pool, x, **window)
+    return of_one_row(average_pool, x, **window)
 
 
-def _of_one_row(operation: Any, *signals: Array | None, **window: Any) -> tuple[Array, Gradients]:
+def of_one_row(operation: Any, *signals: Array | None, **window: Any) -> tuple[Array, Gradients]:
+    """An operation on images, and its gradients, of signals and weights of signals."""
     y, gradients = operation(*map(_image, signals), **window)
 
     def of_signals(dy: Array, wants_dx: bool = True) -> tuple[Array | None, ...]:

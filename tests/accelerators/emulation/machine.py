@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbp.accelerators.cuda import launch
+from xbp.accelerators.cuda import cublas, launch
+from xbp.accelerators.shared import stored
 
 HEADER = Path(__file__).parent / "emulation.h"
 FLAGS = (
@@ -41,7 +42,7 @@ PASS = re.compile(r"^PASS\((\w+),", re.MULTILINE)
 FIXED = (
     *("real", "LABEL", "TILE_M", "TILE_N", "SUMS_M", "SUMS_N", "VECTOR"),
     *("TILE_ROWS", "TILE_COLUMNS", "TALL", "WIDE", "DEPTH", "THREADS"),
-    *("MASKED", "FIRST", "SECOND", "ACTIVATION"),
+    *("MASKED", "FIRST", "SECOND", "ACTIVATION", "FORMAT"),
     *("CELL", "HIDDEN", "SAMPLES", "PARTS", "HELD"),
     *("IMAGES", "VECTORS", "WANTS_DX", "SHARED"),
 )
@@ -107,6 +108,13 @@ def fenced(size: int) -> NDArray[np.uint8]:
     return memory[end - size : end]
 
 
+def numbers(bits: Any, name: str) -> Any:
+    """The numbers of a format of 16 bits, as float32."""
+    if name == "float16":
+        return bits.view("f2").astype("f4")
+    return (bits.astype("u4") << 16).view("f4")
+
+
 class Emulation:
     """Runs kernels on numpy arrays.
 
@@ -126,12 +134,15 @@ class Emulation:
         The names of the kernels that ran.
     grids : list of (int, int)
         The numbers of their blocks.
+    products : list of (shape, shape)
+        The factors of 16 bits that were multiplied.
     """
 
     def __init__(self, order: int = 0, *, fixed: bool = False, fenced: bool = False) -> None:
         self.order, self.fixed, self.fenced = order, fixed, fenced
         self.launches: list[str] = []
         self.grids: list[tuple[int, int]] = []
+        self.products: list[tuple[Any, Any]] = []
         self.given: list[NDArray[np.uint8]] = []
 
     # --- what a machine does ---
@@ -173,8 +184,22 @@ class Emulation:
             )
         self.given = self.given[-64:]
 
-    def multiply(self, a: Any, b: Any, c: Any) -> bool:
-        return False
+    def multiply(self, a: Any, b: Any, c: Any, rounded: str = "") -> bool:
+        """Of factors of 16 bits alone, as if cuBLAS knew nothing else."""
+        if a.dtype != "uint16" or stored(a) is None or stored(b) is None:
+            return False
+        assert c.dtype == "float32" and c.flags.c_contiguous and b.dtype == a.dtype
+        np.matmul(numbers(a, rounded), numbers(b, rounded), out=c)
+        self.products.append((a.shape, b.shape))
+        return True
+
+    def multiplies_short(self, name: str) -> bool:
+        return name in cublas.SHORT
+
+    def strided(self, array: Any, shape: Any, strides: Any) -> Any:
+        found = np.lib.stride_tricks.as_strided(array, shape, strides)
+        assert np.lib.array_utils.byte_bounds(found)[1] <= np.lib.array_utils.byte_bounds(array)[1]
+        return found
 
     def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         """In this order, or in the other one: what they compute must not depend on it."""

@@ -130,7 +130,8 @@ def test_affine_declines_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
 def test_large_products_are_for_cublas(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "LEAST_LARGE", 30)
 
-    def multiply(a: Real, b: Real, c: Real) -> bool:
+    def multiply(a: Real, b: Real, c: Real, rounded: str) -> bool:
+        assert not rounded
         c[...] = -(a @ b)
         return True
 

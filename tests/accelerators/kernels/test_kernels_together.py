@@ -25,6 +25,7 @@ from xbp.accelerators.cuda import (
     batch_norm,
     convolution,
     cross_entropy,
+    cublas,
     embedding,
     launch,
     layer_norm,
@@ -34,6 +35,7 @@ from xbp.accelerators.cuda import (
     product,
     recurrence,
     rows,
+    short,
     softmax,
     whole,
 )
@@ -50,7 +52,8 @@ ITEMS = [item for item in catalogue() if isinstance(item, Item) and item.kind ==
 
 @pytest.mark.usefixtures("_in_use")
 @pytest.mark.parametrize("function", cuda.implementations(), ids=lambda function: function.__name__)
-def test_the_catalogue(function: Callable[..., Any]) -> None:
+def test_the_catalogue(function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short, "LEAST", 0)
     name = function.__name__
     here = accelerators.Accelerator(name, "numpy", function)
     cases = [item for item in ITEMS if item.name == name]
@@ -152,6 +155,9 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         yield product.matmul(a, b.T)
         y, backward = product.affine(a, b, b[:, 0], relu=True)
         yield from (y, *backward(y))
+    for form in cublas.SHORT:
+        for size in (3, 4000):
+            yield short.shorten(machine.guarded(rng.normal(size=size).astype("f4")), form)
     yield from whole_network(dtype, machine)
 
 
@@ -203,7 +209,7 @@ FILES = (
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
     *("activations.cu", "batch_norm.cu", "layer_norm.cu", "softmax.cu", "embedding.cu"),
     *("whole_forward.cu", "whole_backward.cu", "whole_weights.cu"),
-    *("product.cu", "rows.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
+    *("product.cu", "rows.cu", "short.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 
 

@@ -31,6 +31,7 @@ from xbp.accelerators.cuda import (
     product,
     recurrence,
     rows,
+    short,
     softmax,
     whole,
 )
@@ -60,5 +61,6 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *product.ACCELERATORS,
         *recurrence.ACCELERATORS,
         *rows.ACCELERATORS,
+        *short.ACCELERATORS,
         chain_in_one if whole.wanted() else chain,
     )

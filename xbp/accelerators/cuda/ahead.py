@@ -22,7 +22,7 @@ import numpy as np
 
 from xbp import registry
 from xbp.accelerators import cuda
-from xbp.accelerators.cuda import launch
+from xbp.accelerators.cuda import cublas, launch
 from xbp.accelerators.shared import Array, Shape
 
 Program: TypeAlias = "tuple[str, tuple[tuple[str, Any], ...]]"
@@ -58,8 +58,14 @@ class Recorder:
         file, name = kernel
         self.seen.setdefault((file, tuple(macros.items())), set()).add(name)
 
-    def multiply(self, a: Array, b: Array, c: Array) -> bool:
-        return False  # no cuBLAS, so that a kernel multiplies
+    def multiply(self, a: Array, b: Array, c: Array, rounded: str = "") -> bool:
+        return bool(a.itemsize == 2)  # else no cuBLAS, so that a kernel multiplies
+
+    def multiplies_short(self, name: str) -> bool:
+        return name in cublas.SHORT
+
+    def strided(self, array: Array, shape: Shape, strides: Shape) -> Array:
+        return np.lib.stride_tricks.as_strided(array, shape, strides)
 
     def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         return first(), second()

@@ -3,7 +3,7 @@
 CuPy's own handle has no workspace, so that cuBLAS might allocate one during a capture, which CuPy
 therefore refuses. A handle with a workspace and a stream meets the conditions in CUDA's manual
 (cuBLAS, section "CUDA Graphs Support"). Calls go by ctypes to the library that CuPy has loaded, to
-six functions whose signatures have not changed since CUDA 11. (nvmath-python's bindings of the
+ten functions whose signatures have not changed since CUDA 11. (nvmath-python's bindings of the
 same calls are marked experimental, and would be a further dependency.)
 """
 
@@ -16,15 +16,24 @@ import threading
 import weakref
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from xbp.accelerators.shared import Array, stored
 
+Numbers: TypeAlias = "tuple[int, ...]"
 WORKSPACE = 32 << 20
 """Bytes, cuBLAS's own default on a Hopper GPU, used by one product at a time."""
 PER_THREAD = 2  # cudaStreamPerThread
 ORDINARY, TF32 = 0, 3  # math modes, as in cublas_api.h, where 0 and 1 also say whether an
 # operand is transposed
+SUM_OF_FLOAT32, SUM_OF_TF32, DEFAULT = 68, 77, -1
+"""CUBLAS_COMPUTE_32F and CUBLAS_COMPUTE_32F_FAST_TF32: how numbers are multiplied whose sums are
+float32's; and CUBLAS_GEMM_DEFAULT, by which cuBLAS chooses the algorithm."""
+FLOAT32 = 0
+SHORT = {"float16": 2, "bfloat16": 14}
+"""Formats of 16 bits, and their cudaDataType, as in library_types.h: CUDA_R_16F, CUDA_R_16BF."""
+LEAST_CAPABILITY = {"float16": 70, "bfloat16": 80}
+"""Ten times the compute capability from which tensor cores multiply numbers of a format."""
 
 
 @cache
@@ -42,7 +51,8 @@ class Handle:
 
     It multiplies float32 in TF32, on tensor cores, where the factors have been rounded to a format
     of no more digits (`xbp.primitives.precision`), so that they are not rounded again; or always,
-    with CUPY_TF32=1 in the environment, as CuPy does.
+    with CUPY_TF32=1 in the environment, as CuPy does. Factors stored in 16 bits are multiplied as
+    such. Neither has been run on a GPU yet.
 
     Parameters
     ----------
@@ -52,15 +62,8 @@ class Handle:
     def __init__(self, blas: ctypes.CDLL) -> None:
         self.blas, self.handle = blas, ctypes.c_void_p()
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
-        self.mode = ORDINARY
-        self.usual = TF32 if os.environ.get("CUPY_TF32") == "1" else ORDINARY  # as in CuPy
-        self.use(self.usual)
-
-    def use(self, mode: int) -> None:
-        """Set the math mode, if it is another one."""
-        if mode != self.mode:
-            self.call("cublasSetMathMode", self.handle, mode)
-            self.mode = mode
+        usual = TF32 if os.environ.get("CUPY_TF32") == "1" else ORDINARY  # as in CuPy
+        self.call("cublasSetMathMode", self.handle, usual)
 
     def multiply(
         self,
@@ -71,39 +74,42 @@ class Handle:
         c: Array,
         address: Any,
         *,
-        rounded: bool = False,
+        rounded: str = "",
     ) -> bool:
         """c ← a b, for a dense `c`; False for operands that BLAS cannot read.
 
         Of arrays with three axes, for each entry of the first.
 
-        `workspace` is the address of `WORKSPACE` bytes that no other stream uses. `rounded` says
-        that numbers of a and b have no more digits than TF32.
+        `workspace` is the address of `WORKSPACE` bytes that no other stream uses. `rounded` names
+        the format to which the numbers of a and b have been rounded, if any; these are float32, or
+        16 bits in arrays of uint16, and then c is float32.
 
         As BLAS is column-major, the call computes cᵀ = bᵀ aᵀ.
         """
-        left, right, size = stored(a), stored(b), c.itemsize
+        left, right, size = stored(a), stored(b), a.itemsize
         if left is None or right is None or any(step % size for step in a.strides + b.strides):
             return False
         (m, k), n = a.shape[-2:], b.shape[-1]
-        kind, number = {4: ("S", ctypes.c_float), 8: ("D", ctypes.c_double)}[size]
+        kind, number = {4: ("S", ctypes.c_float), 8: ("D", ctypes.c_double)}[c.itemsize]
         one, zero = number(1), number(0)
-        self.use(TF32 if rounded else self.usual)
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
         # cublasSetStream resets the workspace.
         where = ctypes.c_void_p(workspace)
         self.call("cublasSetWorkspace_v2", self.handle, where, ctypes.c_size_t(WORKSPACE))
-
-        def operand(array: Array, row: int) -> tuple[Any, ...]:
-            pointer = ctypes.c_void_p(address(array))
-            steps = [ctypes.c_longlong(step // size) for step in array.strides[:-2]]
-            return pointer, row, *steps
-
         name, count = ("gemm_v2", ()) if c.ndim == 2 else ("gemmStridedBatched", c.shape[:1])
+        of_factor, of_result, how = types_of(a, c, rounded)
+        if how:
+            kind, name = "", "GemmEx" if c.ndim == 2 else "GemmStridedBatchedEx"
+
+        def operand(array: Array, of: Numbers, row: int) -> tuple[Any, ...]:
+            pointer, itemsize = ctypes.c_void_p(address(array)), array.itemsize
+            steps = [ctypes.c_longlong(step // itemsize) for step in array.strides[:-2]]
+            return pointer, *of, row, *steps
+
         self.call(
             f"cublas{kind}{name}", self.handle, int(right[0]), int(left[0]), n, m, k,
-            ctypes.byref(one), *operand(b, right[1]), *operand(a, left[1]),
-            ctypes.byref(zero), *operand(c, n), *count,
+            ctypes.byref(one), *operand(b, of_factor, right[1]), *operand(a, of_factor, left[1]),
+            ctypes.byref(zero), *operand(c, of_result, n), *count, *how,
         )  # fmt: skip
         return True
 
@@ -112,6 +118,18 @@ class Handle:
         if status:
             msg = f"{name} failed with status {status} of cuBLAS; see cublasStatus_t in its manual"
             raise RuntimeError(msg)
+
+
+def types_of(factor: Array, result: Array, rounded: str) -> tuple[Numbers, Numbers, Numbers]:
+    """What ``cublasGemmEx`` is told beside the arguments of a plain product, which is told nothing.
+
+    These are the types of factors and of the result, and how to compute.
+    """
+    if not rounded or result.itemsize == 8:
+        return (), (), ()
+    if factor.itemsize == 2:
+        return (SHORT[rounded],), (FLOAT32,), (SUM_OF_FLOAT32, DEFAULT)
+    return (FLOAT32,), (FLOAT32,), (SUM_OF_TF32, DEFAULT)
 
 
 class Handles(threading.local):

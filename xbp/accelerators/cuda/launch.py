@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from xbp import registry
 from xbp.accelerators.cuda import cublas
 from xbp.accelerators.shared import Array, Shape
 from xbp.backend.graphs import side_by_side
@@ -54,11 +53,17 @@ class Machine(Protocol):
     ) -> None:
         """Launch a kernel, (file, name), compiled with macros; `task` is its only argument."""
 
-    def multiply(self, a: Array, b: Array, c: Array) -> bool:
+    def multiply(self, a: Array, b: Array, c: Array, rounded: str = "") -> bool:
         """c ← a b by cuBLAS, of matrices or of two stacks of them; see `cublas.Handle.multiply`.
 
         False without cuBLAS, or if it cannot read an operand.
         """
+
+    def multiplies_short(self, name: str) -> bool:
+        """Whether cuBLAS, on this device, multiplies numbers of a format of 16 bits."""
+
+    def strided(self, array: Array, shape: Shape, strides: Shape) -> Array:
+        """A view of an array's memory, whose rows may overlap."""
 
     def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         """The results of two independent functions; see `xbp.backend.graphs.side_by_side`."""
@@ -105,7 +110,7 @@ class CuPy:
         """A `cupy.RawModule`, which CuPy compiles at first use and caches on disk."""
         return self.cupy.RawModule(code=source(file), options=options(macros))
 
-    def multiply(self, a: Array, b: Array, c: Array) -> bool:
+    def multiply(self, a: Array, b: Array, c: Array, rounded: str = "") -> bool:
         blas, cuda = cublas.library(), self.cupy.cuda
         if blas is None:
             return False
@@ -114,8 +119,17 @@ class CuPy:
             self.handles.of[device] = cublas.Handle(blas)
         stream = cuda.get_current_stream()
         workspace = self.workspaces.get(device, stream, cuda.alloc)
-        handle, rounded = self.handles.of[device], registry.rounded()
-        return handle.multiply(stream.ptr, workspace, a, b, c, self.address, rounded=rounded)
+        handle, of = self.handles.of[device], stream.ptr
+        return handle.multiply(of, workspace, a, b, c, self.address, rounded=rounded)
+
+    def multiplies_short(self, name: str) -> bool:
+        if name not in cublas.SHORT or cublas.library() is None:
+            return False
+        capability = self.cupy.cuda.Device().compute_capability  # such as "90"; CuPy remembers it
+        return int(capability) >= cublas.LEAST_CAPABILITY[name]
+
+    def strided(self, array: Array, shape: Shape, strides: Shape) -> Array:
+        return self.cupy.lib.stride_tricks.as_strided(array, shape, strides)
 
 
 def options(macros: dict[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from xbp import registry
 from xbp.accelerators.cuda.launch import (
     PROCESSORS,
     REALS,
@@ -146,7 +147,7 @@ def matmul(a: Array, b: Array) -> Any:
     if is_large(a, b):
         machine = machine_of(a)
         c = machine.empty((a.shape[0], b.shape[1]), a.dtype)
-        if machine.multiply(a, b, c):
+        if machine.multiply(a, b, c, registry.rounded()):
             return c.reshape(shape)
     return multiply(Factors(a, b))[0][0].reshape(shape)
 
@@ -156,7 +157,8 @@ def _one_by_one(a: Array, b: Array) -> Any:
     machine, leading = machine_of(a), a.shape[:-2]
     a, b = (array.reshape(-1, *array.shape[-2:]) for array in (a, b))
     c = machine.empty((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
-    if not (machine.multiply(a, b, c) or machine.multiply(dense(a), dense(b), c)):
+    how = registry.rounded()
+    if not (machine.multiply(a, b, c, how) or machine.multiply(dense(a), dense(b), c, how)):
         return NotImplemented
     return c.reshape(*leading, *c.shape[1:])
 

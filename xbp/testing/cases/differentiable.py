@@ -13,6 +13,7 @@ import numpy as np
 
 from xbp import primitives
 from xbp.backend import Array, array_namespace
+from xbp.primitives.rounding import FORMATS
 from xbp.testing.cases.arrays import ends, masked, normal, sparse, wide
 from xbp.testing.cases.primitives import WINDOWS, Shape
 from xbp.testing.cases.recurrent import RECURRENCES
@@ -218,6 +219,15 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
             ((4, 2, 5, 6), (3, 2, 2, 4), {"padding": ((0, 1), (1, 2))}),
             ((4, 9, 5, 6), (17, 9, 3, 2), {"stride": (2, 1), "padding": (1, 1)}),  # many channels
             ((3, 16, 5, 6), (32, 8, 3, 3), {"groups": 2, "dilation": (1, 2), "padding": (1, 2)}),
+        )
+    ),
+    *(
+        (name, partial(_operation, getattr(primitives, name), name=form, **options), arrays)
+        for form in FORMATS
+        for name, options, arrays in (
+            ("rounded_affine", {}, ((5, 40), (3, 40))),
+            ("rounded_convolve", {"stride": (2, 1)}, ((3, 8, 5, 6), (16, 8, 3, 2), (16,))),
+            ("rounded_convolve_transposed", {}, ((5, 2, 4, 3), (2, 3, 3, 2), (3,))),
         )
     ),
     *(

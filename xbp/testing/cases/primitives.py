@@ -189,6 +189,11 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         for x in ((7, 9), wide(5, 6), ends(37, 29))
     ),
     *(
+        ("rounded_matmul", partial(primitives.rounded_matmul, name=name), shapes)
+        for name in FORMATS
+        for shapes in (((7, 9), (9, 5)), ((2, 3, 5, 8), (2, 3, 8, 4)))
+    ),
+    *(
         ("scatter_add", partial(primitives.scatter_add, length=length), (values, index))
         for values, length in ((normal(50, 3), 9), (normal(7, 1), 2), (ends(33, 5), 40))
         for index in (np.arange(len(values)) ** 2 % 13 - 1, np.ones(len(values), np.int64))
