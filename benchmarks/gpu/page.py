@@ -93,7 +93,7 @@ def _ratios(
     for o in outcomes:
         for row in _measured(o, settings).get("rows", ()):
             title = f"{WORKLOADS[row['workload']].title} {row['label']}".rstrip()
-            title += ", TF32" * (o.part.name == "tf32")
+            title += {"tf32": ", TF32", "bfloat16": ", bfloat16"}.get(o.part.name, "")
             for side, spread in row.get("ratios", {}).get("xbp", {}).items():
                 if spread and not side.startswith(("xbp", "reference")):
                     yield (title, SIDES[side].title, *spread)

@@ -120,13 +120,16 @@ def parts(settings: Settings) -> list[Part]:
         bench("launch", "kernels that do nothing", 30, "launch"),
         bench("memory", "peak memory", 60, "memory"),
         bench("tf32", "in TF32", 80, step, "mlp", batches=(128,), tf32=True),
+        bench("bfloat16", "in bfloat16", 150, *WIDE, bfloat16=True),
         bench("accuracy", "time to 99 % accuracy", 150, "accuracy", "two-epochs"),
         bench("compiled", "beside compilers", 240, step, batches=(128,), sides=COMPILED),
     ]
     return [part for part in found if on_gpu(backend) or part.name not in GPU_ONLY]
 
 
-GPU_ONLY = ("compile", "kernels", "launch", "tf32")
+GPU_ONLY = ("compile", "kernels", "launch", "tf32", "bfloat16")
+WIDE = ("mlp", "vgg", "resnet20", "gpt")
+"""Workloads with large products."""
 
 
 def _bench(
@@ -136,6 +139,7 @@ def _bench(
     sides: tuple[str, ...] | None,
     batches: tuple[int, ...] = (),
     tf32: bool = False,
+    bfloat16: bool = False,
 ) -> tuple[str, ...]:
     """The command of a benchmark, with the sides that are installed."""
     command = [*XBP, "bench", "--backend", settings.backend, *workloads]
@@ -146,5 +150,6 @@ def _bench(
         command += ["--batch", str(size)]
     command += ["--rounds", "3"] * (settings.hurried and not settings.quick)
     command += ["--quick"] * settings.quick + ["--tf32"] * tf32
+    command += ["--bfloat16"] * bfloat16
     command += ["--json", str(settings.file(name, "json"))]
     return (*command, "--markdown", str(settings.file(name, "md")))

@@ -58,6 +58,7 @@ def test_the_commands(settings: Settings) -> None:
     ]
     assert "--rounds" not in step and "--quick" not in step
     assert "--tf32" in known["tf32"] and "--tf32" not in known["mlp"]
+    assert [name for name in known if "--bfloat16" in known[name]] == ["bfloat16"]
     tests = known["tests"]
     assert tests[tests.index("--xbp-require") + 1] == tests[tests.index("-k") + 1] == "cupy"
     hurried = Settings("cupy", settings.folder, "x", hurried=True)

@@ -1,14 +1,18 @@
 """A side with other results is not timed, and one that fails does not stop the others."""
 
+import importlib
 import os
 import sys
 
+import numpy as np
 import pytest
 from quickly import ROOT, quick
 
+import xbp
 from xbp.benchmarks.harness import Harness
 from xbp.benchmarks.process import environment
 from xbp.benchmarks.tables import markdown, results
+from xbp.benchmarks.turns import SAME_BFLOAT16
 from xbp.benchmarks.workloads import SAME, SIDES, Side
 
 
@@ -134,3 +138,36 @@ def test_jax_without_a_gpu_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", jax)
     with pytest.raises(RuntimeError, match=r"JAX runs on the cpu here.*pip install 'jax\[cuda13"):
         JaxSide({"backend": "cupy", "tf32": False, "device": None})
+
+
+@pytest.mark.parametrize("kind", ["xbp", "xbp by Trainer", "torch"])
+def test_bfloat16_reaches_the_products(kind):
+    """The losses are others than in float32, by no more than is allowed."""
+    if kind == "torch":
+        pytest.importorskip("torch")
+    module = importlib.import_module("xbp.benchmarks.side_" + kind.partition(" ")[0])
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 784)).astype("f4"), np.arange(8) % 10
+    weights = xbp.models.MLP(784, 16, 10, rng=0).state_dict()
+    losses = {}
+    for bfloat16 in (False, True):
+        how = {"backend": "numpy", "device": None, "tf32": False, "threads": 1}
+        how |= {"trainer": "Trainer" in kind, "bfloat16": bfloat16}
+        with xbp.use_backend("numpy"):
+            side = module.Side(how)
+            network = side.network(["mlp", 784, 16, 10], "sgd", 0.1)
+            network.load(weights)
+            given = side.array(x), side.array(y)
+            if "Trainer" in kind:
+                losses[bfloat16] = np.asarray(network.first(*given, 8, 3))
+            else:
+                losses[bfloat16] = [float(side.to_host(network.step(*given))) for _ in range(3)]
+    apart = abs(np.subtract(losses[True], losses[False])) / losses[False]
+    assert np.all(apart > 1e-6) and np.all(apart < SAME_BFLOAT16)
+
+
+def test_sides_without_bfloat16_do_not_take_part():
+    with Harness(quick(bfloat16=True), ["sklearn", "numpy"]) as harness:
+        assert harness.sides == ["numpy"]
+    assert harness.not_run == {"sklearn": "it has no bfloat16 here"}
+    assert "products in bfloat16, else float32" in markdown(results(harness))

@@ -92,3 +92,4 @@ class Options:
     rounds: int | None
     batches: tuple[int, ...]
     quick: bool
+    bfloat16: bool = False

@@ -35,6 +35,7 @@ class SideProcess:
             "backend": options.backend,
             "device": options.device,
             "tf32": options.tf32,
+            "bfloat16": options.bfloat16,
             "trainer": on_gpu(options.backend),
         }
         sent |= {"threads": threads, "cpus": cpus()[:threads], **side.options}

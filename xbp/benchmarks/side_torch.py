@@ -21,7 +21,7 @@ class Side:
 
         self.torch, self.compiled = torch, options.get("compile", False)
         self.graph, self.on_gpu = options.get("graph", False), options["backend"] == "cupy"
-        self.device = "cpu"
+        self.device, self.bfloat16 = "cpu", options.get("bfloat16", False)
         self.versions = {"torch": str(torch.__version__)}
         if self.graph and not self.on_gpu:
             msg = "a CUDA graph needs a GPU"
@@ -111,6 +111,9 @@ class Network:
         self.models = beside("models_torch.py")
         self.model = self.models["make_model"](*model).to(side.device)
         self.run, self.loss = self.model, torch.nn.CrossEntropyLoss()
+        # A cache of rounded weights would not be that of a replayed graph.
+        how = {"dtype": torch.bfloat16, "enabled": side.bfloat16, "cache_enabled": False}
+        self.rounded = partial(torch.autocast, side.device.partition(":")[0], **how)
         self.objective, self.replays = self._objective, side.compiled and side.on_gpu
         if self.replays:  # this mode uses CUDA graphs
             compiled = partial(torch.compile, dynamic=False, mode="max-autotune")
@@ -137,7 +140,8 @@ class Network:
         return value
 
     def _objective(self, x: Any, y: Any) -> Any:
-        return self.loss(self.run(x), y.flatten())  # of tokens, (N, T)
+        with self.rounded():
+            return self.loss(self.run(x), y.flatten())  # of tokens, (N, T)
 
     def predict(self, x: Any) -> Any:
         with self.torch.inference_mode():

@@ -22,6 +22,7 @@ from xbp.benchmarks.networks import NETWORKS, make_model
 from xbp.machine import facts_of
 from xbp.training import LambdaCallback, Trainer, Training
 from xbp.training.metrics import len_of
+from xbp.training.scaling import computing
 
 OPTIMIZERS = {"sgd": optim.SGD, "adam": optim.Adam}
 
@@ -31,6 +32,7 @@ class Side:
         self.backend = xbp.set_backend(options["backend"], device=options["device"])
         self.versions = {"xbp": xbp.__version__, "accelerators": accelerators(self.backend.name)}
         self.trainer, self.remarks = options["trainer"], list[str]()
+        self.precision = "bfloat16" if options.get("bfloat16") else "float32"
         if self.backend.name == "cupy":
             self.cupy = importlib.import_module("cupy")
             self.versions |= {"cupy": self.cupy.__version__, **facts_of("cupy")}
@@ -56,8 +58,8 @@ class Side:
 
     def network(self, model: list[Any], optimizer: str, lr: float) -> Network:
         if self.trainer:
-            return Trained(model, optimizer, lr, self.remarks)
-        return Network(model, optimizer, lr)
+            return Trained(model, optimizer, lr, self.remarks, self.precision)
+        return Network(model, optimizer, lr, self.precision)
 
     def identity(self, x: Array) -> Callable[[], None]:
         layer = Identity()
@@ -136,7 +138,9 @@ class Side:
         """Bytes held after each epoch of one call of `Trainer.fit`."""
         found: list[dict[str, int]] = []
         look = LambdaCallback(on_epoch_end=lambda trainer, epoch, record: found.append(self.held()))
-        trainer = Trainer(network.model, network.loss, network.optimizer, rng=0)
+        trainer = Trainer(
+            network.model, network.loss, network.optimizer, rng=0, precision=self.precision
+        )
         trainer.fit(x, y, epochs, batch, callbacks=[look], verbose=False)
         return found
 
@@ -174,8 +178,11 @@ class Identity(nn.Layer):
 
 
 class Network:
-    def __init__(self, model: list[Any], optimizer: str, lr: float) -> None:
+    def __init__(
+        self, model: list[Any], optimizer: str, lr: float, precision: str = "float32"
+    ) -> None:
         self.spec, self.rule, self.lr = model, OPTIMIZERS[optimizer], lr
+        self.precision = precision
         self.loss = NETWORKS[model[0]].loss()
 
     def load(self, weights: dict[str, Any]) -> None:
@@ -187,7 +194,8 @@ class Network:
         self.optimizer.lr = lr
 
     def step(self, x: Array, y: Array) -> Array:
-        logits, backward = self.model.forward(x, training=True)
+        with computing(self.precision):  # the backward rounds as the forward did
+            logits, backward = self.model.forward(x, training=True)
         value, gradient = self.loss(logits, y)
         nn.for_parameters(backward)(gradient)  # like PyTorch, without the gradient of the data
         self.optimizer.step()
@@ -205,15 +213,24 @@ class Trained(Network):
     instance of steps that cannot be captured, are kept in `remarks`.
     """
 
-    def __init__(self, model: list[Any], optimizer: str, lr: float, remarks: list[str]) -> None:
-        super().__init__(model, optimizer, lr)
+    def __init__(
+        self,
+        model: list[Any],
+        optimizer: str,
+        lr: float,
+        remarks: list[str],
+        precision: str = "float32",
+    ) -> None:
+        super().__init__(model, optimizer, lr, precision)
         self.remarks = remarks
 
     def load(self, weights: dict[str, Any]) -> None:
         if not hasattr(self, "trainer"):
             super().load(weights)
             self.initial = self.optimizer.state_dict()
-            self.trainer = Trainer(self.model, self.loss, self.optimizer, rng=0)
+            self.trainer = Trainer(
+                self.model, self.loss, self.optimizer, rng=0, precision=self.precision
+            )
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(self.initial)
         self.trainer.epochs_done = 0

@@ -43,7 +43,8 @@ SLOW = 0.8
 def results(harness: Harness) -> dict[str, Any]:
     """All results as JSON values."""
     threads = threads_label(harness.options.threads)
-    gpu = precision(harness.options.tf32), ""
+    how = "bfloat16" if harness.options.bfloat16 else precision(harness.options.tf32)
+    gpu = how, ""
     add_floors(harness.rows, *gpu if harness.on_gpu else (threads, threads))
     return {
         "machine": harness.machine,
@@ -107,6 +108,7 @@ weights, which were compared before anything was timed."""
 
 def _conditions(found: dict[str, Any]) -> str:
     machine, options = found["machine"], found["options"]
+    bfloat16 = options.get("bfloat16")
     versions: dict[str, str] = {}
     for side in found["versions"].values():
         versions |= {
@@ -118,7 +120,8 @@ def _conditions(found: dict[str, Any]) -> str:
     lines = [
         f"{machine['date']}; {where}, {threads_label(options['threads'])}; {machine['system']}",
         f"Python {machine['python']}, " + ", ".join(f"{k} {v}" for k, v in versions.items()),
-        f"backend {options['backend']}, float32, TF32 {'on' if options['tf32'] else 'off'}; "
+        f"backend {options['backend']}, {'products in bfloat16, else ' * bool(bfloat16)}float32, "
+        f"TF32 {'on' if options['tf32'] else 'off'}; "
         f"{options['rounds']} rounds" + (f"; commit {c}" if (c := machine["commit"]) else ""),
     ]
     if machine["load"] is not None:
@@ -221,7 +224,7 @@ def file_stem(found: dict[str, Any]) -> str:
     else:
         place = "cpu" if options["backend"] == "numpy" else str(options["backend"])
         place += f"_{threads_label(options['threads'])}".replace(" ", "")
-    marks = [mark for mark in ("tf32", "quick") if options[mark]]
+    marks = [mark for mark in ("tf32", "bfloat16", "quick") if options.get(mark)]
     return "_".join([place, *marks])
 
 

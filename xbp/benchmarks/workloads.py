@@ -25,6 +25,11 @@ class Side:
     where: str = ""
     whole: str = ""  # imports all of `module`, if ``import`` alone is lazy
 
+    @property
+    def reduces(self) -> bool:
+        """Whether it can train with products in bfloat16."""
+        return self.file in ("side_xbp.py", "side_torch.py")
+
 
 TORCH = "pip install torch==2.13.0"
 OFF = {"XBP_ACCELERATE": "0"}

@@ -44,6 +44,14 @@ Threads = Annotated[
     int | None, typer.Option(help="Of every side; by default as many as there are cores.")
 ]
 TF32 = Annotated[bool, typer.Option("--tf32", help="On a GPU, multiply in TF32 on all sides.")]
+BFloat16 = Annotated[
+    bool,
+    typer.Option(
+        "--bfloat16",
+        help="Train with the factors of products in bfloat16: Trainer's precision, and PyTorch's "
+        "autocast.",
+    ),
+]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Only try, in seconds, whether all of it works.")
 ]
@@ -69,6 +77,7 @@ def bench(
     batch: Batches = None,
     threads: Threads = None,
     tf32: TF32 = False,
+    bfloat16: BFloat16 = False,
     quick: Quick = False,
     json_file: JSON = None,
     markdown_file: Markdown = None,
@@ -102,7 +111,7 @@ def bench(
         prepare_file(path)
     if output:
         prepare_folder(output, ())
-    options = Options(backend, device, threads, tf32, rounds, batches, quick)
+    options = Options(backend, device, threads, tf32, rounds, batches, quick, bfloat16)
     with Harness(options, chosen, lambda line: typer.echo(line, err=True)) as harness:
         missing = [f"{SIDES[s].title} ({harness.not_run[s]})" for s in harness.not_run]
         if side and missing:
