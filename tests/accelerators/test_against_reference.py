@@ -61,9 +61,16 @@ CONVOLUTIONS = [
     (5, 3, 4, 2, 3, (3, 3), (2, 4), (1, 1), False, (1, 1)),  # fewer columns than a stride
     # Several chunks of tiles, of several rows or parts of one; windows across two chunks:
     (17, 24, 34, 9, 24, (3, 3), (1, 1), (1, 1), False, (1, 1)),
-    (3, 24, 34, 8, 25, (3, 3), (1, 1), (1, 1), True, (3, 2)),
-    (3, 40, 5, 50, 16, (3, 3), (1, 1), (2, 2), False, (1, 1)),
+    (6, 24, 34, 8, 25, (3, 3), (1, 1), (1, 1), True, (3, 2)),
+    (6, 40, 5, 50, 16, (3, 3), (1, 1), (2, 2), False, (1, 1)),
     (18, 24, 18, 9, 24, (3, 3), (1, 1), (1, 1), True, (1, 1)),
+    # Vectors of positions: images one by one, positions one by one, all rows at once, groups of
+    # columns and of positions, rows one by one:
+    (5, 17, 5, 4, 3, (1, 1), (1, 1), (0, 0), True, (1, 1)),
+    (33, 8, 4, 5, 17, (5, 5), (1, 1), (2, 2), True, (1, 1)),
+    (2, 3, 7, 9, 20, (3, 3), (1, 1), (1, 1), True, (2, 2)),
+    (30, 200, 5, 8, 50, (1, 1), (1, 1), (0, 0), False, (1, 1)),
+    (4, 2, 5, 40, 9, (3, 2), (1, 1), (1, 0), True, (1, 1)),
 ]
 
 
@@ -492,16 +499,40 @@ def test_what_does_not_fit_is_declined() -> None:
     assert convolution.max_pool(np.ones((8, 1, 20, 20)), **large) is NotImplemented
 
 
-@pytest.mark.parametrize(("images", "size", "kernels_do_it"), [(1, 32, False), (1, 8, True)])
+@pytest.mark.parametrize(("images", "size", "kernels_do_it"), [(1, 64, False), (1, 8, True)])
 def test_few_images_leave_lanes_empty(images: int, size: int, kernels_do_it: bool) -> None:
-    """With many products a BLAS is faster for them."""
+    """With many products at a stride a BLAS is faster for them."""
     if native.lanes(8) < 8:
         pytest.skip("a vector holds fewer than 8 numbers here")
     x, weight = np.ones((images, 16, size, size)), np.ones((16, 16, 3, 3))
     for more in (0, 1):
         x = np.concatenate([x] * (1 + more))
-        found = convolution.convolve(x, weight, padding=(1, 1))
+        found = convolution.convolve(x, weight, stride=(2, 2), padding=(1, 1))
         assert (found is not NotImplemented) == (kernels_do_it or more > 0)
+        assert convolution.convolve(x, weight, padding=(1, 1)) is not NotImplemented
+
+
+# n, c, o, kernel; for vectors of 16 lanes
+OF_POSITIONS = [(1, 1, 6, (5, 5)), (2, 3, 5, (3, 3)), (128, 64, 64, (1, 1)), (64, 32, 16, (5, 5))]
+OF_IMAGES = [
+    (32, 1, 6, (5, 5)),  # LeNet-5
+    (32, 6, 16, (5, 5)),
+    (64, 64, 64, (3, 3)),  # VGG, ResNet
+    (16, 3, 64, (3, 3)),
+    (512, 1, 3, (1, 1)),
+]
+
+
+@pytest.mark.parametrize("case", OF_POSITIONS + OF_IMAGES, ids=str)
+def test_what_a_vector_holds(case: Any) -> None:
+    assert convolution.by_positions(*case, 16) == (case in OF_POSITIONS)
+
+
+def test_a_window_larger_than_the_output_of_a_convolution() -> None:
+    x, weight = np.ones((2, 3, 4, 4)), np.ones((2, 3, 3, 3))
+    y, backward = convolution.convolve(x, weight, pool=(3, 1))
+    assert y.shape == (2, 2, 0, 2)
+    assert not any(np.any(gradient) for gradient in backward(y)[:2])
 
 
 @pytest.mark.parametrize("kind", ["convolve", "max_pool", "average_pool", "rectify"])

@@ -89,6 +89,8 @@ def one_layer(draw: Draw, n: int, features: int, out: int) -> list[Real]:
 CASES: dict[str, Callable[[Draw], list[Real]]] = {
     "convolution": lambda draw: convolved(draw, 150, 3, 5, 9, 5),
     "few images": lambda draw: convolved(draw, 7, 2, 3, 6, 3, padding=(1, 1)),
+    "kernels 1 × 1": lambda draw: convolved(draw, 9, 30, 40, 6, 1),
+    "positions one by one": lambda draw: convolved(draw, 33, 8, 17, 6, 5, padding=(2, 2)),
     "Winograd's products": lambda draw: convolved(draw, 150, 8, 9, 8, 3, padding=(1, 1)),
     "with ReLU and pooling": lambda draw: convolved(draw, 150, 2, 4, 8, 3, relu=True, pool=(2, 2)),
     "groups of channels": lambda draw: convolved(draw, 150, 4, 6, 9, 3, groups=2),

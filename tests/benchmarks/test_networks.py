@@ -16,12 +16,14 @@ from xbp.benchmarks.networks import (
     multiplications,
     sample_bytes,
 )
+from xbp.benchmarks.sweep import Convolutions, draw_shapes
 from xbp.benchmarks.workloads import WORKLOADS
 
 MODELS = {tuple(w.model) for w in WORKLOADS.values() if w.model}
 SMALL = [
     *(("lenet5",), ("mlp", 784, 16, 10), ("tanh", 4, 8, 4), ("vgg", 4, 6), ("plain", 14)),
-    ("convolutions", 3, 4, 6, 3),
+    *(("convolutions", 3, 4, 6, 3), ("convolutions", 3, 4, 7, 3, 2, 2, 0)),
+    ("convolutions", 4, 4, 5, 3, 1, 1, 1),
     *(
         ("resnet", 14),
         ("fastcifar", 3, 4, 5),
@@ -83,6 +85,7 @@ def test_peers_build_the_same_network(spec, peer):
     [
         *sorted(m for m in MODELS if m[0] not in ("rnn", "lstm", "gru", "gpt")),
         *(("convolutions", 3, 4, 6, 3), ("convolutions", 8, 16, 5, 5)),
+        *(("convolutions", 3, 4, 7, 3, 2, 2, 0), ("convolutions", 4, 4, 5, 3, 2, 1, 1)),
     ],
     ids=str,
 )
@@ -95,6 +98,17 @@ def test_multiplications_are_those_that_pytorch_counts(spec):
     with FlopCounterMode(display=False) as counter:
         make_peer(*spec)(torch.zeros((1, *input_shape(*spec))))
     assert 2 * sum(multiplications(*spec)) == counter.get_total_flops()
+
+
+def test_shapes_with_windows_are_drawn_apart():
+    plain, others = (draw_shapes(20, 1e8, windows=windows) for windows in (False, True))
+    assert not any(shape.has_window for shape in plain)
+    assert all(shape.has_window for shape in others)
+    assert {shape.depthwise for shape in others} == {False, True}
+    assert all(shape.channels == shape.outputs for shape in others if shape.depthwise)
+    some = Convolutions(8, 8, 16, 3, 2, 2, 1, True)
+    assert str(some) == "2 × 8 × 16 × 16, 8 depthwise kernels 3 × 3, stride 2"
+    assert some.model == ["convolutions", 8, 8, 16, 3, 2, 1, 1]
 
 
 def test_multiplications_of_resnet_20():

@@ -179,13 +179,15 @@ class TestResident:
 
     def test_a_sweep_lists_slow_shapes(self):
         with Harness(quick(), ["xbp", *(["torch"] if "torch" in INSTALLED else [])]) as harness:
-            harness.measure("sweep")
-        assert harness.failures == [] and len(harness.rows) == QUICK.shapes
+            for name in ("sweep", "sweep-windows"):
+                harness.measure(name)
+        found = [row["workload"] for row in harness.rows]
+        assert harness.failures == [] and found == ["sweep"] * QUICK.shapes + ["sweep-windows"]
         assert harness.rounds == QUICK.rounds and harness.scale == QUICK
         assert all(row["flop"] > 0 and row["bytes"] > 0 for row in harness.rows)
         if "torch" not in INSTALLED:
             return
-        first, second = harness.rows
+        first, second, _ = harness.rows
         for row, ratio in ((first, 0.5), (second, 2.0)):
             row["ratios"]["xbp"]["torch"] = [ratio, ratio, ratio]
         text = markdown(results(harness))

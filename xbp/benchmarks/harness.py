@@ -198,11 +198,12 @@ class Harness(Turns):
 
     def _sweep(self, name: str, sides: list[str], _: int) -> None:
         """Short turns for each shape."""
-        scale, rounds = self.scale, self.rounds
+        scale, rounds, windows = self.scale, self.rounds, name == "sweep-windows"
+        count = -(-scale.shapes // 4) if windows else scale.shapes
         self.scale = replace(scale, seconds=min(scale.seconds, 0.2))
         self.rounds = min(rounds, scale.long_rounds)
         try:
-            for shape in draw_shapes(scale.shapes, scale.work):
+            for shape in draw_shapes(count, scale.work, windows=windows):
                 self.say(f"  {shape}")
                 model, rng = shape.model, np.random.default_rng(0)
                 x = rng.standard_normal((2 * shape.batch, *input_shape(*model)), np.float32)

@@ -25,9 +25,13 @@ def linear(p: Parameters, name: str, x: Any) -> Any:
     return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
 
 
-def convolve(p: Parameters, name: str, x: Any, padding: int, stride: int = 1) -> Any:
-    pads = [(padding, padding)] * 2
-    y = lax.conv_general_dilated(x, p[f"{name}.weight"], (stride, stride), pads)
+def convolve(
+    p: Parameters, name: str, x: Any, padding: int, stride: int = 1, dilation: int = 1
+) -> Any:
+    pads, weight = [(padding, padding)] * 2, p[f"{name}.weight"]
+    window = {"rhs_dilation": (dilation, dilation)}
+    window["feature_group_count"] = x.shape[1] // weight.shape[1]
+    y = lax.conv_general_dilated(x, weight, (stride, stride), pads, **window)
     bias = p.get(f"{name}.bias")
     return y if bias is None else y + bias[:, None, None]
 
@@ -100,8 +104,9 @@ def fastcifar(p: Parameters, x: Any, sizes: Any) -> Any:
 
 
 def convolutions(p: Parameters, x: Any, sizes: Any) -> Any:
+    stride, dilation, _ = sizes[4:] or (1, 1, 0)
     for name in ("0", "2"):
-        x = nn.relu(convolve(p, name, x, sizes[3] // 2))
+        x = nn.relu(convolve(p, name, x, dilation * (sizes[3] // 2), stride, dilation))
     return linear(p, "6", x.mean((2, 3)))
 
 

@@ -101,11 +101,15 @@ def fastcifar(*widths: int) -> nn.Module:
     return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(before, 10, bias=False))
 
 
-def convolutions(channels: int, outputs: int, size: int, kernel: int) -> nn.Module:
+def convolutions(channels: int, outputs: int, size: int, kernel: int, *window: int) -> nn.Module:
+    stride, dilation, depthwise = window or (1, 1, 0)
     layers = list[nn.Module]()
     for before in (channels, outputs):
-        layers += [nn.Conv2d(before, outputs, kernel, padding=kernel // 2), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AvgPool2d(size), nn.Flatten(), nn.Linear(outputs, 10))
+        groups, padding = before if depthwise else 1, dilation * (kernel // 2)
+        sizes = (before, outputs, kernel, stride, padding, dilation, groups)
+        layers += [nn.Conv2d(*sizes), nn.ReLU()]
+    mean = nn.AvgPool2d(-(-size // stride**2))
+    return nn.Sequential(*layers, mean, nn.Flatten(), nn.Linear(outputs, 10))
 
 
 def recurrent(layer: Any, inputs: int, hidden: int, classes: int) -> nn.Module:

@@ -101,21 +101,39 @@ def convolutions(depth: int) -> list[tuple[int, int, int]]:
 
 
 def convolutions_of(
-    channels: int, outputs: int, size: int, kernel: int, rng: np.random.Generator
+    channels: int, outputs: int, size: int, kernel: int, *window: int, rng: np.random.Generator
 ) -> nn.Layer:
-    """Two convolutions with ReLU that keep the size, and the mean of each channel."""
+    """Two convolutions with ReLU, and the mean of each channel.
+
+    A window is a stride, a dilation, and whether each channel is a group. Without strides the
+    convolutions keep the size.
+    """
+    stride, dilation, depthwise = window or (1, 1, 0)
     layers = list[nn.Layer]()
     for before in (channels, outputs):
-        layers += [nn.Conv2d(before, outputs, kernel, padding=kernel // 2, rng=rng), nn.ReLU()]
+        layers += [
+            nn.Conv2d(
+                *(before, outputs, kernel, stride, dilation * (kernel // 2)),
+                dilation=dilation,
+                groups=before if depthwise else 1,
+                rng=rng,
+            ),
+            nn.ReLU(),
+        ]
     last = nn.Linear(outputs, 10, rng=rng)
-    return nn.Sequential(*layers, nn.AvgPool2d(size), nn.Flatten(), last)
+    mean = nn.AvgPool2d(-(-size // stride**2))
+    return nn.Sequential(*layers, mean, nn.Flatten(), last)
 
 
 def _convolutions_multiplications(
-    channels: int, outputs: int, size: int, kernel: int
+    channels: int, outputs: int, size: int, kernel: int, *window: int
 ) -> tuple[int, ...]:
-    each = size**2 * kernel**2 * outputs
-    return each * channels, each * outputs, outputs * 10
+    stride, _, depthwise = window or (1, 1, 0)
+    maps = [-(-size // steps) for steps in (stride, stride**2)]  # of both convolutions
+    first, second = (side**2 * kernel**2 * outputs for side in maps)
+    if depthwise:
+        return first, second, outputs * 10
+    return first * channels, second * outputs, outputs * 10
 
 
 def _vgg_multiplications(*widths: int) -> tuple[int, ...]:
@@ -199,7 +217,7 @@ NETWORKS = {
         fastcifar, lambda *_: (3, 32, 32), _fastcifar_multiplications, "photographs"
     ),
     "convolutions": Architecture(
-        *(convolutions_of, lambda channels, _, size, __: (channels, size, size)),
+        *(convolutions_of, lambda channels, _, size, *__: (channels, size, size)),
         *(_convolutions_multiplications, "maps"),
     ),
     **{cell: recurrent(cell) for cell in CELLS},
@@ -209,7 +227,8 @@ NETWORKS = {
     ),
 }
 """LeNet-5; MLPs with ReLU and tanh (sizes); VGG and FastCIFAR (widths); a plain network and
-ResNet (depth); two convolutions (channels, outputs, size, kernel); recurrent layers (inputs,
+ResNet (depth); two convolutions (channels, outputs, size, kernel, and
+without or with stride, dilation, depthwise); recurrent layers (inputs,
 hidden, classes); GPT (vocabulary, context, layers, heads, width)."""
 
 

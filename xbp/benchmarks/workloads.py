@@ -222,6 +222,12 @@ WORKLOADS = {
         where="named",
         same=SAME_DEEP,
     ),
+    "sweep-windows": Workload(
+        *("two convolutions with strides, dilation or groups, training step", "ms", "sweep"),
+        ("xbp", "torch"),
+        where="named",
+        same=SAME_DEEP,
+    ),
     "growth": Workload(
         *("LeNet-5, growth of memory over 50 epochs", "MB", "growth", ("xbp",), (128,), LENET),
         epochs=50,

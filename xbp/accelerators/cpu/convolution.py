@@ -25,8 +25,8 @@ Real = NDArray[Any]
 MOST_SUMS = native.MOST_THREADS
 """Groups of images whose gradients are summed apart, if results must not depend on threads."""
 FEW, LEAST_FOR_FEW = 8, 2**20
-"""A vector holds one number of each of several images. With an eighth of them or less, and so many
-products or more, the reference is faster, as a BLAS fills vectors with positions."""
+"""At a stride a vector holds one number of each of several images. With an eighth of them or less,
+and so many products or more, the reference is faster, as a BLAS fills vectors with positions."""
 LEAST_A_GROUP = 2**13
 """Least number of products in a group for which a call per group is faster than the reference."""
 
@@ -59,7 +59,10 @@ def convolve(
     if dtype not in DTYPES or n == 0 or not fits or not alike:
         return NotImplemented
     oh, ow = output_size((h, w), (kh, kw), stride, padding)
-    if FEW * n <= native.lanes(dtype.itemsize) and n * oh * ow * weight.size >= LEAST_FOR_FEW:
+    lanes = native.lanes(dtype.itemsize)
+    of_positions = stride == (1, 1) and by_positions(n, c, o, (kh, kw), lanes)
+    products = n * oh * ow * weight.size
+    if not of_positions and FEW * n <= lanes and products >= LEAST_FOR_FEW:
         return NotImplemented
     x, weight = addressable(x), np.ascontiguousarray(weight)
     bias = None if bias is None else np.ascontiguousarray(bias)
@@ -73,7 +76,8 @@ def convolve(
         oh=oh, ow=ow, pool_h=pool[0], pool_w=pool[1], relu=relu, threads=native.threads(),
         groups=MOST_SUMS if native.reproducible() else native.threads(),
     )  # fmt: skip
-    run("convolve", dtype, task, (x, weight, bias), (y, where))
+    kernel = "convolve_positions" if of_positions and y.size else "convolve"
+    run(kernel, dtype, task, (x, weight, bias), (y, where))
     shape = y.shape
 
     def gradients(dy: Real, wants_dx: bool = True) -> tuple[Real | None, Real, Real | None]:
@@ -82,10 +86,24 @@ def convolve(
         task.y, task.dx = descriptor(dy), descriptor(dx)
         task.dweight, task.dbias = address(dweight), address(dbias)
         task.where = address(where)  # unchanged, but kept alive by this closure
-        run("convolve_backward", dtype, task, (x, weight, bias, where, dy), (dx, dweight, dbias))
+        run(f"{kernel}_backward", dtype, task, (x, weight, bias, where, dy), (dx, dweight, dbias))
         return dx, dweight, None if bias is None else dbias
 
     return y, gradients
+
+
+def by_positions(n: int, channels: int, outputs: int, kernel: Pair, lanes: int) -> bool:
+    """Whether vectors hold positions of a row (`positions.h`) and not images, at stride 1.
+
+    The bounds are measured: see benchmarks/LOG.md. With vectors of images a kernel 3 × 3 has a
+    quarter of the products, if there are enough channels (`winograd.h`).
+    """
+    size = kernel[0] * kernel[1]
+    if size == 1:
+        return channels * outputs >= lanes or 2 * n <= lanes
+    if kernel == (3, 3) and min(channels, outputs) >= lanes // 2:
+        return 3 * n <= lanes
+    return 2 * n <= lanes or (size > 9 and 2 * channels >= lanes and outputs >= lanes)
 
 
 def _by_group(x: Real, weight: Real, bias: Real | None, groups: int, **options: Any) -> Any:
