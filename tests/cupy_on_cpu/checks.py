@@ -16,7 +16,7 @@ import pytest
 
 import xbp
 from xbp import nn, optim
-from xbp.accelerators.cuda import product, short
+from xbp.accelerators.cuda import cublas, product, short
 from xbp.backend.graphs import CuPyGraph, side_by_side
 
 double = cupy.RawKernel(
@@ -311,12 +311,12 @@ def of_sequences() -> nn.Layer:
     )
 
 
-@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
 @pytest.mark.parametrize(("make", "shape"), [(of_images, (8, 6, 6)), (of_sequences, (6, 8))])
-def test_reduced_precision_is_captured(
+def test_products_by_cublas_are_captured(
     make: Any, shape: Any, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Products of 16 bits, of matrices and of stacks of them, and their branches."""
+    """Of matrices and of stacks of them, also of 16 bits, in both branches of a backward."""
     multiplied: list[int] = []
 
     def multiply(a: Any, b: Any, name: str) -> Any:
@@ -331,7 +331,7 @@ def test_reduced_precision_is_captured(
         run(how, make(), shape=(10, *shape), precision=precision) for how in (False, True)
     )
     assert captured == eager
-    assert set(multiplied) == (set() if precision == "tf32" else {2, 3})
+    assert set(multiplied) == ({2, 3} if precision in cublas.SHORT else set())
 
 
 def rules() -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 
 import xbp
 from xbp import accelerators, nn, optim
+from xbp.accelerators.cuda import short
 from xbp.backend import why_unavailable
 from xbp.testing.cases import (
     DIFFERENTIABLE,
@@ -54,13 +55,23 @@ def test_it_is_the_table() -> None:
     assert names("primitive") == {name for name, *_ in (*PRIMITIVES, *DIFFERENTIABLE)}
 
 
-def test_every_accelerator_is_in_it_and_computes_something() -> None:
+def test_every_accelerator_is_in_it_and_computes_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(short, "LEAST", 0)  # cases are small
     expected = {(name, backend) for name, backend, _ in accelerators.registered()}
     items = [item for item in ITEMS if isinstance(item, AcceleratorItem)]
     assert {(item.name, item.accelerator.backend) for item in items} == expected
     for name, backend in expected:
         cases = (i for i in items if (i.name, i.accelerator.backend) == (name, backend))
         assert any(item.check([backend]) for item in cases)
+
+
+def test_operations_of_rounded_factors_have_no_numeric_derivatives() -> None:
+    found = [item for item in ITEMS if item.name.startswith("rounded_")]
+    assert len({item.name for item in found}) == 4
+    for item in found:
+        assert [str(finding) for finding in item.check(["numpy"]) if not finding.passed] == []
 
 
 def test_accelerators_that_are_switched_off_are_not_missed(

@@ -198,7 +198,9 @@ def _differentiable(
     def make() -> nn.Layer:
         return _Differentiable(function)
 
-    yield Item("primitive", name, case, make, inputs, _smooth(inputs[0]))
+    # Of rounded factors, as a function, it is constant between two jumps.
+    smooth = _smooth(inputs[0]) and not name.startswith("rounded_")
+    yield Item("primitive", name, case, make, inputs, smooth)
     yield Item("primitive", name, f"{case}, scattered", lambda: _Scattered(make()), inputs)
 
 

@@ -12,6 +12,7 @@ from accelerators.kernels.reference import needs_a_compiler
 from blocks import linear_block
 from layouts import Real, assert_close
 
+from xbp import primitives
 from xbp.accelerators.cuda import convolution, cross_entropy, passes, philox, pooling, product
 from xbp.errors import InputError
 
@@ -124,7 +125,44 @@ def test_affine_declines_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(product, "LEAST_LARGE", 31)
     assert product.affine(x, weight, bias)[0].tolist() == [[6.0, 6.0]] * 3
     monkeypatch.setattr(product, "LEAST_LARGE", 30)
-    assert product.affine(x, weight, bias) is NotImplemented
+    assert product.affine(x, weight, bias, relu=True) is NotImplemented
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_large_linear_layer(
+    biased: bool, shape: Any, order: int, dtype: str, machine: Emulation, monkeypatch: Any
+) -> None:
+    """By products of its own, whose gradients may be computed in either order."""
+    monkeypatch.setattr(product, "LEAST_LARGE", 0)
+    machine.order, seen = order, []
+
+    def multiply(a: Real, b: Real, c: Real, rounded: str) -> bool:
+        seen.append((*a.shape, b.shape[1]))
+        c[...] = a @ b
+        return not rounded
+
+    monkeypatch.setattr(machine, "multiply", multiply)
+    rng = np.random.default_rng(0)
+    x, weight, bias, dy = (rng.normal(size=s).astype(dtype) for s in (shape, (4, 5), 4, (6, 4)))
+    y, backward = product.affine(x, weight, bias if biased else None)
+    dy = dy.reshape(y.shape)
+    found, (none, *others) = (y, *backward(dy)), backward(dy, False)
+    expected, reference = primitives.affine.reference(  # type: ignore[attr-defined]
+        *(array.astype("f8") for array in (x, weight)), bias.astype("f8") if biased else None
+    )
+    for one, right in zip(found, (expected, *reference(dy.astype("f8"))), strict=True):
+        if right is None:
+            assert one is None
+        else:
+            assert one.dtype == dtype
+            assert_close(one, right, 6)
+    assert none is None and np.array_equal(others[0], found[2])
+    both = [(4, 6, 5), (6, 4, 5)]
+    assert seen == [(6, 5, 4), *(both[::-1] if order else both), (4, 6, 5)]
+    with pytest.raises(InputError, match="has shape"):
+        backward(dy[:1])
 
 
 def test_large_products_are_for_cublas(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:

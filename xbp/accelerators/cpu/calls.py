@@ -52,8 +52,8 @@ _LIKE_C = sys.implementation.name == "cpython" and (
 LINE = 64
 """Bytes of a cache line, and of the largest vector."""
 LEAST_ALIGNED = 2**14
-"""Bytes of an array from which on vectors across two cache lines take longer than aligning it. Where
-a line has numbers of two blocks of images, their threads also take it away from each other."""
+"""Bytes of an array from which on vectors across two cache lines take longer than aligning it.
+Where a line has numbers of two blocks of images, their threads also take it from each other."""
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Real:

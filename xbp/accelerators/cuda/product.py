@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from xbp import registry
+from xbp.accelerators.cuda.large import affine_by
 from xbp.accelerators.cuda.launch import (
     PROCESSORS,
     REALS,
@@ -164,14 +165,14 @@ def _one_by_one(a: Array, b: Array) -> Any:
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Any:
-    """See `xbp.primitives.affine`; then ReLU if `relu`. For products too small for cuBLAS."""
+    """See `xbp.primitives.affine`; then ReLU if `relu`, for products too small for cuBLAS."""
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         return NotImplemented
     if not fits(x, weight, bias) or (bias is not None and bias.shape != weight.shape[:1]):
         return NotImplemented
     rows = x.reshape(-1, x.shape[-1])
     if is_large(rows, weight.T):
-        return NotImplemented
+        return NotImplemented if relu else affine_by(matmul, lambda array: array, x, weight, bias)
     ((y, _),) = multiply(Factors(rows, weight.T, bias=bias), relu=relu)
     mask, turned_mask = (y, y.T) if relu else (None, None)
     by_columns = rows.T.flags.c_contiguous and not rows.flags.c_contiguous  # and so ∂L/∂x, too

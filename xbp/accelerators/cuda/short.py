@@ -13,9 +13,11 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from xbp.accelerators.cuda import wide
+from xbp.accelerators.cuda.large import affine_by
 from xbp.accelerators.cuda.launch import (
     MOST_ENTRIES,
     PROCESSORS,
@@ -96,42 +98,14 @@ def rounded_matmul(a: Array, b: Array, *, name: str) -> Any:
 
 
 def rounded_affine(x: Array, weight: Array, bias: Array | None = None, *, name: str) -> Any:
-    """See `xbp.primitives.rounded_affine`; both gradients may be computed at the same time."""
+    """See `xbp.primitives.rounded_affine`."""
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         return NotImplemented
     if x.size * weight.shape[0] < LEAST or not takes(name, x, weight, bias):
         return NotImplemented
     if bias is not None and bias.shape != weight.shape[:1]:
         return NotImplemented
-    shape, inside, dtype, machine = (
-        (*x.shape[:-1], weight.shape[0]),
-        x.shape,
-        x.dtype,
-        machine_of(x),
-    )
-    flat = (math.prod(shape[:-1]), shape[-1])
-    rows, weight = shorten(x.reshape(-1, x.shape[-1]), name), shorten(weight, name)
-    y = product(rows, weight.T, name)
-    has_bias = bias is not None
-    if has_bias:
-        y += bias
-
-    def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
-        dy = incoming(dy, shape, dtype).reshape(flat)
-        delta = shorten(dy, name)
-
-        def to_weight() -> tuple[Array, Array | None]:
-            return product(delta.T, rows, name), sum_but_along(-1, dy) if has_bias else None
-
-        def to_input() -> Array:
-            return product(delta, weight, name).reshape(inside)
-
-        if not wants_dx:
-            return None, *to_weight()
-        of_weight, dx = machine.side_by_side(to_weight, to_input)
-        return dx, *of_weight
-
-    return y.reshape(shape), gradients
+    return affine_by(partial(product, name=name), partial(shorten, name=name), x, weight, bias)
 
 
 def rounded_convolve(
