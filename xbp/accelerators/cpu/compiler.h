@@ -50,6 +50,9 @@
 /* Bring a line of memory near that will be needed soon; any address is allowed. */
 #define FETCH(p) __builtin_prefetch(p)
 
+/* The same for later, into the second-level cache, so that nothing leaves the first. */
+#define FETCH_SOON(p) __builtin_prefetch(p, 0, 2)
+
 /* The lanes of two vectors, numbered throughout, in the order of constants that follow. */
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

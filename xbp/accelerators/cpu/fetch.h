@@ -27,7 +27,7 @@ static inline void fetch(fetches *f) {
     for (int64_t k = 0; k < f->pace && f->at < f->count; k++) {
         const region *l = f->of + f->at;
         const char *from = (const char *)l->data + f->plane * l->plane + f->row * l->row;
-        for (int64_t i = 0; i < l->columns; i++) __builtin_prefetch(from + i * l->step, 0, 2);
+        for (int64_t i = 0; i < l->columns; i++) FETCH_SOON(from + i * l->step);
         if (++f->plane < l->planes) continue;
         f->plane = 0;
         if (++f->row == l->rows) f->row = 0, f->at++;

@@ -28,13 +28,14 @@ INLINE vector NAME(scaled)(vector d, real scale, real shift) {
         if (k < n) { const int64_t lanes = n - k; BODY }                         \
     }
 
-/* Σ (x - first) and Σ (x - first)² over n numbers, at most a chunk. */
-INLINE void NAME(add_deviations)(const real *x, int64_t n, real first, double *sum, double *squares) {
+/* Σ (x - first) and Σ (x - first)² over n numbers, at most a chunk; those `next` of them will be needed soon. */
+INLINE void NAME(add_deviations)(const real *x, int64_t n, int64_t next, real first, double *sum, double *squares) {
     vector s[4] = {{0}}, q[4] = {{0}};
     int64_t k = 0;
     for (; k + 4 * LANES <= n; k += 4 * LANES) {
         UNROLL for (int v = 0; v < 4; v++) {
             const vector d = NAME(deviation)(x + k + v * LANES, LANES, first, 0);
+            FETCH_SOON(x + k + v * LANES + next);
             s[v] += d;
             q[v] += d * d;
         }
@@ -56,9 +57,9 @@ INLINE void NAME(add_deviations)(const real *x, int64_t n, real first, double *s
 static void NAME(moments)(const batch_norm *t, int64_t c, real *first, real *rest, real *variance) {
     const real *x = (const real *)t->x + c * t->inner;
     const double n = (double)t->outer * t->inner;
-    const int64_t few = t->inner < CHUNK ? t->inner : CHUNK;
+    const int64_t few = t->inner < CHUNK ? t->inner : CHUNK, row = t->channels * t->inner;
     double sum = 0, squares = 0, mean, spread;
-    NAME(add_deviations)(x, few, x[0], &sum, &squares);
+    NAME(add_deviations)(x, few, 0, x[0], &sum, &squares);
     *first = (real)(x[0] + sum / few);
     if (!isfinite(*first)) *first = 0;
     for (int again = 0;; again = 1) {
@@ -66,7 +67,7 @@ static void NAME(moments)(const batch_norm *t, int64_t c, real *first, real *res
         for (int64_t o = 0; o < t->outer; o++)
             for (int64_t i = 0; i < t->inner; i += CHUNK)
                 NAME(add_deviations)(x + o * t->channels * t->inner + i,
-                                     t->inner - i < CHUNK ? t->inner - i : CHUNK, *first, &sum, &squares);
+                                     t->inner - i < CHUNK ? t->inner - i : CHUNK, row, *first, &sum, &squares);
         mean = sum / n;
         spread = squares / n - mean * mean;
         if (again || !(mean * mean > spread)) break;
@@ -86,6 +87,7 @@ static void NAME(batch_norm_part)(void *task, int part, int parts) {
         const real r = 1 / SQRT(variance + (real)t->eps);
         const real scale = t->weight ? r * ((const real *)t->weight)[c] : r;
         const real shift = t->bias ? ((const real *)t->bias)[c] : 0;
+        const int64_t row = t->channels * t->inner;
         CONSTANT(FIRST) = first;
         CONSTANT(REST) = rest;
         CONSTANT(MEAN) = first + rest;
@@ -99,6 +101,7 @@ static void NAME(batch_norm_part)(void *task, int part, int parts) {
             real *y = (real *)t->y + at;
             FOR_VECTORS(t->inner, {
                 vector z = NAME(scaled)(NAME(deviation)(x + k, lanes, first, rest), scale, shift);
+                FETCH_SOON(y + k + row);
                 if (t->relu) z = NAME(choose)(z <= 0, (vector){0}, z); /* nan stays nan */
                 NAME(store)(y + k, 1, lanes, z);
             })
@@ -115,6 +118,7 @@ INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *
     const real first = CONSTANT(FIRST), rest = CONSTANT(REST), r = CONSTANT(RECIPROCAL);
     const real scale = CONSTANT(SCALE), shift = CONSTANT(SHIFT);
     const double n = (double)t->outer * t->inner;
+    const int64_t row = t->channels * t->inner;
     double level = 0, along = 0; /* Σ δ, Σ δ x̂ */
     for (int64_t o = 0; o < t->outer; o++) {
         const int64_t at = (o * t->channels + c) * t->inner;
@@ -128,6 +132,8 @@ INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *
                     const vector d = NAME(deviation)(x + k + v * LANES, LANES, first, rest);
                     const vector given = NAME(load)(dy + k + v * LANES, 1, LANES);
                     const vector delta = NAME(slope)(relu, d, given, scale, shift);
+                    FETCH_SOON(x + k + v * LANES + row);
+                    FETCH_SOON(dy + k + v * LANES + row);
                     s[v] += delta;
                     p[v] += delta * d;
                 }
@@ -156,6 +162,7 @@ INLINE void NAME(batch_norm_channel_backward)(const int relu, const batch_norm *
         FOR_VECTORS(t->inner, {
             const vector d = NAME(deviation)(x + k, lanes, first, rest);
             vector g = NAME(slope)(relu, d, NAME(load)(dy + k, 1, lanes), scale, shift);
+            FETCH_SOON(dx + k + row);
             if (!t->known) g = g - mean - d * slope;
             NAME(store)(dx + k, 1, lanes, g * scale);
         })
