@@ -83,6 +83,9 @@ static int NAME(forward_in_tiles)(const NAME(job) *job, int64_t block, const NAM
         const int64_t rows = t->oh - row < step ? t->oh - row : step;
         fetches soon = {0};
         if (plain) NAME(will_need)(&soon, &y, t->o, 0, rows, rows, t->ow);
+        if (where)
+            soon.of[soon.count++] = (region){where, t->oh * t->ow * LANES, t->ow * LANES, 64, t->o, rows,
+                                             (t->ow * LANES + 63) / 64};
         NAME(will_need)(&soon, &x->at, t->c, row + step + 2 - x->top, row + 2 * step + 2 - x->top, x->height, t->w);
         if (row + step >= t->oh && t->x.n == 1 && first + 2 * LANES <= t->n) {
             const images next = {(real *)t->x.data + first + LANES, 1, t->x.c, t->x.h, t->x.w};
