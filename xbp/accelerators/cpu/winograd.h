@@ -54,9 +54,9 @@ INLINE void NAME(output_of_terms)(const vector *m, vector *y) {
 /* G g for three numbers `step` apart, in double precision, to places `apart`. */
 INLINE void NAME(weight_terms)(const double *g, int64_t step, double *to, int64_t apart) {
     const double g0 = g[0], g1 = g[step], g2 = g[2 * step];
-    const double even_a = (g0 + A2 * g2) / NA, odd_a = A1 / NA * g1;
-    const double even_b = (g0 + B2 * g2) / NB, odd_b = B1 / NB * g1;
-    to[0] = g0 / (A2 * B2);
+    const double even_a = (g0 + A2 * g2) * (1 / NA), odd_a = A1 / NA * g1;
+    const double even_b = (g0 + B2 * g2) * (1 / NB), odd_b = B1 / NB * g1;
+    to[0] = g0 * (1 / (A2 * (double)B2));
     to[apart] = even_a + odd_a;
     to[2 * apart] = even_a - odd_a;
     to[3 * apart] = even_b + odd_b;
@@ -64,25 +64,33 @@ INLINE void NAME(weight_terms)(const double *g, int64_t step, double *to, int64_
     to[5 * apart] = g2;
 }
 
-/* From weights in the order of `correlate`: [term][c][outputs], with c · outputs for each block of outputs. */
+/* From weights in the order of `correlate`: [term][c][outputs], with c · outputs for each block of outputs. Terms of
+ * SIDE_BY_SIDE channels are written at once, as places of one term are often a power of two from the next one's. */
+#define SIDE_BY_SIDE 8
 static void NAME(order_terms)(const real *weight, real *to, int64_t all, int64_t c) {
+    double g[9][MOST_OUTPUTS] = {{0}}, rows[3][6][MOST_OUTPUTS], terms[6][6][MOST_OUTPUTS];
     int outputs;
     for (int64_t first = 0; first < all; first += outputs, to += c * outputs) {
         outputs = NAME(outputs)(first, all);
-        for (int64_t k = 0; k < c; k++, weight += 9 * outputs) {
-            double g[9][MOST_OUTPUTS], rows[3][6][MOST_OUTPUTS], terms[6][6][MOST_OUTPUTS];
-            memset(g, 0, sizeof g);
-            for (int tap = 0; tap < 9; tap++)
-                for (int o = 0; o < outputs; o++) g[tap][o] = weight[tap * outputs + o];
-            for (int o = 0; o < MOST_OUTPUTS; o++) {
-                UNROLL for (int i = 0; i < 3; i++)
-                    NAME(weight_terms)(&g[3 * i][o], MOST_OUTPUTS, &rows[i][0][o], MOST_OUTPUTS);
-                UNROLL for (int j = 0; j < 6; j++)
-                    NAME(weight_terms)(&rows[0][j][o], 6 * MOST_OUTPUTS, &terms[0][j][o], 6 * MOST_OUTPUTS);
+        for (int64_t k = 0; k < c; k += SIDE_BY_SIDE) {
+            const int64_t channels = c - k < SIDE_BY_SIDE ? c - k : SIDE_BY_SIDE;
+            real together[TERMS][SIDE_BY_SIDE * MOST_OUTPUTS];
+            for (int64_t i = 0; i < channels; i++, weight += 9 * outputs) {
+                for (int tap = 0; tap < 9; tap++)
+                    for (int o = 0; o < outputs; o++) g[tap][o] = weight[tap * outputs + o];
+                for (int o = 0; o < MOST_OUTPUTS; o++) {
+                    UNROLL for (int r = 0; r < 3; r++)
+                        NAME(weight_terms)(&g[3 * r][o], MOST_OUTPUTS, &rows[r][0][o], MOST_OUTPUTS);
+                    UNROLL for (int j = 0; j < 6; j++)
+                        NAME(weight_terms)(&rows[0][j][o], 6 * MOST_OUTPUTS, &terms[0][j][o], 6 * MOST_OUTPUTS);
+                }
+                for (int term = 0; term < TERMS; term++)
+                    for (int o = 0; o < outputs; o++)
+                        together[term][i * outputs + o] = (real)terms[term / 6][term % 6][o];
             }
             for (int term = 0; term < TERMS; term++)
-                for (int o = 0; o < outputs; o++)
-                    to[(term * all * c) + k * outputs + o] = (real)terms[term / 6][term % 6][o];
+                memcpy(to + term * all * c + k * outputs, together[term], channels * outputs * sizeof(real));
         }
     }
 }
+#undef SIDE_BY_SIDE
