@@ -85,9 +85,9 @@ static void NAME(input_gradient_anew)(const NAME(job) *job, const images *dy, in
 }
 
 /* What rows r to r + 4 · high of ∂L/∂x write, and what the next ones read: x, and dy and `where` from row p on. */
-static void NAME(fetch_band)(const convolution *t, const images *x, const images *dy, int64_t block, int64_t r,
-                             int64_t lanes, int64_t p, int wants_dx, const NAME(group_memory) * g, fetches *soon) {
-    const int64_t rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, step = 4 * g->k.high, map = columns * LANES;
+static void NAME(fetch_band)(const convolution *t, const images *x, int64_t block, int64_t r, int64_t lanes,
+                             int64_t p, int wants_dx, const NAME(group_memory) * g, fetches *soon) {
+    const int64_t step = 4 * g->k.high;
     const int64_t next = r + step + 2 - t->pad_h, until = p + (step + t->pool_h - 1) / t->pool_h;
     const int64_t first = block * LANES;
     if (wants_dx && t->dx.n == 1 && lanes == LANES) {
@@ -95,10 +95,7 @@ static void NAME(fetch_band)(const convolution *t, const images *x, const images
         NAME(will_need)(soon, &dx, t->c, r, r + step, t->h, t->w);
     }
     NAME(will_need)(soon, x, t->c, next, next + step, t->h, t->w);
-    NAME(will_need)(soon, dy, t->o, p, until, rows, columns);
-    if (t->where && p < rows)
-        soon->of[soon->count++] = (region){t->where + (block * t->o * rows + p) * map, rows * map, map, 64, t->o,
-                                           (until < rows ? until : rows) - p, (map + 63) / 64};
+    NAME(will_need_output)(soon, t, block, p, until);
     pace_fetches(soon, NAME(calls)(t->c, t->ow, g->k) * (1 + wants_dx));
 }
 
@@ -122,7 +119,7 @@ static int NAME(backward_in_tiles)(NAME(job) *job, int64_t group) {
             for (; p * t->pool_h < ready; p++)
                 if (ring) NAME(spread_row)(t, &dy, block, p, &g);
             fetches soon = {0};
-            NAME(fetch_band)(t, &x, &dy, block, r, lanes, p, finite, &g, &soon);
+            NAME(fetch_band)(t, &x, block, r, lanes, p, finite, &g, &soon);
             if (r < t->oh) NAME(add_band)(t, &seen, &slopes, r, &g, &soon);
             if (finite && r < t->h)
                 finite = NAME(input_gradient_in_tiles)(job, first, lanes, &around, g.k, r, g.lines, g.u, &soon);

@@ -59,6 +59,33 @@ INLINE void NAME(pool_row)(const int64_t pool_h, const int64_t pool_w, const con
     }
 }
 
+/* Rows p to end of y and of `where`, soon to be read or written. */
+static void NAME(will_need_output)(fetches *f, const convolution *t, int64_t block, int64_t p, int64_t end) {
+    const int64_t rows = t->oh / t->pool_h, columns = t->ow / t->pool_w, map = columns * LANES;
+    const images y = {(real *)t->y.data + block * LANES, 1, t->y.c, t->y.h, t->y.w};
+    if (t->y.n == 1) NAME(will_need)(f, &y, t->o, p, end, rows, columns);
+    if (t->where && p < rows)
+        f->of[f->count++] = (region){t->where + (block * t->o * rows + p) * map, rows * map, map, 64, t->o,
+                                     (end < rows ? end : rows) - p, (map + 63) / 64};
+}
+
+/* The rows of x, from the first on, that so many rows of the convolution need. */
+INLINE int64_t NAME(rows_until)(const convolution *t, int64_t rows) {
+    return (rows - 1) * t->stride_h + t->kh - t->pad_h;
+}
+
+/* Pack rows `from` to `until` of a block of images, or to the last one, where an image's numbers are neighbours.
+ * Returns how many rows are packed now. */
+static int64_t NAME(pack_rows)(const images *x, int64_t first, int64_t lanes, int64_t c, int64_t from, int64_t until,
+                               int64_t h, int64_t w, vector *to, int64_t plane, int64_t row) {
+    if (x->n != 1 || until > h) until = h;
+    if (until <= from) return from;
+    images some = *x;
+    some.data = (real *)x->data + from * x->h;
+    NAME(pack)(&some, first, lanes, c, until - from, w, to + from * row, plane, row);
+    return until;
+}
+
 /* The images of a block: where they are, if their lanes are neighbours, else packed into `room`. */
 static images NAME(whole_vectors)(const images *x, int64_t first, int64_t lanes, int64_t c, int64_t h, int64_t w,
                                   vector *room, int64_t plane, int64_t row) {
@@ -82,10 +109,7 @@ static int NAME(forward_in_tiles)(const NAME(job) *job, int64_t block, const NAM
     for (int64_t row = 0, p = 0; row < t->oh && finite; row += step) {
         const int64_t rows = t->oh - row < step ? t->oh - row : step;
         fetches soon = {0};
-        if (plain) NAME(will_need)(&soon, &y, t->o, 0, rows, rows, t->ow);
-        if (where)
-            soon.of[soon.count++] = (region){where, t->oh * t->ow * LANES, t->ow * LANES, 64, t->o, rows,
-                                             (t->ow * LANES + 63) / 64};
+        if (plain) NAME(will_need_output)(&soon, t, block, row, row + rows);
         NAME(will_need)(&soon, &x->at, t->c, row + step + 2 - x->top, row + 2 * step + 2 - x->top, x->height, t->w);
         if (row + step >= t->oh && t->x.n == 1 && first + 2 * LANES <= t->n) {
             const images next = {(real *)t->x.data + first + LANES, 1, t->x.c, t->x.h, t->x.w};
@@ -130,15 +154,24 @@ static void NAME(forward_part)(void *task, int part, int parts) {
             const NAME(framed) f = {seen, t->h, t->w, t->pad_h, t->pad_w, 0};
             if (NAME(forward_in_tiles)(job, block, &f, cut, line, line + high * window)) continue;
         }
-        NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, inside, plane, row);
+        int64_t packed = 0; /* rows of x */
         for (int64_t p = 0; p < rows; p++) {
+            const int64_t until = NAME(rows_until)(t, (p + 1) * t->pool_h);
+            packed = NAME(pack_rows)(&t->x, first, lanes, t->c, packed, until, t->h, t->w, inside, plane, row);
+            fetches soon = {0};
+            NAME(will_need_output)(&soon, t, block, p, p + 1);
+            if (t->x.n == 1) {
+                const images next = {(real *)t->x.data + first, 1, t->x.c, t->x.h, t->x.w};
+                NAME(will_need)(&soon, &next, t->c, packed, packed + t->pool_h * t->stride_h, t->h, t->w);
+            }
+            pace_fetches(&soon, t->pool_h * ((t->o + MOST_OUTPUTS - 1) / MOST_OUTPUTS));
             for (int64_t s = 0; s < t->pool_h; s++) {
                 const int64_t top = (p * t->pool_h + s) * t->stride_h;
                 r.i0 = top < t->pad_h ? t->pad_h - top : 0;
                 r.in = x + (top + r.i0) * row;
                 r.i1 = top + t->kh > t->pad_h + t->h ? t->pad_h + t->h - top : t->kh;
                 r.out = line + s * window;
-                NAME(correlate)(&r, job->weight, job->bias, t->o);
+                NAME(correlate)(&r, job->weight, job->bias, t->o, &soon);
             }
             if (t->pool_h == 2 && t->pool_w == 2) NAME(pool_row)(2, 2, t, block, p, line);
             else NAME(pool_row)(t->pool_h, t->pool_w, t, block, p, line);

@@ -35,11 +35,20 @@ static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
     real *partial = job->partial + group * (weights + t->o);
     for (int64_t block = FIRST_OF(group); block < FIRST_OF(group + 1); block++) {
         const int64_t first = block * LANES, lanes = t->n - first < LANES ? t->n - first : LANES;
-        NAME(pack)(&t->x, first, lanes, t->c, t->h, t->w, x + t->pad_h * row + t->pad_w, plane, row);
         const images given = NAME(whole_vectors)(&t->y, first, lanes, t->o, rows, columns, dy, rows * columns,
                                                  columns);
+        int64_t packed = 0; /* rows of x */
         for (int64_t p = 0; p < rows; p += height) {
             const int64_t end = p + height < rows ? p + height : rows, r = p * t->pool_h;
+            packed = NAME(pack_rows)(&t->x, first, lanes, t->c, packed, NAME(rows_until)(t, end * t->pool_h), t->h, t->w,
+                                     x + t->pad_h * row + t->pad_w, plane, row);
+            fetches soon = {0};
+            NAME(will_need_output)(&soon, t, block, end, end + height);
+            if (t->x.n == 1) {
+                const images next = {(real *)t->x.data + first, 1, t->x.c, t->x.h, t->x.w};
+                NAME(will_need)(&soon, &next, t->c, packed, packed + height * t->pool_h * sh, t->h, t->w);
+            }
+            pace_fetches(&soon, t->c * ((t->o + MOST_OUTPUTS - 1) / MOST_OUTPUTS));
             for (int64_t o = 0; o < t->o; o++) {
                 vector *frame = wants_dx ? d + o * d_plane + (down.begin + r) * d_row + across.begin : NULL;
                 if (t->pool_h == 2 && t->pool_w == 2)
@@ -52,6 +61,7 @@ static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
             for (int64_t o = 0; o < t->o; o += outputs) {
                 outputs = NAME(outputs)(o, t->o);
                 for (int64_t c = 0; c < t->c; c++) {
+                    fetch(&soon);
                     const vector *xr = x + c * plane + r * sh * row;
                     int64_t k = 0;
                     switch (outputs) {

@@ -56,7 +56,7 @@ INLINE int NAME(outputs)(int64_t o, int64_t all) {
 #define TILES(DO) DO(1, 8) DO(2, 4) DO(3, 3) DO(4, 3)
 #endif
 
-static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *bias, int64_t all) {
+static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *bias, int64_t all, fetches *soon) {
     int outputs;
     for (int64_t o = 0; o < all; o += outputs) {
         outputs = NAME(outputs)(o, all);
@@ -64,6 +64,7 @@ static void NAME(correlate)(NAME(row_task) * t, const real *weight, const real *
         vector *out = t->out + o * t->ow;
         const real *b = bias ? bias + o : NULL;
         int64_t q = 0;
+        fetch(soon);
         switch (outputs) {
 #define ROW(O, T)                                                                   \
     case O:                                                                         \

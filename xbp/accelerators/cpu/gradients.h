@@ -122,6 +122,12 @@ static void NAME(input_gradient)(const NAME(job) *job, int64_t first, int64_t la
     NAME(row_task) g = {.plane = down.size * row, .row = row, .step = 1, .c = t->o, .kh = t->kh, .di = sh, .dj = sw,
                         .kw = t->kw, .out = line};
     for (int64_t h = 0; h < t->h; h++) {
+        fetches soon = {0};
+        if (t->dx.n == 1) {
+            const images dx = {(real *)t->dx.data + first, 1, t->dx.c, t->dx.h, t->dx.w};
+            NAME(will_need)(&soon, &dx, t->c, h, h + 1, t->h, t->w);
+            pace_fetches(&soon, (sw < t->w ? sw : t->w) * ((t->c + MOST_OUTPUTS - 1) / MOST_OUTPUTS));
+        }
         g.i0 = h < top ? top - h : (sh - (h - top) % sh) % sh; /* no row of zeros between */
         g.i1 = h + t->kh > bottom ? bottom - h : t->kh;
         const vector *in = frame + ((h + g.i0 - top) / sh + down.begin) * row + across.begin;
@@ -132,7 +138,7 @@ static void NAME(input_gradient)(const NAME(job) *job, int64_t first, int64_t la
             g.right = g.left + t->ow;
             g.in = in - g.left;
             g.ow = (t->w - w + sw - 1) / sw;
-            NAME(correlate)(&g, job->turned, NULL, t->c);
+            NAME(correlate)(&g, job->turned, NULL, t->c, &soon);
             const images every = {(real *)t->dx.data + w * t->dx.w, t->dx.n, t->dx.c, t->dx.h, sw * t->dx.w};
             NAME(unpack_row)(line, &every, first, lanes, t->c, h, g.ow);
         }
