@@ -69,6 +69,17 @@ static void NAME(will_need_output)(fetches *f, const convolution *t, int64_t blo
                                      (end < rows ? end : rows) - p, (map + 63) / 64};
 }
 
+/* Zeros around images of h rows and w columns. */
+static void NAME(clear_frame)(vector *x, int64_t c, int64_t h, int64_t w, int64_t pad_h, int64_t pad_w) {
+    const int64_t row = w + 2 * pad_w, plane = (h + 2 * pad_h) * row, size = sizeof(vector);
+    if (pad_h == 0 && pad_w == 0) return;
+    for (vector *end = x + c * plane; x < end; x += plane) {
+        memset(x, 0, (pad_h * row + pad_w) * size);
+        for (int64_t r = 1; r < h && pad_w; r++) memset(x + (pad_h + r) * row - pad_w, 0, 2 * pad_w * size);
+        memset(x + (pad_h + h) * row - pad_w, 0, (pad_h * row + pad_w) * size);
+    }
+}
+
 /* The rows of x, from the first on, that so many rows of the convolution need. */
 INLINE int64_t NAME(rows_until)(const convolution *t, int64_t rows) {
     return (rows - 1) * t->stride_h + t->kh - t->pad_h;
@@ -144,7 +155,7 @@ static void NAME(forward_part)(void *task, int part, int parts) {
     vector *x = take_scratch(size * sizeof(vector));
     if (!x) { job->failed = 1; return; }
     vector *line = x + t->c * plane, *inside = x + t->pad_h * row + t->pad_w;
-    if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
+    int framed = 0; /* whether x has its frame of zeros */
     NAME(row_task) r = {.plane = plane, .row = row, .step = t->stride_w, .c = t->c, .kh = t->kh, .di = 1,
                         .kw = t->kw, .taps = t->kw, .dj = 1, .left = t->pad_w, .right = t->pad_w + t->w, .ow = t->ow};
     for (int64_t block = part * BLOCKS(t->n) / parts; block < (part + 1) * BLOCKS(t->n) / parts; block++) {
@@ -154,6 +165,8 @@ static void NAME(forward_part)(void *task, int part, int parts) {
             const NAME(framed) f = {seen, t->h, t->w, t->pad_h, t->pad_w, 0};
             if (NAME(forward_in_tiles)(job, block, &f, cut, line, line + high * window)) continue;
         }
+        if (!framed) NAME(clear_frame)(x, t->c, t->h, t->w, t->pad_h, t->pad_w);
+        framed = 1;
         int64_t packed = 0; /* rows of x */
         for (int64_t p = 0; p < rows; p++) {
             const int64_t until = NAME(rows_until)(t, (p + 1) * t->pool_h);

@@ -29,7 +29,7 @@ static void NAME(backward_directly)(NAME(job) *job, int64_t group) {
     vector *terms = line + t->c * (in_tiles ? 4 * cut.high : 1) * t->w;
     int64_t *tap = (int64_t *)(x + size);
     for (int64_t k = 0; k < taps; k++) tap[k] = k / t->kw * row + k % t->kw;
-    if (t->pad_h || t->pad_w) memset(x, 0, t->c * plane * sizeof(vector));
+    NAME(clear_frame)(x, t->c, t->h, t->w, t->pad_h, t->pad_w);
     memset(band, 0, t->o * (height * lines + d_plane) * sizeof(vector)); /* positions never written */
     memset(dw, 0, (weights + t->o) * sizeof(vector));
     real *partial = job->partial + group * (weights + t->o);

@@ -37,15 +37,21 @@ static void NAME(tiles_of_delta)(const NAME(framed) * d, int64_t o, int64_t outp
         const int64_t top = row + tile / wide * 4, left = column + tile % wide * 4;
         for (int64_t at = 0; at < 16; at++) {
             const int64_t r = top + at / 4, k = left + at % 4;
-            vector square[LANES] = {{0}};
-            if (r < d->height && k < d->width) {
-                const real *from = NAME(row_of)(d, o, r) + k * d->at.w;
-                for (int64_t s = 0; s < outputs; s++) {
-                    memcpy(square + s, from + s * d->at.c, sizeof(vector));
-                    sums[s] += square[s];
-                }
-                NAME(transpose)(square);
+            vector square[LANES];
+            if (r >= d->height || k >= d->width) {
+                memset(turned + at * LANES, 0, LANES * sizeof(vector));
+                continue;
             }
+            const real *from = NAME(row_of)(d, o, r) + k * d->at.w;
+            for (int64_t s = 0; s < LANES; s++) {
+                if (s >= outputs) {
+                    square[s] = (vector){0};
+                    continue;
+                }
+                memcpy(square + s, from + s * d->at.c, sizeof(vector));
+                sums[s] += square[s];
+            }
+            NAME(transpose)(square);
             UNROLL for (int64_t lane = 0; lane < LANES; lane++) turned[at * LANES + lane] = square[lane];
         }
         for (int64_t lane = 0; lane < LANES; lane++) {
