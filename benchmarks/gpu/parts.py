@@ -121,7 +121,7 @@ def parts(settings: Settings) -> list[Part]:
         bench("memory", "peak memory", 60, "memory"),
         bench("tf32", "in TF32", 80, step, "mlp", batches=(128,), tf32=True),
         bench("bfloat16", "in bfloat16", 150, *WIDE, bfloat16=True),
-        bench("accuracy", "time to 99 % accuracy", 150, "accuracy", "two-epochs"),
+        bench("accuracy", "time to 99 % accuracy", 180, "accuracy", "two-epochs", "one-epoch"),
         bench("compiled", "beside compilers", 240, step, batches=(128,), sides=COMPILED),
     ]
     return [part for part in found if on_gpu(backend) or part.name not in GPU_ONLY]

@@ -22,8 +22,8 @@ from xbp.benchmarks.workloads import WORKLOADS
 MODELS = {tuple(w.model) for w in WORKLOADS.values() if w.model}
 SMALL = [
     *(("lenet5",), ("mlp", 784, 16, 10), ("tanh", 4, 8, 4), ("vgg", 4, 6), ("plain", 14)),
-    *(("convolutions", 3, 4, 6, 3), ("convolutions", 3, 4, 7, 3, 2, 2, 0)),
-    ("convolutions", 4, 4, 5, 3, 1, 1, 1),
+    *(("compact", 3, 4, 6), ("convolutions", 3, 4, 6, 3)),
+    *(("convolutions", 3, 4, 7, 3, 2, 2, 0), ("convolutions", 4, 4, 5, 3, 1, 1, 1)),
     *(
         ("resnet", 14),
         ("fastcifar", 3, 4, 5),
@@ -73,10 +73,12 @@ def test_peers_build_the_same_network(spec, peer):
 
         theirs = models.make_model(*spec)
         models.load(theirs, weights)
-        logits = theirs(torch.from_numpy(x)).detach().numpy()
+        logits = theirs(torch.from_numpy(x)).detach()
+        value = models.make_loss(spec[0])(logits.double(), torch.from_numpy(y.ravel()))
     else:
         logits = np.asarray(models.FORWARDS[spec[0]](weights, x, sizes=spec[1:]))
-    value, _ = nn.CrossEntropyLoss()(logits.astype(np.float64), y.ravel())
+        loss = nn.CrossEntropyLoss(label_smoothing=NETWORKS[spec[0]].loss().label_smoothing)
+        value, _ = loss(logits.astype(np.float64), y.ravel())
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 

@@ -47,6 +47,12 @@ def lenet5(p: Parameters, x: Any, sizes: Any) -> Any:
     return dense(p, x.reshape(x.shape[0], -1), ("7", "9", "11"))
 
 
+def compact(p: Parameters, x: Any, sizes: Any) -> Any:
+    for name in ("0", "3"):
+        x = max_pool(nn.relu(convolve(p, name, x, 0)))
+    return dense(p, x.reshape(x.shape[0], -1), ("7", "9"))
+
+
 def mlp(p: Parameters, x: Any, sizes: Any, activation: Any = nn.relu) -> Any:
     names = sorted({name.partition(".")[0] for name in p}, key=int)
     return dense(p, x, names, activation)
@@ -169,6 +175,7 @@ def layer_norm(p: Parameters, name: str, x: Any) -> Any:
 
 FORWARDS: dict[str, Callable[..., Any]] = {
     "lenet5": lenet5,
+    "compact": compact,
     "mlp": mlp,
     "tanh": partial(mlp, activation=jax.numpy.tanh),
     "vgg": vgg,

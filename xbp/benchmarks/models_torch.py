@@ -25,6 +25,14 @@ def lenet5() -> nn.Module:
     )
 
 
+def compact(first: int, second: int, hidden: int) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, first, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(first, second, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(second * 4 * 4, hidden), nn.ReLU(), nn.Linear(hidden, 10)),
+    )
+
+
 def dense(*sizes: int, activation: Any = nn.ReLU) -> nn.Module:
     pairs = pairwise(sizes)
     layers = [layer for i, o in pairs for layer in (nn.Linear(i, o), activation())]
@@ -146,6 +154,7 @@ def gelu(x: Any) -> Any:
 
 MAKERS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
+    "compact": compact,
     "mlp": dense,
     "tanh": tanh,
     "vgg": vgg,
@@ -163,6 +172,15 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
 def make_model(name: str, *sizes: int) -> nn.Module:
     """The equivalent of an xbp model."""
     return MAKERS[name](*sizes)
+
+
+LOSSES = {"compact": partial(nn.CrossEntropyLoss, label_smoothing=0.05)}
+"""The losses of networks that have another one than cross-entropy."""
+
+
+def make_loss(name: str) -> nn.Module:
+    """The loss of a network, of logits (N, C) and labels (N,)."""
+    return LOSSES.get(name, nn.CrossEntropyLoss)()
 
 
 def load(model: nn.Module, weights: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ from xbp import models, nn
 from xbp.initializers import he_normal
 from xbp.models.gpt import NextTokenLoss
 from xbp.random import Seed, generator
+
+MARGIN = 2
+"""Rows and columns at each side of MNIST's images that their "middles" leave out; the digits were
+scaled to 20 × 20."""
 
 CELLS: dict[str, tuple[Callable[..., nn.Layer], int]] = {
     "rnn": (nn.RNN, 1),
@@ -37,7 +42,8 @@ class Architecture(NamedTuple):
     multiplications : callable ``(*sizes) -> tuple of int``
         In the forward of one sample, layer by layer from the input.
     data : str
-        A key of `DATA`, or "digits", or "maps" of the network's own shape.
+        A key of `DATA`, or "digits", or their "middles" (see `MARGIN`), or "maps" of the network's
+        own shape.
     loss : callable ``() -> Loss``
     """
 
@@ -82,6 +88,21 @@ def vgg(*widths: int, rng: np.random.Generator) -> nn.Layer:
         layers.append(nn.MaxPool2d(2))
     side = 32 >> len(widths)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * side**2, 10, rng=rng))
+
+
+def compact(first: int, second: int, hidden: int, rng: np.random.Generator) -> nn.Layer:
+    """Two convolutions without padding, 5 × 5 and 3 × 3, of the middle of MNIST's images."""
+    size = second * 4 * 4
+    return nn.Sequential(
+        *(nn.Conv2d(1, first, 5, rng=rng), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(first, second, 3, rng=rng), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(size, hidden, rng=rng), nn.ReLU(), nn.Linear(hidden, 10, rng=rng)),
+    )
+
+
+def _compact_multiplications(first: int, second: int, hidden: int) -> tuple[int, ...]:
+    each = 20**2 * 5**2 * first, 8**2 * 3**2 * first * second
+    return *each, second * 4 * 4 * hidden, hidden * 10
 
 
 def plain(depth: int, rng: np.random.Generator) -> nn.Layer:
@@ -206,6 +227,11 @@ NETWORKS = {
         lambda: (1, 28, 28),
         lambda: (28 * 28 * 6 * 25, 10 * 10 * 16 * 150, 400 * 120, 120 * 84, 84 * 10),
     ),
+    "compact": Architecture(
+        *(compact, lambda *_: (1, 28 - 2 * MARGIN, 28 - 2 * MARGIN)),
+        *(_compact_multiplications, "middles"),
+        loss=partial(nn.CrossEntropyLoss, label_smoothing=0.05),
+    ),
     "mlp": Architecture(models.MLP, lambda inputs, *_: (inputs,), _products),
     "tanh": Architecture(_tanh, lambda inputs, *_: (inputs,), _products, "points"),
     "vgg": Architecture(vgg, lambda *_: (3, 32, 32), _vgg_multiplications, "photographs"),
@@ -226,10 +252,10 @@ NETWORKS = {
         loss=NextTokenLoss,
     ),
 }
-"""LeNet-5; MLPs with ReLU and tanh (sizes); VGG and FastCIFAR (widths); a plain network and
-ResNet (depth); two convolutions (channels, outputs, size, kernel, and
-without or with stride, dilation, depthwise); recurrent layers (inputs,
-hidden, classes); GPT (vocabulary, context, layers, heads, width)."""
+"""LeNet-5; a smaller one (channels, channels, hidden); MLPs with ReLU and tanh (sizes); VGG and
+FastCIFAR (widths); a plain network and ResNet (depth); two convolutions (channels, outputs, size,
+kernel, and without or with stride, dilation, depthwise); recurrent layers (inputs, hidden,
+classes); GPT (vocabulary, context, layers, heads, width)."""
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ class Network:
         torch = self.torch = side.torch
         self.models = beside("models_torch.py")
         self.model = self.models["make_model"](*model).to(side.device)
-        self.run, self.loss = self.model, torch.nn.CrossEntropyLoss()
+        self.run, self.loss = self.model, self.models["make_loss"](model[0])
         # A cache of rounded weights would not be that of a replayed graph.
         how = {"dtype": torch.bfloat16, "enabled": side.bfloat16, "cache_enabled": False}
         self.rounded = partial(torch.autocast, side.device.partition(":")[0], **how)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import xbp
 from xbp import machine
 from xbp.benchmarks.comparison import Costs, deviation, median, spread
-from xbp.benchmarks.networks import DATA, NETWORKS, input_shape, make_model
+from xbp.benchmarks.networks import DATA, MARGIN, NETWORKS, input_shape, make_model
 from xbp.benchmarks.options import LARGE, QUICK, Options, Scale
 from xbp.benchmarks.process import OURS, SideError, SideProcess
 from xbp.benchmarks.workloads import SIDES, WORKLOADS, on_gpu
@@ -112,6 +112,13 @@ class Turns:
         np.save(self.folder / f"{data}_x_{part}.npy", x)
         np.save(self.folder / f"{data}_y_{part}.npy", y)
 
+    def _crop(self) -> None:
+        """Files of the middles of the digits."""
+        inner = slice(MARGIN, -MARGIN)
+        for part in ("train", "test"):
+            x, y = (np.load(self.folder / f"digits_{name}_{part}.npy") for name in "xy")
+            self._save("middles", part, x[..., inner, inner], y)
+
     def _draw(self, data: str, n: int) -> None:
         """Files of at least n samples."""
         path = self.folder / f"{data}_x_train.npy"
@@ -164,6 +171,8 @@ class Turns:
             raise InputError(msg)
         if drawn:
             self._draw(data, most)
+        elif data == "middles":
+            self._crop()
         if self.resident:  # whole epochs of whole batches
             images = most // batch * batch
         return self._job_of(model, data, images, batch, WORKLOADS[name].optimizer)

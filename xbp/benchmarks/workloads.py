@@ -192,6 +192,18 @@ WORKLOADS = {
         rate=0.01,
         averaged=True,
     ),
+    "one-epoch": Workload(
+        *(
+            "smaller network, one epoch and an evaluation: 99 % in the mean of 30 seeds",
+            "s",
+            "learn",
+        ),
+        *(("xbp", "torch"), (128,)),
+        model=["compact", 8, 48, 128],
+        epochs=1,
+        rate=0.012,
+        averaged=True,
+    ),
     "ten-epochs": Workload(
         *("LeNet-5, ten epochs of MNIST", "s", "learn", REPLAYED, (2048,), LENET),
         where="gpu",
