@@ -34,7 +34,7 @@ def test_ranks_that_compute_what_one_does_pass(name: str, size: int) -> None:
     assert [row.dtype for row in rows] == ["float32", "float64"]
     for row in rows:
         assert row.passed and row.bits
-        assert row.forward is not None and 0 < row.forward < 1
+        assert row.forward is not None and 0 <= row.forward < 1  # losses may agree in all digits
         assert row.state is not None and 0 < row.state < 1
         assert row.name.startswith(f"{size}: ") and name in row.name
     certificate = Certificate(rows, {}, {"numpy": {}}, size)
