@@ -211,11 +211,34 @@ def test_matmul(shape: tuple[int, int, int], stored: str, dtype: str, threads: i
     a, b = draw(m, k), draw(k, n)
     c = product.matmul(a, b)
     direct = math.prod(shape) <= product.most_direct() and stored != "transposed" and n > 16
-    if not direct and (product.blas(np.dtype(dtype)) is None or threads == 1):
+    blocked = product.is_blocked(m, n, math.prod(shape))
+    if not (direct or blocked) and (product.blas(np.dtype(dtype)) is None or threads == 1):
         assert c is NotImplemented
         return
     assert c.dtype == dtype
     assert_close(c, a.astype("f8") @ b.astype("f8"), k)
+
+
+@pytest.mark.parametrize(
+    "shape", [(128, 128, 130), (37, 1030, 70), (532, 4099, 66), (16, 4200, 64)], ids=str
+)
+def test_products_by_blocks(
+    shape: tuple[int, int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native.lanes(4) < 16:
+        pytest.skip("a BLAS is faster with vectors of less than 64 bytes")
+    monkeypatch.setattr(product, "most_direct", lambda: 0)
+    (m, k, n), some = shape, np.random.default_rng(3).normal(size=1009).astype(dtype)
+    left, right = np.resize(some, (m, k)), np.resize(some[::-1], (k, n))
+    truth = left.astype("f8") @ right.astype("f8")
+    for turned in (False, True):
+        a, b = (contiguous(x.T).T if turned else contiguous(x) for x in (left, right))
+        found = []
+        for threads in (1, 3):
+            monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
+            found.append(product.matmul(a, b))
+        assert_close(found[0], truth, k)
+        assert np.array_equal(*found)
 
 
 def test_matmul_declines_what_blas_cannot_read(dtype: str) -> None:

@@ -402,6 +402,7 @@ def test_a_product_of_two_matrices_asks_and_tells_the_blas(monkeypatch: pytest.M
     addresses = tuple(ctypes.cast(f, ctypes.c_void_p).value for f in blas.functions)
     monkeypatch.setattr(product, "blas", lambda dtype: addresses)
     monkeypatch.setattr(native, "threads", lambda: 2)
+    monkeypatch.setattr(product, "is_blocked", lambda *sizes: False)
     assert product.matmul(a, a.T).shape == (300, 300)  # such a b is left to the BLAS
     assert blas.events == ["asked", 1, "product", "product", 7]  # half of it on each thread
 

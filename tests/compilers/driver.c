@@ -74,7 +74,8 @@ int NAME(pool)(const pooling *t);
 int NAME(affine)(const affine *t);
 int NAME(softmax)(rows *t);
 int NAME(normalize)(rows *t);
-void NAME(multiply_direct)(const product *t);
+void NAME(multiply_direct)(product *t);
+void NAME(multiply_blocked)(product *t);
 void NAME(gelu)(real *to, const real *a, const real *b, real s, real t, real u, int64_t n, int threads);
 void NAME(tanh)(real *to, const real *a, const real *b, real s, real t, real u, int64_t n, int threads);
 void NAME(silu)(real *to, const real *a, const real *b, real s, real t, real u, int64_t n, int threads);
@@ -205,6 +206,14 @@ static void NAME(products)(int64_t m, int64_t k, int64_t n, int threads) {
     NAME(multiply_direct)(&(product){.a = a, .b = b, .c = c, .m = m, .n = n, .k = k, .lda = k, .ldb = n,
                                      .trans_a = NOT_TRANSPOSED, .trans_b = NOT_TRANSPOSED, .threads = threads});
     NAME(compare)("multiply_direct", c, direct, m * n, k);
+    for (int turned = 0; turned < 2; turned++) {
+        product blocked = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k, .lda = k, .ldb = turned ? k : n,
+                           .trans_a = NOT_TRANSPOSED, .trans_b = NOT_TRANSPOSED + turned, .threads = threads};
+        NAME(multiply_blocked)(&blocked);
+        wrong += blocked.failed;
+        for (int64_t i = 0; turned && i < m * n; i++) c[i] += bias[i % n];
+        NAME(compare)("multiply_blocked", c, turned ? linear : direct, m * n, k);
+    }
     wrong += NAME(affine)(&(affine){.x = a, .weight = b, .bias = bias, .y = c, .n = m, .in = k, .out = n,
                                     .threads = threads});
     NAME(compare)("affine", c, linear, m * n, k);

@@ -165,8 +165,8 @@ static void NAME(direct_part)(void *task, int part, int parts) {
         .m = end - from, .k = t->k, .n = t->n});
 }
 
-void NAME(multiply_direct)(const product *t) { /* for a b not transposed and n ≥ LANES */
-    in_parallel(NAME(direct_part), (void *)t, t->threads);
+void NAME(multiply_direct)(product *t) { /* for a b not transposed and n ≥ LANES */
+    in_parallel(NAME(direct_part), t, t->threads);
 }
 
 int NAME(affine)(const affine *t) {

@@ -18,7 +18,7 @@ HEADERS = (
     *("winograd.h", "tiles.h", "winograd_weight.h", "convolution.h"),
     *("gradients.h", "backward_in_tiles.h", "convolution_backward.h", "columns.h"),
     *("positions.h", "positions_weight.h", "positions_backward.h", "pooling.h"),
-    *("elementwise.h", "updates.h", "product.h", "affine.h"),
+    *("elementwise.h", "updates.h", "product.h", "affine.h", "blocked.h"),
     *("special.h", "normalization.h", "rows.h", "cross_entropy.h", "dense.h", "recurrence.h"),
     *("attention.h", "embedding.h", "replay.h"),
 )

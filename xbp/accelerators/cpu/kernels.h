@@ -60,6 +60,7 @@ typedef struct {
     void *c;
     int64_t m, n, k, lda, ldb;
     int trans_a, trans_b, threads;
+    atomic_int failed; /* for want of memory */
 } product;
 
 /* y (n, out) = x Wᵀ + b, then max(·, 0) if `relu`; all arrays are contiguous. */

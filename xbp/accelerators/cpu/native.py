@@ -122,7 +122,7 @@ class Product(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("gemm", "get_threads", "set_threads")),
         *((name, ctypes.c_void_p) for name in ("a", "b", "c")),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "lda", "ldb")),
-        *((name, ctypes.c_int) for name in ("trans_a", "trans_b", "threads")),
+        *((name, ctypes.c_int) for name in ("trans_a", "trans_b", "threads", "failed")),
     )
 
 

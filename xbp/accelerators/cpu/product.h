@@ -29,8 +29,8 @@ static void NAME(multiply_part)(void *task, int part, int parts) {
                             by_rows ? t->n : length, t->k, 1, a, t->lda, b, t->ldb, 0, c, t->n);
 }
 
-void NAME(multiply)(const product *t) {
+void NAME(multiply)(product *t) {
     hold_blas(t);
-    in_parallel(NAME(multiply_part), (void *)t, t->threads);
+    in_parallel(NAME(multiply_part), t, t->threads);
     release_blas(t);
 }

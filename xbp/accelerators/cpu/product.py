@@ -1,4 +1,4 @@
-"""Matrix products on the workers: large ones by the BLAS in numpy's wheels, small ones directly."""
+"""Matrix products on the workers: small ones directly, large ones by blocks or by numpy's BLAS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ LEAST_PRODUCTS = 2**18
 """Below this OpenBLAS uses one thread, and numpy's own call costs least."""
 MOST_DIRECT = 2**23
 MOST_DIRECT_OF_WIDE_VECTORS = 2**27  # of 64 bytes
-"""Above this a BLAS, which packs its operands first, is faster; see affine.h and `most_direct`."""
+"""Above this it is faster to copy the operands first: see affine.h, blocked.h, and `most_direct`."""
+LEAST_BLOCKED = 2**21
+"""Below this a BLAS is faster, where a product is not computed directly."""
+LEAST_ROWS, LEAST_COLUMNS = 16, 64
+"""Of the result; the copies for a smaller one take as long as its products."""
 ORDERS = NOT_TRANSPOSED, TRANSPOSED = 111, 112  # as in cblas.h
 LEAST_KEPT = 2**25  # bytes; malloc itself keeps smaller freed blocks, see `NumPy.activate`
 COUNTS_REFERENCES = (
@@ -50,8 +54,9 @@ def matmul(a: Real, b: Real) -> Any:
     if left is None or right is None or not (a.flags.aligned and b.flags.aligned):
         return NotImplemented
     direct = products <= most_direct() and not right[0] and n >= native.lanes(a.itemsize)
-    functions = (None, None, None) if direct else blas(dtype)
-    if functions is None or (threads == 1 and not direct):
+    blocked = is_blocked(m, n, products) and not direct
+    functions = (None, None, None) if direct or blocked else blas(dtype)
+    if functions is None or (threads == 1 and not direct and not blocked):
         return NotImplemented
     c = memory((m, n), dtype)
     gemm, get_threads, set_threads = functions
@@ -61,8 +66,11 @@ def matmul(a: Real, b: Real) -> Any:
         lda=left[1], ldb=right[1], trans_a=ORDERS[left[0]], trans_b=ORDERS[right[0]],
         threads=threads,
     )  # fmt: skip
-    multiply = _kernel("multiply_direct" if direct else "multiply", dtype)
+    name = "multiply_direct" if direct else "multiply_blocked" if blocked else "multiply"
+    multiply = _kernel(name, dtype)
     multiply(ctypes.byref(task))
+    if task.failed:  # no memory for copies
+        return NotImplemented
     if RECORDING.tape is not None:
         whole = replay.ProductTask(ctypes.cast(multiply, ctypes.c_void_p), task)
         replay.note("xbp_product_task_run", whole, (a, b), (c,))
@@ -72,6 +80,12 @@ def matmul(a: Real, b: Real) -> Any:
 def most_direct() -> int:
     """The number of multiplications up to which a product is computed directly."""
     return MOST_DIRECT_OF_WIDE_VECTORS if native.lanes(4) == 16 else MOST_DIRECT
+
+
+def is_blocked(m: int, n: int, products: int) -> bool:
+    """Whether a product is computed by blocks if it is not computed directly."""
+    enough = products >= LEAST_BLOCKED and m >= LEAST_ROWS and n >= LEAST_COLUMNS
+    return enough and native.lanes(4) == 16  # vectors of 64 bytes: a BLAS makes the best of others
 
 
 def _in_order(a: Real, b: Real) -> Any:

@@ -15,13 +15,13 @@ int64_t xbp_replay(const recorded_call *calls, int64_t count) {
 }
 
 typedef struct {
-    void (*multiply)(const product *);
+    void (*multiply)(product *);
     product of;
 } product_task;
 
-int xbp_product_task_run(const product_task *t) {
+int xbp_product_task_run(product_task *t) {
     t->multiply(&t->of);
-    return 0;
+    return t->of.failed;
 }
 
 typedef struct {
