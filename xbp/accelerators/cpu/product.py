@@ -25,7 +25,7 @@ LEAST_PRODUCTS = 2**18
 """Below this OpenBLAS uses one thread, and numpy's own call costs least."""
 MOST_DIRECT = 2**23
 MOST_DIRECT_OF_WIDE_VECTORS = 2**27  # of 64 bytes
-"""Above this it is faster to copy the operands first: see affine.h, blocked.h, and `most_direct`."""
+"""Above this it is faster to copy the operands first: see affine.h and blocked.h."""
 LEAST_BLOCKED = 2**21
 """Below this a BLAS is faster, where a product is not computed directly."""
 LEAST_ROWS, LEAST_COLUMNS = 16, 64
