@@ -509,7 +509,7 @@ def test_what_does_not_fit_is_declined() -> None:
     assert convolution.convolve(x[:0], weight) is NotImplemented
     assert convolution.convolve(x, weight, padding=(3, 0)) is NotImplemented
     assert convolution.convolve(x, weight, padding=((0, 1), (0, 0))) is NotImplemented
-    assert convolution.convolve(x, weight, dilation=(1, 2)) is NotImplemented
+    assert convolution.convolve(x, weight, stride=(1, 2), dilation=(1, 2)) is NotImplemented
     two = np.ones((8, 2, 5, 5)), np.ones((2, 1, 3, 3))
     assert convolution.convolve(*two, groups=2) is NotImplemented  # too small
     assert convolution.convolve(x, weight, np.ones(2)) is NotImplemented
@@ -535,20 +535,49 @@ def test_few_images_leave_lanes_empty(images: int, size: int, kernels_do_it: boo
         assert convolution.convolve(x, weight, padding=(1, 1)) is not NotImplemented
 
 
-# n, c, o, kernel; for vectors of 16 lanes
-OF_POSITIONS = [(1, 1, 6, (5, 5)), (2, 3, 5, (3, 3)), (128, 64, 64, (1, 1)), (64, 32, 16, (5, 5))]
+# n, c, o, kernel, pixels; for vectors of 16 lanes
+OF_POSITIONS = [
+    (1, 1, 6, (5, 5), 784),
+    (2, 3, 5, (3, 3), 64),
+    (128, 64, 64, (1, 1), 64),
+    (64, 32, 16, (5, 5), 64),
+]
 OF_IMAGES = [
-    (32, 1, 6, (5, 5)),  # LeNet-5
-    (32, 6, 16, (5, 5)),
-    (64, 64, 64, (3, 3)),  # VGG, ResNet
-    (16, 3, 64, (3, 3)),
-    (512, 1, 3, (1, 1)),
+    (32, 1, 6, (5, 5), 784),  # LeNet-5
+    (32, 6, 16, (5, 5), 100),
+    (64, 64, 64, (3, 3), 1024),  # VGG, ResNet
+    (16, 3, 64, (3, 3), 1024),
+    (512, 8, 3, (1, 1), 64),
+    (512, 3, 64, (1, 1), 196),
 ]
 
 
 @pytest.mark.parametrize("case", OF_POSITIONS + OF_IMAGES, ids=str)
 def test_what_a_vector_holds(case: Any) -> None:
     assert convolution.by_positions(*case, 16) == (case in OF_POSITIONS)
+
+
+def test_many_images_in_row_major_order_are_rearranged_block_by_block() -> None:
+    found = [convolution.by_positions(32, 64, 16, (1, 1), 64, 16, order) for order in (True, False)]
+    assert found == [True, False]
+
+
+@pytest.mark.parametrize("n", [2, 33])
+@pytest.mark.parametrize("o", [3, 20])
+def test_taps_apart_from_each_other(n: int, o: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, weight, bias = (
+        rng.normal(size=shape).astype(dtype) for shape in ((n, 9, 6, 7), (o, 9, 3, 2), (o,))
+    )
+    window: dict[str, Any] = {"padding": (3, 1), "dilation": (2, 3)}
+    y, backward = elsewhere(convolution.convolve, x, weight, bias, **window)
+    double = [a.astype(np.float64) for a in (x, weight, bias)]
+    truth, true_backward = primitives.convolve.reference(*double, **window)
+    assert_close(y, truth, 54)
+    dy = rng.normal(size=y.shape).astype(dtype)
+    gradients, true_gradients = elsewhere(backward, dy), true_backward(dy.astype(np.float64))
+    for found, right in zip(gradients, true_gradients, strict=True):
+        assert_close(found, right, n * y[0].size)
 
 
 def test_a_window_larger_than_the_output_of_a_convolution() -> None:

@@ -6,18 +6,31 @@
  * in a frame of zeros; of all rows of such images at once, if rows are short (what lies between rows is thrown
  * away); or those of one position, if there are many images (without a frame). */
 
+/* A block of `turn`: `high` rows of `length` numbers become `length` rows of `width`. Inlined, so that the transposed
+ * vectors of a whole block stay in registers. */
+INLINE void NAME(turn_block)(const real *from, int64_t from_row, int64_t high, int64_t length, real *to,
+                             int64_t to_row, int64_t width) {
+    vector square[LANES];
+    UNROLL for (int64_t s = 0; s < LANES; s++)
+        square[s] = s < high ? NAME(load)(from + s * from_row, 1, length) : (vector){0};
+    NAME(transpose)(square);
+    UNROLL for (int64_t s = 0; s < LANES; s++)
+        if (s < length) NAME(store)(to + s * to_row, 1, width, square[s]);
+}
+
 /* to[j * to_row + i] = from[i * from_row + j] for i < rows, 0 for rows ≤ i < wide; j < columns. */
 static void NAME(turn)(const real *from, int64_t from_row, int64_t rows, int64_t columns, real *to, int64_t to_row,
                        int64_t wide) {
     for (int64_t i = 0; i < wide; i += LANES)
         for (int64_t j = 0; j < columns; j += LANES) {
             const int64_t high = rows - i < LANES ? rows - i : LANES, width = wide - i < LANES ? wide - i : LANES;
-            const int64_t length = columns - j < LANES ? columns - j : LANES;
-            vector square[LANES];
-            for (int64_t s = 0; s < LANES; s++)
-                square[s] = s < high ? NAME(load)(from + (i + s) * from_row + j, 1, length) : (vector){0};
-            NAME(transpose)(square);
-            for (int64_t s = 0; s < length; s++) NAME(store)(to + (j + s) * to_row + i, 1, width, square[s]);
+            if (columns >= LANES && j > columns - LANES) j = columns - LANES; /* overlaps the block before */
+            const int64_t length = columns < LANES ? columns : LANES;
+            const real *block = from + i * from_row + j;
+            real *turned = to + j * to_row + i;
+            if (high == LANES && length == LANES)
+                NAME(turn_block)(block, from_row, LANES, LANES, turned, to_row, LANES);
+            else NAME(turn_block)(block, from_row, high, length, turned, to_row, width);
         }
 }
 
@@ -41,6 +54,7 @@ typedef struct {
     const real *weight;    /* for each block of outputs [k][output] */
     const real *bias;      /* may be NULL */
     int64_t n, c, h, w, o, oh, ow, kh, kw, top, left;
+    int64_t apart_h, apart_w; /* rows and columns between taps */
     int64_t images;           /* 1, or their number if each is a convolution of its own, with n = 1 */
     int at_once, by_position; /* all rows are one; columns are those of one position, and x has no frame */
     const convolution *finish;        /* ReLU, pooling and where, of a forward; else NULL */
@@ -134,11 +148,16 @@ static void NAME(choose_factors)(const NAME(correlation) * g, int64_t i0, int64_
     if (i1 <= i0 || j1 <= j0) t->rounds = 0;
 }
 
+/* The first of the taps, `apart` from each other, that is `distance` or further from the first. */
+INLINE int64_t NAME(first_tap)(int64_t distance, int64_t apart) {
+    return distance > 0 ? (distance + apart - 1) / apart : 0;
+}
+
 /* Outputs [o, o_end), which begin with a block, of a row of the convolution, `t->out` being its first. */
 static void NAME(row_of_columns)(const NAME(correlation) * g, NAME(columns) * t, int64_t row, int64_t o,
                                  int64_t o_end) {
-    const int64_t i0 = row < g->top ? g->top - row : 0, reach = g->top + g->h - row;
-    const int64_t i1 = reach < g->kh ? reach : g->kh, factors = g->c * g->kh * g->kw;
+    const int64_t i0 = NAME(first_tap)(g->top - row, g->apart_h), factors = g->c * g->kh * g->kw;
+    const int64_t reach = NAME(first_tap)(g->top + g->h - row, g->apart_h), i1 = reach < g->kh ? reach : g->kh;
     const int64_t pieces = g->by_position ? g->ow : 1;
     real *out = t->out;
     uint8_t *where = t->where;
@@ -148,8 +167,9 @@ static void NAME(row_of_columns)(const NAME(correlation) * g, NAME(columns) * t,
         t->from = row * g->x.h;
         if (g->by_position) {
             t->from += (q - g->left) * g->n - g->top * g->x.h;
-            j0 = q < g->left ? g->left - q : 0;
-            if (g->left + g->w - q < j1) j1 = g->left + g->w - q;
+            j0 = NAME(first_tap)(g->left - q, g->apart_w);
+            j1 = NAME(first_tap)(g->left + g->w - q, g->apart_w);
+            if (j1 > g->kw) j1 = g->kw;
             t->out = out + q * g->n;
             t->where = AFTER(where, q * g->n);
         }

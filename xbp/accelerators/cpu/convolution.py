@@ -27,6 +27,9 @@ MOST_SUMS = native.MOST_THREADS
 FEW, LEAST_FOR_FEW = 8, 2**20
 """At a stride a vector holds one number of each of several images. With an eighth of them or less,
 and so many products or more, the reference is faster, as a BLAS fills vectors with positions."""
+MOST_TURNED = 2**21
+"""Numbers of ∂L/∂y that are put in another order as a whole, for kernels 1 × 1: beyond it they go
+through memory once more, which takes longer than the products."""
 LEAST_A_GROUP = 2**13
 """Least number of products in a group for which a call per group is faster than the reference."""
 
@@ -47,20 +50,25 @@ def convolve(
     if groups > 1:
         window = {"stride": stride, "padding": padding, "dilation": dilation}
         return _by_group(x, weight, bias, groups, **window, relu=relu, pool=pool)
-    if not is_plain(padding, dilation):
+    of_positions = stride == (1, 1)
+    if not is_plain(padding, (1, 1) if of_positions else dilation):
         return NotImplemented
     dtype = x.dtype
     n, c, h, w = x.shape
     o, _, kh, kw = weight.shape
-    fits = padding[0] < kh and padding[1] < kw and pool[0] * pool[1] <= MOST_PLACES
+    reach = (dilation[0] * (kh - 1), dilation[1] * (kw - 1))
+    fits = padding[0] <= reach[0] and padding[1] <= reach[1]
+    fits = fits and pool[0] * pool[1] <= MOST_PLACES
     alike = weight.dtype == dtype and weight.shape[1] == c
     if bias is not None:
         alike = alike and bias.dtype == dtype and bias.shape == (o,)
     if dtype not in DTYPES or n == 0 or not fits or not alike:
         return NotImplemented
-    oh, ow = output_size((h, w), (kh, kw), stride, padding)
+    oh, ow = output_size((h, w), (kh, kw), stride, padding, dilation)
     lanes = native.lanes(dtype.itemsize)
-    of_positions = stride == (1, 1) and by_positions(n, c, o, (kh, kw), lanes)
+    if of_positions and dilation == (1, 1):
+        innermost = n == 1 or x.strides[0] == x.itemsize
+        of_positions = by_positions(n, c, o, (kh, kw), oh * ow, lanes, innermost)
     products = n * oh * ow * weight.size
     if not of_positions and FEW * n <= lanes and products >= LEAST_FOR_FEW:
         return NotImplemented
@@ -73,7 +81,8 @@ def convolve(
         bias=address(bias), where=address(where),
         n=n, c=c, h=h, w=w, o=o, kh=kh, kw=kw,
         stride_h=stride[0], stride_w=stride[1], pad_h=padding[0], pad_w=padding[1],
-        oh=oh, ow=ow, pool_h=pool[0], pool_w=pool[1], relu=relu, threads=native.threads(),
+        oh=oh, ow=ow, pool_h=pool[0], pool_w=pool[1], apart_h=dilation[0], apart_w=dilation[1],
+        relu=relu, threads=native.threads(),
         groups=MOST_SUMS if native.reproducible() else native.threads(),
     )  # fmt: skip
     kernel = "convolve_positions" if of_positions and y.size else "convolve"
@@ -92,15 +101,25 @@ def convolve(
     return y, gradients
 
 
-def by_positions(n: int, channels: int, outputs: int, kernel: Pair, lanes: int) -> bool:
+def by_positions(
+    n: int,
+    channels: int,
+    outputs: int,
+    kernel: Pair,
+    pixels: int,
+    lanes: int,
+    innermost: bool = True,
+) -> bool:
     """Whether vectors hold positions of a row (`positions.h`) and not images, at stride 1.
 
     The bounds are measured: see benchmarks/LOG.md. With vectors of images a kernel 3 × 3 has a
-    quarter of the products, if there are enough channels (`winograd.h`).
+    quarter of the products, if there are enough channels (`winograd.h`). If the batch is not
+    `innermost` in memory, images are rearranged as a whole, or block by block.
     """
     size = kernel[0] * kernel[1]
-    if size == 1:
-        return channels * outputs >= lanes or 2 * n <= lanes
+    if size == 1 and 2 * n > lanes:
+        fits = n * pixels * max(outputs, lanes) <= MOST_TURNED
+        return fits and 2 * outputs >= lanes and (innermost or n <= lanes or channels < 4 * outputs)
     if kernel == (3, 3) and min(channels, outputs) >= lanes // 2:
         return 3 * n <= lanes
     return 2 * n <= lanes or (size > 9 and 2 * channels >= lanes and outputs >= lanes)

@@ -28,6 +28,7 @@ typedef struct {
     void *weight, *bias, *dweight, *dbias; /* bias, dbias and dx.data may be NULL */
     uint8_t *where;
     int64_t n, c, h, w, o, kh, kw, stride_h, stride_w, pad_h, pad_w, oh, ow, pool_h, pool_w, groups;
+    int64_t apart_h, apart_w; /* rows and columns between the taps of a kernel: dilation, 1 but in positions.h */
     int relu, threads;
 } convolution;
 

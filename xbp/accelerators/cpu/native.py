@@ -239,7 +239,7 @@ class Convolution(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 *("n", "c", "h", "w", "o", "kh", "kw", "stride_h", "stride_w", "pad_h", "pad_w"),
-                *("oh", "ow", "pool_h", "pool_w", "groups"),
+                *("oh", "ow", "pool_h", "pool_w", "groups", "apart_h", "apart_w"),
             )
         ),
         ("relu", ctypes.c_int),

@@ -124,7 +124,7 @@ static void NAME(set_offsets)(const NAME(correlation) * g, int64_t *offset) {
         for (int64_t i = 0; i < g->kh; i++)
             for (int64_t j = 0; j < g->kw; j++)
                 offset[g->at_once ? (c * g->kh + i) * g->kw + j : (i * g->kw + j) * g->c + c] =
-                    c * g->x.c + i * g->x.h + j * g->n;
+                    c * g->x.c + i * g->apart_h * g->x.h + j * g->apart_w * g->n;
 }
 
 /* Fewer vectors if all rows are one? */
@@ -186,7 +186,8 @@ int NAME(convolve_positions)(const convolution *t) {
         .x = laid ? NAME(rows_of_columns)(data, n, t->c, high, wide, at_once) : t->x, .y = t->y, .offset = offset,
         .weight = ordered, .bias = t->bias, .n = by_image ? 1 : n, .images = by_image ? n : 1, .c = t->c, .h = t->h,
         .w = t->w, .o = t->o, .oh = t->oh, .ow = t->ow, .kh = t->kh, .kw = t->kw, .top = t->pad_h,
-        .left = t->pad_w, .at_once = at_once, .by_position = by_position, .finish = t}};
+        .left = t->pad_w, .apart_h = t->apart_h, .apart_w = t->apart_w, .at_once = at_once,
+        .by_position = by_position, .finish = t}};
     NAME(set_offsets)(&job.g, offset);
     in_parallel(NAME(prepare_positions), &job, t->threads);
     in_parallel(NAME(positions_part), &job, t->threads);

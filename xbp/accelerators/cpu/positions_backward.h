@@ -144,7 +144,8 @@ int NAME(convolve_positions_backward)(const convolution *t) {
     const int by_image = of_outputs && taps == 1 && n > 1 && t->x.w == 1 && t->c >= 2 * t->o;
     const int lay_x = x_top || x_left || !(by_image || NAME(in_columns)(&t->x, n));
     const int around = wants_dx && !by_position; /* a frame around δ */
-    const int64_t top = around ? t->kh - 1 - t->pad_h : 0, left = around ? t->kw - 1 - t->pad_w : 0;
+    const int64_t above = (t->kh - 1) * t->apart_h - t->pad_h, before = (t->kw - 1) * t->apart_w - t->pad_w;
+    const int64_t top = around ? above : 0, left = around ? before : 0;
     const int64_t high = t->oh + 2 * top, wide = t->ow + 2 * left;
     const int long_enough = !around || t->w * n >= LANES;
     const int lay_delta = t->where || top || left || !long_enough || !NAME(in_columns)(&t->y, n);
@@ -173,12 +174,12 @@ int NAME(convolve_positions_backward)(const convolution *t) {
     job.tap = offset + t->o * taps;
     job.g = (NAME(correlation)){
         .x = delta, .y = t->dx, .offset = offset, .weight = parts[4], .n = n, .images = 1, .c = t->o, .h = t->oh,
-        .w = t->ow, .o = t->c, .oh = t->h, .ow = t->w, .kh = t->kh, .kw = t->kw, .top = t->kh - 1 - t->pad_h,
-        .left = t->kw - 1 - t->pad_w,
+        .w = t->ow, .o = t->c, .oh = t->h, .ow = t->w, .kh = t->kh, .kw = t->kw, .top = above, .left = before,
+        .apart_h = t->apart_h, .apart_w = t->apart_w,
         .at_once = at_once, .by_position = by_position};
     NAME(set_offsets)(&job.g, offset);
     for (int64_t k = 0; framed && k < t->c * taps; k++)
-        job.tap[k] = k / taps * job.x.c + k % taps / t->kw * job.x.h + k % t->kw * n;
+        job.tap[k] = k / taps * job.x.c + k % taps / t->kw * t->apart_h * job.x.h + k % t->kw * t->apart_w * n;
     in_parallel(NAME(prepare_gradients), &job, t->threads);
     if (!of_outputs) in_parallel(NAME(turn_channels), &job, t->threads);
     in_parallel(NAME(gradients_part), &job, t->threads);

@@ -96,7 +96,8 @@ static void NAME(add_positions)(const NAME(gradients_job) * job, const NAME(plan
     } else {
         const int64_t blocks = plan->blocks / taps, tap = block / blocks, at = block % blocks;
         const int64_t i = tap / t->kw, j = tap % t->kw, first = at * others / blocks;
-        const int64_t down = i - t->pad_h, across = j - t->pad_w; /* from a position of y to one of x */
+        /* From a position of y to one of x. */
+        const int64_t down = i * t->apart_h - t->pad_h, across = j * t->apart_w - t->pad_w;
         const int64_t r0 = from < -down ? -down : from, r1 = to < t->h - down ? to : t->h - down;
         const int64_t q0 = across < 0 ? -across : 0, q1 = t->ow < t->w - across ? t->ow : t->w - across;
         const images *numbers = job->of_outputs ? &job->x : &job->delta;

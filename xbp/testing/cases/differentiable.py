@@ -212,6 +212,7 @@ DIFFERENTIABLE: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         ("convolve", partial(_operation, primitives.convolve, **options), (x, w, (w[0],)))
         for x, w, options in (
             ((5, 2, 9, 8), (3, 2, 3, 2), {"dilation": (2, 3), "padding": (1, 2)}),
+            ((33, 2, 7, 6), (3, 2, 3, 3), {"dilation": (2, 1), "padding": (1, 2)}),
             ((18, 6, 7, 6), (4, 3, 3, 3), {"groups": 2, "stride": (2, 1)}),
             ((33, 3, 7, 6), (3, 1, 3, 3), {"groups": 3, "padding": (1, 1)}),
             ((2, 6, 3, 4), (6, 1, 2, 2), {"groups": 6}),
