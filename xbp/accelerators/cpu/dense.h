@@ -164,6 +164,11 @@ static void NAME(dense_part)(void *task, int part, int parts) {
     }
 }
 
+/* Whether the sums of ∂L/∂W are those of its transpose (in, padded out), which has fewer numbers. */
+INLINE int NAME(sums_turned)(const NAME(dense_layer) * layer) {
+    return layer->in * layer->wide_out < layer->out * layer->wide_in;
+}
+
 /* The gradients of one group, from the last layer to the first. */
 static void NAME(dense_group)(const NAME(dense_net) * d, int64_t group, const real *weights, real *memory) {
     const int64_t blocks = (d->n + DENSE_ROWS - 1) / DENSE_ROWS, space = DENSE_ROWS * d->width;
@@ -173,7 +178,7 @@ static void NAME(dense_group)(const NAME(dense_net) * d, int64_t group, const re
         const int64_t i = block * DENSE_ROWS, rows = d->n - i < DENSE_ROWS ? d->n - i : DENSE_ROWS;
         const NAME(dense_layer) *top = d->layer + d->count - 1;
         real *delta = memory + 2 * space, *next = memory + 3 * space;
-        NAME(widen)(x, d->layer->wide_in, d->x + i * d->layer->in, d->layer->in, rows);
+        if (!NAME(sums_turned)(d->layer)) NAME(widen)(x, d->layer->wide_in, d->x + i * d->layer->in, d->layer->in, rows);
         NAME(widen)(y, top->wide_out, d->y + i * top->out, top->out, rows);
         NAME(widen)(delta, top->wide_out, d->dy + i * top->out, top->out, rows);
         NAME(times_slope)(delta, y, rows * top->wide_out, top->activation);
@@ -183,9 +188,15 @@ static void NAME(dense_group)(const NAME(dense_net) * d, int64_t group, const re
             const int64_t in = layer->wide_in, out = layer->wide_out;
             const real *below = is_first ? x : layer[-1].y + i * in;
             real *dweight = sums + layer->sums, *dbias = dweight + layer->out * in;
-            NAME(multiply_small)(&(NAME(small_product)){
-                .a = delta, .a_row = 1, .a_step = out, .b = below, .b_step = in, .b_vector = LANES,
-                .c = dweight, .c_row = in, .m = layer->out, .k = rows, .n = in, .added = 1});
+            if (NAME(sums_turned)(layer)) {
+                const real *narrow = is_first ? d->x + i * layer->in : below;
+                NAME(multiply_small)(&(NAME(small_product)){
+                    .a = narrow, .a_row = 1, .a_step = is_first ? layer->in : in, .b = delta, .b_step = out,
+                    .b_vector = LANES, .c = dweight, .c_row = out, .m = layer->in, .k = rows, .n = out, .added = 1});
+            } else
+                NAME(multiply_small)(&(NAME(small_product)){
+                    .a = delta, .a_row = 1, .a_step = out, .b = below, .b_step = in, .b_vector = LANES,
+                    .c = dweight, .c_row = in, .m = layer->out, .k = rows, .n = in, .added = 1});
             for (int64_t o = 0; o < out; o += LANES) {
                 vector sum = NAME(load)(dbias + o, 1, LANES);
                 for (int64_t r = 0; r < rows; r++) sum += NAME(load)(delta + r * out + o, 1, LANES);
@@ -251,7 +262,11 @@ int NAME(dense_backward)(const layout *l, const void *list, int number, const ch
         for (int64_t k = 0; k < d.size; k++) d.sums[k] += d.sums[group * d.size + k];
     for (const NAME(dense_layer) *layer = d.layer; layer < d.layer + count; layer++) {
         const real *dweight = d.sums + layer->sums, *dbias = dweight + layer->out * layer->wide_in;
-        NAME(narrow)(layer->dweight, layer->in, dweight, layer->wide_in, layer->out);
+        if (NAME(sums_turned)(layer))
+            for (int64_t o = 0; o < layer->out; o++)
+                for (int64_t i = 0; i < layer->in; i++)
+                    layer->dweight[o * layer->in + i] = dweight[i * layer->wide_out + o];
+        else NAME(narrow)(layer->dweight, layer->in, dweight, layer->wide_in, layer->out);
         if (layer->dbias) memcpy(layer->dbias, dbias, layer->out * sizeof(real));
     }
     free(d.sums);
