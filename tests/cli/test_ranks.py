@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -297,9 +298,8 @@ class TestTwoRanks:
         os.kill(places[1].process, signal.SIGKILL if what == "killed" else signal.SIGSTOP)
         found = ended(process)
         assert found.code not in (0, 2)
-        sentence = (
-            "was ended by SIGKILL in step" if what == "killed" else "has not answered for 4 s"
-        )
-        assert found.err.startswith(f"Error: rank 1 {sentence}"), found
-        assert "rank 0 waits for it" in found.err or "rank 0 is in step" in found.err
+        # MPICH ends the other rank by the same signal, and may name that one.
+        killed = r"Error: rank (1|0) was ended by SIGKILL in step \d+; rank [01] (is in|waits)"
+        stopped = r"Error: rank 1 has not answered for 4 s; rank 0 (waits for it|is in step)"
+        assert re.match(killed if what == "killed" else stopped, found.err), found
         assert found.err.count("\n") == 1

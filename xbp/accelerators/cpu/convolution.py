@@ -50,7 +50,7 @@ def convolve(
     if groups > 1:
         window = {"stride": stride, "padding": padding, "dilation": dilation}
         return _by_group(x, weight, bias, groups, **window, relu=relu, pool=pool)
-    of_positions = stride == (1, 1)
+    of_positions = (*stride,) == (1, 1)  # a stride may be an array
     if not is_plain(padding, (1, 1) if of_positions else dilation):
         return NotImplemented
     dtype = x.dtype
@@ -66,7 +66,7 @@ def convolve(
         return NotImplemented
     oh, ow = output_size((h, w), (kh, kw), stride, padding, dilation)
     lanes = native.lanes(dtype.itemsize)
-    if of_positions and dilation == (1, 1):
+    if of_positions and (*dilation,) == (1, 1):
         innermost = n == 1 or x.strides[0] == x.itemsize
         of_positions = by_positions(n, c, o, (kh, kw), oh * ow, lanes, innermost)
     products = n * oh * ow * weight.size
