@@ -93,8 +93,11 @@ def _attended_backward(t: native.Attention) -> tuple[str, int]:
 KNOWN: dict[str, tuple[type[ctypes.Structure], Callable[[Any], tuple[str, int]]]] = {
     "convolve": (native.Convolution, _convolved),
     "convolve_backward": (native.Convolution, _convolved_backward),
+    "convolve_positions": (native.Convolution, _convolved),
+    "convolve_positions_backward": (native.Convolution, _convolved_backward),
     "multiply": (native.Product, _multiplied),
     "multiply_direct": (native.Product, _multiplied),
+    "multiply_blocked": (native.Product, _multiplied),
     "affine": (native.Affine, _mapped),
     "affine_backward": (native.Affine, _mapped_backward),
     "recurrence": (native.Recurrence, _recurrent),
