@@ -45,9 +45,14 @@ def _convolved(t: native.Convolution) -> tuple[str, int]:
     return size, t.n * t.o * t.oh * t.ow * t.c * t.kh * t.kw
 
 
-def _convolved_backward(t: native.Convolution) -> tuple[str, int]:
-    size, products = _convolved(t)
-    return size + ", without ∂L/∂x" * (not t.dx.data), products * (2 if t.dx.data else 1)
+def backward_of(described: Callable[[Any], tuple[str, int]]) -> Callable[[Any], tuple[str, int]]:
+    """The same of the backward: products for ∂L/∂W, and for ∂L/∂x if it is wanted."""
+
+    def backward(t: Any) -> tuple[str, int]:
+        (size, products), wanted = described(t), getattr(t.dx, "data", t.dx)
+        return size + ", without ∂L/∂x" * (not wanted), products * (2 if wanted else 1)
+
+    return backward
 
 
 def _multiplied(t: native.Product) -> tuple[str, int]:
@@ -56,11 +61,6 @@ def _multiplied(t: native.Product) -> tuple[str, int]:
 
 def _mapped(t: native.Affine) -> tuple[str, int]:
     return f"{t.n} × {t.inputs} to {t.outputs}", t.n * t.inputs * t.outputs
-
-
-def _mapped_backward(t: native.Affine) -> tuple[str, int]:
-    size, products = _mapped(t)
-    return size + ", without ∂L/∂x" * (not t.dx), products * (2 if t.dx else 1)
 
 
 GATES = (1, 1, 4, 3)
@@ -92,14 +92,14 @@ def _attended_backward(t: native.Attention) -> tuple[str, int]:
 
 KNOWN: dict[str, tuple[type[ctypes.Structure], Callable[[Any], tuple[str, int]]]] = {
     "convolve": (native.Convolution, _convolved),
-    "convolve_backward": (native.Convolution, _convolved_backward),
+    "convolve_backward": (native.Convolution, backward_of(_convolved)),
     "convolve_positions": (native.Convolution, _convolved),
-    "convolve_positions_backward": (native.Convolution, _convolved_backward),
+    "convolve_positions_backward": (native.Convolution, backward_of(_convolved)),
     "multiply": (native.Product, _multiplied),
     "multiply_direct": (native.Product, _multiplied),
     "multiply_blocked": (native.Product, _multiplied),
     "affine": (native.Affine, _mapped),
-    "affine_backward": (native.Affine, _mapped_backward),
+    "affine_backward": (native.Affine, backward_of(_mapped)),
     "recurrence": (native.Recurrence, _recurrent),
     "recurrence_backward": (native.Recurrence, _recurrent_backward),
     "attention": (native.Attention, _attended),
