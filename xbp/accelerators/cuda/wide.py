@@ -8,6 +8,7 @@ it once for a tile of up to 128, and a thread makes 64 products of 16 numbers fr
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from xbp.accelerators.cuda.launch import (
     batch_innermost,
     blocks,
     dense,
+    lanes,
     machine_of,
     pointer,
     structure,
@@ -118,71 +120,18 @@ def convolve(
 
     A weight that is not finite makes ∂L/∂x nan also where its windows would lie in the padding.
     """
-    n, _, h, w = x.shape
-    o, channels, kh, kw = weight.shape
-    rows, columns = output_size((h, w), (kh, kw), stride, padding, dilation)
-    dtype, machine = x.dtype, machine_of(x)
+    launches = Launches(x, weight.shape, stride, padding, dilation, groups, relu=relu)
+    dtype, machine, shape = x.dtype, machine_of(x), (x.shape[0], *launches.output_shape)
     x, weight = batch_innermost(x), dense(weight)
     bias = None if bias is None else dense(bias)
-    (top, _), (left, _) = sides(padding)
-    macros: dict[str, Any] = {
-        "real": REALS[dtype.name], "IN": channels, "OUT": o // groups, "H": h, "W": w,
-        "KH": kh, "KW": kw, "STRIDE_H": stride[0], "STRIDE_W": stride[1],
-        "PAD_H": top, "PAD_W": left, "DIL_H": dilation[0], "DIL_W": dilation[1],
-        "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
-    }  # fmt: skip
-    per_group, per_output, positions = o // groups, channels * kh * kw, rows * columns * n
-
-    def vector_of(*images: Array) -> int:
-        """The numbers of a load: 16 bytes, if each row of images begins at a multiple of 16."""
-        lanes = 16 // dtype.itemsize
-        whole = n % lanes == 0 and all(machine.address(array) % 16 == 0 for array in images)
-        return lanes if whole else 1
-
-    def launch(
-        file: str, tile: Tile, vector: int, grid: Pair, arrays: dict[str, Any], **more: int
-    ) -> None:
-        given = {key: machine.address(it) for key, it in arrays.items() if it is not None}
-        images = 0 if "partial" in arrays else tile.images
-        if images and (n % images or images % vector):
-            images = 0
-        whole = macros | tile.macros | {"VECTOR": vector, "IMAGES": images}
-        task = Task(n=n, **given, **more)
-        machine.launch((f"{file}.cu", f"convolve_{file}"), whole, grid, tile.threads, task)
-
-    def output() -> Array:
-        y = machine.empty((o, rows, columns, n), dtype)
-        vector = vector_of(x, y)
-        tile = tile_of(tiles_of(dtype, vector), per_group, positions, groups)
-        grid = (blocks(per_group, tile.m) * blocks(positions, tile.n), groups)
-        launch("wide", tile, vector, grid, {"x": x, "weight": weight, "bias": bias, "y": y})
-        return y
+    y = launches.output(x, weight, bias)
+    mask = y if relu else None  # else y need not live until the backward
 
     def to_weight(dy: Array) -> tuple[Array, Array | None]:
-        vector, size = vector_of(x, dy), weight.size + o
-        sizes = (per_group, per_output, positions)
-        tile, parts, length = split(tiles_of(dtype, vector), *sizes, groups)
-        grid = (blocks(per_group, tile.m) * blocks(per_output, tile.n), groups * parts)
-        partial = machine.empty((parts, size), dtype)
-        arrays = {"x": x, "dy": dy, "partial": partial}
-        launch("wide_to_weight", tile, vector, grid, arrays, parts=parts, length=length)
-        total = partial[0] if parts == 1 else add_up(partial)
+        partial = launches.parts_to_weight(x, dy)
+        total = partial[0] if partial.shape[0] == 1 else add_up(partial)
         dbias = None if bias is None else total[weight.size :]
         return total[: weight.size].reshape(weight.shape), dbias
-
-    def to_input(dy: Array) -> Array:
-        dx = machine.empty(x.shape, dtype)
-        vector = vector_of(dy, dx)
-        steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
-        pixels = blocks(h, steps[0]) * blocks(w, steps[1]) * n  # of the largest class
-        copies = groups * steps[0] * steps[1]
-        tile = tile_of(tiles_of(dtype, vector), channels, pixels, copies)
-        grid = (blocks(channels, tile.m) * blocks(pixels, tile.n), copies)
-        launch("wide_to_input", tile, vector, grid, {"weight": weight, "dy": dy, "dx": dx})
-        return as_nchw(dx)
-
-    y, shape = output(), (n, o, rows, columns)
-    mask = y if relu else None  # else y need not live until the backward
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         dy = batch_innermost(incoming(dy, shape, dtype))
@@ -190,10 +139,111 @@ def convolve(
             dy = through_rectifier(mask, dy)
         if not wants_dx:
             return None, *to_weight(dy)
-        of_weight, dx = machine.side_by_side(lambda: to_weight(dy), lambda: to_input(dy))
-        return dx, *of_weight
+        of_weight, dx = machine.side_by_side(
+            lambda: to_weight(dy), lambda: launches.to_input(weight, dy)
+        )
+        return as_nchw(dx), *of_weight
 
     return as_nchw(y), gradients
+
+
+class Launches:
+    """The kernels of a convolution, for dense arrays with the batch innermost.
+
+    Parameters
+    ----------
+    x : array (N, C, H, W)
+        Its shape and dtype count, and its library.
+    weight : tuple of int
+        The shape of the weight.
+    stride, padding, dilation, groups
+        As of `xbp.primitives.convolve`.
+    relu : bool, optional
+        Whether y is rectified.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        weight: Shape,
+        stride: Pair = (1, 1),
+        padding: Padding = (0, 0),
+        dilation: Pair = (1, 1),
+        groups: int = 1,
+        *,
+        relu: bool = False,
+    ) -> None:
+        self.n, _, h, w = x.shape
+        o, self.channels, kh, kw = weight
+        rows, columns = output_size((h, w), (kh, kw), stride, padding, dilation)
+        self.dtype, self.machine, self.groups = x.dtype, machine_of(x), groups
+        self.outputs, self.output_shape = o // groups, (o, rows, columns)
+        self.input_shape, self.per_output = (*x.shape[1:], self.n), self.channels * kh * kw
+        self.steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
+        (top, _), (left, _) = sides(padding)
+        self.macros: dict[str, Any] = {
+            "real": REALS[x.dtype.name], "IN": self.channels, "OUT": self.outputs, "H": h, "W": w,
+            "KH": kh, "KW": kw, "STRIDE_H": stride[0], "STRIDE_W": stride[1],
+            "PAD_H": top, "PAD_W": left, "DIL_H": dilation[0], "DIL_W": dilation[1],
+            "ROWS": rows, "COLUMNS": columns, "RELU": int(relu),
+        }  # fmt: skip
+
+    def output(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        """y, rectified if it was asked for."""
+        o, rows, columns = self.output_shape
+        y = self.machine.empty((o, rows, columns, self.n), self.dtype)
+        vector, positions = self._vector(x, y), rows * columns * self.n
+        tile = tile_of(tiles_of(self.dtype, vector), self.outputs, positions, self.groups)
+        grid = (blocks(self.outputs, tile.m) * blocks(positions, tile.n), self.groups)
+        arrays = {"x": x, "weight": weight, "bias": bias, "y": y}
+        self._launch("wide", tile, vector, grid, arrays)
+        return y
+
+    def parts_to_weight(self, x: Array, dy: Array) -> Array:
+        """∂L/∂W and ∂L/∂b, one after the other in each row; the sum of all rows is meant."""
+        o, rows, columns = self.output_shape
+        vector, sizes = self._vector(x, dy), (self.outputs, self.per_output)
+        positions, tiles = rows * columns * self.n, tiles_of(self.dtype, vector)
+        tile, parts, length = split(tiles, *sizes, positions, self.groups)
+        grid = (math.prod(map(blocks, sizes, tile[:2])), self.groups * parts)
+        partial = self.machine.empty((parts, o * (self.per_output + 1)), self.dtype)
+        arrays = {"x": x, "dy": dy, "partial": partial}
+        self._launch("wide_to_weight", tile, vector, grid, arrays, parts=parts, length=length)
+        return partial
+
+    def to_input(self, weight: Array, dy: Array) -> Array:
+        """∂L/∂x."""
+        dx = self.machine.empty(self.input_shape, self.dtype)
+        vector, (_, h, w, n) = self._vector(dy, dx), self.input_shape
+        pixels = blocks(h, self.steps[0]) * blocks(w, self.steps[1]) * n  # of the largest class
+        copies = self.groups * math.prod(self.steps)
+        tile = tile_of(tiles_of(self.dtype, vector), self.channels, pixels, copies)
+        grid = (blocks(self.channels, tile.m) * blocks(pixels, tile.n), copies)
+        arrays = {"weight": weight, "dy": dy, "dx": dx}
+        self._launch("wide_to_input", tile, vector, grid, arrays)
+        return dx
+
+    def _vector(self, *images: Array) -> int:
+        """The numbers of a load: 16 bytes, if each row of images begins at a multiple of 16."""
+        return lanes(self.dtype, self.n, *map(self.machine.address, images))
+
+    def _launch(
+        self,
+        file: str,
+        tile: Tile,
+        vector: int,
+        grid: Pair,
+        arrays: dict[str, Array | None],
+        **more: int,
+    ) -> None:
+        address = self.machine.address
+        given = {key: address(it) for key, it in arrays.items() if it is not None}
+        images = 0 if "partial" in arrays else tile.images
+        if images and (self.n % images or images % vector):
+            images = 0
+        macros = self.macros | tile.macros | {"VECTOR": vector, "IMAGES": images}
+        task = Task(n=self.n, **given, **more)
+        self.machine.launch((f"{file}.cu", f"convolve_{file}"), macros, grid, tile.threads, task)
 
 
 def tiles_of(dtype: Any, vector: int) -> tuple[Tile, ...]:
