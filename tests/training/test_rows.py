@@ -58,9 +58,8 @@ def test_each_row_holds_what_its_step_needs(
     optimizer.steps = first
     rows.move(2, COUNT + 1)
     for k in range(COUNT):
-        place, words, found = rows.numbers()
+        samples, words, found = rows.take(span, (100 + np.arange(20), np.arange(20)))
         start = (1 + k) * BATCH % len(ORDER)
-        samples = rows.samples(place, span, (100 + np.arange(20), np.arange(20)))
         wanted = [ORDER[start + i] for i in span]
         assert [it.tolist() for it in samples] == [[100 + i for i in wanted], wanted]
         assert [int(word) for word in words] == [(first + k) % 2**32, (first + k) // 2**32]
@@ -124,7 +123,11 @@ def test_rows_are_filled_for_no_more_steps_than_are_left() -> None:
 def test_an_option_may_change_how_many_coefficients_there_are() -> None:
     rows = rows_of(Ragged)
     rows.move(1, 9)
-    assert [len(own) for own in rows.numbers()[2]] == [2, 2, 2]  # with the decay
+    assert [len(own) for own in rows.take(range(BATCH), (ORDER, ORDER))[2]] == [
+        2,
+        2,
+        2,
+    ]  # with the decay
     rows.optimizer.param_groups[0]["momentum"] = 0.5
     rows.move(1, 9)
-    assert [len(own) for own in rows.numbers()[2]] == [4, 4, 2]
+    assert [len(own) for own in rows.take(range(BATCH), (ORDER, ORDER))[2]] == [4, 4, 2]

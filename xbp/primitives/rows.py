@@ -44,6 +44,22 @@ def gather(
 
 
 @primitive
+def take_step(
+    index: Array,
+    order: Array,
+    span: tuple[int, int, int],
+    tables: tuple[Array, ...],
+    arrays: tuple[Array, ...],
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """`take_row` of the tables, and `gather` of the arrays from a start that it finds there.
+
+    The first table, of int64, has the starts of batches in its first column.
+    """
+    rows = take_row(index, *tables)
+    return rows, gather(order, rows[0][0, ...], span, *arrays)
+
+
+@primitive
 def append_row(index: Array, *tables_and_values: Array) -> None:
     """table[index] ← value for each table, in place; then index ← index + 1.
 

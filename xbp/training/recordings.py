@@ -308,8 +308,7 @@ class Recording:
         """The same, of arrays that are lent to the graph."""
         steps, trainer, counts = self.steps, self.steps.trainer, self.steps.optimizer.counts
         rows, before = steps.rows, list(counts)
-        start, words, coefficients = rows.numbers()
-        x, y = rows.samples(start, trainer.share.span(self.size), steps.data)
+        (x, y), words, coefficients = rows.take(trainer.share.span(self.size), steps.data)
         stream = trainer.state.stream
         stream.advance_to(words)
         checked, part = CheckedLoss(trainer.loss), trainer.part

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xbp.backend import Array, array_namespace, backend_of, dtype_name
 from xbp.optim import Optimizer
-from xbp.primitives import gather, take_row
+from xbp.primitives import take_step
 from xbp.random import words_of
 from xbp.training.metrics.counting import len_of
 from xbp.training.state import Pair
@@ -111,23 +111,23 @@ class Rows:
 
     # --- read by a captured step ---
 
-    def numbers(self) -> tuple[Array, tuple[Array, Array], list[tuple[Array, ...]]]:
-        """Those of the step: the start of its batch, the random counter's words, coefficients.
+    def take(
+        self, span: range, data: Pair
+    ) -> tuple[Pair, tuple[Array, Array], list[tuple[Array, ...]]]:
+        """What the step needs: its samples, the random counter's words, coefficients.
 
-        The coefficients are those of each parameter, as `Optimizer.step` takes them.
+        The samples are those at the positions `span` of the batch. The coefficients are those of
+        each parameter, as `Optimizer.step` takes them.
         """
-        place, *rows = take_row(self.slot, self.places, *self.coefficients.values())
+        tables = (self.places, *self.coefficients.values())
+        positions = (span.start, span.stop, span.step)
+        (place, *rows), (x, y) = take_step(self.slot, self.order, positions, tables, data)
         row = dict(zip(self.coefficients, rows, strict=True))
         found = []
         for index, parameter in enumerate(self.optimizer.parameters):
             own = row[dtype_name(parameter.data.dtype)]
             found.append(tuple(own[index, j] for j in range(self.lengths[index])))
-        return place[0], (place[1], place[2]), found
-
-    def samples(self, start: Array, span: range, data: Pair) -> Pair:
-        """The samples at the positions `span` of the batch that begins at `start`."""
-        x, y = gather(self.order, start, (span.start, span.stop, span.step), *data)
-        return x, y
+        return (x, y), (place[1], place[2]), found
 
 
 def _coefficients(

@@ -41,6 +41,27 @@ def test_gather(span: tuple[int, int, int], machine: Emulation) -> None:
         assert taken.dtype == table.dtype and np.array_equal(taken, wanted)
 
 
+@pytest.mark.parametrize("span", [(0, 40, 1), (1, 9, 3)])
+def test_numbers_and_samples_of_a_step_in_one_launch(
+    span: tuple[int, int, int], machine: Emulation
+) -> None:
+    rng = np.random.default_rng(0)
+    places = machine.guarded(rng.integers(0, 50, (5, 3)))
+    coefficients = machine.guarded(rng.normal(size=(5, 7, 2)).astype("f4"))
+    images = machine.guarded(rng.normal(size=(50, 2, 7, 5)).astype("f4"))
+    order = machine.guarded(rng.permutation(100) % 50)
+    arrays = (images, *tables(machine, 50))
+    for k in (3, 0):
+        index = machine.guarded(np.array([k]))
+        rows_of, batch = rows.take_step(index, order, span, (places, coefficients), arrays)
+        for row, table in zip(rows_of, (places, coefficients), strict=True):
+            assert row.dtype == table.dtype and np.array_equal(row, table[k])
+        for taken, array in zip(batch, arrays, strict=True):
+            wanted = array[order[places[k, 0] + np.arange(*span)]]
+            assert taken.dtype == array.dtype and np.array_equal(taken, wanted)
+    assert machine.launches == ["take"] * 2
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 7, 5), (1, 1, 1), (2, 4, 4)], ids=str)
 @pytest.mark.parametrize("span", [(0, 128, 1), (1, 9, 3), (2, 67, 1)])
 def test_gathered_images_have_the_batch_innermost(
@@ -91,6 +112,18 @@ def test_what_does_not_fit_is_declined() -> None:
         (order, start, (0, 2, 1), table[::2]),
     ]:
         assert rows.gather(*given) is NotImplemented
+    places, span = np.zeros((4, 3), int), (0, 2, 1)
+    assert rows.take_step(index, order, span, (places,), (table,)) is not NotImplemented
+    for step in [
+        (np.array(1), order, span, (places,), (table,)),
+        (index, order[::2], span, (places,), (table,)),
+        (index, order, span, (places[:, 0],), (table,)),
+        (index, order, span, (places.astype("f8"),), (table,)),
+        (index, order, (0, 0, 1), (places,), (table,)),
+        (index, order, span, (places,), (table[::2],)),
+        (index, order, span, (places,), (table,) * 8),
+    ]:
+        assert rows.take_step(*step) is NotImplemented
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 70, 5)])

@@ -145,6 +145,9 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     yield from (table, index)
     yield from rows.gather(np.arange(9), np.array(3), (1, 5, 1), p.reshape(10, -1))
     images = np.tile(p, 4)[: 9 * 70].reshape(9, 2, 5, 7)
+    step = np.array([2]), np.arange(9), (0, 5, 1), (np.eye(3, dtype=int), p.reshape(3, -1))
+    for some in rows.take_step(*step, (images,)):
+        yield from some
     yield from rows.gather(np.arange(9), np.array(3), (1, 5, 1), images)
     for step in (cells.gru, cells.lstm):
         problem = Problem(step, (4, 5, 3, 12), dtype, padded=True, chunk=2)

@@ -9,14 +9,16 @@ struct table {
     long long words; /* of a row */
     int bytes;       /* of a word: 1, 2, 4, 8 or 16 */
     int columns;     /* the number of rows, if `to` has them innermost, [word][row]; else 0 */
+    int samples;     /* the number of rows, if they are those of a batch; 0: one row, source[*at] */
 };
 
 struct taking {
     table of[MOST];
-    long long *at;          /* a number on the device */
-    const long long *order; /* NULL: row 0 is source[*at]; else row i is source[order[*at + first + i step]] */
-    long long first, step;
-    int count; /* of rows to take, or of arrays to append to */
+    long long *at;           /* a number on the device */
+    const long long *order;  /* row i of a batch is source[order[start + first + i step]] */
+    const long long *starts; /* NULL: the start is *at; else starts[*at · width] */
+    long long width, first, step;
+    int count; /* of arrays to append to */
 };
 
 struct alignas(16) sixteen {
@@ -38,9 +40,10 @@ __device__ void copy_row(const table &it, long long to, long long from) {
     else copy<char>(it, to, from);
 }
 
-/* The place in the source of row `to`. */
+/* The place in the source of row `to` of a batch. */
 __device__ long long origin(const taking &p, long long to) {
-    return p.order ? p.order[*p.at + p.first + to * p.step] : *p.at;
+    const long long start = p.starts ? p.starts[*p.at * p.width] : *p.at;
+    return p.order[start + p.first + to * p.step];
 }
 
 /* A tile of SIDE × SIDE words, transposed in shared memory: neighbouring threads read neighbouring words of a row,
@@ -65,14 +68,14 @@ template <typename word> __device__ void transpose(const table &it, const taking
             target[(left + k) * it.columns + top + lane] = tile[lane][k];
 }
 
-/* to[i] = source[the number of row i]; a block copies one row of one array, or a tile of rows and words. */
+/* The rows of a batch, and single rows; a block copies one row of one array, or a tile of rows and words. */
 extern "C" __global__ void __launch_bounds__(THREADS) take(const taking p) {
     __shared__ long long tile[SIDE * (SIDE + 1)];
     const table &it = p.of[blockIdx.y];
     const long long to = blockIdx.x;
     if (it.columns && it.bytes == 8) transpose(it, p, (long long (*)[SIDE + 1])tile);
     else if (it.columns) transpose(it, p, (int (*)[SIDE + 1])tile);
-    else if (to < p.count) copy_row(it, to, origin(p, to));
+    else if (to < (it.samples ? it.samples : 1)) copy_row(it, to, it.samples ? origin(p, to) : *p.at);
 }
 
 /* to[*at] = source[0] of `count` arrays, then *at += 1; in one block. */

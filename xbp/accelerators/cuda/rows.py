@@ -21,12 +21,12 @@ THREADS, MOST, SIDE = 256, 8, 32  # as in rows.cu
 WORDS = (16, 8, 4, 2, 1)
 
 Table = structure(
-    "Table", to=pointer, source=pointer, words=ctypes.c_longlong, bytes=ctypes.c_int,
-    columns=ctypes.c_int,
+    "Table", to=pointer, source=pointer, words=ctypes.c_longlong,
+    **dict.fromkeys(("bytes", "columns", "samples"), ctypes.c_int),
 )  # fmt: skip
 Taking = structure(
-    "Taking", of=Table * MOST, at=pointer, order=pointer, first=ctypes.c_longlong,
-    step=ctypes.c_longlong, count=ctypes.c_int,
+    "Taking", of=Table * MOST, **dict.fromkeys(("at", "order", "starts"), pointer),
+    **dict.fromkeys(("width", "first", "step"), ctypes.c_longlong), count=ctypes.c_int,
 )  # fmt: skip
 
 
@@ -34,18 +34,36 @@ def take_row(index: Array, *tables: Array) -> Any:
     """See `xbp.primitives.take_row`."""
     if not is_number(index, (1,)):
         return NotImplemented
-    found = _take(Taking(at=machine_of(index).address(index)), 1, tables)
-    return found if found is NotImplemented else tuple(rows[0, ...] for rows in found)
+    return _take(Taking(at=machine_of(index).address(index)), tables)
 
 
 def gather(order: Array, start: Array, span: tuple[int, int, int], *arrays: Array) -> Any:
     """See `xbp.primitives.gather`. Images are stored as convolutions read them, batch innermost."""
-    count = len(range(*span))
-    if not is_number(start, ()) or not is_number(order, order.shape[:1]) or not count:
+    if not is_number(start, ()) or not is_number(order, order.shape[:1]):
         return NotImplemented
-    address = machine_of(order).address
-    task = Taking(at=address(start), order=address(order), first=span[0], step=span[2])
-    return _take(task, count, arrays)
+    task = Taking(at=machine_of(order).address(start))
+    return _take(task, (), arrays, order, span)
+
+
+def take_step(
+    index: Array,
+    order: Array,
+    span: tuple[int, int, int],
+    tables: tuple[Array, ...],
+    arrays: tuple[Array, ...],
+) -> Any:
+    """See `xbp.primitives.take_step`: in one launch, for which each block finds the start."""
+    places = tables[0]
+    if not is_number(index, (1,)) or not is_number(order, order.shape[:1]):
+        return NotImplemented
+    if places.ndim != 2 or not is_number(places, places.shape):
+        return NotImplemented
+    address = machine_of(index).address
+    task = Taking(at=address(index), starts=address(places), width=places.shape[1])
+    found = _take(task, tables, arrays, order, span)
+    if found is NotImplemented:
+        return NotImplemented
+    return found[: len(tables)], found[len(tables) :]
 
 
 def is_number(array: Array, shape: tuple[int, ...]) -> bool:
@@ -86,24 +104,38 @@ def _copy(it: Any, to: Array, source: Array, row: int) -> None:
     it.words = row // it.bytes
 
 
-def _take(task: ctypes.Structure, count: int, tables: tuple[Array, ...]) -> Any:
-    """`count` rows of each table."""
-    if not are_tables(tables) or count >= MOST_ENTRIES:
+def _take(
+    task: ctypes.Structure,
+    tables: tuple[Array, ...],
+    arrays: tuple[Array, ...] = (),
+    order: Array = None,
+    span: tuple[int, int, int] = (0, 1, 1),
+) -> Any:
+    """A row of each table, and the rows of each array that are a batch."""
+    count = len(range(*span))
+    if not are_tables((*tables, *arrays)) or not 0 < count < MOST_ENTRIES:
         return NotImplemented
-    machine, results, most = machine_of(tables[0]), [], count
-    address, task.count = machine.address, count
+    machine, results, most = machine_of((*tables, *arrays)[0]), [], 1
+    if arrays:
+        task.order, task.first, task.step = machine.address(order), span[0], span[2]
     for it, table in zip(task.of, tables, strict=False):
-        if task.order and is_images(table):
-            memory = machine.empty((*table.shape[1:], count), table.dtype)
-            it.to, it.source = address(memory), address(table)
-            it.words, it.bytes, it.columns = memory.size // count, table.itemsize, count
+        row = machine.empty(table.shape[1:], table.dtype)
+        _copy(it, row, table, row.nbytes)
+        results.append(row)
+    for it, array in zip(task.of[len(tables) :], arrays, strict=False):
+        it.samples = count
+        if is_images(array):
+            memory = machine.empty((*array.shape[1:], count), array.dtype)
+            it.to, it.source = machine.address(memory), machine.address(array)
+            it.words, it.bytes, it.columns = memory.size // count, array.itemsize, count
             most = max(most, blocks(it.words, SIDE) * blocks(count, SIDE))
             results.append(as_nchw(memory))
         else:
-            memory = machine.empty((count, *table.shape[1:]), table.dtype)
-            _copy(it, memory, table, memory.nbytes // count)
+            memory = machine.empty((count, *array.shape[1:]), array.dtype)
+            _copy(it, memory, array, memory.nbytes // count)
+            most = max(most, count)
             results.append(memory)
-    machine.launch(("rows.cu", "take"), {}, (most, len(tables)), THREADS, task)
+    machine.launch(("rows.cu", "take"), {}, (most, len(results)), THREADS, task)
     return tuple(results)
 
 
@@ -112,4 +144,4 @@ def is_images(table: Array) -> bool:
     return table.ndim == 4 and table.dtype.name in REALS
 
 
-ACCELERATORS = (take_row, gather, append_row)
+ACCELERATORS = (take_row, gather, take_step, append_row)

@@ -103,6 +103,12 @@ def _gathered(order: Array, start: Array, *arrays: Array) -> Array:
     return _joined(primitives.gather(order, start, (1, 8, 3), *arrays))
 
 
+def _step_taken(index: Array, order: Array, *arrays: Array) -> Array:
+    rows, batch = primitives.take_step(index, order, (1, 8, 3), arrays[:2], arrays[2:])
+    xp = array_namespace(index)
+    return _joined((xp.astype(rows[0], rows[1].dtype), rows[1], *batch))
+
+
 def _joined(arrays: tuple[Array, ...]) -> Array:
     """All their numbers, in one row."""
     xp = array_namespace(arrays[0])
@@ -204,6 +210,14 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
             ("take_row", _row_taken, (np.asarray([6]),)),
             ("gather", _gathered, (np.arange(12) * 5 % 7, np.asarray(4))),
         )
+    ),
+    (
+        "take_step",
+        _step_taken,
+        (
+            *(np.asarray([2]), np.arange(12) * 5 % 7, np.asarray([[0, 5], [1, 6], [4, 7]])),
+            *(normal(3, 6), normal(7, 5), normal(7, 2, 3, 4)),
+        ),
     ),
     (
         "append_row",
