@@ -259,7 +259,7 @@ CALLS["append_row"] = primitives.append_row, (np.asarray([1]), np.ones((3, 3)), 
 def primitives_in(name: str) -> str | set[str]:
     """The name of a chain, or of one of its operations."""
     primitive = name.partition(",")[0]
-    return set(primitives.__all__) if primitive == "chain" else primitive
+    return set(primitives.__all__) if primitive in ("chain", "chain_to_loss") else primitive
 
 
 def called(name: str, k: int, mine: Backend, theirs: Backend) -> None:

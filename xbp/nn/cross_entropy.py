@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from xbp.arguments import number
-from xbp.backend import Array, array_namespace, on_host, to_numpy
+from xbp.backend import Array, array_namespace, is_kind, on_host, to_numpy
 from xbp.errors import InputError
 from xbp.nn.classes import ClassLoss, as_before, by_rows, target_rows
 from xbp.nn.losses import EntrywiseLoss
@@ -88,6 +88,18 @@ class CrossEntropyLoss(ClassLoss):
         if on_host(value) and math.isnan(value):
             self.refuse_wrong_labels(prediction, target)
         return value, gradient if prediction.ndim == 2 else as_before(gradient, prediction.shape)
+
+    def operation(self, shape: tuple[int, ...], target: Array) -> Any:
+        if type(self) is not CrossEntropyLoss or "compute" in vars(self):
+            return None  # a subclass may compute something else
+        if self.weight is not None or self.ignore_index is not None or self.label_smoothing:
+            return None
+        if len(shape) != 2 or target.shape != shape[:1] or not shape[0]:
+            return None
+        if not is_kind(target, "integral"):
+            return None
+        scale = 1 / shape[0] if self.reduction == "mean" else 1.0
+        return cross_entropy, (("scale", scale),)
 
     def compute(self, logits: Array, target: Array, scale: float) -> tuple[Array, Array]:
         """`scale` times the sum over the rows, and its gradient, of checked arguments.

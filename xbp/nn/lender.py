@@ -122,12 +122,17 @@ class ChainBackward(TwoPartBackward):
             for parameter, version in zip(lender.read, self._versions, strict=True):
                 parameter.check_unchanged(version)
         dx, *found = self._gradients(dy, wants_dx)
-        for receiver, gradient in zip(self._receivers, found, strict=True):
-            if isinstance(receiver, Parameter):
-                receiver.add_grad(gradient)
-            elif receiver is not None:
-                receiver(gradient)
+        give(self._receivers, found)
         return dx
+
+
+def give(receivers: Sequence[Receiver], found: Sequence[Any]) -> None:
+    """Give each receiver what the gradients of a chain returned for it."""
+    for receiver, gradient in zip(receivers, found, strict=True):
+        if isinstance(receiver, Parameter):
+            receiver.add_grad(gradient)
+        elif receiver is not None:
+            receiver(gradient)
 
 
 def once(commit: Any) -> Commit:

@@ -52,6 +52,14 @@ class Loss:
         InputError
         """
 
+    def operation(self, shape: tuple[int, ...], target: Array) -> Any:
+        """The loss as one operation of a prediction of this shape: (primitive, options).
+
+        ``value, gradient = primitive(prediction, target, **options)`` then is what a call returns.
+        None, the default, if it is more than one, or if the target does not fit.
+        """
+        return None
+
     reduction = "mean"
 
     def denominator(

@@ -209,18 +209,18 @@ class OperationChain:
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         """The result of the layers' forwards, one after the other."""
-        xp, arrays = self._lent(x, training)
+        xp, arrays = self.lent(x, training)
         y, gradients = chain(x, self.operations[training], arrays)
         return y, ChainBackward(gradients, self.lenders[training], self.layers, xp, y.shape)
 
     def infer(self, x: Array) -> Iterator[Array]:
         """The intermediate outputs and the last one; each is freed when the next is computed."""
-        _, arrays = self._lent(x, False)
+        _, arrays = self.lent(x, False)
         with on_device_of(x):
             for x in chain.outputs(x, self.operations[False], arrays):  # noqa: B020
                 yield x
 
-    def _lent(self, x: Array, training: bool) -> tuple[Namespace, Arrays]:
+    def lent(self, x: Array, training: bool) -> tuple[Namespace, Arrays]:
         """The namespace of a checked `x`, and the arrays of each operation."""
         arrays, beside = self.lenders[training].lend(x)
         if beside and x.dtype.kind == "f" and (x.shape, training) in self.fitting:
@@ -228,6 +228,12 @@ class OperationChain:
         xp = self.layers[0].check_input(x)
         self._check(x, training)
         return xp, arrays
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The output's shape for an input's shape."""
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+        return shape
 
     def _check(self, x: Array, training: bool) -> None:
         """Check the library, device, dtype and shape of `x` by each layer."""

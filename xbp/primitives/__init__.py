@@ -9,6 +9,7 @@ and the oracles of the accelerators.
 
 from xbp.primitives.attention import attention
 from xbp.primitives.chain import chain
+from xbp.primitives.chain_to_loss import chain_to_loss
 from xbp.primitives.convolution import convolve, convolve_transposed
 from xbp.primitives.counting import bincount
 from xbp.primitives.cross_entropy import cross_entropy
@@ -65,6 +66,7 @@ __all__ = [
     "batch_normalize",
     "bincount",
     "chain",
+    "chain_to_loss",
     "convolve",
     "convolve1d",
     "convolve_transposed",

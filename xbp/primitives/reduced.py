@@ -110,7 +110,10 @@ def current_precision() -> str:
 @cache
 def arithmetic_of(name: str) -> registry.Arithmetic:
     """The arithmetic that rounds factors to a format."""
-    functions: dict[str, Callable[..., Any] | None] = {"chain": None}
+    functions: dict[str, Callable[..., Any] | None] = {
+        "chain": None,
+        "chain_to_loss": None,
+    }
     for operation, rounded in BILINEAR.items():
         functions[operation] = partial(rounded, name=name)
     for composed in COMPOSED:

@@ -10,6 +10,7 @@ from xbp.backend import Array, out_of_memory
 from xbp.errors import InputError, OutOfMemoryError
 from xbp.nn import for_parameters
 from xbp.nn.backward import run_forward
+from xbp.nn.to_loss import forward_to_loss
 from xbp.optim import Optimizer
 from xbp.random import RandomStream
 from xbp.training.accumulation import accumulated
@@ -62,13 +63,20 @@ def update(
             if not finite:
                 return prediction, value  # `fit` ends, and clears the gradients of earlier parts
         else:
-            prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
-            value, gradient, weight = share.loss(loss, prediction, y)
+            at_once, weight = None, None
+            if scaling is None and share.size == 1:
+                at_once = forward_to_loss(pieces.model, loss.loss, x, y)
+            if at_once is not None:
+                prediction, value, through = at_once
+            else:
+                prediction, backward = run_forward(pieces.model, x, training=True, rng=rng)
+                value, gradient, weight = share.loss(loss, prediction, y)
+                if scaling is not None:
+                    gradient = scaling.scaled(gradient)
+                through = partial(for_parameters(backward), gradient)
             if share.hopeless(value):
                 return prediction, value
-            if scaling is not None:
-                gradient = scaling.scaled(gradient)
-            for_parameters(backward)(gradient)
+            through()
             value = share.reduce(optimizer.parameters, value, weight)
     if share.spoiled(value):
         optimizer.zero_grad()

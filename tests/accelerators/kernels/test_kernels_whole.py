@@ -84,7 +84,7 @@ class Problem:
         self.x = order(rng.normal(size=(n, *shape)).astype(dtype))
         (part,) = plan_of(self.model).parts
         self.operations = part.operations[True]  # type: ignore[union-attr]
-        _, self.arrays = part._lent(self.x, True)  # type: ignore[union-attr]
+        _, self.arrays = part.lent(self.x, True)  # type: ignore[union-attr]
         self.dy = rng.normal(size=self.model(self.x).shape).astype(dtype)
 
     def solve(self, machine: Emulation, wants_dx: bool = True) -> list[Any]:
@@ -208,7 +208,7 @@ def declined(*layers: nn.Layer, shape: tuple[int, ...]) -> bool:
     operations = part.operations[True]  # type: ignore[union-attr]
     if whole.whole_chain(operations) is None:
         return True
-    _, arrays = part._lent(x, True)  # type: ignore[union-attr]
+    _, arrays = part.lent(x, True)  # type: ignore[union-attr]
     flat = [array for each in arrays for array in each]
     return whole.network(x, *flat, operations=operations) is NotImplemented
 

@@ -16,6 +16,7 @@ from xbp import primitives
 from xbp.backend import Array, array_namespace
 from xbp.primitives.rounding import FORMATS
 from xbp.testing.cases.arrays import ends, masked, normal, scattered, wide, words
+from xbp.testing.cases.to_loss import TO_LOSS
 
 Shape: TypeAlias = "tuple[int, ...]"
 
@@ -224,6 +225,7 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         _row_appended,
         (np.asarray([2]), normal(5, 3), normal(4), normal(3, seed=2), np.asarray(0.5)),
     ),
+    *TO_LOSS,
     ("philox4x32", _philox, tuple(words(4, 33))),
     ("random_bits", _bits, ((2,),)),
 ]
