@@ -132,7 +132,7 @@ def test_captured(backend: str, name: str) -> None:
     with xbp.use_backend(backend), emulated_graphs():
         for capture in (False, True):
             one = trainer(name, dropout=0.3, dtype="float32", capture=capture)
-            one.fit(*data(name, "float32"), epochs=3, batch_size=BATCH, accumulate=TIMES)
+            one.fit(*data(name, "float32"), epochs=2, batch_size=BATCH, accumulate=TIMES)
             first = outcome(one)
             if capture:
                 recordings = recordings_of(one._stepper)

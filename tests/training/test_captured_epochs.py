@@ -9,11 +9,13 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training.epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, Epoch, check, named
+from nightly import NIGHTLY
+from training.epochs import CALLBACKS, EPOCHS, METRICS, NEEDS, RULES, Epoch, check, named
 
 import xbp
 from xbp import training
@@ -22,6 +24,19 @@ from xbp.testing import cases, emulated_graphs
 
 pytest.importorskip("array_api_strict")
 
+
+def layer_of(name: str) -> str:
+    """The name without options; that of an optimizer with them."""
+    return name.partition("(")[0] if name not in map(str, RULES) else name
+
+
+# Of the options of a layer or loss, those of the first epoch and of the last one; nightly all.
+VARIANTS = [list(same) for _, same in groupby(EPOCHS, layer_of)]
+CHOSEN = [
+    EPOCHS[name]
+    for same in VARIANTS
+    for name in (same if NIGHTLY else same[:: max(1, len(same) - 1)])
+]
 PLACES = [name for name in ("array_api_strict", "cupy") if name in available_backends()]
 
 
@@ -61,7 +76,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
         yield in_a_thread
 
 
-@pytest.mark.parametrize("epoch", EPOCHS.values(), ids=str)
+@pytest.mark.parametrize("epoch", CHOSEN, ids=str)
 def test_a_captured_epoch_is_an_epoch(
     epoch: Epoch, place: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nightly import NIGHTLY
 from numpy.typing import NDArray
 
 import xbp
@@ -155,7 +156,8 @@ class TestExactResume:
     def test_killed_at_any_step(self, optimizer: str, tmp_path: Path) -> None:
         whole = make(optimizer)
         fit(whole)
-        for step in (4, 5, 13):
+        turn = sorted(OPTIMIZERS).index(optimizer)
+        for step in (4, 5, 13) if NIGHTLY else ((4, 13), (5, 13))[turn % 2]:
             got, _ = interrupted(tmp_path / f"{step}", step, optimizer)
             assert got == result(whole), step
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nightly import NIGHTLY
 from training.metrics.counted import (
     Batches,
     batches,
@@ -83,6 +84,8 @@ def test_scores_are_those_of_scikit_learn(score: Any, case: str) -> None:
     for average, labels, undefined in itertools.product(averages, some, (0.0, 1.0, math.nan)):
         if average == "binary" and labels is not None:
             continue
+        if not NIGHTLY and average != "macro" and undefined != 1:
+            continue  # as scikit-learn takes milliseconds for each
         metric = score(average=average, labels=labels, zero_division=undefined)
         expected = function(
             true, predicted, average=average, labels=labels, zero_division=undefined
