@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 
-from xbp import accelerators, models, nn, optim, registry
+from xbp import accelerators, models, nn, optim, primitives, registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.ahead import compile_ahead, programs
@@ -52,6 +52,22 @@ def test_programs_are_those_that_a_step_launches(monkeypatch: pytest.MonkeyPatch
     assert {"convolution.cu", "product.cu", "cross_entropy.cu", "passes.cu"} == {
         f for f, _ in found
     }
+
+
+def test_kernels_are_divided_as_for_the_device_of_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XBP_TUNED", raising=False)
+    x, weight = np.ones((2048, 84), "f4"), np.ones((10, 84), "f4")
+
+    def columns(**given: Any) -> list[int]:
+        found = programs(lambda: primitives.affine(x, weight), **given)
+        return [dict(macros)["TILE_COLUMNS"] for _, macros in found]
+
+    measured = columns(architecture="90")
+    assert measured != columns(architecture="")
+    monkeypatch.setitem(launch.machines, "cupy", SimpleNamespace(architecture=lambda: "90"))
+    assert columns() == measured
+    monkeypatch.setitem(launch.machines, "cupy", SimpleNamespace())
+    assert columns() == columns(architecture="")
 
 
 @pytest.mark.parametrize("fails", [False, True])

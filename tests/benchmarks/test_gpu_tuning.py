@@ -15,11 +15,11 @@ import pytest
 from accelerators.emulation import machine as emulation
 
 import benchmarks.gpu.__main__ as command
+from benchmarks.gpu.tuning import choosing, convolutions, fit, measure, package, products, shapes
 from benchmarks.gpu.tuning import command as tuning
-from benchmarks.gpu.tuning import convolutions, fit, measure, products, shapes
 from benchmarks.gpu.tuning.row import Case, Row, error_of
 from benchmarks.gpu.tuning.table import Table, digest, markdown, regret
-from xbp.accelerators.cuda import launch, product, wide
+from xbp.accelerators.cuda import launch, product, tuned, wide
 
 RESULTS = Path(command.ROOT) / "benchmarks" / "results"
 MEASURED = RESULTS / "gpu_nvidia_h200_tuned.json"
@@ -119,16 +119,27 @@ def test_rules_are_close_to_the_best_that_was_measured() -> None:
 
 # --- the table -----------------------------------------------------------------------------------
 
+ASKED = tuned.Decision("some", "float32", (100, 20))
+
+
+@pytest.fixture(autouse=True)
+def _on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(launch.machines, "numpy", emulation.Emulation())
+
 
 def row(name: str = "a", tiles: str = "rule other", **case: Any) -> Row:
     """A row whose tiles are numbers, and whose result is its tile."""
 
+    def ask() -> float:
+        machine = launch.machine_for("numpy")
+        return float(tuned.choose(machine, ASKED, lambda it: True, lambda: (1,))[0])
+
     def made(draw: Any) -> Case:
-        given = {"call": lambda tile: lambda: tile, "error": lambda found: 0.0, **case}
+        given = {"call": ask, "error": lambda found: 0.0, **case}
         return Case(given["call"], given["error"], lambda: lambda: None)
 
-    labels = {label: 1.0 + i for i, label in enumerate(tiles.split())}
-    return Row("products", name, 2_000_000, labels, made)
+    labels = {label: (1 + i,) for i, label in enumerate(tiles.split())}
+    return Row("products", name, 2_000_000, ASKED.family, labels, made)
 
 
 def device(timed: Any = lambda call: call()) -> measure.Device:
@@ -213,8 +224,8 @@ def test_the_rules_come_first() -> None:
         assert len({it.name for it in rows}) == len(rows)
         assert all(len(it.tiles) > 1 for it in rows)
     for it in products.rows():
-        tile, parts = it.tiles[it.rule]
-        assert tile in [t._replace(depth=tile.depth) for t in product.TILES] and min(parts) >= 1
+        *tile, depth, first = it.tiles[it.rule][:6]
+        assert tuple(tile) in [t[:4] for t in product.TILES] and min(depth, first) >= 1
 
 
 def test_programs_to_compile(tmp_path: Path) -> None:
@@ -271,6 +282,60 @@ def test_a_broken_kernel_is_noticed(
     names = ("batch 4, fc3 forward",)
     assert tune("--emulate", "--tiles", "1", "--output", str(tmp_path), *names) == 1
     assert "times what rounding allows" in capsys.readouterr().out
+
+
+# --- the table of the package --------------------------------------------------------------------
+
+
+def test_what_is_forced_is_asked_for() -> None:
+    def choose(decision: tuned.Decision = ASKED) -> tuned.Numbers:
+        machine = launch.machine_for("numpy")
+        return tuned.choose(machine, decision, lambda it: it != (3,), lambda: (1,))
+
+    with choosing.forced("some", (2,)):
+        assert choose() == (2,) and choose(ASKED._replace(family="another")) == (1,)
+    with choosing.forced("some", (2,), key="float64"):
+        assert choose() == (1,)
+    with choosing.forced("some", (3,)), pytest.raises(ValueError, match="cannot be"):
+        choose()
+    ((decision, (allowed, rule)),) = choosing.asked_by(choose).items()
+    assert decision == ASKED and rule == (1,) and not allowed((3,))
+    assert choose() == (1,)
+
+
+def test_the_fastest_is_installed_where_it_gains(tmp_path: Path) -> None:
+    table, path = Table(tmp_path / "times.json", {"device": "X, compute capability 8.6"}), tmp_path
+    table.row(row())["tiles"] |= {"rule": 10.0, "other": 9.4, "of no tile": 1.0}
+    found = package.choices([row()], table)
+    assert found == {"some": {"float32": [[[100, 20], [2], [9.4, 10.0]]]}}
+    table.row(row())["tiles"]["other"] = 9.6
+    assert package.choices([row()], table)["some"]["float32"][0][1] == []
+    assert package.choices([row("unknown")], table) == {}
+    path = tmp_path / "sm_86.json"
+    assert package.install([row()], table, path, "once") == 0
+    table.row(row())["tiles"]["other"] = 5.0
+    assert [package.install([row()], table, path, said) for said in ("twice", "once")] == [1, 1]
+    told = tuned.read(path, "86")
+    assert told.rows == {("some", "float32"): [((100, 20), (2,))]} and "once; twice" in told.said
+
+
+def test_rows_of_the_rule_stay_beside_near_choices() -> None:
+    rows = [[[100], [1]], [[110], []], [[1000], []], [[300], [2]]]
+    again = [[[300], []]]
+    found = package.merged({"a": {"b": rows}, "c": {"d": rows[2:3]}}, {"a": {"b": again}})
+    assert found == {"a": {"b": rows[:2]}}
+
+
+def test_the_package_has_what_was_measured(tmp_path: Path, tune: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tuned, "path_of", lambda architecture: tmp_path / f"{architecture}.json")
+    monkeypatch.setattr(tuning, "report", lambda *arguments: "")
+    names = ("batch 512", "VGG 128-128")
+    assert tune("--report", str(MEASURED), "--install", *names) == 0
+    found = tuned.read(tmp_path / "90.json", "90").rows
+    mine = tuned.read(Path(tuned.__file__).parent / "sm_90.json", "90").rows
+    assert {key for key, _ in found} == {"products", "wide"}
+    for key, rows in found.items():
+        assert [row for row in rows if row not in mine[key]] == []
 
 
 def test_report_of_a_table(tune: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,12 +123,14 @@ class TestInfo:
         assert not recwarn
 
     def test_facts_of_a_cupy_that_works(self, command, monkeypatch):
-        facts = {"device": "Imagined GPU", "driver": "580.1", "CUDA runtime": "13.2"}
+        device = "Imagined GPU, compute capability 9.0"
+        facts = {"device": device, "driver": "580.1", "CUDA runtime": "13.2"}
         monkeypatch.setattr("xbp.cli.info.LIBRARIES", {"cupy": None})
         monkeypatch.setattr("xbp.cli.info.find_backend", lambda name: xbp.get_backend())
         monkeypatch.setattr("xbp.cli.info.facts_of", lambda name: facts)
         result = command("info")
-        assert "cupy: device Imagined GPU, driver 580.1, CUDA runtime 13.2\n" in result.out
+        assert f"cupy: device {device}, driver 580.1, CUDA runtime 13.2\n" in result.out
+        assert "cupy: kernels are divided by " in result.out and " measured choices" in result.out
 
     def test_terminal_without_unicode(self, small, tmp_path):
         result = fresh(*options(small, tmp_path, epochs=1), PYTHONIOENCODING="ascii")

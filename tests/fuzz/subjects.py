@@ -20,6 +20,7 @@ from safetensors.numpy import save
 import xbp
 from fuzz import mutate
 from xbp import nn, optim
+from xbp.accelerators.cuda import tuned
 from xbp.data import Files
 from xbp.datasets import read_cifar, read_idx
 from xbp.datasets.labelled_texts import PADDING, UNKNOWN
@@ -90,6 +91,8 @@ def subjects(folder: Path) -> list[Subject]:
         Subject("CIFAR", cifar, cifar_of, (mutate.bytes_, False), (whole_records, False)),
         Subject("IDX in gzip", gzip.compress(idx, mtime=0), idx_of, bytes_, (regzipped, False),
                 (bomb, False)),
+        Subject("tuned", tuned.path_of("90").read_bytes(), tuned_of, (mutate.bytes_, False),
+                (json_file, False)),
     ]  # fmt: skip
 
 
@@ -131,6 +134,10 @@ def record_of(path: Path) -> str:
     folder = path.parent / "run"
     path.replace(folder / "run.json")
     return repr(Run.load(folder))
+
+
+def tuned_of(path: Path) -> str:
+    return repr(tuned.read(path, "90"))
 
 
 def language(folder: Path) -> tuple[Path, Callable[[Path], str]]:

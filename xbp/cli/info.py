@@ -12,6 +12,7 @@ from rich.table import Table
 
 import xbp
 from xbp import accelerators
+from xbp.accelerators.cuda import tuned
 from xbp.backend import LIBRARIES, find_backend
 from xbp.cli import drivers
 from xbp.cli.display import new_table, show
@@ -37,7 +38,9 @@ def info() -> None:
                 device = find_backend(name).device
             table.add_row(name, "yes", str(device))
             if name == "cupy":
-                remarks.append(f"cupy: {', '.join(map(' '.join, facts_of(name).items()))}")
+                said = facts_of(name)
+                remarks.append(f"cupy: {', '.join(map(' '.join, said.items()))}")
+                remarks.append(f"cupy: {tuned.status(tuned.architecture_in(said['device']))}")
         except BackendError as error:
             table.add_row(name, "no", "")
             remarks.append(f"{name}: {error}")

@@ -14,10 +14,12 @@ from benchmarks.gpu.running import ROOT
 from benchmarks.gpu.tuning import convolutions, products
 from benchmarks.gpu.tuning.fit import Measured, current, fit, regret
 from benchmarks.gpu.tuning.measure import compile_all, emulation, gpu, measure, to_compile
+from benchmarks.gpu.tuning.package import architecture_of, install
 from benchmarks.gpu.tuning.row import Row
 from benchmarks.gpu.tuning.shapes import KINDS, SHAPES
 from benchmarks.gpu.tuning.table import Table, markdown, timed
 from benchmarks.gpu.tuning.table import regret as regret_of
+from xbp.accelerators.cuda import tuned
 from xbp.backend import why_unavailable
 from xbp.machine import facts_of, surroundings
 from xbp.training.files import write_text
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes: whether all of it works")
     parser.add_argument("--emulate", action="store_true", help="--quick, checked, not timed")
     parser.add_argument("--backend", choices=("cupy", "numpy"), help="numpy is --emulate")
+    parser.add_argument(
+        "--install", action="store_true", help="write the table that the package carries"
+    )
     parser.add_argument("--report", type=Path, metavar="TABLE.json", help="measure nothing")
     given = parser.parse_args(arguments)
     given.emulate |= given.backend == "numpy"
@@ -53,7 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     if given.report and not given.report.is_file():
         parser.error(f"--report names no file: {given.report}")
     if given.report:
-        print(report(rows, Table(given.report, {})))
+        table = Table(given.report, {})
+        print(report(rows, table))
+        print(*written(rows, table, given, given.report), sep="")
         return 0
     end += 60 * given.minutes
     backend = "numpy" if given.emulate else "cupy"
@@ -79,8 +86,24 @@ def main(arguments: Sequence[str]) -> int:
     said = report(known, table, small)
     write_text(given.output / f"{stem}_tuned.md", page(known, table, said))
     print(said)
+    if not small:
+        print(*written(known, table, given, given.output / f"{stem}_tuned.json"), sep="")
     failures = [row.name for row in rows if table.row(row)["failed"]]
     return int(bool(failures))
+
+
+def written(
+    rows: Sequence[Row], table: Table, given: argparse.Namespace, source: Path
+) -> list[str]:
+    """Write the package's table if it is wanted, and say so."""
+    architecture = architecture_of(table)
+    if not given.install or not architecture:
+        return []
+    facts = {key: table.facts[key] for key in ("device", "commit") if key in table.facts}
+    said = f"{', '.join(facts.values())}: benchmarks/results/{source.name}"
+    path = tuned.path_of(architecture)
+    count = install(rows, table, path, said)
+    return [f"{count} choices are in {path}"]
 
 
 def page(rows: Sequence[Row], table: Table, said: str) -> str:

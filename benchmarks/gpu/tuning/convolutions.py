@@ -14,6 +14,7 @@ from xbp.primitives import convolve
 
 FAMILY = "convolutions"
 FILES = ("wide.cu", "wide_to_input.cu", "wide_to_weight.cu")
+KERNELS = {"y": "wide", "∂L/∂x": "wide_to_input", "∂L/∂W": "wide_to_weight"}
 
 
 def rows(small: bool = False) -> Iterator[Row]:
@@ -21,8 +22,9 @@ def rows(small: bool = False) -> Iterator[Row]:
     for shape in SHAPES:
         it = shape.small() if small else shape
         for kind in KINDS:
-            tiles, case = tiles_for(it, kind), partial(case_of, it, kind)
-            yield Row(FAMILY, f"{shape.name} {kind}", it.flop, tiles, case)
+            tiles = {label: tile.numbers for label, tile in tiles_for(it, kind).items()}
+            case, name = partial(case_of, it, kind), f"{shape.name} {kind}"
+            yield Row(FAMILY, name, it.flop, KERNELS[kind], tiles, case)
 
 
 class Data:
@@ -54,33 +56,22 @@ def case_of(shape: Shape, kind: str, draw: Draw) -> Case:
     def forward() -> Any:
         return wide.convolve(data.x, data.weight, None, *window, groups=1, relu=False)
 
-    def call(tile: wide.Tile) -> Callable[[], Any]:
+    @lru_cache(None)
+    def backward(machine: Any) -> Any:
         with launching(frozenset(), data.x):
-            _, backward = forward()  # which does not read y
+            return forward()[1]  # which does not read y
 
-        def run() -> Any:
-            with tiles_are(tile), launching(KINDS[kind], data.x):
-                if kind == "y":
-                    return forward()[0]
-                return backward(data.dy, kind == "∂L/∂x")[0 if kind == "∂L/∂x" else 1]
-
-        return run
+    def call() -> Any:
+        gradients = None if kind == "y" else backward(launch.machine_of(data.x))
+        with launching(KINDS[kind], data.x):
+            if gradients is None:
+                return forward()[0]
+            return gradients(data.dy, kind == "∂L/∂x")[0 if kind == "∂L/∂x" else 1]
 
     def error(found: Any) -> float:
         return error_of(found, data.truth[kind], shape.terms(kind))
 
     return Case(call, error, lambda: by_torch(shape, kind, data))
-
-
-@contextmanager
-def tiles_are(tile: wide.Tile) -> Iterator[None]:
-    """Within the block, `tile` is the only one to choose from."""
-    before = wide.TILES
-    wide.TILES = {**before, "float32": (tile,)}
-    try:
-        yield
-    finally:
-        wide.TILES = before
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.timing import replayed, replayed_by_torch
+from benchmarks.gpu.tuning.choosing import forced
 from benchmarks.gpu.tuning.row import Case, Draw, Row
 from benchmarks.gpu.tuning.table import Table
 from xbp.accelerators.cuda import launch
@@ -81,8 +82,9 @@ def to_compile(rows: Iterable[Row], table: Table, most: int = sys.maxsize) -> li
     for row in rows:
         case = row.case(zeros)
         for rank, label in enumerate(table.left(row)[:most]):
-            for program in programs(lambda: case.call(row.tiles[label])()):  # noqa: B023
-                wanted[program] = min(rank, wanted.get(program, rank))
+            with forced(row.kernel, row.tiles[label]):
+                for program in programs(case.call, architecture=""):
+                    wanted[program] = min(rank, wanted.get(program, rank))
     return sorted(wanted, key=wanted.__getitem__)
 
 
@@ -134,7 +136,8 @@ def measure(
                 if label == PEER:
                     entry["peer"] = replayed_by_torch(case.peer())
                 else:
-                    entry["tiles"][label] = checked(case, row.tiles[label], device)
+                    with forced(row.kernel, row.tiles[label]):
+                        entry["tiles"][label] = checked(case, device)
             except Exception as error:  # the others go on
                 entry["failed"][label] = last_line(error)
                 print(f"{row.name}, {label}: {last_line(error)}", flush=True)
@@ -148,14 +151,13 @@ def todo(row: Row, table: Table, device: Device) -> list[str]:
     return [*left[:1], *[PEER] * missing, *left[1:]]
 
 
-def checked(case: Case, tile: Any, device: Device) -> float | None:
-    """The time of a tile whose result is right."""
-    call = case.call(tile)
-    error = case.error(call())
+def checked(case: Case, device: Device) -> float | None:
+    """The time of a call whose result is right."""
+    error = case.error(case.call())
     if not error <= 1:
         msg = f"wrong by {error:.3g} times what rounding allows"
         raise ArithmeticError(msg)
-    return device.time(call)
+    return device.time(case.call)
 
 
 def last_line(error: Exception) -> str:

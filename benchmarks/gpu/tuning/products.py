@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from benchmarks.gpu.tuning.row import Case, Draw, Row, error_of
 from xbp.accelerators.cuda import product
 from xbp.accelerators.cuda.product import Factors, Tile
+from xbp.accelerators.cuda.tuned import Numbers
 
 FAMILY = "products"
 FILES = ("product.cu",)
@@ -22,18 +23,16 @@ SHAPES = (
 """Rows and columns of a block, then of a thread; the likeliest first."""
 SHARED = 48 * 1024 // 4
 """float32 numbers in the shared memory of a block."""
-Choice: TypeAlias = "tuple[Tile, tuple[int, ...]]"
-"""A tile and the parts of the sums of each product."""
 
 
-def label(choice: Choice) -> str:
-    """Rows × columns / of a thread, depth, parts.
+def label(numbers: Numbers) -> str:
+    """Rows × columns / of a thread, depth, parts of the sums of each product.
 
-    >>> label((Tile(16, 8, 4, 2, 128), (1, 8)))
+    >>> label((16, 8, 4, 2, 128, 1, 8))
     '16x8/4x2 d128 [1, 8]'
     """
-    tile, parts = choice
-    return f"{tile.rows}x{tile.columns}/{tile.tall}x{tile.wide} d{tile.depth} {list(parts)}"
+    rows, columns, tall, wide, depth, *parts = numbers
+    return f"{rows}x{columns}/{tall}x{wide} d{depth} {parts}"
 
 
 def sizes(batch: int, layer: str, gradients: bool) -> list[product.Size]:
@@ -44,13 +43,13 @@ def sizes(batch: int, layer: str, gradients: bool) -> list[product.Size]:
     return [(batch, outputs, inputs)]
 
 
-def chosen(several: Sequence[product.Size]) -> Choice:
+def chosen(several: Sequence[product.Size]) -> Numbers:
     """The rule's choice."""
     tile, parts = product.tile_for(several, 4)
-    return tile, tuple(parts)
+    return (*tile[:5], *parts)
 
 
-def choices(several: Sequence[product.Size]) -> dict[str, Choice]:
+def choices(several: Sequence[product.Size]) -> dict[str, Numbers]:
     """The rule's choice, and others with one, two or four stages, the sums undivided or divided."""
     found = [chosen(several)]
     longest = max(k for _, _, k in several)
@@ -61,7 +60,7 @@ def choices(several: Sequence[product.Size]) -> dict[str, Choice]:
             most = SHARED // (shape[0] + shape[1] + 8) // step * step
             for stages in (1, 2, 4):
                 depth = min(-(-longest // stages // step) * step, most)
-                found += [(Tile(*shape, depth), parts)] * (depth > 0)
+                found += [(*shape, depth, *parts)] * (depth > 0)
     return {label(choice): choice for choice in found}
 
 
@@ -74,7 +73,7 @@ def rows(small: bool = False) -> Iterator[Row]:
                 name = f"batch {batch}, {layer} {'gradients' if gradients else 'forward'}"
                 flop = sum(2 * m * n * k for m, n, k in several)
                 case = partial(case_of, batch, layer, gradients)
-                yield Row(FAMILY, name, flop, choices(several), case)
+                yield Row(FAMILY, name, flop, "products", choices(several), case)
 
 
 def factors(batch: int, layer: str, gradients: bool, draw: Draw) -> list[Factors]:
@@ -97,9 +96,8 @@ def case_of(batch: int, layer: str, gradients: bool, draw: Draw) -> Case:
     given = factors(batch, layer, gradients, draw)
     relu = LAYERS[layer][2] and not gradients
 
-    def call(choice: Choice) -> Callable[[], Any]:
-        tile, parts = choice
-        return lambda: product.multiply(*given, relu=relu, tile=tile, parts=parts)
+    def call() -> Any:
+        return product.multiply(*given, relu=relu)
 
     def error(found: Any) -> float:
         worst = 0.0

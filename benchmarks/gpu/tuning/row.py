@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from xbp.accelerators.cuda.tuned import Numbers
+
 Draw: TypeAlias = "Callable[..., Any]"
 """Makes an array of the given sizes: random numbers on a device, or zeros for a dry run."""
 
@@ -16,15 +18,15 @@ class Case(NamedTuple):
 
     Attributes
     ----------
-    call : function of a tile
-        The function to be timed.
+    call : function
+        To be timed; it asks `xbp.accelerators.cuda.tuned` for the tile.
     error : function of its result
         The largest error, where 1 is the bound of the tests.
     peer : function
         The function of PyTorch that does the same, to be timed.
     """
 
-    call: Callable[[Any], Callable[[], Any]]
+    call: Callable[[], Any]
     error: Callable[[Any], float]
     peer: Callable[[], Callable[[], Any]]
 
@@ -38,15 +40,18 @@ class Row:
     family, name : str
     flop : int
         Additions and multiplications.
+    kernel : str
+        The family of the decision, for the package.
     tiles : dict
-        Tiles by their labels; that of the rule is the first.
+        Tiles, as the package's tables have them, by their labels; that of the rule is the first.
     case : function of Draw
     """
 
     family: str
     name: str
     flop: int
-    tiles: dict[str, Any]
+    kernel: str
+    tiles: dict[str, Numbers]
     case: Callable[[Draw], Case] = field(compare=False)
 
     @property

@@ -136,7 +136,11 @@ class Emulation:
         The numbers of their blocks.
     products : list of (shape, shape)
         The factors of 16 bits that were multiplied.
+    device : str
+        The compute capability, for tables of measured choices; "" leaves all choices to rules.
     """
+
+    device = ""
 
     def __init__(self, order: int = 0, *, fixed: bool = False, fenced: bool = False) -> None:
         self.order, self.fixed, self.fenced = order, fixed, fenced
@@ -161,6 +165,9 @@ class Emulation:
         if self.fenced and not any(0 <= place - it.ctypes.data < it.size for it in self.given):
             place = int(self.guarded(array).ctypes.data)
         return place
+
+    def architecture(self) -> str:
+        return self.device
 
     def launch(
         self, kernel: tuple[str, str], macros: dict[str, Any], grid: Any, threads: int, task: Any

@@ -1,1 +1,1 @@
-from accelerators.kernels.reference import _in_use, dtype, machine  # noqa: F401
+from accelerators.kernels.reference import _in_use, dtype, machine, tuned_by  # noqa: F401

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from layouts import Real, contiguous, mirrored, rows_first
 
 from xbp import registry
 from xbp.accelerators import cuda
-from xbp.accelerators.cuda import convolution, launch
+from xbp.accelerators.cuda import convolution, launch, tuned
 
 needs_a_compiler = pytest.mark.skipif(
     emulation.compiler() is None, reason="the emulation needs Linux and a C++ compiler"
@@ -29,6 +31,24 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Emulation:
     here = Emulation(order=2)
     monkeypatch.setitem(launch.machines, "numpy", here)
     return here
+
+
+@pytest.fixture
+def tuned_by(
+    machine: Emulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Any], None]]:
+    """Kernels are divided by choices, as if they had been measured."""
+
+    def use(choices: Any) -> None:
+        told = {"format": 1, "architecture": "90", "measured": "nowhere", "choices": choices}
+        path = tmp_path / "table.json"
+        path.write_text(json.dumps(told), encoding="utf-8")
+        monkeypatch.setenv("XBP_TUNED", str(path))
+        machine.device = "90"
+        tuned.forget()
+
+    yield use
+    tuned.forget()
 
 
 @pytest.fixture

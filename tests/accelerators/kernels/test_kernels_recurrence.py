@@ -179,11 +179,19 @@ def test_every_size_within_the_bound_has_a_plan(gates: int, itemsize: int) -> No
             assert used_by(plan, quads, strips, itemsize // 4) * plan.threads <= 2**16
 
 
-def test_measured_plans_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Plan(2, 64, 4, 3)
-    monkeypatch.setitem(recurrence.MEASURED, (3, 100, True, 4, 4), mine)
-    plan_for.cache_clear()
-    found = {n: plan_for(3, 100, n, 4, backward=True) for n in (1, 128, 396, 397, 5000)}
-    assert {n for n, plan in found.items() if plan == mine} == {397, 5000}
-    assert plan_for(3, 100, 512, 4, backward=False) != mine
-    plan_for.cache_clear()
+def test_measured_plans_come_first(
+    machine: Any, tuned_by: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, dtype = Plan(2, 64, 4, 3), np.dtype("float32")
+    tuned_by({"recurrence": {"float32, 100 units, gates: 3, backward": [[[4], [*mine]]]}})
+
+    def plan(n: int, backward: bool = True) -> Plan | None:
+        return recurrence.measured(machine, 3, 100, n, dtype, backward=backward)
+
+    found = {n: plan(n) for n in (1, 128, 396, 397, 5000)}
+    assert {n for n, it in found.items() if it == mine} == {397, 5000}
+    assert plan(512, backward=False) != mine
+    monkeypatch.setattr(recurrence, "MOST_SHARED", 100)
+    recurrence.has_room.cache_clear()
+    assert plan(512) != mine  # has no room
+    recurrence.has_room.cache_clear()

@@ -32,14 +32,22 @@ Program: TypeAlias = "tuple[str, tuple[tuple[str, Any], ...]]"
 class Recorder:
     """A `launch.Machine` that computes nothing and records the programs to compile.
 
+    Parameters
+    ----------
+    device : str
+        The compute capability for which kernels are divided.
+
     Attributes
     ----------
     seen : dict
         The names of the launched kernels of each `Program`.
     """
 
-    def __init__(self) -> None:
-        self.seen: dict[Program, set[str]] = {}
+    def __init__(self, device: str = "") -> None:
+        self.device, self.seen = device, dict[Program, set[str]]()
+
+    def architecture(self) -> str:
+        return self.device
 
     def empty(self, shape: Shape, dtype: Any) -> Array:
         return np.zeros(shape, dtype)
@@ -71,11 +79,18 @@ class Recorder:
         return first(), second()
 
 
-def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
+def programs(run: Callable[[], object], architecture: str | None = None) -> dict[Program, set[str]]:
     """The programs that CuPy would compile in `run`, a function of numpy arrays, by first use.
 
     Meanwhile results on numpy arrays are meaningless in all threads; use it at the start of a
     process.
+
+    Parameters
+    ----------
+    run : callable
+    architecture : str, optional
+        The compute capability, such as "90", for which kernels are divided; by default that of
+        CuPy's current device, and without one what rules choose.
 
     Examples
     --------
@@ -85,7 +100,7 @@ def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
     ...     print(file, dict(macros)["ACTIVATION"], sorted(kernels))
     activations.cu rectify ['activate', 'activate_to_input']
     """
-    recorder = Recorder()
+    recorder = Recorder(here() if architecture is None else architecture)
     tables: tuple[dict[Any, Any], ...] = (registry._tables, launch.machines)
     before = [dict(table) for table in tables]
     registry.register(np.ndarray, cuda.implementations())
@@ -97,6 +112,14 @@ def programs(run: Callable[[], object]) -> dict[Program, set[str]]:
             table.clear()
             table.update(content)
     return recorder.seen
+
+
+def here() -> str:
+    """The compute capability of CuPy's current device; "" without CuPy or a device."""
+    try:
+        return launch.machine_for("cupy").architecture()
+    except Exception:  # no CuPy, or one of its own errors, which cannot be named without it
+        return ""
 
 
 def compile_ahead(wanted: Iterable[Program], threads: int | None = None) -> int:

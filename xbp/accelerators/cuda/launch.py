@@ -27,8 +27,8 @@ INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 PROCESSORS = 132
 """The multiprocessors of an H100 or H200.
 
-A constant rather than a property of the device, as the split of a sum must depend on shapes alone
-for equal results on every GPU.
+A constant rather than a property of the device, so that rules split sums by shapes alone, with
+equal results on every GPU; measured choices differ by GPU, and XBP_TUNED=0 leaves them out.
 """
 FILL = 128 * PROCESSORS
 """Threads that keep a GPU busy."""
@@ -42,6 +42,9 @@ class Machine(Protocol):
 
     def address(self, array: Array) -> int:
         """The address of an array's first entry."""
+
+    def architecture(self) -> str:
+        """The device's compute capability, such as "90"; "" for what is no GPU."""
 
     def launch(
         self,
@@ -85,6 +88,9 @@ class CuPy:
     def address(self, array: Array) -> int:
         return int(array.data.ptr)
 
+    def architecture(self) -> str:
+        return str(self.cupy.cuda.Device().compute_capability)  # which CuPy remembers
+
     def launch(
         self,
         kernel: tuple[str, str],
@@ -125,8 +131,7 @@ class CuPy:
     def multiplies_short(self, name: str) -> bool:
         if name not in cublas.SHORT or cublas.library() is None:
             return False
-        capability = self.cupy.cuda.Device().compute_capability  # such as "90"; CuPy remembers it
-        return int(capability) >= cublas.LEAST_CAPABILITY[name]
+        return int(self.architecture()) >= cublas.LEAST_CAPABILITY[name]
 
     def strided(self, array: Array, shape: Shape, strides: Shape) -> Array:
         return self.cupy.lib.stride_tricks.as_strided(array, shape, strides)

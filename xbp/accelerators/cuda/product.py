@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from xbp import registry
+from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.large import affine_by
 from xbp.accelerators.cuda.launch import (
     PROCESSORS,
     REALS,
+    Machine,
     blocks,
     dense,
     fits,
@@ -45,6 +47,7 @@ A_ALONG, A_FOURS, B_ALONG, B_FOURS, SUMMED, TURNED = 1, 2, 4, 8, 16, 32  # as in
 LEAST_LARGE = 2**27
 """The least m · n · k for cuBLAS. On an H200 a linear layer of 2048 × 400 × 120, below it, takes
 46 µs, both ways; by cuBLAS, which leaves bias, ReLU and their gradients to passes, 66."""
+YES_OR_NO = frozenset({(0,), (1,)})
 
 
 class Tile(NamedTuple):
@@ -76,6 +79,10 @@ TILES = (
 )
 """The tiles to choose from for float32, by size. On an H200 the choice for the products of LeNet-5,
 batch 32 to 2048, takes 2.5 % longer than the best of some 14 tiles and depths, in the mean."""
+SHAPES = frozenset({tile[:4] for tile in TILES} | {(16, 16, 4, 2), (64, 32, 8, 4)})
+"""Rows and columns of a block, then of a thread, that may be chosen by measurements."""
+MOST_SHARED, PAD = 48 << 10, 4
+"""Bytes of shared memory of a block, and numbers between rows there, as in product.cu."""
 ENOUGH = PROCESSORS // 2
 """The least blocks that compute at a time, for half of the multiprocessors of an H100 or H200."""
 DEEPEST_OF_TWO = 128
@@ -84,6 +91,36 @@ LEAST_DIVIDED, LEAST_PART = 768, 256
 """The fewest terms whose sum is divided, which costs a launch to add up the parts; and the fewest
 terms of a part. (Of 768 terms, undivided, ∂L/∂W of 128 × 384 takes 17 µs on an H200; divided it was
 not measured yet.)"""
+
+
+def division(machine: Machine, sizes: Sequence[Size], dtype: Any) -> tuple[Tile, list[int]]:
+    """What was measured for products in one launch, or what `tile_for` chooses."""
+    flat = tuple(size for three in sizes for size in three)
+    decision = tuned.Decision("products", f"{dtype.name} {len(sizes)}", flat)
+
+    def rule() -> tuned.Numbers:
+        tile, parts = tile_for(sizes, dtype.itemsize)
+        return (*tile[:5], *parts)
+
+    numbers = tuned.choose(
+        machine, decision, lambda them: divides(them, sizes, dtype.itemsize), rule
+    )
+    return Tile(*numbers[:5]), list(numbers[5:])
+
+
+def divides(numbers: tuned.Numbers, sizes: Sequence[Size], itemsize: int) -> bool:
+    """Whether the kernel can be divided by a tile and the parts of the sums of each product."""
+    if numbers[:4] not in SHAPES or len(numbers) != 5 + len(sizes):
+        return False
+    tile, parts = Tile(*numbers[:5]), numbers[5:]
+    staged = [max(s * (tile.depth + PAD), tile.depth * (s + PAD)) for s in tile[:2]]
+    return (
+        tile.depth > 0
+        and tile.depth % tile.step == 0
+        and sum(staged) * itemsize <= MOST_SHARED
+        and tile.threads * tile.tall * tile.wide * itemsize <= MOST_SHARED
+        and all(0 < part <= max(1, k // 4) for part, (_, _, k) in zip(parts, sizes, strict=True))
+    )
 
 
 def tile_for(sizes: Sequence[Size], itemsize: int) -> tuple[Tile, list[int]]:
@@ -185,7 +222,7 @@ def affine(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
             Factors(delta, weight, mask=mask, turned=by_columns),
         )
         # ∂L/∂W has the same bits without ∂L/∂x.
-        tile, parts = tile_for([size_of(it) for it in both], dtype.itemsize)
+        tile, parts = division(machine_of(x), [size_of(it) for it in both], dtype)
         found = multiply(*both[: 1 + wants_dx], tile=tile, parts=parts)
         return found[1][0].reshape(inside) if wants_dx else None, *found[0]
 
@@ -212,12 +249,12 @@ def multiply(
 ) -> list[tuple[Array, Array | None]]:
     """One product, rectified if `relu`, or two independent ones, in one launch of the kernel.
 
-    Either all of them have a mask, or none. Without a tile, `tile_for` chooses it and the parts.
+    Either all of them have a mask, or none. Without a tile, `division` chooses it and the parts.
     """
     machine, dtype = machine_of(given[0].a), given[0].a.dtype
     sizes = [size_of(it) for it in given]
     if tile is None:
-        tile, parts = tile_for(sizes, dtype.itemsize)
+        tile, parts = division(machine, sizes, dtype)
     task, kinds, results, count = Task(), [-1, -1], [], 0
     for index, (it, size, divided) in enumerate(zip(given, sizes, parts, strict=False)):
         m, n, k = size
@@ -274,8 +311,12 @@ def order_of(matrix: Array, *addresses: int) -> tuple[bool, bool]:
 
 
 def is_large(a: Array, b: Array) -> bool:
-    """Whether cuBLAS should take a product."""
-    return bool(a.shape[0] * a.shape[1] * b.shape[1] >= LEAST_LARGE)
+    """Whether cuBLAS should take a product: measured, or from `LEAST_LARGE` on."""
+    (m, k), n = a.shape, b.shape[1]
+    decision = tuned.Decision("large", f"{a.dtype.name} {registry.rounded()}".strip(), (m, n, k))
+    return tuned.choose(
+        machine_of(a), decision, YES_OR_NO.__contains__, lambda: (int(m * n * k >= LEAST_LARGE),)
+    ) == (1,)
 
 
 def steps(matrix: Array) -> tuple[int, int]:

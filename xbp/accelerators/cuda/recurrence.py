@@ -12,10 +12,12 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from xbp.accelerators.cells import GATES, GRU, LSTM, cell_of
+from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.launch import (
     MOST_ENTRIES,
     PROCESSORS,
     REALS,
+    Machine,
     blocks,
     dense,
     fits,
@@ -72,22 +74,6 @@ class Plan(NamedTuple):
         return blocks(blocks(outputs, 4), groups), blocks(blocks(terms, 4), self.parts)
 
 
-MEASURED: dict[tuple[int, int, bool, int, int], Plan] = {
-    (1, 128, False, 4, 1): Plan(1, 128, 8, 8),
-    (1, 128, True, 4, 1): Plan(1, 128, 8, 8),
-    (1, 128, False, 4, 4): Plan(2, 256, 8, 4),
-    (1, 128, True, 4, 4): Plan(2, 256, 8, 4),
-    (3, 128, False, 4, 1): Plan(1, 256, 8, 12),
-    (3, 128, True, 4, 1): Plan(1, 256, 16, 12),
-    (3, 128, False, 4, 4): Plan(2, 256, 8, 12),
-    (3, 128, True, 4, 4): Plan(4, 384, 12, 2),
-    (4, 128, False, 4, 1): Plan(1, 256, 8, 11),
-    (4, 128, False, 4, 4): Plan(4, 256, 4, 7),
-}
-"""The fastest plans on an H200 by gates, units, whether backward, bytes of a number, and samples
-for each multiprocessor, at most four. Not measured: the backward of the LSTM."""
-
-
 def recurrence(
     x: Array,
     weight_ih: Array,
@@ -107,13 +93,13 @@ def recurrence(
         return NotImplemented
     (T, N, _), dtype, hidden = x.shape, x.dtype, weight_hh.shape[1]
     width, gated = GATES[cell] * hidden, cell >= LSTM
+    machine = machine_of(x)
     forth, back = (
-        plan_for(GATES[cell], hidden, N, dtype.itemsize, backward=backward)
+        measured(machine, GATES[cell], hidden, N, dtype, backward=backward)
         for backward in (False, True)
     )
     if forth is None or back is None or T * N * max(width, KEPT[cell] * hidden) >= MOST_ENTRIES:
         return NotImplemented
-    machine = machine_of(x)
     # Rows of all arrays are in the order in which those of x lie in memory: (N, T) for the input of
     # a network, (T, N) for that of a further layer.
     by_samples = not x.flags.c_contiguous and x.transpose(1, 0, 2).flags.c_contiguous
@@ -199,17 +185,35 @@ def macros_of(plan: Plan, cell: int, hidden: int, dtype: Any, whole: bool) -> di
     }  # fmt: skip
 
 
+def measured(
+    machine: Machine, gates: int, hidden: int, n: int, dtype: Any, *, backward: bool
+) -> Plan | None:
+    """The plan that was measured, or that of the rule; by samples for each multiprocessor."""
+    plan = plan_for(gates, hidden, n, dtype.itemsize, backward=backward)
+    if plan is None:
+        return None
+    key = f"{dtype.name}, {hidden} units, gates: {gates}, {'backward' if backward else 'forward'}"
+    load = min(max(SAMPLES), blocks(n, PROCESSORS))
+    outputs, terms = (hidden, gates * hidden)[:: 1 if backward else -1]
+    decision = tuned.Decision("recurrence", key, (load,))
+    numbers = tuned.choose(
+        machine, decision, lambda it: has_room(it, outputs, terms, dtype.itemsize), lambda: plan
+    )
+    return Plan(*numbers)
+
+
+@lru_cache(512)
+def has_room(numbers: tuned.Numbers, outputs: int, terms: int, itemsize: int) -> bool:
+    """Whether numbers are a plan that shared memory and registers have room for."""
+    most = next((it for it in plans(outputs, terms, itemsize) if it[:3] == numbers[:3]), None)
+    return most is not None and len(numbers) == 4 and 0 <= numbers[3] <= most.held
+
+
 @lru_cache(512)
 def plan_for(
     gates: int, hidden: int, n: int, itemsize: int, *, backward: bool = False
 ) -> Plan | None:
-    """The plan that was measured for a shape, or with the shortest estimated step.
-
-    None if no plan has room for the sums in shared memory.
-    """
-    load = min(max(SAMPLES), blocks(n, PROCESSORS))
-    if known := MEASURED.get((gates, hidden, backward, itemsize, load)):
-        return known
+    """The plan with the shortest estimated step; None if no plan has room in shared memory."""
     outputs, terms = gates * hidden, hidden
     if backward:
         outputs, terms = terms, outputs

@@ -12,10 +12,12 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.activations import through_rectifier
 from xbp.accelerators.cuda.launch import (
     PROCESSORS,
     REALS,
+    Machine,
     as_nchw,
     batch_innermost,
     blocks,
@@ -48,6 +50,8 @@ MOST_COPIES = 65535
 """CUDA's limit of a grid's second dimension: groups and, for ∂L/∂x, classes of pixels."""
 CHOICES = 1024
 """The number of products whose tiles are cached."""
+MOST_IMAGES = 64
+"""The most images by which columns are ordered."""
 LEAST_LENGTH = 256
 """The least terms in a part of a sum of ∂L/∂W."""
 
@@ -78,6 +82,11 @@ class Tile(NamedTuple):
     def macros(self) -> dict[str, int]:
         names = ("TILE_M", "TILE_N", "DEPTH", "SUMS_M", "SUMS_N")
         return dict(zip(names, self[:5], strict=True))
+
+    @property
+    def numbers(self) -> tuned.Numbers:
+        """The tile in a table of measured choices."""
+        return (*self[:5], self.images)
 
 
 TILES: dict[str, tuple[Tile, ...]] = {
@@ -179,6 +188,8 @@ class Launches:
         self.dtype, self.machine, self.groups = x.dtype, machine_of(x), groups
         self.outputs, self.output_shape = o // groups, (o, rows, columns)
         self.input_shape, self.per_output = (*x.shape[1:], self.n), self.channels * kh * kw
+        self.per_input = self.outputs * kh * kw
+        self.kind = f"{x.dtype.name} {kh}x{kw}/{stride[0]}x{stride[1]}"
         self.steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
         (top, _), (left, _) = sides(padding)
         self.macros: dict[str, Any] = {
@@ -193,7 +204,7 @@ class Launches:
         o, rows, columns = self.output_shape
         y = self.machine.empty((o, rows, columns, self.n), self.dtype)
         vector, positions = self._vector(x, y), rows * columns * self.n
-        tile = tile_of(tiles_of(self.dtype, vector), self.outputs, positions, self.groups)
+        tile = self._tile("wide", vector, self.outputs, positions, self.per_output, self.groups)
         grid = (blocks(self.outputs, tile.m) * blocks(positions, tile.n), self.groups)
         arrays = {"x": x, "weight": weight, "bias": bias, "y": y}
         self._launch("wide", tile, vector, grid, arrays)
@@ -203,8 +214,9 @@ class Launches:
         """∂L/∂W and ∂L/∂b, one after the other in each row; the sum of all rows is meant."""
         o, rows, columns = self.output_shape
         vector, sizes = self._vector(x, dy), (self.outputs, self.per_output)
-        positions, tiles = rows * columns * self.n, tiles_of(self.dtype, vector)
-        tile, parts, length = split(tiles, *sizes, positions, self.groups)
+        whole = (*sizes, rows * columns * self.n, self.groups)
+        tile = self._tile("wide_to_weight", vector, *whole)
+        _, parts, length = split((tile._replace(images=0),), *whole)
         grid = (math.prod(map(blocks, sizes, tile[:2])), self.groups * parts)
         partial = self.machine.empty((parts, o * (self.per_output + 1)), self.dtype)
         arrays = {"x": x, "dy": dy, "partial": partial}
@@ -217,7 +229,8 @@ class Launches:
         vector, (_, h, w, n) = self._vector(dy, dx), self.input_shape
         pixels = blocks(h, self.steps[0]) * blocks(w, self.steps[1]) * n  # of the largest class
         copies = self.groups * math.prod(self.steps)
-        tile = tile_of(tiles_of(self.dtype, vector), self.channels, pixels, copies)
+        terms = blocks(self.per_input, math.prod(self.steps))
+        tile = self._tile("wide_to_input", vector, self.channels, pixels, terms, copies)
         grid = (blocks(self.channels, tile.m) * blocks(pixels, tile.n), copies)
         arrays = {"weight": weight, "dy": dy, "dx": dx}
         self._launch("wide_to_input", tile, vector, grid, arrays)
@@ -226,6 +239,11 @@ class Launches:
     def _vector(self, *images: Array) -> int:
         """The numbers of a load: 16 bytes, if each row of images begins at a multiple of 16."""
         return lanes(self.dtype, self.n, *map(self.machine.address, images))
+
+    def _tile(self, file: str, vector: int, *sizes: int) -> Tile:
+        """The tile that was measured for rows, columns, terms and copies, or that of the rule."""
+        decision = tuned.Decision(file, self.kind, sizes)
+        return tile_by(self.machine, decision, tiles_of(self.dtype, vector))
 
     def _launch(
         self,
@@ -244,6 +262,24 @@ class Launches:
         macros = self.macros | tile.macros | {"VECTOR": vector, "IMAGES": images}
         task = Task(n=self.n, **given, **more)
         self.machine.launch((f"{file}.cu", f"convolve_{file}"), macros, grid, tile.threads, task)
+
+
+def tile_by(machine: Machine, decision: tuned.Decision, tiles: tuple[Tile, ...]) -> Tile:
+    """The tile that was measured, or that of the rule."""
+    rows, columns, terms, copies = decision.sizes
+
+    def rule() -> tuned.Numbers:
+        if decision.family == "wide_to_weight":
+            return split(tiles, rows, columns, terms, copies)[0].numbers
+        return tile_of(tiles, rows, columns, copies).numbers
+
+    known: dict[tuned.Numbers, Tile] = {tile[:5]: tile for tile in tiles}
+
+    def allowed(numbers: tuned.Numbers) -> bool:
+        return len(numbers) == 6 and numbers[:5] in known and numbers[5] <= MOST_IMAGES
+
+    numbers = tuned.choose(machine, decision, allowed, rule)
+    return known[numbers[:5]]._replace(images=numbers[5])
 
 
 def tiles_of(dtype: Any, vector: int) -> tuple[Tile, ...]:

@@ -1,0 +1,55 @@
+"""What the package asks for, and how to answer in its place; see `xbp.accelerators.cuda.tuned`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+from unittest import mock
+
+from xbp.accelerators.cuda import tuned
+from xbp.accelerators.cuda.ahead import programs
+from xbp.accelerators.cuda.tuned import Decision, Numbers
+
+Asked: TypeAlias = "dict[Decision, tuple[Callable[[Numbers], bool], Numbers]]"
+"""Of each decision, what is allowed, and the numbers of the rule."""
+
+
+@contextmanager
+def forced(family: str, numbers: Numbers, key: str | None = None) -> Iterator[None]:
+    """Within the block, kernels of a family (and key) are divided so, all others by rules.
+
+    A ValueError is raised where the numbers are not allowed.
+    """
+
+    def choose(machine: Any, decision: Decision, allowed: Any, rule: Any) -> Numbers:
+        if decision.family != family or key not in (None, decision.key):
+            return tuple(rule())
+        if not allowed(numbers):
+            msg = f"{decision} cannot be {numbers}"
+            raise ValueError(msg)
+        return numbers
+
+    with mock.patch.object(tuned, "choose", choose):
+        yield
+
+
+@contextmanager
+def asking() -> Iterator[Asked]:
+    """What is asked for within the block, where rules decide."""
+    asked: Asked = {}
+
+    def choose(machine: Any, decision: Decision, allowed: Any, rule: Any) -> Numbers:
+        numbers = tuple(rule())
+        asked.setdefault(decision, (allowed, numbers))
+        return numbers
+
+    with mock.patch.object(tuned, "choose", choose):
+        yield asked
+
+
+def asked_by(run: Callable[[], object]) -> Asked:
+    """What `run`, a function of numpy arrays, would ask for on a GPU."""
+    with asking() as asked:
+        programs(run, architecture="")
+    return asked
