@@ -4,12 +4,15 @@
     python -m benchmarks.gpu launches lenet5-train --batch 128
 
 CuPy writes a recorded graph in the DOT language; `layout` reads nodes and edges from it. The
-longest path is the least number of launches, one after the other, that a step can take.
+longest path is the least number of launches, one after the other, that a step can take. With
+``XBP_DEPENDENT_LAUNCH=1`` it also counts the dependencies that are programmatic, whose later kernel
+may begin before the earlier one has ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +23,7 @@ from unittest import mock
 import numpy as np
 
 import xbp
+from xbp.accelerators.cuda import dependent
 from xbp.backend import CuPyGraph
 from xbp.benchmarks.networks import NETWORKS, input_shape, make_model
 from xbp.benchmarks.side_xbp import OPTIMIZERS
@@ -42,10 +46,13 @@ class Layout(NamedTuple):
         Of a node, the kernel, or what else is done.
     before : dict of str to set of str
         The nodes that each node waits for.
+    programmatic : int or None
+        How many of these dependencies are programmatic, if it is known.
     """
 
     names: dict[str, str]
     before: dict[str, set[str]]
+    programmatic: int | None = None
 
     @property
     def longest(self) -> list[str]:
@@ -64,6 +71,33 @@ def layout(dot: str) -> Layout:
     for earlier, later in EDGE.findall(dot):
         before[later].add(earlier)
     return Layout(names, before)
+
+
+class EdgeData(ctypes.Structure):
+    """CUgraphEdgeData of cuda.h."""
+
+    _fields_ = (
+        ("from_port", ctypes.c_ubyte),
+        ("to_port", ctypes.c_ubyte),
+        ("type", ctypes.c_ubyte),
+        ("reserved", ctypes.c_ubyte * 5),
+    )
+
+
+def programmatic(graph: int) -> int | None:
+    """The number of programmatic dependencies of a CUgraph; None if they are not asked for."""
+    driver = dependent.library() if dependent.wanted() else None
+    if driver is None or not hasattr(driver, "cuGraphGetEdges_v2"):
+        return None
+    count, handle = ctypes.c_size_t(), ctypes.c_void_p(graph)
+    edges: Any = None
+    for _ in range(2):  # first their number
+        ends = [(ctypes.c_void_p * count.value)() if count.value else None for _ in range(2)]
+        edges = (EdgeData * count.value)()
+        data = edges if count.value else None
+        if driver.cuGraphGetEdges_v2(handle, *ends, data, ctypes.byref(count)):
+            return None
+    return sum(edge.type == 1 for edge in edges)  # CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC
 
 
 def recorded(workload: str, batch: int) -> Layout:
@@ -89,7 +123,8 @@ def recorded(workload: str, batch: int) -> Layout:
     if not graphs:
         msg = f"the step of {workload} was not recorded; xbp bench says why"
         raise RuntimeError(msg)
-    return layout(graphs[0].graph.debug_dot_str(0))
+    graph = graphs[0].graph
+    return layout(graph.debug_dot_str(0))._replace(programmatic=programmatic(graph.graph))
 
 
 def report(workload: str, batch: int, found: Layout) -> str:
@@ -97,8 +132,12 @@ def report(workload: str, batch: int, found: Layout) -> str:
     counts = Counter(name[:LONGEST_NAME] for name in found.names.values()).most_common()
     kinds = ", ".join(f"{name} {count}" for name, count in counts)
     total, longest = len(found.names), len(found.longest)
+    edges = sum(map(len, found.before.values()))
+    early = f", {found.programmatic} of {edges} dependencies programmatic"
+    early = "" if found.programmatic is None else early
     return (
-        f"{workload}, batch {batch}: {total} launches, {longest} on the longest path\n    {kinds}"
+        f"{workload}, batch {batch}: {total} launches, {longest} on the longest path{early}\n"
+        f"    {kinds}"
     )
 
 

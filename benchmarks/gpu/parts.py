@@ -113,6 +113,11 @@ def parts(settings: Settings) -> list[Part]:
         bench("rnn", "the step of an RNN", 40, "rnn"),
         bench("seeds", "final errors beside numpy's", 120, "seeds", sides=None),
         bench("sizes", "LeNet-5's step, other batches", 90, step, batches=(512, 2048, 64)),
+        bench(
+            *("dependent", "the same with kernels that begin early", 30, step),
+            sides=("xbp", "xbp-dependent"),
+            batches=(128, 32),
+        ),
         bench("growth", "memory over 50 epochs", 30, "growth"),
         bench("infer", "LeNet-5's inference", 40, "lenet5-infer"),
         bench("next", "the steps of larger networks", 240, *NEXT),
@@ -127,7 +132,7 @@ def parts(settings: Settings) -> list[Part]:
     return [part for part in found if on_gpu(backend) or part.name not in GPU_ONLY]
 
 
-GPU_ONLY = ("compile", "kernels", "launch", "tf32", "bfloat16")
+GPU_ONLY = ("compile", "dependent", "kernels", "launch", "tf32", "bfloat16")
 WIDE = ("mlp", "vgg", "resnet20", "gpt")
 """Workloads with large products."""
 
@@ -144,7 +149,9 @@ def _bench(
     """The command of a benchmark, with the sides that are installed."""
     command = [*XBP, "bench", "--backend", settings.backend, *workloads]
     for side in sides or ():
-        here = find_spec(SIDES[side].module) and takes_part(SIDES[side].where, settings.backend)
+        here = find_spec(SIDES[side].module) and (
+            SIDES[side].where == "named" or takes_part(SIDES[side].where, settings.backend)
+        )
         command += ["--side", side] * bool(here)
     for size in dict.fromkeys(min(size, 256) for size in batches) if settings.quick else batches:
         command += ["--batch", str(size)]

@@ -17,7 +17,7 @@ from accelerators.emulation import machine as emulation
 
 import xbp
 from xbp import models, nn, optim
-from xbp.accelerators.cuda import launch
+from xbp.accelerators.cuda import dependent, launch
 from xbp.accelerators.cuda.ahead import Program, programs
 from xbp.primitives.rounding import FORMATS
 
@@ -39,13 +39,13 @@ def nvrtc() -> ctypes.CDLL | None:
 pytestmark = pytest.mark.skipif(nvrtc() is None, reason="no wheel nvidia-cuda-nvrtc is installed")
 
 
-def compiled(file: str, macros: dict[str, Any], architecture: str) -> str:
+def compiled(file: str, macros: dict[str, Any], architecture: str, *more: str) -> str:
     """The PTX of a file that NVRTC compiles to machine code without a warning."""
     compiler, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
     assert compiler is not None
     text = launch.source(file).encode()
     compiler.nvrtcCreateProgram(ctypes.byref(program), text, file.encode(), 0, None, None)
-    given = [o.encode() for o in (*launch.options(macros), f"-arch={architecture}")]
+    given = [o.encode() for o in (*launch.options(macros), f"-arch={architecture}", *more)]
     failed = compiler.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * 99)(*given))
     compiler.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
@@ -135,11 +135,12 @@ def test_every_file_compiles(dtype: str, architecture: str) -> None:
     if int(architecture[3:]) not in supported:
         pytest.skip(f"this NVRTC knows no {architecture}")
     whole = architecture == "sm_90" and dtype == "float32"
+    more = [dependent.OPTION] if dtype == "float64" else []
     seen = wanted(dtype)
     files = dict(list(seen))
     assert files.keys() == {path.name for path in Path(launch.__file__).parent.glob("*.cu")}
     for file, macros in seen if whole else files.items():
-        ptx = compiled(file, dict(macros), architecture)
+        ptx = compiled(file, dict(macros), architecture, *more)
         entries = set(re.findall(r"\.entry (\w+)", ptx))
         assert entries == set(emulation.kernels(launch.source(file)))
         assert seen[file, macros] <= entries
@@ -147,3 +148,8 @@ def test_every_file_compiles(dtype: str, architecture: str) -> None:
         # known to the compiler; IEEE division and roots.
         found = re.findall(r"\b(?:atom|red|local|div\.approx|div\.full|sqrt\.approx)\b.*", ptx)
         assert found == [], (file, macros)
+        waits = bool(more) and int(architecture[3:]) >= dependent.LEAST_CAPABILITY
+        for body in ptx.split(".entry ")[1:]:
+            before, *after = body.split("griddepcontrol.wait;")
+            assert len(after) == body.count("griddepcontrol.launch_dependents;") == waits, file
+            assert not waits or not re.search(r"\b(?:ld|st)\.(?!param)", before), file

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def test_the_commands(settings: Settings) -> None:
     assert "--rounds" not in step and "--quick" not in step
     assert "--tf32" in known["tf32"] and "--tf32" not in known["mlp"]
     assert [name for name in known if "--bfloat16" in known[name]] == ["bfloat16"]
+    sides = [b for a, b in pairwise(known["dependent"]) if a == "--side"]
+    assert sides == ["xbp", "xbp-dependent"] and "xbp-dependent" not in step
     tests = known["tests"]
     assert tests[tests.index("--xbp-require") + 1] == tests[tests.index("-k") + 1] == "cupy"
     hurried = Settings("cupy", settings.folder, "x", hurried=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import benchmarks.gpu.__main__ as gpu
-from benchmarks.gpu.launches import layout, main, report
+from benchmarks.gpu.launches import layout, main, programmatic, report
+from xbp.accelerators.cuda import dependent
 
 LENET = Path(__file__).with_name("lenet5_step_h200.dot")
 """The training step of LeNet-5 at batch 128, recorded on an H200 by CuPy 14.2."""
@@ -27,6 +29,34 @@ def test_launches_of_a_recorded_step() -> None:
     text = report("lenet5-train", 128, found)
     assert text.startswith("lenet5-train, batch 128: 20 launches, 19 on the longest path\n")
     assert "multiply 6, take 2" in text
+    text = report("lenet5-train", 128, found._replace(programmatic=17))
+    assert "19 on the longest path, 17 of 20 dependencies programmatic\n" in text
+
+
+def test_programmatic_dependencies_are_those_that_the_driver_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    types = [1, 0, 1]
+
+    def edges(graph: Any, earlier: Any, later: Any, data: Any, count: Any) -> int:
+        assert graph.value == 77 and (earlier is None) == (later is None) == (data is None)
+        count._obj.value = len(types)
+        for i in range(len(types) if data is not None else 0):
+            data[i].type = types[i]
+        return 0
+
+    driver = SimpleNamespace(cuGraphGetEdges_v2=edges)
+    monkeypatch.setattr(dependent, "library", lambda: driver)
+    monkeypatch.delenv("XBP_DEPENDENT_LAUNCH", raising=False)
+    assert programmatic(77) is None
+    monkeypatch.setenv("XBP_DEPENDENT_LAUNCH", "1")
+    assert programmatic(77) == 2
+    types.clear()
+    assert programmatic(77) == 0
+    driver.cuGraphGetEdges_v2 = lambda *_: 801
+    assert programmatic(77) is None
+    del driver.cuGraphGetEdges_v2  # before CUDA 12.3
+    assert programmatic(77) is None
 
 
 def test_a_path_is_the_longest_of_several() -> None:

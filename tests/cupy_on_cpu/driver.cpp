@@ -140,6 +140,16 @@ CUresult cuLaunchKernel(CUfunction given, unsigned blocks_x, unsigned blocks_y, 
     });
 }
 
+/* A launch that may begin before the work before it has ended, which here it never does. */
+CUresult cuLaunchKernelEx(const CUlaunchConfig *it, CUfunction given, void **arguments, void **extra) {
+    for (unsigned i = 0; i < it->numAttrs; i++)
+        if (it->attrs[i].id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION ||
+            it->attrs[i].value.programmaticStreamSerializationAllowed != 1)
+            return (CUresult)INVALID_VALUE;
+    return cuLaunchKernel(given, it->gridDimX, it->gridDimY, it->gridDimZ, it->blockDimX, it->blockDimY,
+                          it->blockDimZ, it->sharedMemBytes, it->hStream, arguments, extra);
+}
+
 /* --- NVRTC --- */
 
 typedef struct program {

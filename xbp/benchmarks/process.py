@@ -17,7 +17,7 @@ from xbp.errors import XBPError
 from xbp.machine import cpus
 
 OURS = ("xbp", "xbp-eager", "reference")
-XBP = (*OURS, "xbp-numpy")
+XBP = (*OURS, "xbp-dependent", "xbp-numpy")
 """The sides whose processes import xbp."""
 
 

@@ -13,7 +13,8 @@ from xbp.benchmarks.networks import make_model, multiplications, sample_bytes
 class Side:
     """A library in one configuration: its name, the file that runs it, and its package.
 
-    `where` is "cpu" or "gpu" for a side that takes part there only, unless it is named explicitly.
+    `where` is "cpu" or "gpu" for a side that takes part there only, unless it is named explicitly;
+    "named" for one that takes part nowhere else.
     """
 
     title: str
@@ -41,6 +42,11 @@ SIDES = {
     "reference": Side(
         *("xbp, accelerators off", "side_xbp.py", "xbp.accelerators"), environment=OFF
     ),
+    "xbp-dependent": Side(
+        *("xbp, dependent launch", "side_xbp.py", "xbp"),
+        environment={"XBP_DEPENDENT_LAUNCH": "1"},
+        where="named",
+    ),
     "torch": Side("PyTorch eager", "side_torch.py", "torch", TORCH),
     "torch-compiled": Side(
         *("PyTorch compiled", "side_torch.py", "torch", TORCH), options={"compile": True}
@@ -62,8 +68,9 @@ SIDES = {
     "numpy": Side("numpy", "", "numpy"),  # for import times only
 }
 
-EVERY = ("xbp", "xbp-eager", "reference", "torch", "torch-compiled", "torch-graph", "jax")
-REPLAYED = ("xbp", "xbp-eager", "torch", "torch-compiled", "torch-graph", "jax")
+XBP = ("xbp", "xbp-dependent", "xbp-eager")
+PEERS = ("torch", "torch-compiled", "torch-graph", "jax")
+EVERY, REPLAYED = (*XBP, "reference", *PEERS), (*XBP, *PEERS)
 PREDICTING = ("xbp", "reference", "torch", "torch-compiled", "jax")
 
 

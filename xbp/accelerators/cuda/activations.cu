@@ -1,5 +1,6 @@
 /* Elementwise functions: one pass over memory, VECTOR numbers with a load. */
 
+#include "dependent.h"
 #include "several.h"
 #include "activations.h"
 
@@ -16,6 +17,7 @@ struct activation {
          i += (long long)gridDim.x * THREADS * VECTOR)
 
 extern "C" __global__ void __launch_bounds__(THREADS) activate(const activation p) {
+    await_earlier_kernels();
     EACH(i) {
         several<VECTOR> v = *(const several<VECTOR> *)(p.x + i);
         #pragma unroll
@@ -25,6 +27,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) activate(const activation 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) activate_to_input(const activation p) {
+    await_earlier_kernels();
     EACH(i) {
         const several<VECTOR> v = *(const several<VECTOR> *)(p.x + i);
         several<VECTOR> d = *(const several<VECTOR> *)(p.dy + i);
@@ -35,6 +38,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) activate_to_input(const ac
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) add(const activation p) {
+    await_earlier_kernels();
     EACH(i) {
         several<VECTOR> sum = *(const several<VECTOR> *)(p.x + i);
         const several<VECTOR> other = *(const several<VECTOR> *)(p.dy + i);

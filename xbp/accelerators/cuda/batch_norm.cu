@@ -10,6 +10,7 @@
  * A block has THREADS / SIDE threads for each of SIDE neighbouring channels: for one where a channel's numbers are
  * neighbours in memory, else for 32, so that the threads of a warp read neighbours. */
 
+#include "dependent.h"
 #include "several.h"
 #include "activations.h"
 
@@ -85,6 +86,7 @@ __device__ inline real near_mean(const batch_norm &p, const share &own) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_moments(const batch_norm p) {
+    await_earlier_kernels();
     __shared__ moments shared[THREADS];
     const share own(p);
     const real k = near_mean(p, own);
@@ -135,6 +137,7 @@ struct channel {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) batch_normalize(const batch_norm p) {
+    await_earlier_kernels();
     __shared__ moments shared[THREADS];
     const share own(p);
     channel c(p, own);
@@ -185,6 +188,7 @@ __device__ inline products operator+(const products &a, const products &b) {
     }
 
 extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_products(const batch_norm p) {
+    await_earlier_kernels();
     __shared__ products shared[THREADS];
     const share own(p);
     channel c(p, own);
@@ -207,6 +211,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_products(const 
 
 /* ∂L/∂w, ∂L/∂b, and ∂L/∂x unless dx is NULL. */
 extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_to_input(const batch_norm p) {
+    await_earlier_kernels();
     __shared__ products shared[THREADS];
     const share own(p);
     channel c(p, own);
@@ -244,6 +249,7 @@ struct tracking {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) track(const tracking p) {
+    await_earlier_kernels();
     const int at = blockIdx.x * THREADS + threadIdx.x;
     const real share = (real)p.share, kept = (real)(1 - p.share);
     if (at == 0) *p.count += 1;

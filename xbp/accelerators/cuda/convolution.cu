@@ -14,6 +14,7 @@ struct convolution {
     int n;
 };
 
+#include "dependent.h"
 #include "several.h"
 
 #define NOWHERE 255
@@ -36,6 +37,7 @@ __device__ inline real read(const real *from, int at, bool inside) {
 /* y and where; each thread computes TILE channels of an entry. Where there are few entries, TEAMS of threads share
  * the channels that an entry's sums are over, and their sums are added in order. */
 extern "C" __global__ void __launch_bounds__(CREW) convolve(const convolution p) {
+    await_earlier_kernels();
     alignas(16) __shared__ real kernels[ROOM]; /* [channel][tap][output of the tile]; then the teams' sums */
     const int team = threadIdx.x / THREADS, own = threadIdx.x % THREADS;
     const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + own;
@@ -131,6 +133,7 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve(const convolution p)
 #define PADDED ((TILE + LANES - 1) / LANES * LANES) /* channels of the tile, in whole loads */
 
 extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convolution p) {
+    await_earlier_kernels();
     alignas(16) __shared__ real kernels[ROOM]; /* [output][tap][channel of the tile]; then the teams' sums */
     const int team = threadIdx.x / THREADS, own = threadIdx.x % THREADS;
     const int first = blockIdx.y * TILE, at = blockIdx.x * THREADS + own;
@@ -215,6 +218,7 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convo
 #define BOUNDS THREADS, LANES /* so few registers that four blocks, of float32, share a multiprocessor */
 
 extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_to_weight(const convolution p) {
+    await_earlier_kernels();
     __shared__ real sums[ROOM], shares[THREADS];
     const int above = blockIdx.x % STRIPES * LINES, c = blockIdx.x / STRIPES % C;
     const int first = blockIdx.x / STRIPES / C * OUTS, all = ROWS * COLUMNS * p.n;

@@ -2,6 +2,8 @@
  * threads share a sample, for few classes LANES = 1. Their results are combined pairwise in a fixed
  * order. */
 
+#include "dependent.h"
+
 struct cross_entropy_task {
     const real *logits, *weights; /* target probabilities; NULL with labels */
     const LABEL *labels;          /* NULL with probabilities */
@@ -28,6 +30,7 @@ __device__ inline real sum_of(real a, real b) { return a + b; }
     const real into = shared[threadIdx.x - lane];
 
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const cross_entropy_task p) {
+    await_earlier_kernels();
     __shared__ real shared[THREADS];
     const int lane = threadIdx.x % LANES, sample = blockIdx.x * ROWS + threadIdx.x / LANES;
     const int classes = sample < p.n ? p.classes : 0; /* none beyond the last sample */

@@ -1,5 +1,7 @@
 /* Rows of a table by index, and sums of rows that share an index, in the order of the rows. */
 
+#include "dependent.h"
+
 struct looking_up {
     const real *from; /* the table, or the rows to add up */
     const LABEL *index;
@@ -12,6 +14,7 @@ struct looking_up {
 
 /* to[i] = table[index[i]], or nan; a block copies one row. */
 extern "C" __global__ void __launch_bounds__(THREADS) look_up(const looking_up p) {
+    await_earlier_kernels();
     const long long i = blockIdx.x, at = (long long)p.index[i];
     const bool known = at >= 0 && at < p.length;
     const real *const from = p.from + (known ? at : 0) * p.width, none = 0 * (-1 / (real)0); /* nan */
@@ -21,6 +24,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) look_up(const looking_up p
 /* to [part][row][column]: the sum of from[i] over a part of the i with index[i] = row. A block finds them THREADS at a
  * time, and adds them up, each thread one column. */
 extern "C" __global__ void __launch_bounds__(THREADS) scatter_add(const looking_up p) {
+    await_earlier_kernels();
     __shared__ bool counts[THREADS];
     __shared__ int found;
     const int tiles = (p.width + THREADS - 1) / THREADS, row = blockIdx.x / tiles;
@@ -47,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scatter_add(const looking_
 
 /* to[row] = 0 for all rows. */
 extern "C" __global__ void __launch_bounds__(THREADS) clear(const looking_up p) {
+    await_earlier_kernels();
     const long long size = (long long)p.length * p.width, step = (long long)gridDim.x * THREADS;
     for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < size; k += step) p.to[k] = 0;
 }
@@ -54,6 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) clear(const looking_up p) 
 /* The same sums as `scatter_add`, in the same order, where most rows of `to` get none: the blocks of row i write them
  * if it is the first one with its index. `to` has been cleared. */
 extern "C" __global__ void __launch_bounds__(THREADS) scatter_few(const looking_up p) {
+    await_earlier_kernels();
     __shared__ bool counts[THREADS];
     __shared__ int found;
     const int tiles = (p.width + THREADS - 1) / THREADS, i = blockIdx.x / tiles;

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from xbp.accelerators.cuda import cublas
+from xbp.accelerators.cuda import cublas, dependent
 from xbp.accelerators.shared import Array, Shape
 from xbp.backend.graphs import side_by_side
 
@@ -81,6 +81,7 @@ class CuPy:
         self.cupy: Any = cupy
         self.functions: dict[Any, Any] = {}
         self.handles, self.workspaces = cublas.Handles(), cublas.Workspaces()
+        self.dependent = dependent.Launcher(cupy) if dependent.wanted() else None
 
     def empty(self, shape: Shape, dtype: Any) -> Array:
         return self.cupy.empty(shape, dtype)
@@ -107,14 +108,20 @@ class CuPy:
         # CuPy passes a numpy array of one entry by value, for any dtype.
         import numpy as np
 
-        function(grid, (threads,), (np.frombuffer(bytes(task), f"V{ctypes.sizeof(task)}"),))
+        argument = np.frombuffer(bytes(task), f"V{ctypes.sizeof(task)}")
+        as_always = partial(function, grid, (threads,), (argument,))
+        if self.dependent is None:
+            as_always()
+        else:
+            self.dependent.launch(function, grid, threads, task, as_always)
 
     def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         return side_by_side(first, second)
 
     def module(self, file: str, macros: dict[str, Any]) -> Any:
         """A `cupy.RawModule`, which CuPy compiles at first use and caches on disk."""
-        return self.cupy.RawModule(code=source(file), options=options(macros))
+        more = (dependent.OPTION,) if self.dependent else ()
+        return self.cupy.RawModule(code=source(file), options=(*options(macros), *more))
 
     def multiply(self, a: Array, b: Array, c: Array, rounded: str = "") -> bool:
         blas, cuda = cublas.library(), self.cupy.cuda

@@ -6,6 +6,7 @@
  * Without CENTRE μ is 0, and so is "mean g". A row is in the first-level cache when it is read again. In a group norm
  * GROUPS rows are a sample, and PIXELS neighbouring columns a channel, which have one w and one b; else both are 1. */
 
+#include "dependent.h"
 #include "several.h"
 #include "along_rows.h"
 
@@ -45,6 +46,7 @@ __device__ inline normalizer recalled(const layer_norm &p, int at) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) normalize(const layer_norm p) {
+    await_earlier_kernels();
     __shared__ real shared[THREADS];
     const row own(p);
     normalizer with = {};
@@ -88,6 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize(const layer_norm
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_input(const layer_norm p) {
+    await_earlier_kernels();
     __shared__ real shared[THREADS];
     const row own(p);
     const normalizer with = recalled(p, own.size ? own.at : 0);
@@ -120,6 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_input(const l
 #define WARPS (THREADS / LINE)
 
 extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_weight(const layer_norm p) {
+    await_earlier_kernels();
     __shared__ real sums[2][WARPS][LINE];
     const int lane = threadIdx.x % LINE, warp = threadIdx.x / LINE, column = blockIdx.x * LINE + lane;
     real along = 0, level = 0;
@@ -140,6 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_weight(const 
 
 /* partial [part][2][channel]: the same sums over a part of a channel's pixels in all samples, for a group norm. */
 extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_channel(const layer_norm p) {
+    await_earlier_kernels();
     __shared__ real sums[2][THREADS];
     const int channel = blockIdx.x, each = p.size / PIXELS, count = p.rows / GROUPS * PIXELS;
     real along = 0, level = 0;

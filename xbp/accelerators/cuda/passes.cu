@@ -1,5 +1,7 @@
 /* Updates of arrays: one pass over memory each, for several arrays in one launch. */
 
+#include "dependent.h"
+
 #define THREADS 256
 #define MOST 64 /* arrays in one launch */
 
@@ -31,6 +33,7 @@ __device__ inline double read(const number &it) {
 
 #define PASS(name, what)                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const pass p) {                        \
+        await_earlier_kernels();                                                                      \
         const arrays of = p.of[blockIdx.y];                                                           \
         const real s = (real)read(p.s), t = (real)read(p.t), u = (real)read(p.u);                     \
         (void)s, (void)t, (void)u;                                                                    \
@@ -46,6 +49,7 @@ PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
 
 /* Adam: a ← s a + (1 - s) c, b ← t b + (1 - t) c², to ← to - u a / (v √b + w). */
 extern "C" __global__ void __launch_bounds__(THREADS) adaptive_step(const pass p) {
+    await_earlier_kernels();
     const arrays of = p.of[blockIdx.y];
     const double s = read(p.s), t = read(p.t);
     const real rate = (real)read(p.u), scale = (real)read(p.v), eps = (real)read(p.w);
@@ -63,6 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adaptive_step(const pass p
 #define MOST_THREADS 1024
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS) add_up(const pass p) {
+    await_earlier_kernels();
     __shared__ real sums[MOST_THREADS];
     const arrays of = p.of[0];
     const int rows = (int)p.s.value, warps = blockDim.x / LINE;

@@ -1,5 +1,7 @@
 /* Philox-4x32-10 (Salmon et al. 2011): one thread for each block of four words. */
 
+#include "dependent.h"
+
 #define THREADS 256
 
 struct word { /* `value`, or a number on the device */
@@ -16,6 +18,7 @@ struct philox_task {
 __device__ inline unsigned read(const word &it) { return (unsigned)(it.at ? *it.at : it.value); }
 
 extern "C" __global__ void __launch_bounds__(THREADS) philox(const philox_task p) {
+    await_earlier_kernels();
     const long long block = (long long)blockIdx.x * THREADS + threadIdx.x;
     if (4 * block >= p.size) return;
     unsigned c[4] = {(unsigned)block, read(p.counter[0]), read(p.counter[1]), read(p.counter[2])};

@@ -1,6 +1,8 @@
 /* Max and average pooling of images [channel][row][column][image]: one thread for each entry of the
  * output, so that no two threads add to one entry. */
 
+#include "dependent.h"
+
 struct pooling {
     const real *x, *dy;
     real *y, *dx;
@@ -12,6 +14,7 @@ struct pooling {
 #define THREADS 128
 
 extern "C" __global__ void __launch_bounds__(THREADS) pool(const pooling p) {
+    await_earlier_kernels();
     const int at = blockIdx.x * THREADS + threadIdx.x;
     if (at >= C * ROWS * COLUMNS * p.n) return;
     const int image = at % p.n, column = at / p.n % COLUMNS, row = at / p.n / COLUMNS % ROWS;
@@ -33,6 +36,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) pool(const pooling p) {
 
 /* ∂L/∂x of a pixel: the sum over the windows that contain it. */
 extern "C" __global__ void __launch_bounds__(THREADS) pool_to_input(const pooling p) {
+    await_earlier_kernels();
     const int at = blockIdx.x * THREADS + threadIdx.x;
     if (at >= C * H * W * p.n) return;
     const int image = at % p.n, w = at / p.n % W + PAD_W, h = at / p.n / W % H + PAD_H;

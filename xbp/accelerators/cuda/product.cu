@@ -9,6 +9,8 @@
  * What such a product takes is mostly the latency of memory. So each thread loads all its numbers of the next
  * DEPTH terms, by independent loads, while it computes with those in shared memory. */
 
+#include "dependent.h"
+
 struct product {
     const real *a, *b;
     const real *bias; /* one number for each column of C, or NULL */
@@ -176,6 +178,7 @@ template <int KIND> __device__ void compute(const product &p, int block, real *r
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) multiply(const products p) {
+    await_earlier_kernels();
     alignas(16) __shared__ real room[ROOM];
     const int block = blockIdx.x;
     if (block < p.first) compute<FIRST>(p.of[0], block, room);

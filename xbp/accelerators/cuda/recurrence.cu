@@ -1,6 +1,7 @@
 #define OUTPUTS (GATES * HIDDEN)
 #define TERMS HIDDEN
 #define TURNED false
+#include "dependent.h"
 #include "recurrence.h"
 
 /* σ(a) = ½ + ½ tanh(a/2), as in the reference: of absolute accuracy. */
@@ -8,6 +9,7 @@ __device__ inline real gate(real a) { return (real)0.5 + (real)0.5 * tanh((real)
 
 /* The states after each step; of LSTM and GRU the gates, too. */
 extern "C" __global__ void __launch_bounds__(THREADS) recur(const recurrence r) {
+    await_earlier_kernels();
     alignas(16) __shared__ real states[SAMPLES * ROW];
     alignas(16) __shared__ real sums[SAMPLES * PARTS * APART];
     __shared__ real bias[2][WIDTH];

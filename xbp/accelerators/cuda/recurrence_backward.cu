@@ -1,11 +1,13 @@
 #define OUTPUTS HIDDEN
 #define TERMS (GATES * HIDDEN)
 #define TURNED true
+#include "dependent.h"
 #include "recurrence.h"
 
 /* ∂L/∂p, ∂L/∂q, and their sums; ∂L/∂(first states). What of a step does not wait for the later one is
  * loaded and computed before the product. */
 extern "C" __global__ void __launch_bounds__(THREADS) recur_backward(const recurrence r) {
+    await_earlier_kernels();
     alignas(16) __shared__ real deltas[SAMPLES * ROW];
     alignas(16) __shared__ real sums[SAMPLES * PARTS * APART];
     const product weights(r.weight);

@@ -1,5 +1,7 @@
 /* Rows of several arrays, at positions that are on the device. */
 
+#include "dependent.h"
+
 #define THREADS 256
 #define MOST 8 /* arrays in one launch */
 
@@ -70,6 +72,7 @@ template <typename word> __device__ void transpose(const table &it, const taking
 
 /* The rows of a batch, and single rows; a block copies one row of one array, or a tile of rows and words. */
 extern "C" __global__ void __launch_bounds__(THREADS) take(const taking p) {
+    await_earlier_kernels();
     __shared__ long long tile[SIDE * (SIDE + 1)];
     const table &it = p.of[blockIdx.y];
     const long long to = blockIdx.x;
@@ -80,6 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) take(const taking p) {
 
 /* to[*at] = source[0] of `count` arrays, then *at += 1; in one block. */
 extern "C" __global__ void __launch_bounds__(THREADS) append(const taking p) {
+    await_earlier_kernels();
     const long long to = *p.at;
     for (int k = 0; k < p.count; k++) copy_row(p.of[k], to, 0);
     __syncthreads();

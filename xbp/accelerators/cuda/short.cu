@@ -1,5 +1,6 @@
 /* Numbers of float32, rounded to a format of 16 bits and stored as its bits: one pass over memory. */
 
+#include "dependent.h"
 #include "several.h"
 #include "activations.h"
 
@@ -30,6 +31,7 @@ struct bfloat16 {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) shorten(const shortening p) {
+    await_earlier_kernels();
     for (long long i = ((long long)blockIdx.x * THREADS + threadIdx.x) * VECTOR; i < p.size;
          i += (long long)gridDim.x * THREADS * VECTOR) {
         const several<VECTOR> v = *(const several<VECTOR> *)(p.x + i);

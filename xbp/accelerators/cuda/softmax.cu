@@ -1,5 +1,6 @@
 /* Softmax of the rows of a matrix, and of the scores of attention, with their gradients. */
 
+#include "dependent.h"
 #include "along_rows.h"
 
 struct softmax_task {
@@ -20,6 +21,7 @@ struct softmax_task {
 #define EACH(j) for (int j = lane; j < size; j += LANES)
 
 extern "C" __global__ void __launch_bounds__(THREADS) softmax(const softmax_task p) {
+    await_earlier_kernels();
     ROW
     const real *const x = p.x + begin;
     real peak = -1 / (real)0, sum = 0;
@@ -32,6 +34,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax(const softmax_task
 
 /* From x, which is the softmax here, and ∂L/∂y. */
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_to_input(const softmax_task p) {
+    await_earlier_kernels();
     ROW
     const real *const y = p.x + begin, *const dy = p.dy + begin;
     real along = 0;
@@ -43,6 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_to_input(const sof
 /* Scores x, replaced by their softmax times `scale`, 0 for hidden keys, and 0 in a row of -∞; and `masked` by that times the
  * mask. */
 extern "C" __global__ void __launch_bounds__(THREADS) attend(const softmax_task p) {
+    await_earlier_kernels();
     ROW
     const unsigned char *const ignored = p.ignored ? p.ignored + (long long)(at / p.of_sample) * p.size : nullptr;
     const int known = CAUSAL && at % p.queries + 1 < size ? at % p.queries + 1 : size; /* keys before later ones */
@@ -66,6 +70,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attend(const softmax_task 
 
 /* From the softmax x and the gradient of what its masked values multiply, in place: ∂L/∂(scores). */
 extern "C" __global__ void __launch_bounds__(THREADS) attend_to_scores(const softmax_task p) {
+    await_earlier_kernels();
     ROW
     const real *const y = p.x + begin;
     real *const d = p.to + begin;

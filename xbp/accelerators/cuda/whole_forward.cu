@@ -1,7 +1,9 @@
+#include "dependent.h"
 #include "whole.h"
 
 /* y; arrays begin at the places AT_… of `room`, that of the images' result, or of vectors, at 0. */
 extern "C" __global__ void __launch_bounds__(THREADS) whole_forward(const whole p) {
+    await_earlier_kernels();
     alignas(16) __shared__ real room[SHARED];
     const int first = blockIdx.x * SAMPLES;
     of_images::load(p, room + AT_KERNELS);

@@ -1,6 +1,8 @@
 /* ∂L/∂W and ∂L/∂b of all layers of a network, from what whole.cu leaves, in one launch: of linear layers
  * ∂L/∂W = Σ ∂L/∂(W x + b) xᵀ over the samples, by tiles; of convolutions the sums of the blocks' shares. */
 
+#include "dependent.h"
+
 #define MOST 16
 #define THREADS 256
 #define TALL 16 /* outputs of a tile */
@@ -101,6 +103,7 @@ __device__ void add_up(const products &p, int block, real *others) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) whole_weights(const products p) {
+    await_earlier_kernels();
     __shared__ real deltas[DEPTH * TALL], inputs[DEPTH * (WIDE + 1)], others[2 * EACH * TEAM];
     int k = 0, before = 0;
     while (k < p.count && (int)blockIdx.x >= p.of[k].end) before = p.of[k++].end;

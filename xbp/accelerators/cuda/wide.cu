@@ -1,3 +1,4 @@
+#include "dependent.h"
 #include "wide.h"
 
 /* B for y: the pixels of windows. */
@@ -25,6 +26,7 @@ struct windows : across {
 
 /* y, then ReLU if RELU. Neighbouring blocks share their windows. */
 extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide(const wide p) {
+    await_earlier_kernels();
     __shared__ stage stages[2];
     const int tiles = CEIL(OUT, TILE_M), group = blockIdx.y, all = ROWS * COLUMNS * p.n;
     const int top = blockIdx.x % tiles * TILE_M, left = blockIdx.x / tiles * TILE_N;

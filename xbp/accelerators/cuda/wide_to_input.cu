@@ -1,3 +1,4 @@
+#include "dependent.h"
 #include "wide.h"
 
 /* The taps of kernels that meet a pixel: every STEP-th one, as the stride is the distance of windows.
@@ -81,6 +82,7 @@ struct covering : across {
 
 /* ∂L/∂x, for a class of pixels. */
 extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide_to_input(const wide p) {
+    await_earlier_kernels();
     __shared__ stage stages[2];
     const reach of(blockIdx.y % (STEP_H * STEP_W));
     const int tiles = CEIL(IN, TILE_M), group = blockIdx.y / (STEP_H * STEP_W);

@@ -1,3 +1,4 @@
+#include "dependent.h"
 #include "wide.h"
 
 /* B for ∂L/∂W: for each channel and tap the pixels that it meets, along windows and images. Stages are
@@ -46,6 +47,7 @@ struct met {
 
 /* A part of ∂L/∂W and ∂L/∂b; `add_up` adds the parts. */
 extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_wide_to_weight(const wide p) {
+    await_earlier_kernels();
     __shared__ stage stages[2];
     const int tiles = CEIL(OUT, TILE_M), all = ROWS * COLUMNS * p.n;
     const int part = blockIdx.y % p.parts, group = blockIdx.y / p.parts;
