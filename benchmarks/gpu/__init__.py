@@ -11,5 +11,6 @@ and what was not reached.
 With ``--minutes`` a part starts if at least half of its expected time is left, and is stopped in
 time for the others. ``--backend numpy --quick`` tries the command on any machine.
 
-``python -m benchmarks.gpu tune`` measures the choice of tiles, see `benchmarks.gpu.tuning`.
+``python -m benchmarks.gpu tune`` measures the choice of tiles, see `benchmarks.gpu.tuning`;
+``… launches`` counts the launches of recorded steps, ``… roofline`` says what each must take.
 """

@@ -113,6 +113,10 @@ def main() -> None:
         from benchmarks.gpu.launches import main as launches
 
         sys.exit(launches(sys.argv[2:]))
+    if sys.argv[1:2] == ["roofline"]:
+        from benchmarks.gpu.roofline.command import main as roofline
+
+        sys.exit(roofline(sys.argv[2:]))
     began = time.perf_counter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left
     parser = argparse.ArgumentParser(

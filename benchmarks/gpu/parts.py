@@ -84,6 +84,8 @@ def parts(settings: Settings) -> list[Part]:
     train = [*XBP, "train", "lenet5", "--backend", backend, "--output"]
     train += [str(settings.log("training").with_suffix(""))]
     train += ["--limit", "512", "--epochs", "1"] if quick else []
+    roofline = [sys.executable, "-m", "benchmarks.gpu", "roofline"]
+    roofline += ["--output", str(settings.folder)]
     tests = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *required, *workers]
 
     def together(name: str, what: str, command: list[str], seconds: float) -> Part:
@@ -112,6 +114,7 @@ def parts(settings: Settings) -> list[Part]:
         bench("mlp", "the step of an MLP", 40, "mlp", "mlp-products"),
         bench("rnn", "the step of an RNN", 40, "rnn"),
         bench("seeds", "final errors beside numpy's", 120, "seeds", sides=None),
+        Part("roofline", "what each launch of a step must take, and takes", tuple(roofline), 60),
         bench("sizes", "LeNet-5's step, other batches", 90, step, batches=(512, 2048, 64)),
         bench(
             *("dependent", "the same with kernels that begin early", 30, step),
@@ -132,7 +135,7 @@ def parts(settings: Settings) -> list[Part]:
     return [part for part in found if on_gpu(backend) or part.name not in GPU_ONLY]
 
 
-GPU_ONLY = ("compile", "dependent", "kernels", "launch", "tf32", "bfloat16")
+GPU_ONLY = ("compile", "roofline", "dependent", "kernels", "launch", "tf32", "bfloat16")
 WIDE = ("mlp", "vgg", "resnet20", "gpt")
 """Workloads with large products."""
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -101,17 +102,24 @@ def programs(run: Callable[[], object], architecture: str | None = None) -> dict
     activations.cu rectify ['activate', 'activate_to_input']
     """
     recorder = Recorder(here() if architecture is None else architecture)
+    with computed_by(recorder):
+        run()
+    return recorder.seen
+
+
+@contextmanager
+def computed_by(machine: launch.Machine) -> Iterator[None]:
+    """Within the block, in all threads, primitives of numpy arrays are computed by a machine."""
     tables: tuple[dict[Any, Any], ...] = (registry._tables, launch.machines)
     before = [dict(table) for table in tables]
     registry.register(np.ndarray, cuda.implementations())
-    launch.machines["numpy"] = recorder
+    launch.machines["numpy"] = machine
     try:
-        run()
+        yield
     finally:
         for table, content in zip(tables, before, strict=True):
             table.clear()
             table.update(content)
-    return recorder.seen
 
 
 def here() -> str:
