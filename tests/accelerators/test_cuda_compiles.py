@@ -19,6 +19,7 @@ import xbp
 from xbp import models, nn, optim
 from xbp.accelerators.cuda import dependent, launch
 from xbp.accelerators.cuda.ahead import Program, programs
+from xbp.nn.to_loss import forward_to_loss
 from xbp.primitives.rounding import FORMATS
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
@@ -108,8 +109,10 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
             (nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
                            nn.Linear(96, 10)), (300, 1, 12, 12)),
         ):  # fmt: skip
-            y, backward = model.astype(dtype).forward(np.zeros(shape, dtype), training=True)
+            x, labels = np.zeros(shape, dtype), np.zeros(shape[0], np.uint8)
+            y, backward = model.astype(dtype).forward(x, training=True)
             nn.for_parameters(backward)(y)
+            forward_to_loss(model, nn.CrossEntropyLoss(), x, labels)
 
     pool = {"H": 7, "W": 6, "C": 2, "KH": 3, "KW": 2, "STRIDE_H": 2, "STRIDE_W": 1}
     pool |= {"PAD_H": 1, "PAD_W": 0, "ROWS": 4, "COLUMNS": 5}

@@ -36,6 +36,7 @@ ABOUT = {  # the tests that use a file
     **dict.fromkeys(("recurrence", "recurrence_backward"), "recurrence"),
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "every_tile"),
     **dict.fromkeys(("whole_forward", "whole_backward", "whole_weights"), "networks or division"),
+    "whole_step": "steps or finite or label",
 }
 TWINS = [("KH", "KW"), ("H", "W"), ("ROWS", "COLUMNS"), ("REACH_H", "REACH_W"), ("C", "O")]
 TWINS += [(f"{name}_H", f"{name}_W") for name in ("STRIDE", "PAD", "POOL", "PATCH")]

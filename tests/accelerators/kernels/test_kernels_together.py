@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -174,8 +175,12 @@ def whole_network(dtype: str, machine: Emulation) -> Iterator[Real]:
     given = [machine.guarded(parameter.data) for parameter in network.parameters()]
     x = np.random.default_rng(0).normal(size=(launch.PROCESSORS + 3, 1, 8, 8)).astype(dtype)
     with mock.patch.dict(os.environ, XBP_WHOLE="all"):
-        y, backward = whole.network(x, *given, operations=part.operations[True])  # type: ignore[union-attr]
-    yield from (y, *backward(y))
+        operations, rest = part.operations[True], iter(given)  # type: ignore[union-attr]
+        y, backward = whole.network(x, *given, operations=operations)
+        own = [list(islice(rest, 2)) if kind in whole.LEARNED else [] for kind, _ in operations]
+        loss, labels = (primitives.cross_entropy, (("scale", 0.5),)), np.arange(len(x)) % 5
+        done = whole.chain_to_loss(x, operations, own, loss, labels)
+    yield from (y, *backward(y), *done[:2], *done[2]())
 
 
 def test_no_race(dtype: str, machine: Emulation) -> None:
@@ -211,7 +216,7 @@ FILES = (
     *("recurrence.cu", "recurrence_backward.cu"),
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
     *("activations.cu", "batch_norm.cu", "layer_norm.cu", "softmax.cu", "embedding.cu"),
-    *("whole_forward.cu", "whole_backward.cu", "whole_weights.cu"),
+    *("whole_forward.cu", "whole_backward.cu", "whole_weights.cu", "whole_step.cu"),
     *("product.cu", "rows.cu", "short.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 

@@ -62,5 +62,5 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *recurrence.ACCELERATORS,
         *rows.ACCELERATORS,
         *short.ACCELERATORS,
-        chain_in_one if whole.wanted() else chain,
+        *((whole.chain_to_loss, chain_in_one) if whole.wanted() else (chain,)),
     )

@@ -1,5 +1,5 @@
-/* A small network in one kernel, and its backward for the data in another one: what both share. A block takes SAMPLES
- * samples through all layers, its activations in shared memory: through the leading layers on IMAGES one after the
+/* A small network in one kernel, and its backward for the data in another one, or with the loss in the same: what they
+ * share. A block takes SAMPLES samples through all layers, its activations in shared memory: through the leading layers on IMAGES one after the
  * other, through the VECTORS, linear layers, together. The layers' types, with their sizes, are macros.
  *
  * Each layer's output is kept for the backward. That leaves ∂L/∂(W x + b) of linear layers, and of convolutions each
@@ -18,9 +18,12 @@ struct whole_layer {
 
 struct whole {
     const real *x, *dy;
+    const void *labels; /* of classes, in place of ∂L/∂y */
     real *dx;
+    real *loss; /* the first block's part */
     long long sample, entry; /* steps in x and dx, from sample to sample, from entry to entry */
-    long long row;           /* of `partial`, from block to block */
+    long long row;           /* of `partial` and `loss`, from block to block */
+    double scale;            /* of the loss */
     int n;
     whole_layer of[MOST];
 };

@@ -238,6 +238,8 @@ class Plan(NamedTuple):
         The macros of whole_forward.
     backward : tuple of dict
         Those of whole_backward, without and with ∂L/∂x.
+    step : dict
+        Those of whole_step.
     """
 
     layers: tuple[Layer, ...]
@@ -245,6 +247,7 @@ class Plan(NamedTuple):
     threads: int
     forward: dict[str, Any]
     backward: tuple[dict[str, Any], ...]
+    step: dict[str, Any]
 
 
 @lru_cache(256)
@@ -274,14 +277,19 @@ def plan(layers: tuple[Layer, ...], n: int, itemsize: int, loads: tuple[int, ...
         if min(spare, spare_back) >= 0:
             texts = _texts(layers, samples, loads, spare, spare_back)
             sums, sums_back = _sums(layers, samples, loads, spare, spare_back)
+            forward = _with_sums(forward, "AT_SUMS", sums)
+            backward = [_with_sums(places, "BACK_SUMS", sums_back) for places in backward]
+            ends_there = _ends_there(layers)
+            for places in backward:
+                places["AT_DELTA"] = places["AT_VECTORS"] if ends_there else 0
+            step = {**backward[False], **forward}
+            step["SHARED"] = max(forward["SHARED"], backward[False]["SHARED"])
+            step["AT_LOSSES"] = 0 if ends_there else forward["AT_VECTORS"]
             return Plan(
                 layers, samples, THREADS,
-                {**texts, "WANTS_DX": 0, **_with_sums(forward, sums)},
-                tuple(
-                    {**texts, "WANTS_DX": wants_dx, **_with_sums(places, sums_back),
-                     "AT_DELTA": places["AT_VECTORS"] if _ends_there(layers) else 0}
-                    for wants_dx, places in enumerate(backward)
-                ),
+                {**texts, "WANTS_DX": 0, **forward},
+                tuple({**texts, "WANTS_DX": it, **places} for it, places in enumerate(backward)),
+                {**texts, "WANTS_DX": 0, **step},
             )  # fmt: skip
     return None
 
@@ -309,10 +317,10 @@ def backward_arrays(
     into = [it.inputs if k or wants_dx or k in convolutions else 0 for k, it in enumerate(images)]
     kept = max((layer.outputs for layer in images if layer.has_places), default=0)
     yield from _vectors(linear, samples)
-    yield "AT_KERNELS", sum(it.kernels_back for k, it in convolutions.items() if k or wants_dx)
-    yield "AT_IMAGES", max(into[::2], default=0)
-    yield "AT_OTHERS", max(into[1::2], default=0)
-    yield "AT_PLACES", blocks(kept, itemsize)
+    yield "BACK_KERNELS", sum(it.kernels_back for k, it in convolutions.items() if k or wants_dx)
+    yield "BACK_IMAGES", max(into[::2], default=0)
+    yield "BACK_OTHERS", max(into[1::2], default=0)
+    yield "BACK_PLACES", blocks(kept, itemsize)
 
 
 def _sums(
@@ -372,9 +380,9 @@ def _places(*arrays: tuple[str, int]) -> dict[str, int]:
     return {**found, "SHARED": at}
 
 
-def _with_sums(places: dict[str, int], sums: int) -> dict[str, int]:
+def _with_sums(places: dict[str, int], name: str, sums: int) -> dict[str, int]:
     """Places, with that of teams' sums at the end."""
-    return {**places, "AT_SUMS": places["SHARED"], "SHARED": places["SHARED"] + sums}
+    return {**places, name: places["SHARED"], "SHARED": places["SHARED"] + sums}
 
 
 def _ends_there(layers: Sequence[Layer]) -> bool:

@@ -1,5 +1,6 @@
 /* ∂L/∂W and ∂L/∂b of all layers of a network, from what whole.cu leaves, in one launch: of linear layers
- * ∂L/∂W = Σ ∂L/∂(W x + b) xᵀ over the samples, by tiles; of convolutions the sums of the blocks' shares. */
+ * ∂L/∂W = Σ ∂L/∂(W x + b) xᵀ over the samples, by tiles; of convolutions the sums of the blocks' shares. And the
+ * sum of the blocks' parts of a loss. */
 
 #include "dependent.h"
 
@@ -25,6 +26,7 @@ struct products {
     product of[MOST];
     const real *partial; /* [row][sum] */
     real *total;
+    real *loss; /* the last sum, or NULL */
     int count, rows, sums;
     int n;
 };
@@ -99,7 +101,8 @@ __device__ void add_up(const products &p, int block, real *others) {
     real total = 0;
     #pragma unroll
     for (int k = 0; k < THREADS / WIDE; k++) total += others[k * WIDE + threadIdx.x];
-    p.total[i] = total;
+    if (p.loss && i == p.sums - 1) *p.loss = total;
+    else p.total[i] = total;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) whole_weights(const products p) {
