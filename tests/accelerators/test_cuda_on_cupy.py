@@ -37,8 +37,11 @@ Array.__module__ = "cupy"
 
 
 class Stream:
-    def __init__(self, ptr: int) -> None:
-        self.ptr = ptr
+    def __init__(self, ptr: int, *, capturing: bool = False) -> None:
+        self.ptr, self.capturing = ptr, capturing
+
+    def is_capturing(self) -> bool:
+        return self.capturing
 
 
 class CuPy:
@@ -62,8 +65,13 @@ class CuPy:
         return np.zeros(shape, dtype).view(Array)
 
     def alloc(self, size: int) -> Any:
-        self.allocated.append(np.empty(size, np.uint8))
-        return SimpleNamespace(ptr=self.allocated[-1].ctypes.data)
+        self.allocated.append(memory := np.full(size, 255, np.uint8))
+
+        def memset_async(value: int, size: int, stream: Stream) -> None:
+            assert stream is self.stream
+            memory[:size] = value
+
+        return SimpleNamespace(ptr=memory.ctypes.data, memset_async=memset_async)
 
     def RawModule(self, *, code: str, options: tuple[str, ...]) -> Any:  # noqa: N802
         self.compiled.append((code, options))
@@ -113,6 +121,25 @@ def test_a_launch(cupy: CuPy) -> None:
     assert cupy.compiled[1][1] == ("-std=c++17", "-Dreal=double")
     found = launch.machine_of(p).empty((2, 3), "f4")
     assert found.shape == (2, 3) and type(found) is Array
+
+
+def test_each_stream_has_counters_of_its_own_that_begin_at_0(cupy: CuPy) -> None:
+    machine = launch.machine_for("cupy")
+
+    def counters(stream: Stream, count: int = launch.MOST_COUNTERS) -> int:
+        cupy.stream = stream
+        return machine.counters(count)
+
+    main, branch = Stream(77), Stream(78)
+    first, second = counters(main), counters(branch)
+    assert first and second and first != second
+    assert (counters(main, 1), counters(branch, 1)) == (first, second)
+    assert [memory.size for memory in cupy.allocated] == [4 * launch.MOST_COUNTERS] * 2
+    assert not any(memory.any() for memory in cupy.allocated)
+    assert counters(main, launch.MOST_COUNTERS + 1) == 0
+    # A recorded step would set them to 0 in each replay, but not now.
+    assert counters(Stream(79, capturing=True)) == 0 and len(cupy.allocated) == 2
+    assert counters(Stream(77, capturing=True)) == first
 
 
 # --- cuBLAS --------------------------------------------------------------------------------------

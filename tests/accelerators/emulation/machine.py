@@ -138,6 +138,8 @@ class Emulation:
         The factors of 16 bits that were multiplied.
     device : str
         The compute capability, for tables of measured choices; "" leaves all choices to rules.
+    aside : int
+        The number of launches that are not on the longest path of a graph.
     """
 
     device = ""
@@ -148,6 +150,8 @@ class Emulation:
         self.grids: list[tuple[int, int]] = []
         self.products: list[tuple[Any, Any]] = []
         self.given: list[NDArray[np.uint8]] = []
+        self.counted = np.zeros(launch.MOST_COUNTERS, np.uint32)
+        self.aside = 0
 
     # --- what a machine does ---
 
@@ -169,6 +173,9 @@ class Emulation:
     def architecture(self) -> str:
         return self.device
 
+    def counters(self, count: int) -> int:
+        return int(self.counted.ctypes.data) if count <= self.counted.size else 0
+
     def launch(
         self, kernel: tuple[str, str], macros: dict[str, Any], grid: Any, threads: int, task: Any
     ) -> None:
@@ -183,6 +190,7 @@ class Emulation:
         assert not failed, f"{name}: threads wait at different barriers"
         self.launches.append(name)
         self.grids.append(grid)
+        assert not self.counted.any(), f"{name} leaves counters that are not 0"
         if self.fenced:
             return
         for memory in self.given:

@@ -2,7 +2,9 @@
 
 They are compiled by NVRTC at first use. A launch depends on shapes alone, waits for nothing,
 transfers nothing and allocates from CuPy's memory pool, so that it can be captured into a CUDA
-graph. Sums are taken in a fixed order, without atomics, so that results are reproducible.
+graph. Sums are taken in a fixed order, so that results are reproducible. No number is added by an
+atomic: where the parts of a sum come from several blocks, these count themselves by one, and the
+block that comes last adds all parts in the order of their numbers (`last.h`).
 
 Without a GPU the tests compile the kernels for several architectures, and compare them, emulated on
 the CPU, with the references.

@@ -56,6 +56,9 @@ class Recorder:
     def address(self, array: Array) -> int:
         return 0
 
+    def counters(self, count: int) -> int:
+        return int(count <= launch.MOST_COUNTERS)
+
     def launch(
         self,
         kernel: tuple[str, str],

@@ -9,13 +9,15 @@
 
 struct convolution {
     const real *x, *weight, *bias, *dy;
-    real *y, *dx, *partial;
+    real *y, *dx, *partial, *total; /* total: the sum of the parts, if there are counters */
+    unsigned *counters;
     unsigned char *where; /* the position of y's maximum in its window, or NOWHERE */
     int n;
 };
 
 #include "dependent.h"
 #include "several.h"
+#include "last.h"
 
 #define NOWHERE 255
 #define THREADS 128
@@ -207,7 +209,7 @@ extern "C" __global__ void __launch_bounds__(CREW) convolve_to_input(const convo
 }
 
 /* ∂L/∂W and ∂L/∂b: one block for OUTS outputs, LINES rows of taps of their kernels for a channel, and part of
- * the entries. A thread reads the pixels of an entry once for all of them. The parts' sums are added by `add_up`. */
+ * the entries. A thread reads the pixels of an entry once for all of them. The parts are added by the last block of a stripe, or by `add_up`. */
 #define STRIPES ((KH + LINES - 1) / LINES)
 #define SEEN_H ((POOL_H - 1) * STRIDE_H + LINES) /* height of the pixels that those taps meet */
 #define EACH (LINES * KW + 1) /* sums of an output; the last one is for the bias */
@@ -254,7 +256,13 @@ extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_to_weight(const co
             sum[o * EACH + LINES * KW] += place == NOWHERE ? 0 : d;
         }
     }
-    real *const to = p.partial + blockIdx.y * (O * C * TAPS + O);
+    const int size = O * C * TAPS + O;
+    const auto place = [=](int k) { /* of a sum in a row of `partial`; -1 if it has none */
+        const int o = first + k / EACH, of = k % EACH, tap = above * KW + of;
+        if (k >= SUMS || o >= O) return -1;
+        if (of < LINES * KW) return tap < TAPS ? (o * C + c) * TAPS + tap : -1;
+        return c == 0 && above == 0 ? O * C * TAPS + o : -1;
+    };
     #pragma unroll
     for (int begin = 0; begin < SUMS; begin += ROUND) {
         #pragma unroll
@@ -266,12 +274,21 @@ extern "C" __global__ void __launch_bounds__(BOUNDS) convolve_to_weight(const co
         for (int e = 0; e < ROUND; e++) total += part[(e + threadIdx.x) % ROUND]; /* each from a bank of its own */
         shares[threadIdx.x] = total;
         __syncthreads();
-        const int k = begin + threadIdx.x, o = first + k / EACH, of = k % EACH, tap = above * KW + of;
-        if (threadIdx.x >= ROUND || k >= SUMS || o >= O) continue;
+        const int at = place(begin + threadIdx.x);
+        if (threadIdx.x >= ROUND || at < 0) continue;
         total = 0;
         #pragma unroll
         for (int e = 0; e < SHARE; e++) total += shares[threadIdx.x * SHARE + e];
-        if (of < LINES * KW && tap < TAPS) to[(o * C + c) * TAPS + tap] = total;
-        if (of == LINES * KW && c == 0 && above == 0) to[O * C * TAPS + o] = total;
+        p.partial[blockIdx.y * size + at] = total;
     }
+    if (!p.counters || !is_last(p.counters + blockIdx.x, gridDim.y)) return; /* the whole block */
+    const int crew = THREADS / SUMS, k = threadIdx.x % SUMS, member = threadIdx.x / SUMS, at = place(k);
+    const int count = (int)(gridDim.y - member + crew - 1) / crew; /* each crew-th part, from the member-th on */
+    real *const own = p.partial + member * size + at;
+    shares[threadIdx.x] = member < crew && at >= 0 ? sum_of_parts(own, (long long)crew * size, count) : 0;
+    __syncthreads();
+    if (member > 0 || at < 0) return;
+    real total = 0;
+    for (int e = 0; e < crew; e++) total += shares[e * SUMS + k];
+    p.total[at] = total;
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from xbp import registry
 from xbp.accelerators.cuda import wide
+from xbp.accelerators.cuda.last import parts_of_sum
 from xbp.accelerators.cuda.launch import (
     FILL,
     MOST_ENTRIES,
@@ -22,7 +23,6 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
-from xbp.accelerators.cuda.passes import add_up
 from xbp.accelerators.cuda.pooling import rectified_max_pool
 from xbp.accelerators.shared import MOST_PLACES as MOST_OF_POOL
 from xbp.accelerators.shared import Array, Pair, incoming, is_plain
@@ -30,7 +30,8 @@ from xbp.primitives.images import Padding, output_size, sides
 
 Task = structure(
     "Task",
-    **dict.fromkeys(("x", "weight", "bias", "dy", "y", "dx", "partial", "where"), pointer),
+    **dict.fromkeys(("x", "weight", "bias", "dy", "y", "dx", "partial", "total"), pointer),
+    **dict.fromkeys(("counters", "where"), pointer),
     n=ctypes.c_int,
 )
 THREADS, ROOM = 128, 4096  # as in convolution.cu
@@ -44,7 +45,7 @@ MOST_TAPS, MOST_SUMS = 31, 64
 MOST_SPOTS = 4
 """The most pixels of ∂L/∂x that a thread computes."""
 MOST_PARTS = 256
-"""The most parts of the sums of ∂L/∂W, which `add_up` adds."""
+"""The most parts of the sums of ∂L/∂W."""
 MOST_TEAMS, ENOUGH_BLOCKS = 4, 8 * FILL // THREADS
 """The most threads that share the channels of a sum; and blocks of THREADS up to which they do:
 those that fill half of an H100 or H200."""
@@ -116,14 +117,20 @@ def convolve(
     shape = (n, o, rows, columns)
 
     def launch(
-        kernel: str, grid: Pair, tile: int, teams: int, block: Pair = (1, 1), **arrays: Array | None
+        kernel: str,
+        grid: Pair,
+        tile: int,
+        teams: int,
+        block: Pair = (1, 1),
+        counters: int = 0,
+        **arrays: Array | None,
     ) -> None:
         given = {
             name: machine.address(array)
             for name, array in {"weight": weight, "where": where, **arrays}.items()
             if array is not None
         }
-        task = Task(n=n, **given)
+        task = Task(n=n, counters=counters, **given)
         more = {"TILE": tile, "TEAMS": teams, "BLOCK_H": block[0], "BLOCK_W": block[1]}
         threads = THREADS * teams
         machine.launch(("convolution.cu", kernel), macros | more, grid, threads, task)
@@ -140,9 +147,13 @@ def convolve(
         def to_weight() -> tuple[Array, Array | None]:
             stripes = blocks(o, outs) * c * blocks(kh, lines)
             parts, size = parts_of(entries, stripes), weight.size + o
-            sums = machine.empty((parts, size), dtype)
-            launch("convolve_to_weight", (stripes, parts), 1, 1, x=x, dy=dy, partial=sums)
-            total = sums[0] if parts == 1 else add_up(sums)
+            reads = blocks(parts, THREADS // (outs * (lines * kw + 1)))
+            sums = parts_of_sum(machine, (parts, size), dtype, stripes, reads)
+            launch(
+                "convolve_to_weight", (stripes, parts), 1, 1, counters=sums.counters,
+                x=x, dy=dy, partial=sums.partial, total=sums.total,
+            )  # fmt: skip
+            total = sums.sum()
             dbias = None if bias is None else total[weight.size :]
             return total[: weight.size].reshape(weight.shape), dbias
 

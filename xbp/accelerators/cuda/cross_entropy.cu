@@ -8,9 +8,13 @@ struct cross_entropy_task {
     const real *logits, *weights; /* target probabilities; NULL with labels */
     const LABEL *labels;          /* NULL with probabilities */
     real *gradient, *partial;     /* partial: the loss of each block */
+    real *total;                  /* the sum of these, if there is a counter */
+    unsigned *counters;
     double scale;
     int n, classes;
 };
+
+#include "last.h"
 
 #define THREADS 256
 #define ROWS (THREADS / LANES)
@@ -59,11 +63,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const cross_
         if (t != 0) loss += t * (shifted - logarithm);
         p.gradient[(long long)sample * p.classes + c] = (real)p.scale * (exp(shifted) / whole * total - t);
     }
-    __syncthreads();
-    shared[threadIdx.x] = loss;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
+    const auto over_block = [&](real own) { /* the sum of all threads' numbers, for the first one */
         __syncthreads();
-        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) p.partial[blockIdx.x] = -(real)p.scale * shared[0];
+        shared[threadIdx.x] = own;
+        for (int half = THREADS / 2; half > 0; half /= 2) {
+            __syncthreads();
+            if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        }
+        return shared[0];
+    };
+    loss = over_block(loss);
+    if (threadIdx.x == 0) p.partial[blockIdx.x] = -(real)p.scale * loss;
+    if (!p.counters || !is_last(p.counters, gridDim.x)) return; /* the whole block */
+    const int count = ((int)gridDim.x - (int)threadIdx.x + THREADS - 1) / THREADS;
+    loss = over_block(sum_of_parts(p.partial + threadIdx.x, THREADS, count));
+    if (threadIdx.x == 0) *p.total = loss;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from xbp.accelerators.cuda.last import parts_of_sum
 from xbp.accelerators.cuda.launch import (
     REALS,
     blocks,
@@ -14,12 +15,12 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
-from xbp.accelerators.cuda.passes import add_up
 from xbp.accelerators.shared import Array
 
 Task = structure(
     "Task",
-    **dict.fromkeys(("logits", "weights", "labels", "gradient", "partial"), pointer),
+    **dict.fromkeys(("logits", "weights", "labels", "gradient"), pointer),
+    **dict.fromkeys(("partial", "total", "counters"), pointer),
     scale=ctypes.c_double,
     **dict.fromkeys(("n", "classes"), ctypes.c_int),
 )
@@ -44,10 +45,13 @@ def cross_entropy(logits: Array, target: Array, scale: float) -> Any:
     logits, target = dense(logits), dense(target)
     lanes = 1 if classes <= FEW else 32 if classes <= 32 * FEW else THREADS
     count = blocks(n * lanes, THREADS)
-    gradient, partial = machine.empty((n, classes), dtype), machine.empty((count, 1), dtype)
+    gradient = machine.empty((n, classes), dtype)
+    loss = parts_of_sum(machine, (count, 1), dtype, 1, blocks(count, THREADS))
     task = Task(
         logits=machine.address(logits), gradient=machine.address(gradient),
-        partial=machine.address(partial), scale=scale, n=n, classes=classes,
+        partial=machine.address(loss.partial), counters=loss.counters,
+        total=None if loss.total is None else machine.address(loss.total),
+        scale=scale, n=n, classes=classes,
         **{"labels" if labelled else "weights": machine.address(target)},
     )  # fmt: skip
     macros = {
@@ -56,8 +60,7 @@ def cross_entropy(logits: Array, target: Array, scale: float) -> Any:
         "LANES": lanes,
     }
     machine.launch(("cross_entropy.cu", "cross_entropy"), macros, (count, 1), THREADS, task)
-    loss = partial if count == 1 else add_up(partial)
-    return loss.reshape(()), gradient
+    return loss.sum().reshape(()), gradient
 
 
 ACCELERATORS = (cross_entropy,)

@@ -140,22 +140,29 @@ class Handles(threading.local):
 
 
 class Workspaces:
-    """A workspace for each stream, since concurrent products must not share one.
+    """A workspace of `size` bytes for each stream, since concurrent launches must not share one.
 
-    Products of one stream run in order, from any thread, and share its workspace. The workspace
-    lives as long as the stream. A graph must own the stream of its recorded products.
+    Those of one stream run in order, from any thread, and share its workspace. The workspace
+    lives as long as the stream. A graph must own the stream of its recorded launches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.of: dict[tuple[int, ...], Any] = {}
 
     def get(self, device: int, stream: Any, allocate: Callable[[int], Any]) -> int:
-        """The address of the workspace for a stream of CuPy's on the current device."""
+        """The address of the workspace for a stream of CuPy's on the current device.
+
+        0 if there is none yet, and `allocate` returns None.
+        """
         key: tuple[int, ...] = (device, stream.ptr)
         if stream.ptr == PER_THREAD:  # one handle value for a stream of each thread
             key = (*key, threading.get_ident())
         memory = self.of.get(key)
         if memory is None:
-            memory = self.of.setdefault(key, allocate(WORKSPACE))
+            made = allocate(self.size)
+            if made is None:
+                return 0
+            memory = self.of.setdefault(key, made)
             weakref.finalize(stream, self.of.pop, key, None)
         return int(memory.ptr)

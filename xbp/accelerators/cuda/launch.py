@@ -32,6 +32,8 @@ equal results on every GPU; measured choices differ by GPU, and XBP_TUNED=0 leav
 """
 FILL = 128 * PROCESSORS
 """Threads that keep a GPU busy."""
+MOST_COUNTERS, COUNTER = 1024, 4
+"""Counters of a stream, beyond which a launch gets none; and the bytes of one."""
 
 
 class Machine(Protocol):
@@ -45,6 +47,12 @@ class Machine(Protocol):
 
     def architecture(self) -> str:
         """The device's compute capability, such as "90"; "" for what is no GPU."""
+
+    def counters(self, count: int) -> int:
+        """The address of `count` counters (int32) at 0, which the next launch leaves at 0.
+
+        Launches that may run at the same time have different ones. 0 if there are none.
+        """
 
     def launch(
         self,
@@ -80,7 +88,8 @@ class CuPy:
 
         self.cupy: Any = cupy
         self.functions: dict[Any, Any] = {}
-        self.handles, self.workspaces = cublas.Handles(), cublas.Workspaces()
+        self.handles, self.workspaces = cublas.Handles(), cublas.Workspaces(cublas.WORKSPACE)
+        self.counted = cublas.Workspaces(COUNTER * MOST_COUNTERS)
         self.dependent = dependent.Launcher(cupy) if dependent.wanted() else None
 
     def empty(self, shape: Shape, dtype: Any) -> Array:
@@ -91,6 +100,25 @@ class CuPy:
 
     def architecture(self) -> str:
         return str(self.cupy.cuda.Device().compute_capability)  # which CuPy remembers
+
+    def counters(self, count: int) -> int:
+        """The stream's own, as its launches run one after the other; see `cublas.Workspaces`.
+
+        They are set to 0 once, which must not be recorded instead of done.
+        """
+        cuda = self.cupy.cuda
+        stream = cuda.get_current_stream()
+
+        def zeros(size: int) -> Any:
+            if stream.is_capturing():
+                return None
+            memory = cuda.alloc(size)
+            memory.memset_async(0, size, stream)
+            return memory
+
+        if count > MOST_COUNTERS:
+            return 0
+        return self.counted.get(cuda.runtime.getDevice(), stream, zeros)
 
     def launch(
         self,

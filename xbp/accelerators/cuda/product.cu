@@ -15,12 +15,16 @@ struct product {
     const real *a, *b;
     const real *bias; /* one number for each column of C, or NULL */
     const real *mask; /* if MASKED: A counts as 0 where this array of A's layout is ≤ 0 */
-    real *c, *sums;   /* sums: the sums of the rows of A, if SUMMED */
+    real *c;          /* a part of the sums after the other: C and, if SUMMED, the sums of the rows of A */
+    real *total;      /* the same, of all terms, if there are counters, one for each tile */
+    unsigned *counters;
     long long a_row, a_column, b_row, b_column; /* steps from row to row, from column to column */
-    long long apart; /* between the results of consecutive parts of the sums, in c and in sums */
+    long long apart; /* between consecutive parts of the sums, in c */
     int m, n, k;
     int tiles, part; /* the number of tiles, and of terms in each part of the sums */
 };
+
+#include "last.h"
 
 struct products {
     product of[2];
@@ -163,17 +167,32 @@ template <int KIND> __device__ void compute(const product &p, int block, real *r
         const long long at = turned ? (long long)j * p.m + i : (long long)i * p.n + j;
         p.c[part * p.apart + at] = RELU && total <= 0 ? 0 : total; /* nan stays nan */
     }
-    if (!summed || left > 0) return; /* uniform over the block */
-    __syncthreads();
-    #pragma unroll
-    for (int r = 0; r < TALL; r++)
-        if (column == 0) room[group * TILE_ROWS + (a_along ? row + r * (TILE_ROWS / TALL) : row * TALL + r)] = whole[r];
-    __syncthreads();
-    for (int e = threadIdx.x; e < TILE_ROWS && top + e < p.m; e += THREADS) {
-        real total = 0;
+    const long long after = (long long)p.m * p.n + top; /* in a part, where the sums of the tile's rows are */
+    const int sums = summed && left == 0 && top < p.m ? (p.m - top < TILE_ROWS ? p.m - top : TILE_ROWS) : 0;
+    if (sums) { /* uniform over the block */
+        __syncthreads();
         #pragma unroll
-        for (int g = 0; g < GROUPS; g++) total += room[g * TILE_ROWS + e];
-        p.sums[part * p.apart + top + e] = total;
+        for (int r = 0; r < TALL; r++)
+            if (column == 0) room[group * TILE_ROWS + (a_along ? row + r * (TILE_ROWS / TALL) : row * TALL + r)] = whole[r];
+        __syncthreads();
+        for (int e = threadIdx.x; e < sums; e += THREADS) {
+            real total = 0;
+            #pragma unroll
+            for (int g = 0; g < GROUPS; g++) total += room[g * TILE_ROWS + e];
+            p.c[part * p.apart + after + e] = total;
+        }
+    }
+    const int parts = (p.k + p.part - 1) / p.part;
+    if (DIVIDED && p.counters && is_last(p.counters + tile, parts)) {
+        for (int e = threadIdx.x; e < TILE_ROWS * TILE_COLUMNS; e += THREADS) {
+            const int i = top + (turned ? e % TILE_ROWS : e / TILE_COLUMNS);
+            const int j = left + (turned ? e / TILE_ROWS : e % TILE_COLUMNS);
+            if (i >= p.m || j >= p.n) continue;
+            const long long at = turned ? (long long)j * p.m + i : (long long)i * p.n + j;
+            p.total[at] = sum_of_parts(p.c + at, p.apart, parts);
+        }
+        for (int e = threadIdx.x; e < sums; e += THREADS)
+            p.total[after + e] = sum_of_parts(p.c + after + e, p.apart, parts);
     }
 }
 

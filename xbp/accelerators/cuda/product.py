@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from xbp import registry
 from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.large import affine_by
+from xbp.accelerators.cuda.last import Parts, parts_of_sum
 from xbp.accelerators.cuda.launch import (
     PROCESSORS,
     REALS,
@@ -31,14 +32,13 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
-from xbp.accelerators.cuda.passes import add_up
 from xbp.accelerators.shared import Array, incoming
 
 Size: TypeAlias = "tuple[int, int, int]"
 
 Product = structure(
     "Product",
-    **dict.fromkeys(("a", "b", "bias", "mask", "c", "sums"), pointer),
+    **dict.fromkeys(("a", "b", "bias", "mask", "c", "total", "counters"), pointer),
     **dict.fromkeys(("a_row", "a_column", "b_row", "b_column", "apart"), ctypes.c_longlong),
     **dict.fromkeys(("m", "n", "k", "tiles", "part"), ctypes.c_int),
 )
@@ -88,9 +88,8 @@ ENOUGH = PROCESSORS // 2
 DEEPEST_OF_TWO = 128
 """The most terms in shared memory of two products: the sums of one of them are usually short."""
 LEAST_DIVIDED, LEAST_PART = 768, 256
-"""The fewest terms whose sum is divided, which costs a launch to add up the parts; and the fewest
-terms of a part. (Of 768 terms, undivided, ∂L/∂W of 128 × 384 takes 17 µs on an H200; divided it was
-not measured yet.)"""
+"""The fewest terms whose sum is divided, and the fewest terms of a part. (Of 768 terms, undivided,
+∂L/∂W of 128 × 384 takes 17 µs on an H200; divided it was not measured yet.)"""
 
 
 def division(machine: Machine, sizes: Sequence[Size], dtype: Any) -> tuple[Tile, list[int]]:
@@ -255,22 +254,24 @@ def multiply(
     sizes = [size_of(it) for it in given]
     if tile is None:
         tile, parts = division(machine, sizes, dtype)
-    task, kinds, results, count = Task(), [-1, -1], [], 0
+    task, kinds, results, count, before = Task(), [-1, -1], list[Parts](), 0, 0
     for index, (it, size, divided) in enumerate(zip(given, sizes, parts, strict=False)):
         m, n, k = size
         after_all_terms = relu or it.bias is not None
         part = k if after_all_terms else blocks(blocks(k, divided), 4) * 4
-        rows = blocks(k, part)  # of which the sum is the result
-        result = machine.empty((rows, m * n + m * it.sums), dtype)
+        rows, tiles = blocks(k, part), tiles_of(size, tile)
+        shape, each = (rows, m * n + m * it.sums), blocks(tile.rows * tile.columns, tile.threads)
+        result = parts_of_sum(machine, shape, dtype, tiles, each * rows, before)
+        before += tiles
         bias = None if it.bias is None else dense(it.bias)
-        places = {"a": it.a, "b": it.b, "bias": bias, "mask": it.mask, "c": result}
+        places = {"a": it.a, "b": it.b, "bias": bias, "mask": it.mask}
+        places |= {"c": result.partial, "total": result.total}
         addresses = {k: machine.address(array) for k, array in places.items() if array is not None}
         (a_row, a_column), (b_row, b_column) = steps(it.a), steps(it.b)
-        tiles = tiles_of(size, tile)
         task.of[index] = Product(
-            **addresses, sums=addresses["c"] + m * n * dtype.itemsize,
+            **addresses, counters=result.counters,
             a_row=a_row, a_column=a_column, b_row=b_row, b_column=b_column,
-            apart=result.shape[1], m=m, n=n, k=k, tiles=tiles, part=part,
+            apart=shape[1], m=m, n=n, k=k, tiles=tiles, part=part,
         )  # fmt: skip
         a_along, a_fours = order_of(it.a, addresses["a"], addresses.get("mask", 0))
         b_across, b_fours = order_of(it.b, addresses["b"])
@@ -284,11 +285,12 @@ def multiply(
         "TALL": tile.tall, "WIDE": tile.wide, "DEPTH": tile.depth, "THREADS": tile.threads,
         "RELU": int(relu), "MASKED": int(given[0].mask is not None),
         "FIRST": kinds[0], "SECOND": kinds[1],
+        "DIVIDED": int(any(result.counters for result in results)),
     }  # fmt: skip
     machine.launch(("product.cu", "multiply"), macros, (count, 1), tile.threads, task)
     found = []
     for (m, n, _), it, result in zip(sizes, given, results, strict=True):
-        total = result[0] if result.shape[0] == 1 else add_up(result)
+        total = result.sum()
         c = total[: m * n].reshape((n, m)).T if it.turned else total[: m * n].reshape((m, n))
         found.append((c, total[m * n :] if it.sums else None))
     return found
