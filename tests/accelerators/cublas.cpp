@@ -6,9 +6,9 @@
 #include <cstring>
 
 extern "C" {
-int calls, stream; size_t workspace, at; int fails, mode;
+int calls, stream; size_t workspace, at; int fails, mode, made;
 int cublasSetMathMode(void *handle, int wanted) { mode = wanted; return handle != (void *)42; }
-int cublasCreate_v2(void **handle) { *handle = (void *)42; return fails; }
+int cublasCreate_v2(void **handle) { made++; *handle = (void *)42; return fails; }
 int cublasSetStream_v2(void *handle, void *s) { calls++; stream = (int)(intptr_t)s; workspace = 0;
     return handle != (void *)42; }
 int cublasSetWorkspace_v2(void *handle, void *where, size_t size) {

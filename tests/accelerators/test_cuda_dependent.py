@@ -99,9 +99,9 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> CuPy:
     return module
 
 
-def step() -> tuple[Any, Any]:
+def step(device: int = 0) -> tuple[Any, Any]:
     """An update of an array by one kernel."""
-    p, g = (np.ones(300, "f4").view(on_cupy.Array) for _ in range(2))
+    p, g = (on_cupy.on(device, np.ones(300, "f4")) for _ in range(2))
     passes.add_scaled(p, 0.25, g)
     return p, g
 
@@ -130,7 +130,7 @@ def test_a_launch(driver: Driver, cupy: CuPy) -> None:
     assert (sent.of[0].to, sent.of[0].a, sent.of[0].size) == (p.ctypes.data, g.ctypes.data, 300)
     assert (sent.s.at, sent.s.value) == (None, 0.25)
     cupy.device, cupy.stream = 1, on_cupy.Stream(88)
-    step()
+    step(1)
     assert driver.of("function", ctypes.c_size_t).value == 1001  # a kernel's handle is a device's
     assert driver.of("stream", ctypes.c_size_t).value == 88
     assert cupy.contexts == 2 and len(cupy.compiled) == 1
@@ -167,7 +167,7 @@ def test_a_refusal_is_one_warning_for_a_device(driver: Driver, cupy: CuPy) -> No
     step()
     assert len(cupy.launched) == 2 and driver.of("launches").value == 0
     cupy.device = 1
-    step()
+    step(1)
     assert len(cupy.launched) == 2 and driver.of("launches").value == 1
 
 

@@ -20,20 +20,33 @@ import xbp
 from xbp import primitives, registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import cublas, launch, passes, product, short
+from xbp.errors import InputError
 from xbp.primitives.reduced import PRECISIONS
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="it needs Linux and a C++ compiler")
 
 
 class Array(np.ndarray):
-    """An array like CuPy's: its address is that of its `data`."""
+    """An array like CuPy's: its address is that of its `data`, and so is its device."""
+
+    lies_on = 0
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.lies_on = getattr(other, "lies_on", 0)
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self.ctypes.data)
+        return SimpleNamespace(ptr=self.ctypes.data, device_id=self.lies_on)
 
 
 Array.__module__ = "cupy"
+
+
+def on(device: int, numbers: Any) -> Any:
+    """An array of CuPy's on a device."""
+    array = numbers.view(Array)
+    array.lies_on = device
+    return array
 
 
 class Stream:
@@ -62,7 +75,7 @@ class CuPy:
         self.stream, self.device = Stream(77), 0
 
     def empty(self, shape: Any, dtype: Any) -> Any:
-        return np.zeros(shape, dtype).view(Array)
+        return on(self.device, np.zeros(shape, dtype))
 
     def alloc(self, size: int) -> Any:
         self.allocated.append(memory := np.full(size, 255, np.uint8))
@@ -140,6 +153,18 @@ def test_each_stream_has_counters_of_its_own_that_begin_at_0(cupy: CuPy) -> None
     # A recorded step would set them to 0 in each replay, but not now.
     assert counters(Stream(79, capturing=True)) == 0 and len(cupy.allocated) == 2
     assert counters(Stream(77, capturing=True)) == first
+
+
+def test_an_array_of_another_device_than_the_current_one_is_refused(cupy: CuPy) -> None:
+    """A kernel would read memory that is not its device's, which ends all work of a process."""
+    p, g = on(1, np.ones(300, "f4")), on(0, np.ones(300, "f4"))
+    for pair in ((p, p), (g, p)):
+        with pytest.raises(InputError, match=r"device 0 cannot use an array of device 1;"):
+            passes.add_scaled(pair[0], 0.25, pair[1])
+    assert cupy.launched == []
+    cupy.device = 1
+    passes.add_scaled(p, 0.25, p)
+    assert len(cupy.launched) == 1
 
 
 # --- cuBLAS --------------------------------------------------------------------------------------
@@ -223,12 +248,12 @@ def test_each_stream_has_a_workspace_as_long_as_it_lives(
     blas: ctypes.CDLL, cupy: CuPy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cublas, "library", lambda: blas)
-    a = np.ones((2, 2)).view(Array)
-    machine = launch.machine_of(a)
+    machine = launch.machine_of(np.ones(1).view(Array))
 
     def used(stream: Stream, device: int = 0, *, thread: bool = False) -> int:
         """The address of a product's workspace."""
         cupy.stream, cupy.device = stream, device
+        a = on(device, np.ones((2, 2)))
         if thread:
             with ThreadPoolExecutor(1) as pool:
                 assert pool.submit(machine.multiply, a, a, machine.empty((2, 2), "f8")).result()
@@ -247,6 +272,35 @@ def test_each_stream_has_a_workspace_as_long_as_it_lives(
     del aside
     gc.collect()
     assert len(machine.workspaces.of) == 4
+
+
+@needs_compiler
+def test_a_thread_that_has_ended_leaves_its_handles_to_others(
+    blas: ctypes.CDLL, cupy: CuPy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cublas, "library", lambda: blas)
+    made = ctypes.c_int.in_dll(blas, "made")
+    made.value = 0
+    machine = launch.machine_of(np.ones(1).view(Array))
+
+    def product(device: int) -> bool:
+        a = on(device, np.ones((2, 2)))
+        return machine.multiply(a, a, machine.empty((2, 2), "f8"))
+
+    def of_a_thread(*devices: int) -> None:
+        for cupy.device in devices:
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(product, cupy.device).result()
+            gc.collect()
+
+    of_a_thread(0, 0, 0)
+    assert made.value == 1
+    of_a_thread(1, 0, 1)
+    assert made.value == 2
+    cupy.device = 0
+    assert product(0) and made.value == 2
+    of_a_thread(0)  # at the same time as this thread's
+    assert made.value == 3
 
 
 @needs_compiler

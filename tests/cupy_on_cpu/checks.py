@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import xbp
-from xbp import nn, optim
+from xbp import nn, optim, primitives
 from xbp.accelerators.cuda import cublas, product, short
 from xbp.backend.graphs import CuPyGraph, side_by_side
+from xbp.errors import InputError
 
 double = cupy.RawKernel(
     'extern "C" __global__ void twice(float *x) { x[threadIdx.x] *= 2; }', "twice"
@@ -371,3 +372,24 @@ def test_the_second_device_in_another_thread(capture: bool) -> None:
     thread.start()
     thread.join()
     assert found == [wanted]
+
+
+def test_kernels_refuse_arrays_of_another_device_than_the_current_one() -> None:
+    x = xbp.asarray(np.ones((3, 4), "f4"))
+    with cupy.cuda.Device(1):
+        with pytest.raises(InputError, match="device 1 cannot use an array of device 0"):
+            primitives.tanh(x)
+        layer = nn.Linear(4, 2, rng=0)  # made on the device of `set_backend`
+        y, backward = layer.forward(x)
+        assert y.device.id == backward(y).device.id == 0
+
+
+def test_threads_of_one_device_compute_what_one_does() -> None:
+    """Each with a graph of its own, at the same time."""
+    wanted, found = run(True), []
+    threads = [threading.Thread(target=lambda: found.append(run(True))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [wanted] * 3

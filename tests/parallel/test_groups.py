@@ -216,11 +216,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A record of the calls of NCCL, without a GPU."""
     made: list[Any] = []
     nccl = ModuleType("cupy.cuda.nccl")
-    stream = SimpleNamespace(ptr=77, synchronize=lambda: made.append("synchronize"))
+    current = [3]  # the caller's device, which is not that of the group
+
+    def stream() -> Any:
+        at = f"synchronize device {current[0]}"
+        return SimpleNamespace(ptr=77 + current[0], synchronize=lambda: made.append(at))
 
     class NcclCommunicator:
         def __init__(self, *arguments: Any) -> None:
-            made.append(arguments)
+            made.extend([f"device {current[0]}", arguments])
 
         def allReduce(self, *arguments: Any) -> None:
             made.append(("allReduce", *arguments))
@@ -230,15 +234,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     @contextmanager
     def device(number: int) -> Iterator[None]:
-        made.append(f"device {number}")
+        before, current[0] = current[0], number
         yield
+        current[0] = before
 
     known = {"NCCL_SUM": 0, "NCCL_INT64": 4, "NCCL_FLOAT32": 7, "NCCL_FLOAT64": 8}
     vars(nccl).update(
         available=True, get_unique_id=lambda: (1, 2), NcclCommunicator=NcclCommunicator, **known
     )
     cuda = ModuleType("cupy.cuda")
-    vars(cuda).update(nccl=nccl, Device=device, get_current_stream=lambda: stream)
+    vars(cuda).update(nccl=nccl, Device=device, get_current_stream=stream)
     cupy = ModuleType("cupy")
     vars(cupy).update(cuda=cuda, ndarray=OnGPU, ascontiguousarray=lambda array: array)
     for module in (cupy, cuda, nccl):
@@ -263,7 +268,7 @@ def test_nccl_sums_in_place_on_the_current_stream(mpi: MPIGroup, calls: list[Any
         ]
     calls.clear()
     group.barrier()
-    assert calls == ["synchronize"]
+    assert calls == ["synchronize device 0"]
 
 
 def test_nccl_refuses_what_it_cannot_send(mpi: MPIGroup, calls: list[Any]) -> None:

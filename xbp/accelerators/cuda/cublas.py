@@ -132,11 +132,40 @@ def types_of(factor: Array, result: Array, rounded: str) -> tuple[Numbers, Numbe
     return (FLOAT32,), (FLOAT32,), (SUM_OF_TF32, DEFAULT)
 
 
-class Handles(threading.local):
-    """The calling thread's handle for each device, as threads must not share one."""
+class Handles:
+    """A handle for each device of the calling thread, as threads must not share one.
+
+    A thread that ends leaves its handles to later threads. cuBLAS waits for the device to destroy
+    one, which a recording forbids, and a handle keeps memory of the device.
+    """
 
     def __init__(self) -> None:
+        self.threads = threading.local()
+        self.free: dict[int, list[Handle]] = {}
+
+    def get(self, device: int, blas: ctypes.CDLL) -> Handle:
+        """The calling thread's handle for the current device."""
+        held: Held | None = self.threads.__dict__.get("held")
+        if held is None:
+            held = self.threads.held = Held(self.free)
+        if device not in held.of:
+            try:
+                held.of[device] = self.free[device].pop()
+            except (KeyError, IndexError):
+                held.of[device] = Handle(blas)
+        return held.of[device]
+
+
+class Held:
+    """The handles of a thread, by device."""
+
+    def __init__(self, free: dict[int, list[Handle]]) -> None:
         self.of: dict[int, Handle] = {}
+        self.free = free
+
+    def __del__(self) -> None:
+        for device, handle in self.of.items():
+            self.free.setdefault(device, []).append(handle)
 
 
 class Workspaces:

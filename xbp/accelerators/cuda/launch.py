@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from xbp.accelerators.cuda import cublas, dependent
 from xbp.accelerators.shared import Array, Shape
 from xbp.backend.graphs import side_by_side
+from xbp.errors import InputError
 
 REALS = {"float32": "float", "float64": "double"}
 """The dtypes of the kernels, and their types in C."""
@@ -96,7 +97,19 @@ class CuPy:
         return self.cupy.empty(shape, dtype)
 
     def address(self, array: Array) -> int:
-        return int(array.data.ptr)
+        """The address, of an array on the current device.
+
+        A kernel reads another device's memory only by peer access, which CuPy asks for in its own
+        operations. Elsewhere it is an error that ends all work of the process on this device.
+        """
+        data, device = array.data, self.cupy.cuda.runtime.getDevice()
+        if data.device_id != device:
+            msg = (
+                f"a kernel on CuPy's device {device} cannot use an array of device "
+                f"{data.device_id}; call it within `with cupy.cuda.Device({data.device_id}):`"
+            )
+            raise InputError(msg)
+        return int(data.ptr)
 
     def architecture(self) -> str:
         return str(self.cupy.cuda.Device().compute_capability)  # which CuPy remembers
@@ -156,11 +169,9 @@ class CuPy:
         if blas is None:
             return False
         device = cuda.runtime.getDevice()
-        if device not in self.handles.of:
-            self.handles.of[device] = cublas.Handle(blas)
         stream = cuda.get_current_stream()
         workspace = self.workspaces.get(device, stream, cuda.alloc)
-        handle, of = self.handles.of[device], stream.ptr
+        handle, of = self.handles.get(device, blas), stream.ptr
         return handle.multiply(of, workspace, a, b, c, self.address, rounded=rounded)
 
     def multiplies_short(self, name: str) -> bool:
@@ -196,7 +207,7 @@ def machine_of(array: Array) -> Machine:
 def machine_for(package: str) -> Machine:
     """The machine for arrays of a package."""
     if package not in machines:
-        machines[package] = CuPy()
+        machines.setdefault(package, CuPy())  # another thread may be here, too
     return machines[package]
 
 

@@ -69,24 +69,27 @@ class Communicator:
             self.communicator = self.nccl.NcclCommunicator(size, number, rank)
 
     def sum_(self, array: Array) -> None:
-        whole = self._contiguous(array)
-        at, (count, kind) = whole.data.ptr, self._kind(whole)
-        total, stream = self.nccl.NCCL_SUM, self.cupy.cuda.get_current_stream().ptr
-        self.communicator.allReduce(at, at, count, kind, total, stream)
-        if whole is not array:
-            array[...] = whole
+        with self.cupy.cuda.Device(self.device):
+            whole = self._contiguous(array)
+            at, (count, kind) = whole.data.ptr, self._kind(whole)
+            total, stream = self.nccl.NCCL_SUM, self.cupy.cuda.get_current_stream().ptr
+            self.communicator.allReduce(at, at, count, kind, total, stream)
+            if whole is not array:
+                array[...] = whole
 
     def broadcast_(self, array: Array, root: int) -> None:
-        whole = self._contiguous(array)
-        at, (count, kind) = whole.data.ptr, self._kind(whole)
-        stream = self.cupy.cuda.get_current_stream().ptr
-        self.communicator.broadcast(at, at, count, kind, root, stream)
-        if whole is not array:
-            array[...] = whole
+        with self.cupy.cuda.Device(self.device):
+            whole = self._contiguous(array)
+            at, (count, kind) = whole.data.ptr, self._kind(whole)
+            stream = self.cupy.cuda.get_current_stream().ptr
+            self.communicator.broadcast(at, at, count, kind, root, stream)
+            if whole is not array:
+                array[...] = whole
 
     def synchronize(self) -> None:
-        """Wait for the current stream."""
-        self.cupy.cuda.get_current_stream().synchronize()
+        """Wait for the current stream of the device."""
+        with self.cupy.cuda.Device(self.device):
+            self.cupy.cuda.get_current_stream().synchronize()
 
     def _contiguous(self, array: Array) -> Array:
         if not isinstance(array, self.cupy.ndarray) or array.device.id != self.device:
