@@ -101,6 +101,11 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
                 nn.Linear(8, 4, dtype=dtype).forward(y)
                 nn.Linear(512, 512).forward(np.zeros((256, 512), "f4"))
 
+    def convolution() -> None:
+        layer = nn.Conv2d(64, 128, 3, padding=1, rng=0, dtype=dtype)
+        y, backward = layer.forward(np.zeros((64, 64, 8, 8), dtype), training=True)
+        backward(y)
+
     def whole_networks() -> None:
         for model, shape in (
             (models.LeNet5(rng=0), (64, 1, 28, 28)),
@@ -119,10 +124,12 @@ def wanted(dtype: str) -> dict[Program, set[str]]:
     of_pools = (
         {"real": launch.REALS[dtype], "AVERAGE": average, "RELU": 0, **pool} for average in (0, 1)
     )
-    with mock.patch.dict(os.environ, XBP_WHOLE="all"):
+    with mock.patch.dict(os.environ, XBP_WHOLE="all", XBP_WINOGRAD="all"):
         of_whole = programs(whole_networks)
+        fewer = programs(convolution)
     return {
         **programs(step),
+        **fewer,
         **{program: names for program, names in of_whole.items() if "whole" in program[0]},
         ("philox.cu", ()): {"philox"},
         ("rows.cu", ()): {"take", "append"},

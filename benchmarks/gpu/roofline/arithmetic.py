@@ -16,6 +16,8 @@ GATHERED = {
     "append": (),
     "clear": ("to",),
     "scatter_few": ("from_", "index"),
+    "winograd_output": ("terms",),  # and images and kernels only where an entry is not finite
+    "winograd_to_weight": ("terms",),
 }
 """Arrays that count for kernels that read or write parts of others; "to" of copies counts twice."""
 
@@ -68,7 +70,7 @@ FLOP: dict[str, Callable[[Launch], int]] = {
     "recur_backward": _recurrent,
 }
 """Multiplications and additions of products; all other kernels are bound by bytes or launches."""
-UNKNOWN = ("whole", "winograd")
+UNKNOWN = ("whole",)
 """Beginnings of names of kernels whose products are not counted yet."""
 
 

@@ -35,6 +35,7 @@ ABOUT = {  # the tests that use a file
     "rows": "rows or gather or row",
     **dict.fromkeys(("recurrence", "recurrence_backward"), "recurrence"),
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "every_tile"),
+    **dict.fromkeys(("winograd", "winograd_to_weight"), "winograd"),
     **dict.fromkeys(("whole_forward", "whole_backward", "whole_weights"), "networks or division"),
     "whole_step": "steps or finite or label",
 }

@@ -55,6 +55,7 @@ ITEMS = [item for item in catalogue() if isinstance(item, Item) and item.kind ==
 @pytest.mark.parametrize("function", cuda.implementations(), ids=lambda function: function.__name__)
 def test_the_catalogue(function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(short, "LEAST", 0)
+    monkeypatch.setenv("XBP_WINOGRAD", "all")
     name = function.__name__
     here = accelerators.Accelerator(name, "numpy", function)
     cases = [item for item in ITEMS if item.name == name]
@@ -84,6 +85,11 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
         given = [machine.guarded(array.astype(dtype)) for array in (x, weight)]
         y, backward = convolution.convolve(*given, stride=(2, 1), padding=(1, 1))
         yield from (y, *backward(y)[:2])
+    x, weight = rng.normal(size=(3, 16, 6, 7)), rng.normal(size=(16, 16, 3, 3))
+    given = [machine.guarded(array.astype(dtype)) for array in (x, weight, weight[:, 0, 0, 0])]
+    with mock.patch.dict(os.environ, XBP_WINOGRAD="all"):
+        y, backward = convolution.convolve(*given, padding=(1, 1), relu=True)
+    yield from (y, *backward(y))
     x = rng.integers(-2, 3, (17, 3, 6, 7)).astype(dtype)
     for kind in (pooling.max_pool, pooling.average_pool):
         y, backward = kind(x, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
@@ -217,6 +223,7 @@ FILES = (
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
     *("activations.cu", "batch_norm.cu", "layer_norm.cu", "softmax.cu", "embedding.cu"),
     *("whole_forward.cu", "whole_backward.cu", "whole_weights.cu", "whole_step.cu"),
+    *("winograd.cu", "winograd_to_weight.cu"),
     *("product.cu", "rows.cu", "short.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),
 )
 

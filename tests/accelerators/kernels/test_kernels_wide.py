@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerators.emulation.machine import Emulation
+from accelerators.kernels.convolutions import Case, computed, draw, reference, truth
 from accelerators.kernels.reference import LAYOUTS, ends_with, needs_a_compiler
-from layouts import Real, assert_close
+from layouts import assert_close
 from nightly import NIGHTLY
 
-from xbp import primitives
 from xbp.accelerators.cuda import convolution, launch, wide
 from xbp.errors import InputError
 
 pytestmark = needs_a_compiler
 
-# n, c, h, w, o, (kh, kw), stride, padding, dilation, groups, relu, pool
-WIDE = [
+WIDE: list[Case] = [
     (8, 16, 6, 5, 16, (3, 3), (1, 1), (1, 1), (1, 1), 1, True, (1, 1)),
     (3, 17, 7, 6, 33, (3, 2), (2, 1), ((0, 2), (1, 0)), (1, 1), 1, False, (1, 1)),
     (4, 24, 9, 8, 70, (3, 3), (2, 3), (1, 2), (1, 1), 1, True, (2, 2)),
@@ -42,49 +40,6 @@ def _no_choice_is_cached() -> Iterator[None]:
     yield
     for choice in (wide.loadable, wide.tile_of, wide.split):
         choice.cache_clear()
-
-
-def draw(case: Any, dtype: str, seed: int = 0) -> tuple[list[Real], dict[str, Any], dict[str, Any]]:
-    """x, W, b; the window; and what follows the convolution."""
-    n, c, h, w, o, kernel, stride, padding, dilation, groups, relu, pool = case
-    rng = np.random.default_rng(seed)
-    shapes = [(n, c, h, w), (o, c // groups, *kernel), (o,)]
-    window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    arrays = [rng.normal(size=shape).astype(dtype) for shape in shapes]
-    return arrays, window, {"relu": relu, "pool": pool}
-
-
-def reference(given: list[Real], window: dict[str, Any], then: dict[str, Any]) -> Any:
-    """y and gradients of the operations, one after the other."""
-    y, back = primitives.convolve.reference(*given, **window)  # type: ignore[attr-defined]
-    backs = [back]
-    if then["relu"]:
-        y, back = primitives.rectify.reference(y)  # type: ignore[attr-defined]
-        backs.append(back)
-    if then["pool"] != (1, 1):
-        pool = primitives.max_pool.reference  # type: ignore[attr-defined]
-        y, back = pool(y, kernel_size=then["pool"], stride=then["pool"])
-        backs.append(back)
-
-    def gradients(dy: Real) -> Any:
-        for of_operation in backs[:0:-1]:
-            (dy,) = of_operation(dy)
-        return backs[0](dy)
-
-    return y, gradients
-
-
-def computed(machine: Emulation, case: Any, dtype: str, layout: str = "contiguous") -> list[Real]:
-    """y, ∂L/∂x, ∂L/∂W and ∂L/∂b of the kernels, for a ∂L/∂y that is drawn."""
-    given, window, then = draw(case, dtype)
-    given[0] = LAYOUTS[layout](given[0])
-    y, back = convolution.convolve(*map(machine.guarded, given), **window, **then)
-    dy = LAYOUTS[layout](np.random.default_rng(1).normal(size=y.shape).astype(dtype))
-    found = [y, *back(machine.guarded(dy))]
-    without, *others = back(machine.guarded(dy), False)
-    assert without is None
-    assert all(np.array_equal(a, b) for a, b in zip(others, found[2:], strict=True))
-    return found
 
 
 def use(tile: wide.Tile, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +65,7 @@ def tiles() -> list[Any]:
 @pytest.mark.parametrize("case", WIDE, ids=str)
 @pytest.mark.parametrize(("dtype", "tile"), tiles())
 def test_every_tile_on_every_case(
-    case: Any, dtype: str, tile: wide.Tile, machine: Emulation, monkeypatch: pytest.MonkeyPatch
+    case: Case, dtype: str, tile: wide.Tile, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(tile, dtype, monkeypatch)
     index = WIDE.index(case)
@@ -120,22 +75,16 @@ def test_every_tile_on_every_case(
     assert {"convolve_wide", "convolve_wide_to_weight", "convolve_wide_to_input"} <= set(
         machine.launches
     )
-    given, window, then = draw(case, "float64")
-    given = [array.astype(dtype).astype("float64") for array in given]
-    truth, true_back = reference(given, window, then)
-    dy = np.random.default_rng(1).normal(size=truth.shape).astype(dtype).astype("float64")
-    n, c, _, _, o, kernel, *_ = case
-    taps, positions = math.prod(kernel), n * math.prod(truth.shape[2:]) * math.prod(then["pool"])
-    terms = [c * taps, o * taps, positions, positions]
-    for result, true, count in zip(found, [truth, *true_back(dy)], terms, strict=True):
+    true, terms = truth(case, dtype)
+    for result, it, count in zip(found, true, terms, strict=True):
         assert result.dtype == dtype
-        assert_close(result, true, count)
+        assert_close(result, it, count)
 
 
 @pytest.mark.parametrize("case", [WIDE[2], WIDE[6]], ids=str)
 @pytest.mark.parametrize(("dtype", "tile"), tiles())
 def test_no_race(
-    case: Any, dtype: str, tile: wide.Tile, machine: Emulation, monkeypatch: pytest.MonkeyPatch
+    case: Case, dtype: str, tile: wide.Tile, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(tile, dtype, monkeypatch)
     monkeypatch.setattr(wide, "LEAST_LENGTH", tile.depth)
@@ -180,7 +129,7 @@ def test_the_emulation_finds_that_one_stage_is_not_enough(
 
 @pytest.mark.parametrize("case", WIDE[:4], ids=str)
 def test_sizes_that_are_constants_of_the_program_give_the_same_bits(
-    case: Any, dtype: str, machine: Emulation, monkeypatch: pytest.MonkeyPatch
+    case: Case, dtype: str, machine: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variables = computed(machine, case, dtype)
     fixed = Emulation(fixed=True)
@@ -208,7 +157,7 @@ def test_images_that_do_not_begin_at_a_multiple_of_16_bytes(dtype: str, machine:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("whose", ["x", "weight", "dy"])
 @pytest.mark.parametrize("case", [WIDE[0], WIDE[1], WIDE[2]], ids=str)
-def test_numbers_that_are_not_finite(case: Any, whose: str, value: float, dtype: str) -> None:
+def test_numbers_that_are_not_finite(case: Case, whose: str, value: float, dtype: str) -> None:
     """As in the reference. Of an infinite weight ∂L/∂x has nan, for the zeros around ∂L/∂y."""
     given, window, then = draw(case, dtype)
     own = dict(zip(("x", "weight"), given, strict=False))

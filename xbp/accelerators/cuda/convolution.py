@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xbp import registry
-from xbp.accelerators.cuda import wide
+from xbp.accelerators.cuda import wide, winograd
 from xbp.accelerators.cuda.last import parts_of_sum
 from xbp.accelerators.cuda.launch import (
     FILL,
@@ -90,7 +90,8 @@ def convolve(
         if pooled and math.prod(pool) > MOST_OF_POOL:
             return NotImplemented
         window, before = (stride, padding, dilation), relu and not pooled
-        convolved = wide.convolve(x, weight, bias, *window, groups=groups, relu=before)
+        by = winograd if winograd.takes(x, weight.shape, *window, groups) else wide
+        convolved = by.convolve(x, weight, bias, *window, groups=groups, relu=before)
         return then_pool(convolved, pool, relu) if pooled else convolved
     if (
         groups > 1

@@ -31,6 +31,7 @@ CONVOLUTIONS = [
     ((33, 6, 9, 9), (17, 6, 5, 5), (1, 1), (0, 0)),
     ((4, 3, 5, 5), (2, 3, 1, 1), (1, 1), (0, 0)),
     ((2, 2, 9, 8), (2, 2, 2, 2), (3, 3), (0, 0)),
+    ((3, 16, 6, 7), (16, 16, 3, 3), (1, 1), (1, 1)),
 ]
 BLOCKS: list[list[tuple[str, dict[str, Any]]]] = [
     # operations that follow a convolution
