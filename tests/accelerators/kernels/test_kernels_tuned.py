@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 from accelerators.emulation.machine import Emulation
 from accelerators.kernels.reference import needs_a_compiler
+from nightly import NIGHTLY
 
-from xbp.accelerators.cuda import product, tuned, wide
+from xbp import primitives
+from xbp.accelerators.cuda import (
+    batch_norm,
+    embedding,
+    layer_norm,
+    product,
+    short,
+    softmax,
+    tuned,
+    wide,
+)
 from xbp.accelerators.cuda.product import Factors
 from xbp.primitives import convolve
 
@@ -51,7 +62,7 @@ def test_wide_convolutions(macros: list[dict[str, Any]], tuned_by: Any) -> None:
     assert sides == [(64, 8), (32, 0), (32, 0)]
 
 
-def test_products(macros: list[dict[str, Any]], tuned_by: Any) -> None:
+def test_products(machine: Emulation, macros: list[dict[str, Any]], tuned_by: Any) -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(20, 40)).astype("f4"), rng.normal(size=(40, 30)).astype("f4")
     tuned_by({"products": {"float32 1": [[[20, 30, 44], [16, 16, 4, 2, 32, 3]]]}})
@@ -59,7 +70,7 @@ def test_products(macros: list[dict[str, Any]], tuned_by: Any) -> None:
     np.testing.assert_allclose(c, a @ b, rtol=1e-5, atol=1e-5)
     tile = ("TILE_ROWS", "TILE_COLUMNS", "TALL", "WIDE", "DEPTH")
     assert tuple(macros[0][name] for name in tile) == (16, 16, 4, 2, 32)
-    assert len(macros) == 2  # the second adds the parts up
+    assert machine.grids[0] == (2 * 2 * 3, 1)  # tiles and parts
 
 
 @pytest.mark.parametrize(
@@ -104,3 +115,60 @@ def test_a_choice_between_two_libraries(tuned_by: Any) -> None:
     tuned_by({"large": {"float32": [[[64, 64, 64], [1]], [[8, 8, 8], [2]]]}})
     assert product.is_large(a, b) and product.is_large(a[:60], b)
     assert not product.is_large(a[:8, :8], b[:8, :8]) and not product.is_large(a[:32], b)
+
+
+@pytest.mark.parametrize("lanes", [64] + [128] * NIGHTLY)
+def test_threads_that_share_a_row(lanes: int, macros: list[dict[str, Any]], tuned_by: Any) -> None:
+    rng = np.random.default_rng(0)
+    size, row = (5, 100), [[[5, 100], [lanes]]]
+    x, dy = (rng.normal(size=size).astype("f4") for _ in range(2))
+    names = ("softmax", "softmax_to_input")
+    tuned_by({
+        "softmax": {f"float32 {name}": row for name in names},
+        "rows of layer_norm": {"float32": row},
+    })  # fmt: skip
+    for fast, reference, options in (
+        (softmax.softmax, primitives.softmax.reference, {"axis": 1}),
+        (layer_norm.normalize, primitives.normalize.reference, {"axes": (1,), "eps": 1e-5}),
+    ):
+        own = (x[0], dy[0]) if "eps" in options else ()
+        y, backward = fast(x, *own, **options)
+        true, true_backward = reference(*(it.astype("f8") for it in (x, *own)), **options)
+        found, truth = (y, *backward(dy)), (true, *true_backward(dy.astype("f8")))
+        for array, right in zip(found, truth, strict=True):
+            np.testing.assert_allclose(array, right, rtol=1e-4, atol=1e-5)
+    assert [it["LANES"] for it in macros if "CAUSAL" in it] == [lanes] * 2
+    assert [it["LANES"] for it in macros if "CENTRE" in it] == [lanes] * 3
+
+
+def test_parts_of_sums(machine: Emulation, tuned_by: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(3000, 3)).astype("f4"), np.ones(3, "f4")
+    tokens = rng.integers(0, 5, 300)
+    table, dy = np.ones((5, 4), "f4"), rng.normal(size=(300, 4)).astype("f4")
+    sums = np.stack([dy[tokens == i].sum(axis=0) for i in range(5)])
+    tuned_by({
+        "batch_norm": {"float32, side 32": [[[1, 3000], [2]]]},
+        "parts of layer_norm": {"float32": [[[1, 96000], [3]]]},
+        "embedding": {"float32": [[[300, 4, 5], [0]]]},
+    })  # fmt: skip
+    y, backward = batch_norm.batch_normalize(x, weight, None, None, None, eps=1e-5)
+    np.testing.assert_allclose(y, (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-3, atol=1e-5)
+    assert machine.grids[-1] == (2, 1)
+    _, backward = layer_norm.normalize(x, weight, weight, axes=(1,), eps=1e-5)
+    np.testing.assert_allclose(backward(x)[2], x.sum(axis=0), rtol=1e-4, atol=1e-4)
+    assert (1, 3) in machine.grids
+    found = embedding.embedding(tokens, table)[1](dy)[1]
+    np.testing.assert_allclose(found, sums, rtol=1e-4, atol=1e-5)
+    assert "scatter_few" in machine.launches and "scatter_add" not in machine.launches
+    machine.device = ""
+    assert embedding.embedding(tokens, table)[1](dy)[1].tobytes() != b""
+    assert machine.launches.count("scatter_add") == 1
+
+
+def test_what_tensor_cores_multiply(tuned_by: Any) -> None:
+    a, b = np.ones((2, 8, 16), "f4"), np.ones((16, 24), "f4")
+    assert short.rounded_matmul(a, b, name="bfloat16") is NotImplemented
+    tuned_by({"short": {"bfloat16": [[[16, 24, 16], [1]]]}})
+    assert (short.rounded_matmul(a, b, name="bfloat16") == 16).all()
+    assert short.rounded_matmul(a, b, name="float16") is NotImplemented

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
+from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.activations import kernel_of
 from xbp.accelerators.cuda.launch import (
     MOST_ROWS,
@@ -77,6 +78,8 @@ def batch_normalize(
         return NotImplemented
     n = x.size // channels
     parts = max(1, min(blocks(ENOUGH_BLOCKS, stripes), n // (rows * LEAST)))
+    decision = tuned.Decision("batch_norm", f"{dtype.name}, side {side}", (stripes, n))
+    parts = tuned.number(machine, decision, range(1, max(1, n // rows) + 1), parts)
     own = [None if array is None else dense(array) for array in given]
     weight, bias, mean, variance = own if known else (*own[:2], None, None)
     kind = "identity" if activation is None else kernel_of(activation, approximate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.cross_entropy import LABELS
 from xbp.accelerators.cuda.launch import (
     MOST_ENTRIES,
@@ -65,16 +66,22 @@ def scatter_add(values: Array, index: Array, length: int) -> Any:
 
 
 def _sums(values: Array, index: Array, length: int, padding: int) -> Array:
-    """∂L/∂W. With more rows than values the blocks are those of the values, else of the rows."""
+    """∂L/∂W. Blocks are those of the rows, which share the values in parts; or of the values.
+
+    Of the values if there are more rows, unless something else was measured: that are 0 parts.
+    """
     (n, width), machine = values.shape, machine_of(values)
-    if length > n:
+    each = length * blocks(width, THREADS)
+    most = max(1, min(blocks(n, THREADS), MOST_ROWS, (MOST_ENTRIES - 1) // (length * width)))
+    parts = 0 if length > n else max(1, min(blocks(ENOUGH_BLOCKS, each), most))
+    decision = tuned.Decision("embedding", values.dtype.name, (n, width, length))
+    parts = tuned.number(machine, decision, range(most + 1), parts)
+    if not parts:
         total = machine.empty((length, width), values.dtype)
         clearing = min(blocks(total.size, THREADS), MOST_CLEARING)
         _run("clear", total, values, index, length, (clearing, 1))
         _run("scatter_few", total, values, index, length, (n * blocks(width, THREADS), 1), padding)
         return total
-    each = length * blocks(width, THREADS)
-    parts = max(1, min(blocks(ENOUGH_BLOCKS, each), blocks(n, THREADS), MOST_ROWS))
     sums = machine.empty((parts, length, width), values.dtype)
     _run("scatter_add", sums, values, index, length, (each, parts), padding)
     return sums[0] if parts == 1 else add_up(sums)

@@ -6,6 +6,7 @@ import ctypes
 import math
 from typing import Any
 
+from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.launch import (
     MOST_ROWS,
     PROCESSORS,
@@ -30,7 +31,9 @@ Task = structure(
 )
 THREADS, LINE, KNOWN = 256, 32, 3  # as in layer_norm.cu
 LONG = 2048
-"""From this size on a block shares a row, below it a warp."""
+"""From this size on a block shares a row, below it a warp; an estimate."""
+LANES = (LINE, 64, 128, THREADS)
+"""How many threads may share a row."""
 ENOUGH_BLOCKS, LEAST = 4 * PROCESSORS, 8
 """Blocks that share the sums over rows, and the least rows of a thread in them."""
 
@@ -68,7 +71,8 @@ def normalize(
         name: dense(it) for name, it in (("weight", weight), ("bias", bias)) if it is not None
     }
     y, known = machine.empty(shape, dtype), machine.empty((KNOWN, rows), dtype)
-    threads = LINE if size < LONG else THREADS
+    decision = tuned.Decision("rows of layer_norm", dtype.name, (rows, size))
+    threads = tuned.number(machine, decision, LANES, LINE if size < LONG else THREADS)
 
     def launch(name: str, grid: tuple[int, int], **arrays: Array) -> None:
         given = {
@@ -92,9 +96,10 @@ def normalize(
                 return None, None
             stripes = count if grouped else blocks(count, LINE)
             terms = x.size // count if grouped else rows * LINE  # of a block
-            parts = max(
-                1, min(blocks(ENOUGH_BLOCKS, stripes), terms // (THREADS * LEAST), MOST_ROWS)
-            )
+            most = max(1, min(terms // THREADS, MOST_ROWS))
+            parts = max(1, min(blocks(ENOUGH_BLOCKS, stripes), terms // (THREADS * LEAST), most))
+            decision = tuned.Decision("parts of layer_norm", dtype.name, (stripes, terms))
+            parts = tuned.number(machine, decision, range(1, most + 1), parts)
             partial = machine.empty((parts, 2 * count), dtype)
             name = "normalize_to_channel" if grouped else "normalize_to_weight"
             launch(name, (stripes, parts), dy=dy, partial=partial)

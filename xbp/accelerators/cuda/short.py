@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from xbp.accelerators.cuda import wide
+from xbp.accelerators.cuda import tuned, wide
 from xbp.accelerators.cuda.large import affine_by
 from xbp.accelerators.cuda.launch import (
     MOST_ENTRIES,
@@ -38,8 +38,8 @@ Task = structure("Task", x=pointer, to=pointer, size=ctypes.c_longlong)
 THREADS = 256  # as in short.cu
 MOST_BLOCKS = 32 * PROCESSORS
 LEAST = 2**24
-"""The least m · n · k for cuBLAS: 256³. A guess, not yet measured; `product.LEAST_LARGE` is more,
-as there a kernel saves passes that reduced precision has anyway."""
+"""The least m · n · k for cuBLAS: 256³, an estimate. `product.LEAST_LARGE` is more, as there a
+kernel saves passes that reduced precision has anyway."""
 
 
 def shorten(x: Array, name: str) -> Array:
@@ -71,6 +71,12 @@ def takes(name: str, *arrays: Array | None) -> bool:
     )
 
 
+def is_large(array: Array, key: str, size: tuple[int, int, int]) -> bool:
+    """Whether cuBLAS should take a product of these sizes: measured, or from `LEAST` on."""
+    decision, rule = tuned.Decision("short", key, size), int(math.prod(size) >= LEAST)
+    return tuned.number(machine_of(array), decision, (0, 1), rule) == 1
+
+
 def product(a: Array, b: Array, name: str) -> Array:
     """The product of two matrices, or stacks of matrices, of bits; float32, in row-major order."""
     machine = machine_of(a)
@@ -87,7 +93,7 @@ def rounded_matmul(a: Array, b: Array, *, name: str) -> Any:
         return NotImplemented
     shape = (*a.shape[:-1], b.shape[-1])
     if b.ndim == 2:
-        if math.prod(shape) * a.shape[-1] < LEAST:
+        if not is_large(a, name, (math.prod(shape[:-1]), shape[-1], a.shape[-1])):
             return NotImplemented
         a = a.reshape(-1, a.shape[-1])
     elif a.shape[:-2] == b.shape[:-2]:
@@ -101,7 +107,8 @@ def rounded_affine(x: Array, weight: Array, bias: Array | None = None, *, name: 
     """See `xbp.primitives.rounded_affine`."""
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         return NotImplemented
-    if x.size * weight.shape[0] < LEAST or not takes(name, x, weight, bias):
+    size = (math.prod(x.shape[:-1]), *weight.shape)
+    if not is_large(x, name, size) or not takes(name, x, weight, bias):
         return NotImplemented
     if bias is not None and bias.shape != weight.shape[:1]:
         return NotImplemented
@@ -136,7 +143,7 @@ def rounded_convolve(
         or not is_plain(padding, dilation)
         or not wide.suits(weight.shape, stride, groups)
         or min(oh, ow) < 1
-        or n * o * oh * ow * c * kh * kw < LEAST
+        or not is_large(x, f"{name} convolve", (o, n * oh * ow, c * kh * kw))
         or max(n * o * oh * ow, (h + 2 * padding[0]) * c * kw * ow * n) >= MOST_ENTRIES
         or not takes(name, x, weight, bias)
     ):

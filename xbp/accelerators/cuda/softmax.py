@@ -6,6 +6,7 @@ import ctypes
 import math
 from typing import Any
 
+from xbp.accelerators.cuda import tuned
 from xbp.accelerators.cuda.launch import (
     REALS,
     blocks,
@@ -27,7 +28,9 @@ Task = structure(
 )
 THREADS, WARP = 256, 32  # as in softmax.cu
 LONG = 2048
-"""From this size on a block shares a row, below it a warp."""
+"""From this size on a block shares a row, below it a warp; an estimate."""
+LANES = (WARP, 64, 128, THREADS)
+"""How many threads may share a row."""
 
 
 def softmax(x: Array, *, axis: int) -> Any:
@@ -99,7 +102,9 @@ def _run(
     **arrays: Array | None,
 ) -> None:
     machine, size = machine_of(to), to.shape[-1]
-    lanes, rows = WARP if size < LONG else THREADS, to.size // size
+    rows = to.size // size
+    decision = tuned.Decision("softmax", f"{to.dtype.name} {name}", (rows, size))
+    lanes = tuned.number(machine, decision, LANES, WARP if size < LONG else THREADS)
     macros = {"real": REALS[to.dtype.name], "LANES": lanes, "CAUSAL": int(causal)}
     given = {
         key: machine.address(array)

@@ -17,7 +17,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -92,6 +92,12 @@ def choose(
     """
     found = look_up(machine.architecture(), decision)
     return found if found and allowed(found) else rule()
+
+
+def number(machine: HasArchitecture, decision: Decision, allowed: Container[int], rule: int) -> int:
+    """A choice of one number; see `choose`."""
+    found = choose(machine, decision, lambda it: len(it) == 1 and it[0] in allowed, lambda: (rule,))
+    return found[0]
 
 
 @lru_cache(4096)
