@@ -15,7 +15,16 @@ import pytest
 from accelerators.emulation import machine as emulation
 
 import benchmarks.gpu.__main__ as command
-from benchmarks.gpu.tuning import choosing, convolutions, fit, measure, package, products, shapes
+from benchmarks.gpu.tuning import (
+    choosing,
+    convolutions,
+    fit,
+    measure,
+    package,
+    products,
+    shapes,
+    winograd,
+)
 from benchmarks.gpu.tuning import command as tuning
 from benchmarks.gpu.tuning.row import Case, Row, error_of
 from benchmarks.gpu.tuning.table import Table, digest, markdown, regret
@@ -219,7 +228,7 @@ def test_errors_in_units_of_what_rounding_allows() -> None:
 
 
 def test_the_rules_come_first() -> None:
-    for family in (convolutions, products):
+    for family in (convolutions, products, winograd):
         rows = list(family.rows())
         assert len({it.name for it in rows}) == len(rows)
         assert all(len(it.tiles) > 1 for it in rows)
@@ -270,6 +279,18 @@ def test_on_the_emulation(tune: Any, tmp_path: Path, capsys: Any) -> None:
     page = (tmp_path / "trial_numpy_quick_tuned.md").read_text(encoding="utf-8")
     assert "| ResNet-20 16-32 /2 ∂L/∂W | – |" in page and "2 checked, not timed" in page
     assert page.count("checked, not timed") == 5 and "batch 4, fc2" not in page
+
+
+@pytest.mark.skipif(emulation.compiler() is None, reason="the emulation needs a C++ compiler")
+def test_fewer_products_are_a_choice() -> None:
+    one = next(it for it in winograd.rows(small=True) if it.name.startswith("ResNet-20 16-16"))
+    decision = package.decision_of(one)
+    assert decision is not None and decision.sizes == (8, 16, 16, 6, 6, 1)
+    for label, numbers in one.tiles.items():
+        with measure.emulation() as device, choosing.forced(one.kernel, numbers):
+            assert measure.checked(one.case(device.draw), device) is None
+            launches = launch.machines["numpy"].launches  # type: ignore[attr-defined]
+        assert ("winograd_output" in launches) == (label == "a quarter")
 
 
 @pytest.mark.skipif(emulation.compiler() is None, reason="the emulation needs a C++ compiler")

@@ -9,5 +9,6 @@ float64; times those that are right, one of each product at a time, beside PyTor
 installed. NAME is a part of the names of products. Times are kept in ``gpu_DEVICE_tuned.json``,
 from which the next call goes on unless the kernels have changed; ``gpu_DEVICE_tuned.md`` is the
 same for readers. In the end it says how much longer than the best the tiles take that the rules of
-`xbp.accelerators.cuda` choose, and the constants of `wide.time` that fit these times.
+`xbp.accelerators.cuda` choose, and the constants of `wide.time` that fit these times. Whether
+convolutions take a quarter of the products is a choice of two.
 """
