@@ -37,7 +37,7 @@ FLAGS = (
     *("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error", "-Wall", "-Wextra", "-Werror"),
     *("-Wno-unknown-pragmas", "-Wno-sign-compare", "-Wno-unused-function", "-Wno-vla"),
 )
-KERNEL = re.compile(r'extern "C" __global__ void \w+\(\w*\) (\w+)\(const (\w+) \w+\)')
+KERNEL = re.compile(r'extern "C" __global__ void \w+\([\w, ]*\) (\w+)\(const (\w+) \w+\)')
 PASS = re.compile(r"^PASS\((\w+),", re.MULTILINE)
 FIXED = (
     *("real", "LABEL", "TILE_M", "TILE_N", "SUMS_M", "SUMS_N", "VECTOR"),

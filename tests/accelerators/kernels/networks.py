@@ -60,9 +60,9 @@ def few_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XBP_WHOLE", "all")
     monkeypatch.setattr(whole_plan, "THREADS", 64)
     monkeypatch.setattr(whole_plan, "PROCESSORS", 2)
-    whole_plan.plan.cache_clear()
+    whole_plan.by_rule.cache_clear()
     yield
-    whole_plan.plan.cache_clear()
+    whole_plan.by_rule.cache_clear()
 
 
 class Problem:

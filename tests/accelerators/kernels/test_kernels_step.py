@@ -112,6 +112,21 @@ def test_a_label_out_of_range_makes_the_loss_nan(label: int, machine: Emulation)
 
 
 @KERNELS
+@needs_a_compiler
+def test_measured_choices(machine: Emulation, tuned_by: Any) -> None:
+    """Of threads, samples and blocks of a multiprocessor; impossible ones are left to the rule."""
+    problem = problem_of("one layer", 5, "float64")
+    network = "6 40 True tangent 0"
+    for numbers, blocks in (([32, 5, 3], 1), ([32, 9, 1], 2), ([48, 5, 1], 2), ([32, 5], 2)):
+        tuned_by({"whole": {f"float64 {network}": [[[5], numbers]]}})
+        machine.grids.clear()
+        labels = labels_of(problem)
+        found = problem.step(machine, labels)
+        assert machine.grids[0] == (blocks, 1)
+        agree(found, problem.true_step(labels), 100)
+
+
+@KERNELS
 def test_what_is_declined() -> None:
     problem = problem_of("deep", 5, "float32")
     labels, arrays = labels_of(problem), problem.arrays

@@ -154,7 +154,10 @@ def plan_for(model: nn.Layer, shape: tuple[int, ...], itemsize: int = 4) -> Any:
         shapes = tuple(parameter.data.shape for parameter in model.parameters())
         layers = whole_layers.layers_of(part.operations[True], shape, shapes)  # type: ignore[union-attr]
         assert layers is not None
-        return whole_plan.plan(layers, shape[0], itemsize, (1,) * len(whole.learned(layers)))
+        loads = (1,) * len(whole.learned(layers))
+        division = whole_plan.by_rule(layers, shape[0], itemsize, loads)
+        assert division is not None
+        return whole_plan.plan(layers, itemsize, loads, division)
 
 
 def test_it_is_chosen_where_launches_cost_more_than_weights() -> None:
@@ -172,7 +175,8 @@ def test_it_is_chosen_where_launches_cost_more_than_weights() -> None:
 def test_lenet_5_has_a_plan(itemsize: int) -> None:
     for n, samples in ((1, 1), (128, 1), (512, 4), (2048, 8)):
         plan = plan_for(models.LeNet5(rng=0), (n, 1, 28, 28), itemsize)
-        assert plan.samples == (samples if itemsize == 4 else 1)
+        samples = samples if itemsize == 4 else 1
+        assert plan.division == (512, samples, 1 + (n > 132 * samples))
         assert (
             max(it["SHARED"] for it in (plan.forward, *plan.backward, plan.step)) * itemsize
             <= 48 * 1024

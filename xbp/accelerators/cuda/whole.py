@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import astuple
+from functools import cache
 from itertools import chain as chained
 from typing import Any
 
 from xbp.accelerators.chains import Match
-from xbp.accelerators.cuda import whole_plan
+from xbp.accelerators.cuda import tuned, whole_plan
 from xbp.accelerators.cuda.cross_entropy import LABELS
-from xbp.accelerators.cuda.launch import blocks, dense, fits, lanes, machine_of
+from xbp.accelerators.cuda.launch import Machine, blocks, dense, fits, lanes, machine_of
+from xbp.accelerators.cuda.whole_kinds import Layer
 from xbp.accelerators.cuda.whole_layers import KNOWN, layers_of
-from xbp.accelerators.cuda.whole_plan import Layer, Plan
+from xbp.accelerators.cuda.whole_plan import Division, Plan
 from xbp.accelerators.cuda.whole_run import Run
 from xbp.accelerators.shared import Array
 from xbp.primitives.chain import Arrays, Operation, chain
@@ -31,6 +34,8 @@ from xbp.primitives.convolution import convolve
 from xbp.primitives.cross_entropy import cross_entropy
 from xbp.primitives.product import affine
 
+FAMILY = "whole"
+"""Of the choices in `tuned`: threads, samples and blocks of a multiprocessor."""
 LEARNED = (affine, convolve)
 """The operations that have parameters."""
 SECONDS_OF_LAUNCH = 3.5e-6
@@ -112,10 +117,34 @@ def _run(
         lanes(dtype, layer.inputs, machine.address(weight))
         for layer, weight in zip(learned(layers), parameters[::2], strict=True)
     )
-    plan = whole_plan.plan(layers, n, dtype.itemsize, loads)
+    plan = _planned(machine, layers, n, dtype, loads)
     if plan is None or not (wanted() == "all" or pays(plan, n, dtype.itemsize, with_loss)):
         return None
     return Run(plan, x, parameters)
+
+
+def _planned(
+    machine: Machine, layers: tuple[Layer, ...], n: int, dtype: Any, loads: tuple[int, ...]
+) -> Plan | None:
+    """The plan that was measured best for a network, or that of the rule; None if none fits."""
+
+    def plan(numbers: tuple[int, ...]) -> Plan | None:
+        if not whole_plan.is_possible(numbers):
+            return None
+        return whole_plan.plan(layers, dtype.itemsize, loads, Division(*numbers))
+
+    def rule() -> tuple[int, ...]:
+        return whole_plan.by_rule(layers, n, dtype.itemsize, loads) or ()
+
+    decision = tuned.Decision(FAMILY, f"{dtype.name} {described(layers)}", (n,))
+    numbers = tuned.choose(machine, decision, lambda them: plan(them) is not None, rule)
+    return plan(numbers)
+
+
+@cache
+def described(layers: tuple[Layer, ...]) -> str:
+    """A network in a table of choices: all numbers of its layers."""
+    return "; ".join(" ".join(map(str, astuple(layer))) for layer in layers)
 
 
 def learned(layers: Sequence[Layer]) -> list[Layer]:
@@ -135,5 +164,5 @@ def pays(plan: Plan, n: int, itemsize: int, with_loss: bool) -> bool:
         for k, layer in enumerate(plan.layers)
         if layer.learned
     )
-    cost: float = blocks(n, plan.samples) * both * itemsize / BYTES_PER_SECOND
+    cost: float = blocks(n, plan.division.samples) * both * itemsize / BYTES_PER_SECOND
     return saved * SECONDS_OF_LAUNCH > cost

@@ -3,7 +3,7 @@
 #include "whole_backward.h"
 
 /* What whole_weights.cu needs for ∂L/∂W, and ∂L/∂x if WANTS_DX. */
-extern "C" __global__ void __launch_bounds__(THREADS) whole_backward(const whole p) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) whole_backward(const whole p) {
     await_earlier_kernels();
     alignas(16) __shared__ real room[SHARED];
     const int first = blockIdx.x * SAMPLES;

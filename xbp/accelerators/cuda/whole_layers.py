@@ -11,7 +11,7 @@ from xbp.accelerators.chains import AFTER_AFFINE
 from xbp.accelerators.cuda import wide
 from xbp.accelerators.cuda.convolution import MOST_KERNELS, MOST_SEEN, MOST_SPOTS, seen
 from xbp.accelerators.cuda.launch import MOST_ENTRIES
-from xbp.accelerators.cuda.whole_plan import Convolution, Layer, Linear, Pooling
+from xbp.accelerators.cuda.whole_kinds import Convolution, Layer, Linear, Pooling
 from xbp.accelerators.shared import MOST_PLACES, Shape, is_plain
 from xbp.primitives.chain import Operation
 from xbp.primitives.convolution import convolve

@@ -1,230 +1,37 @@
-"""Layers of `whole`, and how blocks of threads divide their work.
-
-The numbers here are those of whole.h's templates: a layer's text is a type there, and a plan's
-macros say where its arrays are in shared memory.
-"""
+"""How blocks of threads divide the work of `whole`, and where their arrays are in shared memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from xbp.accelerators.cuda.launch import PROCESSORS, blocks
-from xbp.accelerators.shared import Shape
+from xbp.accelerators.cuda.whole_kinds import (
+    WARP,
+    Convolution,
+    Layer,
+    Linear,
+    Pooling,
+    whole_loads,
+)
 
 THREADS = 512
-"""Threads of a block: two blocks of samples share a multiprocessor, if registers and shared memory
-suffice. Not yet measured."""
+"""Threads of a block. Not yet measured."""
+MOST_THREADS = 2048
+"""Of a multiprocessor; a block has half of them at most."""
 MOST_BYTES = 48 * 1024
 """Shared memory of a block that every GPU has."""
 MOST_SAMPLES = 8
-MOST_SUMS = 16
-"""Sums of a thread in a linear layer."""
-MOST_TEAMS = 16
-"""The most threads that share a sum, if their sums fit into shared memory."""
-WARP = 32
-Division: TypeAlias = "tuple[int, int]"
-"""Teams of threads, and numbers in shared memory for their sums."""
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """A convolution, an activation, and before it optionally the maximum of windows."""
+class Division(NamedTuple):
+    """Threads of a block, its samples, and the blocks of a multiprocessor at a time."""
 
-    c: int
-    h: int
-    w: int
-    o: int
-    kh: int
-    kw: int
-    stride_h: int
-    stride_w: int
-    pad_h: int
-    pad_w: int
-    has_bias: bool
-    pool_h: int = 1
-    pool_w: int = 1
-    kind: str = "identity"
-
-    learned: ClassVar[bool] = True
-    launches: ClassVar[int] = 4
-    """By operations: forward, ∂L/∂x, and two for ∂L/∂W."""
-
-    @property
-    def rows(self) -> int:
-        return ((self.h + 2 * self.pad_h - self.kh) // self.stride_h + 1) // self.pool_h
-
-    @property
-    def columns(self) -> int:
-        return ((self.w + 2 * self.pad_w - self.kw) // self.stride_w + 1) // self.pool_w
-
-    @property
-    def size(self) -> Shape:
-        return self.o, self.rows, self.columns
-
-    @property
-    def inputs(self) -> int:
-        return self.c * self.h * self.w
-
-    @property
-    def outputs(self) -> int:
-        return math.prod(self.size)
-
-    @property
-    def biases(self) -> int:
-        return self.o
-
-    @property
-    def parameters(self) -> int:
-        return self.o * (self.c * self.kh * self.kw + 1)
-
-    @property
-    def has_places(self) -> bool:
-        return self.pool_h * self.pool_w > 1
-
-    @property
-    def tile(self) -> int:
-        """Outputs of a thread."""
-        return _tile(self.o, self.rows * self.columns, self.c)
-
-    @property
-    def tile_back(self) -> int:
-        """Channels of a thread for ∂L/∂x."""
-        return _tile(self.c, self.pixels, self.o)
-
-    @property
-    def pixels(self) -> int:
-        """Blocks of pixels of ∂L/∂x, each of which a thread computes."""
-        steps = (self.pool_h * self.stride_h, self.pool_w * self.stride_w)
-        sizes, pads = (self.h, self.w), (self.pad_h, self.pad_w)
-        return math.prod(
-            (size - 1 + pad) // step - pad // step + 1
-            for size, pad, step in zip(sizes, pads, steps, strict=True)
-        )
-
-    @property
-    def kernels(self) -> int:
-        """Numbers of the kernels in shared memory, forward."""
-        tiles = blocks(self.o, self.tile)
-        return _whole(self.c * self.kh * self.kw * tiles * _padded(self.tile))
-
-    @property
-    def kernels_back(self) -> int:
-        """The same for ∂L/∂x."""
-        tiles = blocks(self.c, self.tile_back)
-        return _whole(self.o * self.kh * self.kw * tiles * _padded(self.tile_back))
-
-    def teams(self, spare: int, spare_back: int) -> tuple[Division, Division, Division]:
-        """Teams for y, ∂L/∂x and ∂L/∂W, with so many numbers for their sums."""
-        tiles, positions = blocks(self.o, self.tile), self.rows * self.columns
-        places, items = self.pool_h * self.pool_w, self.o * self.c * self.kh
-        tiles_back = blocks(self.c, self.tile_back)
-        return (
-            _teams(self.c, positions * tiles, tiles * self.tile * places * positions, spare),
-            _teams(self.o, self.pixels * tiles_back, self.inputs, spare_back),
-            _teams(positions, items, items * (self.kw + 1), spare_back),
-        )
-
-    def text(self, spare: int, spare_back: int) -> str:
-        (y, _), (dx, _), (dw, _) = self.teams(spare, spare_back)
-        numbers = (
-            *astuple(self)[:10],
-            self.pool_h,
-            self.pool_w,
-            self.tile,
-            y,
-            self.tile_back,
-            dx,
-            dw,
-        )
-        return f"convolution<{','.join(map(str, numbers))},{self.kind}>"
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """The maximum or mean of windows, and an activation."""
-
-    c: int
-    h: int
-    w: int
-    kh: int
-    kw: int
-    stride_h: int
-    stride_w: int
-    pad_h: int
-    pad_w: int
-    average: bool
-    kind: str = "identity"
-
-    learned: ClassVar[bool] = False
-    launches: ClassVar[int] = 2
-    parameters: ClassVar[int] = 0
-    biases: ClassVar[int] = 0
-
-    @property
-    def size(self) -> Shape:
-        return (
-            self.c,
-            (self.h + 2 * self.pad_h - self.kh) // self.stride_h + 1,
-            (self.w + 2 * self.pad_w - self.kw) // self.stride_w + 1,
-        )
-
-    @property
-    def inputs(self) -> int:
-        return self.c * self.h * self.w
-
-    @property
-    def outputs(self) -> int:
-        return math.prod(self.size)
-
-    @property
-    def has_places(self) -> bool:
-        return not self.average
-
-    def text(self) -> str:
-        return f"pooling<{','.join(map(str, astuple(self)[:9]))},{int(self.average)},{self.kind}>"
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer and an activation."""
-
-    inputs: int
-    outputs: int
-    has_bias: bool
-    kind: str = "identity"
-
-    learned: ClassVar[bool] = True
-    launches: ClassVar[int] = 2
-    has_places: ClassVar[bool] = False
-
-    @property
-    def size(self) -> Shape:
-        return (self.outputs,)
-
-    @property
-    def biases(self) -> int:
-        return self.outputs
-
-    @property
-    def parameters(self) -> int:
-        return (self.inputs + 1) * self.outputs
-
-    def teams(self, samples: int, vector: int, spare: int) -> Division:
-        """Teams for ∂L/∂x."""
-        return _teams(self.outputs, self.inputs // vector, samples * self.inputs, spare)
-
-    def text(self, samples: int, vector: int, spare: int) -> str:
-        at_once = min(8, blocks(self.outputs, THREADS // WARP), max(1, MOST_SUMS // samples))
-        teams, _ = self.teams(samples, vector, spare)
-        numbers = (self.inputs, self.outputs, vector, at_once, teams)
-        return f"linear<{','.join(map(str, numbers))},{self.kind}>"
-
-
-Layer: TypeAlias = "Convolution | Pooling | Linear"
+    threads: int
+    samples: int
+    resident: int
 
 
 class Plan(NamedTuple):
@@ -232,8 +39,6 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    samples : int
-        Of a block.
     forward : dict
         The macros of whole_forward.
     backward : tuple of dict
@@ -243,60 +48,81 @@ class Plan(NamedTuple):
     """
 
     layers: tuple[Layer, ...]
-    samples: int
-    threads: int
+    division: Division
     forward: dict[str, Any]
     backward: tuple[dict[str, Any], ...]
     step: dict[str, Any]
 
 
 @lru_cache(256)
-def plan(layers: tuple[Layer, ...], n: int, itemsize: int, loads: tuple[int, ...]) -> Plan | None:
-    """The plan with most samples a block that fits into shared memory; None if none does.
+def plan(
+    layers: tuple[Layer, ...], itemsize: int, loads: tuple[int, ...], division: Division
+) -> Plan | None:
+    """The plan of a division; None if it does not fit into shared memory.
 
     Parameters
     ----------
     layers : tuple of Layer
-    n : int
-        The batch size.
     itemsize : int
         Bytes of a number.
     loads : tuple of int
         Of each layer with parameters, how many neighbouring weights are loaded at once.
+    division : Division
     """
+    threads, samples, resident = division
     given = iter(loads)
     loads = tuple(next(given) if layer.learned else 1 for layer in layers)
+    layers = tuple(it if isinstance(it, Pooling) else replace(it, threads=threads) for it in layers)
+    forward = _places(*forward_arrays(layers, samples))
+    backward = [_places(*backward_arrays(layers, samples, it, itemsize)) for it in (False, True)]
+    # Parameters' gradients have the same bits with and without ∂L/∂x.
     most = MOST_BYTES // itemsize
-    for samples in range(samples_for(n), 0, -1):
-        forward = _places(*forward_arrays(layers, samples))
-        backward = [
-            _places(*backward_arrays(layers, samples, it, itemsize)) for it in (False, True)
-        ]
-        # Parameters' gradients have the same bits with and without ∂L/∂x.
-        spare, spare_back = most - forward["SHARED"], most - backward[True]["SHARED"]
-        if min(spare, spare_back) >= 0:
-            texts = _texts(layers, samples, loads, spare, spare_back)
-            sums, sums_back = _sums(layers, samples, loads, spare, spare_back)
-            forward = _with_sums(forward, "AT_SUMS", sums)
-            backward = [_with_sums(places, "BACK_SUMS", sums_back) for places in backward]
-            ends_there = _ends_there(layers)
-            for places in backward:
-                places["AT_DELTA"] = places["AT_VECTORS"] if ends_there else 0
-            step = {**backward[False], **forward}
-            step["SHARED"] = max(forward["SHARED"], backward[False]["SHARED"])
-            step["AT_LOSSES"] = 0 if ends_there else forward["AT_VECTORS"]
-            return Plan(
-                layers, samples, THREADS,
-                {**texts, "WANTS_DX": 0, **forward},
-                tuple({**texts, "WANTS_DX": it, **places} for it, places in enumerate(backward)),
-                {**texts, "WANTS_DX": 0, **step},
-            )  # fmt: skip
+    spare, spare_back = most - forward["SHARED"], most - backward[True]["SHARED"]
+    if min(spare, spare_back) < 0:
+        return None
+    texts = _texts(layers, samples, loads, spare, spare_back)
+    texts |= {"THREADS": threads, "SAMPLES": samples, "RESIDENT": resident}
+    sums, sums_back = _sums(layers, samples, loads, spare, spare_back)
+    forward = _with_sums(forward, "AT_SUMS", sums)
+    backward = [_with_sums(places, "BACK_SUMS", sums_back) for places in backward]
+    ends_there = _ends_there(layers)
+    for places in backward:
+        places["AT_DELTA"] = places["AT_VECTORS"] if ends_there else 0
+    step = {**backward[False], **forward}
+    step["SHARED"] = max(forward["SHARED"], backward[False]["SHARED"])
+    step["AT_LOSSES"] = 0 if ends_there else forward["AT_VECTORS"]
+    return Plan(
+        layers, division,
+        {**texts, "WANTS_DX": 0, **forward},
+        tuple({**texts, "WANTS_DX": it, **places} for it, places in enumerate(backward)),
+        {**texts, "WANTS_DX": 0, **step},
+    )  # fmt: skip
+
+
+@lru_cache(256)
+def by_rule(
+    layers: tuple[Layer, ...], n: int, itemsize: int, loads: tuple[int, ...]
+) -> Division | None:
+    """`THREADS` for the most samples a block that fit into shared memory; None if none does.
+
+    Each multiprocessor has a block, if there are as many samples. Where there are more blocks, two
+    run on a multiprocessor at a time, with half of the registers each.
+    """
+    for samples in range(min(blocks(n, PROCESSORS), MOST_SAMPLES), 0, -1):
+        resident = 2 if blocks(n, samples) > PROCESSORS else 1
+        division = Division(THREADS, samples, resident)
+        if plan(layers, itemsize, loads, division) is not None:
+            return division
     return None
 
 
-def samples_for(n: int) -> int:
-    """The samples of a block, so that each multiprocessor has one, and at most `MOST_SAMPLES`."""
-    return min(blocks(n, PROCESSORS), MOST_SAMPLES)
+def is_possible(numbers: tuple[int, ...]) -> bool:
+    """Whether the numbers of a `Division` are within the kernels' limits."""
+    if len(numbers) != 3:
+        return False
+    threads, samples, resident = numbers
+    fits = 0 < threads * resident <= MOST_THREADS and threads <= MOST_THREADS // 2
+    return fits and threads % WARP == 0 and 0 < samples <= MOST_SAMPLES
 
 
 def forward_arrays(layers: Sequence[Layer], samples: int) -> Iterator[tuple[str, int]]:
@@ -351,7 +177,6 @@ def _texts(
         for layer, load in zip(linear, loads[len(images) :], strict=True)
     ]
     return {
-        "THREADS": THREADS, "SAMPLES": samples,
         "IMAGES": ",".join(of_images), "VECTORS": ",".join(of_vectors),
         "INPUTS": layers[0].inputs, "FLAT": linear[0].inputs, "OUTPUTS": linear[-1].outputs,
     }  # fmt: skip
@@ -376,7 +201,7 @@ def _places(*arrays: tuple[str, int]) -> dict[str, int]:
     for name, size in arrays:
         if name:
             found[name] = at
-        at += _whole(size)
+        at += whole_loads(size)
     return {**found, "SHARED": at}
 
 
@@ -388,31 +213,3 @@ def _with_sums(places: dict[str, int], name: str, sums: int) -> dict[str, int]:
 def _ends_there(layers: Sequence[Layer]) -> bool:
     """Whether the last layer's output takes the second place of vectors."""
     return sum(isinstance(layer, Linear) for layer in layers) % 2 == 1
-
-
-def _tile(channels: int, positions: int, terms: int) -> int:
-    """The channels of a thread: as many as leave enough threads, 4 at most."""
-    for tiles in (blocks(channels, 4), blocks(channels, 2)):
-        if 2 * positions * tiles * terms >= THREADS:
-            return blocks(channels, tiles)
-    return 1
-
-
-def _teams(terms: int, items: int, size: int, spare: int) -> Division:
-    """The teams that share the terms of `items` sums, and numbers in shared memory for their sums.
-
-    `size` numbers a team, of which there are `spare`; a team alone needs none.
-    """
-    most = max(1, min(MOST_TEAMS, terms, THREADS // items, spare // size))
-    teams = blocks(terms, blocks(terms, most))  # so few that each has about as many terms
-    return teams, size * teams if teams > 1 else 0
-
-
-def _padded(tile: int) -> int:
-    """Numbers of a tile in shared memory."""
-    return tile if tile <= 2 else _whole(tile)
-
-
-def _whole(count: int) -> int:
-    """Numbers in whole loads of 16 bytes."""
-    return blocks(count, 4) * 4

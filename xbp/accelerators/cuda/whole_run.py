@@ -8,8 +8,9 @@ from typing import Any
 
 from xbp.accelerators.cuda.cross_entropy import LABELS
 from xbp.accelerators.cuda.launch import REALS, blocks, dense, machine_of, pointer, structure
+from xbp.accelerators.cuda.whole_kinds import Convolution, Linear
 from xbp.accelerators.cuda.whole_layers import MOST
-from xbp.accelerators.cuda.whole_plan import Convolution, Linear, Plan
+from xbp.accelerators.cuda.whole_plan import Plan
 from xbp.accelerators.shared import Array, Shape, incoming
 
 TALL, WIDE, WEIGHT_THREADS = 16, 32, 256  # as in whole_weights.cu
@@ -41,7 +42,7 @@ class Run:
         innermost = (*range(1, x.ndim), 0)
         self.batch_innermost = x.ndim == 4 and x.transpose(innermost).flags.c_contiguous
         self.x = x if self.batch_innermost else dense(x)
-        self.blocks = blocks(self.n, plan.samples)
+        self.blocks = blocks(self.n, plan.division.samples)
         empty = self.machine.empty
         self.outputs = [empty((self.n, layer.outputs), x.dtype) for layer in plan.layers]
         self.places = [
@@ -99,7 +100,7 @@ class Run:
 
     def _launch(self, name: str, macros: dict[str, Any], task: Any) -> None:
         macros = {"real": REALS[self.dtype.name], **macros}
-        threads = self.plan.threads
+        threads = self.plan.division.threads
         self.machine.launch((f"{name}.cu", name), macros, (self.blocks, 1), threads, task)
 
     def _stored(self, shape: Shape) -> Shape:
