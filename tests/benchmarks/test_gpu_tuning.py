@@ -20,6 +20,7 @@ from benchmarks.gpu.tuning import (
     convolutions,
     fit,
     measure,
+    networks,
     package,
     products,
     shapes,
@@ -228,7 +229,7 @@ def test_errors_in_units_of_what_rounding_allows() -> None:
 
 
 def test_the_rules_come_first() -> None:
-    for family in (convolutions, products, winograd):
+    for family in (convolutions, networks, products, winograd):
         rows = list(family.rows())
         assert len({it.name for it in rows}) == len(rows)
         assert all(len(it.tiles) > 1 for it in rows)
@@ -291,6 +292,22 @@ def test_fewer_products_are_a_choice() -> None:
             assert measure.checked(one.case(device.draw), device) is None
             launches = launch.machines["numpy"].launches  # type: ignore[attr-defined]
         assert ("winograd_output" in launches) == (label == "a quarter")
+
+
+@pytest.mark.skipif(emulation.compiler() is None, reason="the emulation needs a C++ compiler")
+def test_divisions_of_whole_networks() -> None:
+    (one,) = networks.rows(small=True)
+    decision = package.decision_of(one)
+    assert decision is not None and decision.sizes == (4,)
+    numbers = one.tiles[one.rule]
+    with measure.emulation() as device, choosing.forced(one.kernel, numbers):
+        assert measure.checked(one.case(device.draw), device) is None
+        launches = launch.machines["numpy"].launches  # type: ignore[attr-defined]
+    assert launches == ["whole_step", "whole_weights"]
+    for it in networks.rows():
+        _, samples, resident = it.tiles[it.rule]
+        batch = int(it.name.split(",")[0].removeprefix("batch "))
+        assert resident == 1 + (batch > 132 * samples)
 
 
 @pytest.mark.skipif(emulation.compiler() is None, reason="the emulation needs a C++ compiler")

@@ -11,7 +11,7 @@ from pathlib import Path
 import benchmarks.gpu.tuning
 from benchmarks.gpu.facts import file_stem
 from benchmarks.gpu.running import ROOT
-from benchmarks.gpu.tuning import convolutions, products, winograd
+from benchmarks.gpu.tuning import convolutions, networks, products, winograd
 from benchmarks.gpu.tuning.fit import Measured, current, fit, regret
 from benchmarks.gpu.tuning.measure import compile_all, emulation, gpu, measure, to_compile
 from benchmarks.gpu.tuning.package import architecture_of, install
@@ -24,7 +24,7 @@ from xbp.backend import why_unavailable
 from xbp.machine import facts_of, surroundings
 from xbp.training.files import write_text
 
-FAMILIES = {family.FAMILY: family for family in (convolutions, products, winograd)}
+FAMILIES = {family.FAMILY: family for family in (convolutions, products, networks, winograd)}
 
 
 def main(arguments: Sequence[str]) -> int:
