@@ -38,7 +38,7 @@ from xbp.primitives.rounded import (
     rounded_matmul,
 )
 from xbp.primitives.rounding import round_to
-from xbp.primitives.rows import append_row, gather, take_row, take_step
+from xbp.primitives.rows import append_row, appending, gather, take_row, take_step
 from xbp.primitives.signals import average_pool1d, convolve1d, max_pool1d
 from xbp.primitives.softmax import softmax
 from xbp.primitives.special import erf, erfc, sigmoid
@@ -59,6 +59,7 @@ __all__ = [
     "add_scaled",
     "affine",
     "append_row",
+    "appending",
     "attention",
     "average",
     "average_pool",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from xbp.backend import Array, array_namespace
@@ -76,3 +78,19 @@ def append_row(index: Array, *tables_and_values: Array) -> None:
         here = xp.arange(table.shape[0], dtype=xp.int64, device=table.device) == index
         table[...] = xp.where(xp.reshape(here, (-1, *(1,) * value.ndim)), value, table)
     index += 1
+
+
+@primitive
+def appending(index: Array, *tables_and_values: Array) -> AbstractContextManager[None]:
+    """A context at whose end `append_row` has been done.
+
+    Within it no tables, values or index are used, so that an accelerator may do it at any time, in
+    one launch with something else.
+    """
+
+    @contextmanager
+    def at_the_end() -> Iterator[None]:
+        yield
+        append_row(index, *tables_and_values)
+
+    return at_the_end()

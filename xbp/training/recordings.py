@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import operator
 import weakref
+from contextlib import AbstractContextManager
 from enum import Enum
 from functools import partial
 from itertools import repeat
@@ -38,7 +39,7 @@ from xbp.backend import (
 from xbp.errors import InputError
 from xbp.nested import tree_map
 from xbp.nn.parameter import note_changes
-from xbp.primitives import append_row
+from xbp.primitives import appending
 from xbp.training.callbacks.base import Training
 from xbp.training.frozen import Frozen, same
 from xbp.training.lending import lent
@@ -311,9 +312,24 @@ class Recording:
         (x, y), words, coefficients = rows.take(trainer.share.span(self.size), steps.data)
         stream = trainer.state.stream
         stream.advance_to(words)
-        checked, part = CheckedLoss(trainer.loss), trainer.part
-        prediction, loss = update(trainer, checked, x, y, stream, coefficients, part=part)
+        checked, part, kept = CheckedLoss(trainer.loss), trainer.part, list[str]()
+
+        def keeping(prediction: Any, loss: Array) -> AbstractContextManager[object]:
+            results = self.results(prediction, y, loss)
+            kept.extend(results)
+            return self.writing(results)
+
+        prediction, loss = update(
+            trainer, checked, x, y, stream, coefficients, part=part, around=keeping
+        )
         self.moved = [i for i, count in enumerate(counts) if count != before[i]]
+        if not kept:  # nothing was updated
+            with keeping(prediction, loss):
+                pass
+
+    def results(self, prediction: Any, y: Array, loss: Array) -> dict[str, Array]:
+        """What the epoch's averages need of the step, by name."""
+        steps, trainer = self.steps, self.steps.trainer
         results = {"loss": loss}
         size = trainer.share.counted(trainer.loss, prediction, y)
         if not isinstance(size, int):
@@ -327,17 +343,17 @@ class Recording:
                 self.learned[name] = {k: v for k, v in now if known.get(k, self) is not v}
             else:
                 self.outputs = prediction, y
-        self.write(results)
+        return results
 
-    def write(self, results: dict[str, Array]) -> None:
-        """Write results into the row of this step, and go on to the next one."""
+    def writing(self, results: dict[str, Array]) -> AbstractContextManager[object]:
+        """A context in which results are written into the row of this step, and it ends there."""
         steps = self.steps
         for name, value in results.items():
             if name not in self.rows:
                 shape = (steps.rows.count, *value.shape)
                 zeros = array_namespace(value).zeros
                 self.rows[name] = zeros(shape, dtype=value.dtype, device=value.device)
-        append_row(steps.rows.slot, *map(self.rows.__getitem__, results), *results.values())
+        return appending(steps.rows.slot, *map(self.rows.__getitem__, results), *results.values())
 
     def read(self, name: str, first: int, end: int) -> Array:
         """A copy of some rows."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,6 +34,7 @@ def update(
     coefficients: Any = None,
     *,
     part: int = 0,
+    around: Callable[[Any, Array], AbstractContextManager[object]] | None = None,
 ) -> tuple[Array, Array]:
     """One step: augmentation, forward, loss, backward, update.
 
@@ -51,6 +54,9 @@ def update(
         The coefficients of the update rule, as arrays on the device (see `Optimizer.step`).
     part : int, optional
         Samples of a part, where the gradients of larger batches are accumulated from parts.
+    around : callable, optional
+        From the prediction and the value of the loss, a context for the optimizer's step. It is not
+        called if nothing is updated.
     """
     share, total = pieces.share, pieces.share.samples(y)
     share.draw(rng, 0, total)
@@ -82,10 +88,11 @@ def update(
         optimizer.zero_grad()
         return prediction, value
     step = optimizer.step if coefficients is None else partial(optimizer.step, coefficients)
-    if scaling is None:
-        step()
-    else:
-        scaling.step(optimizer, step)
+    with nullcontext() if around is None else around(prediction, value):
+        if scaling is None:
+            step()
+        else:
+            scaling.step(optimizer, step)
     optimizer.zero_grad()
     return prediction, value
 

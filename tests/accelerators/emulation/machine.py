@@ -218,10 +218,12 @@ class Emulation:
 
     def side_by_side(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         """In this order, or in the other one: what they compute must not depend on it."""
-        if self.order % 2 == 0:
-            return first(), second()
-        other = second()
-        return first(), other
+        before = len(self.launches)
+        one = first() if self.order % 2 == 0 else second()
+        between = len(self.launches)
+        other = second() if self.order % 2 == 0 else first()
+        self.aside += min(between - before, len(self.launches) - between)
+        return (one, other) if self.order % 2 == 0 else (other, one)
 
     # --- for tests ---
 

@@ -9,7 +9,7 @@ import pytest
 from accelerators.emulation.machine import Emulation
 from accelerators.kernels.reference import needs_a_compiler
 
-from xbp.accelerators.cuda import rows
+from xbp.accelerators.cuda import passes, rows
 
 pytestmark = needs_a_compiler
 TABLES = [((), "int64"), ((784,), "float32"), ((3, 5), "uint8"), ((7,), "float16"), ((3,), "bool")]
@@ -156,3 +156,32 @@ def test_what_cannot_be_appended_is_declined() -> None:
     ]:
         assert rows.append_row(*wrong) is NotImplemented
     assert index.tolist() == [1] and not table.any()
+
+
+@pytest.mark.parametrize("size", [3, 300_001])
+def test_rows_are_appended_in_the_launch_of_an_update(
+    size: int, dtype: str, machine: Emulation
+) -> None:
+    p, q, g = (machine.guarded(np.full(size, value, dtype)) for value in (1, 3, 2))
+    table, index = machine.guarded(np.zeros((4, 70), dtype)), machine.guarded(np.array([1]))
+    value = machine.guarded(np.arange(70).astype(dtype))
+    for count in (1, 2):
+        with rows.appending(index, table, value):
+            assert machine.launches == []
+            for _ in range(count):
+                passes.add_scaled([p, q], 0.5, [g, g])
+        assert machine.launches == ["add_scaled"] * count
+        machine.launches.clear()
+    assert (p == 4).all() and (q == 6).all()
+    assert index.tolist() == [3]
+    assert np.array_equal(table, [0 * value, value, value, 0 * value])
+    with rows.appending(index, table, g[0] * value):  # without an update
+        pass
+    assert machine.launches == ["append"] and index.tolist() == [4]
+    assert np.array_equal(table[3], 2 * value)
+    machine.launches.clear()
+    with pytest.raises(ValueError, match="stop"), rows.appending(index, table, value):
+        raise ValueError("stop")
+    passes.add_scaled(p, 0.5, g)
+    assert machine.launches == ["add_scaled"] and index.tolist() == [4]
+    assert rows.appending(index, table[::2], value) is NotImplemented

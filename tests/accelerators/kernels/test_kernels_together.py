@@ -19,7 +19,7 @@ from accelerators.recurrences import Problem
 from layouts import Real
 from nightly import NIGHTLY
 
-from xbp import accelerators, models, nn, optim, primitives
+from xbp import accelerators, nn, primitives
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import (
     activations,
@@ -149,7 +149,9 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     yield from rows.take_row(np.array([2]), p.reshape(3, -1), m.reshape(5, -1))
     table, index = machine.guarded(np.zeros((4, 700), dtype)), machine.guarded(np.array([2]))
     rows.append_row(index, table, p[:700])
-    yield from (table, index)
+    with rows.appending(index, table, m[:700]):
+        passes.rescale(other := machine.guarded(p), 0.5)
+    yield from (table, index, other)
     yield from rows.gather(np.arange(9), np.array(3), (1, 5, 1), p.reshape(10, -1))
     images = np.tile(p, 4)[: 9 * 70].reshape(9, 2, 5, 7)
     step = np.array([2]), np.arange(9), (0, 5, 1), (np.eye(3, dtype=int), p.reshape(3, -1))
@@ -271,36 +273,3 @@ def test_the_emulation_finds_threads_at_different_barriers(
     monkeypatch.setattr(launch, "source", lambda file: text)
     with pytest.raises(AssertionError, match="different barriers"):
         convolve(machine, CONVOLUTIONS[2], "mirrored", "float64")
-
-
-# --- a network -----------------------------------------------------------------------------------
-
-STEP = {  # of LeNet-5, with two images
-    "convolve": 2, "convolve_to_weight": 2, "convolve_to_input": 1, "multiply": 6,
-    "cross_entropy": 1,
-    "adaptive_step": 1,
-}  # fmt: skip
-
-
-def train(steps: int) -> list[float]:
-    """The losses of three steps of LeNet-5."""
-    model = models.LeNet5(rng=0).astype("float64")
-    optimizer, losses = optim.Adam(model.parameters()), []
-    x = np.random.default_rng(0).normal(size=(2, 1, 28, 28))
-    for _ in range(steps):
-        logits, backward = model.forward(x, training=True)
-        value, gradient = nn.CrossEntropyLoss()(logits, np.array([3, 7]))
-        nn.for_parameters(backward)(gradient)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(value))
-    return losses
-
-
-@pytest.mark.usefixtures("_in_use")
-def test_a_training_and_its_launches(machine: Emulation) -> None:
-    losses = train(3)
-    assert {name: machine.launches.count(name) / 3 for name in machine.launches} == STEP
-    with accelerators.disabled():
-        # Three steps, each of sums of at most a few thousand numbers of order 1.
-        np.testing.assert_allclose(losses, train(3), rtol=1e-11)

@@ -5,6 +5,8 @@
 #define THREADS 256
 #define MOST 64 /* arrays in one launch */
 
+#include "rows.h"
+
 struct arrays {
     real *to, *a, *b;
     const real *c;
@@ -20,7 +22,16 @@ struct number { /* `value`, or a number on the device that may change between re
 struct pass {
     arrays of[MOST];
     number s, t, u, v, w;
+    taking rider; /* rows that a block beyond the arrays' appends, if */
+    int riding;
 };
+
+/* Whether this block is beyond those of the arrays. The first such block appends rows. */
+__device__ inline bool rides(const pass &p) {
+    if (!p.riding || blockIdx.y + 1 < gridDim.y) return false;
+    if (blockIdx.x == 0) append_rows(p.rider);
+    return true;
+}
 
 __device__ inline double read(const number &it) {
     return !it.at ? it.value : it.bytes == 4 ? *(const float *)it.at : *(const double *)it.at;
@@ -34,6 +45,7 @@ __device__ inline double read(const number &it) {
 #define PASS(name, what)                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const pass p) {                        \
         await_earlier_kernels();                                                                      \
+        if (rides(p)) return;                                                                         \
         const arrays of = p.of[blockIdx.y];                                                           \
         const real s = (real)read(p.s), t = (real)read(p.t), u = (real)read(p.u);                     \
         (void)s, (void)t, (void)u;                                                                    \
@@ -50,6 +62,7 @@ PASS(normalized_step, of.to[i] -= s * of.a[i] / (t * sqrt(of.b[i]) + u))
 /* Adam: a ← s a + (1 - s) c, b ← t b + (1 - t) c², to ← to - u a / (v √b + w). */
 extern "C" __global__ void __launch_bounds__(THREADS) adaptive_step(const pass p) {
     await_earlier_kernels();
+    if (rides(p)) return;
     const arrays of = p.of[blockIdx.y];
     const double s = read(p.s), t = read(p.t);
     const real rate = (real)read(p.u), scale = (real)read(p.v), eps = (real)read(p.w);

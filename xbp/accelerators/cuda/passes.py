@@ -17,6 +17,7 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
+from xbp.accelerators.cuda.rows import Taking, rider_for
 from xbp.accelerators.shared import Array
 
 THREADS, MOST, LINE = 256, 64, 32  # as in passes.cu
@@ -30,7 +31,10 @@ Arrays = structure(
     "Arrays", **dict.fromkeys(("to", "a", "b", "c"), pointer), size=ctypes.c_longlong
 )
 Number = structure("Number", at=pointer, value=ctypes.c_double, bytes=ctypes.c_longlong)
-Pass = structure("Pass", of=Arrays * MOST, **dict.fromkeys(("s", "t", "u", "v", "w"), Number))
+Pass = structure(
+    "Pass", of=Arrays * MOST, **dict.fromkeys(("s", "t", "u", "v", "w"), Number),
+    rider=Taking, riding=ctypes.c_int,
+)  # fmt: skip
 
 
 def add_scaled(p: Array, factor: Any, g: Array) -> Any:
@@ -98,7 +102,8 @@ def _in_place(
         return NotImplemented
     for start in range(0, len(groups), MOST):
         some = groups[start : start + MOST]
-        _run(name, [(to, *map(dense, others)) for to, *others in some], numbers)
+        given = [(to, *map(dense, others)) for to, *others in some]
+        _run(name, given, numbers, rider=rider_for(first))
     return None
 
 
@@ -114,8 +119,9 @@ def _run(
     size: int | None = None,
     each: int = THREADS,
     threads: int = THREADS,
+    rider: ctypes.Structure | None = None,
 ) -> None:
-    """One launch; a block takes `each` entries at a time."""
+    """One launch; a block takes `each` entries at a time. A rider is done by one more block."""
     machine, first = machine_of(groups[0][0]), groups[0][0]
     task, largest = Pass(), 0
     for it, (to, *others) in zip(task.of, groups, strict=False):
@@ -129,7 +135,9 @@ def _run(
             it.value = given
         else:
             it.at, it.bytes = machine.address(given), given.itemsize
-    grid = (min(blocks(largest, each), MOST_BLOCKS), len(groups))
+    if rider is not None:
+        task.rider, task.riding = rider, 1
+    grid = (min(blocks(largest, each), MOST_BLOCKS), len(groups) + task.riding)
     machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, threads, task)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from xbp.accelerators.cuda.launch import (
@@ -17,7 +20,7 @@ from xbp.accelerators.cuda.launch import (
 )
 from xbp.accelerators.shared import Array
 
-THREADS, MOST, SIDE = 256, 8, 32  # as in rows.cu
+THREADS, MOST, SIDE = 256, 8, 32  # as in rows.h and rows.cu
 WORDS = (16, 8, 4, 2, 1)
 
 Table = structure(
@@ -73,20 +76,64 @@ def is_number(array: Array, shape: tuple[int, ...]) -> bool:
 
 def append_row(index: Array, *tables_and_values: Array) -> Any:
     """See `xbp.primitives.append_row`."""
-    count = len(tables_and_values) // 2
-    tables, values = tables_and_values[:count], tables_and_values[count:]
-    if not is_number(index, (1,)) or not are_tables(tables):
+    task, _kept = _appended(index, tables_and_values)
+    if task is None:
         return NotImplemented
+    machine_of(index).launch(("rows.cu", "append"), {}, (1, 1), THREADS, task)
+    return None
+
+
+def appending(index: Array, *tables_and_values: Array) -> Any:
+    """See `xbp.primitives.appending`: in the next launch of `passes`, if there is one."""
+    task, kept = _appended(index, tables_and_values)
+    return NotImplemented if task is None else _waiting(index, task, kept)
+
+
+class _Waiting(threading.local):
+    """Rows that this thread has to append, with the first launch that can take them along."""
+
+    index: Array = None
+    task: Any = None
+
+
+_WAITING = _Waiting()
+
+
+@contextmanager
+def _waiting(index: Array, task: ctypes.Structure, kept: object) -> Iterator[None]:
+    before = _WAITING.index, _WAITING.task
+    _WAITING.index, _WAITING.task = index, task
+    try:
+        yield
+        if rider_for(index) is task:
+            machine_of(index).launch(("rows.cu", "append"), {}, (1, 1), THREADS, task)
+    finally:
+        _WAITING.index, _WAITING.task = before
+
+
+def rider_for(array: Array) -> Any:
+    """The task of rows that wait for a launch on the device of an array, no longer; or None."""
+    index, task = _WAITING.index, _WAITING.task
+    if task is None or type(index) is not type(array) or index.device != array.device:
+        return None
+    _WAITING.index = _WAITING.task = None
+    return task
+
+
+def _appended(index: Array, arrays: tuple[Array, ...]) -> tuple[Any, tuple[Array, ...]]:
+    """The task of appending values to tables, and the arrays that it reads; None if it cannot."""
+    count = len(arrays) // 2
+    tables, values = arrays[:count], arrays[count:]
+    if not is_number(index, (1,)) or not are_tables(tables):
+        return None, ()
     for table, value in zip(tables, values, strict=True):
         if value.dtype != table.dtype or value.shape != table.shape[1:]:
-            return NotImplemented
-    machine = machine_of(index)
-    task = Taking(at=machine.address(index), count=count)
+            return None, ()
+    task = Taking(at=machine_of(index).address(index), count=count)
     values = tuple(map(dense, values))
     for it, table, value in zip(task.of, tables, values, strict=False):
         _copy(it, table, value, value.nbytes)
-    machine.launch(("rows.cu", "append"), {}, (1, 1), THREADS, task)
-    return None
+    return task, values
 
 
 def are_tables(arrays: tuple[Array, ...]) -> bool:
@@ -144,4 +191,4 @@ def is_images(table: Array) -> bool:
     return table.ndim == 4 and table.dtype.name in REALS
 
 
-ACCELERATORS = (take_row, gather, take_step, append_row)
+ACCELERATORS = (take_row, gather, take_step, append_row, appending)

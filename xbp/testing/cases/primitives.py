@@ -96,6 +96,15 @@ def _rounded(name: str, x: Array) -> Array:
     return primitives.round_to(x, name)
 
 
+def _row_appended_meanwhile(index: Array, *arrays: Array) -> Array:
+    xp, half = array_namespace(index), len(arrays) // 2
+    index, *tables = (xp.asarray(array, copy=True) for array in (index, *arrays[:half]))
+    other = xp.asarray(arrays[0], copy=True)
+    with primitives.appending(index, *tables, *arrays[half:]):
+        primitives.add_scaled(other, 0.5, arrays[0])
+    return _joined((*tables, other, xp.astype(index, tables[0].dtype)))
+
+
 def _row_taken(index: Array, *tables: Array) -> Array:
     return _joined(primitives.take_row(index, *tables))
 
@@ -223,6 +232,11 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
     (
         "append_row",
         _row_appended,
+        (np.asarray([2]), normal(5, 3), normal(4), normal(3, seed=2), np.asarray(0.5)),
+    ),
+    (
+        "appending",
+        _row_appended_meanwhile,
         (np.asarray([2]), normal(5, 3), normal(4), normal(3, seed=2), np.asarray(0.5)),
     ),
     *TO_LOSS,
