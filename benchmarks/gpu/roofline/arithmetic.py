@@ -13,7 +13,6 @@ UPDATED = {"adaptive_step": ("to", "a", "b"), "track": ("mean", "variance", "cou
 GATHERED = {
     "take": ("to",),
     "look_up": ("to", "index"),
-    "append": (),
     "clear": ("to",),
     "scatter_few": ("from_", "index"),
     "winograd_output": ("terms",),  # and images and kernels only where an entry is not finite

@@ -57,14 +57,14 @@ def timeline(workload: str, batch: int) -> Timeline:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    return of_events(events, last="append")
+    return of_events(events, first="take")
 
 
-def of_events(events: Iterable[dict[str, Any]], last: str) -> Timeline:
-    """The kernels of steps in a trace in Chrome's format; each step ends with the kernel `last`.
+def of_events(events: Iterable[dict[str, Any]], first: str) -> Timeline:
+    """The kernels of steps in a trace in Chrome's format; each step begins with the kernel `first`.
 
-    What comes before the first end of a step is left out, and the longer half of the steps, as a
-    step at the end of an epoch waits for the host.
+    The last step is left out, as its end is not seen, and the longer half of the others, as a step
+    at the end of an epoch waits for the host.
 
     Raises
     ------
@@ -73,12 +73,12 @@ def of_events(events: Iterable[dict[str, Any]], last: str) -> Timeline:
     """
     kinds = {"kernel", *COPIES}
     seen = sorted((e for e in events if e.get("cat") in kinds), key=lambda e: e["ts"])
-    ends = [i for i, event in enumerate(seen) if event["name"] == last]
-    if len(ends) < 2:
+    begins = [i for i, event in enumerate(seen) if event["name"] == first]
+    if len(begins) < 2:
         msg = "the profiler saw no two recorded steps"
         raise RuntimeError(msg)
-    steps = [seen[a + 1 : b + 1] for a, b in pairwise(ends)]
-    done = [seen[end]["ts"] + seen[end]["dur"] for end in ends]
+    steps = [seen[a:b] for a, b in pairwise(begins)]
+    done = [seen[begin]["ts"] for begin in begins]
     spans = [b - a for a, b in pairwise(done)]
     middle = sorted(spans)[(len(spans) - 1) // 2]
     kept = [step for step, span in zip(steps, spans, strict=True) if span <= middle]
