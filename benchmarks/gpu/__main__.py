@@ -18,6 +18,7 @@ from benchmarks.gpu.page import headline, page
 from benchmarks.gpu.parts import GPU_ONLY, Part, Settings, parts
 from benchmarks.gpu.running import ROOT, Outcome, Running, stop_all, wait_for_one
 from benchmarks.gpu.schedule import END, allowance, forecast
+from benchmarks.gpu.untried import NAME, untried
 from xbp.benchmarks.workloads import on_gpu
 from xbp.training.files import write_text
 
@@ -31,9 +32,16 @@ class Session:
         By name of the part.
     """
 
-    def __init__(self, settings: Settings, facts: dict[str, str], minutes: float, end: float):
+    def __init__(
+        self,
+        settings: Settings,
+        known: list[Part],
+        facts: dict[str, str],
+        minutes: float,
+        end: float,
+    ) -> None:
         self.settings, self.facts, self.minutes, self.end = settings, facts, minutes, end
-        self.known = parts(settings)
+        self.known = known
         self.outcomes = {part.name: Outcome(part, "not reached") for part in self.known}
         self.running: list[Running] = []
 
@@ -136,14 +144,18 @@ def main() -> None:
     folder = given.output.absolute()
     facts = ask(given.backend, min(120.0, minutes * 60 / 4))
     stem = file_stem(given.backend, facts, given.quick)
+    first = NAME in given.parts
+    stem += f"_{NAME}" * first
     settings = Settings(given.backend, folder, stem, given.quick, given.minutes is not None)
     settings.log("").parent.mkdir(parents=True, exist_ok=True)
-    run = Session(settings, facts, minutes, began + minutes * 60)
-    names = [part.name for part in run.known]
+    usual, new = parts(settings), untried(settings)
+    names = [*(part.name for part in usual), NAME]
     for name in given.parts:
         if name not in names:
             parser.error(f"there is no part {name!r}; choose from {', '.join(names)}")
-    chosen = [part for part in run.known if part.name in (given.parts or names)]
+    chosen = new * first + [part for part in usual if part.name in (given.parts or names)]
+    known = chosen if first else usual
+    run = Session(settings, known, facts, minutes, began + minutes * 60)
     late = [part.name for part in chosen if part.name not in forecast(chosen, run.left)]
     if late:
         print(f"probably not reached: {', '.join(late)}", flush=True)

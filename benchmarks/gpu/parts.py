@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,10 +92,8 @@ def parts(settings: Settings) -> list[Part]:
     def together(name: str, what: str, command: list[str], seconds: float) -> Part:
         return Part(name, what, tuple(command), seconds, together=True)
 
-    def bench(
-        name: str, what: str, seconds: float, *workloads: str, sides: Any = PEERS, **more: Any
-    ) -> Part:
-        return Part(name, what, _bench(settings, name, workloads, sides, **more), seconds)
+    def bench(name: str, what: str, seconds: float, *workloads: str, **more: Any) -> Part:
+        return benchmark(settings, name, what, seconds, *workloads, **more)
 
     step = "lenet5-train"
     found = [
@@ -116,11 +115,6 @@ def parts(settings: Settings) -> list[Part]:
         bench("seeds", "final errors beside numpy's", 120, "seeds", sides=None),
         Part("roofline", "what each launch of a step must take, and takes", tuple(roofline), 60),
         bench("sizes", "LeNet-5's step, other batches", 90, step, batches=(512, 2048, 64)),
-        bench(
-            *("dependent", "the same with kernels that begin early", 30, step),
-            sides=("xbp", "xbp-dependent"),
-            batches=(128, 32),
-        ),
         bench("growth", "memory over 50 epochs", 30, "growth"),
         bench("infer", "LeNet-5's inference", 40, "lenet5-infer"),
         bench("next", "the steps of larger networks", 240, *NEXT),
@@ -135,21 +129,23 @@ def parts(settings: Settings) -> list[Part]:
     return [part for part in found if on_gpu(backend) or part.name not in GPU_ONLY]
 
 
-GPU_ONLY = ("compile", "roofline", "dependent", "kernels", "launch", "tf32", "bfloat16")
+GPU_ONLY = ("compile", "roofline", "kernels", "launch", "tf32", "bfloat16")
 WIDE = ("mlp", "vgg", "resnet20", "gpt")
 """Workloads with large products."""
 
 
-def _bench(
+def benchmark(
     settings: Settings,
     name: str,
-    workloads: tuple[str, ...],
-    sides: tuple[str, ...] | None,
-    batches: tuple[int, ...] = (),
+    what: str,
+    seconds: float,
+    *workloads: str,
+    sides: Sequence[str] | None = PEERS,
+    batches: Sequence[int] = (),
     tf32: bool = False,
     bfloat16: bool = False,
-) -> tuple[str, ...]:
-    """The command of a benchmark, with the sides that are installed."""
+) -> Part:
+    """`xbp bench` of some workloads, with the sides that are installed."""
     command = [*XBP, "bench", "--backend", settings.backend, *workloads]
     for side in sides or ():
         here = find_spec(SIDES[side].module) and (
@@ -162,4 +158,5 @@ def _bench(
     command += ["--quick"] * settings.quick + ["--tf32"] * tf32
     command += ["--bfloat16"] * bfloat16
     command += ["--json", str(settings.file(name, "json"))]
-    return (*command, "--markdown", str(settings.file(name, "md")))
+    command += ["--markdown", str(settings.file(name, "md"))]
+    return Part(name, what, tuple(command), seconds)

@@ -22,9 +22,10 @@ from benchmarks.gpu.page import page
 from benchmarks.gpu.parts import GPU_ONLY, Part, Settings, parts
 from benchmarks.gpu.running import Outcome, Running
 from benchmarks.gpu.schedule import END, allowance, forecast
+from benchmarks.gpu.untried import untried
 from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.ahead import programs
-from xbp.benchmarks.workloads import WORKLOADS, takes_part
+from xbp.benchmarks.workloads import SIDES, SWITCHED, WORKLOADS, takes_part
 
 FACTS = {"device": "NVIDIA H200, compute capability 9.0, 140 GiB", "commit": "abc"}
 
@@ -60,8 +61,6 @@ def test_the_commands(settings: Settings) -> None:
     assert "--rounds" not in step and "--quick" not in step
     assert "--tf32" in known["tf32"] and "--tf32" not in known["mlp"]
     assert [name for name in known if "--bfloat16" in known[name]] == ["bfloat16"]
-    sides = [b for a, b in pairwise(known["dependent"]) if a == "--side"]
-    assert sides == ["xbp", "xbp-dependent"] and "xbp-dependent" not in step
     tests = known["tests"]
     assert tests[tests.index("--xbp-require") + 1] == tests[tests.index("-k") + 1] == "cupy"
     hurried = Settings("cupy", settings.folder, "x", hurried=True)
@@ -93,10 +92,31 @@ def test_the_kernels_of_the_benchmarks_are_known_beforehand() -> None:
     found = wanted()
     assert len(found) == len(set(found))
     files = {path.name for path in Path(launch.__file__).parent.glob("*.cu")}
-    assert {file for file, _ in found} == files - {"philox.cu", "rows.cu", "short.cu"} - WHOLE
+    others = {name for name in files if name.startswith(("whole", "winograd"))}  # if asked for
+    assert {file for file, _ in found} == files - {"philox.cu", "rows.cu", "short.cu"} - others
     labels = {dict(macros).get("LABEL") for _, macros in found}
     assert labels == {None, "unsigned char", "long long"}
     assert {dict(macros).get("C") for _, macros in found} >= {None, 1, 6}
+
+
+def test_what_no_gpu_has_run(settings: Settings) -> None:
+    """First whether it is right, with each switch in a process of its own, then what it gains."""
+    new = untried(settings)
+    right = {part.name: part.command for part in new if part.together}
+    gains = {part.name: part.command for part in new if not part.together}
+    assert list(right) == [
+        *(f"parity-{side}" for side in ("xbp-whole", "xbp-winograd", "xbp-dependent")),
+        "reduced",
+    ]
+    assert right["parity-xbp-whole"][:2] == ("env", "XBP_WHOLE=all")
+    assert [b for a, b in pairwise(right["parity-xbp-winograd"]) if a == "--only"] == ["convolve"]
+    assert set(gains) == set(SWITCHED)
+    for side, given in gains.items():
+        sides = [b for a, b in pairwise(given) if a == "--side"]
+        assert [it for it in sides if it in SWITCHED] == [side] and sides[0] == "xbp"
+        assert SIDES[side].environment == {SWITCHED[side][1]: "1"}
+    at_all = allowance(new[0], 12 * 60), sum(part.seconds for part in new if not part.together)
+    assert at_all[0] > 60 and at_all[1] + 90 < 12 * 60
 
 
 # --- what runs in the time that is left ----------------------------------------------------------
@@ -191,14 +211,13 @@ def test_a_part_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(settings: Settings) -> Any:
     """Run some parts, given as Python code."""
 
     def make(together: dict[str, str], alone: dict[str, str], end: float = math.inf) -> Any:
         known = [Part(name, "", python(code), 1, together=True) for name, code in together.items()]
         known += [Part(name, "", python(code), 1) for name, code in alone.items()]
-        monkeypatch.setattr(command, "parts", lambda settings: known)
-        return command.Session(settings, FACTS, math.inf, end)
+        return command.Session(settings, known, FACTS, math.inf, end)
 
     return make
 

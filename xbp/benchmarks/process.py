@@ -12,12 +12,12 @@ from typing import Any
 
 from xbp import machine
 from xbp.benchmarks.options import Options
-from xbp.benchmarks.workloads import SIDES, on_gpu
+from xbp.benchmarks.workloads import SIDES, SWITCHED, on_gpu
 from xbp.errors import XBPError
 from xbp.machine import cpus
 
 OURS = ("xbp", "xbp-eager", "reference")
-XBP = (*OURS, "xbp-dependent", "xbp-numpy")
+XBP = (*OURS, *SWITCHED, "xbp-numpy")
 """The sides whose processes import xbp."""
 
 

@@ -34,6 +34,13 @@ class Side:
 
 TORCH = "pip install torch==2.13.0"
 OFF = {"XBP_ACCELERATE": "0"}
+SWITCHED = {
+    "xbp-dependent": ("dependent launch", "XBP_DEPENDENT_LAUNCH"),
+    "xbp-whole": ("small networks in one kernel", "XBP_WHOLE"),
+    "xbp-winograd": ("a quarter of the products", "XBP_WINOGRAD"),
+}
+"""Of the sides with what is off by default on a GPU: what it is, and the variable that switches it
+on."""
 SIDES = {
     "xbp": Side("xbp", "side_xbp.py", "xbp", whole="from xbp import *"),  # on a GPU like `Trainer`
     "xbp-eager": Side(
@@ -42,11 +49,10 @@ SIDES = {
     "reference": Side(
         *("xbp, accelerators off", "side_xbp.py", "xbp.accelerators"), environment=OFF
     ),
-    "xbp-dependent": Side(
-        *("xbp, dependent launch", "side_xbp.py", "xbp"),
-        environment={"XBP_DEPENDENT_LAUNCH": "1"},
-        where="named",
-    ),
+    **{
+        side: Side(f"xbp, {what}", "side_xbp.py", "xbp", environment={variable: "1"}, where="named")
+        for side, (what, variable) in SWITCHED.items()
+    },
     "torch": Side("PyTorch eager", "side_torch.py", "torch", TORCH),
     "torch-compiled": Side(
         *("PyTorch compiled", "side_torch.py", "torch", TORCH), options={"compile": True}
@@ -68,7 +74,7 @@ SIDES = {
     "numpy": Side("numpy", "", "numpy"),  # for import times only
 }
 
-XBP = ("xbp", "xbp-dependent", "xbp-eager")
+XBP = ("xbp", *SWITCHED, "xbp-eager")
 PEERS = ("torch", "torch-compiled", "torch-graph", "jax")
 EVERY, REPLAYED = (*XBP, "reference", *PEERS), (*XBP, *PEERS)
 PREDICTING = ("xbp", "reference", "torch", "torch-compiled", "jax")
