@@ -34,6 +34,7 @@ ABOUT = {  # the tests that use a file
     "product": "matmul or affine or product or tile",
     "rows": "rows or gather or row",
     **dict.fromkeys(("recurrence", "recurrence_backward"), "recurrence"),
+    **dict.fromkeys(("attention_forward", "attention_backward"), "kernels_attention"),
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "every_tile"),
     **dict.fromkeys(("winograd", "winograd_to_weight"), "winograd"),
     **dict.fromkeys(("whole_forward", "whole_backward", "whole_weights"), "networks or division"),

@@ -174,7 +174,20 @@ template <class T> static T exchange(T own, int from) {
     return found;
 }
 
+/* Whether any thread of the block says so. */
+static int any(int own) {
+    static int said[MOST_THREADS];
+    said[current] = own;
+    __syncthreads();
+    int found = 0;
+    for (unsigned i = 0; i < blockDim.x; i++) found |= said[i] != 0;
+    __syncthreads();
+    return found;
+}
+
 } /* namespace emulation */
+
+#define __syncthreads_or(own) emulation::any(own)
 
 /* What the thread of this one's warp has whose number differs in the bits of `mask`. */
 template <class T> static T __shfl_xor_sync(unsigned, T x, int mask, int = 32) {

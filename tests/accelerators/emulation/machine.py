@@ -41,7 +41,7 @@ KERNEL = re.compile(r'extern "C" __global__ void \w+\([\w, ]*\) (\w+)\(const (\w
 PASS = re.compile(r"^PASS\((\w+),", re.MULTILINE)
 FIXED = (
     *("real", "LABEL", "TILE_M", "TILE_N", "SUMS_M", "SUMS_N", "VECTOR"),
-    *("TILE_ROWS", "TILE_COLUMNS", "TALL", "WIDE", "DEPTH", "THREADS"),
+    *("TILE_ROWS", "TILE_COLUMNS", "TALL", "WIDE", "DEPTH", "THREADS", "WIDTH"),
     *("MASKED", "FIRST", "SECOND", "ACTIVATION", "FORMAT"),
     *("CELL", "HIDDEN", "SAMPLES", "PARTS", "HELD"),
     *("IMAGES", "VECTORS", "WANTS_DX", "SHARED"),

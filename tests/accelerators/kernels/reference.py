@@ -20,10 +20,15 @@ from layouts import Real, contiguous, mirrored, rows_first
 from xbp import registry
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import convolution, launch, tuned
+from xbp.accelerators.cuda.attention_plan import Tile
 
 needs_a_compiler = pytest.mark.skipif(
     emulation.compiler() is None, reason="the emulation needs Linux and a C++ compiler"
 )
+
+
+SMALL_TILE = Tile(16, 16, 2, 2, 16)
+"""Of all attention by blocks, so that it is two programs to compile."""
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 from accelerators.emulation import machine as emulation
 from accelerators.emulation.machine import Emulation
-from accelerators.kernels.reference import CONVOLUTIONS, convolve, ends_with, needs_a_compiler
+from accelerators.kernels.reference import (
+    CONVOLUTIONS,
+    SMALL_TILE,
+    convolve,
+    ends_with,
+    needs_a_compiler,
+)
 from accelerators.recurrences import Problem
 from layouts import Real
 from nightly import NIGHTLY
@@ -23,6 +29,7 @@ from xbp import accelerators, nn, primitives
 from xbp.accelerators import cuda
 from xbp.accelerators.cuda import (
     activations,
+    attention,
     batch_norm,
     convolution,
     cross_entropy,
@@ -56,6 +63,7 @@ ITEMS = [item for item in catalogue() if isinstance(item, Item) and item.kind ==
 def test_the_catalogue(function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(short, "LEAST", 0)
     monkeypatch.setenv("XBP_WINOGRAD", "all")
+    monkeypatch.setattr(attention, "plan", lambda sizes: (SMALL_TILE, SMALL_TILE))
     name = function.__name__
     here = accelerators.Accelerator(name, "numpy", function)
     cases = [item for item in ITEMS if item.name == name]
@@ -124,6 +132,14 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     )
     y, backward = softmax.attention(q, k, k, np.eye(2, 9) > 0, mask, causal=True)
     yield from (y, *backward(y))
+    with mock.patch.object(attention, "plan", return_value=(SMALL_TILE, SMALL_TILE)):
+        for n in (35, 36):  # queries and keys
+            q, k = (
+                machine.guarded(rng.normal(size=(2, 2, times, n % 32)).astype(dtype))
+                for times in (n, 40)
+            )
+            y, backward = attention.by_blocks(q, k, k, np.eye(2, 40) > 0, None, causal=True)
+            yield from (y, *backward(y))
     y, backward = embedding.embedding(
         np.arange(300) ** 2 % 3, machine.guarded(dy[:, :140].copy()), 2
     )
@@ -224,6 +240,7 @@ FILES = (
     *("recurrence.cu", "recurrence_backward.cu"),
     *("convolution.cu", "pooling.cu", "passes.cu", "cross_entropy.cu", "philox.cu"),
     *("activations.cu", "batch_norm.cu", "layer_norm.cu", "softmax.cu", "embedding.cu"),
+    *("attention_forward.cu", "attention_backward.cu"),
     *("whole_forward.cu", "whole_backward.cu", "whole_weights.cu", "whole_step.cu"),
     *("winograd.cu", "winograd_to_weight.cu"),
     *("product.cu", "rows.cu", "short.cu", "wide.cu", "wide_to_input.cu", "wide_to_weight.cu"),

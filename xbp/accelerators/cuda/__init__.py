@@ -22,6 +22,7 @@ from xbp.accelerators.chains import (
 )
 from xbp.accelerators.cuda import (
     activations,
+    attention,
     batch_norm,
     convolution,
     cross_entropy,
@@ -57,6 +58,7 @@ def implementations() -> tuple[Callable[..., Any], ...]:
         *batch_norm.ACCELERATORS,
         *layer_norm.ACCELERATORS,
         *softmax.ACCELERATORS,
+        *attention.ACCELERATORS,
         *embedding.ACCELERATORS,
         *cross_entropy.ACCELERATORS,
         *philox.ACCELERATORS,

@@ -1,4 +1,4 @@
-"""Softmax of rows, and attention, whose scores are read once between its products."""
+"""Softmax of rows; attention by products, which reads its scores once between them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def attention(
     *,
     causal: bool = False,
 ) -> Any:
-    """See `xbp.primitives.attention`.
+    """See `xbp.primitives.attention`; by products. See `attention.pays` for what takes its place.
 
     The softmax's Jacobian needs Σ_j P_j ∂L/∂P_j, which is taken from the row itself.
     """
@@ -116,4 +116,4 @@ def _run(
     machine.launch(("softmax.cu", name), macros, grid, THREADS, task)
 
 
-ACCELERATORS = (softmax, attention)
+ACCELERATORS = (softmax,)
