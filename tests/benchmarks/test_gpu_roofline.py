@@ -14,7 +14,7 @@ from benchmarks.gpu.roofline.command import main
 from benchmarks.gpu.roofline.device import EMPTY, H200, HOPPER, Usage, usages_in
 from benchmarks.gpu.roofline.dry import GEMM, Launch, launches_of
 from benchmarks.gpu.roofline.timeline import Timed, Timeline, of_events
-from xbp.accelerators.cuda import product
+from xbp.accelerators.cuda import attention, product
 from xbp.benchmarks.networks import make_model
 from xbp.benchmarks.workloads import WORKLOADS
 from xbp.benchmarks.workloads import flop as flop_of
@@ -50,6 +50,19 @@ def test_bytes_that_no_cache_saves() -> None:
     assert 0 <= bytes_of(launches["take"]) - 2 * (pixels + labels) < 400, "and numbers of the step"
     to_weight = launches["convolve_to_weight"]
     assert bytes_of(to_weight) == sum(array.nbytes for _, array in to_weight.arrays)
+
+
+def test_attention_counts_what_its_blocks_compute() -> None:
+    sizes = {"all": 6, "queries": 5, "keys": 7, "d": 4, "e": 3}
+    task, everything = attention.Task(**sizes), {"CAUSAL": 0}
+    forward = Launch("attention_forward.cu", "attend_by_blocks", everything, task=task)
+    assert flop(forward) == 2 * 6 * 5 * 7 * (4 + 3)
+    backward = Launch(*attention.BACKWARD, everything, task=task)
+    assert flop(backward) == 2 * 6 * 5 * 7 * (4 + 3 + 4 + 3)
+    task.dq.at = 64
+    assert flop(backward) == 2 * 6 * 5 * 7 * (4 + 3 + 4 + 3 + 4 + 3 + 4)
+    forward.macros = {"CAUSAL": 1}
+    assert flop(forward) == 2 * 6 * (1 + 2 + 3 + 4 + 5) * (4 + 3)
 
 
 def test_kernels_that_are_not_counted_yet() -> None:

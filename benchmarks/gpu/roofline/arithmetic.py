@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from benchmarks.gpu.roofline.dry import GEMM, Launch
 from xbp.accelerators.cells import GATES
+from xbp.accelerators.cuda.attention_plan import Sizes
 
 UPDATED = {"adaptive_step": ("to", "a", "b"), "track": ("mean", "variance", "count")}
 """Arrays that are read and written; of other passes in passes.cu the first one."""
@@ -56,6 +57,16 @@ def _recurrent(it: Launch) -> int:
     return 2 * it.task.steps * it.task.n * gates * hidden**2
 
 
+def _attention(it: Launch) -> int:
+    """What blocks compute, scores once more in each walk of the backward, without hidden ones."""
+    t = it.task
+    sizes = Sizes(t.all, t.queries, t.keys, t.d, t.e, 4, bool(it.macros["CAUSAL"]))
+    features = sizes.d + sizes.e
+    if it.name != "attend_by_blocks":
+        features += sizes.d + sizes.e + (2 * sizes.d + sizes.e) * bool(t.dq.at)
+    return int(2 * sizes.heads * sizes.queries * sizes.keys * sizes.seen * features)
+
+
 FLOP: dict[str, Callable[[Launch], int]] = {
     "convolve": _direct,
     "convolve_to_weight": _direct,
@@ -64,6 +75,8 @@ FLOP: dict[str, Callable[[Launch], int]] = {
     "convolve_wide_to_weight": _wide("dy"),
     "convolve_wide_to_input": _wide("dy"),
     "multiply": _products,
+    "attend_by_blocks": _attention,
+    "attend_by_blocks_backward": _attention,
     GEMM: _gemm,
     "recur": _recurrent,
     "recur_backward": _recurrent,

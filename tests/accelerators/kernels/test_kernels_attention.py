@@ -186,18 +186,17 @@ def test_blocks_for_all_multiprocessors() -> None:
 def test_where_blocks_are_used() -> None:
     assert pays(GPT) and pays(GPT._replace(causal=False)) and pays(GPT._replace(itemsize=8))
     assert pays(Sizes(512, 28, 28, 16, 16, 4, causal=False))
-    assert pays(Sizes(48, 128, 128, 64, 64, 4, causal=True))
+    assert pays(Sizes(384, 64, 64, 32, 32, 4, causal=True))
     # Products are faster where they are large.
     assert not pays(Sizes(48, 1024, 1024, 64, 64, 4, causal=False))
     # One query of a long sequence: a block would walk alone.
     assert not pays(Sizes(8, 1, 1024, 64, 64, 4, causal=False))
-    for keys in range(1, 1024, 32):  # and never a forward that takes longer than today's
-        one = Sizes(8, 1, keys, 64, 64, 4, causal=False)
-        if pays(one):
-            seconds = attention_plan.seconds(plan(one)[0], one, backward=False)
-            assert (
-                seconds < 4 * attention_plan.SECONDS_OF_LAUNCH
-            )  # of k and v, two products, a pass
+    ones = (Sizes(8, 1, keys, 32, 32, 4, causal=False) for keys in range(1, 1024, 16))
+    used = [one for one in ones if pays(one)]
+    assert used
+    for one in used:
+        # Copies of k and v, two products, a pass.
+        assert attention_plan.seconds(plan(one)[0], one, backward=False) < 4 * 3.5e-6
 
 
 def test_a_choice_by_the_environment(machine: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ LEAST_THREADS, MOST_HELD = 64, 100
 
 SECONDS_OF_LAUNCH = 3.5e-6
 """On the longest path of a graph, with the work of a small kernel (H200; see `whole`)."""
-BY_PRODUCTS = (7, 2, 4), (6, 4, 7)
+BY_PRODUCTS = ((7, 2, 4), (6, 4, 7))
 """Forward and backward by products: launches, products, and how often scores are written or read.
 Besides products and a pass launches are copies, of q, k, v, y and ∂L/∂y, since products read them
 by heads and projections by time steps."""
@@ -36,6 +36,8 @@ PRODUCTS_PER_SECOND = {4: 32e12, 8: 45e12}
 """Those of cuBLAS (float32: measured in the MLP on an H200; float64: expected)."""
 BYTES_PER_SECOND = 3.3e12
 """The bandwidth of an H100's memory."""
+DOUBT = 2
+"""Blocks may take so many times their estimate and still take no longer than products."""
 ENOUGH_THREADS = 256
 """On a multiprocessor, for the rates above."""
 
@@ -144,7 +146,7 @@ def plan(sizes: Sizes) -> tuple[Tile, Tile]:
 
 @lru_cache
 def pays(sizes: Sizes) -> bool:
-    """Whether blocks are estimated to take no longer than products: a forward, and a whole step.
+    """Whether blocks take no longer than products by a cautious estimate, forward and both ways.
 
     Products are computed faster by cuBLAS, but also where scores are hidden; they take more
     launches, and write and read the scores of all pairs.
@@ -157,6 +159,6 @@ def pays(sizes: Sizes) -> bool:
         by_products = (launches - 2 * one) * SECONDS_OF_LAUNCH
         by_products += operations / PRODUCTS_PER_SECOND[sizes.itemsize]
         by_products += passes * pairs * sizes.itemsize / BYTES_PER_SECOND
-        by_blocks = SECONDS_OF_LAUNCH + seconds(tile, sizes, backward=len(saved) > 0)
+        by_blocks = SECONDS_OF_LAUNCH + DOUBT * seconds(tile, sizes, backward=len(saved) > 0)
         saved.append(by_products - by_blocks)
     return saved[0] >= 0 and sum(saved) >= 0
