@@ -16,7 +16,7 @@ import pytest
 
 import xbp
 from xbp import nn, optim, primitives
-from xbp.accelerators.cuda import cublas, product, short
+from xbp.accelerators.cuda import cublas, dependent, launch, product, short
 from xbp.backend.graphs import CuPyGraph, side_by_side
 from xbp.errors import InputError
 
@@ -393,3 +393,13 @@ def test_threads_of_one_device_compute_what_one_does() -> None:
     for thread in threads:
         thread.join()
     assert found == [wanted] * 3
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_kernels_that_begin_early(capture: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launched by the driver itself, with its handles, streams and contexts."""
+    wanted, machine = run(capture), launch.machine_for("cupy")
+    launcher = dependent.Launcher(cupy)
+    monkeypatch.setattr(machine, "dependent", launcher)
+    assert run(capture) == wanted
+    assert launcher.drivers[0] is not None
