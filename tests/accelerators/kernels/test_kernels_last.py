@@ -11,7 +11,7 @@ from accelerators.emulation.machine import Emulation
 from accelerators.kernels.reference import needs_a_compiler
 from layouts import Real, assert_close
 
-from xbp.accelerators.cuda import convolution, cross_entropy, last, launch, product
+from xbp.accelerators.cuda import convolution, cross_entropy, last, launch, layer_norm, product
 
 pytestmark = needs_a_compiler
 
@@ -42,7 +42,20 @@ def of_cross_entropy(dtype: str, machine: Emulation) -> list[Real]:
     return list(cross_entropy.cross_entropy(logits, np.arange(1300) % 5, 0.5))
 
 
+def of_norms(dtype: str, machine: Emulation) -> list[Real]:
+    """Of parameters for each column, and for each channel of groups."""
+    x, dy = np.random.default_rng(0).normal(size=(2, 400, 40)).astype(dtype)
+    _, backward = layer_norm.normalize(x, dy[0], x[0], axes=(1,), eps=1e-3)
+    found = list(backward(dy, False)[1:])
+    images, own = (it.reshape(100, 2, 1, -1) for it in (x, dy))
+    _, backward = layer_norm.normalize(
+        images, own[0, :, :, :1], own[1, :, :, :1], axes=(2, 3), eps=1e-3
+    )
+    return [*found, *backward(own, False)[1:]]
+
+
 SUMS = [
+    (of_norms, "normalize_to_channel"),
     (of_convolution, "convolve_to_weight"),
     (of_product, "multiply"),
     (of_cross_entropy, "cross_entropy"),

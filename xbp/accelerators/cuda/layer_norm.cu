@@ -9,10 +9,13 @@
 #include "dependent.h"
 #include "several.h"
 #include "along_rows.h"
+#include "last.h"
 
 struct layer_norm {
     const real *x, *dy, *weight, *bias;
     real *y, *dx, *partial;
+    real *total; /* the sum of the parts, if there are counters */
+    unsigned *counters;
     real *known; /* [3][row]: the mean, what its rounding error left, r */
     double eps;
     int rows, size; /* size: of a row, a multiple of VECTOR */
@@ -135,11 +138,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_weight(const 
     }
     sums[0][warp][lane] = along, sums[1][warp][lane] = level;
     __syncthreads();
-    if (warp > 1 || column >= p.size) return;
-    real total = 0; /* by two warps, one for each sum */
+    const bool adds = warp < 2 && column < p.size; /* two warps, one for each sum */
+    real total = 0;
     #pragma unroll
-    for (int k = 0; k < WARPS; k++) total += sums[warp][k][lane];
-    p.partial[(blockIdx.y * 2 + warp) * p.size + column] = total;
+    for (int k = 0; k < WARPS; k++) total += adds ? sums[warp][k][lane] : 0;
+    if (adds) p.partial[(blockIdx.y * 2 + warp) * p.size + column] = total;
+    if (!p.counters || !is_last(p.counters + blockIdx.x, gridDim.y)) return; /* the whole block */
+    const int crew = WARPS / 2, which = warp % 2, member = warp / 2; /* each crew-th part, from the member-th on */
+    const int count = ((int)gridDim.y - member + crew - 1) / crew;
+    const real *const own = p.partial + (member * 2 + which) * p.size + column;
+    sums[which][member][lane] = column < p.size ? sum_of_parts(own, crew * 2 * p.size, count) : 0;
+    __syncthreads();
+    if (!adds) return;
+    total = 0;
+    #pragma unroll
+    for (int k = 0; k < crew; k++) total += sums[warp][k][lane];
+    p.total[warp * p.size + column] = total;
 }
 
 /* partial [part][2][channel]: the same sums over a part of a channel's pixels in all samples, for a group norm. */
@@ -163,4 +177,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) normalize_to_channel(const
     }
     __syncthreads();
     if (threadIdx.x < 2) p.partial[(blockIdx.y * 2 + threadIdx.x) * gridDim.x + channel] = sums[threadIdx.x][0];
+    if (!p.counters || !is_last(p.counters + blockIdx.x, gridDim.y)) return; /* the whole block */
+    const int crew = THREADS / 2, which = threadIdx.x % 2, member = threadIdx.x / 2;
+    const int parts = gridDim.y, places = gridDim.x, own = (parts - member + crew - 1) / crew;
+    sums[which][member] = sum_of_parts(p.partial + (member * 2 + which) * places + channel, crew * 2 * places, own);
+    __syncthreads();
+    if (threadIdx.x >= 2) return;
+    real total = 0;
+    for (int k = 0; k < crew && k < parts; k++) total += sums[threadIdx.x][k];
+    p.total[threadIdx.x * places + channel] = total;
 }

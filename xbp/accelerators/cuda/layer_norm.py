@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from xbp.accelerators.cuda import tuned
+from xbp.accelerators.cuda.last import parts_of_sum
 from xbp.accelerators.cuda.launch import (
     MOST_ROWS,
     PROCESSORS,
@@ -19,12 +20,12 @@ from xbp.accelerators.cuda.launch import (
     pointer,
     structure,
 )
-from xbp.accelerators.cuda.passes import add_up
 from xbp.accelerators.shared import Array, Shape, incoming
 
 Task = structure(
     "Task",
-    **dict.fromkeys(("x", "dy", "weight", "bias", "y", "dx", "partial", "known"), pointer),
+    **dict.fromkeys(("x", "dy", "weight", "bias", "y", "dx"), pointer),
+    **dict.fromkeys(("partial", "total", "counters", "known"), pointer),
     eps=ctypes.c_double,
     rows=ctypes.c_int,
     size=ctypes.c_int,
@@ -74,14 +75,15 @@ def normalize(
     decision = tuned.Decision("rows of layer_norm", dtype.name, (rows, size))
     threads = tuned.number(machine, decision, LANES, LINE if size < LONG else THREADS)
 
-    def launch(name: str, grid: tuple[int, int], **arrays: Array) -> None:
+    def launch(name: str, grid: tuple[int, int], counters: int = 0, **arrays: Array | None) -> None:
         given = {
             key: machine.address(array)
             for key, array in {"x": x, "known": known, **parameters, **arrays}.items()
+            if array is not None
         }
         vector = lanes(dtype, size, *(given.get(key) for key in ("x", "y", "dy", "dx")))
         macros = {"real": REALS[dtype.name], "VECTOR": vector, "LANES": threads}
-        task = Task(eps=eps, rows=rows, size=size, **given)
+        task = Task(eps=eps, rows=rows, size=size, counters=counters, **given)
         macros |= {"CENTRE": int(centre), "GROUPS": groups, "PIXELS": pixels}
         machine.launch(("layer_norm.cu", name), macros, grid, THREADS, task)
 
@@ -100,10 +102,14 @@ def normalize(
             parts = max(1, min(blocks(ENOUGH_BLOCKS, stripes), terms // (THREADS * LEAST), most))
             decision = tuned.Decision("parts of layer_norm", dtype.name, (stripes, terms))
             parts = tuned.number(machine, decision, range(1, most + 1), parts)
-            partial = machine.empty((parts, 2 * count), dtype)
+            crew = (THREADS if grouped else THREADS // LINE) // 2  # which adds up a sum's parts
+            found = parts_of_sum(machine, (parts, 2 * count), dtype, stripes, blocks(parts, crew))
             name = "normalize_to_channel" if grouped else "normalize_to_weight"
-            launch(name, (stripes, parts), dy=dy, partial=partial)
-            sums = partial[0] if parts == 1 else add_up(partial)
+            launch(
+                name, (stripes, parts), found.counters,
+                dy=dy, partial=found.partial, total=found.total,
+            )  # fmt: skip
+            sums = found.sum()
             return tuple(
                 None if it is None else sums[k * count : (k + 1) * count].reshape(it.shape)
                 for k, it in enumerate((weight, bias))

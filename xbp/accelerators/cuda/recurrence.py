@@ -159,19 +159,18 @@ def recurrence(
         def of_weights() -> list[Array]:
             return [c for c, _ in multiply(*(Factors(a, b) for a, b in pairs))]
 
-        def of_input() -> Array | None:
-            return timed(matmul(dP, weight_ih)) if wants_dx else None
+        def of_rest() -> tuple[Array | None, Array | None]:
+            """∂L/∂x and those of the biases, which wait for no other product."""
+            dx = timed(matmul(dP, weight_ih)) if wants_dx else None
+            return dx, None if bias_ih is None else add_up(dbias)
 
         if any(is_large(a, b) for a, b in pairs):
-            (of_ih, dx), of_hh = machine.side_by_side(
-                lambda: (matmul(*pairs[0]), of_input()), lambda: matmul(*pairs[1])
+            (of_ih, (dx, total)), of_hh = machine.side_by_side(
+                lambda: (matmul(*pairs[0]), of_rest()), lambda: matmul(*pairs[1])
             )
         else:
-            (of_ih, of_hh), dx = machine.side_by_side(of_weights, of_input)
-        of_biases = (None, None)
-        if bias_ih is not None:
-            total = add_up(dbias)
-            of_biases = total[0], total[1]
+            (of_ih, of_hh), (dx, total) = machine.side_by_side(of_weights, of_rest)
+        of_biases = (None, None) if total is None else (total[0], total[1])
         return dx, tuple(dfirst), of_ih, of_hh, *of_biases
 
     return (all_times, (last, c_last) if cell == LSTM else (last,)), gradients
