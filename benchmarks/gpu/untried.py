@@ -18,14 +18,14 @@ REDUCED = "(round_their or test_reduced or test_capture_precision)"
 def untried(settings: Settings) -> list[Part]:
     """Whether results are right with each switch on, and then what it gains.
 
-    Each of the first parts has a third of the cores.
+    Each of the first parts has a quarter of the cores.
     """
-    third = str(max(1, cores() // 3))
-    parity = [*XBP, "parity", "--backend", settings.backend, "--jobs", third]
+    quarter = str(max(1, cores() // 4))
+    parity = [*XBP, "parity", "--backend", settings.backend, "--jobs", quarter]
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--xbp-require"]
 
     def right(side: str, value: str, *only: str) -> Part:
-        what, variable = SWITCHED[side]
+        what, variable, _ = SWITCHED[side]
         given = [word for name in only for word in ("--only", name)]
         command = ("env", f"{variable}={value}", *parity, *given)
         return Part(f"parity-{side}", f"that results are numpy's: {what}", command, 60, True)
@@ -37,6 +37,7 @@ def untried(settings: Settings) -> list[Part]:
     return [
         right("xbp-whole", "all", "chain"),
         right("xbp-winograd", "all", "convolve"),
+        right("xbp-attention", "blocks", "attention"),
         right("xbp-dependent", "1"),
         Part(
             *("reduced", "products in reduced precision"),
@@ -46,4 +47,5 @@ def untried(settings: Settings) -> list[Part]:
         gains("xbp-whole", 100, "lenet5-train", "mlp-128", batches=(128, 512, 2048)),
         gains("xbp-dependent", 60, "lenet5-train", "gpt", batches=(128,)),
         gains("xbp-winograd", 90, "vgg", "fastcifar"),
+        gains("xbp-attention", 40, "gpt"),
     ]

@@ -106,7 +106,10 @@ def test_what_no_gpu_has_run(settings: Settings) -> None:
     right = {part.name: part.command for part in new if part.together}
     gains = {part.name: part.command for part in new if not part.together}
     assert list(right) == [
-        *(f"parity-{side}" for side in ("xbp-whole", "xbp-winograd", "xbp-dependent")),
+        *(
+            f"parity-{side}"
+            for side in ("xbp-whole", "xbp-winograd", "xbp-attention", "xbp-dependent")
+        ),
         "reduced",
     ]
     assert right["parity-xbp-whole"][:2] == ("env", "XBP_WHOLE=all")
@@ -115,7 +118,8 @@ def test_what_no_gpu_has_run(settings: Settings) -> None:
     for side, given in gains.items():
         sides = [b for a, b in pairwise(given) if a == "--side"]
         assert [it for it in sides if it in SWITCHED] == [side] and sides[0] == "xbp"
-        assert SIDES[side].environment == {SWITCHED[side][1]: "1"}
+        _, variable, value = SWITCHED[side]
+        assert SIDES[side].environment == {variable: value}
     at_all = allowance(new[0], 12 * 60), sum(part.seconds for part in new if not part.together)
     assert at_all[0] > 60 and at_all[1] + 90 < 12 * 60
 

@@ -35,12 +35,13 @@ class Side:
 TORCH = "pip install torch==2.13.0"
 OFF = {"XBP_ACCELERATE": "0"}
 SWITCHED = {
-    "xbp-dependent": ("dependent launch", "XBP_DEPENDENT_LAUNCH"),
-    "xbp-whole": ("small networks in one kernel", "XBP_WHOLE"),
-    "xbp-winograd": ("a quarter of the products", "XBP_WINOGRAD"),
+    "xbp-attention": ("attention by products", "XBP_ATTENTION", "products"),
+    "xbp-dependent": ("dependent launch", "XBP_DEPENDENT_LAUNCH", "1"),
+    "xbp-whole": ("small networks in one kernel", "XBP_WHOLE", "1"),
+    "xbp-winograd": ("a quarter of the products", "XBP_WINOGRAD", "1"),
 }
-"""Of the sides with what is off by default on a GPU: what it is, and the variable that switches it
-on."""
+"""Of the sides that do on a GPU what is not done by default: what it is, and the variable that asks
+for it, with its value."""
 SIDES = {
     "xbp": Side("xbp", "side_xbp.py", "xbp", whole="from xbp import *"),  # on a GPU like `Trainer`
     "xbp-eager": Side(
@@ -50,8 +51,10 @@ SIDES = {
         *("xbp, accelerators off", "side_xbp.py", "xbp.accelerators"), environment=OFF
     ),
     **{
-        side: Side(f"xbp, {what}", "side_xbp.py", "xbp", environment={variable: "1"}, where="named")
-        for side, (what, variable) in SWITCHED.items()
+        side: Side(
+            f"xbp, {what}", "side_xbp.py", "xbp", environment={variable: value}, where="named"
+        )
+        for side, (what, variable, value) in SWITCHED.items()
     },
     "torch": Side("PyTorch eager", "side_torch.py", "torch", TORCH),
     "torch-compiled": Side(

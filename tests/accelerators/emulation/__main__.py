@@ -33,6 +33,7 @@ ABOUT = {  # the tests that use a file
     "philox": "random_bits",
     "product": "matmul or affine or product or tile",
     "rows": "rows or gather or row",
+    "short": "kernels_reduced",
     **dict.fromkeys(("recurrence", "recurrence_backward"), "recurrence"),
     **dict.fromkeys(("attention_forward", "attention_backward"), "kernels_attention"),
     **dict.fromkeys(("wide", "wide_to_input", "wide_to_weight"), "every_tile"),
