@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import xbp
-from xbp import nn, optim, primitives
-from xbp.accelerators.cuda import cublas, dependent, launch, product, short
+from xbp import nn, optim, primitives, registry
+from xbp.accelerators import cuda
+from xbp.accelerators.cuda import cublas, dependent, launch, product, short, whole_run
 from xbp.backend.graphs import CuPyGraph, side_by_side
 from xbp.errors import InputError
 
@@ -296,6 +297,28 @@ def convolutional() -> nn.Layer:
 def test_convolutions_are_captured() -> None:
     eager, captured = (run(how, convolutional(), shape=(10, 1, 12, 12)) for how in (False, True))
     assert captured == eager
+
+
+def test_small_networks_whole_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their loss, in two launches a step; the last batch of an epoch is smaller."""
+    monkeypatch.setenv("XBP_WHOLE", "all")
+    table = registry.named(cuda.implementations())
+    monkeypatch.setitem(registry._tables, cupy.ndarray, table)
+    computed: list[Any] = []
+    step = whole_run.Run.step
+    monkeypatch.setattr(
+        whole_run.Run, "step", lambda *given: (computed.append(given[1].size), step(*given))[1]
+    )
+    x = np.random.default_rng(2).normal(size=(10, 1, 9, 9)).astype("f4")
+    losses = []
+    for capture in (True, False):
+        conv, linear = nn.Conv2d(1, 3, 3, padding=1, rng=0), nn.Linear(48, 5, rng=1)
+        model = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), linear)
+        adam = optim.Adam(model.parameters())
+        trainer = xbp.Trainer(model, nn.CrossEntropyLoss(), adam, rng=0, capture=capture)
+        losses.append(trainer.fit(x, np.arange(10, dtype="u1") % 5, epochs=2, batch_size=4)["loss"])
+    assert losses[0] == losses[1]
+    assert computed == [4, 4, 2, 2, *2 * (4, 4, 2)]  # warm up and record, then eager steps
 
 
 def of_images() -> nn.Layer:
