@@ -89,9 +89,15 @@ def convolve(
         pooled = pool != (1, 1)
         if pooled and math.prod(pool) > MOST_OF_POOL:
             return NotImplemented
-        window, before = (stride, padding, dilation), relu and not pooled
-        by = winograd if winograd.takes(x, weight.shape, *window, groups) else wide
-        convolved = by.convolve(x, weight, bias, *window, groups=groups, relu=before)
+        window = (stride, padding, dilation)
+        if winograd.takes(x, weight.shape, *window, groups):
+            own, both = pool in ((1, 1), (2, 2)), pool == (2, 2)  # maxima that it takes itself
+            fewer = winograd.convolve(
+                x, weight, bias, *window, groups=groups, relu=relu and own, pooled=both
+            )
+            return fewer if own else then_pool(fewer, pool, relu)
+        before = relu and not pooled
+        convolved = wide.convolve(x, weight, bias, *window, groups=groups, relu=before)
         return then_pool(convolved, pool, relu) if pooled else convolved
     if (
         groups > 1

@@ -96,7 +96,23 @@ __device__ inline real direct(const winograd &p, const images &from, int channel
     return sum;
 }
 
-/* y, with bias and then ReLU if `relu`, or ∂L/∂x, from M. Where an input is not finite, or a term overflows, so is an
+/* The maximum of a window 2 × 2, as in pooling.cu. */
+struct maximum {
+    real best = 0;
+    int place = NOWHERE;
+
+    __device__ void meet(real v, int k) {
+        if (k == 0 || v > best || v != v) best = v, place = k;
+    }
+    __device__ void store(const winograd &p, int channel, int row, int column, int image) {
+        if (row / 2 >= p.rows / 2 || column / 2 >= p.columns / 2) return;
+        const int i = ((channel * (p.rows / 2) + row / 2) * (p.columns / 2) + column / 2) * p.n + image;
+        if (p.relu && best <= 0) best = 0, place = NOWHERE;
+        p.to[i] = best, p.where[i] = place;
+    }
+};
+
+/* y, with bias, then maxima if `where`, then ReLU if `relu`; or ∂L/∂x; from M. Where an input is not finite, or a term overflows, so is an
  * entry of its tile: that tile is computed directly then. */
 extern "C" __global__ void __launch_bounds__(BOUNDS) winograd_output(const winograd p) {
     await_earlier_kernels();
@@ -120,17 +136,30 @@ extern "C" __global__ void __launch_bounds__(BOUNDS) winograd_output(const winog
         for (int q = 0; q < 4; q++) check += m[r][q] * 0;
     }
     const real bias = p.bias ? p.bias[channel] : 0;
+    maximum window;
+    const bool pooled = p.where && !p.back;
     real *const to = p.to + ((channel * h + row) * w + column) * p.n + image;
     if (check != 0) { /* nan */
         const images from = p.back ? gradients_of(p) : inputs_of(p);
         const int top = row - (p.back ? 2 - p.top : p.top), left = column - (p.back ? 2 - p.left : p.left);
         #pragma unroll 1
-        for (int r = 0; r < 4 && row + r < h; r++)
-            #pragma unroll 1
-            for (int q = 0; q < 4 && column + q < w; q++) {
-                const real y = direct(p, from, channel, top + r, left + q, image) + bias;
-                to[(r * w + q) * p.n] = p.relu && y <= 0 ? 0 : y;
-            }
+        for (int k = 0; k < 16; k++) { /* window by window */
+            const int r = k / 8 * 2 + k % 4 / 2, q = k / 4 % 2 * 2 + k % 2;
+            const real y = direct(p, from, channel, top + r, left + q, image) + bias;
+            if (pooled) {
+                window.meet(y, k % 4);
+                if (k % 4 == 3) window.store(p, channel, row + r - 1, column + q - 1, image);
+            } else if (row + r < h && column + q < w) to[(r * w + q) * p.n] = p.relu && y <= 0 ? 0 : y;
+        }
+        return;
+    }
+    if (pooled) {
+        #pragma unroll
+        for (int k = 0; k < 16; k++) {
+            const int r = k / 8 * 2 + k % 4 / 2, q = k / 4 % 2 * 2 + k % 2;
+            window.meet(m[r][q] + bias, k % 4);
+            if (k % 4 == 3) window.store(p, channel, row + r - 1, column + q - 1, image);
+        }
         return;
     }
     #pragma unroll

@@ -15,6 +15,7 @@
 #define THREADS 128 /* of a block; a thread has one tile of one image */
 #define BOUNDS THREADS, 32 / sizeof(real) /* at most 64 registers, or 128, which hold the 36 numbers of a tile */
 #define TERMS 36
+#define NOWHERE 255 /* a maximum that ReLU made 0 */
 #define CEIL(a, b) (((a) + (b) - 1) / (b))
 
 constexpr double a1 = 0.625, a2 = a1 * a1, b1 = 1.5, b2 = b1 * b1;
@@ -30,6 +31,7 @@ struct winograd {
     const real *x, *dy, *mask; /* mask: y, if it was rectified; where it is not positive, ∂L/∂y counts as 0 */
     const real *weight, *bias, *terms;
     real *v, *d, *e, *u, *to; /* V of x, D of ∂L/∂y, V of ∂L/∂y, U; what is not wanted is null */
+    unsigned char *where;     /* if maxima of windows 2 × 2 follow: their places, 0 to 3 or NOWHERE */
     int n, channels, outputs, groups, h, w, rows, columns, top, left; /* top, left: the padding */
     int parts, relu, back; /* parts of the sums S; back: for ∂L/∂x, whose kernels are turned round */
 };
@@ -90,10 +92,16 @@ __device__ inline void of_taps(double g0, double g1, double g2, double *to, int 
 
 struct images {
     const real *from, *mask;
+    const unsigned char *where;
     int h, w, n;
 
     __device__ real at(int channel, int r, int q, int image) const {
         if (r < 0 || r >= h || q < 0 || q >= w) return 0;
+        if (where) {
+            if (r / 2 >= h / 2 || q / 2 >= w / 2) return 0;
+            const int i = ((channel * (h / 2) + r / 2) * (w / 2) + q / 2) * n + image;
+            return where[i] == r % 2 * 2 + q % 2 ? from[i] : 0;
+        }
         const int i = ((channel * h + r) * w + q) * n + image;
         return mask && mask[i] <= 0 ? 0 : from[i]; /* as `rectify` */
     }
@@ -106,5 +114,7 @@ struct tiles {
         : wide(CEIL(w, 4)), count(CEIL(h, 4) * wide * n), length(CEIL(count, 4) * 4) {}
 };
 
-__device__ inline images inputs_of(const winograd &p) { return {p.x, nullptr, p.h, p.w, p.n}; }
-__device__ inline images gradients_of(const winograd &p) { return {p.dy, p.mask, p.rows, p.columns, p.n}; }
+__device__ inline images inputs_of(const winograd &p) { return {p.x, nullptr, nullptr, p.h, p.w, p.n}; }
+__device__ inline images gradients_of(const winograd &p) {
+    return {p.dy, p.mask, p.where, p.rows, p.columns, p.n};
+}

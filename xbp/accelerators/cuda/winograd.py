@@ -38,7 +38,7 @@ NUMBERS = ("n", "channels", "outputs", "groups", "h", "w", "rows", "columns", "t
 Task = structure(
     "Task",
     **dict.fromkeys(("x", "dy", "mask", "weight", "bias", "terms"), pointer),
-    **dict.fromkeys(("v", "d", "e", "u", "to"), pointer),
+    **dict.fromkeys(("v", "d", "e", "u", "to", "where"), pointer),
     **dict.fromkeys((*NUMBERS, "parts", "relu", "back"), ctypes.c_int),
 )
 THREADS, TERMS = 128, 36  # as in winograd.h
@@ -153,8 +153,9 @@ def convolve(
     *,
     groups: int,
     relu: bool,
+    pooled: bool = False,
 ) -> tuple[Array, Any]:
-    """See `xbp.primitives.convolve`; then ReLU, if `relu`.
+    """See `xbp.primitives.convolve`; then maxima of windows 2 × 2 if `pooled`, and ReLU if `relu`.
 
     What is not finite comes out as from `wide.convolve`: where an entry of a tile would not be
     finite, the tile is computed directly. Rounding errors are relative to the largest pixels of a
@@ -189,21 +190,24 @@ def convolve(
         shape = (TERMS * outputs, u.shape[1], 1, 1)
         return wide.Launches(as_nchw(v), shape, groups=TERMS * groups).output(v, u)
 
-    def output() -> Array:
+    def output() -> None:
         v, u = empty_terms(c, length), machine.empty((TERMS * o, channels), dtype)
         transform(c, length, x=x, v=v, weight=weight, u=u)
-        m, y = multiply(v, o, u), machine.empty((o, rows, columns, n), dtype)
+        m = multiply(v, o, u)
         own = {"x": x, "weight": weight, "bias": bias, "terms": m, "to": y, "relu": int(relu)}
-        launch("winograd_output", "winograd.cu", (blocks(length, THREADS), o), THREADS, **own)
-        return y
+        grid = (blocks(length, THREADS), o)
+        launch("winograd_output", "winograd.cu", grid, THREADS, **own, where=where)
 
-    y, shape = output(), (n, o, rows, columns)
-    mask = y if relu else None  # else y need not live until the backward
+    shape = (n, o, rows // 2, columns // 2) if pooled else (n, o, rows, columns)
+    y = machine.empty((*shape[1:], n), dtype)
+    where = machine.empty(y.shape, "uint8") if pooled else None
+    output()
+    mask = y if relu and not pooled else None  # else y need not live until the backward
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         dy = batch_innermost(incoming(dy, shape, dtype))
         v, d = empty_terms(c, length), empty_terms(o, length)
-        given = {"x": x, "dy": dy, "mask": mask, "weight": weight}
+        given = {"x": x, "dy": dy, "mask": mask, "where": where, "weight": weight}
         if wants_dx:
             e, u = empty_terms(o, length_of_x), machine.empty((TERMS * c, o // groups), dtype)
             transform(c + o, max(length, length_of_x), **given, v=v, d=d, e=e, u=u, back=1)
