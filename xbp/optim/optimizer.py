@@ -22,7 +22,7 @@ from xbp.nn.parameter import Buffer, Parameter
 from xbp.optim.groups import SHARED, Group, Kept, Options, constructor_of, keep, split
 from xbp.optim.joint import Joint, joined
 from xbp.optim.schedules import rate_of
-from xbp.primitives import rescale
+from xbp.primitives import plus_scaled, rescale
 from xbp.primitives.updates import Scalar
 
 LearningRate: TypeAlias = "float | Callable[[int], float]"
@@ -389,7 +389,8 @@ class Optimizer:
         if self.decoupled_weight_decay:
             rescale(p, decay)
             return g
-        return [own + self.weight_decay * at for own, at in zip(g, p, strict=True)]
+        decayed: Any = plus_scaled
+        return list(decayed(g, self.weight_decay, p))
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

@@ -6,7 +6,7 @@ from xbp.arguments import number
 from xbp.backend import Array, Namespace
 from xbp.errors import InputError
 from xbp.optim.optimizer import Coefficients, LearningRate, Optimizer, Parameters, State
-from xbp.primitives.updates import Scalar, accumulate, add_scaled
+from xbp.primitives.updates import Scalar, accumulate, add_scaled, plus_scaled
 
 
 class SGD(Optimizer):
@@ -74,11 +74,11 @@ class SGD(Optimizer):
         if self.momentum:
             v = state["velocity"]
             accumulate(v, self.momentum, g, share if self.dampening else 1.0)
-            g = g + self.momentum * v if self.nesterov else v
+            g = plus_scaled(g, self.momentum, v) if self.nesterov else v
         add_scaled(p, rate, g)
 
     def multi_tensor(self) -> bool:
-        return type(self).update is SGD.update and not self.nesterov
+        return type(self).update is SGD.update
 
     def state_names(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()

@@ -48,6 +48,7 @@ from xbp.primitives.updates import (
     add_scaled,
     average,
     normalized_step,
+    plus_scaled,
     rescale,
 )
 
@@ -88,6 +89,7 @@ __all__ = [
     "output_size",
     "pad2d",
     "philox4x32",
+    "plus_scaled",
     "random_bits",
     "rectify",
     "recurrence",

@@ -101,6 +101,22 @@ class Update(Primitive[F]):
                 change(*own)
 
 
+class Each(Primitive[F]):
+    """A primitive that makes a new array, and of lists of arrays a list of new ones.
+
+    An accelerator may make all of them at once, as for an `Update`.
+    """
+
+    def __call__(self, x: Any, *args: Any) -> Any:
+        if not isinstance(x, list):
+            return super().__call__(x, *args)
+        fast = registry.find(self.name, type(x[0]))
+        if fast is not None and (found := fast(x, *args)) is not NotImplemented:
+            return found
+        partners = (arg if isinstance(arg, list) else repeat(arg) for arg in args)
+        return [self.reference(*own) for own in zip(x, *partners, strict=False)]
+
+
 def composed_update(reference: F) -> F:
     """`reference`, which consists of updates, as an `Update`."""
     made = Update(reference)
@@ -137,3 +153,8 @@ def check_gradient(dy: Any, shape: tuple[int, ...]) -> None:
 def update(reference: F) -> F:
     """`reference`, a function that changes its first argument in place, as an `Update`."""
     return Update(reference)  # type: ignore[return-value]
+
+
+def each(reference: F) -> F:
+    """`reference`, a function that makes a new array, as an `Each`."""
+    return Each(reference)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 """In-place updates of optimizers; an accelerator may do each in one pass over memory.
 
-The first argument is changed and decides the library; nothing is returned. Arrays may be lists of
-arrays: each array of the first list is changed by its counterparts.
+The first argument is changed (but by `plus_scaled`) and decides the library; nothing is returned.
+Arrays may be lists of arrays: each array of the first list is changed by its counterparts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import TypeAlias
 
 from xbp.backend import Array, array_namespace
-from xbp.primitives.dispatch import composed_update, update
+from xbp.primitives.dispatch import composed_update, each, update
 
 Scalar: TypeAlias = "float | Array"
 """A number; in a step that a device has recorded and repeats, a 0-d array."""
@@ -26,6 +26,18 @@ def add_scaled(p: Array, factor: Scalar, g: Array) -> None:
     factor : float, or 0-d array of that dtype
     """
     p += factor * g
+
+
+@each
+def plus_scaled(g: Array, factor: Scalar, p: Array) -> Array:
+    """g + factor · p, in new memory: the gradient of a rule that must not change the given one.
+
+    Parameters
+    ----------
+    g, p : arrays of one shape and dtype
+    factor : float, or 0-d array of that dtype
+    """
+    return g + factor * p
 
 
 @update

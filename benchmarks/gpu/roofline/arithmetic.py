@@ -9,7 +9,11 @@ from benchmarks.gpu.roofline.dry import GEMM, Launch
 from xbp.accelerators.cells import GATES
 from xbp.accelerators.cuda.attention_plan import Sizes
 
-UPDATED = {"adaptive_step": ("to", "a", "b"), "track": ("mean", "variance", "count")}
+UPDATED: dict[str, tuple[str, ...]] = {
+    "adaptive_step": ("to", "a", "b"),
+    "plus_scaled": (),
+    "track": ("mean", "variance", "count"),
+}
 """Arrays that are read and written; of other passes in passes.cu the first one."""
 GATHERED = {
     "take": ("to",),

@@ -103,6 +103,10 @@ def test_many_parameters_in_one_launch(dtype: str, machine: Emulation) -> None:
     [
         (lambda p: optim.SGD(p, 0.1), ["add_scaled"]),
         (lambda p: optim.SGD(p, 0.1, 0.9), ["accumulate", "add_scaled"]),
+        (
+            lambda p: optim.SGD(p, 0.1, 0.9, nesterov=True, weight_decay=0.1),
+            ["plus_scaled", "accumulate", "plus_scaled", "add_scaled"],
+        ),
         (optim.AdamW, ["rescale", "adaptive_step"]),
     ],
 )

@@ -152,6 +152,7 @@ def everything(dtype: str, machine: Emulation) -> Iterator[Real]:
     passes.add_scaled(p, 0.5, m)
     passes.accumulate(p, 0.5, m, 0.25)
     passes.rescale(p, 0.75)
+    yield passes.plus_scaled(p, 0.5, m)
     passes.normalized_step(p, 0.1, m, 1.5, m * m, 1e-3)
     moments = [machine.guarded(array) for array in (m, m * m)]
     passes.adaptive_step(p, *moments, m, 0.9, 0.99, 0.1, 1.5, 1e-3)

@@ -53,6 +53,7 @@ __device__ inline double read(const number &it) {
     }
 
 PASS(add_scaled, of.to[i] += s * of.a[i])
+PASS(plus_scaled, of.to[i] = of.a[i] + s * of.b[i])
 PASS(accumulate, of.to[i] = s * of.to[i] + t * of.a[i])
 PASS(rescale, of.to[i] *= s)
 PASS(average, of.to[i] = s * of.to[i] + (real)(1 - read(p.s)) * of.a[i])

@@ -42,6 +42,16 @@ def add_scaled(p: Array, factor: Any, g: Array) -> Any:
     return _in_place("add_scaled", (p, g), (factor,))
 
 
+def plus_scaled(g: Any, factor: Any, p: Any) -> Any:
+    """See `xbp.primitives.plus_scaled`."""
+    lists = [g] if not isinstance(g, list) else g
+    to = [machine_of(array).empty(array.shape, array.dtype) for array in lists]
+    partners = p if isinstance(p, list) else [p]
+    if _in_place("plus_scaled", (to, lists, partners), (factor,)) is NotImplemented:
+        return NotImplemented
+    return to if isinstance(g, list) else to[0]
+
+
 def accumulate(total: Array, beta: Any, g: Array, share: Any = 1.0) -> Any:
     """See `xbp.primitives.accumulate`."""
     return _in_place("accumulate", (total, g), (beta, share))
@@ -141,4 +151,12 @@ def _run(
     machine.launch(("passes.cu", name), {"real": REALS[first.dtype.name]}, grid, threads, task)
 
 
-ACCELERATORS = (add_scaled, accumulate, rescale, average, normalized_step, adaptive_step)
+ACCELERATORS = (
+    add_scaled,
+    plus_scaled,
+    accumulate,
+    rescale,
+    average,
+    normalized_step,
+    adaptive_step,
+)

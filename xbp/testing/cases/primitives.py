@@ -56,6 +56,11 @@ def _add_scaled(factor: float, p: Array, g: Array) -> None:
     primitives.add_scaled(p, factor, g)
 
 
+def _plus_scaled(g: Array, p: Array) -> Array:
+    made: Array = primitives.plus_scaled(g, 0.3, p)
+    return made
+
+
 def _accumulate(numbers: tuple[float, float], total: Array, g: Array) -> None:
     beta, share = numbers
     primitives.accumulate(total, beta, g, share)
@@ -152,6 +157,8 @@ PRIMITIVES: list[tuple[str, Callable[..., Array], tuple[Any, ...]]] = [
         for z in (masked(6, 4), ends(6, 4), masked(5, 40))
         for t in (np.arange(len(z)) % z.shape[1], np.eye(*z.shape))
     ),
+    ("plus_scaled", _plus_scaled, (normal(7, 9), ends(7, 9))),
+    ("plus_scaled", _plus_scaled, (normal(257, 129), normal(257, 129, seed=2))),
     *(
         (name, partial(_updated, "", *numbers), (normal(*shape, seed=4), *others))
         for shape in ((7, 9), (257, 129))
