@@ -38,6 +38,11 @@ MEASURED = RESULTS / "gpu_nvidia_h200_tuned.json"
 # --- the fit -------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _few_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "LATENCIES", range(16, 257, 16))
+
+
 def synthetic(constants: fit.Constants, noise: float = 0.0) -> list[fit.Measured]:
     """Times that the cost model gives to all tiles, in some unit for each kind of product."""
     rng, units, found = random.Random(0), {"y": 0.1, "∂L/∂x": 0.12, "∂L/∂W": 0.2}, []
@@ -332,7 +337,7 @@ def test_what_is_forced_is_asked_for() -> None:
 
     with choosing.forced("some", (2,)):
         assert choose() == (2,) and choose(ASKED._replace(family="another")) == (1,)
-    with choosing.forced("some", (2,), key="float64"):
+    with choosing.forced("some", (2,), ASKED._replace(key="float64")):
         assert choose() == (1,)
     with choosing.forced("some", (3,)), pytest.raises(ValueError, match="cannot be"):
         choose()

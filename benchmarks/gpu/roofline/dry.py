@@ -136,35 +136,47 @@ def data_of(workload: str, batch: int) -> tuple[Any, Any]:
     return x, rng.integers(10, size=STEPS * batch)
 
 
-def trainer_of(workload: str) -> xbp.Trainer:
+def trainer_of(workload: str, precision: str = "float32") -> xbp.Trainer:
     """The network, loss and optimizer of a workload."""
     it = WORKLOADS[workload]
     network, loss = make_model(*it.model, rng=0), NETWORKS[it.model[0]].loss()
-    return xbp.Trainer(network, loss, OPTIMIZERS[it.optimizer](network.parameters(), 1e-3), rng=0)
+    rule = OPTIMIZERS[it.optimizer](network.parameters(), 1e-3)
+    return xbp.Trainer(network, loss, rule, rng=0, precision=precision)
 
 
 def launches_of(workload: str, batch: int, architecture: str) -> list[Launch]:
-    """The launches of a workload's recorded step, in their order.
+    """The launches of a workload's recorded step, in their order."""
+    watcher = Watcher(architecture)
+    run(workload, batch, watcher)
+    return watcher.launches
+
+
+def run(
+    workload: str,
+    batch: int,
+    watcher: Watcher,
+    functions: Any = None,
+    precision: str = "float32",
+) -> None:
+    """Let a machine watch a workload's recorded step.
 
     Raises
     ------
     RuntimeError
         The step was not recorded.
     """
-    watcher = Watcher(architecture)
 
     def graph_for(array: Any) -> Dry:
         return Dry(watcher)
 
     with (
         xbp.use_backend("numpy"),
-        computed_by(watcher),
+        computed_by(watcher, functions),
         mock.patch.object(capture, "graph_for", graph_for),
         mock.patch.object(recordings, "graph_for", graph_for),
     ):
-        trainer, (x, y) = trainer_of(workload), data_of(workload, batch)
+        trainer, (x, y) = trainer_of(workload, precision), data_of(workload, batch)
         trainer.fit(x, y, epochs=1, batch_size=batch, verbose=False)
     if not any(launch.name == "take" for launch in watcher.launches):
         msg = f"the step of {workload} was not recorded"
         raise RuntimeError(msg)
-    return watcher.launches

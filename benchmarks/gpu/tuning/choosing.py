@@ -16,17 +16,19 @@ Asked: TypeAlias = "dict[Decision, tuple[Callable[[Numbers], bool], Numbers]]"
 
 
 @contextmanager
-def forced(family: str, numbers: Numbers, key: str | None = None) -> Iterator[None]:
-    """Within the block, kernels of a family (and key) are divided so, all others by rules.
+def forced(family: str, numbers: Numbers, decision: Decision | None = None) -> Iterator[None]:
+    """Within the block, kernels of a family are divided so, all others by rules.
+
+    With a decision, only where this is asked.
 
     A ValueError is raised where the numbers are not allowed.
     """
 
-    def choose(machine: Any, decision: Decision, allowed: Any, rule: Any) -> Numbers:
-        if decision.family != family or key not in (None, decision.key):
+    def choose(machine: Any, asked: Decision, allowed: Any, rule: Any) -> Numbers:
+        if asked.family != family or decision not in (None, asked):
             return tuple(rule())
         if not allowed(numbers):
-            msg = f"{decision} cannot be {numbers}"
+            msg = f"{asked} cannot be {numbers}"
             raise ValueError(msg)
         return numbers
 

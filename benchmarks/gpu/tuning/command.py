@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import benchmarks.gpu.tuning
 from benchmarks.gpu.facts import file_stem
 from benchmarks.gpu.running import ROOT
 from benchmarks.gpu.tuning import convolutions, networks, products, winograd
+from benchmarks.gpu.tuning.asked import ASKED
 from benchmarks.gpu.tuning.fit import Measured, current, fit, regret
 from benchmarks.gpu.tuning.measure import compile_all, emulation, gpu, measure, to_compile
 from benchmarks.gpu.tuning.package import architecture_of, install
@@ -24,7 +26,8 @@ from xbp.backend import why_unavailable
 from xbp.machine import facts_of, surroundings
 from xbp.training.files import write_text
 
-FAMILIES = {family.FAMILY: family for family in (convolutions, products, networks, winograd)}
+BY_HAND = (convolutions, products, networks, winograd)
+FAMILIES: dict[str, Any] = {it.FAMILY: it for it in (*BY_HAND, *ASKED)}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     given.emulate |= given.backend == "numpy"
     small = given.quick or given.emulate
-    every = [row for family in FAMILIES.values() for row in family.rows(small)]
+    known_there = families_in(given.report) if given.report else set()
+    every = rows_of(given.names, known_there, small)
     names = given.names or [""]
     rows = [row for row in every if any(name in row.name for name in names)]
     if not rows:
@@ -82,7 +86,8 @@ def main(arguments: Sequence[str]) -> int:
     with emulation() if given.emulate else gpu() as device:
         measure(rows, table, device, end, given.tiles)
     table.write()
-    known = [row for row in every if table.knows(row)]
+    begun_there = {name for name, it in table.families.items() if it["rows"]}
+    known = [row for row in rows_of([], begun_there, small) if table.knows(row)]
     said = report(known, table, small)
     write_text(given.output / f"{stem}_tuned.md", page(known, table, said))
     print(said)
@@ -90,6 +95,26 @@ def main(arguments: Sequence[str]) -> int:
         print(*written(known, table, given, given.output / f"{stem}_tuned.json"), sep="")
     failures = [row.name for row in rows if table.row(row)["failed"]]
     return int(bool(failures))
+
+
+def families_in(path: Path) -> set[str]:
+    """The families of which a table has times; none if it is no file."""
+    table = Table(path, {}) if path.is_file() else None
+    return {name for name, it in table.families.items() if it["rows"]} if table else set()
+
+
+def rows_of(names: Sequence[str], known: set[str], small: bool) -> list[Row]:
+    """The rows of families that may be meant, and of those in a table.
+
+    To know what steps ask for takes some seconds; names of such rows begin with their family's.
+    """
+    found = list[Row]()
+    for family in FAMILIES.values():
+        asked = family in ASKED
+        meant = any(name.startswith(family.FAMILY) for name in names) or not (names or known)
+        if not asked or meant or family.FAMILY in known:
+            found += family.rows(small)
+    return found
 
 
 def written(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import sys
@@ -18,12 +19,16 @@ import numpy as np
 from benchmarks.gpu.timing import replayed, replayed_by_torch
 from benchmarks.gpu.tuning.choosing import forced
 from benchmarks.gpu.tuning.row import Case, Draw, Row
-from benchmarks.gpu.tuning.table import Table
+from benchmarks.gpu.tuning.table import Table, timed
 from xbp.accelerators.cuda import launch
 from xbp.accelerators.cuda.ahead import Program, programs
 
 TESTS = Path(__file__).parents[3] / "tests"
 PEER = "PyTorch"
+IDLE = 2.0
+"""As how many tiles one counts that was no faster than the best before."""
+EVERY = 2.0
+"""Seconds from one writing of the table to the next."""
 
 
 class Device:
@@ -82,7 +87,7 @@ def to_compile(rows: Iterable[Row], table: Table, most: int = sys.maxsize) -> li
     for row in rows:
         case = row.case(zeros)
         for rank, label in enumerate(table.left(row)[:most]):
-            with forced(row.kernel, row.tiles[label]):
+            with forced(row.kernel, row.tiles[label], row.decision):
                 for program in programs(case.call, architecture=""):
                     wanted[program] = min(rank, wanted.get(program, rank))
     return sorted(wanted, key=wanted.__getitem__)
@@ -117,37 +122,48 @@ def compile_all(wanted: Sequence[Program], seconds: float) -> tuple[int, list[st
 def measure(
     rows: Sequence[Row], table: Table, device: Device, end: float, most: int = sys.maxsize
 ) -> None:
-    """Check and time one tile of each row in turn, until `end`, at most so many of each."""
+    """Check and time one tile after the other, until `end`, at most so many of each row.
+
+    The next one is of the row with the most to gain: its share of the steps, divided by the number
+    of its tiles that were tried, where those count more that were no faster than the best.
+    """
     cases: dict[str, Case] = {}
     left = {row.name: iter(todo(row, table, device)[:most]) for row in rows}
+    tried, written = dict.fromkeys(left, 1.0), time.perf_counter()
     going = list(rows)
     while going:
-        for row in list(going):
-            label = next(left[row.name], None)
-            if label is None or time.perf_counter() >= end:
-                going.remove(row)
-                continue
-            entry = table.row(row)
-            entry["failed"].pop(label, None)
-            try:
-                if row.name not in cases:
-                    cases[row.name] = row.case(device.draw)
-                case = cases[row.name]
-                if label == PEER:
-                    entry["peer"] = replayed_by_torch(case.peer())
-                else:
-                    with forced(row.kernel, row.tiles[label]):
-                        entry["tiles"][label] = checked(case, device)
-            except Exception as error:  # the others go on
-                entry["failed"][label] = last_line(error)
-                print(f"{row.name}, {label}: {last_line(error)}", flush=True)
-        table.write()
+        row = max(going, key=lambda row: row.share / tried[row.name])
+        label = next(left[row.name], None)
+        if label is None or time.perf_counter() >= end:
+            going.remove(row)
+            continue
+        entry = table.row(row)
+        before = min(timed(entry).values(), default=math.inf)
+        entry["failed"].pop(label, None)
+        try:
+            if row.name not in cases:
+                cases[row.name] = row.case(device.draw)
+            case = cases[row.name]
+            if label == PEER:
+                entry["peer"] = replayed_by_torch(case.peer())
+            else:
+                with forced(row.kernel, row.tiles[label], row.decision):
+                    entry["tiles"][label] = checked(case, device)
+        except Exception as error:  # the others go on
+            entry["failed"][label] = last_line(error)
+            print(f"{row.name}, {label}: {last_line(error)}", flush=True)
+        idle = min(timed(entry).values(), default=math.inf) >= before
+        tried[row.name] += IDLE if idle and label != PEER else 1
+        if time.perf_counter() > written + EVERY:
+            table.write()
+            written = time.perf_counter()
+    table.write()
 
 
 def todo(row: Row, table: Table, device: Device) -> list[str]:
     """The labels of what remains to be measured of a row: the rule's tile, PyTorch, the others."""
     left = table.left(row)
-    missing = device.peer and table.row(row)["peer"] is None
+    missing = device.peer and row.peer and table.row(row)["peer"] is None
     return [*left[:1], *[PEER] * missing, *left[1:]]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from xbp.accelerators.cuda.tuned import Numbers
+from xbp.accelerators.cuda.tuned import Decision, Numbers
 
 Draw: TypeAlias = "Callable[..., Any]"
 """Makes an array of the given sizes: random numbers on a device, or zeros for a dry run."""
@@ -45,6 +45,13 @@ class Row:
     tiles : dict
         Tiles, as the package's tables have them, by their labels; that of the rule is the first.
     case : function of Draw
+    decision : Decision or None
+        What the package asks, if a call asks several things of this family.
+    share : float
+        The least time of these calls, relative to that of the steps they are from: what there is
+        to be gained.
+    peer : bool
+        Whether PyTorch can do the same.
     """
 
     family: str
@@ -53,6 +60,9 @@ class Row:
     kernel: str
     tiles: dict[str, Numbers]
     case: Callable[[Draw], Case] = field(compare=False)
+    decision: Decision | None = None
+    share: float = 0.1
+    peer: bool = True
 
     @property
     def rule(self) -> str:

@@ -111,11 +111,20 @@ def programs(run: Callable[[], object], architecture: str | None = None) -> dict
 
 
 @contextmanager
-def computed_by(machine: launch.Machine) -> Iterator[None]:
-    """Within the block, in all threads, primitives of numpy arrays are computed by a machine."""
+def computed_by(
+    machine: launch.Machine, functions: Iterable[Callable[..., Any]] | None = None
+) -> Iterator[None]:
+    """Within the block, in all threads, a machine computes primitives of numpy arrays.
+
+    Parameters
+    ----------
+    machine : launch.Machine
+    functions : iterable of callable, optional
+        The accelerators; by default all.
+    """
     tables: tuple[dict[Any, Any], ...] = (registry._tables, launch.machines)
     before = [dict(table) for table in tables]
-    registry.register(np.ndarray, cuda.implementations())
+    registry.register(np.ndarray, cuda.implementations() if functions is None else functions)
     launch.machines["numpy"] = machine
     try:
         yield
