@@ -101,7 +101,15 @@ class Asked:
                 )  # fmt: skip
 
 
+def channels_and_teams(decision: Decision, rule: Numbers) -> Iterable[Numbers]:
+    """Channels of a thread, and threads that share a sum."""
+    return [(tile, teams) for tile in (8, 6, 5, 4, 3, 2, 1) for teams in (1, 2, 3, 4)]
+
+
 ASKED = (
+    Asked("convolve", "convolve", ("convolution.cu",), channels_and_teams),
+    Asked("to input", "convolve_to_input", ("convolution.cu",), channels_and_teams),
+    Asked("to weight", "convolve_to_weight", ("convolution.cu",), parts),
     Asked("cuBLAS", "large", ("product.cu",), yes_or_no),
     Asked("steps' products", "products", ("product.cu",), of_products),
     Asked("recurrence", "recurrence", ("recurrence.cu", "recurrence_backward.cu"), of_recurrence),

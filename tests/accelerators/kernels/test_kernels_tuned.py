@@ -13,6 +13,7 @@ from nightly import NIGHTLY
 from xbp import primitives
 from xbp.accelerators.cuda import (
     batch_norm,
+    convolution,
     embedding,
     layer_norm,
     product,
@@ -115,6 +116,37 @@ def test_a_choice_between_two_libraries(tuned_by: Any) -> None:
     tuned_by({"large": {"float32": [[[64, 64, 64], [1]], [[8, 8, 8], [2]]]}})
     assert product.is_large(a, b) and product.is_large(a[:60], b)
     assert not product.is_large(a[:8, :8], b[:8, :8]) and not product.is_large(a[:32], b)
+
+
+def test_convolutions_of_few_channels(
+    machine: Emulation, macros: list[dict[str, Any]], tuned_by: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(150, 3, 6, 5)), rng.normal(size=(5, 3, 3, 3))
+    y, backward = convolve.reference(x, weight, stride=(1, 1), padding=(0, 0))
+    truth = y, *backward(y)[:2]
+    key = "float32 3x3/(1, 1) max (1, 1)"
+    tuned_by({
+        "convolve": {key: [[[5, 1800, 3], [3, 2]]]},
+        "convolve_to_input": {key: [[[3, 4500, 5], [2, 4]]]},
+        "convolve_to_weight": {key: [[[3, 1800], [5]]]},
+    })  # fmt: skip
+    result, gradients = convolution.convolve(x.astype("f4"), weight.astype("f4"))
+    found = result, *gradients(y.astype("f4"))[:2]
+    for array, true in zip(found, truth, strict=True):
+        np.testing.assert_allclose(array, true, atol=2e-5 * abs(true).max())
+    tiles = [(it["TILE"], it["TEAMS"]) for it in macros if "TEAMS" in it]
+    assert tiles[0] == (3, 2) and (2, 4) in tiles and (3, 5) in machine.grids
+
+
+def test_teams_have_room(machine: Emulation, tuned_by: Any) -> None:
+    decision = tuned.Decision("convolve", "float32", (16, 1000, 6))
+    rule = convolution.division(machine, decision, 4)
+    for numbers in ([8, 4], [9, 1], [0, 1], [4, 0], [4], [4, 5]):
+        tuned_by({"convolve": {"float32": [[[16, 1000, 6], numbers]]}})
+        assert convolution.division(machine, decision, 4) == rule
+    tuned_by({"convolve": {"float32": [[[16, 1000, 6], [8, 2]]]}})
+    assert convolution.division(machine, decision, 4) == ((8, 2), 8, 2)
 
 
 @pytest.mark.parametrize("lanes", [64] + [128] * NIGHTLY)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from xbp import registry
-from xbp.accelerators.cuda import wide, winograd
+from xbp.accelerators.cuda import tuned, wide, winograd
 from xbp.accelerators.cuda.last import parts_of_sum
 from xbp.accelerators.cuda.launch import (
     FILL,
     MOST_ENTRIES,
     REALS,
+    Machine,
     as_nchw,
     batch_innermost,
     blocks,
@@ -46,6 +47,8 @@ MOST_SPOTS = 4
 """The most pixels of ∂L/∂x that a thread computes."""
 MOST_PARTS = 256
 """The most parts of the sums of ∂L/∂W."""
+MOST_TILE = 8
+"""The most channels of a thread."""
 MOST_TEAMS, ENOUGH_BLOCKS = 4, 8 * FILL // THREADS
 """The most threads that share the channels of a sum; and blocks of THREADS up to which they do:
 those that fill half of an H100 or H200."""
@@ -142,18 +145,19 @@ def convolve(
         threads = THREADS * teams
         machine.launch(("convolution.cu", kernel), macros | more, grid, threads, task)
 
-    entries = rows * columns * n
-    tile = tile_of(o, entries)
-    grid = (blocks(entries, THREADS), blocks(o, tile))
-    teams = teams_of(c, grid, tile * math.prod(pool))
-    launch("convolve", grid, tile, teams, x=x, bias=bias, y=y)
+    entries, key = rows * columns * n, f"{dtype.name} {kh}x{kw}/{stride} max {pool}"
+    decision = tuned.Decision("convolve", key, (o, entries, c))
+    launch("convolve", *division(machine, decision, math.prod(pool)), x=x, bias=bias, y=y)
 
     def gradients(dy: Array, wants_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
         dy = batch_innermost(incoming(dy, shape, dtype))
 
         def to_weight() -> tuple[Array, Array | None]:
             stripes = blocks(o, outs) * c * blocks(kh, lines)
-            parts, size = parts_of(entries, stripes), weight.size + o
+            decision = tuned.Decision("convolve_to_weight", key, (stripes, entries))
+            most = max(1, min(MOST_PARTS, entries // THREADS))
+            rule, size = parts_of(entries, stripes), weight.size + o
+            parts = tuned.number(machine, decision, range(1, most + 1), rule)
             reads = blocks(parts, THREADS // (outs * (lines * kw + 1)))
             sums = parts_of_sum(machine, (parts, size), dtype, stripes, reads)
             launch(
@@ -168,10 +172,9 @@ def convolve(
             dx = machine.empty(x.shape, dtype)
             steps = (pool[0] * stride[0], pool[1] * stride[1])
             block, count = block_of((h, w), (top, left), steps)
-            tile = tile_of(c, count * n)
-            grid = (blocks(count * n, THREADS), blocks(c, tile))
-            teams = teams_of(o, grid, tile * math.prod(block))
-            launch("convolve_to_input", grid, tile, teams, block, dy=dy, dx=dx)
+            decision = tuned.Decision("convolve_to_input", key, (c, count * n, o))
+            divided = division(machine, decision, math.prod(block))
+            launch("convolve_to_input", *divided, block, dy=dy, dx=dx)
             return as_nchw(dx)
 
         if not wants_dx:
@@ -200,12 +203,36 @@ def seen(kernel: int, stride: int, pool: int) -> int:
     return (pool - 1) * stride + kernel
 
 
+def division(machine: Machine, decision: tuned.Decision, each: int) -> tuple[Pair, int, int]:
+    """Blocks, channels of a thread and threads that share a sum: measured, or by the rules.
+
+    `decision` has the numbers of channels, entries and terms; a thread has `each` sums a channel.
+    """
+    channels, entries, terms = decision.sizes
+
+    def grid(tile: int) -> Pair:
+        return blocks(entries, THREADS), blocks(channels, tile)
+
+    def rule() -> tuned.Numbers:
+        tile = tile_of(channels, entries)
+        return tile, teams_of(terms, grid(tile), tile * each)
+
+    def allowed(numbers: tuned.Numbers) -> bool:
+        if len(numbers) != 2 or not 0 < numbers[0] <= min(MOST_TILE, channels):
+            return False
+        most = min(MOST_TEAMS, terms, 1 + ROOM // (THREADS * numbers[0] * each))
+        return 0 < numbers[1] <= most
+
+    tile, teams = tuned.choose(machine, decision, allowed, rule)
+    return grid(tile), tile, teams
+
+
 def tile_of(channels: int, entries: int) -> int:
     """The channels of a thread, each number read being used once for each of them.
 
-    As many as leave enough threads, 8 at most.
+    As many as leave enough threads.
     """
-    for tiles in (blocks(channels, 8), blocks(channels, 4), blocks(channels, 2)):
+    for tiles in (blocks(channels, MOST_TILE), blocks(channels, 4), blocks(channels, 2)):
         tile = blocks(channels, tiles)  # tiles as equal as can be
         if 2 * tiles * entries >= FILL:
             return tile
