@@ -251,15 +251,32 @@ for primitive, function, arrays in (*PRIMITIVES, *DIFFERENTIABLE):
     filled_in = tuple(map(filled, arrays))
     size = "small" if filled_in[0].size < 10_000 else "large"
     known = CALLS.get(f"{primitive}, {size}", (None, ()))[1]
-    if len(filled_in) > max(1, len(known)) and primitive not in ("philox4x32", "append_row"):
+    if len(filled_in) > max(1, len(known)) and primitive not in (
+        "philox4x32",
+        "append_row",
+        "appending",
+    ):
         CALLS[f"{primitive}, {size}"] = function, filled_in
-CALLS["append_row"] = primitives.append_row, (np.asarray([1]), np.ones((3, 3)), np.ones(3))
+
+
+def appended_meanwhile(*arrays: Any) -> None:
+    with primitives.appending(*arrays):
+        pass
+
+
+for name, appended in (("append_row", primitives.append_row), ("appending", appended_meanwhile)):
+    CALLS[name] = appended, (np.asarray([1]), np.ones((3, 3)), np.ones(3))
+PARTS = {
+    **{name: set(primitives.__all__) for name in ("chain", "chain_to_loss")},
+    "take_step": {"take_step", "take_row", "gather"},
+}
+"""The primitives that another one consists of, one of which refuses an array in its place."""
 
 
 def primitives_in(name: str) -> str | set[str]:
-    """The name of a chain, or of one of its operations."""
+    """The name of a primitive, or of one of its parts."""
     primitive = name.partition(",")[0]
-    return set(primitives.__all__) if primitive in ("chain", "chain_to_loss") else primitive
+    return PARTS.get(primitive, primitive)
 
 
 def called(name: str, k: int, mine: Backend, theirs: Backend) -> None:

@@ -203,7 +203,8 @@ def made_anew(step: Original) -> Original:
 
 def computed_by_python(_: Original) -> Original:
     def update(self: Any, xp: Any, p: Any, g: Any, state: Any, *numbers: Any) -> None:
-        p -= 0.1 / (1 + self.steps) * g
+        for parameter, gradient in zip(p, g, strict=True):  # all at once, as in one launch
+            parameter -= 0.1 / (1 + self.steps) * gradient
 
     return update
 

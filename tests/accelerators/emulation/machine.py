@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,35 @@ def library(text: str) -> ctypes.CDLL:
     if not target.exists():
         MEMORY.mkdir(mode=0o700, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}")
-        command = [str(compiler()), *FLAGS, f"-I{HEADER.parent}", "-x", "c++", "-", "-o", str(part)]
+        command = [str(compiler()), *FLAGS, f"-I{header()}", "-x", "c++", "-", "-o", str(part)]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
             msg = f"the emulation does not compile: {done.stderr}"
             raise RuntimeError(msg)
         part.replace(target)
     return ctypes.CDLL(str(target))
+
+
+@cache
+def header() -> Path:
+    """The folder of the header, compiled ahead: two thirds of the work for a small program.
+
+    GCC takes it from there if it was compiled with equal options; other compilers read the text.
+    """
+    text = HEADER.read_text(encoding="utf-8")
+    what = "\n".join([text, *FLAGS, str(compiler())])
+    folder = MEMORY / hashlib.sha256(what.encode()).hexdigest()[:32]
+    if not folder.exists():
+        part = Path(tempfile.mkdtemp(dir=MEMORY))
+        (part / HEADER.name).write_text(text, encoding="utf-8")
+        compiled = f"{part / HEADER.name}.gch"
+        options = [flag for flag in FLAGS if flag != "-shared"]
+        command = [str(compiler()), *options, "-x", "c++-header", HEADER.name, "-o", compiled]
+        subprocess.run(command, cwd=part, capture_output=True, check=False)
+        with suppress(OSError):  # where another process was faster
+            part.replace(folder)
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
 
 
 def fenced(size: int) -> NDArray[np.uint8]:
