@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.running import assert_sentence, rows
+from nightly import NIGHTLY
 
 from xbp.cli.display import Stopwatch
 from xbp.datasets import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, cifar, load_cifar10
@@ -162,9 +163,12 @@ def test_the_fast_one_whitens_and_resumes(command, data, tmp_path, monkeypatch):
         assert command("export", whole, "--onnx", tmp_path / "model.onnx").code == 0
 
 
+OTHER_VIEWS = ["--no-mirror", "--shift", "2"]
+
+
 def test_the_last_test_of_the_fast_one_is_that_of_views_too(command, data, tmp_path):
     accuracies = []
-    for option in ([], ["--no-mirror", "--shift", "2"]):
+    for option in ([], OTHER_VIEWS) if NIGHTLY else (OTHER_VIEWS,):
         result = command(*words(data, tmp_path, *option, "--report", network="fastcifar"))
         assert result.code == 0, result
         run, model = Run.load(tmp_path), load_model(tmp_path / "model.safetensors")

@@ -154,12 +154,13 @@ def test_layers_are_near_to_the_same_in_float64(case: Case, name: str) -> None:
         assert np.all(abs(found[key] - exact) <= 32 * FORMATS[name].unit * largest), key
 
 
+CALLS_OF_LAYERS = [case for case in CALLS if case.kind == "layer"]
 OTHERS = [name for name in ("array_api_strict", "torch") if why_unavailable(name) is None]
 
 
 @pytest.mark.parametrize("backends", [OTHERS, ["cupy"]], ids=["others", "cupy"])
 @pytest.mark.parametrize("name", OF_LAYERS)
-@pytest.mark.parametrize("case", [case for case in CALLS if case.kind == "layer"], ids=str)
+@pytest.mark.parametrize("case", CALLS_OF_LAYERS[:: 1 if NIGHTLY else 2], ids=str)
 def test_backends_agree(case: Case, name: str, backends: list[str]) -> None:
     """Within the bounds of float32's rounding, and what follows where a factor is rounded."""
     if backends == ["cupy"] and (reason := why_unavailable("cupy")):

@@ -62,7 +62,7 @@ def tiles() -> list[Any]:
     ]
 
 
-SOME = [*tiles()][:: 1 if NIGHTLY else 3]
+SOME = tiles()[:: 1 if NIGHTLY else 3]
 
 
 @pytest.mark.parametrize("case", WIDE, ids=str)
