@@ -22,7 +22,6 @@ from xbp.accelerators.cuda.launch import (
     REALS,
     blocks,
     dense,
-    fits,
     lanes,
     machine_of,
     pointer,
@@ -62,14 +61,10 @@ def attention(
     chosen = os.environ.get("XBP_ATTENTION", "")
     if (
         chosen == "products"
-        or not fits(q, k, v, mask)
+        or not softmax.suits(q, k, v, ignored, mask)
         or max(sizes.d, sizes.e) > max(WIDTHS)
         or k.shape != (n, heads, sizes.keys, width)
         or v.shape[:3] != k.shape[:3]
-        or (
-            ignored is not None and (ignored.dtype.name, ignored.shape) != ("bool", (n, sizes.keys))
-        )
-        or (mask is not None and mask.shape != (n, heads, queries, sizes.keys))
         or not (chosen == "blocks" or pays(sizes))
     ):
         return softmax.attention(q, k, v, ignored, mask, causal=causal)

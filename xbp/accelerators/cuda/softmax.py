@@ -49,6 +49,18 @@ def softmax(x: Array, *, axis: int) -> Any:
     return y, of_input(input_gradient)
 
 
+def suits(q: Array, k: Array, v: Array, ignored: Array | None, mask: Array | None) -> bool:
+    """Whether arrays are such as the kernels of attention take them."""
+    n, heads, queries, _ = q.shape
+    keys = k.shape[2]
+    return (
+        fits(q, k, v, mask)
+        and n * heads * queries * keys > 0
+        and (ignored is None or (ignored.dtype.name, ignored.shape) == ("bool", (n, keys)))
+        and (mask is None or mask.shape == (n, heads, queries, keys))
+    )
+
+
 def attention(
     q: Array,
     k: Array,
@@ -62,15 +74,9 @@ def attention(
 
     The softmax's Jacobian needs Σ_j P_j ∂L/∂P_j, which is taken from the row itself.
     """
-    n, heads, queries, width = q.shape
-    keys = k.shape[2]
-    if (
-        not fits(q, k, v, mask)
-        or n * heads * queries * keys == 0
-        or (ignored is not None and (ignored.dtype.name, ignored.shape) != ("bool", (n, keys)))
-        or (mask is not None and mask.shape != (n, heads, queries, keys))
-    ):
+    if not suits(q, k, v, ignored, mask):
         return NotImplemented
+    _, heads, queries, width = q.shape
     machine, dtype = machine_of(q), q.dtype
     q, k, v = dense(q), dense(k), dense(v)  # heads, which each product would copy
     weights = dense(matmul(q, k.swapaxes(2, 3)))
